@@ -1,0 +1,57 @@
+"""ODIN: temperature scaling and input preprocessing (Liang, Li & Srikant, ICLR 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodbench import Detector, Outputs, register
+from oodbench.functional import max_probability
+
+
+@register(
+    "odin",
+    label="ODIN",
+    title="ODIN: temperature and input preprocessing",
+    venue="ICLR",
+    year=2018,
+    url="https://openreview.net/forum?id=H1VGkIxRZ",
+    needs=("input_gradient",),
+    # The grid of Lee et al. 2018: it holds the baseline itself (temperature 1, no perturbation).
+    search_space={
+        "temperature": (1.0, 10.0, 100.0, 1000.0),
+        "epsilon": (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2),
+    },
+)
+class ODIN(Detector):
+    """Maximum probability at a temperature, of an image moved towards its predicted class.
+
+    x' = x - epsilon sign(grad_x CE(z(x) / T, argmax z)), then S = max softmax(z(x') / T).
+
+    Args:
+        temperature: T, applied before the gradient too.
+        epsilon: step size in units of a [0, 1] pixel; the image is not clamped.
+        sign_zero: sign of a zero gradient: "plus" (as the published code) or "zero".
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1000.0,
+        epsilon: float = 0.0014,
+        sign_zero: Literal["plus", "zero"] = "plus",
+    ) -> None:
+        self.temperature = temperature
+        self.epsilon = epsilon
+        self.sign_zero = sign_zero
+
+    def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:
+        """Cross-entropy with the predicted class at the temperature."""
+        scaled = outputs.logits / self.temperature
+        return {"logits": F.cross_entropy(scaled, scaled.argmax(dim=1), reduction="none")}
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Max_i softmax(z(x') / T)_i, shape [B]."""
+        return max_probability(outputs.logits / self.temperature)

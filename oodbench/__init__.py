@@ -1,0 +1,44 @@
+"""oodbench: benchmarks of out-of-distribution detectors, quality and cost side by side.
+
+Importing this package is cheap: torch is loaded when a name that needs it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from oodbench.detector import Detector, Head, Outputs, register
+from oodbench.errors import UserError
+
+if TYPE_CHECKING:
+    from oodbench import losses, metrics, models
+    from oodbench.api import Run, load_detector, run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Detector",
+    "Head",
+    "Outputs",
+    "Run",
+    "UserError",
+    "__version__",
+    "load_detector",
+    "losses",
+    "metrics",
+    "models",
+    "register",
+    "run",
+]
+
+_LAZY_MODULES = ("losses", "metrics", "models")
+_LAZY_NAMES = {"run": "oodbench.api", "Run": "oodbench.api", "load_detector": "oodbench.api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f"oodbench.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(_LAZY_NAMES[name]), name)
+    raise AttributeError(f"module 'oodbench' has no attribute '{name}'")

@@ -1,0 +1,292 @@
+"""Where content is found: detectors, benchmarks, data sets.
+
+One way for everybody's content. A *folder of content* has up to three sub-folders, `detectors/`,
+`benchmarks/` and `data_manifests/`; ours is laid out exactly as a user's. Read in this order: the
+built-in folder; folders given by hand (`--plugins`, `OODBENCH_PLUGINS`); installed distributions
+that declare the entry point group `oodbench.plugins`.
+
+Making a catalogue reads files and runs none of them, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from oodbench.detector import Detector, DetectorInfo
+from oodbench.errors import UserError, did_you_mean
+from oodbench.inspection import BrokenDetectorError, read_detector
+from oodbench.specs import BenchmarkSpec, DatasetSpec
+from oodbench.yamlfile import named_as_file, read_mapping, read_spec, validate
+
+ENTRY_POINT_GROUP = "oodbench.plugins"
+PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
+BUILT_IN = "built-in"
+
+Kind = Literal["detector", "benchmark", "dataset"]
+_FOLDERS: Mapping[Kind, tuple[str, str]] = {
+    "detector": ("detectors", ".py"),
+    "benchmark": ("benchmarks", ".yaml"),
+    "dataset": ("data_manifests", ".yaml"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of content.
+
+    Attributes:
+        name: the stem of the file.
+        kind: what it is.
+        path: the file.
+        source: "built-in", the folder it was found in, or "distribution NAME".
+    """
+
+    name: str
+    kind: Kind
+    path: Path
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorStatus:
+    """What is known of a detector's file.
+
+    Attributes:
+        info: its declaration; None if it is broken.
+        error: why it cannot be used; None if it can.
+    """
+
+    info: DetectorInfo | None
+    error: str | None
+
+
+class Catalog:
+    """All content that can be named.
+
+    Args:
+        plugins: folders of content besides the built-in one.
+
+    Raises:
+        UserError: if a folder is not there or has none of the three sub-folders, or two files
+            have one name.
+    """
+
+    def __init__(self, plugins: Iterable[str | Path] = ()) -> None:
+        self.plugins = tuple(Path(folder).expanduser().resolve() for folder in plugins)
+        self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in _FOLDERS}
+        for source, folder in _content_folders(self.plugins):
+            for kind, (subfolder, suffix) in _FOLDERS.items():
+                for path in sorted((folder / subfolder).glob(f"*{suffix}")):
+                    if not path.name.startswith(("_", ".")):
+                        self._add(Entry(path.stem, kind, path, source))
+
+    def _add(self, entry: Entry) -> None:
+        other = self.entries[entry.kind].setdefault(entry.name, entry)
+        if other is not entry:
+            raise UserError(
+                f"Two files are the {entry.kind} '{entry.name}': {other.path} and {entry.path}.",
+                "Rename one of them; a name stands for one thing.",
+            )
+
+    def entry(self, kind: Kind, name: str) -> Entry:
+        """The file behind a name.
+
+        Raises:
+            UserError: if there is none; the hint has the nearest names.
+        """
+        entries = self.entries[kind]
+        if name not in entries:
+            raise UserError(f"There is no {kind} '{name}'.", did_you_mean(name, entries))
+        return entries[name]
+
+    # --- detectors -----------------------------------------------------------------------------
+
+    @cached_property
+    def detectors(self) -> dict[str, DetectorStatus]:
+        """Every detector, in the order of the catalogue, read but not run."""
+        return {name: self._read(entry)[0] for name, entry in self.entries["detector"].items()}
+
+    def checked_detectors(self) -> dict[str, DetectorStatus]:
+        """As `detectors`; files that reading cannot judge are run in another process."""
+        from oodbench.probe import probe
+
+        statuses = dict(self.detectors)
+        entries = self.entries["detector"]
+        unsure = {name: entry for name, entry in entries.items() if not self._read(entry)[1]}
+        errors = probe([entry.path for entry in unsure.values()]) if unsure else {}
+        for name, entry in unsure.items():
+            if errors[entry.path] is not None:
+                statuses[name] = DetectorStatus(None, errors[entry.path])
+        return statuses
+
+    @staticmethod
+    def _read(entry: Entry) -> tuple[DetectorStatus, bool]:
+        try:
+            reading = read_detector(entry.path)
+        except BrokenDetectorError as error:
+            return DetectorStatus(None, str(error)), True
+        return DetectorStatus(reading.info, None), reading.certain
+
+    def load_detector(self, name: str, parameters: Mapping[str, Any] | None = None) -> Detector:
+        """An instance of a detector; this runs its file.
+
+        Raises:
+            UserError: if there is no such detector, its file does not import, or it does not take
+                a parameter.
+        """
+        entry = self.entry("detector", name)
+        try:
+            cls = load_class(entry.path)
+        except BrokenDetectorError as error:
+            raise UserError(f"Detector '{name}' is broken ({entry.path}): {error}.") from error
+        return instantiate(cls, parameters or {})
+
+    # --- benchmarks and data sets --------------------------------------------------------------
+
+    def dataset(self, name: str) -> DatasetSpec:
+        """The manifest of a data set.
+
+        Raises:
+            UserError: if there is none, or it is not valid.
+        """
+        return read_spec(DatasetSpec, self.entry("dataset", name).path)
+
+    def benchmark(self, name: str) -> BenchmarkSpec:
+        """A benchmark by name, or by the path of a YAML file.
+
+        A benchmark that says `extends: OTHER` starts from that one: mappings are merged, everything
+        else is replaced.
+
+        Raises:
+            UserError: if there is none, it is not valid, or it extends itself.
+        """
+        given = Path(name).expanduser()
+        if given.suffix in (".yaml", ".yml") or given.is_file():
+            if not given.is_file():
+                raise UserError(f"There is no benchmark file {given}.")
+            path = given
+        else:
+            path = self.entry("benchmark", name).path
+        return named_as_file(validate(BenchmarkSpec, self._inherited(path, []), path), path)
+
+    def _inherited(self, path: Path, below: Sequence[Path]) -> dict[str, Any]:
+        if path.resolve() in below:
+            chain = " -> ".join(file.stem for file in [*below, path])
+            raise UserError(
+                f"{path}: extends: the benchmarks extend each other in a circle: {chain}.",
+                "Remove 'extends' from one of them.",
+            )
+        content = read_mapping(path)
+        parent = content.pop("extends", None)
+        if parent is None:
+            return content
+        if not isinstance(parent, str):
+            raise UserError(f"{path}: extends: expected the name of a benchmark, not {parent!r}.")
+        beside = path.with_name(f"{parent}.yaml")
+        base = beside if beside.is_file() else self.entry("benchmark", parent).path
+        return _merged(self._inherited(base, [*below, path.resolve()]), content)
+
+
+def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
+    """An instance of a detector's class with parameters that it takes.
+
+    Raises:
+        UserError: if it does not take one, or refuses a value.
+    """
+    known = cls.parameter_names()
+    for parameter in parameters:
+        if parameter not in known:
+            raise UserError(
+                f"Detector '{cls.info.name}' has no parameter '{parameter}'.",
+                did_you_mean(parameter, known),
+            )
+    try:
+        return cls(**parameters)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"Detector '{cls.info.name}': {error}.") from error
+
+
+def load_class(path: Path) -> type[Detector]:
+    """Run a detector's file under a private module name and return the class it registers.
+
+    Raises:
+        BrokenDetectorError: if it does not import or declares no detector of its name.
+    """
+    path = path.resolve()
+    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:12]
+    module_name = f"oodbench_plugins.{folder}.{path.stem}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
+        try:
+            spec.loader.exec_module(module)
+        except BaseException as error:
+            del sys.modules[module_name]
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise BrokenDetectorError(_explain_import(error, path)) from error
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Detector) and "info" in vars(value):
+            if value.info.name == path.stem:
+                return value
+    raise BrokenDetectorError(f'declares no detector: no class is decorated with @register("{path.stem}")')
+
+
+def _explain_import(error: BaseException, path: Path) -> str:
+    line = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace is not None and line is None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    message = getattr(error, "msg", None) or str(error).splitlines()[0] if str(error) else ""
+    described = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"line {line}: {described}" if line else described
+
+
+def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
+    yield BUILT_IN, _built_in_folder()
+    variable = os.environ.get(PLUGINS_VARIABLE, "")
+    named = [Path(part).expanduser().resolve() for part in variable.split(os.pathsep) if part]
+    for folder in dict.fromkeys([*plugins, *named]):
+        if not any((folder / subfolder).is_dir() for subfolder, _ in _FOLDERS.values()):
+            found = "is not a folder" if not folder.is_dir() else "holds none of them"
+            raise UserError(
+                f"Plug-in folder {folder} {found}.",
+                "A plug-in folder has sub-folders detectors/, benchmarks/ or data_manifests/.",
+            )
+        yield str(folder), folder
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        spec = importlib.util.find_spec(point.module)
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            distribution = point.dist.name if point.dist else point.name
+            yield f"distribution {distribution}", Path(location)
+
+
+def _built_in_folder() -> Path:
+    """The copy in the wheel, or the checkout that this file is in."""
+    package = Path(__file__).parent
+    shipped = package / "_shipped"
+    return shipped if shipped.is_dir() else package.parent
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged

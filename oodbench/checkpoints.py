@@ -1,0 +1,159 @@
+"""Trained classifiers in a cache addressed by what they were made from."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oodbench.errors import UserError
+from oodbench.files import cache_folder, canonical_json, digest, write_atomic
+from oodbench.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from oodbench.models.classifier import Classifier
+    from oodbench.training import Epoch
+
+FORMAT = "oodbench-checkpoint-1"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointKey:
+    """What a checkpoint was made from: the same key, the same weights.
+
+    Attributes:
+        model: network, head, recipe.
+        data: fingerprint of the training images and labels.
+        num_classes: C.
+        seed: of weights, order and augmentation.
+    """
+
+    model: ModelSpec
+    data: str
+    num_classes: int
+    seed: int
+
+    @property
+    def address(self) -> str:
+        """64 hexadecimal digits over spec, data, seed and the code that trains."""
+        return digest(
+            FORMAT,
+            canonical_json(self.model.model_dump(mode="json")),
+            self.data,
+            str(self.num_classes),
+            str(self.seed),
+            _code_version(),
+        )
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint is, or will be."""
+        name = f"{self.model.network}-{self.model.head}-seed{self.seed}-{self.address[:16]}"
+        return cache_folder() / "checkpoints" / f"{name}.safetensors"
+
+
+@cache
+def _code_version() -> str:
+    """Digest of the modules that decide what training gives."""
+    package = Path(__file__).parent
+    files = [package / "training.py", package / "losses.py", *sorted(package.glob("models/*.py"))]
+    return digest(*(file.read_bytes() for file in files))
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint file that is not what its name says; the message says how."""
+
+
+def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> None:
+    """Write a checkpoint, whole or not at all."""
+    from safetensors.torch import save as serialise
+
+    metadata = {
+        "format": FORMAT,
+        "address": key.address,
+        "model": canonical_json(key.model.model_dump(mode="json")),
+        "data": key.data,
+        "seed": str(key.seed),
+        "history": json.dumps([asdict(epoch) for epoch in history]),
+    }
+    weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.state_dict().items()}
+    write_atomic(key.path, serialise(weights, metadata))
+
+
+def load_into(classifier: Classifier, key: CheckpointKey) -> None:
+    """Load the weights of a key's checkpoint.
+
+    Raises:
+        DamagedCheckpointError: if the file is truncated, no checkpoint, or that of another key.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as deserialise
+
+    content = key.path.read_bytes()
+    try:
+        metadata = _metadata(content)
+        if metadata.get("format") != FORMAT or metadata.get("address") != key.address:
+            raise DamagedCheckpointError("it belongs to something else")
+        classifier.load_state_dict(deserialise(content))
+    except (SafetensorError, RuntimeError, ValueError, struct.error) as error:
+        raise DamagedCheckpointError(
+            f"it is truncated or not a checkpoint ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Per-epoch history stored in a checkpoint file.
+
+    Raises:
+        UserError: if the file is not a checkpoint.
+    """
+    try:
+        history = json.loads(_metadata(path.read_bytes())["history"])
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise UserError(f"{path} is not a checkpoint of oodbench.") from error
+    assert isinstance(history, list)
+    return history
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    assert isinstance(metadata, dict)
+    return metadata
+
+
+def load_or_train(
+    classifier: Classifier,
+    key: CheckpointKey,
+    train: Callable[[], tuple[Classifier, list[Epoch]]],
+    warn: Callable[[str], None],
+) -> Classifier:
+    """The trained classifier of a key: from the cache, or trained now and put there.
+
+    A damaged file is moved aside, said, and replaced by training again.
+
+    Args:
+        classifier: an untrained one of the right form, which the weights are loaded into.
+        key: what it is made from.
+        train: trains one.
+        warn: takes one line for the user.
+    """
+    if key.path.exists():
+        try:
+            load_into(classifier, key)
+            return classifier.eval()
+        except DamagedCheckpointError as error:
+            aside = key.path.with_suffix(".damaged")
+            key.path.replace(aside)
+            warn(
+                f"The checkpoint {key.path.name} cannot be used: {error}. "
+                f"It is now {aside}; training again."
+            )
+    trained, history = train()
+    save(trained, history, key)
+    return trained

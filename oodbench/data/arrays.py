@@ -1,0 +1,87 @@
+"""The one type that holds decoded images."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class ImageArray:
+    """Decoded images of one split, with their labels if they have any.
+
+    Treat the arrays as read-only. Two values are compared by `fingerprint()`.
+
+    Attributes:
+        images: shape [N, C, H, W]; uint8 in 0..255 or float32 in [0, 1].
+        labels: shape [N], int64; None for images that are only ever out-of-distribution.
+
+    Raises:
+        ValueError: a shape, a dtype or a value is not as above.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.ndim != 4:
+            raise ValueError(f"images must have shape [N, C, H, W], not {list(images.shape)}")
+        if images.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"images must be uint8 or float32, not {images.dtype}")
+        if images.dtype == np.float32 and images.size:
+            low, high = float(images.min()), float(images.max())
+            # Written so that NaN, which compares false with everything, is refused too.
+            if not (low >= 0.0 and high <= 1.0):
+                raise ValueError(f"float images must be in [0, 1], not in [{low:g}, {high:g}]")
+        if labels is None:
+            return
+        if labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"labels must have shape [{len(images)}], one per image, not {list(labels.shape)}"
+            )
+        if labels.dtype != np.int64:
+            raise ValueError(f"labels must be int64, not {labels.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over dtype, shape and bytes of the images, then of the labels; 64 hex digits.
+
+        The bytes are taken in C order and little-endian, whatever the machine and memory layout.
+        """
+        digest = hashlib.sha256()
+        for name, array in (("images", self.images), ("labels", self.labels)):
+            if array is None:
+                digest.update(f"{name} none\n".encode())
+                continue
+            header = f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n"
+            digest.update(header.encode())
+            little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            digest.update(np.ascontiguousarray(little_endian).tobytes())
+        return digest.hexdigest()
+
+    def select(self, indices: ArrayLike) -> ImageArray:
+        """The images at `indices`, in that order.
+
+        Args:
+            indices: shape [M]; integers (negative ones count from the end), or N booleans.
+
+        Returns:
+            A copy with M images (as many as there are true values, for booleans).
+
+        Raises:
+            IndexError: an index is out of range, or `indices` holds neither integers nor booleans.
+        """
+        chosen = np.atleast_1d(np.asarray(indices))
+        if chosen.size == 0:  # an empty list becomes a float array, which cannot index
+            chosen = chosen.astype(np.int64)
+        return ImageArray(
+            images=self.images[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+        )

@@ -1,0 +1,276 @@
+"""What a detector is: the base class, what a pass gives it, and the `register` decorator.
+
+A detector's file is content: it imports from here and knows nothing of the engine that runs it.
+This module imports no torch, so that listing detectors stays quick.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
+
+from oodbench.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HeadKind = Literal["linear", "dismax", "other"]
+
+Need = Literal[
+    "features",  # the penultimate features (the input of the last layer)
+    "taps",  # every tap of the network, pooled to a vector: a feature ensemble
+    "labels",  # true labels while fitting
+    "head",  # the weights of a linear last layer
+    "dismax_head",  # a network trained with a DisMax-type (distance) head
+    "input_gradient",  # the gradient of a loss with respect to the image
+    "fit",  # a sweep over the training images before scoring
+    "calibration",  # a model of its own, trained on tuning data
+]
+NEEDS: tuple[str, ...] = get_args(Need)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last layer of a classifier, detached.
+
+    Attributes:
+        kind: "linear" (logits = W f + b), "dismax" (logits = -distance to prototypes) or "other".
+        weight: weights or prototypes, shape [C, D]; None if the layer has none.
+        bias: shape [C], or None.
+    """
+
+    kind: HeadKind
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one pass of a network gives a detector for a batch of B images.
+
+    Attributes:
+        logits: class scores, shape [B, C], float64. For a DisMax head they are minus the distances
+            to the prototypes, on the scale used at inference.
+        features: penultimate features (input of the last layer), shape [B, D].
+        taps: name -> activation averaged over space, shape [B, D_tap]; in the order of the network.
+        labels: true classes, shape [B], int64; None where the data has none.
+        head: the network's last layer.
+    """
+
+    logits: Tensor
+    features: Tensor
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    head: Head = field(default_factory=lambda: Head("other"))
+
+    def __len__(self) -> int:
+        return int(self.logits.shape[0])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
+        """Outputs with `function` applied to every per-image tensor (not to the head)."""
+        return replace(
+            self,
+            logits=function(self.logits),
+            features=function(self.features),
+            taps={name: function(tap) for name, tap in self.taps.items()},
+            labels=None if self.labels is None else function(self.labels),
+        )
+
+    def detach(self) -> Outputs:
+        """Outputs without their graph."""
+        return self.map(lambda tensor: tensor.detach())
+
+    def __getitem__(self, rows: slice) -> Outputs:
+        return self.map(lambda tensor: tensor[rows])
+
+    @staticmethod
+    def concatenate(batches: Sequence[Outputs]) -> Outputs:
+        """One Outputs from several batches of the same network, in order."""
+        import torch
+
+        first = batches[0]
+        return replace(
+            first,
+            logits=torch.cat([batch.logits for batch in batches]),
+            features=torch.cat([batch.features for batch in batches]),
+            taps={name: torch.cat([batch.taps[name] for batch in batches]) for name in first.taps},
+            labels=None
+            if any(batch.labels is None for batch in batches)
+            else torch.cat([batch.labels for batch in batches if batch.labels is not None]),
+        )
+
+
+class Batches:
+    """A sweep over a split, as `Detector.fit` sees it: an iterable of Outputs.
+
+    Iterating a second time sweeps the split again.
+    """
+
+    num_classes: int
+
+    def __iter__(self) -> Iterator[Outputs]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorInfo:
+    """What `register` declares of a detector. Every field is a literal in the detector's file.
+
+    Attributes:
+        name: the detector's name, equal to the stem of its file.
+        label: short name used in the names of methods ("MaxProb" in "SoftMax+MaxProb").
+        title: full title for lists.
+        venue, year, url: where it was published.
+        needs: what it needs beyond the logits (see `Need`).
+        search_space: parameter -> values tried when it is tuned. The published grid.
+    """
+
+    name: str
+    label: str
+    title: str
+    venue: str = ""
+    year: int | None = None
+    url: str = ""
+    needs: frozenset[str] = frozenset()
+    search_space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str:
+        """Venue and year, as in "ICLR 2018"."""
+        return f"{self.venue} {self.year or ''}".strip()
+
+    @property
+    def cost_class(self) -> str:
+        """What one image costs at inference, in sweeps of the network, as declared."""
+        if "input_gradient" not in self.needs:
+            return "forward"
+        return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
+
+
+D = TypeVar("D", bound="type[Detector]")
+
+
+def register(
+    name: str,
+    *,
+    label: str = "",
+    title: str = "",
+    venue: str = "",
+    year: int | None = None,
+    url: str = "",
+    needs: Iterable[Need] = (),
+    search_space: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+) -> Callable[[D], D]:
+    """Declare a detector. Write the arguments as literals: lists are made without running the file.
+
+    Args:
+        name: the detector's name; the file must be called `<name>.py`.
+        label: short name in the names of methods; default: the class's name.
+        title: full title; default: the first line of the class's docstring.
+        venue: where it was published ("ICLR").
+        year: when it was published.
+        url: where to read it.
+        needs: what it needs beyond the logits (`oodbench.detector.Need`).
+        search_space: parameter -> values to try when it is tuned.
+
+    Raises:
+        UserError: if a need is unknown, or a parameter of the search space is not one of the
+            constructor's.
+    """
+
+    def decorate(cls: D) -> D:
+        for need in needs:
+            if need not in NEEDS:
+                raise UserError(
+                    f"Detector '{name}' declares the unknown need '{need}'.",
+                    did_you_mean(need, NEEDS),
+                )
+        parameters = cls.parameter_names()
+        for parameter in search_space:
+            if parameter not in parameters:
+                raise UserError(
+                    f"Detector '{name}' declares a search space for '{parameter}', "
+                    "which its constructor does not take.",
+                    did_you_mean(parameter, parameters),
+                )
+        cls.info = DetectorInfo(
+            name=name,
+            label=label or cls.__name__,
+            title=title or (inspect.getdoc(cls) or cls.__name__).splitlines()[0].rstrip("."),
+            venue=venue,
+            year=year,
+            url=url,
+            needs=frozenset(needs),
+            search_space={key: tuple(values) for key, values in search_space.items()},
+        )
+        return cls
+
+    return decorate
+
+
+class Detector:
+    """Maps a classifier's outputs to one score per image; higher means more in-distribution.
+
+    A subclass writes `score`, and where its method has them `fit`, `perturbation_losses` and
+    `calibrate`. Constructor arguments are kept in attributes of the same name.
+    """
+
+    info: ClassVar[DetectorInfo]
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """One score per image, shape [B]; higher is more in-distribution.
+
+        An image's score must not depend on the other images of its batch.
+        """
+        raise NotImplementedError
+
+    def fit(self, batches: Batches) -> None:
+        """Learn from one sweep (or more) over the in-distribution training images.
+
+        Called if the detector declares the need "fit". Statistics should stream: keep sums, not
+        batches.
+        """
+
+    def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:
+        """Per-image losses ([B], differentiable) that the input perturbation decreases.
+
+        Called if the detector declares the need "input_gradient"; it then also has an attribute
+        `epsilon`, the step size in units of a [0, 1] pixel. A key is the place where the second
+        sweep is read: "logits", or a tap's name, and the sweep stops there. `score` afterwards sees
+        the outputs in which each of these places was computed from its own perturbed images.
+        """
+        raise NotImplementedError
+
+    def calibrate(self, positives: Outputs, negatives: Outputs) -> None:
+        """Train the detector's own model on tuning data.
+
+        Called if the detector declares the need "calibration".
+
+        Args:
+            positives: outputs for in-distribution images.
+            negatives: outputs for adversarial or out-of-distribution images.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def parameter_names(cls) -> tuple[str, ...]:
+        """Names of the constructor's arguments."""
+        if cls.__init__ is object.__init__:
+            return ()
+        return tuple(inspect.signature(cls).parameters)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The constructor's arguments and their present values."""
+        return {name: getattr(self, name) for name in self.parameter_names()}
+
+    def with_parameters(self, **parameters: Any) -> Self:
+        """A copy that shares what was fitted and has other hyperparameters."""
+        clone = copy.copy(self)
+        for name, value in parameters.items():
+            setattr(clone, name, value)
+        return clone

@@ -1,0 +1,45 @@
+"""Errors a user can act on, and the exit codes of the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every `oodbench` command."""
+
+    OK = 0
+    FINDING = 1
+    USAGE = 2
+    INCOMPLETE = 3
+
+
+class UserError(Exception):
+    """Something the user can mend: what is wrong, where, and what to do.
+
+    The command line prints it as one or two lines without a traceback and exits with code 2.
+
+    Args:
+        message: what is wrong and where, one sentence.
+        hint: what to do about it, one sentence; empty if the message already says it.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint naming the entries nearest to a misspelt `name`, or all of them if none is near."""
+    names = sorted(set(known))
+    folded = {entry.casefold(): entry for entry in names}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    if near:
+        return "Did you mean " + " or ".join(f"'{folded[entry]}'" for entry in near) + "?"
+    return "Known: " + ", ".join(names) + "." if names else "None are known."

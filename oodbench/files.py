@@ -1,0 +1,104 @@
+"""Files that are either whole or absent, and the folders oodbench keeps."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from oodbench.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Where checkpoints are kept: `OODBENCH_CACHE`, or the platform's user cache folder."""
+    chosen = os.environ.get("OODBENCH_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("oodbench"))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the errors of a full or closed disk into a message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"No space left on the disk while writing {path}.",
+                "What was stored before is whole. Free some space, then run the same command "
+                "again with --resume.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"Cannot write {path}: {error.strerror}.",
+                "Choose another folder with --out (runs) or OODBENCH_CACHE (checkpoints).",
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise UserError(
+                f"Cannot write {path}: {error.strerror}.",
+                "A file stands where a folder is needed, or the other way round; "
+                "choose another folder with --out.",
+            ) from error
+        raise
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents.
+
+    Raises:
+        UserError: if the disk is full or the place cannot be written.
+    """
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file under a temporary name, flush it to the disk, rename it.
+
+    A reader, or a run that is killed at any moment, sees the old file or the new one.
+
+    Raises:
+        UserError: if the disk is full or the place cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    make_folder(path.parent)
+    with _explained(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files private to the user; give them the usual permissions.
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(temporary).chmod(0o666 & ~mask)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(*parts: bytes | str) -> str:
+    """SHA-256 of the parts, each preceded by its length, as 64 hexadecimal digits."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "big"))
+        total.update(data)
+    return total.hexdigest()

@@ -1,0 +1,45 @@
+"""Mathematics that several detectors share: pure functions of logits and features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def max_probability(logits: Tensor) -> Tensor:
+    """Largest softmax probability (Hendrycks & Gimpel 2017), shape [B].
+
+    Args:
+        logits: shape [B, C]. In float64, or probabilities near 1 collapse into ties.
+    """
+    return F.softmax(logits, dim=1).amax(dim=1)
+
+
+def negative_entropy(logits: Tensor) -> Tensor:
+    """Negative Shannon entropy of the softmax probabilities, in nats, shape [B].
+
+    Sum of p log p, with log p from log-softmax so that p = 0 contributes 0 and not NaN. (Equation 8
+    of the DisMax paper prints the positive entropy; its text, and every result, uses the negative.)
+
+    Args:
+        logits: shape [B, C].
+    """
+    log_probabilities = F.log_softmax(logits, dim=1)
+    return (log_probabilities.exp() * log_probabilities).sum(dim=1)
+
+
+def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """Squared Euclidean distances, shape [B, C], by one matrix product.
+
+    Both are shifted to the centres' mean first, which keeps the cancellation of the expanded square
+    small; the result is never negative.
+
+    Args:
+        points: shape [B, D].
+        centres: shape [C, D].
+    """
+    origin = centres.mean(dim=0)
+    points, centres = points - origin, centres - origin
+    squares = points.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1)
+    return torch.addmm(squares, points, centres.T, alpha=-2).clamp_min(0)

@@ -1,0 +1,381 @@
+"""What a run will do, as pure data: methods, trainings, passes, skips.
+
+Made from a benchmark and a catalogue alone: no tensor, no file of images, no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from oodbench.catalog import Catalog, DetectorStatus
+from oodbench.detector import DetectorInfo
+from oodbench.errors import UserError, did_you_mean
+from oodbench.models.registry import HEADS, NETWORKS
+from oodbench.specs import BenchmarkSpec, DatasetSpec, TuningProtocol
+
+Purpose = Literal["fit", "tune", "score"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A trained model with a detector.
+
+    Attributes:
+        name: the name on the leaderboard, also of the folder with its scores.
+        model: name of the model in the benchmark.
+        detector: the detector's declaration.
+        parameters: arguments of the detector, fixed.
+        tuned_on: "none", "fgsm" or "ood_oracle".
+        asked_for: whether it was named, in the benchmark or by the user, and not only swept up.
+    """
+
+    name: str
+    model: str
+    detector: DetectorInfo
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tuned_on: TuningProtocol = "none"
+    asked_for: bool = False
+
+    @property
+    def search_space(self) -> dict[str, tuple[Any, ...]]:
+        """What is left to tune: the declared space without the parameters that are fixed."""
+        space = self.detector.search_space
+        return {name: values for name, values in space.items() if name not in self.parameters}
+
+    def requirements(self) -> dict[str, bool]:
+        """The five columns of the DisMax paper's Table 1, from what the detector declares."""
+        needs = self.detector.needs
+        return {
+            "input_preprocessing": "input_gradient" in needs,
+            "feature_ensemble": "taps" in needs,
+            "ood_or_adversarial_samples": self.tuned_on != "none",
+            "post_processing_phase": self.tuned_on != "none" or "fit" in needs,
+            "ad_hoc_models": "calibration" in needs,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A method that is not run, and why."""
+
+    method: str
+    model: str
+    detector: str
+    reason: str
+    asked_for: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One sweep of one model over one split, made once for every method in it, for each seed.
+
+    Attributes:
+        forwards: sweeps of the network per image, in words.
+    """
+
+    model: str
+    dataset: str
+    split: str
+    images: int
+    purpose: Purpose
+    methods: tuple[str, ...]
+    taps: bool
+    forwards: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run does. `passes` are made for each of the `seeds`."""
+
+    benchmark: BenchmarkSpec
+    datasets: Mapping[str, DatasetSpec]
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+    skips: tuple[Skip, ...]
+    passes: tuple[Pass, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models that a method uses, in the benchmark's order."""
+        used = {method.model for method in self.methods}
+        return tuple(model for model in self.benchmark.models if model in used)
+
+    def methods_of(self, model: str) -> tuple[Method, ...]:
+        """Methods on one model, in order."""
+        return tuple(method for method in self.methods if method.model == model)
+
+
+def make_plan(
+    benchmark: BenchmarkSpec,
+    catalog: Catalog,
+    statuses: Mapping[str, DetectorStatus],
+    *,
+    seeds: int,
+    methods: Sequence[str] | None = None,
+) -> Plan:
+    """Lay out a run.
+
+    Args:
+        benchmark: what to run.
+        catalog: where data sets are found.
+        statuses: every detector with its declaration or its error.
+        seeds: number of seeds, 0 .. seeds - 1.
+        methods: names of methods or detectors to run; None for all.
+
+    Raises:
+        UserError: if a name is unknown, a name is given to two methods, a method that was asked
+            for is broken, or a data set lacks a split that is needed.
+    """
+    if seeds < 1:
+        raise UserError(f"--seeds: expected a whole number from 1, not {seeds}.")
+    for name, model in benchmark.models.items():
+        _known(f"models.{name}.network", model.network, NETWORKS, benchmark)
+        _known(f"models.{name}.head", model.head, HEADS, benchmark)
+    candidates, skips = _candidates(benchmark, statuses)
+    if methods is not None:
+        candidates, skips = _selected(methods, candidates, skips, benchmark, statuses)
+    runnable = []
+    for method in candidates:
+        reason = _cannot_run(method, benchmark)
+        if reason is None:
+            runnable.append(method)
+        else:
+            skips.append(_skip(method, reason))
+    datasets = {name: catalog.dataset(name) for name in (benchmark.id, *benchmark.ood_groups)}
+    _check_data(benchmark, datasets, runnable)
+    return Plan(
+        benchmark=benchmark,
+        datasets=datasets,
+        seeds=tuple(range(seeds)),
+        methods=tuple(runnable),
+        skips=tuple(skips),
+        passes=tuple(_passes(benchmark, datasets, runnable)),
+    )
+
+
+def _known(key: str, name: str, known: Iterable[str], benchmark: BenchmarkSpec) -> None:
+    if name not in known:
+        raise UserError(
+            f"Benchmark '{benchmark.name}': {key}: unknown name '{name}'.",
+            did_you_mean(name, known),
+        )
+
+
+def _candidates(
+    benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus]
+) -> tuple[list[Method], list[Skip]]:
+    """Every method of the benchmark: the named ones, then the sweep's."""
+    found: list[Method] = []
+    skips: list[Skip] = []
+    for name, spec in benchmark.methods.items():
+        info = _declaration(spec.detector, statuses, f"methods.{name}.detector", benchmark)
+        found.append(
+            _method(name, spec.model, info, benchmark, spec.parameters, spec.tuning, True)
+        )
+    if benchmark.sweep is not None:
+        taken = {(method.model, method.detector.name) for method in found}
+        taken |= {(excluded.model, excluded.detector) for excluded in benchmark.exclude}
+        swept = benchmark.sweep
+        models = benchmark.models if swept.models == "all" else swept.models
+        for model in models:
+            for detector in statuses if swept.detectors == "all" else swept.detectors:
+                if (model, detector) in taken:
+                    continue
+                status = statuses.get(detector)
+                if swept.detectors == "all" and status is not None and status.info is None:
+                    name = f"{model}+{detector}"
+                    reason = f"the detector is broken: {status.error}"
+                    skips.append(Skip(name, model, detector, reason, asked_for=False))
+                    continue
+                info = _declaration(detector, statuses, "sweep.detectors", benchmark)
+                found.append(_method(f"{model}+{info.label}", model, info, benchmark))
+    _unique_names(found, benchmark)
+    return found, skips
+
+
+def _method(
+    name: str,
+    model: str,
+    info: DetectorInfo,
+    benchmark: BenchmarkSpec,
+    parameters: Mapping[str, Any] | None = None,
+    tuning: TuningProtocol | None = None,
+    asked_for: bool = False,
+) -> Method:
+    fixed = dict(parameters or {})
+    tunable = "calibration" in info.needs or set(info.search_space) - set(fixed)
+    protocol = tuning or benchmark.tuning.protocol
+    return Method(name, model, info, fixed, protocol if tunable else "none", asked_for)
+
+
+def _declaration(
+    name: str, statuses: Mapping[str, DetectorStatus], key: str, benchmark: BenchmarkSpec
+) -> DetectorInfo:
+    """The declaration of a detector that was named."""
+    if name not in statuses:
+        raise UserError(
+            f"Benchmark '{benchmark.name}': {key}: there is no detector '{name}'.",
+            did_you_mean(name, statuses),
+        )
+    status = statuses[name]
+    if status.info is None:
+        raise UserError(f"Detector '{name}' was asked for and is broken: {status.error}.")
+    return status.info
+
+
+def _unique_names(methods: Iterable[Method], benchmark: BenchmarkSpec) -> None:
+    # Names are folders, and some file systems do not tell upper from lower case.
+    seen: dict[str, Method] = {}
+    for method in methods:
+        other = seen.setdefault(method.name.casefold(), method)
+        if other is not method:
+            raise UserError(
+                f"Benchmark '{benchmark.name}': two methods are called '{method.name}': "
+                f"{other.model} with {other.detector.name}, and "
+                f"{method.model} with {method.detector.name}.",
+                "Give one of them a name of its own under methods:, or exclude it.",
+            )
+        if not all(char.isalnum() or char in "+-_. ()" for char in method.name):
+            raise UserError(
+                f"Benchmark '{benchmark.name}': the method name '{method.name}' cannot be a folder.",
+                "Use letters, digits, spaces, and + - _ . ( ).",
+            )
+
+
+def _selected(
+    names: Sequence[str],
+    candidates: Sequence[Method],
+    skips: Sequence[Skip],
+    benchmark: BenchmarkSpec,
+    statuses: Mapping[str, DetectorStatus],
+) -> tuple[list[Method], list[Skip]]:
+    """Methods that were named: by their own name, or all those with a detector."""
+    chosen: dict[str, Method] = {}
+    broken: list[Skip] = []
+    for name in names:
+        matches = [method for method in candidates if method.name.casefold() == name.casefold()]
+        matches = matches or [m for m in candidates if m.detector.name == name]
+        if not matches and name in statuses:
+            info = _declaration(name, statuses, "--methods", benchmark)
+            matches = [
+                _method(f"{model}+{info.label}", model, info, benchmark)
+                for model in benchmark.models
+            ]
+        if not matches:
+            broken += [skip for skip in skips if skip.method.casefold() == name.casefold()]
+            if broken:
+                raise UserError(f"'{name}' was asked for: {broken[0].reason}.")
+            known = [method.name for method in candidates] + list(statuses)
+            raise UserError(
+                f"Benchmark '{benchmark.name}' has no method, and there is no detector, '{name}'.",
+                did_you_mean(name, known),
+            )
+        for method in matches:
+            # A detector's name asks for it where it can run; a method's name asks for it outright.
+            asked_for = method.name.casefold() == name.casefold() or len(matches) == 1
+            chosen.setdefault(
+                method.name,
+                Method(
+                    method.name,
+                    method.model,
+                    method.detector,
+                    method.parameters,
+                    method.tuned_on,
+                    asked_for,
+                ),
+            )
+    _unique_names(chosen.values(), benchmark)
+    return list(chosen.values()), []
+
+
+def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
+    """Why a detector cannot run on a model, or None."""
+    head = HEADS[benchmark.models[method.model].head]
+    needs = method.detector.needs
+    if "dismax_head" in needs and head.kind != "dismax":
+        return f"needs a DisMax head; {method.model} has a {head.kind} head"
+    if "head" in needs and head.kind != "linear":
+        return f"needs a linear head; {method.model} has a {head.kind} head"
+    if "calibration" in needs and method.tuned_on == "none":
+        return "needs tuning data; the benchmark says tuning: none"
+    return None
+
+
+def _skip(method: Method, reason: str) -> Skip:
+    return Skip(method.name, method.model, method.detector.name, reason, method.asked_for)
+
+
+def _check_data(
+    benchmark: BenchmarkSpec, datasets: Mapping[str, DatasetSpec], methods: Sequence[Method]
+) -> None:
+    """Every split that the plan needs is there, and images have one shape."""
+    tuning = benchmark.tuning.split
+    wanted = {(benchmark.id, "train"): "to train on", (benchmark.id, "test"): "to test on"}
+    wanted |= {(name, "test"): "to test on" for name in benchmark.ood_groups}
+    if any(method.tuned_on != "none" for method in methods):
+        wanted[benchmark.id, tuning] = "to tune on"
+    if any(method.tuned_on == "ood_oracle" for method in methods):
+        wanted |= {(name, tuning): "for ood_oracle tuning" for name in benchmark.ood_groups}
+    for (name, split), why in wanted.items():
+        if split not in datasets[name].splits:
+            raise UserError(
+                f"Benchmark '{benchmark.name}' needs the {split} split of '{name}' {why}; "
+                f"its manifest has: {', '.join(datasets[name].splits)}."
+            )
+    shape = datasets[benchmark.id].shape
+    for name, spec in datasets.items():
+        if spec.shape != shape:
+            raise UserError(
+                f"Benchmark '{benchmark.name}': images of '{name}' have shape "
+                f"{'x'.join(map(str, spec.shape))}, those of '{benchmark.id}' "
+                f"{'x'.join(map(str, shape))}.",
+                "One network sees both: choose data sets of one shape.",
+            )
+
+
+def _passes(
+    benchmark: BenchmarkSpec, datasets: Mapping[str, DatasetSpec], methods: Sequence[Method]
+) -> Iterable[Pass]:
+    for model in benchmark.models:
+        mine = [method for method in methods if method.model == model]
+        if not mine:
+            continue
+        fitted = [method for method in mine if "fit" in method.detector.needs]
+        if fitted:
+            yield _pass(benchmark.id, "train", "fit", model, fitted, datasets, "1 forward")
+        tuned = [method for method in mine if method.tuned_on != "none"]
+        if tuned:
+            tuning = benchmark.tuning.split
+            yield _pass(benchmark.id, tuning, "tune", model, tuned, datasets, "its own grid")
+        oracles = [method for method in tuned if method.tuned_on == "ood_oracle"]
+        for name in benchmark.ood_groups if oracles else ():
+            yield _pass(
+                name, benchmark.tuning.split, "tune", model, oracles, datasets, "its own grid"
+            )
+        gradients = [m.name for m in mine if "input_gradient" in m.detector.needs]
+        cost = "1 forward" + (f"; + gradients: {', '.join(gradients)}" if gradients else "")
+        for name in (benchmark.id, *benchmark.ood_groups):
+            yield _pass(name, "test", "score", model, mine, datasets, cost)
+
+
+def _pass(
+    dataset: str,
+    split: str,
+    purpose: Purpose,
+    model: str,
+    methods: Sequence[Method],
+    datasets: Mapping[str, DatasetSpec],
+    forwards: str,
+) -> Pass:
+    return Pass(
+        model=model,
+        dataset=dataset,
+        split=split,
+        images=datasets[dataset].splits[split],  # type: ignore[index]
+        purpose=purpose,
+        methods=tuple(method.name for method in methods),
+        taps=any("taps" in method.detector.needs for method in methods),
+        forwards=forwards,
+    )

@@ -1,0 +1,99 @@
+"""Streaming statistics of features, in float64: memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from oodbench.functional import squared_distances
+
+
+class ClassMoments:
+    """First and second moments of labelled features, gathered batch by batch.
+
+    Sums are taken around the first batch's mean, so that subtracting them later does not cancel.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, dtype=torch.float64)
+        self._precision = torch.finfo(torch.float64).eps
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            features: shape [B, D], any floating type.
+            labels: classes 0 .. num_classes - 1, shape [B].
+        """
+        eps = torch.finfo(features.dtype).eps
+        values = features.detach().double()
+        if not hasattr(self, "_origin"):
+            dimension = values.shape[1]
+            self._origin = values.mean(dim=0)
+            self._sums = values.new_zeros(self.num_classes, dimension)
+            self._squares = values.new_zeros(dimension, dimension)
+            self.counts = self.counts.to(values.device)
+            # Rounding the features leaves a variance of eps^2: less than that is no information.
+            self._precision = max(self._precision, eps**2)
+        values = values - self._origin
+        self.counts += torch.bincount(labels, minlength=self.num_classes)
+        self._sums.index_add_(0, labels, values)
+        self._squares.addmm_(values.T, values)
+
+    def tied_gaussian(self) -> TiedGaussian:
+        """One Gaussian per class with a shared covariance (Lee et al. 2018, equation 1).
+
+        Raises:
+            ValueError: if a class has no image.
+        """
+        empty = [index for index, count in enumerate(self.counts.tolist()) if count == 0]
+        if empty:
+            raise ValueError(
+                f"no training image of class {', '.join(map(str, empty))}: its mean is not defined"
+            )
+        means = self._sums / self.counts[:, None]
+        within = self._squares - (means * self.counts[:, None]).T @ means
+        covariance = within / self.counts.sum()
+        return TiedGaussian(means + self._origin, covariance, self._precision)
+
+
+@dataclass(frozen=True)
+class TiedGaussian:
+    """Gaussians with class means and one covariance.
+
+    Attributes:
+        means: shape [C, D], float64.
+        covariance: maximum-likelihood pooled within-class covariance (divided by N), shape [D, D].
+        precision: relative variance below which a direction counts as constant.
+    """
+
+    means: Tensor
+    covariance: Tensor
+    precision: float
+
+    @cached_property
+    def whitening(self) -> Tensor:
+        """W with W W^T the pseudo-inverse of the covariance, shape [D, R].
+
+        Directions without variance (dead or linearly dependent units) are left out, as the
+        pseudo-inverse does: they would otherwise get a nearly infinite weight.
+        """
+        values, vectors = torch.linalg.eigh(self.covariance)
+        kept = values > values.amax().clamp_min(0) * len(values) * self.precision
+        return vectors[:, kept] * values[kept].rsqrt()
+
+    @cached_property
+    def _white_means(self) -> Tensor:
+        return self.means @ self.whitening
+
+    def class_scores(self, features: Tensor) -> Tensor:
+        """-1/2 (f - mu_c)^T Sigma^+ (f - mu_c) for every class, shape [B, C], float64.
+
+        Args:
+            features: shape [B, D].
+        """
+        return -0.5 * squared_distances(features.double() @ self.whitening, self._white_means)

@@ -1,0 +1,155 @@
+"""YAML files read safely, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from oodbench.errors import UserError, did_you_mean
+from oodbench.specs import Spec
+
+S = TypeVar("S", bound=Spec)
+
+# The C parser is ten times faster where PyYAML was built with it.
+_BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _StrictLoader(_BaseLoader):  # type: ignore[misc]
+    """The safe loader, which also refuses a key that is written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be plain text", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is written twice", key_node.start_mark
+                )
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping a YAML file holds.
+
+    Raises:
+        UserError: if the file cannot be read, is not YAML, repeats a key, holds something else than
+            a mapping, or an alias that contains itself.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"Cannot read {path}: {reason}.") from error
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)  # a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UserError(f"{place}: not valid YAML: {error.problem}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: expected keys and values, found {_type_name(content)}.",
+            "A file starts like this: 'schema_version: 1'.",
+        )
+    _refuse_cycles(content, path, [], set())
+    return content
+
+
+def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
+    """The spec a mapping describes.
+
+    Raises:
+        UserError: naming the file, the key, and what was expected there.
+    """
+    try:
+        return spec.model_validate(content)
+    except ValidationError as failure:
+        error = failure.errors()[0]
+        key = ".".join(str(part) for part in error["loc"])
+        message, hint = error["msg"], ""
+        if error["type"] == "extra_forbidden":
+            message = "unknown key"
+            hint = did_you_mean(str(error["loc"][-1]), _keys_beside(spec, error["loc"]))
+        elif error["type"] == "missing":
+            message = "this key is required"
+        elif error["type"] == "value_error":
+            message = str(error["ctx"]["error"])
+        else:
+            message = f"{message[0].lower()}{message[1:]}, not {error['input']!r}"
+        more = failure.error_count() - 1
+        if more:
+            hint = f"{hint} ({more} more like it below it)".strip()
+        raise UserError(f"{path}: {key + ': ' if key else ''}{message}.", hint) from failure
+
+
+def read_spec(spec: type[S], path: Path) -> S:
+    """Read a spec and check that its name is its file's.
+
+    Raises:
+        UserError: as `read_mapping` and `validate`, and if the name differs.
+    """
+    return named_as_file(validate(spec, read_mapping(path), path), path)
+
+
+def named_as_file(spec: S, path: Path) -> S:
+    """The spec, if its name is the stem of its file.
+
+    Raises:
+        UserError: otherwise.
+    """
+    name = getattr(spec, "name", path.stem)
+    if name != path.stem:
+        raise UserError(
+            f"{path}: name: '{name}' differs from the file's name.",
+            f"Write 'name: {path.stem}' or call the file {name}{path.suffix}.",
+        )
+    return spec
+
+
+def _type_name(value: Any) -> str:
+    return {list: "a list", str: "text", type(None): "nothing"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _refuse_cycles(value: Any, path: Path, keys: list[str], above: set[int]) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if id(value) in above:
+        raise UserError(
+            f"{path}: {'.'.join(keys)}: an alias (*) that contains itself: the file has no end.",
+            "Remove the alias, or point it at something that does not contain it.",
+        )
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        _refuse_cycles(item, path, [*keys, str(key)], above | {id(value)})
+
+
+def _keys_beside(spec: type[Spec], location: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed where a validation error occurred."""
+    annotation: Any = spec
+    for part in location[:-1]:
+        fields = _spec_in(annotation).model_fields
+        annotation = fields[part].annotation if part in fields else annotation
+    return list(_spec_in(annotation).model_fields)
+
+
+def _spec_in(annotation: Any) -> type[Spec]:
+    """The first spec class inside an annotation such as `dict[str, ModelSpec] | None`."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, Spec) else Spec
+    found = [_spec_in(argument) for argument in typing.get_args(annotation)]
+    return next((candidate for candidate in found if candidate is not Spec), Spec)
