@@ -128,6 +128,18 @@ class Catalog:
                 statuses[name] = DetectorStatus(None, errors[entry.path])
         return statuses
 
+    def imported_detectors(self) -> dict[str, DetectorStatus]:
+        """As `detectors`; every file is run, which imports torch."""
+        statuses = dict(self.detectors)
+        for name, status in statuses.items():
+            if status.error is None:
+                try:
+                    info = load_class(self.entries["detector"][name].path).info
+                    statuses[name] = DetectorStatus(info, None)
+                except BrokenDetectorError as error:
+                    statuses[name] = DetectorStatus(None, str(error))
+        return statuses
+
     @staticmethod
     def _read(entry: Entry) -> tuple[DetectorStatus, bool]:
         try:
@@ -239,10 +251,13 @@ def load_class(path: Path) -> type[Detector]:
                 raise
             raise BrokenDetectorError(_explain_import(error, path)) from error
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Detector) and "info" in vars(value):
-            if value.info.name == path.stem:
-                return value
-    raise BrokenDetectorError(f'declares no detector: no class is decorated with @register("{path.stem}")')
+        own = isinstance(value, type) and issubclass(value, Detector) and "info" in vars(value)
+        if own and value.info.name == path.stem:
+            found: type[Detector] = value
+            return found
+    raise BrokenDetectorError(
+        f'declares no detector: no class is decorated with @register("{path.stem}")'
+    )
 
 
 def _explain_import(error: BaseException, path: Path) -> str:

@@ -14,6 +14,9 @@ from typing import Any
 
 from oodbench.errors import UserError
 
+TEMPORARY_PREFIX = ".writing-"
+"""What the names of files begin with while they are being written."""
+
 
 def cache_folder() -> Path:
     """Where checkpoints are kept: `OODBENCH_CACHE`, or the platform's user cache folder."""
@@ -73,7 +76,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
     with _explained(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)

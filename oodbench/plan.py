@@ -171,9 +171,7 @@ def _candidates(
     skips: list[Skip] = []
     for name, spec in benchmark.methods.items():
         info = _declaration(spec.detector, statuses, f"methods.{name}.detector", benchmark)
-        found.append(
-            _method(name, spec.model, info, benchmark, spec.parameters, spec.tuning, True)
-        )
+        found.append(_method(name, spec.model, info, benchmark, spec.parameters, spec.tuning, True))
     if benchmark.sweep is not None:
         taken = {(method.model, method.detector.name) for method in found}
         taken |= {(excluded.model, excluded.detector) for excluded in benchmark.exclude}
@@ -239,7 +237,7 @@ def _unique_names(methods: Iterable[Method], benchmark: BenchmarkSpec) -> None:
             )
         if not all(char.isalnum() or char in "+-_. ()" for char in method.name):
             raise UserError(
-                f"Benchmark '{benchmark.name}': the method name '{method.name}' cannot be a folder.",
+                f"Benchmark '{benchmark.name}': method '{method.name}': a name must do as a folder.",
                 "Use letters, digits, spaces, and + - _ . ( ).",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,9 @@ def fit_logistic_regression(
     """Fit scikit-learn's `LogisticRegressionCV` as Lee et al. 2018 did (protocol: its defaults).
 
     Ten strengths of an L2 penalty from 1e-4 to 1e4, chosen by accuracy in stratified five-fold
-    cross-validation; lbfgs, 100 iterations; inputs not scaled unless asked for.
+    cross-validation; inputs not scaled unless asked for. Deviation: Newton's method to a tolerance
+    of 1e-6 instead of lbfgs to 1e-4, which on unscaled inputs stops about 1e-3 (relative) short of
+    the same optimum, or at its hundredth iteration.
 
     Args:
         positives: features of in-distribution images (label 0), shape [N, L].
@@ -61,17 +64,21 @@ def fit_logistic_regression(
     if standardise:
         shift, scale = features.mean(axis=0), features.std(axis=0)
         scale[scale == 0] = 1.0
+    # scikit-learn 1.8 began to move these two defaults; say what they were.
+    later = {"l1_ratios": (0.0,), "use_legacy_attributes": False}
+    known = inspect.signature(LogisticRegressionCV).parameters
     model = LogisticRegressionCV(
         Cs=10,
         fit_intercept=True,
         cv=StratifiedKFold(folds),
         dual=False,
         scoring="accuracy",
-        solver="lbfgs",
-        tol=1e-4,
+        solver="newton-cholesky",
+        tol=1e-6,
         max_iter=100,
         class_weight=None,
         refit=True,
+        **(later if later.keys() <= known.keys() else {}),
     )
     model.fit((features - shift) / scale, labels)
     weight = model.coef_[0] / scale

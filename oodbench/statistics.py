@@ -84,7 +84,8 @@ class TiedGaussian:
         """
         values, vectors = torch.linalg.eigh(self.covariance)
         kept = values > values.amax().clamp_min(0) * len(values) * self.precision
-        return vectors[:, kept] * values[kept].rsqrt()
+        whitening: Tensor = vectors[:, kept] * values[kept].rsqrt()
+        return whitening
 
     @cached_property
     def _white_means(self) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import models
@@ -114,13 +114,14 @@ def train(
     )
     images, labels = as_tensor(data, device), torch.from_numpy(data.labels).to(device)
     generator = torch.Generator().manual_seed(seed)
+    # Batches of nearly equal size: a last batch of one image would ruin the batch statistics.
     steps = math.ceil(len(data) / recipe.batch_size)
     history = []
     with deterministic():
         for epoch in range(recipe.epochs):
             order = torch.randperm(len(data), generator=generator)
             total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-            for step, rows in enumerate(order.to(device).split(recipe.batch_size)):
+            for step, rows in enumerate(order.to(device).tensor_split(steps)):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, epoch + step / steps)
                 batch = augment(images[rows], recipe.augment, generator)
@@ -133,7 +134,7 @@ def train(
                         "Lower training.learning_rate in the benchmark.",
                     )
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 total += loss.detach() * len(rows)
                 correct += (logits.detach().argmax(dim=1) == labels[rows]).sum()
@@ -189,5 +190,3 @@ def augment(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Te
         flipped = torch.rand(count, generator=generator).to(images.device) < 0.5
         images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
     return images
-
-

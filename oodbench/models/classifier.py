@@ -64,7 +64,11 @@ class Classifier(nn.Module):
             return Head("dismax", layer.prototypes.detach())
         return Head("other")
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network sees of images [B, channels, H, W] in [0, 1]."""
+        return (images - self.mean) / self.std
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape [B, C], for images [B, channels, H, W] in [0, 1]."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
+        logits: Tensor = self.network(self.normalised(images))
         return logits

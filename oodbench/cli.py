@@ -1,0 +1,286 @@
+"""The command line. Everything heavy is imported inside the commands: `--help` must be quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from oodbench.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from oodbench.progress import Reporter
+
+app = typer.Typer(
+    name="oodbench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+# Typer carries its own click in some versions and uses the package in others.
+_UsageError: Any = next(
+    cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException"
+)
+
+
+class Listing(StrEnum):
+    """What can be listed."""
+
+    detectors = "detectors"
+    benchmarks = "benchmarks"
+    datasets = "datasets"
+    models = "models"
+
+
+class Format(StrEnum):
+    """Formats of a report."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    html = "html"
+    latex = "latex"
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugins", metavar="DIR", help="A folder of your own content; repeatable."),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", metavar="A,B", help="Only these methods (or detectors)."),
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", metavar="N", min=1, help="Number of seeds: 0 .. N-1.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:i.")
+]
+Benchmark = Annotated[str, typer.Argument(metavar="[BENCHMARK]", help="A name or a YAML file.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; works behind any command.")
+    ] = False,
+) -> None:
+    """Benchmarks of out-of-distribution detectors: quality and cost side by side."""
+    del debug  # read by `main`, wherever it stands
+    if show_version:
+        from oodbench import __version__
+
+        print(f"oodbench {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
+
+
+@app.command()
+def run(
+    benchmark: Benchmark = "digits",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Run directory. Default: runs/<benchmark>-<time>."
+        ),
+    ] = None,
+    methods: Methods = None,
+    seeds: Seeds = 3,
+    device: Device = "auto",
+    plugins: Plugins = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue a run: finished work is not done again."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Train what is not trained yet, score every method, print the leaderboards."""
+    from oodbench import api
+    from oodbench.report import terminal
+
+    console = _console()
+    if dry_run:
+        from oodbench.catalog import Catalog
+        from oodbench.report.plan import renderables
+
+        catalog = Catalog(plugins or ())
+        plan = api.plan_run(
+            catalog,
+            benchmark,
+            catalog.checked_detectors(),
+            seeds=seeds,
+            methods=_names(methods),
+        )
+        for part in renderables(plan):
+            console.print(part)
+        return
+    name = Path(benchmark).stem if benchmark.endswith((".yaml", ".yml")) else benchmark
+    folder = out or api.default_folder(name, resume=resume)
+    try:
+        done = api.run(
+            benchmark,
+            out=folder,
+            methods=_names(methods),
+            seeds=seeds,
+            device=device,
+            plugins=plugins or (),
+            resume=resume,
+            progress=_reporter(),
+        )
+    except KeyboardInterrupt:
+        again = _again(benchmark, folder, methods, seeds, device, plugins)
+        _say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
+        raise typer.Exit(ExitCode.INCOMPLETE) from None
+    for part in terminal.renderables(done.leaderboard(), console.width):
+        console.print(part)
+    console.print(f"Run directory: {folder}", markup=False, highlight=False, soft_wrap=True)
+    if not done.complete:
+        for failure in done.failures:
+            _say(f"failed: {failure}")
+        _say("Incomplete: something that was asked for is missing; the reasons are above.")
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+@app.command()
+def train(
+    benchmark: Benchmark = "digits",
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Only this model.")
+    ] = None,
+    seeds: Seeds = 3,
+    device: Device = "auto",
+    plugins: Plugins = None,
+) -> None:
+    """Train the models of a benchmark and keep their checkpoints in the cache."""
+    from oodbench.catalog import Catalog
+    from oodbench.engine.device import find_device
+    from oodbench.engine.training import train_models
+
+    catalog = Catalog(plugins or ())
+    spec = catalog.benchmark(benchmark)
+    trained = train_models(
+        spec, catalog, model=model, seeds=seeds, device=find_device(device), say=_reporter()
+    )
+    for name, path in trained.items():
+        print(f"{name}  {path}")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Listing, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for machines.")] = False,
+    plugins: Plugins = None,
+) -> None:
+    """List what can be named: detectors, benchmarks, datasets or models."""
+    from oodbench.catalog import Catalog
+    from oodbench.listing import LISTERS, table
+
+    rows = LISTERS[kind.value](Catalog(plugins or ()))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _console().print(table(kind.value, rows))
+
+
+@app.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    format_: Annotated[Format, typer.Option("--format", help="Form of the report.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it to a file.")
+    ] = None,
+) -> None:
+    """Make the leaderboards of a run again, from its records alone."""
+    from oodbench.api import Run
+    from oodbench.files import write_atomic
+    from oodbench.report.formats import FORMATS
+
+    text = FORMATS[format_.value](Run(run_directory).leaderboard())
+    if out is None:
+        print(text)
+    else:
+        write_atomic(out, text if text.endswith("\n") else text + "\n")
+
+
+def main() -> None:
+    """Entry point of the `oodbench` command: errors of the user's become one or two lines."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
+    for library in ("matplotlib", "PIL", "urllib3"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="oodbench")
+    except UserError as error:
+        if debug:
+            raise
+        _say(f"error: {error.message}")
+        if error.hint:
+            _say(error.hint)
+        code = ExitCode.USAGE
+    except _UsageError as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _say("Interrupted.")
+        code = ExitCode.INCOMPLETE
+    except BrokenPipeError:
+        code = ExitCode.OK  # the reader of our output, such as `head`, has had enough
+        sys.stderr.close()
+    sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _console() -> Console:
+    """Standard output; 120 columns where it is not a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def _reporter() -> Reporter:
+    from oodbench.progress import reporter_for
+
+    return reporter_for(Console(stderr=True))
+
+
+def _names(methods: str | None) -> list[str] | None:
+    if methods is None:
+        return None
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise UserError("--methods: expected names separated by commas.")
+    return names
+
+
+def _again(benchmark: str, folder: Path, *options: Any) -> str:
+    """The command that continues a run."""
+    import shlex
+
+    methods, seeds, device, plugins = options
+    words = ["oodbench", "run", benchmark, "--resume", "--out", str(folder)]
+    words += ["--methods", methods] if methods else []
+    words += ["--seeds", str(seeds)] if seeds != 3 else []
+    words += ["--device", device] if device != "auto" else []
+    for plugin in plugins or ():
+        words += ["--plugins", str(plugin)]
+    return shlex.join(words)

@@ -1,0 +1,143 @@
+"""What each method costs: measured standing alone, warm, in turns with the reference."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
+from oodbench.engine.network import NetworkRunner
+from oodbench.engine.scoring import Scorer, score_batch
+from oodbench.models.classifier import Classifier
+
+_REFERENCE = ""  # no method is called so
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceCost:
+    """What scoring costs. Counts are per image; times are medians.
+
+    Attributes:
+        forwards, backwards: sweeps of the network.
+        flops: floating-point operations.
+        latency_ms: one image alone.
+        ms_per_image: a batch, over its size.
+        relative: `ms_per_image` over the reference's.
+        peak_memory_bytes: weights, detector state, live tensors.
+    """
+
+    forwards: float
+    backwards: float
+    flops: float
+    latency_ms: float
+    ms_per_image: float
+    relative: float | None
+    peak_memory_bytes: int
+
+
+class _Standalone:
+    """One method by itself: its own hooks, its own sweeps, nothing shared."""
+
+    def __init__(self, classifier: Classifier, scorer: Scorer, batch_size: int) -> None:
+        self.classifier = classifier
+        self.scorer = scorer
+        self.runner = NetworkRunner(
+            classifier,
+            batch_size=batch_size,
+            capture_taps="taps" in scorer.method.detector.needs,
+        )
+
+    def score(self, images: Tensor) -> Tensor:
+        return score_batch(self.runner, self.scorer, images)
+
+    def seconds(self, images: Tensor) -> float:
+        """Time of scoring a batch, up to having the scores in main memory."""
+        _synchronise(images.device)
+        started = time.perf_counter()
+        self.score(images).cpu()
+        return time.perf_counter() - started
+
+
+def measure(
+    classifier: Classifier,
+    scorers: Mapping[str, Scorer],
+    reference: tuple[Classifier, Scorer] | None,
+    images: Tensor,
+    *,
+    rounds: int = 7,
+) -> dict[str, InferenceCost]:
+    """Measure every method of a model.
+
+    Rounds go through all methods in turn, the reference among them, so that a slow moment of the
+    machine does not fall on one method alone.
+
+    Args:
+        classifier: the model.
+        scorers: key -> fitted and tuned detector.
+        reference: the method that times are divided by, or None.
+        images: one batch, on the device.
+        rounds: timed repetitions after one that warms up.
+    """
+    with ExitStack() as stack:
+        methods = {key: _Standalone(classifier, s, len(images)) for key, s in scorers.items()}
+        contestants = dict(methods)
+        if reference is not None:
+            contestants[_REFERENCE] = _Standalone(*reference, len(images))
+        for contestant in contestants.values():
+            stack.enter_context(contestant.runner.attached())
+        batched = _rounds(contestants, lambda method: method.seconds(images), rounds)
+        single = _rounds(contestants, lambda method: method.seconds(images[:1]), 2 * rounds)
+        return {
+            key: _cost(method, images, single[key], batched[key], batched.get(_REFERENCE))
+            for key, method in methods.items()
+        }
+
+
+def _rounds(
+    contestants: Mapping[str, _Standalone],
+    clock: Callable[[_Standalone], float],
+    rounds: int,
+) -> dict[str, float]:
+    """Median seconds of each; the first round warms up and does not count."""
+    times: dict[str, list[float]] = {key: [] for key in contestants}
+    for number in range(rounds + 1):
+        for key, contestant in contestants.items():
+            seconds = clock(contestant)
+            if number:
+                times[key].append(seconds)
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+def _cost(
+    method: _Standalone,
+    images: Tensor,
+    single_seconds: float,
+    batch_seconds: float,
+    reference_seconds: float | None,
+) -> InferenceCost:
+    network = method.classifier.network
+    meter = SweepMeter(network, method.classifier.normalised(images[:1]))
+    with meter.counting(len(images)):
+        method.score(images)
+    return InferenceCost(
+        forwards=round(meter.forwards, 6),
+        backwards=round(meter.backwards, 6),
+        flops=count_flops(lambda: method.score(images)) / len(images),
+        latency_ms=1e3 * single_seconds,
+        ms_per_image=1e3 * batch_seconds / len(images),
+        relative=None if reference_seconds is None else batch_seconds / reference_seconds,
+        peak_memory_bytes=tensor_bytes(method.classifier)
+        + tensor_bytes(method.scorer.detector)
+        + peak_memory(lambda: method.score(images), images.device),
+    )
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,273 @@
+"""Everything that is done with one trained model of one seed: fit, tune, score, measure."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.data import ImageArray
+from oodbench.detector import Detector
+from oodbench.engine import costs
+from oodbench.engine.fitting import fit_together
+from oodbench.engine.network import NetworkRunner
+from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.tuning import TuningData, adversarial_data, oracle_data, tune
+from oodbench.models.classifier import Classifier
+from oodbench.plan import Method
+from oodbench.specs import BenchmarkSpec
+
+Data = Callable[[str, str], ImageArray]
+"""Gives the images of a data set's split."""
+
+
+@dataclass
+class MethodResult:
+    """What came of one method.
+
+    Attributes:
+        detectors: OOD set -> the detector that judged it.
+        scores: "id" and OOD sets -> scores; for a method tuned on each OOD set "id@SET" each.
+        cost: measured; None if it failed.
+        fit_seconds, tune_seconds: as a method standing alone would take.
+        error: why it failed, or None.
+        notes: warnings that its libraries gave.
+    """
+
+    detectors: dict[str, Detector] = field(default_factory=dict)
+    scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    cost: costs.InferenceCost | None = None
+    fit_seconds: float = 0.0
+    tune_seconds: float = 0.0
+    error: Exception | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def id_scores(self, ood: str) -> NDArray[np.float64]:
+        """Scores of the ID test images, by the detector that judges an OOD set."""
+        return self.scores[id_key(ood) if id_key(ood) in self.scores else "id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What came of one model and seed.
+
+    Attributes:
+        results: method -> result.
+        correct: whether the classifier is right, for each ID test image.
+    """
+
+    results: Mapping[str, MethodResult]
+    correct: NDArray[np.bool_]
+
+
+def id_key(ood: str) -> str:
+    """Key of the ID test scores of a method that is tuned on each OOD set."""
+    return f"id@{ood}"
+
+
+def evaluate(
+    classifier: Classifier,
+    methods: Sequence[Method],
+    detectors: Mapping[str, Detector],
+    benchmark: BenchmarkSpec,
+    data: Data,
+    *,
+    seed: int,
+    num_classes: int,
+    reference: tuple[Classifier, Scorer] | None,
+    on_stage: Callable[[str], None],
+) -> Evaluation:
+    """Fit, tune and score all methods of a model, sharing sweeps; then measure each alone.
+
+    A method that fails ends there, with its error; the others go on.
+
+    Args:
+        classifier: trained, on its device.
+        methods: methods of this model.
+        detectors: method -> a fresh detector.
+        benchmark: data sets, tuning, batch size.
+        data: gives images.
+        seed: of the tuning data.
+        num_classes: C.
+        reference: what times are divided by.
+        on_stage: told what is being done.
+    """
+    results = {method.name: MethodResult() for method in methods}
+    runner = NetworkRunner(
+        classifier,
+        batch_size=benchmark.evaluation.batch_size,
+        capture_taps=any("taps" in method.detector.needs for method in methods),
+    )
+    with runner.attached():
+        on_stage("fitting")
+        _fit(runner, methods, detectors, results, data(benchmark.id, "train"), num_classes)
+        on_stage("tuning")
+        source = _TuningSource(runner, benchmark, data, seed)
+        for method in methods:
+            result = results[method.name]
+            if result.error is None:
+                detector = detectors[method.name]
+                _tune(runner, method, detector, result, source, tuple(benchmark.ood_groups))
+        on_stage("scoring")
+        correct = _score(runner, methods, results, benchmark, data)
+    on_stage("measuring costs")
+    images, _ = next(runner.batches(data(benchmark.id, "test")))
+    scorers = {
+        method.name: Scorer(
+            method, results[method.name].detectors[next(iter(benchmark.ood_groups))]
+        )
+        for method in methods
+        if results[method.name].error is None
+    }
+    for name, cost in costs.measure(classifier, scorers, reference, images).items():
+        results[name].cost = cost
+    return Evaluation(results, correct)
+
+
+def _fit(
+    runner: NetworkRunner,
+    methods: Sequence[Method],
+    detectors: Mapping[str, Detector],
+    results: Mapping[str, MethodResult],
+    train: ImageArray,
+    num_classes: int,
+) -> None:
+    to_fit = {m.name: detectors[m.name] for m in methods if "fit" in m.detector.needs}
+    if not to_fit:
+        return
+    started = time.perf_counter()
+    fits = fit_together(to_fit, lambda: sweep_outputs(runner, train), num_classes)
+    # Alone, a method would have paid for the sweep and for its own part of the work.
+    sweep_seconds = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
+    for name, fit in fits.items():
+        results[name].fit_seconds = sweep_seconds + fit.seconds
+        results[name].error = fit.error
+
+
+class _TuningSource:
+    """Makes tuning data once and remembers how long it took: every method would have paid it."""
+
+    def __init__(
+        self, runner: NetworkRunner, benchmark: BenchmarkSpec, data: Data, seed: int
+    ) -> None:
+        self._runner, self._benchmark, self._data, self._seed = runner, benchmark, data, seed
+        self._made: dict[str | None, tuple[TuningData, float]] = {}
+
+    def get(self, ood: str | None) -> tuple[TuningData, float]:
+        """Attacked ID images, or with an OOD set held-out images of it; and the seconds."""
+        if ood not in self._made:
+            started = time.perf_counter()
+            made = self._make(ood)
+            self._made[ood] = made, time.perf_counter() - started
+        return self._made[ood]
+
+    def _make(self, ood: str | None) -> TuningData:
+        spec = self._benchmark.tuning
+        held_out = self._data(self._benchmark.id, spec.split)
+        if ood is None:
+            return adversarial_data(self._runner, held_out, spec, self._seed)
+        return oracle_data(held_out, self._data(ood, spec.split), spec, self._seed)
+
+
+def _tune(
+    runner: NetworkRunner,
+    method: Method,
+    detector: Detector,
+    result: MethodResult,
+    source: _TuningSource,
+    ood_sets: Sequence[str],
+) -> None:
+    if method.tuned_on == "none":
+        result.detectors = dict.fromkeys(ood_sets, detector)
+        return
+    try:
+        with _notes(result.notes):
+            if method.tuned_on == "ood_oracle":
+                for ood in ood_sets:
+                    result.detectors[ood] = _tuned(runner, method, detector, result, source, ood)
+            else:
+                tuned = _tuned(runner, method, detector, result, source, None)
+                result.detectors = dict.fromkeys(ood_sets, tuned)
+    except Exception as error:
+        result.error = error
+
+
+def _tuned(
+    runner: NetworkRunner,
+    method: Method,
+    detector: Detector,
+    result: MethodResult,
+    source: _TuningSource,
+    ood: str | None,
+) -> Detector:
+    data, seconds = source.get(ood)
+    started = time.perf_counter()
+    tuned = tune(runner, method, detector, data)
+    result.tune_seconds += seconds + time.perf_counter() - started
+    return tuned.detector
+
+
+def _score(
+    runner: NetworkRunner,
+    methods: Sequence[Method],
+    results: Mapping[str, MethodResult],
+    benchmark: BenchmarkSpec,
+    data: Data,
+) -> NDArray[np.bool_]:
+    """One sweep over each test split; a method's scores are stored in its result."""
+    alive = [method for method in methods if results[method.name].error is None]
+    scorers: dict[tuple[str, str], Scorer] = {}
+    for method in alive:
+        judges = results[method.name].detectors
+        if method.tuned_on == "ood_oracle":
+            for ood, judge in judges.items():
+                scorers[method.name, id_key(ood)] = Scorer(method, judge)
+        else:
+            scorers[method.name, "id"] = Scorer(method, next(iter(judges.values())))
+    outcome = score_split(
+        runner,
+        data(benchmark.id, "test"),
+        scorers,
+        dataset=benchmark.id,
+        check_batches=True,
+    )
+    for (name, _), error in outcome.errors.items():
+        results[name].error = error
+    for (name, key), scores in outcome.scores.items():
+        results[name].scores[key] = scores
+    assert outcome.correct is not None
+    for ood in benchmark.ood_groups:
+        judging = {
+            method.name: Scorer(method, results[method.name].detectors[ood])
+            for method in alive
+            if results[method.name].error is None
+        }
+        ood_outcome = score_split(runner, data(ood, "test"), judging, dataset=ood)
+        for name, error in ood_outcome.errors.items():
+            results[name].error = error
+        for name, scores in ood_outcome.scores.items():
+            results[name].scores[ood] = scores
+    return outcome.correct
+
+
+@contextmanager
+def _notes(notes: list[str]) -> Iterator[None]:
+    """Keep what libraries warn of, once each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    notes += dict.fromkeys(str(warning.message).splitlines()[0] for warning in caught)
+
+
+def chosen_parameters(method: Method, detector: Detector) -> dict[str, Any]:
+    """The parameters a detector ended with, as plain JSON values."""
+    return {
+        name: value if isinstance(value, str | int | float | bool | None) else str(value)
+        for name, value in detector.parameters.items()
+    }

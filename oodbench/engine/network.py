@@ -1,0 +1,191 @@
+"""Running a classifier for detectors: scoped hooks, early stops, batches that fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from oodbench.data import ImageArray
+from oodbench.detector import Outputs
+from oodbench.models.classifier import Classifier
+
+T = TypeVar("T")
+
+LOGITS = "logits"
+"""The place a sweep is read at when it goes all the way through the network."""
+
+
+class _Reached(Exception):  # noqa: N818 - a signal, not an error
+    """A sweep has come to where it was to stop."""
+
+
+class NetworkRunner:
+    """Turns images into `Outputs`. Use it inside `attached()`.
+
+    The classifier is not changed: hooks are removed, the training mode of every module and
+    `requires_grad` of every parameter are restored when `attached()` ends.
+
+    Args:
+        classifier: normalises its input, names its taps and its head.
+        batch_size: images per sweep; halved, for good, when memory runs out.
+        capture_taps: whether the taps are needed.
+    """
+
+    def __init__(self, classifier: Classifier, *, batch_size: int, capture_taps: bool) -> None:
+        self.classifier = classifier
+        self.batch_size = batch_size
+        self.capture_taps = capture_taps
+        self.device = classifier.mean.device
+        self._head = classifier.describe_head()
+        self._captured: dict[str, Tensor] = {}
+        self._stop_at: str | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[NetworkRunner]:
+        """Evaluation mode, frozen parameters and hooks, all undone at the end."""
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.classifier))
+            for handle in self._hooks():
+                stack.callback(handle.remove)
+            yield self
+
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        yield self.classifier.network.head.register_forward_pre_hook(self._capture_features)
+        if self.capture_taps:
+            for name, module in self.classifier.taps.items():
+                yield module.register_forward_hook(self._capture_tap(name))
+
+    def _capture_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._captured["features"] = inputs[0]
+
+    def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            pooled = output.flatten(2).mean(dim=2) if output.ndim > 2 else output
+            self._captured[name] = pooled
+            if self._stop_at == name:
+                raise _Reached
+
+        return hook
+
+    def outputs(self, images: Tensor, labels: Tensor | None = None) -> Outputs:
+        """One full sweep, under the caller's grad mode.
+
+        Args:
+            images: shape [B, C, H, W] in [0, 1], on the device.
+            labels: shape [B], or None.
+        """
+        self._captured = {}
+        logits = self.classifier(images)
+        captured, self._captured = self._captured, {}
+        features = captured.pop("features")
+        return Outputs(logits.double(), features, captured, labels, self._head)
+
+    def activation(self, images: Tensor, tap: str) -> Tensor:
+        """A tap, shape [B, D]; the sweep stops there."""
+        self._captured, self._stop_at = {}, tap
+        try:
+            self.classifier(images)
+        except _Reached:
+            return self._captured[tap]
+        finally:
+            self._captured, self._stop_at = {}, None
+        raise AssertionError(f"the network has no tap '{tap}'")
+
+    def batches(self, data: ImageArray) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Images (in [0, 1]) and labels of a split, batch by batch, in order, on the device.
+
+        The batch size is read anew for each batch: see `within_memory`.
+        """
+        start = 0
+        while start < len(data):
+            rows = slice(start, start + self.batch_size)
+            images = torch.from_numpy(data.images[rows]).to(self.device)
+            scaled = images.div(255) if images.dtype == torch.uint8 else images
+            labels = None
+            if data.labels is not None:
+                labels = torch.from_numpy(data.labels[rows]).to(self.device)
+            yield scaled.to(self.classifier.dtype), labels
+            start = rows.stop
+
+    def within_memory(
+        self,
+        compute: Callable[[Tensor, Tensor | None], T],
+        images: Tensor,
+        labels: Tensor | None,
+    ) -> list[tuple[int, T]]:
+        """Compute on a batch; when memory runs out, on its halves, and so on down to one image.
+
+        Args:
+            compute: takes images and labels; must be pure, since it may run again on parts.
+            images: shape [B, C, H, W].
+            labels: shape [B], or None.
+
+        Returns:
+            Number of images and result of each part, in order.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError: if one image alone does not fit.
+        """
+        try:
+            return [(len(images), compute(images, labels))]
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(images) == 1:
+                raise
+        # Outside the handler: the traceback keeps the tensors of the failed attempt alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = (len(images) + 1) // 2
+        self.batch_size = min(self.batch_size, half)
+        parts = []
+        for rows in (slice(0, half), slice(half, None)):
+            part_labels = None if labels is None else labels[rows]
+            parts += self.within_memory(compute, images[rows], part_labels)
+        return parts
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device's or the machine's memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(
+        error
+    )  # the CPU allocator's words
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without parameter gradients; both are restored, module by module."""
+    modes = {part: part.training for part in module.modules()}
+    frozen = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.eval()
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for parameter, required in frozen.items():
+            parameter.requires_grad_(required)
+
+
+def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    """Gradient of each per-image loss with respect to the images, one backward sweep each.
+
+    Losses are summed, not averaged: the gradient of an image does not depend on its batch.
+
+    Args:
+        losses: place -> loss, shape [B], with a graph that leads to `images`.
+        images: shape [B, C, H, W], requiring a gradient. The graph is kept.
+    """
+    gradients = {}
+    for place, loss in losses.items():
+        # Not torch.autograd.grad, which cannot be called under torch's FLOP counter.
+        loss.sum().backward(inputs=[images], retain_graph=True)
+        assert images.grad is not None
+        gradients[place], images.grad = images.grad, None
+    return gradients

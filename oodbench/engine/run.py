@@ -1,0 +1,491 @@
+"""A whole run: every model and seed of a plan, into a run directory."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import oodbench
+from oodbench import intervals, metrics
+from oodbench.catalog import Catalog
+from oodbench.engine.evaluation import (
+    Evaluation,
+    MethodResult,
+    chosen_parameters,
+    evaluate,
+)
+from oodbench.engine.scoring import DetectorError, Scorer
+from oodbench.engine.stores import DataStore, ModelStore
+from oodbench.engine.tuning import TuningError
+from oodbench.errors import UserError
+from oodbench.files import canonical_json, digest
+from oodbench.models.classifier import Classifier
+from oodbench.plan import Method, Plan
+from oodbench.progress import Reporter
+from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
+from oodbench.report import Leaderboard
+from oodbench.rundir import Key, RunDirectory
+from oodbench.training import deterministic
+
+DESCRIPTION_SCHEMA = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folder: the run directory.
+        complete: whether everything that was asked for is there.
+        failures: "method (seed k): reason" of what failed.
+    """
+
+    folder: Path
+    complete: bool
+    failures: tuple[str, ...]
+
+
+def run(
+    plan: Plan,
+    catalog: Catalog,
+    folder: Path,
+    *,
+    device: torch.device,
+    say: Reporter,
+    resume: bool = False,
+) -> Outcome:
+    """Carry out a plan.
+
+    Args:
+        plan: what to do.
+        catalog: gives the detectors.
+        folder: the run directory.
+        device: where to compute.
+        say: takes progress.
+        resume: continue what is in the folder: finished work is not done again.
+
+    Raises:
+        UserError: if the folder holds a run and `resume` is not set, or holds the run of something
+            else, or a file cannot be written.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
+    return _Run(plan, catalog, RunDirectory(folder), device, say).carry_out(resume)
+
+
+class _Run:
+    def __init__(
+        self,
+        plan: Plan,
+        catalog: Catalog,
+        directory: RunDirectory,
+        device: torch.device,
+        say: Reporter,
+    ) -> None:
+        self.plan = plan
+        self.benchmark = plan.benchmark
+        self.catalog = catalog
+        self.directory = directory
+        self.device = device
+        self.say = say
+        self.data = DataStore(plan.datasets)
+        self.models = ModelStore(plan.benchmark, self.data, device, say)
+        self.records: dict[Key, list[QualityRecord]] = {}
+        self.costs: dict[Key, CostRecord] = {}
+        self.checkpoints: dict[str, str] = {}
+        self.notes: dict[str, list[str]] = {}
+        self._resamples: dict[tuple[str, int], NDArray[np.unsignedinteger[Any]]] = {}
+
+    # --- the run -------------------------------------------------------------------------------
+
+    def carry_out(self, resume: bool) -> Outcome:
+        units = [(model, seed) for seed in self.plan.seeds for model in self.plan.models]
+        with self.say.work(len(units) + 1):
+            self.say.stage("data")
+            self._open(resume)
+            self._write("running")
+            self.say.done(f"data: {', '.join(self.plan.datasets)}")
+            with deterministic():
+                for model, seed in units:
+                    self._unit(model, seed)
+        for skip in self.plan.skips:
+            for seed in self.plan.seeds:
+                self.records[skip.method, seed] = self._missing(
+                    skip.method, skip.model, skip.detector, seed, "skipped", skip.reason
+                )
+        failures = self._failures()
+        complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
+        self._write("complete" if complete else "incomplete")
+        records, costs = self.directory.read_records()
+        board = Leaderboard.from_records(records, costs)
+        self.directory.write_text("leaderboard.md", board.to_markdown())
+        self.directory.write_text("leaderboard.csv", board.to_csv())
+        self.directory.write_text("leaderboard.json", board.to_json())
+        return Outcome(self.directory.folder, complete, tuple(failures))
+
+    def _unit(self, model: str, seed: int) -> None:
+        todo = [m for m in self.plan.methods_of(model) if (m.name, seed) not in self.records]
+        if not todo:
+            self.say.done(f"{model}, seed {seed}: finished before")
+            return
+        label = f"{model}, seed {seed}"
+        self.say.stage(label)
+        key = self.models.key(model, seed)
+        trained_before = key.path.exists()
+        classifier = self.models.trained(model, seed)
+        self.checkpoints[f"{model}/seed{seed}"] = digest(key.path.read_bytes())
+        detectors = {
+            method.name: self.catalog.load_detector(method.detector.name, method.parameters)
+            for method in todo
+        }
+        evaluation = evaluate(
+            classifier,
+            todo,
+            detectors,
+            self.benchmark,
+            self.data.get,
+            seed=seed,
+            num_classes=self.data.num_classes(self.benchmark.id),
+            reference=self._reference(seed),
+            on_stage=self.say.detail,
+        )
+        self.say.detail("confidence intervals")
+        for method in todo:
+            self._store(method, seed, evaluation)
+        self._write("running")
+        accuracy = 100 * evaluation.correct.mean()
+        source = "checkpoint from the cache" if trained_before else "trained"
+        failed = [m.name for m in todo if evaluation.results[m.name].error is not None]
+        self.say.done(
+            f"{label}: {source}, test accuracy {accuracy:.1f} %, {len(todo)} methods"
+            + (f"; FAILED: {', '.join(failed)}" if failed else "")
+        )
+
+    def _reference(self, seed: int) -> tuple[Classifier, Scorer] | None:
+        """The method that times are divided by, on a network of its own.
+
+        The time of a sweep does not depend on the weights, so the initial ones serve: the reference
+        need not be among the methods of this run.
+        """
+        name = self.benchmark.reference
+        if name is None:
+            return None
+        spec = self.benchmark.methods.get(name)
+        if spec is None:
+            raise UserError(
+                f"Benchmark '{self.benchmark.name}': reference: '{name}' is not under methods:."
+            )
+        detector = self.catalog.load_detector(spec.detector, spec.parameters)
+        info = type(detector).info
+        if info.needs:
+            raise UserError(
+                f"Benchmark '{self.benchmark.name}': reference: '{spec.detector}' needs more than "
+                "the logits; a reference must cost one forward."
+            )
+        method = Method(name, spec.model, info, spec.parameters)
+        return self.models.untrained(spec.model, seed), Scorer(method, detector)
+
+    # --- results to records --------------------------------------------------------------------
+
+    def _store(self, method: Method, seed: int, evaluation: Evaluation) -> None:
+        result = evaluation.results[method.name]
+        key = method.name, seed
+        if result.notes:
+            self.notes[f"{method.name}/seed{seed}"] = result.notes
+        if result.error is not None:
+            log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
+            reason = _reason(result.error)
+            self.records[key] = self._missing(
+                method.name, method.model, method.detector.name, seed, "failed", reason
+            )
+            return
+        self.directory.write_scores(key, result.scores)
+        self.costs[key] = self._cost_record(method, seed, result)
+        self.records[key] = list(self._quality_records(method, seed, evaluation))
+
+    def _quality_records(
+        self, method: Method, seed: int, evaluation: Evaluation
+    ) -> Iterable[QualityRecord]:
+        result = evaluation.results[method.name]
+        level = self.benchmark.evaluation.confidence
+        id_counts = self._resample(self.benchmark.id, len(evaluation.correct))
+        for ood, group in self.benchmark.ood_groups.items():
+            id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
+            values = metrics.evaluate(id_scores, ood_scores)
+            resampled = intervals.bootstrap(
+                id_scores, ood_scores, id_counts, self._resample(ood, len(ood_scores))
+            )
+            blank = self._blank(method.name, method.model, method.detector.name, seed)
+            for metric, value in values.items():
+                low, high = intervals.percentile_interval(resampled[metric], level)
+                yield replace(
+                    blank,
+                    detector_params=chosen_parameters(method, result.detectors[ood]),
+                    tuned_on=method.tuned_on,
+                    ood_dataset=ood,
+                    ood_group=group,
+                    metric=metric,
+                    value=value,
+                    ci_low=low,
+                    ci_high=high,
+                    n_id=len(id_scores),
+                    n_ood=len(ood_scores),
+                )
+        correct = evaluation.correct
+        low, high = intervals.percentile_interval(
+            id_counts.astype(np.float64) @ correct / len(correct), level
+        )
+        first = next(iter(result.detectors.values()))
+        yield replace(
+            self._blank(method.name, method.model, method.detector.name, seed),
+            detector_params=chosen_parameters(method, first),
+            tuned_on=method.tuned_on,
+            metric=ID_ACCURACY,
+            value=float(correct.mean()),
+            ci_low=low,
+            ci_high=high,
+            n_id=len(correct),
+        )
+
+    def _cost_record(self, method: Method, seed: int, result: MethodResult) -> CostRecord:
+        assert result.cost is not None
+        return CostRecord(
+            run_id=self.run_id,
+            benchmark=self.benchmark.name,
+            method=method.name,
+            detector=method.detector.name,
+            model=method.model,
+            seed=seed,
+            device=_device_name(self.device),
+            forwards_per_image=result.cost.forwards,
+            backwards_per_image=result.cost.backwards,
+            flops_per_image=result.cost.flops,
+            latency_ms_batch1=result.cost.latency_ms,
+            ms_per_image_batched=result.cost.ms_per_image,
+            relative_to_baseline=result.cost.relative,
+            fit_seconds=result.fit_seconds,
+            tune_seconds=result.tune_seconds,
+            peak_memory_bytes=result.cost.peak_memory_bytes,
+            **method.requirements(),
+        )
+
+    def _missing(
+        self, method: str, model: str, detector: str, seed: int, status: Any, reason: str
+    ) -> list[QualityRecord]:
+        """A record without a value for every cell that would have been there."""
+        blank = replace(self._blank(method, model, detector, seed), status=status, reason=reason)
+        return [
+            replace(blank, ood_dataset=ood, ood_group=group, metric=metric)
+            for ood, group in self.benchmark.ood_groups.items()
+            for metric in metrics.METRICS
+        ]
+
+    def _blank(self, method: str, model: str, detector: str, seed: int) -> QualityRecord:
+        return QualityRecord(
+            run_id=self.run_id,
+            benchmark=self.benchmark.name,
+            benchmark_version=self.benchmark.version,
+            method=method,
+            model=model,
+            loss=self.benchmark.models[model].head,
+            detector=detector,
+            detector_params={},
+            tuned_on="none",
+            seed=seed,
+            id_dataset=self.benchmark.id,
+            ood_dataset=None,
+            ood_group=None,
+            metric=ID_ACCURACY,
+            value=None,
+            ci_low=None,
+            ci_high=None,
+            n_id=None,
+            n_ood=None,
+        )
+
+    def _resample(self, dataset: str, images: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Bootstrap draws of a data set: the same for every method, model and seed."""
+        key = dataset, images
+        if key not in self._resamples:
+            generator = np.random.default_rng([int(digest(dataset)[:8], 16), images])
+            self._resamples[key] = intervals.resample_counts(
+                images, self.benchmark.evaluation.resamples, generator
+            )
+        return self._resamples[key]
+
+    # --- the run directory ---------------------------------------------------------------------
+
+    @cached_property
+    def run_id(self) -> str:
+        """The same work has the same id: spec, data, package version."""
+        return digest(
+            canonical_json(self.benchmark.model_dump(mode="json")),
+            canonical_json(self._data_checksums()),
+            oodbench.__version__,
+        )[:16]
+
+    def _data_checksums(self) -> dict[str, dict[str, str]]:
+        used = {(self.benchmark.id, "train")}
+        used |= {(planned.dataset, planned.split) for planned in self.plan.passes}
+        return {
+            name: {
+                split: self.data.fingerprint(name, split)
+                for split in spec.splits
+                if (name, split) in used
+            }
+            for name, spec in self.plan.datasets.items()
+        }
+
+    def _detector_checksums(self) -> dict[str, str]:
+        names = sorted({method.detector.name for method in self.plan.methods})
+        paths = {name: self.catalog.entry("detector", name).path for name in names}
+        return {name: digest(path.read_bytes()) for name, path in paths.items()}
+
+    def _open(self, resume: bool) -> None:
+        """Create the directory, or take up what is finished in it."""
+        if not self.directory.exists():
+            self.directory.create()
+            return
+        folder = self.directory.folder
+        if not resume:
+            raise UserError(
+                f"{folder} holds a run already.",
+                "Continue it with --resume, or choose another folder with --out.",
+            )
+        before = self.directory.read_description()
+        held = before.get("benchmark", {})
+        if held != self.benchmark.model_dump(mode="json"):
+            name, number = held.get("name"), held.get("version")
+            other = f"'{name}' version {number}"
+            if (name, number) == (self.benchmark.name, self.benchmark.version):
+                other = f"another state of '{name}'"
+            raise UserError(
+                f"{folder} holds a run of benchmark {other}, not of '{self.benchmark.name}' "
+                f"version {self.benchmark.version} as it is now; their results do not mix.",
+                "Start a new run in another folder with --out.",
+            )
+        if before.get("run_id") != self.run_id:
+            raise UserError(
+                f"{folder} holds a run with other data, or of oodbench "
+                f"{before.get('versions', {}).get('oodbench')}; their results do not mix.",
+                "Start a new run in another folder with --out.",
+            )
+        self.directory.clean()
+        self.checkpoints = dict(before.get("checksums", {}).get("checkpoints", {}))
+        self.notes = dict(before.get("notes", {}))
+        changed = {
+            name
+            for name, checksum in self._detector_checksums().items()
+            if before.get("checksums", {}).get("detectors", {}).get(name, checksum) != checksum
+        }
+        self._take_up(changed)
+
+    def _take_up(self, changed_detectors: set[str]) -> None:
+        records, costs = self.directory.read_records()
+        measured = {(cost.method, cost.seed): cost for cost in costs}
+        by_key: dict[Key, list[QualityRecord]] = {}
+        for record in records:
+            by_key.setdefault((record.method, record.seed), []).append(record)
+        expected = len(metrics.METRICS) * len(self.benchmark.ood_groups) + 1
+        for key, group in by_key.items():
+            finished = (
+                len(group) == expected
+                and all(record.status == "ok" for record in group)
+                and group[0].detector not in changed_detectors
+                and key in measured
+                and self.directory.has_scores(key, self.benchmark.ood_groups)
+            )
+            if finished:
+                self.records[key] = group
+                self.costs[key] = measured[key]
+
+    def _write(self, status: str) -> None:
+        """Write the description and all records; in an order that depends on the plan alone."""
+        self.directory.write_description(self._description(status))
+        order = {method.name: index for index, method in enumerate(self.plan.methods)}
+        order |= {skip.method: len(order) + i for i, skip in enumerate(self.plan.skips)}
+        keys = sorted(self.records, key=lambda key: (order.get(key[0], len(order)), *key))
+        self.directory.write_records(
+            [record for key in keys for record in self.records[key]],
+            [self.costs[key] for key in keys if key in self.costs],
+        )
+
+    def _description(self, status: str) -> Mapping[str, Any]:
+        return {
+            "schema_version": DESCRIPTION_SCHEMA,
+            "run_id": self.run_id,
+            "status": status,
+            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(["oodbench", *sys.argv[1:]]),
+            "benchmark": self.benchmark.model_dump(mode="json"),
+            "seeds": list(self.plan.seeds),
+            "methods": [
+                {
+                    "name": method.name,
+                    "model": method.model,
+                    "detector": method.detector.name,
+                    "tuned_on": method.tuned_on,
+                    "reference": method.detector.reference,
+                    "url": method.detector.url,
+                }
+                for method in self.plan.methods
+            ],
+            "skipped": {skip.method: skip.reason for skip in self.plan.skips},
+            "plugins": [str(folder) for folder in self.catalog.plugins],
+            "versions": _versions(),
+            "environment": {
+                "platform": platform.platform(),
+                "processor": platform.machine(),
+                "threads": torch.get_num_threads(),
+                "device": _device_name(self.device),
+            },
+            "checksums": {
+                "data": self._data_checksums(),
+                "checkpoints": dict(sorted(self.checkpoints.items())),
+                "detectors": self._detector_checksums(),
+            },
+            "notes": self.notes,
+        }
+
+    def _failures(self) -> list[str]:
+        return [
+            f"{method} (seed {seed}): {group[0].reason}"
+            for (method, seed), group in self.records.items()
+            if group[0].status == "failed"
+        ]
+
+
+def _reason(error: Exception) -> str:
+    """One line for a record: our own messages as they are, others with their type."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, DetectorError | TuningError | UserError):
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _versions() -> dict[str, str]:
+    packages: Sequence[str] = ("torch", "numpy", "scikit-learn", "scipy", "pillow")
+    return {
+        "oodbench": oodbench.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,199 @@
+"""Scoring: one first forward for every method of a model, checked scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodbench.data import ImageArray
+from oodbench.detector import Detector, Outputs
+from oodbench.engine.network import NetworkRunner, is_out_of_memory
+from oodbench.engine.perturbation import (
+    gradients_of,
+    perturbed_outputs,
+    step_size,
+    uses_input_gradient,
+)
+from oodbench.plan import Method
+
+K = TypeVar("K", bound=Hashable)
+
+
+class DetectorError(Exception):
+    """A detector did something it must not; the message says what and on which image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A fitted and tuned detector that gives a method's scores.
+
+    Attributes:
+        method: what it belongs to.
+        detector: fitted and tuned.
+    """
+
+    method: Method
+    detector: Detector
+
+
+@dataclass
+class SplitScores(Generic[K]):
+    """Scores of one split.
+
+    Attributes:
+        scores: key -> one float64 per image.
+        errors: key -> why there are no scores.
+        correct: whether the classifier is right, one boolean per image; None without labels.
+    """
+
+    scores: dict[K, NDArray[np.float64]] = field(default_factory=dict)
+    errors: dict[K, Exception] = field(default_factory=dict)
+    correct: NDArray[np.bool_] | None = None
+
+
+def score_split(
+    runner: NetworkRunner,
+    data: ImageArray,
+    scorers: Mapping[K, Scorer],
+    *,
+    dataset: str,
+    check_batches: bool = False,
+) -> SplitScores[K]:
+    """Sweep a split once and score it with every scorer.
+
+    Args:
+        runner: attached.
+        data: the split.
+        scorers: key -> scorer. A scorer that fails is left out from then on; the others go on.
+        dataset: name of the data set, for messages.
+        check_batches: check on the first batch that scores do not depend on the batch.
+    """
+    result: SplitScores[K] = SplitScores()
+    parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in scorers}
+    correct: list[NDArray[np.bool_]] = []
+    active = dict(scorers)
+    done = 0
+
+    def compute(images: Tensor, labels: Tensor | None) -> tuple[Outputs, dict[K, Outputs]]:
+        return _views(runner, images, labels, active, result.errors)
+
+    for images, labels in runner.batches(data):
+        for count, (outputs, views) in runner.within_memory(compute, images, labels):
+            for key, view in views.items():
+                scorer = active.get(key)
+                if scorer is None:
+                    continue
+                try:
+                    parts[key].append(_checked_scores(scorer, view, dataset, done))
+                    if check_batches and done == 0:
+                        _check_batch_invariance(scorer.detector, view, parts[key][0])
+                except Exception as error:
+                    result.errors[key] = error
+            for key in result.errors:
+                active.pop(key, None)
+            if outputs.labels is not None:
+                correct.append((outputs.logits.argmax(dim=1) == outputs.labels).cpu().numpy())
+            done += count
+    result.scores = {key: np.concatenate(parts[key]) for key in active}
+    result.correct = np.concatenate(correct) if correct else None
+    return result
+
+
+def _views(
+    runner: NetworkRunner,
+    images: Tensor,
+    labels: Tensor | None,
+    scorers: Mapping[K, Scorer],
+    errors: dict[K, Exception],
+) -> tuple[Outputs, dict[K, Outputs]]:
+    """What each scorer sees of a batch: the common outputs, or its own perturbed ones."""
+    perturbing = {key: scorer for key, scorer in scorers.items() if _perturbs(scorer)}
+    with torch.enable_grad() if perturbing else torch.inference_mode():
+        images = images.detach().requires_grad_(bool(perturbing))
+        outputs = runner.outputs(images, labels)
+        clean = outputs.detach()
+        views = dict.fromkeys(scorers, clean)
+        for key, scorer in perturbing.items():
+            try:
+                gradients = gradients_of(scorer.detector, outputs, images)
+                views[key] = perturbed_outputs(runner, scorer.detector, images, outputs, gradients)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise  # the caller's to mend, on a smaller batch
+                errors[key] = error
+    return clean, {key: view for key, view in views.items() if key not in errors}
+
+
+def _perturbs(scorer: Scorer) -> bool:
+    """Whether scoring takes a gradient: a step of zero would not use it."""
+    return uses_input_gradient(scorer.method) and step_size(scorer.detector) != 0
+
+
+def _checked_scores(
+    scorer: Scorer, outputs: Outputs, dataset: str, first: int
+) -> NDArray[np.float64]:
+    with torch.no_grad():
+        scores = scorer.detector.score(outputs)
+    name = f"detector '{scorer.method.detector.name}'"
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(outputs),):
+        shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise DetectorError(
+            f"{name} gave {shape} for a batch of {len(outputs)} images; expected [{len(outputs)}]"
+        )
+    values: NDArray[np.float64] = scores.double().cpu().numpy()
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise DetectorError(
+            f"method '{scorer.method.name}': score {values[bad[0]]} for image {first + bad[0]} of "
+            f"'{dataset}' ({len(bad)} of {len(values)} in its batch are not finite)"
+        )
+    return values
+
+
+def _check_batch_invariance(
+    detector: Detector, outputs: Outputs, scores: NDArray[np.float64]
+) -> None:
+    """Scores of a batch must be those of its parts, up to rounding."""
+    cut = len(outputs) // 3
+    if cut == 0:
+        return
+    with torch.no_grad():
+        parts = [detector.score(outputs[:cut]), detector.score(outputs[cut:])]
+    again = torch.cat(parts).double().cpu().numpy()
+    allowed = 1e-3 * scores.std() + 1e-5 * np.abs(scores).max()
+    difference = np.abs(again - scores)
+    worst = int(difference.argmax())
+    if not difference[worst] <= allowed:
+        raise DetectorError(
+            f"scores depend on the batch: image {worst} has {scores[worst]:.6g} in a batch of "
+            f"{len(outputs)} and {again[worst]:.6g} in a part of it"
+        )
+
+
+def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor:
+    """Scores of one batch by one method alone, shape [B].
+
+    Raises:
+        Exception: whatever the detector raises.
+    """
+    errors: dict[str, Exception] = {}
+    _, views = _views(runner, images, None, {"": scorer}, errors)
+    if errors:
+        raise errors[""]
+    with torch.no_grad():
+        return scorer.detector.score(views[""])
+
+
+def sweep_outputs(runner: NetworkRunner, data: ImageArray) -> Iterator[Outputs]:
+    """Outputs of a split, batch by batch, without a graph: a sweep that detectors are fitted on."""
+    for images, labels in runner.batches(data):
+        # no_grad and not inference_mode: what is fitted takes part in gradients later.
+        with torch.no_grad():
+            parts = runner.within_memory(runner.outputs, images, labels)
+        yield from (outputs for _, outputs in parts)

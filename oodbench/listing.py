@@ -1,0 +1,137 @@
+"""What `oodbench list` shows: rows of plain values, and a table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from oodbench.catalog import BUILT_IN, Catalog
+from oodbench.errors import UserError
+from oodbench.models.registry import HEADS, NETWORKS
+
+Row = dict[str, Any]
+"""At least name, status ("ok" or "broken"), summary, source."""
+
+
+def detectors(catalog: Catalog) -> list[Row]:
+    """Every detector; a broken one with its error."""
+    rows = []
+    for name, status in catalog.checked_detectors().items():
+        row: Row = {"name": name, "status": "ok", "summary": "", "source": _source(catalog, name)}
+        if status.info is None:
+            row |= {"status": "broken", "summary": status.error, "error": status.error}
+        else:
+            row |= {
+                "summary": status.info.title,
+                "label": status.info.label,
+                "reference": status.info.reference,
+                "year": status.info.year,
+                "url": status.info.url,
+                "needs": sorted(status.info.needs),
+                "cost": status.info.cost_class,
+                "search_space": {k: list(v) for k, v in status.info.search_space.items()},
+            }
+        rows.append(row | {"path": str(catalog.entry("detector", name).path)})
+    return rows
+
+
+def _source(catalog: Catalog, name: str) -> str:
+    return catalog.entry("detector", name).source
+
+
+def benchmarks(catalog: Catalog) -> list[Row]:
+    """Every benchmark; a broken one with its error."""
+
+    def describe(name: str) -> Row:
+        spec = catalog.benchmark(name)
+        return {
+            "summary": spec.summary,
+            "version": spec.version,
+            "id": spec.id,
+            "ood": list(spec.ood_groups),
+        }
+
+    return _specs(catalog, "benchmark", describe)
+
+
+def datasets(catalog: Catalog) -> list[Row]:
+    """Every data set; a broken one with its error."""
+
+    def describe(name: str) -> Row:
+        spec = catalog.dataset(name)
+        return {
+            "summary": spec.summary,
+            "shape": "x".join(map(str, spec.shape)),
+            "classes": spec.num_classes,
+            "splits": dict(spec.splits),
+            "licence": spec.licence,
+        }
+
+    return _specs(catalog, "dataset", describe)
+
+
+def _specs(catalog: Catalog, kind: Any, describe: Callable[[str], Row]) -> list[Row]:
+    rows = []
+    for name, entry in catalog.entries[kind].items():
+        row: Row = {"name": name, "status": "ok", "summary": "", "source": entry.source}
+        try:
+            row |= describe(name)
+        except UserError as error:
+            row |= {"status": "broken", "summary": error.message, "error": str(error)}
+        rows.append(row | {"path": str(entry.path)})
+    return rows
+
+
+def models(catalog: Catalog) -> list[Row]:
+    """Every network; each can have any head."""
+    return [
+        {
+            "name": name,
+            "status": "ok",
+            "summary": info.summary,
+            "source": BUILT_IN,
+            "heads": list(HEADS),
+        }
+        for name, info in NETWORKS.items()
+    ]
+
+
+LISTERS: Mapping[str, Callable[[Catalog], list[Row]]] = {
+    "detectors": detectors,
+    "benchmarks": benchmarks,
+    "datasets": datasets,
+    "models": models,
+}
+
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "detectors": ("name", "summary", "reference", "needs", "cost", "source"),
+    "benchmarks": ("name", "summary", "id", "ood", "source"),
+    "datasets": ("name", "summary", "shape", "classes", "splits", "source"),
+    "models": ("name", "summary", "heads", "source"),
+}
+
+
+def table(kind: str, rows: list[Row]) -> Table:
+    """The rows as a table; the status is shown where it is not "ok"."""
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in _COLUMNS[kind]:
+        drawn.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in rows:
+        cells = [_text(row.get(column)) for column in _COLUMNS[kind]]
+        if row["status"] != "ok":
+            cells[1] = f"{row['status'].upper()}: {cells[1]}"
+        drawn.add_row(*cells, style=None if row["status"] == "ok" else "red")
+    return drawn
+
+
+def _text(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else escape(str(value))

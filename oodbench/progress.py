@@ -1,0 +1,144 @@
+"""Saying what is going on: a bar on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+class Reporter(Protocol):
+    """Takes what a run has to say while it works."""
+
+    @contextmanager
+    def work(self, total: int) -> Iterator[None]:
+        """A piece of work of `total` stages."""
+        ...
+
+    def stage(self, text: str) -> None:
+        """Say what is being done now."""
+        ...
+
+    def detail(self, text: str) -> None:
+        """Say how far the present stage is."""
+        ...
+
+    def done(self, text: str) -> None:
+        """Say that a stage ended, and with what."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Say something the user should know."""
+        ...
+
+
+class Silent:
+    """Says nothing; warnings go to `warnings.warn`."""
+
+    @contextmanager
+    def work(self, total: int) -> Iterator[None]:
+        """A piece of work."""
+        yield
+
+    def stage(self, text: str) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
+        """Nothing."""
+
+    def done(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """A Python warning."""
+        import warnings
+
+        warnings.warn(text, stacklevel=3)
+
+
+class PlainLines:
+    """One line for each stage that ends, with the seconds since the start."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = time.monotonic()
+
+    @contextmanager
+    def work(self, total: int) -> Iterator[None]:
+        """A piece of work."""
+        self._started = time.monotonic()
+        yield
+
+    def stage(self, text: str) -> None:
+        """Nothing: a line is printed when the stage ends."""
+
+    def detail(self, text: str) -> None:
+        """Nothing."""
+
+    def done(self, text: str) -> None:
+        """One line."""
+        self._print(f"{time.monotonic() - self._started:6.1f} s  {text}")
+
+    def warn(self, text: str) -> None:
+        """One line that says it is a warning."""
+        self._print(f"warning: {text}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """A progress bar with the present stage beside it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+        )
+        self._stage = ""
+
+    @contextmanager
+    def work(self, total: int) -> Iterator[None]:
+        """Show the bar while it lasts."""
+        with self._progress:
+            self._task = self._progress.add_task("", total=total)
+            yield
+
+    def stage(self, text: str) -> None:
+        """Show what is being done."""
+        self._stage = text
+        self._progress.update(self._task, description=text)
+
+    def detail(self, text: str) -> None:
+        """Show how far it is."""
+        self._progress.update(self._task, description=f"{self._stage}: {text}")
+
+    def done(self, text: str) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task)
+
+    def warn(self, text: str) -> None:
+        """One line above the bar."""
+        self._console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def reporter_for(console: Console) -> Reporter:
+    """A bar on a terminal, plain lines elsewhere."""
+    return Bar(console) if console.is_terminal else PlainLines(console)

@@ -1,0 +1,7 @@
+"""Reports: leaderboards made from the records of a run, and from nothing else."""
+
+from __future__ import annotations
+
+from oodbench.report.leaderboard import Leaderboard
+
+__all__ = ["Leaderboard"]

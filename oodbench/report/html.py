@@ -1,0 +1,101 @@
+"""A leaderboard as one web page: no scripts, no other files, readable in light and dark."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, StrictUndefined
+
+from oodbench.report.leaderboard import Leaderboard
+from oodbench.report.tables import TIED_SIGN, full
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ document.title }}</title>
+<style>
+:root { color-scheme: light dark; --text: #1c1e21; --page: #fff; --rule: #d0d4da;
+        --soft: #5b6270; --best: #e3f1e5; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --best: #1f3a26; }
+}
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
+       max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.summary { color: var(--soft); margin: 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+thead th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--rule);
+           font-weight: 600; }
+tbody tr + tr > * { border-top: 1px solid var(--rule); }
+.text { text-align: left; } .long { white-space: normal; min-width: 18rem; }
+.section { text-align: left; font-weight: normal; font-style: italic; padding-top: 1.2rem;
+           border-bottom: 1px solid var(--rule); }
+.best { font-weight: 700; background: var(--best); }
+.mark { display: inline-block; width: .7em; text-align: left; font-weight: normal; }
+.spread { color: var(--soft); font-weight: normal; }
+.notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
+</style>
+</head>
+<body>
+<h1>{{ document.title }}</h1>
+{% for line in document.summary %}
+<p class="summary">{{ line }}</p>
+{% endfor %}
+{% for table in document.tables %}
+<h2>{{ table.title }}</h2>
+<div class="wide">
+<table>
+<thead><tr>
+{% for heading in table.headings %}
+<th scope="col"{% if heading.text %} class="text"{% endif %}>{{ heading.title }}</th>
+{% endfor %}
+</tr></thead>
+{% for section in table.sections %}
+<tbody>
+{% if section.label %}
+<tr><th class="section" colspan="{{ table.headings | length }}">{{ section.label }}</th></tr>
+{% endif %}
+{% for row in section.rows %}
+<tr>
+{% for cell in row %}
+{% set column = loop.index0 %}
+{% if table.headings[column].text %}
+<td class="text{% if cell.text | length > 40 %} long{% endif %}">{{ cell.text }}</td>
+{% else %}
+<td{% if cell.mark == "best" %} class="best"{% endif %}>\
+{% if cell.mark == "best" %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}\
+{% if table.has_marks(column) %}\
+<span class="mark">{{ tied if cell.mark == "tied" }}</span>{% endif %}\
+{% if cell.spread %} <span class="spread">{{ cell.spread }}</span>{% endif %}</td>
+{% endif %}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+{% endfor %}
+</table>
+</div>
+{% endfor %}
+{% if document.notes %}
+<h2>Notes</h2>
+<ul class="notes">
+{% for note in document.notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+</body>
+</html>
+"""
+
+
+def render(leaderboard: Leaderboard) -> str:
+    """The full report. Everything from records is escaped."""
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    document = full(leaderboard, best="bold")
+    return environment.from_string(_PAGE).render(document=document, tied=TIED_SIGN) + "\n"

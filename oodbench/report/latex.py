@@ -1,0 +1,110 @@
+"""A leaderboard as LaTeX tables, to be put into a document that loads booktabs and graphicx."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from oodbench.report.leaderboard import Leaderboard
+from oodbench.report.tables import TIED_SIGN, Cell, Heading, Section, Table, full, wrap
+
+_REPLACEMENTS = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # At the start of a row these would be read as arguments of the \\ before it.
+    "[": "{[}",
+    "*": "{*}",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+}
+_SPECIAL = re.compile("|".join(map(re.escape, _REPLACEMENTS)))
+
+_PARAGRAPH = 40
+"""Columns with longer words than this are set as paragraphs."""
+
+_HEAD = 11
+"""Heads are broken into lines of this many characters."""
+
+
+def render(leaderboard: Leaderboard) -> str:
+    """The full report, a `table` environment for each table and a list of notes."""
+    document = full(leaderboard, best="bold")
+    lines = [r"% \usepackage{booktabs,graphicx}", "", rf"\section*{{{_escaped(document.title)}}}"]
+    lines += [_escaped(line) + r" \\" for line in document.summary[:-1]]
+    lines += [_escaped(line) for line in document.summary[-1:]]
+    for table in document.tables:
+        lines += ["", *_table(table)]
+    if document.notes:
+        lines += ["", r"\begin{itemize}"]
+        lines += [rf"  \item {_escaped(note)}" for note in document.notes]
+        lines += [r"\end{itemize}"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield r"\begin{table}[htbp]"
+    yield r"\centering\setlength{\tabcolsep}{4pt}"
+    yield rf"\caption{{{_escaped(table.title)}}}"
+    # Made smaller only if it is wider than the page.
+    yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    yield rf"\begin{{tabular}}{{{''.join(_alignments(table))}}}"
+    yield r"\toprule"
+    yield _row([_head(heading) for heading in table.headings])
+    for section in table.sections:
+        yield r"\midrule"
+        if section.label:
+            label = rf"\textit{{{_escaped(section.label)}}}"
+            yield rf"\multicolumn{{{len(table.headings)}}}{{l}}{{{label}}} \\"
+        yield from _rows(section)
+    yield r"\bottomrule"
+    yield r"\end{tabular}}"
+    yield r"\end{table}"
+
+
+def _rows(section: Section) -> Iterator[str]:
+    for row in section.rows:
+        yield _row([_cell(cell) for cell in row])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _alignments(table: Table) -> Iterator[str]:
+    for index, heading in enumerate(table.headings):
+        if max(len(cell.text) for cell in table.column(index)) > _PARAGRAPH:
+            yield r"p{0.4\linewidth}"
+        else:
+            yield "l" if heading.text else "r"
+
+
+def _head(heading: Heading) -> str:
+    lines = [_escaped(line) for line in wrap(heading.title, _HEAD)]
+    stack = r" \\ ".join(lines)
+    align = "l" if heading.text else "r"
+    return stack if len(lines) == 1 else rf"\shortstack[{align}]{{{stack}}}"
+
+
+def _cell(cell: Cell) -> str:
+    text = _escaped(cell.text)
+    if cell.mark == "best":
+        text = rf"\textbf{{{text}}}"
+    elif cell.mark == "tied":
+        # Superscript and without width: the digits above and below stay aligned.
+        text += rf"\rlap{{$^{{{TIED_SIGN}}}$}}"
+    return f"{text} {_escaped(cell.spread)}".rstrip()
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(lambda found: _REPLACEMENTS[found[0]], text)

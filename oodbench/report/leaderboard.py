@@ -1,0 +1,565 @@
+"""The leaderboard: what the records of one benchmark say of each method, as frozen values.
+
+Every format shows these values; none computes its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from oodbench.errors import UserError
+from oodbench.metrics import METRICS
+from oodbench.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
+from oodbench.report.estimates import Estimate, Measurement, estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RANKED_BY = "auroc"
+"""Methods are ranked by the mean of this metric over the OOD sets."""
+
+ORACLE = "ood_oracle"
+ORACLE_LABEL = "oracle: tuned on the OOD sets it is tested on"
+
+COUNTS = ("forwards_per_image", "backwards_per_image", "flops_per_image")
+TIMES = (
+    "latency_ms_batch1",
+    "ms_per_image_batched",
+    "relative_to_baseline",
+    "fit_seconds",
+    "tune_seconds",
+)
+COSTS = (*COUNTS, *TIMES, "peak_memory_bytes")
+"""Costs by the names that records use, in the order in which they are shown."""
+
+Mark = Literal["best", "tied"]
+# metric -> OOD set (None for the ID accuracy) -> seed -> what was measured
+Measured = dict[str, dict[str | None, dict[int, Measurement]]]
+
+
+class OodSet(NamedTuple):
+    """An OOD set of the benchmark.
+
+    Attributes:
+        name: the data set's name.
+        group: "near", "far", or whatever the benchmark says; None if it has no group.
+        images: number of test images; None if the records do not say.
+    """
+
+    name: str
+    group: str | None
+    images: int | None
+
+
+class Column(NamedTuple):
+    """What a value is about: one OOD set, the mean of a group, the mean of all, or the worst set.
+
+    Attributes:
+        kind: which of these it is.
+        name: the name of the set or the group; "mean" or "worst" otherwise.
+        sets: names of the OOD sets it is made from.
+    """
+
+    kind: Literal["mean", "worst", "group", "set"]
+    name: str
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One metric of one method in one column.
+
+    Attributes:
+        estimate: mean over seeds with its interval.
+        mark: "best" of the column, "tied" with the best because the intervals overlap, or None.
+        set_name: the set that a value of the column "worst" is of; None in other columns.
+    """
+
+    estimate: Estimate
+    mark: Mark | None
+    set_name: str | None
+
+
+class Choice(NamedTuple):
+    """Detector parameters of one seed, or of one OOD set if a seed has several."""
+
+    seed: int
+    ood_dataset: str | None
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one method costs.
+
+    Attributes:
+        seeds: number of seeds it was measured for.
+        devices: where it was measured.
+        values: by the names of `COSTS` and in the records' units: counts are means over seeds,
+            times are medians, peak memory is the largest. None if no record has a finite value.
+        requires: the five requirements of the DisMax paper's Table 1, by the names of
+            `records.REQUIREMENTS`; true if true for any seed.
+    """
+
+    seeds: int
+    devices: tuple[str, ...]
+    values: Mapping[str, float | None]
+    requires: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method on the leaderboard.
+
+    Attributes:
+        rank: place in its section, methods with equal means sharing one; None if a method has no
+            mean because an OOD set is missing.
+        method: name of the method.
+        model: name of the trained model.
+        loss: loss it was trained with.
+        detector: name of the detector.
+        tuned_on: "none", "fgsm" or "ood_oracle".
+        choices: detector parameters, by seed.
+        seeds: seeds with a value.
+        complete: whether every seed of the leaderboard has a value on every OOD set.
+        entries: by metric and column, where there is a value.
+        id_accuracy: test accuracy of the classifier; None if not recorded.
+        cost: None if not recorded.
+    """
+
+    rank: int | None
+    method: str
+    model: str
+    loss: str
+    detector: str
+    tuned_on: str
+    choices: tuple[Choice, ...]
+    seeds: tuple[int, ...]
+    complete: bool
+    entries: Mapping[tuple[str, Column], Entry]
+    id_accuracy: Estimate | None
+    cost: Cost | None
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it saw data from the OOD sets it is tested on: such rows stand apart."""
+        return self.tuned_on == ORACLE
+
+
+class Absence(NamedTuple):
+    """A method, or some seeds of one, without values.
+
+    Attributes:
+        method: name of the method.
+        detector: name of the detector.
+        status: "skipped" or "failed".
+        reason: why, on one line.
+        seeds: seeds it holds for.
+    """
+
+    method: str
+    detector: str
+    status: str
+    reason: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """Methods of one version of one benchmark, ranked by mean AUROC over the OOD sets.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        version: version of the benchmark.
+        id_dataset: the in-distribution data set.
+        id_images: number of ID test images; None if the records do not say.
+        ood_sets: the OOD sets, group by group; "near" comes first, "far" next.
+        seeds: every seed that any method ran or tried.
+        metrics: names of the metrics recorded, in the order of `metrics.METRICS`.
+        columns: the mean, the worst set, the groups, the sets.
+        rows: methods with values: the ranked ones, then the oracles.
+        absences: methods and seeds that were skipped or failed.
+    """
+
+    benchmark: str
+    version: int
+    id_dataset: str
+    id_images: int | None
+    ood_sets: tuple[OodSet, ...]
+    seeds: tuple[int, ...]
+    metrics: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    absences: tuple[Absence, ...]
+
+    @classmethod
+    def from_records(
+        cls, records: Iterable[QualityRecord], costs: Iterable[CostRecord]
+    ) -> Leaderboard:
+        """Aggregate records over seeds and rank the methods. The order of records does not matter.
+
+        Args:
+            records: quality records of one benchmark, of any number of methods, seeds and sets.
+            costs: cost records of the same benchmark; methods may lack them.
+
+        Raises:
+            UserError: there are no records; they are of several benchmarks, versions or data sets
+                and not comparable; or they contradict each other.
+        """
+        records, costs = list(records), list(costs)
+        benchmark, version, id_dataset = _one_benchmark(records, costs)
+        valid = [record for record in records if record.status == "ok"]
+        by_method: dict[str, list[QualityRecord]] = defaultdict(list)
+        for record in valid:
+            by_method[record.method].append(record)
+        costs_of: dict[str, list[CostRecord]] = defaultdict(list)
+        for cost in costs:
+            costs_of[cost.method].append(cost)
+        ood_sets = _ood_sets(valid)
+        columns = _columns(ood_sets)
+        # A skipped method never ran: its record's seed is none that others lack.
+        seeds = tuple(sorted({record.seed for record in records if record.status != "skipped"}))
+        measured = {method: _measured(mine) for method, mine in by_method.items()}
+        names = {metric for mine in measured.values() for metric in mine}
+        if unknown := names - {*METRICS, ID_ACCURACY}:
+            raise UserError(
+                f"The records have a metric that this version does not know: {min(unknown)}."
+            )
+        rows = [
+            _row(mine, measured[method], columns, seeds, costs_of[method])
+            for method, mine in by_method.items()
+        ]
+        return cls(
+            benchmark=benchmark,
+            version=version,
+            id_dataset=id_dataset,
+            id_images=_one_size(id_dataset, {r.n_id for r in valid if r.metric != ID_ACCURACY}),
+            ood_sets=ood_sets,
+            seeds=seeds,
+            metrics=tuple(metric for metric in METRICS if metric in names),
+            columns=columns,
+            rows=(
+                *_ranked(_marked([row for row in rows if not row.oracle]), columns[0]),
+                *_ranked([row for row in rows if row.oracle], columns[0]),
+            ),
+            absences=_absences(records),
+        )
+
+    @property
+    def groups(self) -> tuple[Column, ...]:
+        """Columns with the mean of a group."""
+        return tuple(column for column in self.columns if column.kind == "group")
+
+    def column(self, kind: Literal["mean", "worst"]) -> Column:
+        """The column with the mean over all OOD sets, or with the worst of them."""
+        return next(column for column in self.columns if column.kind == kind)
+
+    def to_text(self, width: int = 120) -> str:
+        """Plain text, no line wider than `width` characters."""
+        from oodbench.report import terminal
+
+        return terminal.render(self, width)
+
+    def to_markdown(self) -> str:
+        """GitHub-flavoured Markdown."""
+        from oodbench.report import markdown
+
+        return markdown.render(self)
+
+    def to_html(self) -> str:
+        """One web page that needs no other file."""
+        from oodbench.report import html
+
+        return html.render(self)
+
+    def to_latex(self) -> str:
+        """LaTeX tables for a document that loads the packages booktabs and graphicx."""
+        from oodbench.report import latex
+
+        return latex.render(self)
+
+    def to_csv(self) -> str:
+        """A long table: one line for each method, metric and column (`report.exports`)."""
+        from oodbench.report import exports
+
+        return exports.to_csv(self)
+
+    def to_json(self) -> str:
+        """Everything, for programs (`report.exports`)."""
+        from oodbench.report import exports
+
+        return exports.to_json(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A wide table: one row for each method (`report.exports`)."""
+        from oodbench.report import exports
+
+        return exports.to_pandas(self)
+
+
+# --- reading records ---------------------------------------------------------------------------
+
+
+def _one_benchmark(
+    records: Sequence[QualityRecord], costs: Sequence[CostRecord]
+) -> tuple[str, int, str]:
+    """Benchmark, version and ID data set of the records."""
+    if not records:
+        raise UserError(
+            "There are no records to make a leaderboard from.", "Run a benchmark first."
+        )
+    found = sorted({(r.benchmark, r.benchmark_version, r.id_dataset) for r in records})
+    if len(found) > 1:
+        raise UserError(
+            "Records are not comparable: "
+            + " and ".join(f"{name} version {number} (ID: {id_})" for name, number, id_ in found)
+            + ".",
+            "Make one leaderboard for each benchmark and version.",
+        )
+    if others := sorted({cost.benchmark for cost in costs} - {found[0][0]}):
+        raise UserError(
+            f"Costs are not comparable: they are of {', '.join(others)}, "
+            f"the quality records of {found[0][0]}."
+        )
+    return found[0]
+
+
+def _one_size(dataset: str, sizes: set[int | None]) -> int | None:
+    """The number of images of a data set, as the records that say it agree."""
+    known = sorted(size for size in sizes if size is not None)
+    if len(known) > 1:
+        raise UserError(
+            f"Records are not comparable: '{dataset}' was tested with "
+            f"{' and with '.join(map(str, known))} images."
+        )
+    return known[0] if known else None
+
+
+def _ood_sets(records: Sequence[QualityRecord]) -> tuple[OodSet, ...]:
+    groups: dict[str, set[str | None]] = defaultdict(set)
+    sizes: dict[str, set[int | None]] = defaultdict(set)
+    for record in records:
+        if record.ood_dataset is not None:
+            groups[record.ood_dataset].add(record.ood_group)
+            sizes[record.ood_dataset].add(record.n_ood)
+    sets = []
+    for name, found in groups.items():
+        if len(found) > 1:
+            raise UserError(
+                f"Records are not comparable: the OOD set '{name}' is in several groups: "
+                f"{', '.join(sorted(map(str, found)))}."
+            )
+        sets.append(OodSet(name, found.pop(), _one_size(name, sizes[name])))
+    return tuple(sorted(sets, key=lambda each: (_group_order(each.group), each.name)))
+
+
+def _group_order(group: str | None) -> tuple[int, str]:
+    """Harder groups first, then by name; sets without a group last."""
+    if group is None:
+        return 3, ""
+    return {"near": 0, "far": 1}.get(group, 2), group
+
+
+def _columns(ood_sets: Sequence[OodSet]) -> tuple[Column, ...]:
+    names = tuple(each.name for each in ood_sets)
+    groups: dict[str, list[str]] = {}
+    for each in ood_sets:
+        if each.group is not None:
+            groups.setdefault(each.group, []).append(each.name)
+    return (
+        Column("mean", "mean", names),
+        Column("worst", "worst", names),
+        *(Column("group", group, tuple(members)) for group, members in groups.items()),
+        *(Column("set", name, (name,)) for name in names),
+    )
+
+
+def _measured(records: Iterable[QualityRecord]) -> Measured:
+    """What was measured of one method."""
+    found: Measured = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        if record.value is None:
+            continue
+        seen = found[record.metric][record.ood_dataset]
+        new = Measurement(record.value, record.ci_low, record.ci_high)
+        if seen.setdefault(record.seed, new) != new:
+            raise UserError(
+                f"Records contradict each other: '{record.method}', seed {record.seed}, "
+                f"{record.metric} on {record.ood_dataset or record.id_dataset} is recorded twice, "
+                "with different values.",
+                "Give the records of one run.",
+            )
+    return found
+
+
+def _absences(records: Iterable[QualityRecord]) -> tuple[Absence, ...]:
+    seeds: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
+    for record in records:
+        if record.status != "ok":
+            reason = " ".join((record.reason or "no reason recorded").split())
+            seeds[record.method, record.detector, record.status, reason].add(record.seed)
+    # "skipped" before "failed" would hide what needs a person's eye below what does not.
+    ordered = sorted(seeds.items(), key=lambda item: (item[0][2] != "failed", item[0]))
+    return tuple(Absence(*key, tuple(sorted(found))) for key, found in ordered)
+
+
+# --- one method --------------------------------------------------------------------------------
+
+
+def _row(
+    records: Sequence[QualityRecord],
+    measured: Measured,
+    columns: Sequence[Column],
+    seeds: Sequence[int],
+    costs: Sequence[CostRecord],
+) -> Row:
+    """The row of one method, before it is ranked and marked."""
+    described = {(r.method, r.model, r.loss, r.detector, r.tuned_on) for r in records}
+    if len(described) > 1:
+        raise UserError(
+            "Records contradict each other: one method is described as "
+            + " and as ".join(sorted(map(str, described)))
+            + ".",
+            "Give the records of one run.",
+        )
+    method, model, loss, detector, tuned_on = described.pop()
+    entries: dict[tuple[str, Column], Entry] = {}
+    for metric in METRICS:
+        by_set = measured.get(metric, {})
+        for column in columns:
+            entry = _entry(metric, column, by_set)
+            if entry is not None:
+                entries[metric, column] = entry
+    mean = entries.get((RANKED_BY, columns[0]))
+    return Row(
+        rank=None,
+        method=method,
+        model=model,
+        loss=loss,
+        detector=detector,
+        tuned_on=tuned_on,
+        choices=_choices(records),
+        seeds=tuple(sorted({record.seed for record in records})),
+        complete=mean is not None and mean.estimate.seeds == len(seeds),
+        entries=entries,
+        id_accuracy=estimate([measured.get(ID_ACCURACY, {}).get(None, {})]),
+        cost=_cost(costs),
+    )
+
+
+def _entry(
+    metric: str, column: Column, by_set: Mapping[str | None, Mapping[int, Measurement]]
+) -> Entry | None:
+    if column.kind != "worst":
+        found = estimate([by_set.get(name, {}) for name in column.sets])
+        return None if found is None else Entry(found, None, None)
+    each = {name: estimate([by_set.get(name, {})]) for name in column.sets}
+    known = {name: found for name, found in each.items() if found is not None}
+    # The worst of the sets that happen to be there would flatter a method.
+    if not known or len(known) < len(each):
+        return None
+    name = min(known, key=lambda name: (_goodness(metric, known[name]), name))
+    return Entry(known[name], None, name)
+
+
+def _goodness(metric: str, found: Estimate) -> float:
+    """The mean, with its sign turned if lower is better."""
+    return found.mean if METRICS[metric].higher_is_better else -found.mean
+
+
+def _choices(records: Iterable[QualityRecord]) -> tuple[Choice, ...]:
+    by_seed: dict[int, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for record in records:
+        if record.ood_dataset is not None:
+            by_seed[record.seed][record.ood_dataset] = record.detector_params
+    choices = []
+    for seed, by_set in sorted(by_seed.items()):
+        first, *others = (values for _, values in sorted(by_set.items()))
+        if all(values == first for values in others):
+            choices.append(Choice(seed, None, first))
+        else:
+            choices += [Choice(seed, name, values) for name, values in sorted(by_set.items())]
+    return tuple(choices)
+
+
+def _cost(costs: Sequence[CostRecord]) -> Cost | None:
+    if not costs:
+        return None
+
+    def values(name: str) -> list[float]:
+        found = (getattr(cost, name) for cost in costs)
+        return [value for value in found if value is not None and math.isfinite(value)]
+
+    def summary(name: str) -> float | None:
+        found = values(name)
+        if not found:
+            return None
+        if name in COUNTS:
+            return fmean(found)
+        return float(median(found) if name in TIMES else max(found))
+
+    return Cost(
+        seeds=len({cost.seed for cost in costs}),
+        devices=tuple(sorted({cost.device for cost in costs})),
+        values={name: summary(name) for name in COSTS},
+        requires={name: any(getattr(cost, name) for cost in costs) for name in REQUIREMENTS},
+    )
+
+
+# --- all methods -------------------------------------------------------------------------------
+
+
+def _marked(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the best entry of each metric and column marked, and those tied with it.
+
+    A tie is an overlap of two intervals. All methods are tested on the same images, so their
+    difference is known better than the intervals suggest: a paired test would tell apart some
+    methods that are called tied here.
+    """
+    # Several methods may share the best mean, with intervals that differ.
+    best: dict[tuple[str, Column], list[Estimate]] = {}
+    for row in rows:
+        for key, entry in row.entries.items():
+            gap = _goodness(key[0], entry.estimate) - (
+                _goodness(key[0], best[key][0]) if key in best else -math.inf
+            )
+            if gap > 0:
+                best[key] = [entry.estimate]
+            elif gap == 0:
+                best[key].append(entry.estimate)
+
+    def mark(key: tuple[str, Column], found: Estimate) -> Mark | None:
+        if found.mean == best[key][0].mean:
+            return "best"
+        return "tied" if any(found.overlaps(leader) for leader in best[key]) else None
+
+    return [
+        replace(
+            row,
+            entries={
+                key: Entry(entry.estimate, mark(key, entry.estimate), entry.set_name)
+                for key, entry in row.entries.items()
+            },
+        )
+        for row in rows
+    ]
+
+
+def _ranked(rows: Iterable[Row], column: Column) -> list[Row]:
+    """The rows in order of their mean, the best first, those without a mean last."""
+
+    def mean(row: Row) -> float:
+        entry = row.entries.get((RANKED_BY, column))
+        return -math.inf if entry is None else _goodness(RANKED_BY, entry.estimate)
+
+    ordered = sorted(rows, key=lambda row: (-mean(row), row.method))
+    ranked: list[Row] = []
+    for place, row in enumerate(ordered, start=1):
+        shared = ranked[-1].rank if ranked and mean(ranked[-1]) == mean(row) else place
+        ranked.append(replace(row, rank=None if mean(row) == -math.inf else shared))
+    return ranked

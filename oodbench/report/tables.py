@@ -1,0 +1,623 @@
+"""What a report says, as tables of text: the one model that every document format renders."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from oodbench.metrics import METRICS
+from oodbench.records import REQUIREMENTS
+from oodbench.report.estimates import LEVEL, Estimate
+from oodbench.report.leaderboard import (
+    ORACLE_LABEL,
+    RANKED_BY,
+    Absence,
+    Choice,
+    Column,
+    Entry,
+    Leaderboard,
+    Mark,
+    Row,
+)
+
+TIED_SIGN = "="
+"""Follows a value that is tied with the best; ASCII, so that it survives any terminal and font."""
+
+BASELINE_SIGN = "\N{MULTIPLICATION SIGN}"
+SPREAD_SIGN = "\N{PLUS-MINUS SIGN}"
+
+MEBIBYTE = 2.0**20
+
+TUNED_ON = {"none": "-", "fgsm": "FGSM", "ood_oracle": "OOD oracle"}
+
+_REQUIREMENT_TITLES = {
+    "input_preprocessing": "Input preprocessing",
+    "feature_ensemble": "Feature ensemble",
+    "ood_or_adversarial_samples": "OOD or adversarial samples",
+    "post_processing_phase": "Post-processing phase",
+    "ad_hoc_models": "Ad-hoc models",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: what it says; empty if there is nothing to say.
+        mark: whether the value is the best of its column or tied with it.
+        spread: what follows the value and its mark.
+    """
+
+    text: str = ""
+    mark: Mark | None = None
+    spread: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The head of a column.
+
+    Attributes:
+        title: with the unit in brackets.
+        short: the title where space is dear.
+        text: whether the column holds words, which are aligned left and may be wrapped, and not
+            numbers.
+        importance: columns with the smallest number are left out first where a table is too wide;
+            those with 9 never are.
+    """
+
+    title: str
+    short: str
+    text: bool = False
+    importance: int = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Consecutive rows of a table, with a label above them unless it is empty."""
+
+    label: str
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table. Every row has one cell for each heading."""
+
+    title: str
+    headings: tuple[Heading, ...]
+    sections: tuple[Section, ...]
+
+    def column(self, index: int) -> list[Cell]:
+        """The cells of a column, of all sections."""
+        return [row[index] for section in self.sections for row in section.rows]
+
+    def has_marks(self, index: int) -> bool:
+        """Whether any cell of a column is marked, so that room for a sign is needed."""
+        return any(cell.mark for cell in self.column(index))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A report.
+
+    Attributes:
+        title: its title.
+        summary: what was compared, a sentence each.
+        tables: its tables, none of them empty.
+        notes: footnotes, in plain words.
+    """
+
+    title: str
+    summary: tuple[str, ...]
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+
+
+def overview(board: Leaderboard, *, best: str) -> Document:
+    """What a person looks at first: quality with cost, cost, requirements, absences.
+
+    Args:
+        board: the leaderboard.
+        best: how the format shows the best value of a column, in words.
+    """
+    tables = [_leaderboard(board), _costs(board), _requirements(board), _absences(board)]
+    return _document(board, tables, best)
+
+
+def full(board: Leaderboard, *, best: str) -> Document:
+    """The overview, and the tables behind it: each OOD set, each metric, each method.
+
+    Args:
+        board: the leaderboard.
+        best: how the format shows the best value of a column, in words.
+    """
+    sets = [column for column in board.columns if column.kind == "set"]
+    groups = {each.name: each.group for each in board.ood_sets}
+    per_set = [
+        (metric, column, f"{column.name} ({groups[column.name]})" if groups[column.name] else "")
+        for metric in board.metrics
+        for column in sets
+    ]
+    tables = [
+        _leaderboard(board),
+        *(
+            _details(
+                board,
+                f"{METRICS[metric].short_title} on each OOD set (%)",
+                [
+                    (metric, column, title or column.name)
+                    for m, column, title in per_set
+                    if m == metric
+                ],
+            )
+            for metric in ("auroc", "tnr_at_95_tpr")
+            if metric in board.metrics
+        ),
+        _details(
+            board,
+            "All metrics, mean over the OOD sets (%)",
+            [(metric, board.column("mean"), _metric_title(metric)) for metric in board.metrics],
+        ),
+        _costs(board),
+        _requirements(board),
+        _methods(board),
+        _absences(board),
+    ]
+    document = _document(board, tables, best)
+    if {"aupr_in", "aupr_out"} & set(board.metrics):
+        note = "AUPR depends on the numbers of ID and OOD images, which are given at the top."
+        document = replace(document, notes=(*document.notes, note))
+    return document
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters, broken after spaces and the signs + - _ / @ and comma.
+
+    A longer piece without such a sign is cut.
+    """
+    lines = [""]
+    for piece in _pieces(text):
+        if len((lines[-1] + piece).rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += piece
+        while len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return [line.rstrip() for line in lines]
+
+
+def longest_piece(text: str) -> int:
+    """The smallest width at which `wrap` cuts no piece."""
+    return max((len(piece.rstrip()) for piece in _pieces(text)), default=0)
+
+
+def _pieces(text: str) -> list[str]:
+    return re.split(r"(?<=[ +\-_/@,])(?=\S)", text)
+
+
+# --- the document ------------------------------------------------------------------------------
+
+
+def _document(board: Leaderboard, tables: Sequence[Table], best: str) -> Document:
+    return Document(
+        title=f"Benchmark {board.benchmark}, version {board.version}",
+        summary=_summary(board),
+        tables=tuple(table for table in tables if any(part.rows for part in table.sections)),
+        notes=_notes(board, best),
+    )
+
+
+def _summary(board: Leaderboard) -> tuple[str, ...]:
+    by_group: dict[str | None, list[str]] = defaultdict(list)
+    for each in board.ood_sets:
+        size = "" if each.images is None else f" ({each.images:,})"
+        by_group[each.group].append(each.name + size)
+    lines = [
+        f"In-distribution (ID): {board.id_dataset}"
+        + (f", {board.id_images:,} test images." if board.id_images is not None else ".")
+    ]
+    for group, names in by_group.items():
+        kind = "OOD" if group is None else f"{group}-OOD"
+        lines.append(f"{kind[0].upper()}{kind[1:]}: {', '.join(names)}.")
+    if board.seeds:
+        lines.append(f"Seeds: {_list(board.seeds)}.")
+    return tuple(lines)
+
+
+def _notes(board: Leaderboard, best: str) -> tuple[str, ...]:
+    """Footnotes, in plain words: how each number was made, and what it does not say."""
+    found: list[str] = []
+    if board.rows:
+        found += _quality_notes(board, best)
+    if any(row.oracle for row in board.rows):
+        found.append(
+            f"{ORACLE_LABEL[0].upper()}{ORACLE_LABEL[1:]}. Such methods saw what they should not "
+            "have known; they have their own ranking and are never marked as best."
+        )
+    costs = [row.cost for row in board.rows if row.cost is not None]
+    if costs:
+        devices = sorted({device for cost in costs for device in cost.devices})
+        found.append(
+            f"Costs were measured on {', '.join(devices)}: times are medians over seeds, passes "
+            "and operations means, memory the largest. Forwards and backwards are counted; part "
+            f"of a network counts as its share. Time ({BASELINE_SIGN} baseline) is the time of an "
+            "image in a batch over that of the benchmark's reference method. FLOPs count a "
+            "multiply-add as 2."
+            + (" Times on different devices are not comparable." if len(devices) > 1 else "")
+        )
+        found.append("Requirements are the columns of Table 1 of the DisMax paper.")
+    return tuple(found)
+
+
+def _quality_notes(board: Leaderboard, best: str) -> list[str]:
+    means = [row.entries.get((RANKED_BY, board.column("mean"))) for row in board.rows]
+    seeds = {entry.estimate.seeds for entry in means if entry is not None}
+    found = [
+        "Higher scores mean more in-distribution; ID is the positive class unless a metric says "
+        "otherwise. Methods are ranked by mean AUROC over the OOD sets, averaged over seeds."
+    ]
+    interval = (
+        f"The {LEVEL:.0%} interval is that of the mean. It combines, in quadrature and on each "
+        "side, (a) the sampling of the test images: the bootstrap half-width, averaged over seeds "
+        "and OOD sets, not shrunk, because all share test images; "
+    )
+    if seeds - {1}:
+        found.append(
+            f"{SPREAD_SIGN} is the standard deviation over seeds, with seeds - 1 degrees of "
+            "freedom."
+        )
+        interval += (
+            "(b) the spread over seeds: Student's t interval of the mean. With few seeds (b) is "
+            "wide, as it should be. Ends are clipped to 0 and 100%."
+        )
+        if 1 in seeds:
+            interval += " Methods with one seed have (a) alone."
+        found.append(interval)
+    else:
+        found.append(
+            interval
+            + "(b) the spread over seeds, which one seed cannot show: these intervals have (a) "
+            "alone, and say nothing of what another training run would give."
+        )
+    found.append(
+        f"Best of its column: {best}. {TIED_SIGN} after a value: tied with the best, because "
+        "their intervals overlap. Methods are tested on the same images, so a paired test might "
+        "still tell them apart."
+    )
+    found.append("Worst set: the OOD set on which the method does worst, averaged over seeds.")
+    if any(not row.complete for row in board.rows):
+        found.append(
+            "A method with seeds in brackets has fewer than the others: its mean is over other "
+            "training runs than theirs. A method with sets missing has no mean over the sets."
+        )
+    return found
+
+
+_Show = Callable[[float | None], str]
+
+# --- tables ------------------------------------------------------------------------------------
+
+_METHOD = Heading("Method", "Method", text=True)
+_TUNED = Heading("Tuned on", "Tuned on", text=True, importance=7)
+
+
+def _sections(
+    board: Leaderboard,
+    cells: Callable[[Row], tuple[Cell, ...]],
+    key: Callable[[Row], Any] | None = None,
+) -> tuple[Section, ...]:
+    """The ranked methods, and the oracles below them; in the leaderboard's order unless sorted."""
+    parts = []
+    for label, oracle in (("", False), (ORACLE_LABEL, True)):
+        rows = [row for row in board.rows if row.oracle is oracle]
+        if key is not None:
+            rows.sort(key=key)
+        if rows:
+            parts.append(Section(label, tuple(cells(row) for row in rows)))
+    return tuple(parts)
+
+
+def _leaderboard(board: Leaderboard) -> Table:
+    mean, worst = board.column("mean"), board.column("worst")
+    # A group with every set in it would repeat the mean.
+    groups = [column for column in board.groups if column.sets != mean.sets]
+    has_cost = any(row.cost is not None for row in board.rows)
+    headings = [
+        Heading("#", "#", importance=8),
+        _METHOD,
+        _TUNED,
+        *(Heading(f"AUROC {each.name} (%)", f"AUROC {each.name}", importance=8) for each in groups),
+        Heading("AUROC mean (%)", "AUROC mean"),
+        Heading(f"{LEVEL:.0%} interval (%)", f"{LEVEL:.0%} interval", importance=5),
+        Heading("AUROC worst set (%)", "AUROC worst", importance=6),
+        Heading("Worst set", "Worst set", text=True, importance=2),
+        Heading("TNR@95TPR mean (%)", "TNR@95TPR mean", importance=3),
+        Heading("ID accuracy (%)", "ID acc.", importance=1),
+    ]
+    if has_cost:
+        headings += [
+            Heading("Forwards/backwards per image", "Fwd/bwd per image", importance=4),
+            Heading(f"Time ({BASELINE_SIGN} baseline)", f"Time {BASELINE_SIGN}base", importance=7),
+        ]
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        average = row.entries.get(("auroc", mean))
+        lowest = row.entries.get(("auroc", worst))
+        found = [
+            Cell("" if row.rank is None else str(row.rank)),
+            Cell(_name(row, board)),
+            Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
+            *(_value(row.entries.get(("auroc", each))) for each in groups),
+            _value(average, spread=True),
+            Cell(_interval(average.estimate) if average else ""),
+            _value(lowest),
+            Cell((lowest.set_name or "") if lowest else ""),
+            _value(row.entries.get(("tnr_at_95_tpr", mean))),
+            Cell(_percent(row.id_accuracy.mean) if row.id_accuracy else ""),
+        ]
+        if has_cost:
+            forwards, backwards = (
+                _cost_of(row, name) for name in ("forwards_per_image", "backwards_per_image")
+            )
+            both = forwards is not None and backwards is not None
+            found += [
+                Cell(f"{_short(forwards)}/{_short(backwards)}" if both else ""),
+                Cell(_decimal(_cost_of(row, "relative_to_baseline"), 1)),
+            ]
+        return tuple(found)
+
+    title = "Quality (%) and cost" if has_cost else "Quality (%)"
+    return Table(title, tuple(headings), _sections(board, cells))
+
+
+def _details(board: Leaderboard, title: str, columns: Sequence[tuple[str, Column, str]]) -> Table:
+    """Methods against (metric, column) pairs, each under its own title."""
+    headings = (_METHOD, *(Heading(title, title) for _, _, title in columns))
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        values = (
+            _value(row.entries.get((metric, column)), spread=True) for metric, column, _ in columns
+        )
+        return Cell(_name(row, board)), *values
+
+    return Table(title, headings, _sections(board, cells))
+
+
+def _costs(board: Leaderboard) -> Table:
+    mean = board.column("mean")
+    costs = [row.cost for row in board.rows if row.cost is not None]
+
+    def aligned(name: str, unit: float = 1.0) -> _Show:
+        show = _aligned([None if (v := each.values[name]) is None else v / unit for each in costs])
+        return lambda value: show(None if value is None else value / unit)
+
+    def counted(value: float | None) -> str:
+        return _decimal(value, 2 if fractional else 0)
+
+    fractional = any(
+        (each.values[name] or 0) % 1
+        for each in costs
+        for name in ("forwards_per_image", "backwards_per_image")
+    )
+    operations, prefix = _scale([each.values["flops_per_image"] for each in costs])
+    batched = "Batched (ms/image)"
+    times = f"Time ({BASELINE_SIGN} baseline)"
+    flops = f"{prefix}FLOPs per image"
+    columns: list[tuple[str, _Show, Heading]] = [
+        (
+            "ms_per_image_batched",
+            aligned("ms_per_image_batched"),
+            Heading(batched, batched),
+        ),
+        (
+            "relative_to_baseline",
+            lambda value: _decimal(value, 1),
+            Heading(times, f"Time {BASELINE_SIGN}base", importance=8),
+        ),
+        (
+            "latency_ms_batch1",
+            aligned("latency_ms_batch1"),
+            Heading("Latency, batch of 1 (ms)", "Latency, batch 1 (ms)", importance=7),
+        ),
+        (
+            "forwards_per_image",
+            counted,
+            Heading("Forwards per image", "Fwd per image", importance=5),
+        ),
+        (
+            "backwards_per_image",
+            counted,
+            Heading("Backwards per image", "Bwd per image", importance=5),
+        ),
+        (
+            "flops_per_image",
+            aligned("flops_per_image", operations),
+            Heading(flops, flops, importance=4),
+        ),
+        ("fit_seconds", aligned("fit_seconds"), Heading("Fit (s)", "Fit (s)", importance=3)),
+        ("tune_seconds", aligned("tune_seconds"), Heading("Tune (s)", "Tune (s)", importance=3)),
+        (
+            "peak_memory_bytes",
+            lambda value: _decimal(None if value is None else value / MEBIBYTE, 1),
+            Heading("Peak memory (MiB)", "Peak mem. (MiB)", importance=2),
+        ),
+    ]
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        return (
+            Cell(_name(row, board)),
+            _value(row.entries.get(("auroc", mean))),
+            *(Cell(show(_cost_of(row, name))) for name, show, _ in columns),
+        )
+
+    def key(row: Row) -> tuple[float, str]:
+        time = _cost_of(row, "ms_per_image_batched")
+        return math.inf if time is None else time, row.method
+
+    headings = (
+        _METHOD,
+        Heading("AUROC mean (%)", "AUROC mean (%)", importance=6),
+        *(heading for _, _, heading in columns),
+    )
+    return Table("Cost, the fastest first", headings, _sections(board, cells, key) if costs else ())
+
+
+def _requirements(board: Leaderboard) -> Table:
+    def cells(row: Row) -> tuple[Cell, ...]:
+        if row.cost is None:
+            flags = [""] * len(REQUIREMENTS)
+        else:
+            flags = ["Required" if row.cost.requires[name] else "-" for name in REQUIREMENTS]
+        return Cell(row.method), *map(Cell, flags)
+
+    titles = [_REQUIREMENT_TITLES[name] for name in REQUIREMENTS]
+    headings = (_METHOD, *(Heading(title, title, text=True) for title in titles))
+    known = any(row.cost is not None for row in board.rows)
+    return Table("What each method requires", headings, _sections(board, cells) if known else ())
+
+
+def _methods(board: Leaderboard) -> Table:
+    titles = ("Method", "Model", "Loss", "Detector", "Tuned on", "Detector parameters", "Seeds")
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        return (
+            Cell(row.method),
+            Cell(row.model),
+            Cell(row.loss),
+            Cell(row.detector),
+            Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
+            Cell(parameters_text(row.choices)),
+            Cell(_list(row.seeds)),
+        )
+
+    headings = tuple(Heading(title, title, text=True) for title in titles)
+    return Table("Methods", headings, _sections(board, cells))
+
+
+def _absences(board: Leaderboard) -> Table:
+    titles = ("Method", "Status", "Seeds", "Reason")
+    present = {row.method for row in board.rows}
+
+    def seeds(each: Absence) -> str:
+        whole = each.status == "skipped" and each.method not in present
+        return "all" if whole else _list(each.seeds)
+
+    rows = tuple(
+        (
+            Cell(each.method),
+            Cell(each.status),
+            Cell(seeds(each)),
+            Cell(each.reason),
+        )
+        for each in board.absences
+    )
+    headings = tuple(Heading(title, title, text=True) for title in titles)
+    return Table("Skipped and failed", headings, (Section("", rows),))
+
+
+# --- cells -------------------------------------------------------------------------------------
+
+
+def parameters_text(choices: Sequence[Choice]) -> str:
+    """Detector parameters on one line: "epsilon=0.0014, temperature=1000".
+
+    Where seeds chose differently the value reads "per seed"; where the OOD sets of one seed did,
+    "per OOD set".
+    """
+    names = sorted({name for choice in choices for name in choice.values})
+    parts = []
+    for name in names:
+        by_seed: dict[int, set[str]] = defaultdict(set)
+        for choice in choices:
+            by_seed[choice.seed].add(_parameter(choice.values.get(name)))
+        if any(len(values) > 1 for values in by_seed.values()):
+            text = "per OOD set"
+        else:
+            values = set[str]().union(*by_seed.values())
+            text = values.pop() if len(values) == 1 else "per seed"
+        parts.append(f"{name}={text}")
+    return ", ".join(parts) or "-"
+
+
+def _parameter(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_parameter, value)) + "]"
+    return str(value)
+
+
+def _name(row: Row, board: Leaderboard) -> str:
+    """The method's name, with what is missing beside it."""
+    if row.complete:
+        return row.method
+    if len(row.seeds) < len(board.seeds):
+        return f"{row.method} ({len(row.seeds)}/{len(board.seeds)} seeds)"
+    return f"{row.method} (sets missing)"
+
+
+def _value(entry: Entry | None, *, spread: bool = False) -> Cell:
+    if entry is None:
+        return Cell()
+    std = entry.estimate.std if spread else None
+    after = "" if std is None else SPREAD_SIGN + _percent(std)
+    return Cell(_percent(entry.estimate.mean), entry.mark, after)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _interval(found: Estimate) -> str:
+    if found.ci_low is None or found.ci_high is None:
+        return ""
+    return f"{_percent(found.ci_low)}-{_percent(found.ci_high)}"
+
+
+def _metric_title(metric: str) -> str:
+    about = METRICS[metric]
+    return about.short_title + ("" if about.higher_is_better else ", lower is better")
+
+
+def _list(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _cost_of(row: Row, name: str) -> float | None:
+    return None if row.cost is None else row.cost.values[name]
+
+
+def _decimal(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:,.{decimals}f}"
+
+
+def _short(value: float | None) -> str:
+    """At most two decimals, and none that are zero."""
+    return "" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _aligned(values: Sequence[float | None]) -> Callable[[float | None], str]:
+    """A formatter with one number of decimals, at most three: the smallest value keeps two digits.
+
+    Whole numbers have none.
+    """
+    sizes = [abs(value) for value in values if value]
+    if all(size == round(size) for size in sizes):
+        decimals = 0
+    else:
+        decimals = max(0, min(3, 1 - math.floor(math.log10(min(sizes)))))
+    return lambda value: _decimal(value, decimals)
+
+
+def _scale(values: Sequence[float | None]) -> tuple[float, str]:
+    """A power of 1000, and its prefix, that leaves the smallest value at 1 or above."""
+    smallest = min((value for value in values if value), default=1.0)
+    for unit, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if smallest >= unit:
+            return unit, prefix
+    return 1.0, ""

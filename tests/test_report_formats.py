@@ -1,0 +1,457 @@
+"""Every format shows the same leaderboard, whole, and escapes what it must."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from oodbench.metrics import METRICS
+from oodbench.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
+from oodbench.report import Leaderboard, terminal
+from oodbench.report.formats import FORMATS
+from oodbench.report.leaderboard import COSTS, ORACLE_LABEL, Choice
+from oodbench.report.tables import longest_piece, parameters_text, wrap
+
+GROUPS = {"letters": "near", "photo-patches": "far", "uniform-noise": "far", "gauss": "far"}
+SPECIAL = "A+b_c%d&e|f<g>"
+METHODS = {
+    # name: mean AUROC, tuned on
+    "SoftMax+MaxProb": (0.90, "none"),
+    "SoftMax+Energy": (0.91, "none"),
+    "SoftMax+KNN (k=50)": (0.92, "none"),
+    "SoftMax+Mahalanobis": (0.95, "fgsm"),
+    "SoftMax+ODIN": (0.94, "fgsm"),
+    "DisMax+Entropy": (0.96, "none"),
+    "DisMax+Gram matrices": (0.88, "none"),
+    SPECIAL: (0.80, "none"),
+    "SoftMax+ODIN (oracle)": (0.98, "ood_oracle"),
+    "SoftMax+Mahalanobis (oracle)": (0.99, "ood_oracle"),
+}
+SHARED: dict[str, Any] = {
+    "run_id": "run",
+    "benchmark": "toy_set",
+    "benchmark_version": 3,
+    "model": "SoftMax",
+    "loss": "cross_entropy",
+    "detector": "some_detector",
+    "id_dataset": "digits",
+}
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("ood_dataset", "ood_group", "value", "ci_low", "ci_high", "n_id", "n_ood")
+)
+
+
+def quality_records(seeds: int) -> list[QualityRecord]:
+    generator = random.Random(0)
+    records = []
+    for method, (mean, tuned_on) in METHODS.items():
+        for seed in range(seeds):
+            own = {
+                **SHARED,
+                "method": method,
+                "tuned_on": tuned_on,
+                "seed": seed,
+                "detector_params": {"epsilon": 0.0014 * (1 + seed % 2), "temperature": 1000.0},
+            }
+            for name, group in GROUPS.items():
+                for metric in METRICS:
+                    value = min(1.0, max(0.0, mean + generator.gauss(0, 0.01)))
+                    records.append(
+                        QualityRecord(
+                            **own,
+                            ood_dataset=name,
+                            ood_group=group,
+                            metric=metric,
+                            value=value,
+                            ci_low=max(0.0, value - 0.01),
+                            ci_high=min(1.0, value + 0.01),
+                            n_id=1360,
+                            n_ood=500,
+                        )
+                    )
+            accuracy = {**NOTHING, "value": 0.975, "n_id": 1360}
+            records.append(QualityRecord(**own, **accuracy, metric=ID_ACCURACY))
+    own = {**SHARED, "detector_params": {}, "tuned_on": "none", "metric": "auroc", **NOTHING}
+    records.append(
+        QualityRecord(
+            **own, method="DisMax+ReAct", seed=0, status="skipped", reason="needs a linear_head"
+        )
+    )
+    records.append(
+        QualityRecord(
+            **own, method="SoftMax+Vim", seed=1, status="failed", reason="not finite: <inf>"
+        )
+    )
+    return records
+
+
+def cost_records(seeds: int) -> list[CostRecord]:
+    generator = random.Random(1)
+    return [
+        CostRecord(
+            run_id="run",
+            benchmark="toy_set",
+            method=method,
+            detector="some_detector",
+            model="SoftMax",
+            seed=seed,
+            device="cpu",
+            forwards_per_image=1.35,
+            backwards_per_image=1.0,
+            flops_per_image=4.92e6,
+            latency_ms_batch1=generator.uniform(1, 30),
+            ms_per_image_batched=generator.uniform(0.03, 3),
+            relative_to_baseline=generator.uniform(1, 100),
+            fit_seconds=0.8,
+            tune_seconds=33.2,
+            peak_memory_bytes=3 * 2**20,
+            **dict.fromkeys(REQUIREMENTS, method == "SoftMax+Mahalanobis"),
+        )
+        for method in METHODS
+        if method != "SoftMax+Energy"
+        for seed in range(seeds)
+    ]
+
+
+@pytest.fixture(scope="module")
+def board() -> Leaderboard:
+    return Leaderboard.from_records(quality_records(3), cost_records(3))
+
+
+@pytest.fixture(scope="module")
+def without_costs() -> Leaderboard:
+    return Leaderboard.from_records(quality_records(1), [])
+
+
+def mean_of(board: Leaderboard, method: str) -> float:
+    row = next(row for row in board.rows if row.method == method)
+    return row.entries["auroc", board.column("mean")].estimate.mean
+
+
+def unescaped(name: str, text: str) -> str:
+    """The text with the escapes of a format undone, by rules written down here once more."""
+    if name == "md":
+        return re.sub(r"\\([\\`*_\[\]<>|~&$])", r"\1", text)
+    if name == "html":
+        for entity, sign in (("&lt;", "<"), ("&gt;", ">"), ("&#39;", "'"), ("&amp;", "&")):
+            text = text.replace(entity, sign)
+        return text
+    if name == "latex":
+        words = {"textbar": "|", "textless": "<", "textgreater": ">"}
+        text = re.sub(r"\\(textbar|textless|textgreater)\{\}", lambda m: words[m[1]], text)
+        return re.sub(r"\\([&%$#_{}])", r"\1", text)
+    return text
+
+
+# --- all formats -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_method_and_no_reason_is_left_out(name: str, board: Leaderboard) -> None:
+    text = unescaped(name, FORMATS[name](board))
+    for wanted in (*METHODS, "DisMax+ReAct", "needs a linear_head", "SoftMax+Vim", "<inf>"):
+        assert wanted in text, f"{name}: {wanted!r} is missing"
+    assert "skipped" in text
+    assert "failed" in text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_oracles_are_labelled_and_below(name: str, board: Leaderboard) -> None:
+    text = unescaped(name, FORMATS[name](board))
+    assert ORACLE_LABEL in text
+    ranked = [text.index(method) for method in METHODS if "oracle" not in method]
+    assert max(ranked) < text.index("SoftMax+ODIN (oracle)")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_order_of_records_does_not_change_a_byte(name: str, board: Leaderboard) -> None:
+    records, costs = quality_records(3), cost_records(3)
+    random.Random(2).shuffle(records)
+    random.Random(3).shuffle(costs)
+    assert FORMATS[name](Leaderboard.from_records(records, costs)) == FORMATS[name](board)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_seed_and_no_costs(name: str, without_costs: Leaderboard) -> None:
+    text = FORMATS[name](without_costs)
+    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
+    if name in ("table", "md", "html", "latex"):
+        assert "one seed cannot show" in text.replace("\n  ", " ")
+        assert "FLOPs" not in text
+        assert "requires" not in text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_but_skipped_methods(name: str) -> None:
+    records = [record for record in quality_records(1) if record.status == "skipped"]
+    text = unescaped(name, FORMATS[name](Leaderboard.from_records(records, [])))
+    assert "DisMax+ReAct" in text
+    assert "needs a linear_head" in text
+
+
+@pytest.mark.parametrize("name", ["table", "md", "html", "latex"])
+def test_documents_explain_marks_and_intervals(name: str, board: Leaderboard) -> None:
+    text = re.sub(r"\s+", " ", unescaped(name, FORMATS[name](board)))
+    for wanted in (
+        "= after a value: tied with the best, because their intervals overlap",
+        "The 95% interval is that of the mean",
+        "Student",
+        "all share test images",
+        "standard deviation over seeds",
+        "1,360 test images",
+    ):
+        assert wanted in text, f"{name}: {wanted!r} is missing"
+
+
+def test_methods_with_missing_seeds_say_so() -> None:
+    records = [r for r in quality_records(3) if (r.method, r.seed) != ("SoftMax+Energy", 2)]
+    text = Leaderboard.from_records(records, []).to_markdown()
+    assert "| SoftMax+Energy (2/3 seeds)" in text
+    assert "fewer than the others" in text
+
+
+# --- terminal ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_lines_fit_and_numbers_are_whole(width: int, board: Leaderboard) -> None:
+    text = board.to_text(width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for method in METHODS:
+        assert re.search(rf"(?<![\d.]){100 * mean_of(board, method):.1f}(?![\d.])", text)
+
+
+def test_at_120_columns_every_column_of_the_leaderboard_is_there(board: Leaderboard) -> None:
+    text = board.to_text(120)
+    assert "Not shown" not in text
+    head = text.split("Quality (%) and cost")[1].split("\N{BOX DRAWINGS LIGHT HORIZONTAL}")[0]
+    for wanted in ("near", "far", "mean", "interval", "Worst", "95TPR", "acc.", "Fwd/", "base"):
+        assert wanted in head
+
+
+def test_columns_left_out_are_named(board: Leaderboard) -> None:
+    assert "Not shown at this width: " in board.to_text(80)
+    assert "ID accuracy (%)" in board.to_text(80)
+
+
+def test_decimals_are_aligned(board: Leaderboard) -> None:
+    lines = board.to_text(120).splitlines()
+    rows = [line for line in lines if re.match(r"\d ", line)]
+    assert len(rows) == len(METHODS)
+    assert len({row.index("\N{PLUS-MINUS SIGN}") for row in rows}) == 1
+
+
+def test_terminal_marks(board: Leaderboard) -> None:
+    lines = board.to_text(120).splitlines()
+    best, *others = [line for line in lines if re.match(r"\d ", line)]
+    assert f"{100 * mean_of(board, 'DisMax+Entropy'):.1f}*" in best
+    assert not any("*" in line for line in others[-2:])
+    assert any("= " in line for line in others)
+
+
+def test_renderables_are_printed_bold_where_there_are_styles(board: Leaderboard) -> None:
+    console = Console(width=120, force_terminal=True, color_system="standard", file=io.StringIO())
+    with console.capture() as capture:
+        for each in terminal.renderables(board, 120):
+            console.print(each)
+    best = f"{100 * mean_of(board, 'DisMax+Entropy'):.1f}*"
+    assert f"\x1b[1m{best}" in capture.get()
+
+
+def test_a_long_name_without_a_break_is_cut_over_lines() -> None:
+    records = [
+        QualityRecord(**{**vars_of(record), "method": "x" * 90})
+        for record in quality_records(1)
+        if record.method == SPECIAL
+    ]
+    text = Leaderboard.from_records(records, []).to_text(80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "80." in text or "79." in text
+
+
+def vars_of(record: QualityRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in QualityRecord.__dataclass_fields__}
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("SoftMax+Mahalanobis", 12, ["SoftMax+", "Mahalanobis"]),
+        ("one two three", 7, ["one two", "three"]),
+        ("abcdefgh", 3, ["abc", "def", "gh"]),
+        ("", 5, [""]),
+        ("fits", 4, ["fits"]),
+    ],
+)
+def test_wrap(text: str, width: int, lines: list[str]) -> None:
+    assert wrap(text, width) == lines
+
+
+def test_longest_piece() -> None:
+    assert longest_piece("SoftMax+Mahalanobis (x)") == len("Mahalanobis")
+    assert longest_piece("") == 0
+
+
+# --- documents ---------------------------------------------------------------------------------
+
+
+def test_markdown_escapes_and_is_rectangular(board: Leaderboard) -> None:
+    text = board.to_markdown()
+    assert r"| A+b\_c%d\&e\|f\<g\> " in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(tables) == 15  # seven tables in two sections, and one of absences
+    for table in tables:
+        cells = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(cells) == 1, table
+
+
+def test_markdown_marks(board: Leaderboard) -> None:
+    lines = board.to_markdown().splitlines()
+    ranked = [line for line in lines if re.match(r"\| +\d+ \|", line)]
+    mean = f"{100 * mean_of(board, 'DisMax+Entropy'):.1f}"
+    assert f"**{mean}** \N{PLUS-MINUS SIGN}" in ranked[0]
+    assert "= \N{PLUS-MINUS SIGN}" in ranked[1]
+    assert not any("**" in line for line in ranked[-2:])
+
+
+class Tags(HTMLParser):
+    """Checks that tags nest; collects links and the cells of each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows: list[int] = []
+        self.assets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("link", "script", "img") or any(key in ("src", "href") for key, _ in attrs):
+            self.assets.append(tag)
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += int(dict(attrs).get("colspan") or 1)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_well_formed_page(board: Leaderboard) -> None:
+    tags = Tags()
+    text = board.to_html()
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.assets == []
+    assert "A+b_c%d&amp;e|f&lt;g&gt;" in text
+    assert SPECIAL not in text
+    assert "prefers-color-scheme: dark" in text
+    assert f"<strong>{100 * mean_of(board, 'DisMax+Entropy'):.1f}</strong>" in text
+    columns = text.split("<h2>")[1].count('<th scope="col"')
+    assert tags.rows[: len(METHODS) + 2] == [columns] * (len(METHODS) + 2)
+
+
+def test_latex_escapes_and_is_balanced(board: Leaderboard) -> None:
+    text = board.to_latex()
+    assert r"A+b\_c\%d\&e\textbar{}f\textless{}g\textgreater{}" in text
+    assert rf"\textbf{{{100 * mean_of(board, 'DisMax+Entropy'):.1f}}}" in text
+    assert re.search(r"\d\\rlap\{\$\^\{=\}\$\}", text)
+    bare = re.sub(r"\\[\\{}&%$#_]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    for name in ("table", "tabular", "itemize"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") > 0
+    assert text.isascii()
+    body = text.split(r"\begin{tabular}")[1].split(r"\end{tabular}")[0]
+    rows = [line for line in body.splitlines() if re.match(r"\d+ & ", line)]
+    assert len(rows) == len(METHODS)
+    assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+
+
+# --- programs ----------------------------------------------------------------------------------
+
+
+def test_json_holds_every_value_and_no_nan(board: Leaderboard) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} in the JSON")
+
+    content = json.loads(board.to_json(), parse_constant=refuse)
+    assert content["schema_version"] == 1
+    assert (content["benchmark"], content["benchmark_version"]) == ("toy_set", 3)
+    assert [each["method"] for each in content["methods"]] == [row.method for row in board.rows]
+    for row, each in zip(board.rows, content["methods"], strict=True):
+        found = {(q["metric"], q["column_kind"], q["column"]): q for q in each["quality"]}
+        assert len(found) == len(each["quality"]) == len(METRICS) * (2 + 2 + 4) + 1
+        for (metric, column), entry in row.entries.items():
+            quality = found[metric, column.kind, column.name]
+            assert quality["mean"] == entry.estimate.mean
+            assert quality["ci_low"] == entry.estimate.ci_low
+            assert quality["mark"] == entry.mark
+    costs = {each["method"]: each["cost"] for each in content["methods"]}
+    assert costs["SoftMax+Energy"] is None
+    assert costs["SoftMax+ODIN"]["peak_memory_bytes"] == 3 * 2**20
+    assert [each["method"] for each in content["absences"]] == ["SoftMax+Vim", "DisMax+ReAct"]
+
+
+def test_csv_has_a_line_for_each_method_metric_and_column(board: Leaderboard) -> None:
+    lines = list(csv.DictReader(io.StringIO(board.to_csv())))
+    by_key = {(x["method"], x["metric"], x["column_kind"], x["column"]): x for x in lines}
+    assert len(by_key) == len(lines) == len(METHODS) * (len(METRICS) * 8 + 1) + 2
+    line = by_key["DisMax+Entropy", "auroc", "mean", "mean"]
+    assert float(line["mean"]) == pytest.approx(mean_of(board, "DisMax+Entropy"), abs=5e-7)
+    assert (line["rank"], line["mark"], line["seeds"]) == ("1", "best", "3")
+    assert (line["n_id"], line["n_ood"]) == ("1360", "")
+    worst = by_key["DisMax+Entropy", "auroc", "worst", "worst"]
+    assert worst["worst_set"] in GROUPS
+    assert worst["n_ood"] == "500"
+    assert by_key["SoftMax+Mahalanobis", "auroc", "group", "far"]["feature_ensemble"] == "true"
+    assert all(by_key["SoftMax+Energy", "auroc", "mean", "mean"][name] == "" for name in COSTS)
+    assert by_key["DisMax+ReAct", "", "", ""]["status"] == "skipped"
+
+
+def test_pandas_has_a_row_for_each_method(board: Leaderboard) -> None:
+    frame = board.to_pandas()
+    assert list(frame["method"]) == [row.method for row in board.rows] + [
+        "SoftMax+Vim",
+        "DisMax+ReAct",
+    ]
+    assert frame.columns.is_unique
+    first = frame.set_index("method").loc["DisMax+Entropy"]
+    assert first["auroc.mean"] == mean_of(board, "DisMax+Entropy")
+    assert first["auroc.mean.ci_low"] < first["auroc.mean"] < first["auroc.mean.ci_high"]
+    assert first["auroc.worst"] == first[f"auroc.set.{first['auroc.worst.set']}"]
+    assert first["auroc.group.near"] == first["auroc.set.letters"]
+    assert frame.set_index("method").loc["SoftMax+Vim", "status"] == "failed"
+
+
+def test_parameters_text() -> None:
+    same = Choice(0, None, {"temperature": 1000.0, "epsilon": 0.0014})
+    other = Choice(1, None, {"temperature": 1000.0, "epsilon": 0.002})
+    by_set = (Choice(2, "x", {"k": 1}), Choice(2, "y", {"k": 2}))
+    assert parameters_text([same]) == "epsilon=0.0014, temperature=1000"
+    assert parameters_text([same, other]) == "epsilon=per seed, temperature=1000"
+    assert parameters_text(by_set) == "k=per OOD set"
+    assert parameters_text([Choice(0, None, {"taps": ["a", 2.0]})]) == "taps=[a, 2]"
+    assert parameters_text([]) == "-"
+
+
+def test_reports_need_no_torch() -> None:
+    code = (
+        "import sys; from oodbench.report import terminal, markdown, html, latex, exports, formats;"
+        "print([m for m in ('torch', 'pandas', 'scipy.stats') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]"
