@@ -175,8 +175,8 @@ class Catalog:
     def benchmark(self, name: str) -> BenchmarkSpec:
         """A benchmark by name, or by the path of a YAML file.
 
-        A benchmark that says `extends: OTHER` starts from that one: mappings are merged, everything
-        else is replaced.
+        A benchmark that says `extends: OTHER` starts from that one: mappings are merged, a key
+        that is null is taken away, everything else is replaced.
 
         Raises:
             UserError: if there is none, it is not valid, or it extends itself.
@@ -301,6 +301,9 @@ def _built_in_folder() -> Path:
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
+        if value is None:
+            merged.pop(key, None)
+            continue
         old = merged.get(key)
         both = isinstance(old, dict) and isinstance(value, dict)
         merged[key] = _merged(old, value) if both else value  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def run(
     console = _console()
     if dry_run:
         from oodbench.catalog import Catalog
-        from oodbench.report.plan import renderables
+        from oodbench.plan_view import renderables
 
         catalog = Catalog(plugins or ())
         plan = api.plan_run(

@@ -237,7 +237,7 @@ def _unique_names(methods: Iterable[Method], benchmark: BenchmarkSpec) -> None:
             )
         if not all(char.isalnum() or char in "+-_. ()" for char in method.name):
             raise UserError(
-                f"Benchmark '{benchmark.name}': method '{method.name}': a name must do as a folder.",
+                f"Benchmark '{benchmark.name}': method '{method.name}' cannot name a folder.",
                 "Use letters, digits, spaces, and + - _ . ( ).",
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -105,7 +105,12 @@ R = TypeVar("R", QualityRecord, CostRecord)
 
 def to_lines(records: Iterable[QualityRecord | CostRecord]) -> str:
     """JSON, one record a line, keys sorted."""
-    return "".join(canonical_json(asdict(record)) + "\n" for record in records)
+    return "".join(canonical_json(_values(record)) + "\n" for record in records)
+
+
+def _values(record: QualityRecord | CostRecord) -> dict[str, Any]:
+    # Not dataclasses.asdict, which copies every value deeply.
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def read_lines(kind: type[R], path: Path) -> list[R]:

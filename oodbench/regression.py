@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -29,6 +31,12 @@ class LogisticModel:
         many others are in its batch.
         """
         return (features * self.weight).sum(dim=1) + self.bias
+
+
+def _accuracy(model: Any, features: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """What scoring="accuracy" computes, without its checks, which took most of the time."""
+    predicted = features @ model.coef_[0] + np.ravel(model.intercept_)[0] > 0
+    return float(np.mean(predicted == labels))
 
 
 def fit_logistic_regression(
@@ -72,7 +80,7 @@ def fit_logistic_regression(
         fit_intercept=True,
         cv=StratifiedKFold(folds),
         dual=False,
-        scoring="accuracy",
+        scoring=_accuracy,
         solver="newton-cholesky",
         tol=1e-6,
         max_iter=100,

@@ -70,7 +70,7 @@ def measure(
     reference: tuple[Classifier, Scorer] | None,
     images: Tensor,
     *,
-    rounds: int = 7,
+    rounds: int = 5,
 ) -> dict[str, InferenceCost]:
     """Measure every method of a model.
 

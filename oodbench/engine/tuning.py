@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -55,6 +54,11 @@ class TuningData:
     positives: Tensor
     noisy: Tensor
     negatives: Tensor
+
+    def sides(self, *, with_noisy: bool) -> tuple[Tensor, Tensor]:
+        """Positives, with the noisy ones or without, and negatives."""
+        positives = torch.cat([self.positives, self.noisy]) if with_noisy else self.positives
+        return positives, self.negatives
 
     def halves(self) -> tuple[TuningData, TuningData]:
         """The half that fits and the half that selects; they share no original image."""
@@ -173,20 +177,21 @@ def tune(runner: NetworkRunner, method: Method, detector: Detector, data: Tuning
     calibrates = "calibration" in method.detector.needs
     settings = list(_settings(method.search_space))
     fitting, selecting = data.halves()
-    seen = _sweep(runner, method, detector, settings, selecting, with_noisy=calibrates)
-    fitted = (
-        _sweep(runner, method, detector, settings, fitting, with_noisy=True)
-        if calibrates
-        else [None] * len(settings)
-    )
+    sides = [*selecting.sides(with_noisy=calibrates)]
+    if calibrates:
+        sides += fitting.sides(with_noisy=True)
     best: Tuned | None = None
-    for setting, select, fit in zip(settings, seen, fitted, strict=True):
+    for setting, outputs in zip(
+        settings, _sweep(runner, method, detector, settings, sides), strict=True
+    ):
         candidate = detector.with_parameters(**setting)
         with torch.no_grad():
-            if fit is not None:
-                candidate.calibrate(*fit)
-            positives, negatives = (candidate.score(side).double().cpu() for side in select)
-        tnr = metrics.tnr_at_95_tpr(np.asarray(positives), np.asarray(negatives))
+            if calibrates:
+                candidate.calibrate(*outputs[2:])
+            positives, negatives = (
+                candidate.score(side).double().cpu().numpy() for side in outputs[:2]
+            )
+        tnr = metrics.tnr_at_95_tpr(positives, negatives)
         if best is None or tnr > best.tnr:
             best = Tuned(candidate, setting, tnr)
     assert best is not None
@@ -205,29 +210,13 @@ def _sweep(
     method: Method,
     detector: Detector,
     settings: Sequence[Mapping[str, Any]],
-    data: TuningData,
-    *,
-    with_noisy: bool,
-) -> list[tuple[Outputs, Outputs]]:
-    """Outputs of positives and negatives under every setting.
+    sides: Sequence[Tensor],
+) -> Iterator[list[Outputs]]:
+    """Outputs under every setting, for each of several sets of images that are swept as one.
 
     The first forward is made once per batch, the gradient once per combination of the parameters
     other than the step size, and a further forward once per step.
     """
-    positives = torch.cat([data.positives, data.noisy]) if with_noisy else data.positives
-    sides = [
-        _side(runner, method, detector, settings, images) for images in (positives, data.negatives)
-    ]
-    return list(zip(*sides, strict=True))
-
-
-def _side(
-    runner: NetworkRunner,
-    method: Method,
-    detector: Detector,
-    settings: Sequence[Mapping[str, Any]],
-    images: Tensor,
-) -> list[Outputs]:
     perturbs = uses_input_gradient(method)
 
     def compute(images: Tensor, labels: Tensor | None) -> list[Outputs]:
@@ -248,7 +237,10 @@ def _side(
             return views
 
     batches: list[list[Outputs]] = []
-    for batch in images.split(runner.batch_size):
-        batch = batch.to(runner.device, runner.classifier.dtype)
-        batches += [views for _, views in runner.within_memory(compute, batch, None)]
-    return [Outputs.concatenate(parts) for parts in zip(*batches, strict=True)]
+    for batch in torch.cat(list(sides)).split(runner.batch_size):
+        on_device = batch.to(runner.device, runner.classifier.dtype)
+        batches += [views for _, views in runner.within_memory(compute, on_device, None)]
+    ends = list(itertools.accumulate(map(len, sides), initial=0))
+    for parts in zip(*batches, strict=True):
+        outputs = Outputs.concatenate(parts)
+        yield [outputs[start:end] for start, end in itertools.pairwise(ends)]

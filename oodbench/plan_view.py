@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 
-from oodbench.plan import Plan
+from oodbench.plan import Pass, Plan
 
 
 def renderables(plan: Plan) -> list[RenderableType]:
@@ -47,15 +49,20 @@ def _trainings(plan: Plan) -> Table:
 
 
 def _passes(plan: Plan) -> Table:
-    table = _table("Passes (for each seed)", "model", "data", "images", "to", "sweeps", "shared by")
+    """One row for the passes that are alike but for their data."""
+    alike: dict[tuple[Any, ...], list[Pass]] = {}
     for planned in plan.passes:
+        kind = (planned.model, planned.purpose, planned.methods, planned.split, planned.forwards)
+        alike.setdefault(kind, []).append(planned)
+    table = _table("Passes (for each seed)", "model", "to", "data", "images", "methods", "sweeps")
+    for (model, purpose, methods, split, forwards), passes in alike.items():
         table.add_row(
-            planned.model,
-            f"{planned.dataset} {planned.split}",
-            str(planned.images),
-            planned.purpose,
-            planned.forwards + (" (all taps)" if planned.taps else ""),
-            ", ".join(planned.methods),
+            model,
+            purpose,
+            f"{', '.join(planned.dataset for planned in passes)} ({split})",
+            str(sum(planned.images for planned in passes)),
+            ", ".join(methods),
+            forwards + ("; all taps" if passes[0].taps else ""),
         )
     return table
 
