@@ -35,7 +35,7 @@ class LogisticModel:
 
 def _accuracy(model: Any, features: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """What scoring="accuracy" computes, without its checks, which took most of the time."""
-    predicted = features @ model.coef_[0] + np.ravel(model.intercept_)[0] > 0
+    predicted = features @ np.ravel(model.coef_) + np.ravel(model.intercept_) > 0
     return float(np.mean(predicted == labels))
 
 
@@ -89,7 +89,7 @@ def fit_logistic_regression(
         **(later if later.keys() <= known.keys() else {}),
     )
     model.fit((features - shift) / scale, labels)
-    weight = model.coef_[0] / scale
+    weight = np.ravel(model.coef_) / scale
     return LogisticModel(
         torch.from_numpy(weight).to(positives.device),
         float(np.ravel(model.intercept_)[0] - weight @ shift),

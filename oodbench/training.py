@@ -68,7 +68,8 @@ def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: in
         network = models.create(spec.network, num_classes, spec.head, data.images.shape[1])
     images = as_tensor(data, torch.device("cpu")).double()
     std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)
-    return Classifier(network, mean.tolist(), std.clamp_min(1e-3).tolist())
+    classifier = Classifier(network, mean.tolist(), std.clamp_min(1e-3).tolist())
+    return classifier.to(memory_format=torch.channels_last)  # faster sweeps, backward above all
 
 
 def train(

@@ -92,7 +92,7 @@ def measure(
         for contestant in contestants.values():
             stack.enter_context(contestant.runner.attached())
         batched = _rounds(contestants, lambda method: method.seconds(images), rounds)
-        single = _rounds(contestants, lambda method: method.seconds(images[:1]), 2 * rounds)
+        single = _rounds(contestants, lambda method: method.seconds(images[:1]), rounds + 2)
         return {
             key: _cost(method, images, single[key], batched[key], batched.get(_REFERENCE))
             for key, method in methods.items()
@@ -122,13 +122,14 @@ def _cost(
     reference_seconds: float | None,
 ) -> InferenceCost:
     network = method.classifier.network
-    meter = SweepMeter(network, method.classifier.normalised(images[:1]))
-    with meter.counting(len(images)):
-        method.score(images)
+    few = images[:16]  # counts per image do not depend on how many there are
+    meter = SweepMeter(network, method.classifier.normalised(few))
+    with meter.counting(len(few)):
+        method.score(few)
     return InferenceCost(
         forwards=round(meter.forwards, 6),
         backwards=round(meter.backwards, 6),
-        flops=count_flops(lambda: method.score(images)) / len(images),
+        flops=count_flops(lambda: method.score(few)) / len(few),
         latency_ms=1e3 * single_seconds,
         ms_per_image=1e3 * batch_seconds / len(images),
         relative=None if reference_seconds is None else batch_seconds / reference_seconds,

@@ -109,7 +109,8 @@ class NetworkRunner:
             labels = None
             if data.labels is not None:
                 labels = torch.from_numpy(data.labels[rows]).to(self.device)
-            yield scaled.to(self.classifier.dtype), labels
+            images = scaled.to(self.classifier.dtype, memory_format=torch.channels_last)
+            yield images, labels
             start = rows.stop
 
     def within_memory(

@@ -165,8 +165,7 @@ class _Run:
             on_stage=self.say.detail,
         )
         self.say.detail("confidence intervals")
-        for method in todo:
-            self._store(method, seed, evaluation)
+        self._store(todo, seed, evaluation)
         self._write("running")
         accuracy = 100 * evaluation.correct.mean()
         source = "checkpoint from the cache" if trained_before else "trained"
@@ -202,21 +201,27 @@ class _Run:
 
     # --- results to records --------------------------------------------------------------------
 
-    def _store(self, method: Method, seed: int, evaluation: Evaluation) -> None:
-        result = evaluation.results[method.name]
-        key = method.name, seed
-        if result.notes:
-            self.notes[f"{method.name}/seed{seed}"] = result.notes
-        if result.error is not None:
-            log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
-            reason = _reason(result.error)
-            self.records[key] = self._missing(
-                method.name, method.model, method.detector.name, seed, "failed", reason
-            )
-            return
-        self.directory.write_scores(key, result.scores)
-        self.costs[key] = self._cost_record(method, seed, result)
-        self.records[key] = list(self._quality_records(method, seed, evaluation))
+    def _store(self, methods: Sequence[Method], seed: int, evaluation: Evaluation) -> None:
+        """Turn the results of a model and seed into scores, costs and records."""
+        for method in methods:
+            result = evaluation.results[method.name]
+            if result.notes:
+                self.notes[f"{method.name}/seed{seed}"] = result.notes
+            if result.error is not None:
+                log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
+                self.records[method.name, seed] = self._missing(
+                    method.name,
+                    method.model,
+                    method.detector.name,
+                    seed,
+                    "failed",
+                    _reason(result.error),
+                )
+                continue
+            key = method.name, seed
+            self.directory.write_scores(key, result.scores)
+            self.costs[key] = self._cost_record(method, seed, result)
+            self.records[key] = list(self._quality_records(method, seed, evaluation))
 
     def _quality_records(
         self, method: Method, seed: int, evaluation: Evaluation
