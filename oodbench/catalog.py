@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,8 @@ from oodbench.yamlfile import named_as_file, read_mapping, read_spec, validate
 ENTRY_POINT_GROUP = "oodbench.plugins"
 PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
 BUILT_IN = "built-in"
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["detector", "benchmark", "dataset"]
 _FOLDERS: Mapping[Kind, tuple[str, str]] = {
@@ -182,9 +185,13 @@ class Catalog:
             UserError: if there is none, it is not valid, or it extends itself.
         """
         given = Path(name).expanduser()
-        if given.suffix in (".yaml", ".yml") or given.is_file():
+        # A name is a name even where a file is called so; a path has a folder or a suffix.
+        if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
             if not given.is_file():
-                raise UserError(f"There is no benchmark file {given}.")
+                raise UserError(
+                    f"There is no benchmark file {given}.",
+                    "Give the path of a YAML file, or a name of `oodbench list benchmarks`.",
+                )
             path = given
         else:
             path = self.entry("benchmark", name).path
@@ -201,9 +208,17 @@ class Catalog:
         parent = content.pop("extends", None)
         if parent is None:
             return content
-        if not isinstance(parent, str):
-            raise UserError(f"{path}: extends: expected the name of a benchmark, not {parent!r}.")
+        if not isinstance(parent, str) or Path(parent).name != parent:
+            raise UserError(
+                f"{path}: extends: expected the name of a benchmark, not {parent!r}.",
+                "It is looked for beside this file, then among `oodbench list benchmarks`.",
+            )
         beside = path.with_name(f"{parent}.yaml")
+        if not beside.is_file() and parent not in self.entries["benchmark"]:
+            raise UserError(
+                f"{path}: extends: there is no benchmark '{parent}'.",
+                did_you_mean(parent, self.entries["benchmark"]),
+            )
         base = beside if beside.is_file() else self.entry("benchmark", parent).path
         return _merged(self._inherited(base, [*below, path.resolve()]), content)
 
@@ -223,8 +238,18 @@ def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
             )
     try:
         return cls(**parameters)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"Detector '{cls.info.name}': {error}.") from error
+    except Exception as error:  # a user's code: whatever it raises is about this detector
+        problem = (str(error).splitlines() or [""])[0].replace(f"{cls.__name__}.__init__() ", "")
+        if not isinstance(error, TypeError | ValueError):
+            problem = f"{type(error).__name__}: {problem}"
+        raise UserError(
+            f"Detector '{cls.info.name}' cannot be made with {_arguments(parameters)}: {problem}."
+        ) from error
+
+
+def _arguments(parameters: Mapping[str, Any]) -> str:
+    shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+    return shown or "its defaults"
 
 
 def load_class(path: Path) -> type[Detector]:
@@ -246,7 +271,7 @@ def load_class(path: Path) -> type[Detector]:
         try:
             spec.loader.exec_module(module)
         except BaseException as error:
-            del sys.modules[module_name]
+            sys.modules.pop(module_name, None)
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise BrokenDetectorError(_explain_import(error, path)) from error
@@ -255,13 +280,14 @@ def load_class(path: Path) -> type[Detector]:
         if own and value.info.name == path.stem:
             found: type[Detector] = value
             return found
+    sys.modules.pop(module_name, None)
     raise BrokenDetectorError(
         f'declares no detector: no class is decorated with @register("{path.stem}")'
     )
 
 
 def _explain_import(error: BaseException, path: Path) -> str:
-    line = getattr(error, "lineno", None)
+    line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
     while trace is not None and line is None:
         if trace.tb_frame.f_code.co_filename == str(path):
@@ -273,22 +299,37 @@ def _explain_import(error: BaseException, path: Path) -> str:
 
 
 def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
-    yield BUILT_IN, _built_in_folder()
+    built_in = _built_in_folder()
+    yield BUILT_IN, built_in
     variable = os.environ.get(PLUGINS_VARIABLE, "")
     named = [Path(part).expanduser().resolve() for part in variable.split(os.pathsep) if part]
-    for folder in dict.fromkeys([*plugins, *named]):
+    folders = dict.fromkeys([*plugins, *named])
+    folders.pop(built_in.resolve(), None)  # in a checkout, `--plugins .` names what is there anyway
+    for folder in folders:
         if not any((folder / subfolder).is_dir() for subfolder, _ in _FOLDERS.values()):
-            found = "is not a folder" if not folder.is_dir() else "holds none of them"
+            found = "has none of the sub-folders" if folder.is_dir() else "is not a folder"
             raise UserError(
                 f"Plug-in folder {folder} {found}.",
-                "A plug-in folder has sub-folders detectors/, benchmarks/ or data_manifests/.",
+                "Plug-ins lie in sub-folders called detectors/, benchmarks/ and data_manifests/.",
             )
         yield str(folder), folder
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
-        spec = importlib.util.find_spec(point.module)
-        for location in (spec.submodule_search_locations or ()) if spec else ():
-            distribution = point.dist.name if point.dist else point.name
-            yield f"distribution {distribution}", Path(location)
+        distribution = point.dist.name if point.dist else point.name
+        for location in _package_folders(point.module, distribution):
+            yield f"distribution {distribution}", location
+
+
+def _package_folders(package: str, distribution: str) -> list[Path]:
+    """Where a package lies; nowhere, with a warning, if its distribution is broken."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except Exception as error:  # finding a.b imports a, which may do anything
+        log.warning("plug-ins of %s left out: %s: %s", distribution, package, error)
+        return []
+    if spec is None or not spec.submodule_search_locations:
+        log.warning("plug-ins of %s left out: there is no package %s", distribution, package)
+        return []
+    return [Path(location) for location in spec.submodule_search_locations]
 
 
 def _built_in_folder() -> Path:

@@ -30,28 +30,29 @@ def cache_folder() -> Path:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or closed disk into a message that says what to do."""
+    """Turn the errors of a full or closed disk into a message that says what to do.
+
+    Other errors too: a place that the system refuses for whatever reason is the user's to change.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"No space left on the disk while writing {path}.",
-                "What was stored before is whole. Free some space, then run the same command "
-                "again with --resume.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"Cannot write {path}: {error.strerror}.",
-                "Choose another folder with --out (runs) or OODBENCH_CACHE (checkpoints).",
+                "What was stored before is whole. Free some space, then repeat the command "
+                "(`oodbench run` with --resume).",
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(
                 f"Cannot write {path}: {error.strerror}.",
                 "A file stands where a folder is needed, or the other way round; "
-                "choose another folder with --out.",
+                "choose another place with --out.",
             ) from error
-        raise
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Choose another place with --out (runs, reports) or OODBENCH_CACHE (checkpoints).",
+        ) from error
 
 
 def make_folder(path: Path) -> Path:

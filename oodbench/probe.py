@@ -5,13 +5,15 @@ Run in a process of its own, so that the one that makes a list imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from oodbench.files import cache_folder, digest, make_folder, write_atomic
+from oodbench.errors import UserError
+from oodbench.files import cache_folder, digest, write_atomic
 from oodbench.inspection import BrokenDetectorError
 
 
@@ -24,27 +26,38 @@ def probe(files: Sequence[Path]) -> dict[Path, str | None]:
     Returns:
         file -> why it does not import, or None.
     """
-    remembered = make_folder(cache_folder() / "probed")
+    remembered = cache_folder() / "probed"
     marks = {file: remembered / digest(file.read_bytes(), sys.version) for file in files}
     unknown = [file for file in files if not marks[file].exists()]
     errors: dict[Path, str | None] = dict.fromkeys(files)
-    if unknown:
-        done = subprocess.run(
-            [sys.executable, "-m", "oodbench.probe", *map(str, unknown)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        try:
-            found = json.loads(done.stdout.splitlines()[-1])
-        except (json.JSONDecodeError, IndexError):
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            found = {str(file): f"stops Python while it is imported: {last}" for file in unknown}
-        for file in unknown:
-            errors[file] = found[str(file)]
-            if errors[file] is None:
+    for file, error in _import_elsewhere(unknown).items():
+        errors[file] = error
+        if error is None:
+            # A cache that cannot be written costs time, not the list.
+            with contextlib.suppress(UserError):
                 write_atomic(marks[file], "")
     return errors
+
+
+def _import_elsewhere(files: Sequence[Path]) -> dict[Path, str | None]:
+    """File -> why it does not import, or None; found by one other process for all files."""
+    if not files:
+        return {}
+    done = subprocess.run(
+        [sys.executable, "-m", "oodbench.probe", *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+        return {file: found[str(file)] for file in files}
+    except (ValueError, IndexError, KeyError, TypeError):
+        pass
+    if len(files) > 1:  # one of them stops Python: find out which
+        return {file: error for one in files for file, error in _import_elsewhere([one]).items()}
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return {files[0]: f"stops Python while it is imported: {last}"}
 
 
 def _main(files: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,21 +41,29 @@ class RunDirectory:
 
     def exists(self) -> bool:
         """Whether there is a run in the folder."""
-        return self.description_path.exists()
+        try:
+            return self.description_path.exists()
+        except PermissionError:
+            return False  # what cannot be looked into cannot be written either: `create` says so
 
     def create(self) -> None:
-        """Make the folder.
+        """Make the folder of a new run.
 
         Raises:
-            UserError: if it cannot be written, or holds something else.
+            UserError: if it cannot be written, or holds something.
         """
-        self.clean()
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not self.exists():
+        make_folder(self.folder)
+        try:
+            held = [entry.name for entry in self.folder.iterdir()]
+        except OSError as error:
+            raise UserError(f"Cannot read {self.folder}: {error.strerror}.") from error
+        # What a killed run was in the middle of writing does not count.
+        if not all(name.startswith(TEMPORARY_PREFIX) for name in held):
             raise UserError(
                 f"{self.folder} is not empty and holds no run.",
                 "Choose an empty or a new folder with --out.",
             )
-        make_folder(self.folder)
+        self.clean()
 
     def clean(self) -> None:
         """Remove what a killed run was in the middle of writing."""
@@ -117,7 +126,7 @@ class RunDirectory:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"Cannot read the scores in {path}: {error}.") from error
 
     def has_scores(self, key: Key, names: Iterable[str]) -> bool:

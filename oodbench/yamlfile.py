@@ -24,7 +24,13 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *alias`, which may be repeated
+                if _contains(value_node, node, set()):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, "'<<' merges a mapping into itself", key_node.start_mark
+                    )
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
                 raise yaml.constructor.ConstructorError(
@@ -57,14 +63,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise UserError(f"{place}: not valid YAML: {error.problem}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: what looks like a date or a number and is none, such as 2020-13-45.
+        problem = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{path}: not valid YAML: {problem}.") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: expected keys and values, found {_type_name(content)}.",
             "A file starts like this: 'schema_version: 1'.",
         )
-    _refuse_cycles(content, path, [], set())
+    _refuse_cycles(content, path, [], set(), set())
     return content
 
 
@@ -88,7 +96,7 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
         elif error["type"] == "value_error":
             message = str(error["ctx"]["error"])
         else:
-            message = f"{message[0].lower()}{message[1:]}, not {error['input']!r}"
+            message = f"{message[0].lower()}{message[1:]}, not {_shown(error['input'])}"
         more = failure.error_count() - 1
         if more:
             hint = f"{hint} ({more} more like it below it)".strip()
@@ -125,8 +133,27 @@ def _type_name(value: Any) -> str:
     )
 
 
-def _refuse_cycles(value: Any, path: Path, keys: list[str], above: set[int]) -> None:
-    if not isinstance(value, dict | list):
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _contains(node: yaml.Node, wanted: yaml.Node, seen: set[int]) -> bool:
+    """Whether a node is inside another one."""
+    if node is wanted:
+        return True
+    if id(node) in seen or not isinstance(node.value, list):
+        return False
+    seen.add(id(node))
+    below = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
+    return any(_contains(part, wanted, seen) for part in below)
+
+
+def _refuse_cycles(
+    value: Any, path: Path, keys: list[str], above: set[int], harmless: set[int]
+) -> None:
+    if not isinstance(value, dict | list) or id(value) in harmless:
         return
     if id(value) in above:
         raise UserError(
@@ -135,16 +162,24 @@ def _refuse_cycles(value: Any, path: Path, keys: list[str], above: set[int]) -> 
         )
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
-        _refuse_cycles(item, path, [*keys, str(key)], above | {id(value)})
+        _refuse_cycles(item, path, [*keys, str(key)], above | {id(value)}, harmless)
+    harmless.add(id(value))  # an alias is looked into once, however often it is used
 
 
 def _keys_beside(spec: type[Spec], location: tuple[int | str, ...]) -> list[str]:
     """Keys allowed where a validation error occurred."""
     annotation: Any = spec
     for part in location[:-1]:
+        if _is_mapping(annotation):  # `part` is a name that the user gave, such as a model's
+            annotation = typing.get_args(annotation)[1]
+            continue
         fields = _spec_in(annotation).model_fields
         annotation = fields[part].annotation if part in fields else annotation
     return list(_spec_in(annotation).model_fields)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is dict
 
 
 def _spec_in(annotation: Any) -> type[Spec]:

@@ -1,0 +1,43 @@
+# `make run` and `make test` do everything on a fresh machine: virtual environment, installation,
+# then the work. uv is used if it is there, pip otherwise.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: run test lint format bench clean
+
+run: $(INSTALLED)        ## the main job: train, score, measure, print both leaderboards
+	$(BIN)/oodbench run $(ARGS)
+
+test: $(INSTALLED)       ## the test suite
+	$(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED)       ## ruff and mypy --strict, as pre-commit runs them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)      ## speed comparisons, each side by side in one run
+	$(BIN)/python tests/speed/metrics.py
+	$(BIN)/python tests/speed/shared_pass.py
+
+$(INSTALLED): pyproject.toml
+ifdef UV
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python -e '.[dev]'
+else
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing (torch is large: a few minutes on a first time) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+endif
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
