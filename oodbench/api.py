@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oodbench.catalog import Catalog, DetectorStatus
-from oodbench.plan import Plan, make_plan
+from oodbench.errors import UserError
+from oodbench.plan import Method, Plan, make_plan
 from oodbench.progress import Reporter, Silent
 from oodbench.records import CostRecord, QualityRecord
 from oodbench.rundir import RunDirectory
@@ -97,11 +98,31 @@ def run(
     Raises:
         UserError: if something that was asked for is not there or not valid.
     """
+    catalog = Catalog(plugins)
+    # Misspelt names are found before torch is loaded, which takes seconds.
+    plan_run(catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods)
+
     from oodbench.engine.device import find_device
     from oodbench.engine.run import run as carry_out
 
-    catalog = Catalog(plugins)
-    plan = plan_run(catalog, benchmark, catalog.imported_detectors(), seeds=seeds, methods=methods)
+    def refusal(method: Method) -> str | None:
+        """Found before anything is trained: a parameter that the detector does not take."""
+        try:
+            catalog.load_detector(method.detector.name, method.parameters)
+        except UserError as error:
+            if method.asked_for:
+                raise
+            return error.message.rstrip(".")
+        return None
+
+    plan = plan_run(
+        catalog,
+        benchmark,
+        catalog.imported_detectors(),
+        seeds=seeds,
+        methods=methods,
+        refusal=refusal,
+    )
     folder = Path(out) if out is not None else default_folder(plan.benchmark.name, resume=resume)
     outcome = carry_out(
         plan,
@@ -121,6 +142,7 @@ def plan_run(
     *,
     seeds: int,
     methods: Sequence[str] | None,
+    refusal: Callable[[Method], str | None] = lambda method: None,
 ) -> Plan:
     """The plan of a run, without doing any of it.
 
@@ -128,7 +150,7 @@ def plan_run(
         UserError: as `oodbench.plan.make_plan`.
     """
     spec = catalog.benchmark(str(benchmark))
-    return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods)
+    return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)
 
 
 def default_folder(benchmark: str, *, resume: bool) -> Path:

@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 
 
+_FORM = "warning: %(message)s"
+
 # Typer carries its own click in some versions and uses the package in others.
 _UsageError: Any = next(
     cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException"
@@ -223,7 +225,8 @@ def main() -> None:
     """Entry point of the `oodbench` command: errors of the user's become one or two lines."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
+    level, form = (logging.DEBUG, logging.BASIC_FORMAT) if debug else (logging.WARNING, _FORM)
+    logging.basicConfig(level=level, format=form)
     for library in ("matplotlib", "PIL", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -236,8 +239,9 @@ def main() -> None:
             _say(error.hint)
         code = ExitCode.USAGE
     except _UsageError as error:
-        error.show()
-        code = error.exit_code
+        _say(f"error: {_usage_problem(error)}")
+        _say(f"See `{_command_of(error)} --help`.")
+        code = ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
         _say("Interrupted.")
         code = ExitCode.INCOMPLETE
@@ -245,6 +249,18 @@ def main() -> None:
         code = ExitCode.OK  # the reader of our output, such as `head`, has had enough
         sys.stderr.close()
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _usage_problem(error: Any) -> str:
+    """What the command line's parser found, in one line."""
+    # Some versions of typer validate with pydantic, which puts this before its messages.
+    text = " ".join(error.format_message().split()).replace("Value error, ", "")
+    return text if text.endswith((".", "?", ")")) else f"{text}."
+
+
+def _command_of(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return str(context.command_path) if context else "oodbench"
 
 
 def _say(text: str) -> None:

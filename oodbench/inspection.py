@@ -50,10 +50,14 @@ def read_detector(path: Path) -> Reading:
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        compile(tree, str(path), "exec", dont_inherit=True)  # finds what the grammar lets pass
     except SyntaxError as error:
         raise BrokenDetectorError(f"line {error.lineno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise BrokenDetectorError("cannot be read: it is not UTF-8 text") from error
     except (OSError, ValueError) as error:
-        raise BrokenDetectorError(f"cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BrokenDetectorError(f"cannot be read: {reason}") from error
     for line, package in _imported_packages(tree):
         if not _is_installed(package):
             raise BrokenDetectorError(f"line {line}: No module named '{package}'")
@@ -86,10 +90,16 @@ def _declaration(tree: ast.Module, path: Path) -> DetectorInfo:
         raise BrokenDetectorError(
             f"line {call.lineno}: registers '{name}', but the file is called {path.name}"
         )
-    for need in arguments.get("needs", ()):
+    needs = arguments.get("needs", ())
+    if not isinstance(needs, list | tuple | set):
+        raise BrokenDetectorError(
+            f'line {call.lineno}: @register: needs: expected a tuple such as ("fit",), '
+            f"not {needs!r}"
+        )
+    for need in needs:
         if need not in NEEDS:
             raise BrokenDetectorError(
-                f"line {call.lineno}: unknown need '{need}'. {did_you_mean(need, NEEDS)}"
+                f"line {call.lineno}: unknown need '{need}'. {did_you_mean(str(need), NEEDS)}"
             )
     docstring = ast.get_docstring(node) or node.name
     try:
@@ -151,6 +161,19 @@ def _provides(module: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", _text_of_module(module)) is not None
 
 
+def _keys(node: ast.expr) -> list[ast.expr]:
+    return [key for key in node.keys if key is not None] if isinstance(node, ast.Dict) else []
+
+
+def _constructor_arguments(node: ast.ClassDef) -> set[str]:
+    """Names that a class's own `__init__` takes."""
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            arguments = statement.args
+            return {argument.arg for argument in (*arguments.args[1:], *arguments.kwonlyargs)}
+    return set()
+
+
 def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
@@ -161,12 +184,17 @@ class _TopLevel:
     """Whether running a file's top level can fail, judged by its statements.
 
     Judged certain: imports of modules that are there and mention the name, definitions and
-    assignments whose evaluated parts are literals and names already bound. All else is uncertain.
+    assignments whose evaluated parts are literals and names already bound, a class that is
+    registered if it derives from Detector and takes what its search space names. All else is
+    uncertain.
     """
+
+    HARMLESS_DECORATORS = frozenset({"staticmethod", "classmethod", "property", "override"})
 
     def __init__(self, tree: ast.Module) -> None:
         self.tree = tree
         self.bound: set[str] = set(dir(builtins)) | {"__name__", "__file__"}
+        self.bases: set[str] = set()  # of what is bound, what was imported or is a class
         self.lazy_annotations = any(
             isinstance(node, ast.ImportFrom)
             and node.module == "__future__"
@@ -183,7 +211,9 @@ class _TopLevel:
                 self.bound |= {(alias.asname or alias.name).split(".")[0] for alias in names}
                 return all("." not in alias.name or _text_of_module(alias.name) for alias in names)
             case ast.ImportFrom(module=module, names=names, level=0) if module:
-                self.bound |= {alias.asname or alias.name for alias in names}
+                imported = {alias.asname or alias.name for alias in names}
+                self.bound |= imported
+                self.bases |= imported
                 return all(_provides(module, alias.name) for alias in names)
             case ast.Expr(value=ast.Constant()) | ast.Pass():
                 return True
@@ -199,20 +229,37 @@ class _TopLevel:
                 self.bound.add(node.name)
                 return certain
             case ast.ClassDef():
+                outside = set(self.bound)  # what a class binds inside itself is not seen outside
                 certain = self._class(node)
-                self.bound.add(node.name)
+                self.bound = outside | {node.name}
+                self.bases.add(node.name)
                 return certain
-            case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=[]):
-                return True
+            case ast.If(test=ast.Name(id="TYPE_CHECKING" as name), orelse=[]):
+                return name in self.bound
         return False
 
     def _class(self, node: ast.ClassDef) -> bool:
         return (
-            all(self._value(decorator) for decorator in node.decorator_list)
-            and all(self._value(base) for base in node.bases)
+            all(self._registration(decorator, node) for decorator in node.decorator_list)
+            and all(isinstance(base, ast.Name) and base.id in self.bases for base in node.bases)
             and not node.keywords
             and all(self._statement(statement) for statement in node.body)
         )
+
+    def _registration(self, decorator: ast.expr, node: ast.ClassDef) -> bool:
+        """Whether a class's decorator is `register(...)` and will accept the class."""
+        match decorator:
+            case ast.Call(func=ast.Name(id="register" as name), args=args, keywords=keywords):
+                values = [*args, *(keyword.value for keyword in keywords)]
+                spaces = [keyword.value for keyword in keywords if keyword.arg == "search_space"]
+                searched = {ast.literal_eval(key) for space in spaces for key in _keys(space)}
+                return (
+                    name in self.bound
+                    and all(self._value(value) for value in values)
+                    and any(_last_name(base) == "Detector" for base in node.bases)
+                    and searched <= _constructor_arguments(node)
+                )
+        return False
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
         arguments = node.args
@@ -221,7 +268,7 @@ class _TopLevel:
         defaults = [d for d in (*arguments.defaults, *arguments.kw_defaults) if d is not None]
         annotations = [argument.annotation for argument in every] + [node.returns]
         return (
-            all(self._value(decorator) for decorator in node.decorator_list)
+            all(_last_name(d) in self.HARMLESS_DECORATORS & self.bound for d in node.decorator_list)
             and all(self._value(default) for default in defaults)
             and all(self._annotation(annotation) for annotation in annotations if annotation)
         )
@@ -235,20 +282,21 @@ class _TopLevel:
                 return True
             case ast.Name(id=name):
                 return name in self.bound
-            case ast.Tuple(elts=items) | ast.List(elts=items) | ast.Set(elts=items):
+            case ast.Tuple(elts=items) | ast.List(elts=items):
                 return all(self._value(item) for item in items)
+            case ast.Set(elts=items):
+                return all(isinstance(item, ast.Constant) for item in items)
             case ast.Dict(keys=keys, values=values):
-                return all(key is not None and self._value(key) for key in keys) and all(
+                return all(isinstance(key, ast.Constant) for key in keys) and all(
                     self._value(value) for value in values
                 )
-            case ast.UnaryOp(operand=ast.Constant()):
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
                 return True
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-                return self._value(left) and self._value(right)
-            case ast.Subscript(value=value, slice=index):
+                # `Tensor | None` is a type; `"Tensor" | None` is an error.
+                ends = [side for side in (left, right) if isinstance(side, ast.Constant)]
+                types = len(ends) < 2 and all(end.value is None for end in ends)
+                return types and self._value(left) and self._value(right)
+            case ast.Subscript(value=ast.Name() as value, slice=index):
                 return self._value(value) and self._value(index)
-            case ast.Call(func=ast.Name(id="register"), args=args, keywords=keywords):
-                return all(self._value(arg) for arg in args) and all(
-                    self._value(keyword.value) for keyword in keywords
-                )
         return False

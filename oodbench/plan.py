@@ -5,7 +5,7 @@ Made from a benchmark and a catalogue alone: no tensor, no file of images, no to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -114,6 +114,7 @@ def make_plan(
     *,
     seeds: int,
     methods: Sequence[str] | None = None,
+    refusal: Callable[[Method], str | None] = lambda method: None,
 ) -> Plan:
     """Lay out a run.
 
@@ -123,22 +124,28 @@ def make_plan(
         statuses: every detector with its declaration or its error.
         seeds: number of seeds, 0 .. seeds - 1.
         methods: names of methods or detectors to run; None for all.
+        refusal: why a method's detector cannot be made, or None; asked of methods that fit.
 
     Raises:
         UserError: if a name is unknown, a name is given to two methods, a method that was asked
-            for is broken, or a data set lacks a split that is needed.
+            for is broken, an option is not one of the loss's, the reference needs more than the
+            logits, or a data set lacks a split that is needed.
     """
     if seeds < 1:
         raise UserError(f"--seeds: expected a whole number from 1, not {seeds}.")
     for name, model in benchmark.models.items():
         _known(f"models.{name}.network", model.network, NETWORKS, benchmark)
         _known(f"models.{name}.head", model.head, HEADS, benchmark)
+        for option in model.loss_options:
+            options = HEADS[model.head].loss_options
+            _known(f"models.{name}.loss_options", option, options, benchmark)
     candidates, skips = _candidates(benchmark, statuses)
+    _check_reference(benchmark, statuses)
     if methods is not None:
         candidates, skips = _selected(methods, candidates, skips, benchmark, statuses)
     runnable = []
     for method in candidates:
-        reason = _cannot_run(method, benchmark)
+        reason = _cannot_run(method, benchmark) or refusal(method)
         if reason is None:
             runnable.append(method)
         else:
@@ -160,6 +167,19 @@ def _known(key: str, name: str, known: Iterable[str], benchmark: BenchmarkSpec) 
         raise UserError(
             f"Benchmark '{benchmark.name}': {key}: unknown name '{name}'.",
             did_you_mean(name, known),
+        )
+
+
+def _check_reference(benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus]) -> None:
+    """The method that times are divided by is there and costs one forward."""
+    if benchmark.reference is None:
+        return
+    _known("reference", benchmark.reference, benchmark.methods, benchmark)
+    detector = benchmark.methods[benchmark.reference].detector
+    if _declaration(detector, statuses, "reference", benchmark).needs:
+        raise UserError(
+            f"Benchmark '{benchmark.name}': reference: '{detector}' needs more than the logits.",
+            "Choose a method that costs one forward.",
         )
 
 
@@ -219,7 +239,10 @@ def _declaration(
         )
     status = statuses[name]
     if status.info is None:
-        raise UserError(f"Detector '{name}' was asked for and is broken: {status.error}.")
+        raise UserError(
+            f"Detector '{name}' was asked for and is broken: {status.error}.",
+            "`oodbench list detectors` shows where its file is.",
+        )
     return status.info
 
 
@@ -235,10 +258,11 @@ def _unique_names(methods: Iterable[Method], benchmark: BenchmarkSpec) -> None:
                 f"{method.model} with {method.detector.name}.",
                 "Give one of them a name of its own under methods:, or exclude it.",
             )
-        if not all(char.isalnum() or char in "+-_. ()" for char in method.name):
+        allowed = all(char.isalnum() or char in "+-_. ()" for char in method.name)
+        if not method.name or not allowed or method.name != method.name.strip(" ."):
             raise UserError(
                 f"Benchmark '{benchmark.name}': method '{method.name}' cannot name a folder.",
-                "Use letters, digits, spaces, and + - _ . ( ).",
+                "Use letters, digits, and + - _ ( ); spaces and dots not at the ends.",
             )
 
 

@@ -40,8 +40,15 @@ def as_tensor(data: ImageArray, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
-    """Ask torch for deterministic algorithms, and restore its settings afterwards."""
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Ask torch for deterministic algorithms on CUDA, and restore its settings afterwards.
+
+    On the CPU the operations used here are deterministic for a number of threads, and asking would
+    cost two seconds: it imports torch's compiler.
+    """
+    if device.type != "cuda":
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
@@ -118,7 +125,7 @@ def train(
     # Batches of nearly equal size: a last batch of one image would ruin the batch statistics.
     steps = math.ceil(len(data) / recipe.batch_size)
     history = []
-    with deterministic():
+    with deterministic(device):
         for epoch in range(recipe.epochs):
             order = torch.randperm(len(data), generator=generator)
             total, correct = torch.zeros((), device=device), torch.zeros((), device=device)

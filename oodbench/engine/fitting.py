@@ -45,6 +45,7 @@ class _Reader(Batches):
         self.finished = False
         self.error: Exception | None = None
         self.seconds = 0.0
+        self._sweeps = 0
         self._detector = detector
         self._given: queue.Queue[Outputs | type[StopIteration] | type[_Abandoned]] = queue.Queue(1)
         self._asked: queue.Queue[str] = queue.Queue(1)
@@ -63,6 +64,8 @@ class _Reader(Batches):
         self._asked.put("finished")
 
     def __iter__(self) -> Iterator[Outputs]:
+        self._sweeps += 1
+        this_sweep = self._sweeps
         self._asked.put("sweep")
         while True:
             given = self._given.get()
@@ -72,6 +75,8 @@ class _Reader(Batches):
                 return
             assert isinstance(given, Outputs)
             yield given
+            if this_sweep != self._sweeps:  # zip(batches, batches) would get every other batch
+                raise RuntimeError("fit went on with a sweep after it had begun another")
             self._asked.put("batch")
 
     # --- in the engine's thread ----------------------------------------------------------------

@@ -10,61 +10,93 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from oodbench.engine.network import evaluating
 
 aten = torch.ops.aten
 
 
+class _Mode(TorchDispatchMode):
+    """A dispatch mode that does not import torch's compiler, which takes two seconds.
+
+    Torch wraps the handlers of modes so that the compiler skips them, and the wrapper imports it.
+    Nothing is compiled while something is counted.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 # --- floating-point operations -----------------------------------------------------------------
 
 
-def _cdist_flops(
-    a: Sequence[int], b: Sequence[int], *args: Any, out_shape: Any = None, **kwargs: Any
-) -> int:
+def _elements(tensor: Tensor, *args: Any, **kwargs: Any) -> int:
+    return tensor.numel()
+
+
+def _twice_elements(tensor: Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * tensor.numel()
+
+
+def _distances(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> int:
     """Difference, square, sum: 3 B C D."""
-    return int(3 * a[-2] * b[-2] * a[-1])
+    return 3 * a.shape[-2] * b.shape[-2] * a.shape[-1]
 
 
-def _cdist_backward_flops(
-    gradient: Any, a: Sequence[int], b: Sequence[int], *args: Any, **kwargs: Any
-) -> int:
-    return int(3 * a[-2] * b[-2] * a[-1])
+def _distances_backward(gradient: Tensor, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> int:
+    return _distances(a, b)
 
 
-def _per_element(operations: int) -> Callable[..., int]:
-    def flops(shape: Sequence[int], *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        elements = 1
-        for size in shape:
-            elements *= size
-        return operations * elements
-
-    return flops
-
-
-# What torch's counter does not count. Batch normalisation in evaluation is a scale and a shift.
-_UNCOUNTED = {
-    aten._cdist_forward: _cdist_flops,
-    aten._cdist_backward: _cdist_backward_flops,
-    aten.native_batch_norm: _per_element(2),
-    aten._native_batch_norm_legit_no_training: _per_element(2),
-    aten.cudnn_batch_norm: _per_element(2),
-    aten.relu: _per_element(1),
-    aten.clamp_min: _per_element(1),
-    aten.threshold_backward: _per_element(1),
-    aten.add.Tensor: _per_element(1),
+# What torch's formulas leave out. Batch normalisation in evaluation is a scale and a shift.
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    aten._cdist_forward: _distances,
+    aten._cdist_backward: _distances_backward,
+    aten.native_batch_norm: _twice_elements,
+    aten._native_batch_norm_legit_no_training: _twice_elements,
+    aten.cudnn_batch_norm: _twice_elements,
+    aten.relu: _elements,
+    aten.clamp_min: _elements,
+    aten.threshold_backward: _elements,
+    aten.add: _elements,
 }
+
+
+class _FlopCounter(_Mode):
+    """Adds up the formulas of the operations that are carried out.
+
+    Torch's own `FlopCounterMode` attributes them to modules besides, at a cost that shows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(function.overloadpacket)
+        if formula is None:
+            with self:  # an operation may be made of others that have a formula
+                parts = function.decompose(*args, **kwargs)
+            return function(*args, **kwargs) if parts is NotImplemented else parts
+        result = function(*args, **kwargs)
+        self.total += formula(*args, **kwargs, out_val=result)
+        return result
 
 
 def count_flops(compute: Callable[[], object]) -> int:
     """Floating-point operations of a computation, 2 per multiply-add, backward sweeps included.
 
-    Torch's counter, plus distances, batch normalisation, rectifiers and additions.
+    Torch's formulas, plus distances, batch normalisation, rectifiers and additions.
     """
-    with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+    with _FlopCounter() as counter:
         compute()
-    return int(counter.get_total_flops())
+    return int(counter.total)
 
 
 # --- sweeps ------------------------------------------------------------------------------------
@@ -83,7 +115,8 @@ class SweepMeter:
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.network = network
-        self._shares = _layer_shares(network, example)
+        self._layers = _layers_with_weights(network)
+        self._per_image = _sweep_multiply_adds(network, self._layers, example) / len(example)
         self.forwards = 0.0
         self.backwards = 0.0
 
@@ -91,52 +124,64 @@ class SweepMeter:
     def counting(self, images: int) -> Iterator[SweepMeter]:
         """Count what happens inside, per image of a batch of `images`."""
         with ExitStack() as stack:
-            for layer, share in self._shares.items():
-                hook = layer.register_forward_hook(self._layer_hook(share / images))
-                stack.callback(hook.remove)
+            hook = self._layer_hook(self._per_image * images)
+            for layer in self._layers:
+                # First in line: a hook that ends the sweep at this layer would leave it uncounted.
+                stack.callback(layer.register_forward_hook(hook, prepend=True).remove)
             yield self
 
-    def _layer_hook(self, share: float) -> Callable[[nn.Module, Any, Tensor], None]:
+    def _layer_hook(self, full: float) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.forwards += share * len(output)
+            share = _multiply_adds(layer, output) / full
+            self.forwards += share
             if output.requires_grad:
-                output.register_hook(backward)
+                output.register_hook(lambda gradient: backward(share))
 
-        def backward(gradient: Tensor) -> None:
-            self.backwards += share * len(gradient)
+        def backward(share: float) -> None:
+            self.backwards += share
 
         return hook
 
 
-def _layer_shares(network: nn.Module, example: Tensor) -> dict[nn.Module, float]:
-    """Layer with weights -> share of the network's multiply-adds in a forward sweep."""
-    weights: dict[nn.Module, int] = {}
-
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # Every output element of a convolution or a linear layer takes one multiply-add for each
-        # weight that leads to it; so does a distance head.
-        (weight, *_) = layer.parameters(recurse=False)
-        weights[layer] = weights.get(layer, 0) + output.numel() * weight[0].numel()
-
-    layers = [
+def _layers_with_weights(network: nn.Module) -> list[nn.Module]:
+    return [
         layer
         for layer in network.modules()
         if any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False))
     ]
+
+
+def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
+    """Of one call of a layer with weights.
+
+    Every output element of a convolution or a linear layer takes one multiply-add for each weight
+    that leads to it; so does a distance head.
+    """
+    (weight, *_) = layer.parameters(recurse=False)
+    return output.numel() * weight[0].numel()
+
+
+def _sweep_multiply_adds(network: nn.Module, layers: Sequence[nn.Module], example: Tensor) -> int:
+    """Of a forward sweep; a layer that the network uses twice counts twice."""
+    total = 0
+
+    def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal total
+        total += _multiply_adds(layer, output)
+
     with ExitStack() as stack:
         stack.enter_context(evaluating(network))
         for layer in layers:
             stack.callback(layer.register_forward_hook(hook).remove)
         with torch.no_grad():
             network(example)
-    total = sum(weights.values())
-    return {layer: weight / total for layer, weight in weights.items()}
+    return total
 
 
 # --- memory ------------------------------------------------------------------------------------
 
 
-class _LiveTensors(TorchDispatchMode):
+class _LiveTensors(_Mode):
     """Follows the bytes of storages that operations make, and their peak."""
 
     def __init__(self) -> None:
@@ -148,6 +193,9 @@ class _LiveTensors(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor):  # what was there before, a view must not make count
+                self._seen.add(value.untyped_storage())
         result = function(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):

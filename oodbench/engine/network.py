@@ -42,7 +42,7 @@ class NetworkRunner:
         self.capture_taps = capture_taps
         self.device = classifier.mean.device
         self._head = classifier.describe_head()
-        self._captured: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] | None = None  # None: the sweep is not this runner's
         self._stop_at: str | None = None
 
     @contextmanager
@@ -61,10 +61,13 @@ class NetworkRunner:
                 yield module.register_forward_hook(self._capture_tap(name))
 
     def _capture_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._captured["features"] = inputs[0]
+        if self._captured is not None:
+            self._captured["features"] = inputs[0]
 
     def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            if self._captured is None:
+                return
             pooled = output.flatten(2).mean(dim=2) if output.ndim > 2 else output
             self._captured[name] = pooled
             if self._stop_at == name:
@@ -79,21 +82,25 @@ class NetworkRunner:
             images: shape [B, C, H, W] in [0, 1], on the device.
             labels: shape [B], or None.
         """
-        self._captured = {}
-        logits = self.classifier(images)
-        captured, self._captured = self._captured, {}
+        captured: dict[str, Tensor] = {}
+        self._captured = captured
+        try:
+            logits = self.classifier(images)
+        finally:
+            self._captured = None
         features = captured.pop("features")
         return Outputs(logits.double(), features, captured, labels, self._head)
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
         """A tap, shape [B, D]; the sweep stops there."""
-        self._captured, self._stop_at = {}, tap
+        captured: dict[str, Tensor] = {}
+        self._captured, self._stop_at = captured, tap
         try:
             self.classifier(images)
         except _Reached:
-            return self._captured[tap]
+            return captured[tap]
         finally:
-            self._captured, self._stop_at = {}, None
+            self._captured, self._stop_at = None, None
         raise AssertionError(f"the network has no tap '{tap}'")
 
     def batches(self, data: ImageArray) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -120,7 +120,7 @@ class _Run:
             self._open(resume)
             self._write("running")
             self.say.done(f"data: {', '.join(self.plan.datasets)}")
-            with deterministic():
+            with deterministic(self.device):
                 for model, seed in units:
                     self._unit(model, seed)
         for skip in self.plan.skips:
