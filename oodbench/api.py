@@ -132,7 +132,12 @@ def run(
         say=progress or Silent(),
         resume=resume,
     )
-    return Run(outcome.folder, outcome.complete, outcome.failures)
+    finished = Run(outcome.folder, outcome.complete, outcome.failures)
+    board, directory = finished.leaderboard(), RunDirectory(outcome.folder)
+    directory.write_text("leaderboard.md", board.to_markdown())
+    directory.write_text("leaderboard.csv", board.to_csv())
+    directory.write_text("leaderboard.json", board.to_json())
+    return finished
 
 
 def plan_run(

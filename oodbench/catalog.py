@@ -10,11 +10,9 @@ Making a catalogue reads files and runs none of them, and imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +23,8 @@ from typing import Any, Literal
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.errors import UserError, did_you_mean
 from oodbench.inspection import BrokenDetectorError, read_detector
+from oodbench.loader import instantiate, load_class
+from oodbench.probe import probe
 from oodbench.specs import BenchmarkSpec, DatasetSpec
 from oodbench.yamlfile import named_as_file, read_mapping, read_spec, validate
 
@@ -120,8 +120,6 @@ class Catalog:
 
     def checked_detectors(self) -> dict[str, DetectorStatus]:
         """As `detectors`; files that reading cannot judge are run in another process."""
-        from oodbench.probe import probe
-
         statuses = dict(self.detectors)
         entries = self.entries["detector"]
         unsure = {name: entry for name, entry in entries.items() if not self._read(entry)[1]}
@@ -221,81 +219,6 @@ class Catalog:
             )
         base = beside if beside.is_file() else self.entry("benchmark", parent).path
         return _merged(self._inherited(base, [*below, path.resolve()]), content)
-
-
-def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
-    """An instance of a detector's class with parameters that it takes.
-
-    Raises:
-        UserError: if it does not take one, or refuses a value.
-    """
-    known = cls.parameter_names()
-    for parameter in parameters:
-        if parameter not in known:
-            raise UserError(
-                f"Detector '{cls.info.name}' has no parameter '{parameter}'.",
-                did_you_mean(parameter, known),
-            )
-    try:
-        return cls(**parameters)
-    except Exception as error:  # a user's code: whatever it raises is about this detector
-        problem = (str(error).splitlines() or [""])[0].replace(f"{cls.__name__}.__init__() ", "")
-        if not isinstance(error, TypeError | ValueError):
-            problem = f"{type(error).__name__}: {problem}"
-        raise UserError(
-            f"Detector '{cls.info.name}' cannot be made with {_arguments(parameters)}: {problem}."
-        ) from error
-
-
-def _arguments(parameters: Mapping[str, Any]) -> str:
-    shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
-    return shown or "its defaults"
-
-
-def load_class(path: Path) -> type[Detector]:
-    """Run a detector's file under a private module name and return the class it registers.
-
-    Raises:
-        BrokenDetectorError: if it does not import or declares no detector of its name.
-    """
-    path = path.resolve()
-    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:12]
-    module_name = f"oodbench_plugins.{folder}.{path.stem}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as error:
-            sys.modules.pop(module_name, None)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise BrokenDetectorError(_explain_import(error, path)) from error
-    for value in vars(module).values():
-        own = isinstance(value, type) and issubclass(value, Detector) and "info" in vars(value)
-        if own and value.info.name == path.stem:
-            found: type[Detector] = value
-            return found
-    sys.modules.pop(module_name, None)
-    raise BrokenDetectorError(
-        f'declares no detector: no class is decorated with @register("{path.stem}")'
-    )
-
-
-def _explain_import(error: BaseException, path: Path) -> str:
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
-    while trace is not None and line is None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    message = getattr(error, "msg", None) or str(error).splitlines()[0] if str(error) else ""
-    described = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return f"line {line}: {described}" if line else described
 
 
 def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:

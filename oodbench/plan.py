@@ -87,7 +87,10 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a run does. `passes` are made for each of the `seeds`."""
+    """Everything a run does.
+
+    `passes` are made for each of the `seeds`; times are divided by those of the `reference`.
+    """
 
     benchmark: BenchmarkSpec
     datasets: Mapping[str, DatasetSpec]
@@ -95,6 +98,7 @@ class Plan:
     methods: tuple[Method, ...]
     skips: tuple[Skip, ...]
     passes: tuple[Pass, ...]
+    reference: Method | None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -159,6 +163,7 @@ def make_plan(
         methods=tuple(runnable),
         skips=tuple(skips),
         passes=tuple(_passes(benchmark, datasets, runnable)),
+        reference=_reference(benchmark, statuses),
     )
 
 
@@ -323,6 +328,26 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     if "calibration" in needs and method.tuned_on == "none":
         return "needs tuning data; the benchmark says tuning: none"
     return None
+
+
+def _reference(benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus]) -> Method | None:
+    """The method that times are divided by; it need not be one of those that are run."""
+    name = benchmark.reference
+    if name is None:
+        return None
+    where = f"Benchmark '{benchmark.name}': reference: "
+    if name not in benchmark.methods:
+        raise UserError(
+            f"{where}'{name}' is not under methods:.", did_you_mean(name, benchmark.methods)
+        )
+    spec = benchmark.methods[name]
+    info = _declaration(spec.detector, statuses, f"methods.{name}.detector", benchmark)
+    if info.needs:
+        raise UserError(
+            f"{where}the detector '{spec.detector}' of '{name}' needs more than the logits.",
+            "Times are divided by those of one plain forward: choose a detector without needs.",
+        )
+    return _method(name, spec.model, info, benchmark, spec.parameters)
 
 
 def _skip(method: Method, reason: str) -> Skip:

@@ -15,6 +15,7 @@ from pathlib import Path
 from oodbench.errors import UserError
 from oodbench.files import cache_folder, digest, write_atomic
 from oodbench.inspection import BrokenDetectorError
+from oodbench.loader import load_class
 
 
 def probe(files: Sequence[Path]) -> dict[Path, str | None]:
@@ -61,8 +62,6 @@ def _import_elsewhere(files: Sequence[Path]) -> dict[Path, str | None]:
 
 
 def _main(files: Sequence[str]) -> None:
-    from oodbench.catalog import load_class
-
     errors: dict[str, str | None] = {}
     for file in files:
         try:

@@ -8,26 +8,20 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import oodbench
-from oodbench import intervals, metrics
+from oodbench import metrics
 from oodbench.catalog import Catalog
-from oodbench.engine.evaluation import (
-    Evaluation,
-    MethodResult,
-    chosen_parameters,
-    evaluate,
-)
+from oodbench.engine.evaluation import Evaluation, evaluate
+from oodbench.engine.recording import Recorder
 from oodbench.engine.scoring import DetectorError, Scorer
 from oodbench.engine.stores import DataStore, ModelStore
 from oodbench.engine.tuning import TuningError
@@ -36,8 +30,7 @@ from oodbench.files import canonical_json, digest
 from oodbench.models.classifier import Classifier
 from oodbench.plan import Method, Plan
 from oodbench.progress import Reporter
-from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
-from oodbench.report import Leaderboard
+from oodbench.records import CostRecord, QualityRecord
 from oodbench.rundir import Key, RunDirectory
 from oodbench.training import deterministic
 
@@ -109,7 +102,6 @@ class _Run:
         self.costs: dict[Key, CostRecord] = {}
         self.checkpoints: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
-        self._resamples: dict[tuple[str, int], NDArray[np.unsignedinteger[Any]]] = {}
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -125,17 +117,12 @@ class _Run:
                     self._unit(model, seed)
         for skip in self.plan.skips:
             for seed in self.plan.seeds:
-                self.records[skip.method, seed] = self._missing(
+                self.records[skip.method, seed] = self.recorder.missing(
                     skip.method, skip.model, skip.detector, seed, "skipped", skip.reason
                 )
         failures = self._failures()
         complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
         self._write("complete" if complete else "incomplete")
-        records, costs = self.directory.read_records()
-        board = Leaderboard.from_records(records, costs)
-        self.directory.write_text("leaderboard.md", board.to_markdown())
-        self.directory.write_text("leaderboard.csv", board.to_csv())
-        self.directory.write_text("leaderboard.json", board.to_json())
         return Outcome(self.directory.folder, complete, tuple(failures))
 
     def _unit(self, model: str, seed: int) -> None:
@@ -181,23 +168,11 @@ class _Run:
         The time of a sweep does not depend on the weights, so the initial ones serve: the reference
         need not be among the methods of this run.
         """
-        name = self.benchmark.reference
-        if name is None:
+        method = self.plan.reference
+        if method is None:
             return None
-        spec = self.benchmark.methods.get(name)
-        if spec is None:
-            raise UserError(
-                f"Benchmark '{self.benchmark.name}': reference: '{name}' is not under methods:."
-            )
-        detector = self.catalog.load_detector(spec.detector, spec.parameters)
-        info = type(detector).info
-        if info.needs:
-            raise UserError(
-                f"Benchmark '{self.benchmark.name}': reference: '{spec.detector}' needs more than "
-                "the logits; a reference must cost one forward."
-            )
-        method = Method(name, spec.model, info, spec.parameters)
-        return self.models.untrained(spec.model, seed), Scorer(method, detector)
+        detector = self.catalog.load_detector(method.detector.name, method.parameters)
+        return self.models.untrained(method.model, seed), Scorer(method, detector)
 
     # --- results to records --------------------------------------------------------------------
 
@@ -209,7 +184,7 @@ class _Run:
                 self.notes[f"{method.name}/seed{seed}"] = result.notes
             if result.error is not None:
                 log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
-                self.records[method.name, seed] = self._missing(
+                self.records[method.name, seed] = self.recorder.missing(
                     method.name,
                     method.model,
                     method.detector.name,
@@ -220,120 +195,15 @@ class _Run:
                 continue
             key = method.name, seed
             self.directory.write_scores(key, result.scores)
-            self.costs[key] = self._cost_record(method, seed, result)
-            self.records[key] = list(self._quality_records(method, seed, evaluation))
-
-    def _quality_records(
-        self, method: Method, seed: int, evaluation: Evaluation
-    ) -> Iterable[QualityRecord]:
-        result = evaluation.results[method.name]
-        level = self.benchmark.evaluation.confidence
-        id_counts = self._resample(self.benchmark.id, len(evaluation.correct))
-        for ood, group in self.benchmark.ood_groups.items():
-            id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
-            values = metrics.evaluate(id_scores, ood_scores)
-            resampled = intervals.bootstrap(
-                id_scores, ood_scores, id_counts, self._resample(ood, len(ood_scores))
-            )
-            blank = self._blank(method.name, method.model, method.detector.name, seed)
-            for metric, value in values.items():
-                low, high = intervals.percentile_interval(resampled[metric], level)
-                yield replace(
-                    blank,
-                    detector_params=chosen_parameters(method, result.detectors[ood]),
-                    tuned_on=method.tuned_on,
-                    ood_dataset=ood,
-                    ood_group=group,
-                    metric=metric,
-                    value=value,
-                    ci_low=low,
-                    ci_high=high,
-                    n_id=len(id_scores),
-                    n_ood=len(ood_scores),
-                )
-        correct = evaluation.correct
-        low, high = intervals.percentile_interval(
-            id_counts.astype(np.float64) @ correct / len(correct), level
-        )
-        first = next(iter(result.detectors.values()))
-        yield replace(
-            self._blank(method.name, method.model, method.detector.name, seed),
-            detector_params=chosen_parameters(method, first),
-            tuned_on=method.tuned_on,
-            metric=ID_ACCURACY,
-            value=float(correct.mean()),
-            ci_low=low,
-            ci_high=high,
-            n_id=len(correct),
-        )
-
-    def _cost_record(self, method: Method, seed: int, result: MethodResult) -> CostRecord:
-        assert result.cost is not None
-        return CostRecord(
-            run_id=self.run_id,
-            benchmark=self.benchmark.name,
-            method=method.name,
-            detector=method.detector.name,
-            model=method.model,
-            seed=seed,
-            device=_device_name(self.device),
-            forwards_per_image=result.cost.forwards,
-            backwards_per_image=result.cost.backwards,
-            flops_per_image=result.cost.flops,
-            latency_ms_batch1=result.cost.latency_ms,
-            ms_per_image_batched=result.cost.ms_per_image,
-            relative_to_baseline=result.cost.relative,
-            fit_seconds=result.fit_seconds,
-            tune_seconds=result.tune_seconds,
-            peak_memory_bytes=result.cost.peak_memory_bytes,
-            **method.requirements(),
-        )
-
-    def _missing(
-        self, method: str, model: str, detector: str, seed: int, status: Any, reason: str
-    ) -> list[QualityRecord]:
-        """A record without a value for every cell that would have been there."""
-        blank = replace(self._blank(method, model, detector, seed), status=status, reason=reason)
-        return [
-            replace(blank, ood_dataset=ood, ood_group=group, metric=metric)
-            for ood, group in self.benchmark.ood_groups.items()
-            for metric in metrics.METRICS
-        ]
-
-    def _blank(self, method: str, model: str, detector: str, seed: int) -> QualityRecord:
-        return QualityRecord(
-            run_id=self.run_id,
-            benchmark=self.benchmark.name,
-            benchmark_version=self.benchmark.version,
-            method=method,
-            model=model,
-            loss=self.benchmark.models[model].head,
-            detector=detector,
-            detector_params={},
-            tuned_on="none",
-            seed=seed,
-            id_dataset=self.benchmark.id,
-            ood_dataset=None,
-            ood_group=None,
-            metric=ID_ACCURACY,
-            value=None,
-            ci_low=None,
-            ci_high=None,
-            n_id=None,
-            n_ood=None,
-        )
-
-    def _resample(self, dataset: str, images: int) -> NDArray[np.unsignedinteger[Any]]:
-        """Bootstrap draws of a data set: the same for every method, model and seed."""
-        key = dataset, images
-        if key not in self._resamples:
-            generator = np.random.default_rng([int(digest(dataset)[:8], 16), images])
-            self._resamples[key] = intervals.resample_counts(
-                images, self.benchmark.evaluation.resamples, generator
-            )
-        return self._resamples[key]
+            self.costs[key] = self.recorder.cost(method, seed, result)
+            self.records[key] = list(self.recorder.quality(method, seed, evaluation))
 
     # --- the run directory ---------------------------------------------------------------------
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        """Makes this run's records."""
+        return Recorder(self.benchmark, self.run_id, _device_name(self.device))
 
     @cached_property
     def run_id(self) -> str:
@@ -345,13 +215,12 @@ class _Run:
         )[:16]
 
     def _data_checksums(self) -> dict[str, dict[str, str]]:
-        used = {(self.benchmark.id, "train")}
-        used |= {(planned.dataset, planned.split) for planned in self.plan.passes}
+        """Of all splits of the ID set and the test splits of the OOD sets, whatever is run on."""
         return {
             name: {
                 split: self.data.fingerprint(name, split)
                 for split in spec.splits
-                if (name, split) in used
+                if split == "test" or name == self.benchmark.id
             }
             for name, spec in self.plan.datasets.items()
         }

@@ -1,0 +1,295 @@
+"""Several detectors fitted from one sweep."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import oodbench
+from oodbench import Detector, Outputs, register
+from oodbench.detector import Batches
+from oodbench.engine.fitting import fit_together
+from oodbench.engine.network import NetworkRunner
+from oodbench.engine.scoring import sweep_outputs
+
+Make = Callable[..., Any]
+
+
+class Source:
+    """Sweeps of five batches of two images whose features are their index and label."""
+
+    def __init__(self, fail_at: int | None = None, batches: int = 5) -> None:
+        self.sweeps = 0
+        self.made: list[int] = []
+        self.fail_at = fail_at
+        self.batches = batches
+
+    def __call__(self) -> Iterator[Outputs]:
+        self.sweeps += 1
+        for index in range(self.batches):
+            if index == self.fail_at:
+                raise OSError("the disk is gone")
+            self.made.append(index)
+            labels = torch.tensor([index % 3, (index + 1) % 3])
+            features = torch.stack([torch.full((2,), float(index)), labels.float()], dim=1)
+            yield Outputs(torch.zeros(2, 3).double(), features, labels=labels)
+
+
+@register("recorder", needs=("fit", "labels"))
+class Recorder(Detector):
+    """Notes every batch that it sees."""
+
+    def __init__(self, log: list[str] | None = None, name: str = "") -> None:
+        self.log = log if log is not None else []
+        self.name = name
+        self.seen: list[list[int]] = []
+        self.classes = 0
+
+    def fit(self, batches: Batches) -> None:
+        self.classes = batches.num_classes
+        self.sweep(batches)
+
+    def sweep(self, batches: Batches) -> None:
+        self.seen.append([])
+        for outputs in batches:
+            self.note(outputs)
+
+    def note(self, outputs: Outputs) -> None:
+        assert outputs.labels is not None
+        assert outputs.features[:, 1].tolist() == outputs.labels.tolist(), "not its own labels"
+        index = int(outputs.features[0, 0])
+        self.seen[-1].append(index)
+        self.log.append(f"{self.name}{index}")
+
+
+class Twice(Recorder):
+    def fit(self, batches: Batches) -> None:
+        self.sweep(batches)
+        self.sweep(batches)
+
+
+class Breaks(Recorder):
+    def fit(self, batches: Batches) -> None:
+        self.seen.append([])
+        for outputs in batches:
+            self.note(outputs)
+            if len(self.seen[-1]) == 2:
+                break
+
+
+class BreaksTwice(Breaks):
+    def fit(self, batches: Batches) -> None:
+        super().fit(batches)
+        self.sweep(batches)
+
+
+class Raises(Recorder):
+    def fit(self, batches: Batches) -> None:
+        self.seen.append([])
+        for outputs in batches:
+            self.note(outputs)
+            if len(self.seen[-1]) == 2:
+                raise ValueError("no more of this")
+
+
+class RaisesAfterwards(Recorder):
+    def fit(self, batches: Batches) -> None:
+        self.sweep(batches)
+        raise ValueError("the matrix is singular")
+
+
+class RaisesAtOnce(Recorder):
+    def fit(self, batches: Batches) -> None:
+        raise ValueError("not even one")
+
+
+class NeverIterates(Recorder):
+    def fit(self, batches: Batches) -> None:
+        self.classes = batches.num_classes
+
+
+class Zips(Recorder):
+    def fit(self, batches: Batches) -> None:
+        for _ in zip(batches, batches, strict=True):
+            pass
+
+
+ALL = [0, 1, 2, 3, 4]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "oodbench-fit":
+            thread.join(timeout=10)
+            assert not thread.is_alive(), "a fit still waits for batches"
+
+
+def fit(source: Source, **detectors: Recorder) -> dict[str, Exception | None]:
+    fitted = fit_together(detectors, source, num_classes=3)
+    assert list(fitted) == list(detectors)
+    assert all(result.seconds >= 0 for result in fitted.values())
+    return {name: result.error for name, result in fitted.items()}
+
+
+def test_one_sweep_serves_all() -> None:
+    source = Source()
+    detectors = {name: Recorder() for name in "abc"}
+    assert fit(source, **detectors) == dict.fromkeys("abc")
+    assert source.sweeps == 1
+    for detector in detectors.values():
+        assert detector.seen == [ALL]
+        assert detector.classes == 3
+
+
+def test_second_sweep_for_who_wants_it() -> None:
+    source = Source()
+    once, twice, other = Recorder(), Twice(), Twice()
+    fit(source, once=once, twice=twice, other=other)
+    assert source.sweeps == 2
+    assert once.seen == [ALL]
+    assert twice.seen == other.seen == [ALL, ALL]
+
+
+def test_early_break_leaves_the_others_alone() -> None:
+    source = Source()
+    breaks, whole = Breaks(), Recorder()
+    fit(source, breaks=breaks, whole=whole)
+    assert source.sweeps == 1
+    assert breaks.seen == [[0, 1]]
+    assert whole.seen == [ALL]
+
+
+def test_sweep_ends_when_nobody_wants_more() -> None:
+    source = Source()
+    fit(source, breaks=Breaks(), raises=Raises())
+    assert source.made == [0, 1]
+
+
+def test_break_and_a_new_sweep_starts_from_the_first_batch() -> None:
+    source = Source()
+    breaks, twice = BreaksTwice(), Twice()
+    fit(source, breaks=breaks, twice=twice)
+    assert source.sweeps == 2
+    assert breaks.seen == [[0, 1], ALL]
+    assert twice.seen == [ALL, ALL]
+
+
+def test_who_raises_fails_alone() -> None:
+    source = Source()
+    whole, twice = Recorder(), Twice()
+    errors = fit(
+        source,
+        at_once=RaisesAtOnce(),
+        whole=whole,
+        raises=Raises(),
+        afterwards=RaisesAfterwards(),
+        twice=twice,
+    )
+    assert {name: str(error) for name, error in errors.items()} == {
+        "at_once": "not even one",
+        "whole": "None",
+        "raises": "no more of this",
+        "afterwards": "the matrix is singular",
+        "twice": "None",
+    }
+    assert source.sweeps == 2
+    assert whole.seen == [ALL]
+    assert twice.seen == [ALL, ALL]
+
+
+def test_nobody_iterates() -> None:
+    source = Source()
+    detector = NeverIterates()
+    assert fit(source, never=detector) == {"never": None}
+    assert source.sweeps == 0
+    assert detector.classes == 3
+    assert fit_together({}, source, num_classes=3) == {}
+
+
+def test_empty_sweep() -> None:
+    source = Source(batches=0)
+    twice = Twice()
+    assert fit(source, twice=twice) == {"twice": None}
+    assert twice.seen == [[], []]
+    assert source.sweeps == 2
+
+
+@pytest.mark.parametrize("fail_at", [0, 3])
+def test_error_of_the_sweep_releases_everybody(fail_at: int) -> None:
+    """That no thread is left is checked after every test of this module."""
+    source = Source(fail_at=fail_at)
+    whole = Recorder()
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(source, whole=whole, breaks=Breaks(), twice=Twice(), never=NeverIterates())
+    assert whole.seen == [list(range(fail_at))]
+
+
+def test_two_sweeps_at_once_are_refused() -> None:
+    """Each would get every other batch."""
+    whole = Recorder()
+    errors = fit(Source(), zips=Zips(), whole=whole)
+    assert isinstance(errors["zips"], RuntimeError)
+    assert "begun another" in str(errors["zips"])
+    assert whole.seen == [ALL]
+
+
+def test_order_is_always_the_same() -> None:
+    logs = []
+    for _ in range(20):
+        log: list[str] = []
+        fit(Source(), a=Recorder(log, "a"), b=Twice(log, "b"), c=Breaks(log, "c"))
+        logs.append(log)
+    first = ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "a3", "b3", "a4", "b4"]
+    assert logs[0] == first + [f"b{index}" for index in ALL]
+    assert all(log == logs[0] for log in logs)
+
+
+def test_no_graph_is_recorded_while_fitting() -> None:
+    modes = []
+
+    class NotesMode(Recorder):
+        def fit(self, batches: Batches) -> None:
+            modes.extend(torch.is_grad_enabled() for _ in batches)
+
+    with torch.enable_grad():
+        assert fit(Source(), notes=NotesMode()) == {"notes": None}
+    assert modes == [False] * 5
+
+
+def test_fitted_together_is_fitted_alone(tiny: Make, tiny_data: Make) -> None:
+    """Labels belong to their features even if the others come and go in between."""
+    classifier, data = tiny(), tiny_data(60, 1)
+    runner = NetworkRunner(classifier, batch_size=7, capture_taps=True)
+
+    class LeavesAndComes(Recorder):
+        def fit(self, batches: Batches) -> None:
+            next(iter(batches))
+            for _ in batches:
+                pass
+
+    def sweep() -> Iterator[Outputs]:
+        return sweep_outputs(runner, data)
+
+    together = {name: oodbench.load_detector("mahalanobis") for name in ("first", "last")}
+    alone = oodbench.load_detector("mahalanobis")
+    with runner.attached():
+        fit_together({"alone": alone}, sweep, 3)
+        joined = {
+            "first": together["first"],
+            "leaves": LeavesAndComes(),
+            "raises": RaisesAtOnce(),
+            "last": together["last"],
+        }
+        fits = fit_together(joined, sweep, 3)
+    assert fits["leaves"].error is None
+    for detector in together.values():
+        for tap, gaussian in alone.gaussians.items():  # type: ignore[attr-defined]
+            other = detector.gaussians[tap]  # type: ignore[attr-defined]
+            torch.testing.assert_close(other.means, gaussian.means, rtol=0, atol=0)
+            torch.testing.assert_close(other.covariance, gaussian.covariance, rtol=0, atol=0)

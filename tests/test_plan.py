@@ -1,0 +1,463 @@
+"""Plans as pure data: who shares what, what is skipped and why, what is refused."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from oodbench.catalog import Catalog, DetectorStatus
+from oodbench.errors import UserError
+from oodbench.plan import Method, Plan, make_plan
+from oodbench.plan_view import renderables
+from oodbench.specs import BenchmarkSpec, DatasetSpec
+from oodbench.yamlfile import validate
+
+TRAINING = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1}
+SOFTMAX = {"network": "resnet8", "head": "softmax", "training": TRAINING}
+DISMAX = {"network": "resnet8", "head": "dismax", "training": TRAINING}
+METHODS = {
+    "SoftMax+MaxProb": {"model": "SoftMax", "detector": "baseline"},
+    "SoftMax+ODIN": {"model": "SoftMax", "detector": "odin"},
+    "SoftMax+Mahalanobis": {"model": "SoftMax", "detector": "mahalanobis"},
+    "DisMax+Entropy": {"model": "DisMax", "detector": "dismax_entropy"},
+}
+DETECTORS = ("baseline", "dismax_entropy", "entropy", "mahalanobis", "odin")
+"""The detectors of these tests: a detector more in the catalogue changes no plan here."""
+
+
+def benchmark(**changes: Any) -> BenchmarkSpec:
+    content: dict[str, Any] = {
+        "schema_version": 1,
+        "name": "mine",
+        "version": 1,
+        "title": "Mine",
+        "summary": "A test",
+        "id": "digits",
+        "ood": {"near": ["letters"], "far": ["photo-patches", "uniform-noise"]},
+        "models": {"SoftMax": SOFTMAX, "DisMax": DISMAX},
+        "methods": METHODS,
+        "exclude": [{"model": "DisMax", "detector": "entropy", "reason": "called the same"}],
+    }
+    return validate(BenchmarkSpec, content | changes, Path("mine.yaml"))
+
+
+def statuses(**changes: DetectorStatus) -> dict[str, DetectorStatus]:
+    known = Catalog().detectors
+    return {name: known[name] for name in DETECTORS} | changes
+
+
+def plan(
+    spec: BenchmarkSpec | None = None,
+    *,
+    methods: list[str] | None = None,
+    known: Mapping[str, DetectorStatus] | None = None,
+    catalog: Catalog | None = None,
+    seeds: int = 1,
+) -> Plan:
+    return make_plan(
+        spec or benchmark(), catalog or Catalog(), known or statuses(), seeds=seeds, methods=methods
+    )
+
+
+def refusal(*args: Any, **options: Any) -> UserError:
+    with pytest.raises(UserError) as raised:
+        plan(*args, **options)
+    assert len(str(raised.value).splitlines()) <= 2, f"more than two lines: {raised.value}"
+    return raised.value
+
+
+def names(planned: Plan) -> list[str]:
+    return [method.name for method in planned.methods]
+
+
+# --- passes ---------------------------------------------------------------------------------------
+
+
+def test_every_split_is_swept_once_for_each_model() -> None:
+    planned = plan(benchmark(sweep={}))
+    count = Counter((p.model, p.dataset, p.split) for p in planned.passes)
+    assert set(count.values()) == {1}, f"swept more than once: {count}"
+    tested = {(p.model, p.dataset) for p in planned.passes if p.purpose == "score"}
+    sets = ("digits", "letters", "photo-patches", "uniform-noise")
+    assert tested == {(model, name) for model in ("SoftMax", "DisMax") for name in sets}
+
+
+def test_all_methods_of_a_model_share_a_test_pass() -> None:
+    planned = plan(benchmark(sweep={}))
+    for shared in planned.passes:
+        if shared.purpose == "score":
+            own = tuple(method.name for method in planned.methods_of(shared.model))
+            assert shared.methods == own
+
+
+def test_passes_are_only_those_that_are_needed() -> None:
+    planned = plan(methods=["SoftMax+MaxProb"])
+    assert [(p.dataset, p.split, p.purpose) for p in planned.passes] == [
+        ("digits", "test", "score"),
+        ("letters", "test", "score"),
+        ("photo-patches", "test", "score"),
+        ("uniform-noise", "test", "score"),
+    ]
+    assert planned.models == ("SoftMax",)
+    planned = plan(methods=["SoftMax+ODIN"])
+    assert [(p.dataset, p.split) for p in planned.passes if p.purpose == "tune"] == [
+        ("digits", "validation")
+    ]
+    assert not [p for p in planned.passes if p.purpose == "fit"], "ODIN has nothing to fit"
+    planned = plan(methods=["SoftMax+Mahalanobis"])
+    assert [(p.dataset, p.split) for p in planned.passes if p.purpose == "fit"] == [
+        ("digits", "train")
+    ]
+
+
+def test_images_are_counted_from_the_manifests() -> None:
+    planned = plan(methods=["SoftMax+Mahalanobis"])
+    for swept in planned.passes:
+        assert swept.images == Catalog().dataset(swept.dataset).splits[swept.split], swept
+
+
+def test_taps_are_captured_only_where_needed() -> None:
+    planned = plan(benchmark(sweep={}))
+    with_taps = {m.name for m in planned.methods if m.detector.name == "mahalanobis"}
+    assert with_taps
+    for swept in planned.passes:
+        assert swept.taps == bool(with_taps & set(swept.methods)), swept
+    assert not any(p.taps for p in plan(methods=["SoftMax+MaxProb", "SoftMax+ODIN"]).passes)
+
+
+def test_oracle_tuning_sweeps_held_out_images_of_each_set() -> None:
+    oracle = {"model": "SoftMax", "detector": "odin", "tuning": "ood_oracle"}
+    spec = benchmark(methods={**METHODS, "Oracle": oracle})
+    tuned = [p for p in plan(spec).passes if p.purpose == "tune" and p.dataset != "digits"]
+    assert [p.dataset for p in tuned] == ["letters", "photo-patches", "uniform-noise"]
+    assert {p.split for p in tuned} == {"validation"}
+    assert {p.methods for p in tuned} == {("Oracle",)}
+
+
+def test_seeds_are_counted_from_zero() -> None:
+    assert plan(seeds=3).seeds == (0, 1, 2)
+    assert "--seeds" in refusal(seeds=0).message
+
+
+# --- which methods --------------------------------------------------------------------------------
+
+
+def test_named_methods_come_before_the_sweeps() -> None:
+    planned = plan(benchmark(sweep={"models": ["SoftMax"]}))
+    assert names(planned) == [*METHODS, "SoftMax+Entropy"]
+    assert [m.asked_for for m in planned.methods] == [True] * len(METHODS) + [False]
+
+
+def test_excluded_combinations_are_not_swept() -> None:
+    # Swept, DisMax with entropy would be called as DisMax with dismax_entropy is.
+    swept = [m for m in plan(benchmark(sweep={})).methods if m.model == "DisMax"]
+    assert [m.detector.name for m in swept] == ["dismax_entropy", "baseline", "mahalanobis", "odin"]
+    assert (
+        "two methods are called 'DisMax+Entropy'"
+        in refusal(benchmark(sweep={}, exclude=[])).message
+    )
+
+
+def test_a_sweep_of_one_detector() -> None:
+    spec = benchmark(methods={}, sweep={"detectors": ["baseline"]})
+    assert names(plan(spec)) == ["SoftMax+MaxProb", "DisMax+MaxProb"]
+
+
+def test_a_method_is_selected_by_its_name_in_any_case() -> None:
+    planned = plan(methods=["softmax+maxprob"])
+    assert names(planned) == ["SoftMax+MaxProb"]
+    assert planned.methods[0].asked_for
+
+
+def test_a_detector_selects_its_methods() -> None:
+    odin = {"model": "SoftMax", "detector": "odin", "parameters": {"epsilon": 0.0}}
+    planned = plan(benchmark(methods={**METHODS, "Fixed": odin}), methods=["odin"])
+    assert names(planned) == ["SoftMax+ODIN", "Fixed"]
+
+
+def test_a_detector_outside_the_benchmark_is_tried_on_every_model() -> None:
+    assert names(plan(methods=["entropy"])) == ["SoftMax+Entropy", "DisMax+Entropy"]
+
+
+def test_selecting_twice_is_selecting_once() -> None:
+    assert names(plan(methods=["odin", "SoftMax+ODIN", "odin"])) == ["SoftMax+ODIN"]
+
+
+def test_an_unknown_method_gets_the_nearest_names() -> None:
+    error = refusal(methods=["SoftMax+ODINN"])
+    assert "'SoftMax+ODINN'" in error.message
+    assert "'SoftMax+ODIN'" in error.hint
+    assert "'mahalanobis'" in refusal(methods=["mahalanobs"]).hint
+
+
+def test_two_methods_of_one_name() -> None:
+    # The sweep would call it as the method that is named is called.
+    spec = benchmark(
+        methods={"SoftMax+Entropy": METHODS["SoftMax+MaxProb"]}, sweep={"models": ["SoftMax"]}
+    )
+    error = refusal(spec)
+    assert "two methods are called 'SoftMax+Entropy'" in error.message
+    assert "SoftMax with baseline, and SoftMax with entropy" in error.message
+
+
+def test_names_that_some_file_systems_do_not_tell_apart() -> None:
+    spec = benchmark(methods={**METHODS, "softmax+odin": METHODS["SoftMax+ODIN"]})
+    assert "two methods are called 'softmax+odin'" in refusal(spec).message
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\\b", "a:b", ".hidden", "ends.", " ", ""])
+def test_names_that_are_no_folders(name: str) -> None:
+    spec = benchmark(methods={name: METHODS["SoftMax+MaxProb"]})
+    assert "cannot name a folder" in refusal(spec).message
+
+
+# --- skips ----------------------------------------------------------------------------------------
+
+
+def test_detectors_that_do_not_fit_a_head_are_skipped() -> None:
+    planned = plan(benchmark(sweep={}))
+    skips = {skip.method: skip for skip in planned.skips}
+    assert skips["SoftMax+DisMaxEntropy"].reason == "needs a DisMax head; SoftMax has a linear head"
+    assert not skips["SoftMax+DisMaxEntropy"].asked_for
+    assert "SoftMax+DisMaxEntropy" not in names(planned)
+
+
+def test_a_linear_head_is_needed(tmp_path: Path) -> None:
+    info = statuses()["entropy"].info
+    assert info is not None
+    needy = DetectorStatus(replace(info, name="needy", label="N", needs=frozenset({"head"})), None)
+    planned = plan(methods=["needy"], known=statuses(needy=needy))
+    assert names(planned) == ["SoftMax+N"]
+    assert [s.reason for s in planned.skips] == ["needs a linear head; DisMax has a dismax head"]
+
+
+def test_a_skip_that_was_asked_for_is_marked() -> None:
+    spec = benchmark(
+        methods={**METHODS, "Mine": {"model": "SoftMax", "detector": "dismax_entropy"}}
+    )
+    assert [(s.method, s.asked_for) for s in plan(spec).skips] == [("Mine", True)]
+    # A detector's name asks for it where it can run.
+    planned = plan(benchmark(sweep={}), methods=["dismax_entropy"])
+    assert names(planned) == ["DisMax+Entropy"]
+    assert [s.asked_for for s in planned.skips] == [False]
+    planned = plan(benchmark(sweep={}), methods=["SoftMax+DisMaxEntropy"])
+    assert [s.asked_for for s in planned.skips] == [True]
+
+
+def test_calibration_needs_tuning_data() -> None:
+    planned = plan(benchmark(tuning={"protocol": "none"}))
+    assert [s.reason for s in planned.skips] == [
+        "needs tuning data; the benchmark says tuning: none"
+    ]
+    odin = next(m for m in planned.methods if m.name == "SoftMax+ODIN")
+    assert odin.tuned_on == "none", "ODIN runs with its defaults"
+
+
+def test_a_broken_detector_in_a_sweep_is_a_skip() -> None:
+    broken = statuses(mine=DetectorStatus(None, "line 1: SyntaxError: invalid syntax"))
+    planned = plan(benchmark(sweep={}), known=broken)
+    skips = {s.method: s for s in planned.skips if s.detector == "mine"}
+    assert list(skips) == ["SoftMax+mine", "DisMax+mine"]
+    assert skips["SoftMax+mine"].reason == (
+        "the detector is broken: line 1: SyntaxError: invalid syntax"
+    )
+    assert not skips["SoftMax+mine"].asked_for
+
+
+@pytest.mark.parametrize("asked", ["mine", "SoftMax+mine", "under methods", "in the sweep"])
+def test_a_broken_detector_that_was_asked_for_is_an_error(asked: str) -> None:
+    broken = statuses(mine=DetectorStatus(None, "no luck"))
+    spec, methods = benchmark(sweep={}), None
+    if asked == "under methods":
+        spec = benchmark(methods={"Mine": {"model": "SoftMax", "detector": "mine"}})
+    elif asked == "in the sweep":
+        spec = benchmark(sweep={"detectors": ["baseline", "mine"]})
+    else:
+        methods = [asked]
+    error = refusal(spec, known=broken, methods=methods)
+    assert "mine'" in error.message
+    assert "no luck" in error.message
+
+
+def test_a_detector_that_cannot_be_made_is_a_skip() -> None:
+    def refuses(method: Method) -> str | None:
+        return "it will not" if method.detector.name == "entropy" else None
+
+    planned = make_plan(
+        benchmark(sweep={"models": ["SoftMax"]}),
+        Catalog(),
+        statuses(),
+        seeds=1,
+        refusal=refuses,
+    )
+    assert ("SoftMax+Entropy", "it will not") in [(s.method, s.reason) for s in planned.skips]
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        (
+            {"methods": {"A": {"model": "SoftMax", "detector": "odn"}}},
+            "methods.A.detector: there is no detector 'odn'",
+            "'odin'",
+        ),
+        (
+            {"sweep": {"detectors": ["odn"]}},
+            "sweep.detectors: there is no detector 'odn'",
+            "'odin'",
+        ),
+        (
+            {"models": {"SoftMax": SOFTMAX | {"network": "resnet9"}, "DisMax": DISMAX}},
+            "models.SoftMax.network: unknown name 'resnet9'",
+            "'resnet8'",
+        ),
+        (
+            {"models": {"SoftMax": SOFTMAX | {"head": "sofmax"}, "DisMax": DISMAX}},
+            "models.SoftMax.head: unknown name 'sofmax'",
+            "'softmax'",
+        ),
+        (
+            {"models": {"SoftMax": SOFTMAX, "DisMax": DISMAX | {"loss_options": {"alfa": 1}}}},
+            "models.DisMax.loss_options: unknown name 'alfa'",
+            "'alpha'",
+        ),
+        ({"reference": "SoftMax"}, "reference: unknown name 'SoftMax'", "'SoftMax+MaxProb'"),
+        (
+            {"reference": "SoftMax+ODIN"},
+            "reference: 'odin' needs more than the logits",
+            "one forward",
+        ),
+    ],
+)
+def test_names_are_checked_before_anything_is_trained(
+    changes: dict[str, Any], message: str, hint: str
+) -> None:
+    error = refusal(benchmark(**changes))
+    assert message in error.message
+    assert "'mine'" in error.message
+    assert hint in error.hint
+
+
+def manifest(folder: Path, name: str, **changes: Any) -> Catalog:
+    """A catalogue with a data set of ours in it."""
+    import yaml
+
+    spec = Catalog().dataset("uniform-noise").model_dump(mode="json", exclude_none=True)
+    (folder / "data_manifests").mkdir()
+    path = folder / "data_manifests" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(spec | {"name": name, "sha256": {}} | changes))
+    return Catalog([folder])
+
+
+def test_images_of_another_shape(tmp_path: Path) -> None:
+    catalog = manifest(tmp_path, "wide", shape=[1, 8, 9])
+    error = refusal(benchmark(ood={"far": ["wide"]}), catalog=catalog)
+    assert "images of 'wide' have shape 1x8x9, those of 'digits' 1x8x8" in error.message
+
+
+def test_an_unknown_data_set() -> None:
+    error = refusal(benchmark(ood={"near": ["leters"]}))
+    assert "'leters'" in error.message
+    assert "'letters'" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id": "letters", "ood": {"far": ["digits"]}}, "the train split of 'letters' to train on"),
+        (
+            {"ood": {"far": ["bare"]}},
+            "the test split of 'bare' to test on; its manifest has: valid",
+        ),
+    ],
+)
+def test_a_split_that_is_not_there(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    catalog = manifest(tmp_path, "bare", splits={"validation": 10})
+    assert said in refusal(benchmark(**changes), catalog=catalog).message
+
+
+def test_oracle_tuning_needs_held_out_images(tmp_path: Path) -> None:
+    catalog = manifest(tmp_path, "bare", splits={"test": 10})
+    spec = benchmark(ood={"far": ["bare"]})
+    assert plan(spec, catalog=catalog).methods, "fgsm needs no images of the OOD set"
+    oracle = {"model": "SoftMax", "detector": "odin", "tuning": "ood_oracle"}
+    spec = benchmark(ood={"far": ["bare"]}, methods={"Oracle": oracle})
+    error = refusal(spec, catalog=catalog)
+    assert "the validation split of 'bare' for ood_oracle tuning" in error.message
+
+
+def test_a_manifest_that_is_not_valid(tmp_path: Path) -> None:
+    catalog = manifest(tmp_path, "bare", splits={"test": 0})
+    error = refusal(benchmark(ood={"far": ["bare"]}), catalog=catalog)
+    assert "bare.yaml: splits.test: " in error.message
+    assert isinstance(Catalog().dataset("letters"), DatasetSpec)
+
+
+# --- what methods require -------------------------------------------------------------------------
+
+TABLE_1 = {
+    # Input preprocessing, feature ensemble, OOD or adversarial samples, post-processing phase,
+    # ad-hoc models: Table 1 of the DisMax paper (arXiv:1908.05569v1).
+    "SoftMax+MaxProb": (False, False, False, False, False),
+    "SoftMax+ODIN": (True, False, True, True, False),
+    "SoftMax+Mahalanobis": (True, True, True, True, True),
+    "DisMax+Entropy": (False, False, False, False, False),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_requirements_are_those_of_the_papers_table_1(name: str) -> None:
+    method = next(method for method in plan().methods if method.name == name)
+    assert tuple(method.requirements().values()) == TABLE_1[name]
+
+
+def test_what_is_fixed_is_not_tuned() -> None:
+    fixed = {"temperature": 1000.0, "epsilon": 0.0014}
+    spec = benchmark(
+        methods={"ODIN": {"model": "SoftMax", "detector": "odin", "parameters": fixed}}
+    )
+    method = plan(spec).methods[0]
+    assert method.tuned_on == "none"
+    assert method.search_space == {}
+    assert not method.requirements()["ood_or_adversarial_samples"]
+    assert not [p for p in plan(spec).passes if p.purpose == "tune"]
+
+
+# --- the plan as text -----------------------------------------------------------------------------
+
+
+def test_a_drawn_plan_says_what_is_shared_trained_and_skipped() -> None:
+    console = Console(width=200, file=io.StringIO(), record=True)
+    for part in renderables(plan(benchmark(sweep={}), seeds=2)):
+        console.print(part)
+    text = console.export_text()
+    for said in (
+        "Plan of benchmark 'mine'",
+        "needs a DisMax head; SoftMax has a linear head",
+        "letters, photo-patches, uniform-noise",
+        "seeds 0, 1",
+        "all taps",
+    ):
+        assert said in text, f"'{said}' is not in:\n{text}"
+
+
+def test_planning_imports_no_torch() -> None:
+    code = (
+        "import sys; from oodbench.catalog import Catalog; from oodbench.plan import make_plan; "
+        "c = Catalog(); p = make_plan(c.benchmark('digits'), c, c.detectors, seeds=3); "
+        "print(len(p.passes), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "False", done.stdout

@@ -1,0 +1,211 @@
+"""What a user may get wrong in a YAML file, and what the message says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oodbench.errors import UserError
+from oodbench.specs import BenchmarkSpec, DatasetSpec
+from oodbench.yamlfile import read_mapping, read_spec, validate
+
+MANIFEST = """\
+schema_version: 1
+name: mine
+title: Mine
+summary: A test
+kind: builtin
+builder: uniform_noise
+shape: [1, 8, 8]
+splits: {test: 10}
+licence: none
+citation: none
+"""
+
+
+def file(folder: Path, text: str | bytes, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def refusal(folder: Path, text: str | bytes, name: str = "mine.yaml") -> UserError:
+    """The error that reading a manifest gives; it names the file, in one or two lines."""
+    path = file(folder, text, name)
+    with pytest.raises(UserError) as raised:
+        read_spec(DatasetSpec, path)
+    assert raised.value.message.find(str(path)) >= 0, f"no file in: {raised.value}"
+    assert len(str(raised.value).splitlines()) <= 2, f"more than two lines: {raised.value}"
+    return raised.value
+
+
+def benchmark(**changes: Any) -> dict[str, Any]:
+    training = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1}
+    content: dict[str, Any] = {
+        "schema_version": 1,
+        "name": "mine",
+        "version": 1,
+        "title": "Mine",
+        "summary": "A test",
+        "id": "digits",
+        "ood": {"near": ["letters"]},
+        "models": {"head": {"network": "resnet8", "head": "softmax", "training": training}},
+        "methods": {"A": {"model": "head", "detector": "baseline"}},
+    }
+    return content | changes
+
+
+def test_a_valid_file_is_read(tmp_path: Path) -> None:
+    spec = read_spec(DatasetSpec, file(tmp_path, MANIFEST))
+    assert spec.shape == (1, 8, 8)
+    assert spec.splits == {"test": 10}
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a: 1\nb: [1, 2\n", ":3:1:"),
+        ("a: 1\n\tb: 2\n", ":2:1:"),
+        ("a: 1\nb: *nowhere\n", ":2:4:"),
+        ("a: 1\nb: !!python/object/apply:os.getcwd []\n", ":2:4:"),
+    ],
+)
+def test_syntax_errors_have_a_line(tmp_path: Path, text: str, place: str) -> None:
+    error = refusal(tmp_path, text)
+    assert place in error.message
+    assert "not valid YAML" in error.message
+
+
+@pytest.mark.parametrize("value", ["2020-13-45", "!!int abc", "a\0b"])
+def test_values_that_only_look_right(tmp_path: Path, value: str) -> None:
+    assert "not valid YAML" in refusal(tmp_path, f"a: {value}\n").message
+
+
+def test_a_key_written_twice(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MANIFEST + "title: Again\n")
+    assert ":11:1: not valid YAML: the key 'title' is written twice" in error.message
+
+
+def test_a_key_written_twice_deep_inside(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MANIFEST + "options: {seed: 0, seed: 1}\n")
+    assert "the key 'seed' is written twice" in error.message
+
+
+def test_a_mapping_as_key(tmp_path: Path) -> None:
+    assert "a key must be plain text" in refusal(tmp_path, "? {a: 1}\n: 2\n").message
+
+
+def test_merge_keys_are_yaml_too(tmp_path: Path) -> None:
+    text = "base: &base {a: 1, b: 2}\nmore: {<<: *base, b: 3}\n"
+    assert read_mapping(file(tmp_path, text))["more"] == {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &x {b: {c: *x}}\n", "a.b.c: an alias (*) that contains itself"),
+        ("a: &x [1, *x]\n", "a.1: an alias (*) that contains itself"),
+        ("a: &x {<<: *x}\n", "'<<' merges a mapping into itself"),
+    ],
+)
+def test_aliases_without_end(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(tmp_path, text).message
+
+
+def test_aliases_used_often_cost_nothing(tmp_path: Path) -> None:
+    """Forty levels of doubling: looked into once each, or the test does not end."""
+    lines = ["a0: &a0 [1]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
+    assert len(read_mapping(file(tmp_path, "\n".join(lines)))) == 40
+
+
+def test_an_unknown_key_gets_the_nearest_name(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MANIFEST.replace("licence:", "license:"))
+    assert "license: unknown key" in str(error) or "licence: this key is required" in str(error)
+    error = refusal(tmp_path, MANIFEST + "licences: x\n")
+    assert "licences: unknown key" in error.message
+    assert "'licence'" in error.hint
+
+
+def test_an_unknown_key_deep_inside_gets_the_nearest_name(tmp_path: Path) -> None:
+    # The model is called as a key of models is: the name must not be taken for the key.
+    content = benchmark()
+    content["models"]["head"]["training"]["augment"] = {"crop_pading": 1}
+    with pytest.raises(UserError) as raised:
+        validate(BenchmarkSpec, content, tmp_path / "mine.yaml")
+    assert "models.head.training.augment.crop_pading: unknown key" in raised.value.message
+    assert "'crop_padding'" in raised.value.hint
+
+
+def test_a_wrong_type_names_key_and_value(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MANIFEST.replace("test: 10", "test: many"))
+    assert "splits.test: " in error.message
+    assert "'many'" in error.message
+
+
+def test_a_long_value_is_cut(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MANIFEST.replace("[1, 8, 8]", "x" * 500))
+    assert len(error.message) < 300 + len(str(tmp_path)), error.message
+
+
+def test_a_missing_key(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MANIFEST.replace("builder: uniform_noise\n", ""))
+    assert "builder: this key is required" in error.message
+
+
+def test_several_errors_are_counted(tmp_path: Path) -> None:
+    error = refusal(tmp_path, "schema_version: 1\nname: mine\n")
+    assert "title: this key is required" in error.message
+    assert "7 more" in error.hint, error.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ood": {"near": []}}, "ood: names no data set"),
+        ({"ood": {"near": ["letters"], "far": ["letters"]}}, "'letters' is listed twice"),
+        ({"ood": {"near": ["digits"]}}, "'digits' is the in-distribution data set"),
+        ({"models": {}}, "models: names no model"),
+        ({"methods": {}}, "give methods, a sweep, or both"),
+        ({"methods": {"A": {"model": "x", "detector": "y"}}}, "methods.A.model: no model 'x'"),
+        ({"schema_version": 2}, "schema_version: "),
+        ({"sweep": {"models": ["x"]}}, "sweep.models: no model 'x'"),
+    ],
+)
+def test_benchmarks_that_contradict_themselves(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        validate(BenchmarkSpec, benchmark(**changes), tmp_path / "mine.yaml")
+    assert said in raised.value.message
+
+
+def test_specs_are_frozen(tmp_path: Path) -> None:
+    spec = validate(BenchmarkSpec, benchmark(), tmp_path / "mine.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        spec.version = 2  # type: ignore[misc]
+
+
+def test_the_name_is_that_of_the_file(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MANIFEST, "other.yaml")
+    assert "name: 'mine' differs from the file's name" in error.message
+    assert error.hint == "Write 'name: other' or call the file mine.yaml."
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("- a\n- b\n", "a list"), ("word", "text"), ("", "nothing"), ("3", "int")]
+)
+def test_what_is_no_mapping(tmp_path: Path, text: str, found: str) -> None:
+    assert f"expected keys and values, found {found}" in refusal(tmp_path, text).message
+
+
+def test_what_is_not_utf8(tmp_path: Path) -> None:
+    assert "not UTF-8" in refusal(tmp_path, b"title: \xff\xfe\n").message
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        read_mapping(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="Is a directory"):
+        read_mapping(tmp_path)
