@@ -122,8 +122,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def _metadata(content: bytes) -> dict[str, str]:
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    assert isinstance(metadata, dict)
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("it has no metadata")
     return metadata
 
 

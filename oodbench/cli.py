@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -223,6 +224,9 @@ def report(
 
 def main() -> None:
     """Entry point of the `oodbench` command: errors of the user's become one or two lines."""
+    # Threads that spin while they wait make small networks many times slower on a machine that has
+    # something else to do. Read when torch is loaded; what the user has set stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     level, form = (logging.DEBUG, logging.BASIC_FORMAT) if debug else (logging.WARNING, _FORM)

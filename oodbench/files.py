@@ -77,6 +77,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
     with _explained(path):
+        if path.is_dir():  # renaming onto it fails too, with words that depend on the system
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
         try:
             with os.fdopen(descriptor, "wb") as file:

@@ -43,7 +43,7 @@ class RunDirectory:
         """Whether there is a run in the folder."""
         try:
             return self.description_path.exists()
-        except PermissionError:
+        except OSError:
             return False  # what cannot be looked into cannot be written either: `create` says so
 
     def create(self) -> None:

@@ -71,7 +71,7 @@ def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: in
         seed: of the initial weights.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it reseeds CUDA too
         network = models.create(spec.network, num_classes, spec.head, data.images.shape[1])
     images = as_tensor(data, torch.device("cpu")).double()
     std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from oodbench.catalog import BUILT_IN, Catalog, instantiate, load_class
+from oodbench.catalog import BUILT_IN, Catalog
 from oodbench.errors import UserError
 from oodbench.inspection import BrokenDetectorError
+from oodbench.loader import instantiate, load_class
 
 DETECTOR = '''\
 """A detector."""

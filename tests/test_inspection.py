@@ -1,4 +1,4 @@
-"""Detectors' files read without running them: what is certain, what is broken, what is not known."""
+"""Detectors' files read without running them: what is certain, broken, not known."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from oodbench import probe as probing
-from oodbench.catalog import Catalog, load_class
+from oodbench.catalog import Catalog
 from oodbench.errors import UserError
 from oodbench.inspection import BrokenDetectorError, read_detector
+from oodbench.loader import load_class
 from oodbench.probe import probe
 
 HEAD = "from torch import Tensor\nfrom oodbench import Detector, Outputs, register\n"
@@ -69,9 +70,10 @@ CERTAIN = {
     "standard library": "from collections.abc import Mapping\nimport math\n",
     "submodule": "import torch.nn.functional as F\nfrom torch.nn import functional\n",
     "our modules": "from oodbench.functional import max_probability\n",
-    "constants": "EPS = -1e-3\nNAMES = ('a', 'b')\nTABLE: dict[str, int] = {'a': 1}\nSET = {1, 2}\n",
+    "numbers": "EPS = -1e-3\nSET = {1, 2}\n",
+    "tables": "NAMES = ('a', 'b')\nTABLE: dict[str, int] = {'a': 1}\n",
     "a function": "def f(x: Tensor | None = None, *, y: float = -1.0) -> Tensor | None:\n    z\n",
-    "a class": "class A:\n    x: int = 0\n    @staticmethod\n    def f() -> int:\n        return 1\n",
+    "a class": "class A:\n    x: int = 0\n    @staticmethod\n    def f() -> int:\n        x\n",
     "type checking": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nosuch\n",
 }
 

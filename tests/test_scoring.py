@@ -211,6 +211,22 @@ def test_perturbation_does_not_reach_the_others(tiny: Make, tiny_data: Make) -> 
     assert (together.scores["0.01"] > together.scores["good"]).all()
 
 
+@register("looks")
+class LooksForGraph(Detector):
+    """Scores 1 where what it is given hangs on a graph, which it could keep alive."""
+
+    def score(self, outputs: Outputs) -> Tensor:
+        tensors = [outputs.logits, outputs.features, *outputs.taps.values()]
+        graph = any(tensor.requires_grad for tensor in tensors)
+        return torch.full((len(outputs),), float(graph))
+
+
+def test_detectors_see_no_graph(tiny: Make, tiny_data: Make) -> None:
+    """Not even beside one for which the first sweep records one."""
+    outcome = scored(tiny(), tiny_data(20), {"looks": LooksForGraph(), "slope": Slope()})
+    np.testing.assert_array_equal(outcome.scores["looks"], np.zeros(20))
+
+
 def test_sweep_for_fitting_has_no_graph_but_can_take_part_in_one(
     tiny: Make, tiny_data: Make
 ) -> None:

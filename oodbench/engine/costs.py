@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from oodbench.engine.network import NetworkRunner
 from oodbench.engine.scoring import Scorer, score_batch
 from oodbench.models.classifier import Classifier
 
-_REFERENCE = ""  # no method is called so
+_REFERENCE = "(reference)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,12 @@ class _Standalone:
 
     def seconds(self, images: Tensor) -> float:
         """Time of scoring a batch, up to having the scores in main memory."""
-        _synchronise(images.device)
-        started = time.perf_counter()
-        self.score(images).cpu()
-        return time.perf_counter() - started
+        # Attached for this call alone: the hooks of the other methods would slow this one down.
+        with self.runner.attached():
+            _synchronise(images.device)
+            started = time.perf_counter()
+            self.score(images).cpu()
+            return time.perf_counter() - started
 
 
 def measure(
@@ -79,24 +80,26 @@ def measure(
 
     Args:
         classifier: the model.
-        scorers: key -> fitted and tuned detector.
-        reference: the method that times are divided by, or None.
+        scorers: method -> fitted and tuned detector.
+        reference: the method that times are divided by, or None. Used if it is not one of the
+            scorers, which then is.
         images: one batch, on the device.
         rounds: timed repetitions after one that warms up.
     """
-    with ExitStack() as stack:
-        methods = {key: _Standalone(classifier, s, len(images)) for key, s in scorers.items()}
-        contestants = dict(methods)
-        if reference is not None:
-            contestants[_REFERENCE] = _Standalone(*reference, len(images))
-        for contestant in contestants.values():
-            stack.enter_context(contestant.runner.attached())
-        batched = _rounds(contestants, lambda method: method.seconds(images), rounds)
-        single = _rounds(contestants, lambda method: method.seconds(images[:1]), rounds + 2)
-        return {
-            key: _cost(method, images, single[key], batched[key], batched.get(_REFERENCE))
-            for key, method in methods.items()
-        }
+    methods = {key: _Standalone(classifier, s, len(images)) for key, s in scorers.items()}
+    contestants = dict(methods)
+    divisor = None if reference is None else reference[1].method.name
+    if reference is not None and divisor not in methods:
+        divisor = _REFERENCE
+        contestants[divisor] = _Standalone(*reference, len(images))
+    batched = _rounds(contestants, lambda method: method.seconds(images), rounds)
+    single = _rounds(contestants, lambda method: method.seconds(images[:1]), rounds + 2)
+    divided_by = batched[divisor] if divisor else None
+    costs = {}
+    for key, method in methods.items():
+        with method.runner.attached():
+            costs[key] = _cost(method, images, single[key], batched[key], divided_by)
+    return costs
 
 
 def _rounds(

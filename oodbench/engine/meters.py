@@ -59,6 +59,8 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._native_batch_norm_legit_no_training: _twice_elements,
     aten.cudnn_batch_norm: _twice_elements,
     aten.relu: _elements,
+    aten.relu_: _elements,
+    aten.add_: _elements,
     aten.clamp_min: _elements,
     aten.threshold_backward: _elements,
     aten.add: _elements,

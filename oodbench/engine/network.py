@@ -20,6 +20,9 @@ LOGITS = "logits"
 """The place a sweep is read at when it goes all the way through the network."""
 
 
+FEATURES = "features"
+
+
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
     """A sweep has come to where it was to stop."""
 
@@ -41,6 +44,8 @@ class NetworkRunner:
         self.batch_size = batch_size
         self.capture_taps = capture_taps
         self.device = classifier.mean.device
+        for reserved in {LOGITS, FEATURES} & set(classifier.network.tap_names):
+            raise ValueError(f"a tap cannot be called '{reserved}'")
         self._head = classifier.describe_head()
         self._captured: dict[str, Tensor] | None = None  # None: the sweep is not this runner's
         self._stop_at: str | None = None
@@ -62,7 +67,7 @@ class NetworkRunner:
 
     def _capture_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._captured is not None:
-            self._captured["features"] = inputs[0]
+            self._captured[FEATURES] = inputs[0]
 
     def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -88,7 +93,7 @@ class NetworkRunner:
             logits = self.classifier(images)
         finally:
             self._captured = None
-        features = captured.pop("features")
+        features = captured.pop(FEATURES)
         return Outputs(logits.double(), features, captured, labels, self._head)
 
     def activation(self, images: Tensor, tap: str) -> Tensor:

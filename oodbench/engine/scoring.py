@@ -80,11 +80,12 @@ def score_split(
     active = dict(scorers)
     done = 0
 
-    def compute(images: Tensor, labels: Tensor | None) -> tuple[Outputs, dict[K, Outputs]]:
-        return _views(runner, images, labels, active, result.errors)
+    def compute(images: Tensor, labels: Tensor | None) -> tuple[Tensor | None, dict[K, Outputs]]:
+        clean, views = _views(runner, images, active, result.errors)
+        return None if labels is None else clean.logits.argmax(dim=1) == labels, views
 
     for images, labels in runner.batches(data):
-        for count, (outputs, views) in runner.within_memory(compute, images, labels):
+        for count, (right, views) in runner.within_memory(compute, images, labels):
             for key, view in views.items():
                 scorer = active.get(key)
                 if scorer is None:
@@ -97,8 +98,8 @@ def score_split(
                     result.errors[key] = error
             for key in result.errors:
                 active.pop(key, None)
-            if outputs.labels is not None:
-                correct.append((outputs.logits.argmax(dim=1) == outputs.labels).cpu().numpy())
+            if right is not None:
+                correct.append(right.cpu().numpy())
             done += count
     result.scores = {key: np.concatenate(parts[key]) for key in active}
     result.correct = np.concatenate(correct) if correct else None
@@ -108,15 +109,17 @@ def score_split(
 def _views(
     runner: NetworkRunner,
     images: Tensor,
-    labels: Tensor | None,
     scorers: Mapping[K, Scorer],
     errors: dict[K, Exception],
 ) -> tuple[Outputs, dict[K, Outputs]]:
-    """What each scorer sees of a batch: the common outputs, or its own perturbed ones."""
+    """What each scorer sees of a batch: the common outputs, or its own perturbed ones.
+
+    Never the labels: a score is for images whose class nobody knows.
+    """
     perturbing = {key: scorer for key, scorer in scorers.items() if _perturbs(scorer)}
     with torch.enable_grad() if perturbing else torch.inference_mode():
         images = images.detach().requires_grad_(bool(perturbing))
-        outputs = runner.outputs(images, labels)
+        outputs = runner.outputs(images)
         clean = outputs.detach()
         views = dict.fromkeys(scorers, clean)
         for key, scorer in perturbing.items():
@@ -183,7 +186,7 @@ def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor
         Exception: whatever the detector raises.
     """
     errors: dict[str, Exception] = {}
-    _, views = _views(runner, images, None, {"": scorer}, errors)
+    _, views = _views(runner, images, {"": scorer}, errors)
     if errors:
         raise errors[""]
     with torch.no_grad():

@@ -100,12 +100,18 @@ def adversarial_data(
     """
     generator = torch.Generator().manual_seed(seed)
     std = runner.classifier.std.cpu()
-    clean, noisy, attacked, kept = [], [], [], []
+    # Drawn at once: the noise of an image must not depend on the batch size.
+    noise = torch.randn(data.images.shape, generator=generator) * spec.noise_std * std
+    clean: list[Tensor] = []
+    noisy: list[Tensor] = []
+    attacked: list[Tensor] = []
+    kept: list[Tensor] = []
+    done = 0
     for images, labels in runner.batches(data):
         assert labels is not None
         originals = images.cpu()
-        noise = torch.randn(originals.shape, generator=generator, dtype=originals.dtype)
-        disturbed = (originals + spec.noise_std * std * noise).clamp(0, 1)
+        disturbed = (originals + noise[done : done + len(images)]).clamp(0, 1)
+        done += len(images)
 
         def attack(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
             assert labels is not None

@@ -15,7 +15,7 @@ class NetworkInfo:
 
     Attributes:
         summary: one line for lists.
-        factory: "module:callable", called with num_classes, head, in_channels and `options`.
+        factory: "module:callable", called with make_head, in_channels and `options`.
         options: fixed arguments of the factory.
     """
 
