@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from oodbench.errors import UserError, did_you_mean
 from oodbench.specs import Spec
@@ -85,8 +86,11 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
     try:
         return spec.model_validate(content)
     except ValidationError as failure:
-        error = failure.errors()[0]
-        key = ".".join(str(part) for part in error["loc"])
+        errors = failure.errors()
+        error = errors[0]
+        # A key that may be of two kinds gives an error for each: they are one for the user.
+        alike = [other for other in errors if _place(other) == _place(error)]
+        key = _place(error)
         message, hint = error["msg"], ""
         if error["type"] == "extra_forbidden":
             message = "unknown key"
@@ -96,8 +100,9 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
         elif error["type"] == "value_error":
             message = str(error["ctx"]["error"])
         else:
-            message = f"{message[0].lower()}{message[1:]}, not {_shown(error['input'])}"
-        more = failure.error_count() - 1
+            wanted = " or ".join(dict.fromkeys(other["msg"] for other in alike))
+            message = f"{wanted[0].lower()}{wanted[1:]}, not {_shown(error['input'])}"
+        more = len(errors) - len(alike)
         if more:
             hint = f"{hint} ({more} more like it below it)".strip()
         raise UserError(f"{path}: {key + ': ' if key else ''}{message}.", hint) from failure
@@ -131,6 +136,12 @@ def _type_name(value: Any) -> str:
     return {list: "a list", str: "text", type(None): "nothing"}.get(
         type(value), type(value).__name__
     )
+
+
+def _place(error: ErrorDetails) -> str:
+    """The key of an error; pydantic's names of the kinds of a union are left out."""
+    parts = [str(part) for part in error["loc"]]
+    return ".".join(part for part in parts if not part.endswith("]"))
 
 
 def _shown(value: Any) -> str:

@@ -423,6 +423,18 @@ def test_requirements_are_those_of_the_papers_table_1(name: str) -> None:
     assert tuple(method.requirements().values()) == TABLE_1[name]
 
 
+def test_fitting_is_a_post_processing_phase() -> None:
+    info = statuses()["entropy"].info
+    assert info is not None
+    fitted = replace(info, name="fitted", label="F", needs=frozenset({"fit"}))
+    method = plan(methods=["fitted"], known=statuses(fitted=DetectorStatus(fitted, None))).methods[
+        0
+    ]
+    assert [name for name, needed in method.requirements().items() if needed] == [
+        "post_processing_phase"
+    ]
+
+
 def test_what_is_fixed_is_not_tuned() -> None:
     fixed = {"temperature": 1000.0, "epsilon": 0.0014}
     spec = benchmark(

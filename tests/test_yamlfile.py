@@ -169,7 +169,8 @@ def test_several_errors_are_counted(tmp_path: Path) -> None:
         ({"models": {}}, "models: names no model"),
         ({"methods": {}}, "give methods, a sweep, or both"),
         ({"methods": {"A": {"model": "x", "detector": "y"}}}, "methods.A.model: no model 'x'"),
-        ({"schema_version": 2}, "schema_version: "),
+        ({"schema_version": 2}, "schema_version: input should be 1, not 2."),
+        ({"sweep": {"models": 3}}, "sweep.models: input should be 'all' or Input should be a "),
         ({"sweep": {"models": ["x"]}}, "sweep.models: no model 'x'"),
     ],
 )

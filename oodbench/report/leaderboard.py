@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from oodbench.errors import UserError
@@ -100,8 +100,9 @@ class Cost:
     Attributes:
         seeds: number of seeds it was measured for.
         devices: where it was measured.
-        values: by the names of `COSTS` and in the records' units: counts are means over seeds,
-            times are medians, peak memory is the largest. None if no record has a finite value.
+        values: by the names of `COSTS` and in the records' units: means over seeds, peak
+            memory the largest. Not medians of times: where seeds were tuned to different steps,
+            time and counts must speak of the same. None if no record has a finite value.
         requires: the five requirements of the DisMax paper's Table 1, by the names of
             `records.REQUIREMENTS`; true if true for any seed.
     """
@@ -499,9 +500,7 @@ def _cost(costs: Sequence[CostRecord]) -> Cost | None:
         found = values(name)
         if not found:
             return None
-        if name in COUNTS:
-            return fmean(found)
-        return float(median(found) if name in TIMES else max(found))
+        return float(max(found)) if name == "peak_memory_bytes" else fmean(found)
 
     return Cost(
         seeds=len({cost.seed for cost in costs}),

@@ -243,9 +243,10 @@ def _notes(board: Leaderboard, best: str) -> tuple[str, ...]:
     if costs:
         devices = sorted({device for cost in costs for device in cost.devices})
         found.append(
-            f"Costs were measured on {', '.join(devices)}: times are medians over seeds, passes "
-            "and operations means, memory the largest. Forwards and backwards are counted; part "
-            f"of a network counts as its share. Time ({BASELINE_SIGN} baseline) is the time of an "
+            f"Costs were measured on {', '.join(devices)}: means over seeds (of medians "
+            "over repetitions), memory the largest. A method tuned to a step of zero needs no "
+            "gradient, so seeds may differ. Forwards and backwards are counted; part of a network "
+            f"counts as its share. Time ({BASELINE_SIGN} baseline) is the time of an "
             "image in a batch over that of the benchmark's reference method. FLOPs count a "
             "multiply-add as 2."
             + (" Times on different devices are not comparable." if len(devices) > 1 else "")

@@ -69,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--times", type=int, default=20, help="runs to kill")
     parser.add_argument("--benchmark", default="digits", help="name or YAML file")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds of the benchmark")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the benchmark")
     parser.add_argument("--plugins", type=Path, action="append", default=[], metavar="DIR")
     return parser.parse_args()
 
