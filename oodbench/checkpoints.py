@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,8 @@ from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.specs import ModelSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from oodbench.models.classifier import Classifier
     from oodbench.training import Epoch
 
@@ -72,16 +74,26 @@ def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> No
     """Write a checkpoint, whole or not at all."""
     from safetensors.torch import save as serialise
 
+    weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.state_dict().items()}
     metadata = {
         "format": FORMAT,
+        "weights": weights_digest(weights),
         "address": key.address,
         "model": canonical_json(key.model.model_dump(mode="json")),
         "data": key.data,
         "seed": str(key.seed),
         "history": json.dumps([asdict(epoch) for epoch in history]),
     }
-    weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.state_dict().items()}
     write_atomic(key.path, serialise(weights, metadata))
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """64 hexadecimal digits over names, types, shapes and bytes of tensors on the CPU."""
+    parts: list[bytes | str] = []
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        parts += [name, f"{tensor.dtype} {list(tensor.shape)}", tensor.numpy().tobytes()]
+    return digest(*parts)
 
 
 def load_into(classifier: Classifier, key: CheckpointKey) -> None:
@@ -98,7 +110,10 @@ def load_into(classifier: Classifier, key: CheckpointKey) -> None:
         metadata = _metadata(content)
         if metadata.get("format") != FORMAT or metadata.get("address") != key.address:
             raise DamagedCheckpointError("it belongs to something else")
-        classifier.load_state_dict(deserialise(content))
+        weights = deserialise(content)
+        if metadata.get("weights") != weights_digest(weights):
+            raise DamagedCheckpointError("its weights are not those that were written")
+        classifier.load_state_dict(weights)
     except (SafetensorError, RuntimeError, ValueError, struct.error) as error:
         raise DamagedCheckpointError(
             f"it is truncated or not a checkpoint ({str(error).splitlines()[0]})"

@@ -200,7 +200,7 @@ def register(
         cls.info = DetectorInfo(
             name=name,
             label=label or cls.__name__,
-            title=title or (inspect.getdoc(cls) or cls.__name__).splitlines()[0].rstrip("."),
+            title=title or _first_line(cls.__doc__, cls.__name__),
             venue=venue,
             year=year,
             url=url,
@@ -210,6 +210,11 @@ def register(
         return cls
 
     return decorate
+
+
+def _first_line(docstring: str | None, otherwise: str) -> str:
+    lines = inspect.cleandoc(docstring or "").splitlines()
+    return lines[0].rstrip(".") if lines else otherwise
 
 
 class Detector:

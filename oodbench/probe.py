@@ -17,6 +17,9 @@ from oodbench.files import cache_folder, digest, write_atomic
 from oodbench.inspection import BrokenDetectorError
 from oodbench.loader import load_class
 
+TIME_LIMIT = 60
+"""Seconds that importing may take, torch included."""
+
 
 def probe(files: Sequence[Path]) -> dict[Path, str | None]:
     """Import each file in another process.
@@ -44,21 +47,25 @@ def _import_elsewhere(files: Sequence[Path]) -> dict[Path, str | None]:
     """File -> why it does not import, or None; found by one other process for all files."""
     if not files:
         return {}
-    done = subprocess.run(
-        [sys.executable, "-m", "oodbench.probe", *map(str, files)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     try:
+        done = subprocess.run(
+            [sys.executable, "-m", "oodbench.probe", *map(str, files)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIME_LIMIT,
+        )
         found = json.loads(done.stdout.splitlines()[-1])
         return {file: found[str(file)] for file in files}
+    except subprocess.TimeoutExpired:
+        why = f"takes longer than {TIME_LIMIT} s to import"
     except (ValueError, IndexError, KeyError, TypeError):
-        pass
-    if len(files) > 1:  # one of them stops Python: find out which
-        return {file: error for one in files for file, error in _import_elsewhere([one]).items()}
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return {files[0]: f"stops Python while it is imported: {last}"}
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        why = f"stops Python while it is imported: {last}"
+    if len(files) == 1:
+        return {files[0]: why}
+    # One of them is to blame: find out which.
+    return {file: error for one in files for file, error in _import_elsewhere([one]).items()}
 
 
 def _main(files: Sequence[str]) -> None:

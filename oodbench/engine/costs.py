@@ -72,7 +72,7 @@ def measure(
     images: Tensor,
     *,
     rounds: int = 5,
-) -> dict[str, InferenceCost]:
+) -> tuple[dict[str, InferenceCost], dict[str, Exception]]:
     """Measure every method of a model.
 
     Rounds go through all methods in turn, the reference among them, so that a slow moment of the
@@ -85,6 +85,9 @@ def measure(
             scorers, which then is.
         images: one batch, on the device.
         rounds: timed repetitions after one that warms up.
+
+    Returns:
+        method -> cost, and method -> error of those that failed.
     """
     methods = {key: _Standalone(classifier, s, len(images)) for key, s in scorers.items()}
     contestants = dict(methods)
@@ -92,29 +95,41 @@ def measure(
     if reference is not None and divisor not in methods:
         divisor = _REFERENCE
         contestants[divisor] = _Standalone(*reference, len(images))
-    batched = _rounds(contestants, lambda method: method.seconds(images), rounds)
-    single = _rounds(contestants, lambda method: method.seconds(images[:1]), rounds + 2)
-    divided_by = batched[divisor] if divisor else None
+    errors: dict[str, Exception] = {}
+    batched = _rounds(contestants, lambda method: method.seconds(images), rounds, errors)
+    single = _rounds(contestants, lambda method: method.seconds(images[:1]), rounds + 2, errors)
+    divided_by = batched.get(divisor) if divisor else None
     costs = {}
     for key, method in methods.items():
-        with method.runner.attached():
-            costs[key] = _cost(method, images, single[key], batched[key], divided_by)
-    return costs
+        if key not in errors:
+            with method.runner.attached():
+                costs[key] = _cost(method, images, single[key], batched[key], divided_by)
+    return costs, errors
 
 
 def _rounds(
     contestants: Mapping[str, _Standalone],
     clock: Callable[[_Standalone], float],
     rounds: int,
+    errors: dict[str, Exception],
 ) -> dict[str, float]:
-    """Median seconds of each; the first round warms up and does not count."""
+    """Median seconds of each; the first round warms up and does not count.
+
+    A method that raises is entered in `errors` and left out from then on.
+    """
     times: dict[str, list[float]] = {key: [] for key in contestants}
     for number in range(rounds + 1):
         for key, contestant in contestants.items():
-            seconds = clock(contestant)
+            if key in errors:
+                continue
+            try:
+                seconds = clock(contestant)
+            except Exception as error:
+                errors[key] = error
+                continue
             if number:
                 times[key].append(seconds)
-    return {key: statistics.median(values) for key, values in times.items()}
+    return {key: statistics.median(found) for key, found in times.items() if key not in errors}
 
 
 def _cost(

@@ -125,8 +125,11 @@ def evaluate(
         for method in methods
         if results[method.name].error is None
     }
-    for name, cost in costs.measure(classifier, scorers, reference, images).items():
+    measured, errors = costs.measure(classifier, scorers, reference, images)
+    for name, cost in measured.items():
         results[name].cost = cost
+    for name in scorers.keys() & errors.keys():
+        results[name].error = errors[name]
     return Evaluation(results, correct)
 
 

@@ -87,7 +87,7 @@ class _Reader(Batches):
 
     def give(self, outputs: Outputs) -> None:
         """Hand over a batch and wait until the detector is done with it."""
-        self._given.put(outputs)
+        self._given.put(outputs.map(torch.clone))  # not to be changed for the next detector
         self._wait()
 
     def end_sweep(self) -> None:

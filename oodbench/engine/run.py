@@ -20,6 +20,7 @@ import torch
 import oodbench
 from oodbench import metrics
 from oodbench.catalog import Catalog
+from oodbench.checkpoints import weights_digest
 from oodbench.engine.evaluation import Evaluation, evaluate
 from oodbench.engine.recording import Recorder
 from oodbench.engine.scoring import DetectorError, Scorer
@@ -100,6 +101,7 @@ class _Run:
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
+        self.before: Mapping[str, Any] = {}
         self.checkpoints: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
 
@@ -135,7 +137,8 @@ class _Run:
         key = self.models.key(model, seed)
         trained_before = key.path.exists()
         classifier = self.models.trained(model, seed)
-        self.checkpoints[f"{model}/seed{seed}"] = digest(key.path.read_bytes())
+        weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
+        self.checkpoints[f"{model}/seed{seed}"] = weights_digest(weights)
         detectors = {
             method.name: self.catalog.load_detector(method.detector.name, method.parameters)
             for method in todo
@@ -260,6 +263,13 @@ class _Run:
                 "Start a new run in another folder with --out.",
             )
         self.directory.clean()
+        self.before = before
+        threads = before.get("environment", {}).get("threads")
+        if threads != torch.get_num_threads():
+            self.say.warn(
+                f"{folder} was begun with {threads} threads and goes on with "
+                f"{torch.get_num_threads()}: what is done now may differ in the last digits."
+            )
         self.checkpoints = dict(before.get("checksums", {}).get("checkpoints", {}))
         self.notes = dict(before.get("notes", {}))
         changed = {
@@ -300,6 +310,10 @@ class _Run:
         )
 
     def _description(self, status: str) -> Mapping[str, Any]:
+        """What `run.json` says; of a resumed run also what this plan left out."""
+        planned = {method.name for method in self.plan.methods}
+        others = [entry for entry in self.before.get("methods", ()) if entry["name"] not in planned]
+        detectors = self.before.get("checksums", {}).get("detectors", {})
         return {
             "schema_version": DESCRIPTION_SCHEMA,
             "run_id": self.run_id,
@@ -307,7 +321,7 @@ class _Run:
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["oodbench", *sys.argv[1:]]),
             "benchmark": self.benchmark.model_dump(mode="json"),
-            "seeds": list(self.plan.seeds),
+            "seeds": sorted({*self.plan.seeds, *self.before.get("seeds", ())}),
             "methods": [
                 {
                     "name": method.name,
@@ -318,7 +332,8 @@ class _Run:
                     "url": method.detector.url,
                 }
                 for method in self.plan.methods
-            ],
+            ]
+            + others,
             "skipped": {skip.method: skip.reason for skip in self.plan.skips},
             "plugins": [str(folder) for folder in self.catalog.plugins],
             "versions": _versions(),
@@ -331,7 +346,7 @@ class _Run:
             "checksums": {
                 "data": self._data_checksums(),
                 "checkpoints": dict(sorted(self.checkpoints.items())),
-                "detectors": self._detector_checksums(),
+                "detectors": {**detectors, **self._detector_checksums()},
             },
             "notes": self.notes,
         }

@@ -142,7 +142,8 @@ def _checked_scores(
     scorer: Scorer, outputs: Outputs, dataset: str, first: int
 ) -> NDArray[np.float64]:
     with torch.no_grad():
-        scores = scorer.detector.score(outputs)
+        # A copy: what a detector does to its input in place must not reach the next one.
+        scores = scorer.detector.score(outputs.map(torch.clone))
     name = f"detector '{scorer.method.detector.name}'"
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(outputs),):
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -167,7 +168,7 @@ def _check_batch_invariance(
     if cut == 0:
         return
     with torch.no_grad():
-        parts = [detector.score(outputs[:cut]), detector.score(outputs[cut:])]
+        parts = [detector.score(part.map(torch.clone)) for part in (outputs[:cut], outputs[cut:])]
     again = torch.cat(parts).double().cpu().numpy()
     allowed = 1e-3 * scores.std() + 1e-5 * np.abs(scores).max()
     difference = np.abs(again - scores)
