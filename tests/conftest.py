@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# As the command line does: threads that spin while they wait are slow beside other work. Before torch.
+# As the command line does, before torch is loaded: threads that spin while they wait are slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from collections.abc import Callable, Iterator
