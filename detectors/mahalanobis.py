@@ -43,6 +43,8 @@ class Mahalanobis(Detector):
         sign_zero: Literal["plus", "zero"] = "plus",
         standardise: bool = False,
     ) -> None:
+        if epsilon < 0:
+            raise ValueError(f"epsilon must not be negative, not {epsilon}")
         self.epsilon = epsilon
         self.sign_zero = sign_zero
         self.standardise = standardise

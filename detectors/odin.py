@@ -43,7 +43,11 @@ class ODIN(Detector):
         epsilon: float = 0.0014,
         sign_zero: Literal["plus", "zero"] = "plus",
     ) -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
         self.temperature = temperature
+        if epsilon < 0:
+            raise ValueError(f"epsilon must not be negative, not {epsilon}")
         self.epsilon = epsilon
         self.sign_zero = sign_zero
 

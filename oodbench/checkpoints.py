@@ -105,8 +105,8 @@ def load_into(classifier: Classifier, key: CheckpointKey) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 
-    content = key.path.read_bytes()
     try:
+        content = key.path.read_bytes()
         metadata = _metadata(content)
         if metadata.get("format") != FORMAT or metadata.get("address") != key.address:
             raise DamagedCheckpointError("it belongs to something else")
@@ -114,7 +114,7 @@ def load_into(classifier: Classifier, key: CheckpointKey) -> None:
         if metadata.get("weights") != weights_digest(weights):
             raise DamagedCheckpointError("its weights are not those that were written")
         classifier.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, ValueError, struct.error) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, struct.error) as error:
         raise DamagedCheckpointError(
             f"it is truncated or not a checkpoint ({str(error).splitlines()[0]})"
         ) from error

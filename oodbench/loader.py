@@ -7,7 +7,9 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from oodbench.detector import Detector
 from oodbench.errors import UserError, did_you_mean
@@ -28,7 +30,7 @@ def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
                 did_you_mean(parameter, known),
             )
     try:
-        return cls(**parameters)
+        detector = cls(**_checked(cls, parameters))
     except Exception as error:  # a user's code: whatever it raises is about this detector
         problem = (str(error).splitlines() or [""])[0].replace(f"{cls.__name__}.__init__() ", "")
         if not isinstance(error, TypeError | ValueError):
@@ -36,6 +38,29 @@ def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
         raise UserError(
             f"Detector '{cls.info.name}' cannot be made with {_arguments(parameters)}: {problem}."
         ) from error
+    step = getattr(detector, "epsilon", None)
+    if "input_gradient" in cls.info.needs and not isinstance(step, int | float):
+        raise UserError(
+            f"Detector '{cls.info.name}' declares the need 'input_gradient' and has no step size.",
+            "Give it an attribute 'epsilon', a number in units of a [0, 1] pixel.",
+        )
+    return detector
+
+
+def _checked(cls: type[Detector], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, held to the types that the constructor declares."""
+    try:
+        types = get_type_hints(cls.__init__)
+    except NameError:  # a type that is imported for checkers only
+        types = {}
+    checked = {}
+    for name, value in parameters.items():
+        try:
+            checked[name] = TypeAdapter(types.get(name, Any)).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise ValueError(f"{name}: {problem[0].lower()}{problem[1:]}") from error
+    return checked
 
 
 def _arguments(parameters: Mapping[str, Any]) -> str:

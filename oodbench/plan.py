@@ -144,7 +144,7 @@ def make_plan(
             options = HEADS[model.head].loss_options
             _known(f"models.{name}.loss_options", option, options, benchmark)
     candidates, skips = _candidates(benchmark, statuses)
-    _check_reference(benchmark, statuses)
+    reference = _reference(benchmark, statuses)
     if methods is not None:
         candidates, skips = _selected(methods, candidates, skips, benchmark, statuses)
     runnable = []
@@ -163,7 +163,7 @@ def make_plan(
         methods=tuple(runnable),
         skips=tuple(skips),
         passes=tuple(_passes(benchmark, datasets, runnable)),
-        reference=_reference(benchmark, statuses),
+        reference=reference,
     )
 
 
@@ -172,19 +172,6 @@ def _known(key: str, name: str, known: Iterable[str], benchmark: BenchmarkSpec) 
         raise UserError(
             f"Benchmark '{benchmark.name}': {key}: unknown name '{name}'.",
             did_you_mean(name, known),
-        )
-
-
-def _check_reference(benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus]) -> None:
-    """The method that times are divided by is there and costs one forward."""
-    if benchmark.reference is None:
-        return
-    _known("reference", benchmark.reference, benchmark.methods, benchmark)
-    detector = benchmark.methods[benchmark.reference].detector
-    if _declaration(detector, statuses, "reference", benchmark).needs:
-        raise UserError(
-            f"Benchmark '{benchmark.name}': reference: '{detector}' needs more than the logits.",
-            "Choose a method that costs one forward.",
         )
 
 
@@ -335,17 +322,14 @@ def _reference(benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus])
     name = benchmark.reference
     if name is None:
         return None
-    where = f"Benchmark '{benchmark.name}': reference: "
-    if name not in benchmark.methods:
-        raise UserError(
-            f"{where}'{name}' is not under methods:.", did_you_mean(name, benchmark.methods)
-        )
+    _known("reference", name, benchmark.methods, benchmark)
     spec = benchmark.methods[name]
-    info = _declaration(spec.detector, statuses, f"methods.{name}.detector", benchmark)
+    info = _declaration(spec.detector, statuses, "reference", benchmark)
     if info.needs:
         raise UserError(
-            f"{where}the detector '{spec.detector}' of '{name}' needs more than the logits.",
-            "Times are divided by those of one plain forward: choose a detector without needs.",
+            f"Benchmark '{benchmark.name}': reference: '{spec.detector}' needs more than the "
+            "logits.",
+            "Choose a method that costs one forward.",
         )
     return _method(name, spec.model, info, benchmark, spec.parameters)
 

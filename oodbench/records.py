@@ -123,7 +123,11 @@ def read_lines(kind: type[R], path: Path) -> list[R]:
         return []
     known = {field.name for field in fields(kind)}
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path}: {error}.") from error
+    for number, line in enumerate(lines, start=1):
         try:
             content = json.loads(line)
             if content.get("schema_version") != SCHEMA_VERSION:

@@ -108,7 +108,10 @@ class RunDirectory:
     def write_scores(self, key: Key, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Write the scores of a method and seed, one array for each data set."""
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **scores)
+        with zipfile.ZipFile(content, "w") as archive:  # numpy.savez would not take every name
+            for name, array in scores.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
         write_atomic(self.scores_path(key), content.getvalue())
 
     def scores_path(self, key: Key) -> Path:

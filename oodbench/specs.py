@@ -158,7 +158,6 @@ class EvaluationSpec(Spec):
     batch_size: PositiveInt = 200
     resamples: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap resamples of each confidence interval."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
 
 class BenchmarkSpec(Spec):
@@ -191,6 +190,8 @@ class BenchmarkSpec(Spec):
         for dataset in sets:
             if sets.count(dataset) > 1:
                 raise ValueError(f"ood: '{dataset}' is listed twice")
+        if "id" in sets:
+            raise ValueError("ood: 'id' is what the ID test images are called in stored scores")
         if self.id in sets:
             raise ValueError(f"ood: '{self.id}' is the in-distribution data set")
         if not self.models:

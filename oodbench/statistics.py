@@ -58,7 +58,11 @@ class ClassMoments:
         means = self._sums / self.counts[:, None]
         within = self._squares - (means * self.counts[:, None]).T @ means
         covariance = within / self.counts.sum()
-        return TiedGaussian(means + self._origin, covariance, self._precision)
+        total = self.counts.sum()
+        mean = self._sums.sum(dim=0) / total + self._origin
+        squares = mean.square() + self._squares.diagonal() / total
+        noise = float(squares.mean()) * self._precision
+        return TiedGaussian(means + self._origin, covariance, self._precision, noise)
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,14 @@ class TiedGaussian:
     Attributes:
         means: shape [C, D], float64.
         covariance: maximum-likelihood pooled within-class covariance (divided by N), shape [D, D].
-        precision: relative variance below which a direction counts as constant.
+        precision: variance, relative to the largest, below which a direction counts as constant.
+        noise: variance below which it does whatever the largest is: the rounding of the features.
     """
 
     means: Tensor
     covariance: Tensor
     precision: float
+    noise: float = 0.0
 
     @cached_property
     def whitening(self) -> Tensor:
@@ -83,7 +89,8 @@ class TiedGaussian:
         pseudo-inverse does: they would otherwise get a nearly infinite weight.
         """
         values, vectors = torch.linalg.eigh(self.covariance)
-        kept = values > values.amax().clamp_min(0) * len(values) * self.precision
+        smallest = values.amax().clamp_min(0) * self.precision + self.noise
+        kept = values > len(values) * smallest
         whitening: Tensor = vectors[:, kept] * values[kept].rsqrt()
         return whitening
 

@@ -101,9 +101,13 @@ def measure(
     divided_by = batched.get(divisor) if divisor else None
     costs = {}
     for key, method in methods.items():
-        if key not in errors:
+        if key in errors:
+            continue
+        try:
             with method.runner.attached():
                 costs[key] = _cost(method, images, single[key], batched[key], divided_by)
+        except Exception as error:
+            errors[key] = error
     return costs, errors
 
 

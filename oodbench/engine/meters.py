@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -244,14 +245,17 @@ def tensor_bytes(value: object, _seen: set[int] | None = None) -> int:
     seen.add(id(value))
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
     if isinstance(value, nn.Module):
         parts: Sequence[object] = [*value.parameters(), *value.buffers()]
     elif isinstance(value, dict):
         parts = list(value.values())
     elif isinstance(value, list | tuple | set):
         parts = list(value)
-    elif hasattr(value, "__dict__"):
-        parts = list(vars(value).values())
+    elif hasattr(value, "__dict__") or hasattr(value, "__slots__"):
+        slots = [getattr(value, name, None) for name in getattr(value, "__slots__", ())]
+        parts = [*getattr(value, "__dict__", {}).values(), *slots]
     else:
         return 0
     return sum(tensor_bytes(part, seen) for part in parts)

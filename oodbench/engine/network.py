@@ -161,13 +161,19 @@ class NetworkRunner:
         return parts
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # the CPU allocator on Linux and macOS
+    "not enough memory",  # and on Windows
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device's or the machine's memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(
-        error
-    )  # the CPU allocator's words
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -33,7 +33,6 @@ class Recorder:
     def quality(self, method: Method, seed: int, evaluation: Evaluation) -> Iterable[QualityRecord]:
         """Every metric on every OOD set with its interval, then the classifier's accuracy."""
         result = evaluation.results[method.name]
-        level = self._benchmark.evaluation.confidence
         id_counts = self._resample(self._benchmark.id, len(evaluation.correct))
         for ood, group in self._benchmark.ood_groups.items():
             id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
@@ -43,7 +42,7 @@ class Recorder:
             )
             blank = self._blank(method.name, method.model, method.detector.name, seed)
             for metric, value in values.items():
-                low, high = intervals.percentile_interval(resampled[metric], level)
+                low, high = intervals.percentile_interval(resampled[metric])
                 yield replace(
                     blank,
                     detector_params=chosen_parameters(method, result.detectors[ood]),
@@ -59,7 +58,7 @@ class Recorder:
                 )
         correct = evaluation.correct
         low, high = intervals.percentile_interval(
-            id_counts.astype(np.float64) @ correct / len(correct), level
+            id_counts.astype(np.float64) @ correct / len(correct)
         )
         first = next(iter(result.detectors.values()))
         yield replace(
@@ -100,10 +99,22 @@ class Recorder:
         )
 
     def missing(
-        self, method: str, model: str, detector: str, seed: int, status: Status, reason: str
+        self,
+        method: str,
+        model: str,
+        detector: str,
+        seed: int,
+        status: Status,
+        reason: str,
+        tuned_on: str = "none",
     ) -> list[QualityRecord]:
         """A record without a value for every cell that would have been there."""
-        blank = replace(self._blank(method, model, detector, seed), status=status, reason=reason)
+        blank = replace(
+            self._blank(method, model, detector, seed),
+            status=status,
+            reason=reason,
+            tuned_on=tuned_on,
+        )
         return [
             replace(blank, ood_dataset=ood, ood_group=group, metric=metric)
             for ood, group in self._benchmark.ood_groups.items()

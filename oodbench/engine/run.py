@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import platform
 import shlex
 import sys
@@ -78,7 +77,6 @@ def run(
         UserError: if the folder holds a run and `resume` is not set, or holds the run of something
             else, or a file cannot be written.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
     return _Run(plan, catalog, RunDirectory(folder), device, say).carry_out(resume)
 
 
@@ -138,7 +136,7 @@ class _Run:
         trained_before = key.path.exists()
         classifier = self.models.trained(model, seed)
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
-        self.checkpoints[f"{model}/seed{seed}"] = weights_digest(weights)
+        todo = self._without_other_weights(model, seed, weights_digest(weights), todo)
         detectors = {
             method.name: self.catalog.load_detector(method.detector.name, method.parameters)
             for method in todo
@@ -164,6 +162,22 @@ class _Run:
             f"{label}: {source}, test accuracy {accuracy:.1f} %, {len(todo)} methods"
             + (f"; FAILED: {', '.join(failed)}" if failed else "")
         )
+
+    def _without_other_weights(
+        self, model: str, seed: int, weights: str, todo: list[Method]
+    ) -> list[Method]:
+        """What is to do; all methods again if the finished ones had another checkpoint."""
+        label = f"{model}/seed{seed}"
+        before = self.checkpoints.get(label, weights)
+        self.checkpoints[label] = weights
+        methods = list(self.plan.methods_of(model))
+        if before == weights or len(todo) == len(methods):
+            return todo
+        self.say.warn(f"{label} was trained anew with another result: its methods are done again.")
+        for method in methods:
+            self.records.pop((method.name, seed), None)
+            self.costs.pop((method.name, seed), None)
+        return methods
 
     def _reference(self, seed: int) -> tuple[Classifier, Scorer] | None:
         """The method that times are divided by, on a network of its own.
@@ -194,6 +208,7 @@ class _Run:
                     seed,
                     "failed",
                     _reason(result.error),
+                    method.tuned_on,
                 )
                 continue
             key = method.name, seed
@@ -286,6 +301,7 @@ class _Run:
         for record in records:
             by_key.setdefault((record.method, record.seed), []).append(record)
         expected = len(metrics.METRICS) * len(self.benchmark.ood_groups) + 1
+        planned = {(m.name, seed) for m in self.plan.methods for seed in self.plan.seeds}
         for key, group in by_key.items():
             finished = (
                 len(group) == expected
@@ -297,6 +313,8 @@ class _Run:
             if finished:
                 self.records[key] = group
                 self.costs[key] = measured[key]
+            elif key not in planned:  # skipped or failed, and not tried again now
+                self.records[key] = group
 
     def _write(self, status: str) -> None:
         """Write the description and all records; in an order that depends on the plan alone."""

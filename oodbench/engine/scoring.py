@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -91,9 +91,9 @@ def score_split(
                 if scorer is None:
                     continue
                 try:
-                    parts[key].append(_checked_scores(scorer, view, dataset, done))
+                    parts[key].append(checked_scores(scorer, view, dataset, done))
                     if check_batches and done == 0:
-                        _check_batch_invariance(scorer.detector, view, parts[key][0])
+                        _check_batch_invariance(scorer, view, parts[key][0])
                 except Exception as error:
                     result.errors[key] = error
             for key in result.errors:
@@ -117,7 +117,8 @@ def _views(
     Never the labels: a score is for images whose class nobody knows.
     """
     perturbing = {key: scorer for key, scorer in scorers.items() if _perturbs(scorer)}
-    with torch.enable_grad() if perturbing else torch.inference_mode():
+    # Not inference_mode: a detector may take gradients of its own with respect to its input.
+    with torch.set_grad_enabled(bool(perturbing)):
         images = images.detach().requires_grad_(bool(perturbing))
         outputs = runner.outputs(images)
         clean = outputs.detach()
@@ -138,12 +139,29 @@ def _perturbs(scorer: Scorer) -> bool:
     return uses_input_gradient(scorer.method) and step_size(scorer.detector) != 0
 
 
-def _checked_scores(
+def _own_view(scorer: Scorer, outputs: Outputs) -> Outputs:
+    """What a detector declared that it needs, as a copy: what it does in place reaches no other."""
+    if "taps" not in scorer.method.detector.needs:
+        outputs = replace(outputs, taps={})
+    return outputs.map(torch.clone)
+
+
+def checked_scores(
     scorer: Scorer, outputs: Outputs, dataset: str, first: int
 ) -> NDArray[np.float64]:
+    """Scores of a batch, shape [B], on the CPU in float64.
+
+    Args:
+        scorer: gives them.
+        outputs: of the batch.
+        dataset: name of the data set, for messages.
+        first: index of the batch's first image in the data set.
+
+    Raises:
+        DetectorError: if they have another shape, or one is not finite.
+    """
     with torch.no_grad():
-        # A copy: what a detector does to its input in place must not reach the next one.
-        scores = scorer.detector.score(outputs.map(torch.clone))
+        scores = scorer.detector.score(_own_view(scorer, outputs))
     name = f"detector '{scorer.method.detector.name}'"
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(outputs),):
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -160,15 +178,16 @@ def _checked_scores(
     return values
 
 
-def _check_batch_invariance(
-    detector: Detector, outputs: Outputs, scores: NDArray[np.float64]
-) -> None:
+def _check_batch_invariance(scorer: Scorer, outputs: Outputs, scores: NDArray[np.float64]) -> None:
     """Scores of a batch must be those of its parts, up to rounding."""
     cut = len(outputs) // 3
     if cut == 0:
         return
     with torch.no_grad():
-        parts = [detector.score(part.map(torch.clone)) for part in (outputs[:cut], outputs[cut:])]
+        parts = [
+            scorer.detector.score(_own_view(scorer, part))
+            for part in (outputs[:cut], outputs[cut:])
+        ]
     again = torch.cat(parts).double().cpu().numpy()
     allowed = 1e-3 * scores.std() + 1e-5 * np.abs(scores).max()
     difference = np.abs(again - scores)
@@ -191,7 +210,7 @@ def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor
     if errors:
         raise errors[""]
     with torch.no_grad():
-        return scorer.detector.score(views[""])
+        return scorer.detector.score(_own_view(scorer, views[""]))
 
 
 def sweep_outputs(runner: NetworkRunner, data: ImageArray) -> Iterator[Outputs]:

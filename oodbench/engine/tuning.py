@@ -32,6 +32,7 @@ from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.network import NetworkRunner, input_gradients
 from oodbench.engine.perturbation import gradients_of, perturbed_outputs, uses_input_gradient
+from oodbench.engine.scoring import Scorer, checked_scores
 from oodbench.plan import Method
 from oodbench.specs import TuningSpec
 from oodbench.training import as_tensor
@@ -194,9 +195,9 @@ def tune(runner: NetworkRunner, method: Method, detector: Detector, data: Tuning
         with torch.no_grad():
             if calibrates:
                 candidate.calibrate(*outputs[2:])
-            positives, negatives = (
-                candidate.score(side).double().cpu().numpy() for side in outputs[:2]
-            )
+        scorer = Scorer(method, candidate)
+        positives = checked_scores(scorer, outputs[0], "tuning images, in-distribution", 0)
+        negatives = checked_scores(scorer, outputs[1], "tuning images, negatives", 0)
         tnr = metrics.tnr_at_95_tpr(positives, negatives)
         if best is None or tnr > best.tnr:
             best = Tuned(candidate, setting, tnr)
@@ -243,7 +244,10 @@ def _sweep(
             return views
 
     batches: list[list[Outputs]] = []
-    for batch in torch.cat(list(sides)).split(runner.batch_size):
+    images, start = torch.cat(list(sides)), 0
+    while start < len(images):
+        batch = images[start : start + runner.batch_size]
+        start += len(batch)
         on_device = batch.to(runner.device, runner.classifier.dtype)
         batches += [views for _, views in runner.within_memory(compute, on_device, None)]
     ends = list(itertools.accumulate(map(len, sides), initial=0))

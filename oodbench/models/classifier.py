@@ -55,13 +55,13 @@ class Classifier(nn.Module):
         return self.mean.dtype
 
     def describe_head(self) -> Head:
-        """The last layer, detached, as detectors see it."""
+        """A copy of the last layer, as detectors see it."""
         layer = self.network.head
         if isinstance(layer, nn.Linear):
-            bias = None if layer.bias is None else layer.bias.detach()
-            return Head("linear", layer.weight.detach(), bias)
+            bias = None if layer.bias is None else layer.bias.detach().clone()
+            return Head("linear", layer.weight.detach().clone(), bias)
         if isinstance(layer, DisMaxHead):
-            return Head("dismax", layer.prototypes.detach())
+            return Head("dismax", layer.prototypes.detach().clone())
         return Head("other")
 
     def normalised(self, images: Tensor) -> Tensor:
