@@ -80,6 +80,7 @@ def run(
     seeds: int = 3,
     device: str = "auto",
     plugins: Sequence[str | Path] = (),
+    data_root: str | Path | None = None,
     resume: bool = False,
     progress: Reporter | None = None,
 ) -> Run:
@@ -92,6 +93,8 @@ def run(
         seeds: number of seeds, 0 .. seeds - 1.
         device: "auto", "cpu", "cuda" or "cuda:i".
         plugins: folders of content besides the built-in one.
+        data_root: folder of data sets that do not come built in; recorded with the run. (All
+            present ones are built in.)
         resume: continue what is in `out`; without `out`, the newest run of the benchmark.
         progress: takes what there is to say; default: nothing is said.
 
@@ -104,6 +107,11 @@ def run(
 
     from oodbench.engine.device import find_device
     from oodbench.engine.run import run as carry_out
+
+    if data_root is not None and not Path(data_root).is_dir():
+        raise UserError(
+            f"--data-root: {data_root} is not a folder.", "Give the folder that the data lies in."
+        )
 
     def refusal(method: Method) -> str | None:
         """Found before anything is trained: a parameter that the detector does not take."""
@@ -131,6 +139,7 @@ def run(
         device=find_device(device),
         say=progress or Silent(),
         resume=resume,
+        data_root=None if data_root is None else Path(data_root),
     )
     finished = Run(outcome.folder, outcome.complete, outcome.failures)
     board, directory = finished.leaderboard(), RunDirectory(outcome.folder)

@@ -112,6 +112,12 @@ def run(
         bool,
         typer.Option("--resume", help="Continue a run: finished work is not done again."),
     ] = False,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-root", metavar="DIR", help="Folder of data sets that do not come built in."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards."""
@@ -144,6 +150,7 @@ def run(
             seeds=seeds,
             device=device,
             plugins=plugins or (),
+            data_root=data_root,
             resume=resume,
             progress=_reporter(),
         )

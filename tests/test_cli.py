@@ -558,6 +558,20 @@ def test_what_a_detector_does_to_its_inputs_reaches_no_other(
     for record in alone:
         key = record["method"], record["metric"], record["ood_dataset"]
         assert values[key] == record["value"], f"{key} differs beside another detector"
+    own = {record["status"] for record in found if record["detector"] == "in_place"}
+    assert own == {"ok"}, "the detector itself is scored and measured"
+
+
+def test_a_detector_may_take_gradients_of_its_own(command: Command, plugins: Path) -> None:
+    body = (
+        f"{SCORE}logits = outputs.logits.requires_grad_()\n"
+        "        with __import__('torch').enable_grad():\n"
+        "            logits.logsumexp(dim=1).sum().backward()\n"
+        "        return logits.grad.amax(dim=1)"
+    )
+    found = swept(command, plugins, "graded", body)
+    own = {(r["status"], r["reason"]) for r in found if r["detector"] == "graded"}
+    assert own == {("ok", None)}
 
 
 def test_a_broken_plugin_does_not_stop_a_sweep(command: Command, plugins: Path) -> None:

@@ -340,6 +340,12 @@ def test_fewer_seeds_take_nothing_away(copy: Path, work: Counter[str], complete:
     assert kept == [r for r in records(complete) if r["status"] == "ok"]
 
 
+def test_fewer_seeds_keep_what_was_skipped(copy: Path, complete: Path) -> None:
+    run(copy, seeds=1, resume=True)
+    kept = [r for r in records(copy) if r["status"] == "skipped"]
+    assert kept == [r for r in records(complete) if r["status"] == "skipped"]
+
+
 @pytest.mark.parametrize("first", ["DisMax+Entropy", "SoftMax+ODIN", "SoftMax+MaxProb"])
 def test_more_methods(tmp_path: Path, work: Counter[str], complete: Path, first: str) -> None:
     """Also where the first ones need no tuning data and the others do."""

@@ -114,6 +114,16 @@ def test_dead_units_do_not_count(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(gaussian.class_scores(awake).numpy(), expected, rtol=1e-5)
 
 
+def test_a_unit_that_only_rounding_moves_counts_as_dead() -> None:
+    """Alone in its tap, where no larger variance gives it away."""
+    generator = torch.Generator().manual_seed(0)
+    jitter = 3e-8 * torch.randn(200, 3, generator=generator)
+    moments = ClassMoments(2)
+    moments.update((0.3 + jitter).float(), torch.arange(200) % 2)
+    scores = moments.tied_gaussian().class_scores(torch.full((1, 3), 0.31))
+    assert scores.abs().max() < 1e6, f"a step of 0.01 scores {scores.tolist()}"
+
+
 def test_dependent_units_count_once() -> None:
     features, labels = labelled_features()
     padded = torch.cat([features, features[:, :2] + features[:, 2:4]], dim=1)

@@ -62,6 +62,7 @@ def run(
     device: torch.device,
     say: Reporter,
     resume: bool = False,
+    data_root: Path | None = None,
 ) -> Outcome:
     """Carry out a plan.
 
@@ -72,12 +73,13 @@ def run(
         device: where to compute.
         say: takes progress.
         resume: continue what is in the folder: finished work is not done again.
+        data_root: folder of data sets that do not come built in, for the description.
 
     Raises:
         UserError: if the folder holds a run and `resume` is not set, or holds the run of something
             else, or a file cannot be written.
     """
-    return _Run(plan, catalog, RunDirectory(folder), device, say).carry_out(resume)
+    return _Run(plan, catalog, RunDirectory(folder), device, say, data_root).carry_out(resume)
 
 
 class _Run:
@@ -88,7 +90,9 @@ class _Run:
         directory: RunDirectory,
         device: torch.device,
         say: Reporter,
+        data_root: Path | None,
     ) -> None:
+        self.data_root = data_root
         self.plan = plan
         self.benchmark = plan.benchmark
         self.catalog = catalog
@@ -353,6 +357,7 @@ class _Run:
             ]
             + others,
             "skipped": {skip.method: skip.reason for skip in self.plan.skips},
+            "data_root": None if self.data_root is None else str(self.data_root),
             "plugins": [str(folder) for folder in self.catalog.plugins],
             "versions": _versions(),
             "environment": {
