@@ -27,6 +27,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)      ## speed comparisons, each side by side in one run
 	$(BIN)/python tests/speed/metrics.py
 	$(BIN)/python tests/speed/shared_pass.py
+	$(BIN)/python tests/speed/logistic_regression.py
 
 $(INSTALLED): pyproject.toml
 ifdef UV
