@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# As the command line does, before torch is loaded: threads that spin while they wait are slow.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As the command line does, before torch is loaded: threads that spin for long are slow.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from collections.abc import Callable, Iterator
 
