@@ -69,7 +69,10 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One sweep of one model over one split, made once for every method in it, for each seed.
+    """Sweeps of one model over one split, made for each seed.
+
+    To fit and to score, one first forward serves every method in it. To tune, the images are shared
+    and each method sweeps its own grid.
 
     Attributes:
         forwards: sweeps of the network per image, in words.

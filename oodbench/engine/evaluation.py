@@ -268,7 +268,7 @@ def _notes(notes: list[str]) -> Iterator[None]:
     notes += dict.fromkeys(str(warning.message).splitlines()[0] for warning in caught)
 
 
-def chosen_parameters(method: Method, detector: Detector) -> dict[str, Any]:
+def chosen_parameters(detector: Detector) -> dict[str, Any]:
     """The parameters a detector ended with, as plain JSON values."""
     return {
         name: value if isinstance(value, str | int | float | bool | None) else str(value)

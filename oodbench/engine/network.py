@@ -21,6 +21,7 @@ LOGITS = "logits"
 
 
 FEATURES = "features"
+"""What the input of the last layer is captured as; no tap may be called so."""
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error

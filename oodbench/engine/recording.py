@@ -45,7 +45,7 @@ class Recorder:
                 low, high = intervals.percentile_interval(resampled[metric])
                 yield replace(
                     blank,
-                    detector_params=chosen_parameters(method, result.detectors[ood]),
+                    detector_params=chosen_parameters(result.detectors[ood]),
                     tuned_on=method.tuned_on,
                     ood_dataset=ood,
                     ood_group=group,
@@ -63,7 +63,7 @@ class Recorder:
         first = next(iter(result.detectors.values()))
         yield replace(
             self._blank(method.name, method.model, method.detector.name, seed),
-            detector_params=chosen_parameters(method, first),
+            detector_params=chosen_parameters(first),
             tuned_on=method.tuned_on,
             metric=ID_ACCURACY,
             value=float(correct.mean()),
