@@ -91,6 +91,36 @@ class CostRecord:
     schema_version: int = SCHEMA_VERSION
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord:
+    """What one epoch of one model ended with, for one seed.
+
+    Attributes:
+        epoch: counted from 1.
+        learning_rate: of its last step.
+        train_loss: mean over the epoch's augmented images, in nats, on the scale that is trained
+            (with DisMax's alpha).
+        train_accuracy: likewise, a fraction.
+        test_loss, test_accuracy: on the ID test split after the epoch, the loss on the same scale;
+            None if they were not asked for. Nothing is chosen by them.
+        seconds: how long the epoch took.
+    """
+
+    run_id: str
+    benchmark: str
+    model: str
+    loss: str
+    seed: int
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
+    seconds: float
+    schema_version: int = SCHEMA_VERSION
+
+
 REQUIREMENTS = (
     "input_preprocessing",
     "feature_ensemble",
@@ -100,15 +130,15 @@ REQUIREMENTS = (
 )
 """Names of the columns of the DisMax paper's Table 1, in its order."""
 
-R = TypeVar("R", QualityRecord, CostRecord)
+R = TypeVar("R", QualityRecord, CostRecord, TrainingRecord)
 
 
-def to_lines(records: Iterable[QualityRecord | CostRecord]) -> str:
+def to_lines(records: Iterable[QualityRecord | CostRecord | TrainingRecord]) -> str:
     """JSON, one record a line, keys sorted."""
     return "".join(canonical_json(_values(record)) + "\n" for record in records)
 
 
-def _values(record: QualityRecord | CostRecord) -> dict[str, Any]:
+def _values(record: QualityRecord | CostRecord | TrainingRecord) -> dict[str, Any]:
     # Not dataclasses.asdict, which copies every value deeply.
     return {name: getattr(record, name) for name in record.__slots__}
 

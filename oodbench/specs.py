@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from oodbench.recipes import RECIPES, values_for
+
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -31,6 +33,37 @@ class Spec(BaseModel):
 # --- data sets ---------------------------------------------------------------------------------
 
 
+class FileSpec(Spec):
+    """A file that a data set is made from: downloaded, or put in its place by hand."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the file in the data set's folder."""
+    urls: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()
+    """Where to get it, the preferred mirror first; none if it must be put there by hand."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    """What many publishers give; sha256 is preferred where it is known."""
+    size: PositiveInt | None = None
+    """Size in bytes, where it is known."""
+    unpacked_limit: PositiveInt | None = None
+    """An archive: the most bytes that its content may have. None: the file is used as it is."""
+
+    @model_validator(mode="after")
+    def _has_a_checksum(self) -> FileSpec:
+        if self.sha256 is None and self.md5 is None:
+            raise ValueError(f"file '{self.name}' needs a checksum: sha256 or md5")
+        return self
+
+
+class ResizeSpec(Spec):
+    """How images of other sizes are brought to the manifest's `shape` when they are decoded."""
+
+    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Pillow's filter; all but "nearest" average over what a pixel covers (antialiased)."""
+    crop: Literal["none", "centre"] = "centre"
+    """Keep the aspect ratio and cut the centre, or squeeze."""
+
+
 class DatasetSpec(Spec):
     """A data set's manifest (`data_manifests/<name>.yaml`)."""
 
@@ -38,17 +71,31 @@ class DatasetSpec(Spec):
     name: str
     title: str
     summary: str
-    kind: Literal["builtin"]
-    builder: str
-    """Name of the function that makes the images (`oodbench.data.builtin.BUILDERS`)."""
+    kind: Literal["builtin", "torchvision", "folder", "list", "npz"]
+    """Where images come from: a function of oodbench, a data set class of torchvision, a folder of
+    images, a text file that lists images, or numpy archives."""
+    builder: str | None = None
+    """Kinds builtin and torchvision: the name of what reads the images."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the builder."""
+    """Keyword arguments of what reads the images."""
+    paths: dict[SplitName, str] = Field(default_factory=dict)
+    """Kinds folder, list and npz: where the images of a split are, in the data set's folder."""
+    folder: str | None = None
+    """The data set's folder in the data root; default: the data set's name."""
+    files: tuple[FileSpec, ...] = ()
+    """What the folder is filled from; empty for folders that the user brings."""
+    resize: ResizeSpec | None = None
+    """None: every image must have the `shape` already."""
+    corrupt_images: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop with its name, or be left out and counted."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Channels, height, width."""
     num_classes: PositiveInt | None = None
     """Number of classes; null for data that is only ever out-of-distribution."""
     splits: dict[SplitName, PositiveInt]
     """Number of images of each split."""
+    hold_out: dict[SplitName, SplitName] = Field(default_factory=dict)
+    """A split that is set apart from the images of another: {validation: train}."""
     sha256: dict[SplitName, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         default_factory=dict
     )
@@ -58,9 +105,24 @@ class DatasetSpec(Spec):
     url: str | None = None
 
     @model_validator(mode="after")
-    def _training_needs_classes(self) -> DatasetSpec:
+    def _consistent(self) -> DatasetSpec:
         if "train" in self.splits and self.num_classes is None:
             raise ValueError("a data set with a train split needs num_classes")
+        built = self.kind in ("builtin", "torchvision")
+        if built and self.builder is None:
+            raise ValueError(f"kind {self.kind} needs a builder")
+        if not built and self.builder is not None:
+            raise ValueError(f"kind {self.kind} takes no builder; it takes paths")
+        for split, source in self.hold_out.items():
+            if split not in self.splits or source not in self.splits:
+                raise ValueError(f"hold_out: {split}: {source}: both must be among the splits")
+            if source in self.hold_out:
+                raise ValueError(f"hold_out: {split}: '{source}' is itself held out")
+        read = set(self.splits) - set(self.hold_out)
+        if not built and set(self.paths) != read:
+            raise ValueError(f"paths: expected one for each of: {', '.join(sorted(read))}")
+        if built and self.paths:
+            raise ValueError(f"kind {self.kind} takes no paths")
         return self
 
 
@@ -76,30 +138,83 @@ class AugmentSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """How a network is trained. The checkpoint is always that of the last epoch."""
+    """How a network is trained. The checkpoint is always that of the last epoch.
 
+    `recipe: NAME` in a benchmark stands for the values of `oodbench.recipes`; what is given beside
+    it replaces single values.
+    """
+
+    recipe: str | None = None
+    """The recipe that the values were taken from."""
     epochs: PositiveInt
     batch_size: PositiveInt
+    """Images per step, over all devices together."""
     learning_rate: PositiveFloat
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     """For the step schedule: fractions of the epochs after which the rate is divided by ten."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
     augment: AugmentSpec = AugmentSpec()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: by autocast; weights, sums and the distances of a DisMax head stay float32."""
+    compile: bool = False
+    """Compile the network with torch.compile: slow to start, faster on a GPU."""
+    test_accuracy: Literal["no", "last", "each"] = "no"
+    """After which epochs loss and accuracy on the test split are noted in the history. They are
+    never used to choose anything."""
+
+
+class NormalisationSpec(Spec):
+    """What images in [0, 1] are normalised with, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> NormalisationSpec:
+        if len(self.mean) != len(self.std):
+            raise ValueError("mean and std need one value for each channel")
+        return self
 
 
 class ModelSpec(Spec):
     """A classifier: its network, its head (and so its loss), its training."""
 
     network: str
-    """Name of a network (`oodbench list models`)."""
+    """Name of a network (`oodbench list models`), or "module:callable" of one of your own."""
+    network_options: dict[str, Any] = Field(default_factory=dict)
+    """For "module:callable": keyword arguments of the callable."""
+    taps: tuple[str, ...] = ()
+    """For "module:callable": names of the modules whose output is a tap, in order."""
     head: str
-    """Name of a head with its loss: "softmax" or "dismax"."""
+    """Name of a head with its loss (`oodbench list models`)."""
     loss_options: dict[str, float] = Field(default_factory=dict)
     """Options of the loss, such as DisMax's `alpha`."""
+    normalisation: NormalisationSpec | None = None
+    """None: mean and standard deviation of the training images."""
     training: TrainingSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_recipe(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("training"), dict):
+            named = values["training"].get("recipe")
+            recipe = values_for(str(named), str(values.get("network", "")))
+            if named is not None and not recipe:
+                raise ValueError(f"there is no recipe '{named}' (recipes: {', '.join(RECIPES)})")
+            return {**values, "training": {**recipe, **values["training"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _options_belong_to_own_networks(self) -> ModelSpec:
+        if ":" not in self.network and (self.network_options or self.taps):
+            raise ValueError(
+                f"network_options and taps are for networks given as module:callable, "
+                f"not for '{self.network}'"
+            )
+        return self
 
 
 # --- benchmarks --------------------------------------------------------------------------------

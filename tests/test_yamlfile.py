@@ -151,13 +151,15 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
 
 def test_a_missing_key(tmp_path: Path) -> None:
     error = refusal(tmp_path, MANIFEST.replace("builder: uniform_noise\n", ""))
-    assert "builder: this key is required" in error.message
+    assert "kind builtin needs a builder" in error.message
+    error = refusal(tmp_path, MANIFEST.replace("kind: builtin\n", ""))
+    assert "kind: this key is required" in error.message
 
 
 def test_several_errors_are_counted(tmp_path: Path) -> None:
     error = refusal(tmp_path, "schema_version: 1\nname: mine\n")
     assert "title: this key is required" in error.message
-    assert "7 more" in error.hint, error.hint
+    assert "6 more" in error.hint, error.hint
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def load_split(spec: DatasetSpec, split: str) -> ImageArray:
 
 def _build(spec: DatasetSpec, split: SplitName) -> ImageArray:
     """Call the manifest's builder with its options, held to the types of its arguments."""
+    assert spec.builder is not None  # the spec's validation sees to it
     builder = BUILDERS.get(spec.builder)
     if builder is None:
         raise UserError(
