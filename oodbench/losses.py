@@ -7,21 +7,36 @@ is all it takes to train a network with the DisMax loss instead of SoftMax.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# --- heads -------------------------------------------------------------------------------------
 
-class DisMaxHead(nn.Module):
-    """Distances to learned prototypes instead of a linear layer (DisMax paper, equation 6).
 
-    Logits are -||f - p_j||, the *non-squared* Euclidean distance, without a bias. Prototypes start
-    at zero. The first step therefore moves the prototypes alone: all distances are equal, and the
-    gradient with respect to the features is exactly zero.
+class SoftMaxHead(nn.Linear):
+    """The usual linear layer, weights from U(-1/sqrt(D), 1/sqrt(D)), bias zero."""
+
+    def reset_parameters(self) -> None:
+        """Initialise as the DisMax author's code does for the SoftMax it compares with."""
+        bound = self.in_features**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.bias)
+
+
+class DistanceHead(nn.Module):
+    """Base of the heads whose logits come from distances to learned prototypes.
+
+    A subclass writes `logits_of`.
 
     Args:
         in_features: D, the dimension of the penultimate features.
         out_features: C, the number of classes.
+
+    Attributes:
+        prototypes: shape [C, D], zero to begin with.
 
     Shape:
         features [B, D] -> logits [B, C], at least float32 also under autocast: the difference of
@@ -35,24 +50,150 @@ class DisMaxHead(nn.Module):
         self.prototypes = nn.Parameter(torch.zeros(out_features, in_features))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Minus the distances to the prototypes, shape [B, C]."""
+        """Logits, shape [B, C]."""
         with torch.autocast(features.device.type, enabled=False):
             if features.dtype in (torch.float16, torch.bfloat16):
                 features = features.float()
-            # The matrix-product form cancels for features near a prototype. This form also gives
-            # the zero subgradient at distance zero, where the square root would give NaN.
-            return -torch.cdist(
-                features,
-                self.prototypes.to(features.dtype),
-                compute_mode="donot_use_mm_for_euclid_dist",
-            )
+            return self.logits_of(features, self.prototypes.to(features.dtype))
+
+    def logits_of(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        """Logits [B, C] of features [B, D] and prototypes [C, D], both float32 or float64."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Sizes, as torch prints them."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-class DisMaxLoss(nn.Module):
+class DisMaxHead(DistanceHead):
+    """Distances to learned prototypes instead of a linear layer (DisMax paper, equation 6).
+
+    Logits are -||f - p_j||, the *non-squared* Euclidean distance, without a bias. Prototypes start
+    at zero. The first step therefore moves the prototypes alone: all distances are equal, and the
+    gradient with respect to the features is exactly zero.
+
+    Args:
+        in_features: D, the dimension of the penultimate features.
+        out_features: C, the number of classes.
+    """
+
+    def logits_of(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        """Minus the distances to the prototypes, shape [B, C]."""
+        return -_distances(features, prototypes)
+
+
+class IsoMaxPlusHead(DistanceHead):
+    """Scaled distances between directions (IsoMax+, Macedo et al. 2021, arXiv 2105.14399).
+
+    Logits are -|s| ||f/||f|| - p_j/||p_j|| ||, without a bias. The scale s is learned and starts at
+    1, prototypes start from N(0, 1).
+
+    Args:
+        in_features: D, the dimension of the penultimate features.
+        out_features: C, the number of classes.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        nn.init.normal_(self.prototypes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def logits_of(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        """Minus the scaled distances of the directions, shape [B, C]."""
+        distances = _distances(_directions(features), _directions(prototypes))
+        return -self.scale.to(distances.dtype).abs() * distances
+
+
+class DisMax2022Head(IsoMaxPlusHead):
+    """The head of the later loss of the same name (Macedo et al. 2022, arXiv 2205.05874).
+
+    With D_j = |s| ||f/||f|| - p_j/||p_j|| || / sqrt(2), logits are -(D_j + mean_i D_i). The mean
+    moves all logits of an image alike: probabilities do not see it, scores made from the logits do.
+
+    In evaluation mode logits are divided by `temperature`, a buffer that is stored with the
+    weights. It is 1 until somebody sets it from held-out data (`oodbench.temperature.calibrate`);
+    the paper sets it on the test set.
+
+    Args:
+        in_features: D, the dimension of the penultimate features.
+        out_features: C, the number of classes.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def logits_of(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        """Minus distance and mean distance, shape [B, C]; over T in evaluation mode."""
+        isometric = super().logits_of(features, prototypes) / math.sqrt(2)
+        logits = isometric + isometric.mean(dim=1, keepdim=True)
+        return logits if self.training else logits / self.temperature.to(logits.dtype)
+
+
+def _distances(points: Tensor, prototypes: Tensor) -> Tensor:
+    # The matrix-product form cancels for features near a prototype. This form also gives
+    # the zero subgradient at distance zero, where the square root would give NaN.
+    return torch.cdist(points, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _directions(vectors: Tensor) -> Tensor:
+    """Rows of unit length; a row of zeros stays what it is.
+
+    The gradient there is that of the identity. `torch.nn.functional.normalize` divides by 1e-12
+    there, and so multiplies the gradient of dead units by 1e12.
+    """
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / torch.where(norms > 1e-12, norms, 1.0)
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+class Loss(nn.Module):
+    """Base of the losses: `criterion(logits, labels)`, the mean over the batch in nats.
+
+    A loss may also train on images that it mixes from those of the batch. A training loop that
+    gives it the chance calls `mix` before the network and passes on what it returns:
+
+        images, targets = criterion.mix(images, labels, generator)
+        loss = criterion(model(images), targets)
+
+    Shape:
+        logits [B, C], targets [B] (int64) or what `mix` returned -> a scalar.
+    """
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss in nats, a scalar."""
+        raise NotImplementedError
+
+    def mix(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Images and targets to train on; here those of the batch.
+
+        Args:
+            images: shape [B, channels, H, W], in random order.
+            labels: shape [B], int64.
+            generator: of random choices, on the CPU.
+        """
+        return images, labels
+
+    def labelled(self, count: int) -> int:
+        """How many of `count` images, the first ones, have a single label after `mix`."""
+        return count
+
+
+class SoftMaxLoss(Loss):
+    """Cross-entropy of softmax(z) (paper, equation 2)."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean of -log softmax(z)_target."""
+        return F.cross_entropy(logits, targets)
+
+
+class DisMaxLoss(Loss):
     """Cross-entropy of softmax(alpha z), z the logits of a `DisMaxHead` (paper, equation 7).
 
     Alpha acts in training only: at inference probabilities are softmax(z). Computed from
@@ -63,6 +204,9 @@ class DisMaxLoss(nn.Module):
 
     Shape:
         logits [B, C], targets [B] (int64) -> mean loss in nats, a scalar.
+
+    Raises:
+        ValueError: if alpha is not positive.
     """
 
     def __init__(self, alpha: float = 10.0) -> None:
@@ -80,15 +224,85 @@ class DisMaxLoss(nn.Module):
         return f"alpha={self.alpha}"
 
 
-class SoftMaxHead(nn.Linear):
-    """The usual linear layer, weights from U(-1/sqrt(D), 1/sqrt(D)), bias zero."""
+class IsoMaxPlusLoss(DisMaxLoss):
+    """Cross-entropy of softmax(alpha z), z the logits of an `IsoMaxPlusHead` (arXiv 2105.14399).
 
-    def reset_parameters(self) -> None:
-        """Initialise as the DisMax author's code does for the SoftMax it compares with."""
-        bound = self.in_features**-0.5
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.zeros_(self.bias)
+    Args:
+        alpha: the paper's entropic scale, 10.
+    """
 
 
-class SoftMaxLoss(nn.CrossEntropyLoss):
-    """Cross-entropy of softmax(z) (paper, equation 2)."""
+class DisMax2022Loss(DisMaxLoss):
+    """Cross-entropy of softmax(alpha z), z the logits of a `DisMax2022Head` (arXiv 2205.05874).
+
+    With `mixed_quadrants` also the paper's fractional probability regularisation. Each image of
+    the second half of the batch is put together from quadrants of four images of that half; its
+    target gives each of their labels a probability of 1/4. The loss is then
+    (CE of the first half + mixed_quadrants KL(target || p) of the second half) / 2.
+
+    Args:
+        alpha: the paper's entropic scale, 10.
+        mixed_quadrants: weight of the second half's divergence; the paper's is 1. 0: nothing is
+            mixed.
+
+    Shape:
+        logits [B, C], targets [B] (int64), or [B, 4] as `mix` returns them -> a scalar.
+
+    Raises:
+        ValueError: if alpha is not positive, or mixed_quadrants is negative.
+    """
+
+    def __init__(self, alpha: float = 10.0, mixed_quadrants: float = 0.0) -> None:
+        super().__init__(alpha)
+        if not mixed_quadrants >= 0:
+            raise ValueError(f"mixed_quadrants must not be negative, not {mixed_quadrants}")
+        self.mixed_quadrants = mixed_quadrants
+
+    def mix(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Mix the images of the second half.
+
+        Quadrant q of an image (upper left, upper right, lower left, lower right) is that of the
+        image q places before it in the half, in a circle.
+
+        Args:
+            images: shape [B, channels, H, W], in random order.
+            labels: shape [B], int64.
+            generator: not used; the order of the batch is random enough.
+
+        Returns:
+            Images, and targets of shape [B, 4]: the label of each quadrant, four times the same in
+            the first half. The batch as it is, if nothing is to be mixed.
+        """
+        pure = self.labelled(len(images))
+        if pure == len(images):
+            return images, labels
+        sources = [images[pure:].roll(places, dims=0) for places in range(4)]
+        row, column = images.shape[2] // 2, images.shape[3] // 2
+        upper = torch.cat([sources[0][:, :, :row, :column], sources[1][:, :, :row, column:]], dim=3)
+        lower = torch.cat([sources[2][:, :, row:, :column], sources[3][:, :, row:, column:]], dim=3)
+        mixed = torch.cat([upper, lower], dim=2)
+        quarters = torch.stack([labels[pure:].roll(places) for places in range(4)], dim=1)
+        targets = torch.cat([labels[:pure, None].expand(-1, 4), quarters])
+        return torch.cat([images[:pure], mixed]), targets
+
+    def labelled(self, count: int) -> int:
+        """The first half, the larger one, if the second is mixed."""
+        return count - count // 2 if self.mixed_quadrants > 0 else count
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean of -log softmax(alpha z)_target, or with [B, 4] targets the sum of two halves."""
+        if targets.ndim == 1:
+            return super().forward(logits, targets)
+        pure = self.labelled(len(logits))
+        certain = super().forward(logits[:pure], targets[:pure, 0])
+        log_probabilities = F.log_softmax(self.alpha * logits[pure:], dim=1)
+        # Quadrants of one class add up. kl_div takes 0 log 0 as 0.
+        mixed = F.one_hot(targets[pure:], logits.shape[1]).to(logits.dtype).mean(dim=1)
+        divergence = F.kl_div(log_probabilities, mixed, reduction="batchmean")
+        return (certain + self.mixed_quadrants * divergence) / 2
+
+    def extra_repr(self) -> str:
+        """Options, as torch prints them."""
+        return f"{super().extra_repr()}, mixed_quadrants={self.mixed_quadrants}"

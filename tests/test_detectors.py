@@ -119,6 +119,21 @@ def test_dismax_entropy_by_hand() -> None:
     np.testing.assert_allclose(scores.numpy(), (p * np.log(p)).sum(axis=1), rtol=1e-12)
 
 
+def test_distance_scores_by_hand() -> None:
+    logits = torch.tensor([[-1.0, -3.0, -2.5], [-4.0, -4.0, -4.0]], dtype=torch.float64)
+    assert load("min_distance").score(outputs_of(logits)).tolist() == [-1.0, -4.0]
+    weights = np.exp([-1.0, -3.0, -2.5])
+    p = weights / weights.sum()
+    expected = [-1 - 6.5 / 3 + (p * np.log(p)).sum(), -4 - 4 - np.log(3)]
+    np.testing.assert_allclose(load("mmles").score(outputs_of(logits)), expected, rtol=1e-12)
+
+
+def test_mmles_where_probabilities_are_zero() -> None:
+    logits = torch.tensor([[0.0, -2000.0, 0.0, 0.0]], dtype=torch.float64)
+    score = load("mmles").score(outputs_of(logits)).item()
+    assert score == pytest.approx(0 - 500 - np.log(3), rel=1e-12)
+
+
 @pytest.mark.parametrize("name", ["entropy", "dismax_entropy"])
 def test_probability_of_zero_adds_nothing_to_an_entropy(name: str) -> None:
     logits = torch.tensor([[0.0, -2000.0, 0.0], [5000.0, 0.0, 0.0]], dtype=torch.float64)
@@ -164,6 +179,10 @@ def planted(count: int, seed: int, head_kind: str, *, ood: bool) -> Outputs:
     if head_kind == "dismax":
         head = Head("dismax", centres)
         logits = -torch.cdist(features, centres)
+    elif head_kind == "dismax2022":
+        head = Head("dismax", centres)
+        distances = torch.cdist(F.normalize(features), F.normalize(centres)) / 2**0.5
+        logits = -(distances + distances.mean(dim=1, keepdim=True)) / 0.1
     else:
         head = Head("linear", centres / 6, torch.zeros(CLASSES, dtype=torch.float64))
         logits = features @ centres.T / 6
@@ -178,6 +197,8 @@ def ready(request: pytest.FixtureRequest) -> tuple[Detector, Outputs, Outputs]:
     detector = load(request.param)
     needs = detector.info.needs
     kind = "dismax" if "dismax_head" in needs else "linear"
+    if request.param == "mmles":
+        kind = "dismax2022"  # a mean distance between features of any length misleads it
     if "fit" in needs:
         detector.fit(Planted(planted(400, 1, kind, ood=False)))
     if "calibration" in needs:

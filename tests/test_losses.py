@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from oodbench.losses import DisMaxHead, DisMaxLoss, SoftMaxHead, SoftMaxLoss
+from oodbench.losses import (
+    DisMax2022Head,
+    DisMax2022Loss,
+    DisMaxHead,
+    DisMaxLoss,
+    DistanceHead,
+    IsoMaxPlusHead,
+    IsoMaxPlusLoss,
+    Loss,
+    SoftMaxHead,
+    SoftMaxLoss,
+)
 
 Array = NDArray[np.float64]
 
@@ -221,3 +232,268 @@ def test_softmax_head_and_loss() -> None:
     logits, targets = torch.randn(6, 4), torch.arange(6) % 4
     by_hand = -torch.log_softmax(logits, dim=1)[torch.arange(6), targets].mean()
     torch.testing.assert_close(SoftMaxLoss()(logits, targets), by_hand)
+
+
+# --- heads on directions: IsoMax+ and DisMax of 2022 -------------------------------------------
+
+DIRECTIONS: list[type[IsoMaxPlusHead]] = [IsoMaxPlusHead, DisMax2022Head]
+LOSSES: list[type[Loss]] = [SoftMaxLoss, DisMaxLoss, IsoMaxPlusLoss, DisMax2022Loss]
+
+
+def direction_head(
+    make: type[IsoMaxPlusHead], prototypes: Tensor, scale: float = 1.0
+) -> IsoMaxPlusHead:
+    classes, dimension = prototypes.shape
+    head = make(dimension, classes).to(prototypes.dtype)
+    with torch.no_grad():
+        head.prototypes.copy_(prototypes)
+        head.scale.fill_(scale)
+    return head
+
+
+def logits_by_hand(
+    make: type[DistanceHead], features: Array, prototypes: Array, scale: float
+) -> Array:
+    """From the papers' equations, with numpy."""
+    f = features / np.sqrt((features**2).sum(axis=1, keepdims=True))
+    p = prototypes / np.sqrt((prototypes**2).sum(axis=1, keepdims=True))
+    distances = abs(scale) * np.sqrt(((f[:, None] - p[None]) ** 2).sum(axis=2))
+    if make is DisMax2022Head:
+        distances = distances / np.sqrt(2)
+        distances = distances + distances.mean(axis=1, keepdims=True)
+    return -distances
+
+
+@pytest.mark.parametrize("make", DIRECTIONS)
+@pytest.mark.parametrize(("batch", "classes", "dimension"), [(4, 3, 5), (40, 30, 64), (1, 2, 2)])
+@pytest.mark.parametrize("scale", [1.0, 3.7, -0.4])
+def test_direction_heads_follow_their_equations(
+    make: type[IsoMaxPlusHead], batch: int, classes: int, dimension: int, scale: float
+) -> None:
+    features, prototypes, _ = random_problem(batch, classes, dimension)
+    found = direction_head(make, prototypes, scale)(5 * features).detach().numpy()
+    expected = logits_by_hand(make, 5 * features.numpy(), prototypes.numpy(), scale)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_distances_between_unit_vectors() -> None:
+    """At right angles sqrt(2), opposite 2, equal 0; over sqrt(2) for DisMax of 2022."""
+    features = torch.tensor([[3.0, 0.0]], dtype=torch.float64)
+    prototypes = torch.tensor([[0.5, 0.0], [0.0, 7.0], [-2.0, 0.0]], dtype=torch.float64)
+    root = math.sqrt(2)
+    torch.testing.assert_close(
+        direction_head(IsoMaxPlusHead, prototypes)(features).detach(),
+        -torch.tensor([[0, root, 2]], dtype=torch.float64),
+    )
+    mean = (1 + root) / 3
+    torch.testing.assert_close(
+        direction_head(DisMax2022Head, prototypes)(features).detach(),
+        -torch.tensor([[mean, 1 + mean, root + mean]], dtype=torch.float64),
+    )
+
+
+def test_mean_distance_does_not_change_probabilities() -> None:
+    features, prototypes, targets = random_problem(8, 5, 6)
+    plus = direction_head(IsoMaxPlusHead, prototypes, 2.0)(features) / math.sqrt(2)
+    later = direction_head(DisMax2022Head, prototypes, 2.0)(features)
+    assert (plus - later).std(dim=1).max().item() < 1e-12
+    assert (plus - later).min().item() > 0.1, "the logits themselves differ"
+    torch.testing.assert_close(torch.softmax(plus, 1), torch.softmax(later, 1))
+    torch.testing.assert_close(IsoMaxPlusLoss()(plus, targets), DisMax2022Loss()(later, targets))
+
+
+@pytest.mark.parametrize("make", DIRECTIONS)
+@pytest.mark.parametrize("scale", [2.0, -2.0])
+def test_direction_gradients_agree_with_finite_differences(
+    make: type[IsoMaxPlusHead], scale: float
+) -> None:
+    features, prototypes, targets = random_problem(6, 4, 5)
+    head, criterion = direction_head(make, prototypes, scale), DisMaxLoss(alpha=3.0)
+
+    def loss(features: Tensor, prototypes: Tensor, scale: Tensor) -> Tensor:
+        weights = {"prototypes": prototypes, "scale": scale}
+        return criterion(functional_call(head, weights, (features,)), targets)
+
+    inputs = (features, prototypes, torch.tensor(scale, dtype=torch.float64))
+    assert torch.autograd.gradcheck(loss, tuple(tensor.requires_grad_() for tensor in inputs))
+
+
+@pytest.mark.parametrize("make", DIRECTIONS)
+def test_features_of_zero_have_moderate_gradients(make: type[IsoMaxPlusHead]) -> None:
+    """Dead units: dividing by 1e-12 there would multiply the gradient by 1e12."""
+    head = direction_head(make, torch.eye(8)[:4])
+    features = torch.zeros(3, 8, requires_grad=True)
+    logits = head(features)
+    each = math.sqrt(2) if make is DisMax2022Head else 1.0
+    torch.testing.assert_close(logits.detach(), torch.full((3, 4), -each))
+    DisMaxLoss()(logits, torch.tensor([0, 1, 2])).backward()
+    assert features.grad is not None
+    assert torch.isfinite(features.grad).all()
+    assert 0 < features.grad.norm() < 100
+
+
+@pytest.mark.parametrize("make", DIRECTIONS)
+def test_features_on_a_prototype_have_finite_gradients(make: type[IsoMaxPlusHead]) -> None:
+    head = direction_head(make, torch.eye(4))
+    features = torch.eye(4, requires_grad=True)
+    DisMaxLoss()(head(features), torch.arange(4)).backward()
+    for gradient in (features.grad, head.prototypes.grad, head.scale.grad):
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("make", DIRECTIONS)
+def test_length_of_features_does_not_matter(make: type[IsoMaxPlusHead]) -> None:
+    features, prototypes, _ = random_problem(6, 4, 5)
+    head = direction_head(make, prototypes)
+    for factor in (1e-6, 1e6):
+        torch.testing.assert_close(head(factor * features), head(features))
+
+
+@pytest.mark.parametrize("make", DIRECTIONS)
+def test_direction_heads_start_at_random_with_scale_one(make: type[IsoMaxPlusHead]) -> None:
+    torch.manual_seed(0)
+    head = make(400, 100)
+    assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {
+        "prototypes": (100, 400),
+        "scale": (),
+    }
+    # The prototypes first: sweeps are counted by a layer's first weights.
+    assert next(head.parameters()) is head.prototypes
+    assert head.scale.item() == 1
+    assert head.prototypes.std().item() == pytest.approx(1, rel=2e-2)
+    assert abs(head.prototypes.mean().item()) < 2e-2
+
+
+@pytest.mark.parametrize("make", DIRECTIONS)
+def test_directions_in_float32_under_autocast(make: type[IsoMaxPlusHead]) -> None:
+    features, prototypes, _ = random_problem(40, 30, 64)
+    head = direction_head(make, prototypes.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        from_float = head(features.float())
+        from_half = head(features.bfloat16())
+    assert from_float.dtype == from_half.dtype == torch.float32
+    torch.testing.assert_close(from_float, head(features.float()), rtol=0, atol=0)
+    torch.testing.assert_close(from_half, head(features.bfloat16().float()), rtol=0, atol=0)
+
+
+def test_temperature_acts_in_evaluation_alone() -> None:
+    features, prototypes, _ = random_problem(5, 3, 4)
+    head = direction_head(DisMax2022Head, prototypes)
+    at_one = head.eval()(features)
+    torch.testing.assert_close(at_one, head.train()(features), rtol=0, atol=0)
+    head.get_buffer("temperature").fill_(0.25)
+    torch.testing.assert_close(head(features), at_one, rtol=0, atol=0)
+    torch.testing.assert_close(head.eval()(features), 4 * at_one, rtol=0, atol=0)
+
+
+def test_temperature_is_stored_with_the_weights() -> None:
+    head = DisMax2022Head(4, 3)
+    assert head.temperature.item() == 1
+    head.temperature.fill_(0.5)
+    other = DisMax2022Head(4, 3)
+    other.load_state_dict(head.state_dict())
+    assert other.temperature.item() == 0.5
+    assert "temperature" not in dict(other.named_parameters()), "it is not trained"
+
+
+# --- losses in common --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", LOSSES)
+def test_losses_leave_a_batch_as_it_is(make: type[Loss]) -> None:
+    criterion, images, labels = make(), torch.rand(5, 1, 4, 4), torch.arange(5)
+    mixed, targets = criterion.mix(images, labels, torch.Generator())
+    assert mixed is images
+    assert targets is labels
+    assert criterion.labelled(5) == 5
+
+
+@pytest.mark.parametrize("make", [IsoMaxPlusLoss, DisMax2022Loss])
+def test_losses_with_alpha_are_scaled_cross_entropies(make: type[DisMaxLoss]) -> None:
+    logits, targets = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 4
+    for criterion, alpha in ((make(), 10.0), (make(alpha=2.5), 2.5)):
+        by_hand = -torch.log_softmax(alpha * logits, dim=1)[torch.arange(6), targets].mean()
+        torch.testing.assert_close(criterion(logits, targets), by_hand)
+
+
+def test_mixed_quadrants_must_not_be_negative() -> None:
+    with pytest.raises(ValueError, match="mixed_quadrants must not be negative"):
+        DisMax2022Loss(mixed_quadrants=-1)
+
+
+# --- mixed quadrants ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "pure"), [(8, 4), (9, 5), (4, 2), (3, 2)])
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 3)])
+def test_second_half_is_made_of_quadrants(count: int, pure: int, height: int, width: int) -> None:
+    criterion = DisMax2022Loss(mixed_quadrants=1.0)
+    # Every pixel tells the image it comes from, and where it was.
+    pixels = torch.arange(height * width).view(1, 1, height, width)
+    images = (1000 * torch.arange(count).view(-1, 1, 1, 1) + pixels).expand(-1, 2, -1, -1)
+    labels = 100 + torch.arange(count)
+    mixed, targets = criterion.mix(images, labels, torch.Generator())
+    assert criterion.labelled(count) == pure
+    assert mixed.shape == images.shape
+    assert targets.shape == (count, 4)
+    assert targets.dtype == torch.int64
+    torch.testing.assert_close(mixed[:pure], images[:pure], rtol=0, atol=0)
+    assert (targets[:pure] == labels[:pure, None]).all()
+    rest = count - pure
+    for row in range(rest):
+        for quadrant in range(4):
+            source = pure + (row - quadrant) % rest
+            rows = slice(0, height // 2) if quadrant < 2 else slice(height // 2, None)
+            columns = slice(0, width // 2) if quadrant % 2 == 0 else slice(width // 2, None)
+            found = mixed[pure + row, :, rows, columns]
+            torch.testing.assert_close(found, images[source, :, rows, columns], rtol=0, atol=0)
+            assert targets[pure + row, quadrant] == labels[source]
+
+
+def test_one_image_is_not_mixed() -> None:
+    criterion = DisMax2022Loss(mixed_quadrants=1.0)
+    images, labels = torch.rand(1, 1, 4, 4), torch.tensor([2])
+    mixed, targets = criterion.mix(images, labels, torch.Generator())
+    assert mixed is images
+    assert targets is labels
+    assert torch.isfinite(criterion(torch.randn(1, 3), targets))
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_loss_of_mixed_images_by_hand(weight: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([[0] * 4, [2] * 4, [1] * 4, [0, 1, 2, 1], [2, 2, 2, 2]])
+    log_p = torch.log_softmax(10 * logits, dim=1)
+    certain = -(log_p[0, 0] + log_p[1, 2] + log_p[2, 1]) / 3
+    quarters = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
+    first = (quarters * (quarters.log() - log_p[3])).sum()
+    second = -log_p[4, 2]  # all four of one class: a divergence from certainty
+    expected = (certain + weight * (first + second) / 2) / 2
+    criterion = DisMax2022Loss(mixed_quadrants=weight)
+    torch.testing.assert_close(criterion(logits, targets), expected)
+
+
+def test_loss_of_mixed_images_has_the_right_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    criterion = DisMax2022Loss(alpha=2.0, mixed_quadrants=0.7)
+    images, labels = torch.rand(7, 1, 2, 2), torch.randint(3, (7,), generator=generator)
+    _, targets = criterion.mix(images, labels, generator)
+    assert torch.autograd.gradcheck(lambda logits: criterion(logits, targets), (logits,))
+
+
+def test_loss_of_mixed_images_has_its_minimum_at_the_targets() -> None:
+    targets = torch.tensor([[1] * 4, [0, 1, 1, 2]])
+    p = torch.tensor([[1e-12, 1, 1e-12], [0.25, 0.5, 0.25]], dtype=torch.float64)
+    criterion = DisMax2022Loss(alpha=1.0, mixed_quadrants=1.0)
+    assert criterion(p.log(), targets).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_plain_labels_are_plain_cross_entropy_also_where_quadrants_are_mixed() -> None:
+    """What is measured on held-out images."""
+    logits, labels = torch.randn(6, 4), torch.arange(6) % 4
+    torch.testing.assert_close(
+        DisMax2022Loss(mixed_quadrants=1.0)(logits, labels), DisMaxLoss()(logits, labels)
+    )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from oodbench.errors import UserError, did_you_mean
-from oodbench.models.registry import HEADS, NETWORKS, HeadInfo, NetworkInfo
+from oodbench.models.registry import HEADS, NETWORKS, HeadInfo, NetworkInfo, is_callable_name
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from oodbench.losses import Loss
     from oodbench.models.classifier import Network
 
-__all__ = ["create", "create_loss", "head_info", "network_info"]
+__all__ = ["adapt", "code_version", "create", "create_loss", "head_info", "network_info"]
 
 
 def network_info(name: str) -> NetworkInfo:
@@ -23,7 +25,10 @@ def network_info(name: str) -> NetworkInfo:
         UserError: if there is none of that name.
     """
     if name not in NETWORKS:
-        raise UserError(f"There is no network '{name}'.", did_you_mean(name, NETWORKS))
+        hint = did_you_mean(name, NETWORKS)
+        if ":" in name:
+            hint = "One of your own is given as module:callable, as in 'torchvision:resnet18'."
+        raise UserError(f"There is no network '{name}'.", hint)
     return NETWORKS[name]
 
 
@@ -38,41 +43,97 @@ def head_info(name: str) -> HeadInfo:
     return HEADS[name]
 
 
-def create(name: str, num_classes: int, head: str = "softmax", in_channels: int = 3) -> Network:
+def create(
+    name: str,
+    num_classes: int,
+    head: str = "softmax",
+    in_channels: int = 3,
+    *,
+    taps: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Network:
     """A network with fresh weights from torch's global generator.
 
     Args:
-        name: a name of `oodbench list models`.
+        name: a name of `oodbench list models`; "torchvision:NAME", one of torchvision.models; or
+            "module:callable" of your own, imported from the working directory or from what is
+            installed. This runs that code. The last linear layer of what the callable makes is
+            replaced by the head.
         num_classes: C.
-        head: "softmax" (linear) or "dismax" (distances to prototypes).
-        in_channels: channels of the images.
+        head: "softmax" (linear), "dismax" (distances to prototypes), "isomax_plus" (scaled
+            distances between directions) or "dismax2022" (those and their mean, with a
+            temperature).
+        in_channels: channels of the images. A callable is not told: give it an option, if it takes
+            one.
+        taps: for "module:callable", names of the modules whose output is a tap, in order; without
+            any, detectors that need taps do not run.
+        options: for "module:callable", keyword arguments of the callable. Those of torchvision are
+            called with weights=None.
 
     Returns:
         A module that maps normalised images [B, in_channels, H, W] to logits [B, C]. Its last layer
         is `head`; `tap_names` are its taps.
 
     Raises:
-        UserError: if a name is unknown.
+        UserError: if a name is unknown, taps or options are given for a network that takes none, or
+            the callable does not make a network with a linear layer.
     """
     import oodbench.losses
 
-    info = network_info(name)
     layer = getattr(oodbench.losses, head_info(head).layer)
+
+    def make_head(features: int) -> nn.Module:
+        return cast("nn.Module", layer(features, num_classes))
+
+    if is_callable_name(name):
+        from oodbench.models.adapter import create_adapted
+
+        return create_adapted(name, make_head, taps, options or {})
+    info = network_info(name)
+    if taps or options:
+        raise UserError(
+            f"Network '{name}' takes no taps and no options.",
+            "They are for networks given as module:callable.",
+        )
     module, factory = info.factory.split(":")
     make = getattr(importlib.import_module(module), factory)
-    network = make(
-        make_head=lambda features: layer(features, num_classes),
-        in_channels=in_channels,
-        **info.options,
-    )
-    return cast("Network", network)
+    return cast("Network", make(make_head=make_head, in_channels=in_channels, **info.options))
 
 
-def create_loss(head: str, **options: float) -> nn.Module:
+def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = None) -> Network:
+    """A trained classifier of your own as oodbench uses networks: `oodbench.models.adapter.adapt`.
+
+    Args:
+        module: maps normalised images [B, channels, H, W] to logits [B, C]; it is not changed.
+        taps: names of modules inside it whose output is a tap, in order.
+        head: name of its last layer; default: its last linear (or distance) layer.
+
+    Raises:
+        UserError: if a name is unknown, or there is no last layer to be found.
+    """
+    from oodbench.models import adapter
+
+    return adapter.adapt(module, taps=taps, head=head)
+
+
+def code_version(name: str) -> str:
+    """What identifies the code of a network given as "module:callable"; "" for the others.
+
+    Raises:
+        UserError: if there is no such module.
+    """
+    if not is_callable_name(name):
+        return ""
+    from oodbench.models import adapter
+
+    return adapter.code_version(name)
+
+
+def create_loss(head: str, **options: float) -> Loss:
     """The loss that belongs to a head.
 
     Raises:
-        UserError: if the head is unknown or does not take an option.
+        UserError: if the head is unknown, or its loss does not take an option or its value.
     """
     import oodbench.losses
 
@@ -83,4 +144,7 @@ def create_loss(head: str, **options: float) -> nn.Module:
                 f"The loss of head '{head}' has no option '{option}'.",
                 did_you_mean(option, info.loss_options),
             )
-    return cast("nn.Module", getattr(oodbench.losses, info.loss)(**options))
+    try:
+        return cast("Loss", getattr(oodbench.losses, info.loss)(**options))
+    except ValueError as error:
+        raise UserError(f"The loss of head '{head}': {error}.") from error

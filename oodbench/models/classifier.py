@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.detector import Head
-from oodbench.losses import DisMaxHead
+from oodbench.losses import DistanceHead
 
 
 class Network(nn.Module):
@@ -21,6 +21,11 @@ class Network(nn.Module):
 
     tap_names: tuple[str, ...]
     head: nn.Module
+
+    @property
+    def tap_modules(self) -> dict[str, nn.Module]:
+        """Name -> module whose output is the tap, in order."""
+        return {name: self.get_submodule(name) for name in self.tap_names}
 
 
 class Classifier(nn.Module):
@@ -47,7 +52,7 @@ class Classifier(nn.Module):
     @property
     def taps(self) -> dict[str, nn.Module]:
         """Name -> module whose output is the tap, in order."""
-        return {name: self.network.get_submodule(name) for name in self.network.tap_names}
+        return self.network.tap_modules
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,12 +60,12 @@ class Classifier(nn.Module):
         return self.mean.dtype
 
     def describe_head(self) -> Head:
-        """A copy of the last layer, as detectors see it."""
+        """A copy of the last layer, as detectors see it: prototypes as stored, of any length."""
         layer = self.network.head
         if isinstance(layer, nn.Linear):
             bias = None if layer.bias is None else layer.bias.detach().clone()
             return Head("linear", layer.weight.detach().clone(), bias)
-        if isinstance(layer, DisMaxHead):
+        if isinstance(layer, DistanceHead):
             return Head("dismax", layer.prototypes.detach().clone())
         return Head("other")
 

@@ -86,3 +86,14 @@ def small_resnet(
 ) -> ResNet:
     """The 6n+2-layer networks of He et al. 2016, section 4.2 (with projection shortcuts)."""
     return ResNet((blocks_per_stage,) * 3, (16, 32, 64), make_head, in_channels)
+
+
+def large_resnet(
+    *, blocks: tuple[int, ...], make_head: Callable[[int], nn.Module], in_channels: int
+) -> ResNet:
+    """The networks of He et al. 2016, table 1, with a stem for small images.
+
+    The stem is one 3x3 convolution of stride 1 without pooling, as Lee et al. 2018 and others use
+    them on CIFAR.
+    """
+    return ResNet(blocks, (64, 128, 256, 512), make_head, in_channels)

@@ -1,0 +1,99 @@
+"""The temperature of a classifier's probabilities, softmax(z / T), and how far off they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+from torch import Tensor
+
+LOWEST, HIGHEST = 0.001, 100.0
+"""Between these a temperature is looked for (Macedo et al. 2022, arXiv 2205.05874)."""
+
+
+def calibrate(logits: Tensor, labels: Tensor) -> float:
+    """The temperature that makes held-out labels likeliest (Guo et al. 2017, section 4.2).
+
+    The minimum of the mean negative log-likelihood of softmax(z / T), which is convex in 1/T: there
+    is one, and the same data give the same. Where every image is classified right it lies at or
+    near the lower end; where the logits mislead, at the upper one.
+
+    Macedo et al. 2022 minimise the expected calibration error, and on the test set. That error
+    jumps wherever an image changes its bin, so that what a descent finds depends on where it
+    starts; and a test set that has set a parameter is none any more. Give held-out images
+    that are neither trained on nor tested on.
+
+    Args:
+        logits: shape [N, C], at temperature 1, on any device.
+        labels: shape [N], integers.
+
+    Returns:
+        T in [0.001, 100].
+
+    Raises:
+        ValueError: if there are no images, shapes do not fit, a label is not a class, or a logit
+            is not finite.
+    """
+    z = logits.detach().double().cpu().numpy()
+    y = labels.detach().cpu().numpy()
+    _check(z, y, "logits")
+    if not np.isfinite(z).all():
+        raise ValueError("logits must be finite")
+    # Differences from the true class's logit: what the likelihood depends on, and exact where a
+    # large logit less the logarithm of its exponential would not be.
+    differences = z - z[np.arange(len(y)), y][:, None]
+
+    def mean_loss(log_temperature: float) -> float:
+        return float(logsumexp(differences / np.exp(log_temperature), axis=1).mean())
+
+    bounds = (np.log(LOWEST), np.log(HIGHEST))
+    found = minimize_scalar(
+        mean_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6, "maxiter": 200}
+    )
+    # The bounded search comes near an end and does not try it.
+    best = min((float(found.x), *bounds), key=mean_loss)
+    return float(np.clip(np.exp(best), LOWEST, HIGHEST))
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy (Guo et al. 2017, equation 3).
+
+    Images are put into bins of equal width by their largest probability; a bin holds its upper
+    bound and not its lower one. Each adds |accuracy - mean confidence| times its share of images.
+
+    Args:
+        probabilities: shape [N, C].
+        labels: shape [N], integers.
+        bins: number of bins; 15 in the paper.
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        ValueError: if there are no images, shapes do not fit, a label is not a class, a
+            probability is outside [0, 1], or there is no bin.
+    """
+    p = probabilities.detach().double().cpu().numpy()
+    y = labels.detach().cpu().numpy()
+    _check(p, y, "probabilities")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("probabilities must lie between 0 and 1")
+    if bins < 1:
+        raise ValueError(f"bins must be positive, not {bins}")
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == y
+    bounds = np.arange(1, bins) / bins
+    chosen = np.searchsorted(bounds, confidence, side="left")
+    surplus = np.bincount(chosen, weights=correct - confidence, minlength=bins)
+    return float(np.abs(surplus).sum() / len(y))
+
+
+def _check(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], name: str) -> None:
+    if values.ndim != 2 or labels.shape != values.shape[:1]:
+        raise ValueError(
+            f"expected {name} [N, C] and labels [N], not {values.shape} and {labels.shape}"
+        )
+    if not values.size:
+        raise ValueError(f"{name} of no images")
+    if labels.min() < 0 or labels.max() >= values.shape[1]:
+        raise ValueError(f"labels must lie between 0 and {values.shape[1] - 1}")
