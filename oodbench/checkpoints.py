@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -10,15 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oodbench import distributed
 from oodbench.errors import UserError
 from oodbench.files import cache_folder, canonical_json, digest, write_atomic
+from oodbench.models import code_version
+from oodbench.models.registry import NETWORKS
 from oodbench.specs import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from oodbench.models.classifier import Classifier
-    from oodbench.training import Epoch
+    from oodbench.training_state import Epoch
 
 FORMAT = "oodbench-checkpoint-1"
 
@@ -32,38 +36,64 @@ class CheckpointKey:
         data: fingerprint of the training images and labels.
         num_classes: C.
         seed: of weights, order and augmentation.
+        held_out: fingerprint of the images that a temperature is calibrated on, if one is.
     """
 
     model: ModelSpec
     data: str
     num_classes: int
     seed: int
+    held_out: str = ""
 
     @property
     def address(self) -> str:
         """64 hexadecimal digits over spec, data, seed and the code that trains."""
         return digest(
             FORMAT,
-            canonical_json(self.model.model_dump(mode="json")),
+            canonical_json(self.model.model_dump(mode="json", exclude=_NOT_TRAINED)),
             self.data,
             str(self.num_classes),
             str(self.seed),
-            _code_version(),
+            self.held_out,
+            _code_version(self.model.network),
         )
 
     @property
     def path(self) -> Path:
         """Where the checkpoint is, or will be."""
-        name = f"{self.model.network}-{self.model.head}-seed{self.seed}-{self.address[:16]}"
+        network = self.model.network.replace(":", "-")
+        name = f"{network}-{self.model.head}-seed{self.seed}-{self.address[:16]}"
         return cache_folder() / "checkpoints" / f"{name}.safetensors"
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state is kept while the training is not done."""
+        return self.path.with_suffix(".training")
+
+
+_NOT_TRAINED: Any = {"taps": True, "training": {"recipe": True}}
+"""What a model's spec says that changes neither its weights nor its history."""
+
+_TRAINING_CODE = (
+    "training.py",
+    "augmentation.py",
+    "losses.py",
+    "temperature.py",
+    "models/classifier.py",
+)
 
 
 @cache
-def _code_version() -> str:
-    """Digest of the modules that decide what training gives."""
+def _code_version(network: str) -> str:
+    """Digest of the code that decides what training a network gives."""
     package = Path(__file__).parent
-    files = [package / "training.py", package / "losses.py", *sorted(package.glob("models/*.py"))]
-    return digest(*(file.read_bytes() for file in files))
+    files = [package / name for name in _TRAINING_CODE]
+    if network not in NETWORKS:
+        return digest(*(file.read_bytes() for file in files), code_version(network))
+    found = importlib.util.find_spec(NETWORKS[network].factory.partition(":")[0])
+    assert found is not None
+    assert found.origin is not None
+    return digest(*(file.read_bytes() for file in [*files, Path(found.origin)]))
 
 
 class DamagedCheckpointError(Exception):
@@ -171,5 +201,8 @@ def load_or_train(
                 f"It is now {aside}; training again."
             )
     trained, history = train()
-    save(trained, history, key)
+    if distributed.current().leads:
+        save(trained, history, key)
+        key.state_path.unlink(missing_ok=True)
+    distributed.wait()  # nobody looks for the file before it is there
     return trained

@@ -68,27 +68,41 @@ class Silent:
 
 
 class PlainLines:
-    """One line for each stage that ends, with the seconds since the start."""
+    """One line for each stage that ends, with the seconds since the start.
+
+    A stage that takes long says now and then how far it is.
+    """
+
+    _PATIENCE = 30.0
+    """Seconds without a line after which a detail is printed."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._started = time.monotonic()
+        self._started = self._printed = time.monotonic()
+        self._stage = ""
 
     @contextmanager
     def work(self, total: int) -> Iterator[None]:
         """A piece of work."""
-        self._started = time.monotonic()
+        self._started = self._printed = time.monotonic()
         yield
 
     def stage(self, text: str) -> None:
-        """Nothing: a line is printed when the stage ends."""
+        """Nothing yet: a line is printed when the stage ends, or takes long."""
+        self._stage = text
 
     def detail(self, text: str) -> None:
-        """Nothing."""
+        """One line, if there was none for a while."""
+        if time.monotonic() - self._printed >= self._PATIENCE:
+            self._say(f"... {self._stage}: {text}")
 
     def done(self, text: str) -> None:
         """One line."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         self._print(f"{time.monotonic() - self._started:6.1f} s  {text}")
+        self._printed = time.monotonic()
 
     def warn(self, text: str) -> None:
         """One line that says it is a warning."""

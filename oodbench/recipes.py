@@ -5,8 +5,8 @@
 presented in Lee et al. 2018"; Lee et al. published no training code. So:
 
 - `lee`: DenseNets as trained for ODIN (Liang et al. 2018): 300 epochs, batches of 64. Other
-  networks: 200 epochs, batches of 128, the usual recipe of the time (not stated anywhere). Rate 0.1,
-  divided by 10 at 50 % and 75 %.
+  networks: 200 epochs, batches of 128, the usual recipe of the time (not stated anywhere). Rate
+  0.1, divided by 10 at 50 % and 75 %.
 - `iso`: the DisMax author's later public code: 300 epochs, batches of 64, rate 0.1 divided by 10
   after epochs 150, 200 and 250, weight decay on everything, prototypes included. That code keeps
   the epoch with the best *test* accuracy; here it is the last one.
@@ -14,7 +14,7 @@ presented in Lee et al. 2018"; Lee et al. published no training code. So:
 Both: Nesterov momentum 0.9, weight decay 1e-4 (not stated by Lee et al.), random crops after
 padding by 4, horizontal flips (the author's code flips digits, too).
 
-- `quick`: 30 epochs with one cycle of the rate, in bfloat16.
+- `quick`: 30 epochs with one cycle of the rate, in bfloat16 where the device has it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "nesterov": True,
             "weight_decay": 5e-4,
             "augment": _CROP_AND_FLIP,
-            "precision": "bfloat16",
+            "precision": "auto",
         },
     }
 )

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
-from oodbench.records import CostRecord, QualityRecord, read_lines, to_lines
+from oodbench.records import (
+    CostRecord,
+    QualityRecord,
+    TrainingRecord,
+    read_lines,
+    to_lines,
+)
 
 Key = tuple[str, int]
 """A method's name and a seed."""
@@ -104,6 +110,14 @@ class RunDirectory:
         """Write both files, the quality records last: they are what makes work finished."""
         write_atomic(self.folder / "costs.jsonl", to_lines(costs))
         write_atomic(self.folder / "records.jsonl", to_lines(records))
+
+    def read_training(self) -> list[TrainingRecord]:
+        """What each epoch ended with, by model and seed; an empty list if there is nothing yet."""
+        return read_lines(TrainingRecord, self.folder / "training.jsonl")
+
+    def write_training(self, records: Iterable[TrainingRecord]) -> None:
+        """Write the history of the trainings."""
+        write_atomic(self.folder / "training.jsonl", to_lines(records))
 
     def write_scores(self, key: Key, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Write the scores of a method and seed, one array for each data set."""

@@ -157,8 +157,9 @@ class TrainingSpec(Spec):
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
     augment: AugmentSpec = AugmentSpec()
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: by autocast; weights, sums and the distances of a DisMax head stay float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """bfloat16: by autocast; weights, sums and the distances of a DisMax head stay float32. auto:
+    bfloat16 where the device has instructions for it (elsewhere it is many times slower)."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, faster on a GPU."""
     test_accuracy: Literal["no", "last", "each"] = "no"
@@ -329,3 +330,165 @@ class BenchmarkSpec(Spec):
     def ood_groups(self) -> dict[str, str]:
         """OOD data set -> its group, in the order of the file."""
         return {dataset: group for group, sets in self.ood.items() for dataset in sets}
+
+
+# --- suites ------------------------------------------------------------------------------------
+
+
+class SourceSpec(Spec):
+    """A publication."""
+
+    citation: str
+    url: str
+
+
+class MeasureSpec(Spec):
+    """How a published table prints a quantity."""
+
+    unit: Literal["percent", "nats"]
+    decimals: NonNegativeInt
+
+
+class PublishedRow(Spec):
+    """One row of a published table: a network, what it was trained on, what it was tested against.
+
+    They are called as they are in the publication.
+    """
+
+    network: str
+    id: str
+    ood: str | None = None
+    values: dict[str, tuple[float, ...]]
+    """Measure -> its value in each column, as printed."""
+
+
+class PublishedTable(Spec):
+    """A table as it was published."""
+
+    source: str
+    """Key of the publication."""
+    place: str
+    """Where it stands there."""
+    title: str
+    columns: tuple[str, ...]
+    measures: dict[str, MeasureSpec]
+    """By the names that records use where the definitions agree."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers should know."""
+    rows: tuple[PublishedRow, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> PublishedTable:
+        seen = set()
+        for index, row in enumerate(self.rows):
+            if set(row.values) != set(self.measures):
+                raise ValueError(
+                    f"rows.{index}: expected values for {', '.join(self.measures)}, "
+                    f"found {', '.join(row.values)}"
+                )
+            for measure, values in row.values.items():
+                if len(values) != len(self.columns):
+                    raise ValueError(
+                        f"rows.{index}.values.{measure}: expected a value for each of the "
+                        f"{len(self.columns)} columns, found {len(values)}"
+                    )
+            place = (row.network, row.id, row.ood)
+            if place in seen:
+                raise ValueError(f"rows.{index}: {', '.join(map(str, place))} has a row already")
+            seen.add(place)
+        return self
+
+
+class PublishedSpec(Spec):
+    """Published numbers (`benchmarks/published/<name>.yaml`)."""
+
+    schema_version: Literal[1]
+    name: str
+    title: str
+    sources: dict[str, SourceSpec]
+    caveats: tuple[str, ...] = ()
+    tables: dict[str, PublishedTable]
+
+    @model_validator(mode="after")
+    def _sources_are_there(self) -> PublishedSpec:
+        for name, table in self.tables.items():
+            if table.source not in self.sources:
+                raise ValueError(
+                    f"tables.{name}.source: no source '{table.source}' here "
+                    f"(sources: {', '.join(self.sources)})"
+                )
+        return self
+
+
+TRAINING_MEASURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+"""Measures of a table about training: how the last epoch ended, by the names that records use."""
+
+
+class MemberSpec(Spec):
+    """What the published tables call a benchmark's network and ID set."""
+
+    network: str
+    id: str
+
+
+class ComparisonSpec(Spec):
+    """A published table that measurements are laid beside."""
+
+    about: Literal["detection", "training"]
+    """Detection: metrics of methods on OOD sets. Training: how the last epoch of models ended."""
+    title: str
+    published: str
+    """Name of the published table."""
+    measures: tuple[str, ...]
+    columns: dict[str, str]
+    """Column of the published table -> method (detection) or model (training) of every member."""
+    overview: bool = True
+    """Whether a terminal shows it; the other formats always do."""
+
+
+class SuiteSpec(Spec):
+    """Benchmarks that are run together and compared with published tables.
+
+    A file in `benchmarks/` with the key `members`.
+    """
+
+    schema_version: Literal[1]
+    name: str
+    version: PositiveInt
+    title: str
+    summary: str
+    members: dict[str, MemberSpec]
+    """Name of a benchmark -> what it is in the tables; in the order in which they are run."""
+    ood: dict[str, str] = Field(default_factory=dict)
+    """OOD data set -> what the published tables call it."""
+    published: str | None = None
+    """Name of the file with the published numbers."""
+    tables: dict[str, ComparisonSpec] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Put over the training of every model of every member."""
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    """Ends the names of members whose training is changed, so that results never mix."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SuiteSpec:
+        if not self.members:
+            raise ValueError("members: names no benchmark")
+        if self.tables and self.published is None:
+            raise ValueError("published: tables need the published numbers they show")
+        rows = [(member.network, member.id) for member in self.members.values()]
+        if self.tables and len(set(rows)) < len(rows):
+            raise ValueError("members: two benchmarks are the same row of the published tables")
+        if bool(self.training) != bool(self.suffix):
+            raise ValueError(
+                "training and suffix go together: changed members need names of their own"
+            )
+        for key in self.training:
+            if key not in TrainingSpec.model_fields:
+                raise ValueError(
+                    f"training: unknown key '{key}' (keys: {', '.join(TrainingSpec.model_fields)})"
+                )
+        return self
+
+    def member_name(self, benchmark: str) -> str:
+        """What a member's benchmark is called in this suite."""
+        return benchmark if self.suffix is None else f"{benchmark}-{self.suffix}"

@@ -4,40 +4,47 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from oodbench import models
+from oodbench import distributed, models
+from oodbench.augmentation import augment, draw
 from oodbench.data import ImageArray
+from oodbench.distributed import Group
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
-from oodbench.specs import AugmentSpec, ModelSpec, TrainingSpec
+from oodbench.specs import ModelSpec, TrainingSpec
+from oodbench.temperature import calibrate
+from oodbench.training_state import Epoch, TrainingState
+
+_EVALUATION_BATCH = 500
+_CHECK_EVERY = 50
+"""Steps between looks at the loss on a GPU, which each wait for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one epoch ended with.
-
-    Attributes:
-        epoch: counted from 1.
-        loss: mean training loss, in nats (with DisMax's alpha where there is one).
-        accuracy: training accuracy over the epoch, as a fraction, on augmented images.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
+def resident(data: ImageArray, device: torch.device) -> Tensor:
+    """All images on a device, in channels_last order and their own type, shape [N, C, H, W]."""
+    images = torch.from_numpy(np.array(data.images))  # a copy: a memory map is read-only
+    return images.to(device, memory_format=torch.channels_last)
 
 
-def as_tensor(data: ImageArray, device: torch.device) -> Tensor:
-    """Images in [0, 1] on a device, float32, shape [N, C, H, W]."""
-    images = torch.from_numpy(data.images).to(device)
+def as_floats(images: Tensor) -> Tensor:
+    """Images in [0, 1], float32, from bytes or from floats."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 by instructions of its own."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public ones
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 @contextmanager
@@ -64,21 +71,54 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: int) -> Classifier:
-    """An untrained classifier, its normalisation taken from the training images.
+    """An untrained classifier, normalised as its spec says or by the training images.
 
     Args:
-        spec: network and head.
+        spec: network, head, normalisation.
         num_classes: C.
         data: the training images.
         seed: of the initial weights.
+
+    Raises:
+        UserError: if the normalisation is for another number of channels.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it reseeds CUDA too
-        network = models.create(spec.network, num_classes, spec.head, data.images.shape[1])
-    images = as_tensor(data, torch.device("cpu")).double()
-    std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)
-    classifier = Classifier(network, mean.tolist(), std.clamp_min(1e-3).tolist())
+        network = models.create(
+            spec.network,
+            num_classes,
+            spec.head,
+            data.images.shape[1],
+            taps=spec.taps,
+            options=spec.network_options,
+        )
+    if spec.normalisation is None:
+        mean, std = channel_statistics(data)
+    else:
+        mean, std = list(spec.normalisation.mean), list(spec.normalisation.std)
+        if len(mean) != data.images.shape[1]:
+            raise UserError(
+                f"The normalisation has {len(mean)} channels, the images have "
+                f"{data.images.shape[1]}.",
+                "Correct 'normalisation' of the model in the benchmark.",
+            )
+    classifier = Classifier(network, mean, std)
     return classifier.to(memory_format=torch.channels_last)  # faster sweeps, backward above all
+
+
+def channel_statistics(data: ImageArray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all images, in [0, 1] units, float64."""
+    channels = data.images.shape[1]
+    count, first, second = 0, np.zeros(channels), np.zeros(channels)
+    for start in range(0, len(data), 1000):  # a block at a time: the images may be many
+        block = data.images[start : start + 1000].astype(np.float64)
+        count += block[:, 0].size
+        first += block.sum(axis=(0, 2, 3))
+        second += np.square(block).sum(axis=(0, 2, 3))
+    scale = 255.0 if data.images.dtype == np.uint8 else 1.0
+    mean = first / count
+    std = np.sqrt(np.maximum(second / count - np.square(mean), 0.0)) / scale
+    return (mean / scale).tolist(), np.maximum(std, 1e-3).tolist()
 
 
 def train(
@@ -88,12 +128,15 @@ def train(
     *,
     seed: int,
     device: torch.device,
+    test: ImageArray | None = None,
+    held_out: ImageArray | None = None,
+    state: TrainingState | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> tuple[Classifier, list[Epoch]]:
-    """Train a classifier from scratch.
+    """Train a classifier from scratch, or from where it was stopped.
 
     SoftMax and DisMax take the same road: same data order, same augmentation, same schedule for the
-    same seed; only head and loss differ.
+    same seed; only head and loss differ. Inside `distributed.group` the processes share the work.
 
     Args:
         spec: network, head, recipe.
@@ -101,6 +144,9 @@ def train(
         data: training images with labels.
         seed: of weights, order and augmentation.
         device: where to train.
+        test: noted in the history if the recipe asks for it; nothing is chosen by it.
+        held_out: ID images that a head with a temperature is calibrated on.
+        state: where the state after each epoch is kept, and taken up from.
         on_epoch: called after each epoch.
 
     Returns:
@@ -109,50 +155,213 @@ def train(
     Raises:
         UserError: if the loss stops being finite; the message names the step.
     """
-    if data.labels is None:
-        raise UserError("Training data without labels.")
-    recipe = spec.training
-    classifier = new_classifier(spec, num_classes, data, seed).to(device)
-    classifier.train()
-    loss_function = models.create_loss(spec.head, **spec.loss_options).to(device)
-    optimizer = torch.optim.SGD(
-        classifier.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
-    images, labels = as_tensor(data, device), torch.from_numpy(data.labels).to(device)
-    generator = torch.Generator().manual_seed(seed)
-    # Batches of nearly equal size: a last batch of one image would ruin the batch statistics.
-    steps = math.ceil(len(data) / recipe.batch_size)
-    history = []
-    with deterministic(device):
-        for epoch in range(recipe.epochs):
-            order = torch.randperm(len(data), generator=generator)
-            total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-            for step, rows in enumerate(order.to(device).tensor_split(steps)):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, epoch + step / steps)
-                batch = augment(images[rows], recipe.augment, generator)
-                logits = classifier(batch)
-                loss = loss_function(logits, labels[rows])
-                if not torch.isfinite(loss):
-                    raise UserError(
-                        f"The training loss is {loss.item()} at epoch {epoch + 1}, step {step + 1} "
-                        f"(network {spec.network}, head {spec.head}, seed {seed}).",
-                        "Lower training.learning_rate in the benchmark.",
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                total += loss.detach() * len(rows)
-                correct += (logits.detach().argmax(dim=1) == labels[rows]).sum()
-            history.append(
-                Epoch(epoch + 1, (total / len(data)).item(), (correct / len(data)).item())
+    training = Training(spec, num_classes, data, seed, device, distributed.current())
+    history = [] if state is None else training.resume(state)
+    asked = spec.training.test_accuracy
+    try:
+        with deterministic(device):
+            for number in range(len(history) + 1, spec.training.epochs + 1):
+                last = number == spec.training.epochs
+                noted = asked == "each" or (asked == "last" and last)
+                epoch = training.epoch(number, test if noted else None)
+                history.append(epoch)
+                if state is not None and training.group.leads:
+                    state.keep(training.classifier, training.optimizer, training.generator, history)
+                on_epoch(epoch)
+    except BaseException:
+        if state is not None and training.group.leads:
+            state.flush()
+        raise
+    classifier = training.classifier.eval()
+    if models.head_info(spec.head).calibrated:
+        _calibrate(classifier, spec, held_out)
+    return classifier, history
+
+
+class Training:
+    """A training under way: one epoch at a time, one step at a time."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        num_classes: int,
+        data: ImageArray,
+        seed: int,
+        device: torch.device,
+        group: Group,
+    ) -> None:
+        if data.labels is None:
+            raise UserError("Training data without labels.")
+        recipe = spec.training
+        if min(recipe.batch_size, len(data)) < 2 * group.size:
+            raise UserError(
+                f"A batch of {recipe.batch_size} of {len(data)} images is too small to share among "
+                f"{group.size} processes.",
+                "Start fewer processes, or raise training.batch_size.",
             )
-            on_epoch(history[-1])
-    return classifier.eval(), history
+        self.spec, self.recipe, self.seed = spec, recipe, seed
+        self.group, self.device = group, device
+        self.classifier = new_classifier(spec, num_classes, data, seed).to(device)
+        if group.size > 1:
+            distributed.share_statistics(self.classifier)
+        self.loss = models.create_loss(spec.head, **spec.loss_options).to(device)
+        self.optimizer = torch.optim.SGD(
+            self.classifier.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self.images, self.labels = resident(data, device), torch.from_numpy(data.labels).to(device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self._state: TrainingState | None = None
+        self._network: nn.Module | None = None
+
+    def resume(self, state: TrainingState) -> list[Epoch]:
+        """Take up what is kept; the history so far."""
+        self._state = state
+        return state.take_up(self.classifier, self.optimizer, self.generator)
+
+    @property
+    def network(self) -> nn.Module:
+        """The classifier as it is called: compiled, and averaging gradients, where asked for."""
+        if self._network is None:
+            network: nn.Module = self.classifier
+            if self.group.size > 1:
+                network = nn.parallel.DistributedDataParallel(
+                    network,
+                    device_ids=[self.device] if self.device.type == "cuda" else None,
+                    broadcast_buffers=False,  # statistics are shared, so they are equal
+                )
+            if self.recipe.compile:
+                network = cast("nn.Module", torch.compile(network))
+            self._network = network
+        return self._network
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where the recipe says so."""
+        wanted = self.recipe.precision
+        enabled = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(self.device))
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def epoch(self, number: int, test: ImageArray | None) -> Epoch:
+        """One epoch, and what it ended with.
+
+        Args:
+            number: counted from 1.
+            test: images to evaluate on afterwards, or None.
+        """
+        started = time.perf_counter()
+        self.network.train()
+        count = len(self.images)
+        order = torch.randperm(count, generator=self.generator)
+        # Batches of nearly equal size: a last batch of one image would ruin the batch statistics.
+        steps = math.ceil(count / self.recipe.batch_size)
+        losses = torch.zeros(steps, dtype=torch.float64, device=self.device)
+        right = torch.zeros(2, dtype=torch.float64, device=self.device)
+        rate = 0.0
+        for step, rows in enumerate(order.to(self.device).tensor_split(steps)):
+            rate = learning_rate(self.recipe, number - 1 + step / steps)
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = rate
+            losses[step] = self.step(rows, right)
+            if self.device.type == "cpu" or step % _CHECK_EVERY == 0 or step == steps - 1:
+                self._check(losses[: step + 1], number)
+        distributed.summed(right)
+        weights = torch.tensor([len(rows) for rows in order.tensor_split(steps)])
+        mean_loss = float((losses.cpu() * weights).sum() / count)
+        test_loss, test_accuracy = (None, None) if test is None else self.evaluate(test)
+        return Epoch(
+            number,
+            mean_loss,
+            float(right[0] / right[1]),
+            rate,
+            time.perf_counter() - started,
+            test_loss,
+            test_accuracy,
+        )
+
+    def step(self, rows: Tensor, right: Tensor) -> Tensor:
+        """One step on this process's share of a batch; the mean loss of the whole batch.
+
+        `right` gets the number of right answers and of images with a pure label added.
+        """
+        mine = self.group.share(len(rows))
+        draws = draw(self.recipe.augment, len(rows), self.generator)[mine]
+        images = augment(self.images[rows[mine]], self.recipe.augment, draws)
+        labels = self.labels[rows[mine]]
+        batch, targets = self.loss.mix(as_floats(images), labels, self.generator)
+        with self.autocast():
+            logits = self.network(batch)
+        loss = self.loss(logits.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        # Gradients are averaged over processes, whose shares differ by an image at most.
+        share = len(labels) / len(rows)
+        (loss * (share * self.group.size)).backward()
+        self.optimizer.step()
+        pure = self.loss.labelled(len(labels))
+        right[0] += (logits.detach()[:pure].argmax(dim=1) == labels[:pure]).sum()
+        right[1] += pure
+        return distributed.summed(loss.detach().double() * share)
+
+    def _check(self, losses: Tensor, number: int) -> None:
+        """Stop at the first step whose loss is not finite."""
+        finite = torch.isfinite(losses)
+        if finite.all():
+            return
+        step = int((~finite).nonzero()[0])
+        kept = ""
+        if self._state is not None and number > 1:
+            kept = f" The state after epoch {number - 1} is kept in {self._state.path}."
+        raise UserError(
+            f"The training loss is {losses[step].item()} at epoch {number}, step {step + 1} "
+            f"(network {self.spec.network}, head {self.spec.head}, seed {self.seed}).{kept}",
+            "Lower training.learning_rate in the benchmark.",
+        )
+
+    @torch.no_grad()
+    def evaluate(self, data: ImageArray) -> tuple[float, float]:
+        """Mean loss (on the scale that is trained) and accuracy on a split, in evaluation mode."""
+        assert data.labels is not None
+        self.classifier.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for start in range(0, len(data), _EVALUATION_BATCH):
+            rows = slice(start, start + _EVALUATION_BATCH)
+            logits = _logits(self.classifier, data, rows, self.autocast())
+            labels = torch.from_numpy(data.labels[rows].copy()).to(self.device)
+            total[0] += self.loss(logits, labels) * len(labels)
+            total[1] += (logits.argmax(dim=1) == labels).sum()
+        loss, accuracy = (total / len(data)).tolist()
+        return loss, accuracy
+
+
+def _logits(
+    classifier: Classifier, data: ImageArray, rows: slice, autocast: torch.autocast
+) -> Tensor:
+    images = torch.from_numpy(np.array(data.images[rows])).to(
+        classifier.mean.device, memory_format=torch.channels_last
+    )
+    with autocast:
+        logits: Tensor = classifier(as_floats(images))
+    return logits.float()
+
+
+@torch.no_grad()
+def _calibrate(classifier: Classifier, spec: ModelSpec, held_out: ImageArray | None) -> None:
+    """Set the head's temperature on held-out images; never on test images, as the paper does."""
+    if held_out is None or held_out.labels is None:
+        raise UserError(
+            f"The head '{spec.head}' needs held-out images to calibrate its temperature on.",
+            "Give the in-distribution data set a validation split (hold_out in its manifest).",
+        )
+    off = torch.autocast(classifier.mean.device.type, enabled=False)
+    logits = [
+        _logits(classifier, held_out, slice(start, start + _EVALUATION_BATCH), off)
+        for start in range(0, len(held_out), _EVALUATION_BATCH)
+    ]
+    labels = torch.from_numpy(held_out.labels.copy())
+    temperature = calibrate(torch.cat(logits).cpu(), labels)
+    classifier.network.get_buffer("head.temperature").fill_(temperature)
 
 
 def learning_rate(recipe: TrainingSpec, position: float) -> float:
@@ -176,27 +385,3 @@ def learning_rate(recipe: TrainingSpec, position: float) -> float:
         else:
             factor = 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
     return recipe.learning_rate * factor
-
-
-def augment(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Tensor:
-    """Random crop after zero padding, and horizontal flip, of a whole batch at once.
-
-    Args:
-        images: shape [B, C, H, W].
-        spec: what to do.
-        generator: of the random choices, on the CPU.
-    """
-    count, _, height, width = images.shape
-    if spec.crop_padding:
-        pad = spec.crop_padding
-        shifts = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(images.device)
-        padded = F.pad(images, (pad, pad, pad, pad))
-        rows = shifts[0][:, None] + torch.arange(height, device=images.device)
-        columns = shifts[1][:, None] + torch.arange(width, device=images.device)
-        batch = torch.arange(count, device=images.device)[:, None, None]
-        images = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
-        images = images.permute(0, 3, 1, 2)
-    if spec.horizontal_flip:
-        flipped = torch.rand(count, generator=generator).to(images.device) < 0.5
-        images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
-    return images

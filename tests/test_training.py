@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import checkpoints
+from oodbench.augmentation import Draws, augment
 from oodbench.checkpoints import CheckpointKey, DamagedCheckpointError, load_or_train, read_history
 from oodbench.data import ImageArray
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
 from oodbench.specs import AugmentSpec, ModelSpec, TrainingSpec
-from oodbench.training import Epoch, as_tensor, augment, learning_rate, new_classifier, train
+from oodbench.training import as_floats, learning_rate, new_classifier, resident, train
+from oodbench.training_state import Epoch, TrainingState
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -70,60 +71,6 @@ def test_milestones_are_fractions_of_the_epochs() -> None:
     spec = recipe(epochs=300, schedule="step", milestones=(0.5, 2 / 3, 5 / 6))
     rates = [learning_rate(spec, epoch) for epoch in (149, 150, 199, 200, 249, 250, 299)]
     np.testing.assert_allclose(rates, [0.1, 0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-12)
-
-
-# --- augmentation ------------------------------------------------------------------------------
-
-
-def distinct_images(count: int) -> Tensor:
-    return torch.arange(1.0, count * 2 * 6 * 5 + 1).view(count, 2, 6, 5)
-
-
-def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """An image moved by whole pixels, zeros moving in, one pixel at a time."""
-    moved = torch.zeros_like(image)
-    _, height, width = image.shape
-    for row, column in itertools.product(range(height), range(width)):
-        if 0 <= row - down < height and 0 <= column - right < width:
-            moved[:, row, column] = image[:, row - down, column - right]
-    return moved
-
-
-def test_crops_are_shifts_by_all_amounts() -> None:
-    images = distinct_images(150)
-    generator = torch.Generator().manual_seed(0)
-    found = augment(images, AugmentSpec(crop_padding=2), generator)
-    assert found.shape == images.shape
-    amounts = []
-    for image, crop in zip(images, found, strict=True):
-        row, column = torch.nonzero(crop[0] > 0)[0].tolist()  # some pixel that is left
-        index = int(crop[0, row, column] - image[0, 0, 0])
-        amount = (row - index // 5, column - index % 5)
-        torch.testing.assert_close(crop, shifted(image, *amount), rtol=0, atol=0)
-        amounts.append(amount)
-    counts = [amounts.count(amount) for amount in itertools.product(range(-2, 3), repeat=2)]
-    assert sum(counts) == len(amounts), "shifted by more than the padding"
-    # 6 of each expected: all occur, and none far more often than the others.
-    assert min(counts) > 0
-    assert max(counts) < 20
-
-
-def test_flips_half_of_the_images() -> None:
-    images = distinct_images(400)
-    generator = torch.Generator().manual_seed(0)
-    found = augment(images, AugmentSpec(horizontal_flip=True), generator)
-    flipped = [torch.equal(a.flip(2), b) for a, b in zip(images, found, strict=True)]
-    same = [torch.equal(a, b) for a, b in zip(images, found, strict=True)]
-    assert all(one != other for one, other in zip(flipped, same, strict=True))
-    assert abs(sum(flipped) - 200) < 50
-
-
-def test_no_augmentation_is_none() -> None:
-    images = distinct_images(5)
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
-    torch.testing.assert_close(augment(images, AugmentSpec(), generator), images, rtol=0, atol=0)
-    assert torch.equal(generator.get_state(), before)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -180,9 +127,9 @@ def test_no_batch_of_one_image(digits: Make, monkeypatch: pytest.MonkeyPatch) ->
     """897 images in batches of 64 would leave one over."""
     sizes: list[int] = []
 
-    def noting(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Tensor:
+    def noting(images: Tensor, spec: AugmentSpec, draws: Draws) -> Tensor:
         sizes.append(len(images))
-        return augment(images, spec, generator)
+        return augment(images, spec, draws)
 
     monkeypatch.setattr("oodbench.training.augment", noting)
     data = digits("train")
@@ -217,8 +164,187 @@ def test_normalisation_is_that_of_the_training_images() -> None:
     expected = scaled.std(axis=(0, 2, 3))
     expected[2] = 1e-3  # a constant channel does not become infinite
     np.testing.assert_allclose(classifier.std.flatten(), expected, rtol=1e-5)
-    tensor = as_tensor(ImageArray(images), CPU)
+    tensor = as_floats(resident(ImageArray(images), CPU))
     np.testing.assert_allclose(tensor.numpy(), scaled, rtol=1e-6)
+
+
+def test_normalisation_of_the_spec(digits: Make) -> None:
+    data = digits("train", 20)
+    classifier = new_classifier(normalised(0.25), 10, data, seed=0)
+    assert classifier.mean.flatten().tolist() == [0.5]
+    assert classifier.std.flatten().tolist() == [0.25]
+    colours = ImageArray(np.zeros((4, 3, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="1 channels, the images have 3"):
+        new_classifier(normalised(0.25), 10, colours, seed=0)
+
+
+def test_bytes_and_floats_train_alike() -> None:
+    """Bytes stay bytes on the device; the network sees them divided by 255."""
+    generator = np.random.default_rng(0)
+    levels = generator.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    labels = generator.integers(0, 10, 60)
+    spec = model(epochs=2, augment={"crop_padding": 1, "horizontal_flip": True})
+    as_bytes, _ = train(spec, 10, ImageArray(levels, labels), seed=0, device=CPU)
+    floats = ImageArray(levels.astype(np.float32) / 255, labels)
+    as_floating, _ = train(spec, 10, floats, seed=0, device=CPU)
+    torch.testing.assert_close(weights(as_bytes), weights(as_floating), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_noted_of_the_test_split(digits: Make) -> None:
+    data, test = digits("train", 200), digits("test", 100)
+    each, last, never = (
+        train(model(epochs=2, test_accuracy=when), 10, data, seed=0, device=CPU, test=test)
+        for when in ("each", "last", "no")
+    )
+    assert [epoch.test_accuracy is None for epoch in each[1]] == [False, False]
+    assert [epoch.test_accuracy is None for epoch in last[1]] == [True, False]
+    assert [epoch.test_loss is None for epoch in never[1]] == [True, True]
+    torch.testing.assert_close(weights(each[0]), weights(never[0]), rtol=0, atol=0)
+    logits = each[0](torch.from_numpy(test.images))
+    labels = torch.from_numpy(test.labels)
+    assert each[1][-1].test_accuracy == (logits.argmax(dim=1) == labels).double().mean().item()
+    expected = nn.functional.cross_entropy(logits, labels).item()
+    assert each[1][-1].test_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_bfloat16_keeps_weights_and_distances_in_float32(digits: Make) -> None:
+    data = digits("train", 200)
+    spec = model("dismax", epochs=2, precision="bfloat16")
+    classifier, history = train(spec, 10, data, seed=0, device=CPU)
+    assert {value.dtype for value in classifier.parameters()} == {torch.float32}
+    exact, exact_history = train(model("dismax", epochs=2), 10, data, seed=0, device=CPU)
+    assert history[0].loss == pytest.approx(exact_history[0].loss, rel=0.05)
+    name = "network.head.prototypes"
+    assert not torch.equal(weights(classifier)[name], weights(exact)[name])
+
+
+def test_temperature_is_set_on_held_out_images(digits: Make) -> None:
+    data, held_out = digits("train", 300), digits("validation")
+    spec = model("dismax2022", epochs=2)
+    classifier, _ = train(spec, 10, data, seed=0, device=CPU, held_out=held_out)
+    temperature = weights(classifier)["network.head.temperature"].item()
+    assert temperature != 1
+    labels = torch.from_numpy(held_out.labels)
+
+    def loss_at(value: float) -> float:
+        classifier.network.get_buffer("head.temperature").fill_(value)
+        return nn.functional.cross_entropy(
+            classifier(torch.from_numpy(held_out.images)), labels
+        ).item()
+
+    best = loss_at(temperature)
+    assert best < loss_at(1.0)
+    assert best <= min(loss_at(temperature * 1.1), loss_at(temperature / 1.1))
+    with pytest.raises(UserError, match="needs held-out images"):
+        train(spec, 10, data, seed=0, device=CPU)
+
+
+# --- stopped and taken up ----------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    """Raised where a training is stopped."""
+
+
+@pytest.mark.parametrize("head", ["softmax", "dismax", "isomax_plus"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_stopped_in_an_epoch_and_taken_up_ends_with_the_same_weights(
+    digits: Make, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, head: str, precision: str
+) -> None:
+    data, augmented = digits("train", 300), {"crop_padding": 1, "horizontal_flip": True}
+    spec = model(head, epochs=4, augment=augmented, precision=precision)
+    undisturbed, history = train(spec, 10, data, seed=0, device=CPU)
+
+    def state() -> TrainingState:
+        return TrainingState(tmp_path / "x.training", "address", interval=0)
+
+    steps = 0
+
+    def stopping(images: Tensor, spec: AugmentSpec, draws: Draws) -> Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 13:  # in the middle of the third epoch of five steps
+            raise StoppedError
+        return augment(images, spec, draws)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("oodbench.training.augment", stopping)
+        with pytest.raises(StoppedError):
+            train(spec, 10, data, seed=0, device=CPU, state=state())
+    told: list[int] = []
+    resumed, whole = train(
+        spec, 10, data, seed=0, device=CPU, state=state(), on_epoch=lambda e: told.append(e.epoch)
+    )
+    assert told == [3, 4], "the first two epochs are not done again"
+    assert whole == history
+    torch.testing.assert_close(weights(resumed), weights(undisturbed), rtol=0, atol=0)
+
+
+def test_state_is_written_when_it_was_held_back(digits: Make, tmp_path: Any) -> None:
+    """Short epochs are not written each; the last one is when something stops the training."""
+    state = TrainingState(tmp_path / "x.training", "address", interval=1000)
+
+    def stop(epoch: Epoch) -> None:
+        assert not state.path.exists()
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            model(epochs=3),
+            10,
+            digits("train", 70),
+            seed=0,
+            device=CPU,
+            state=state,
+            on_epoch=stop,
+        )
+    assert state.path.exists()
+
+
+def test_loss_that_is_not_finite_keeps_the_last_good_epoch(digits: Make, tmp_path: Any) -> None:
+    data = digits("train", 128)
+    state = TrainingState(tmp_path / "x.training", "address")
+    huge = model(epochs=5, learning_rate=1e30, schedule="one_cycle")
+    # A first epoch that went well, as far as the state is concerned.
+    _, first = train(model(epochs=1), 10, data, seed=0, device=CPU)
+    classifier = new_classifier(huge, 10, data, seed=0)
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
+    state.keep(classifier, optimizer, torch.Generator().manual_seed(0), first)
+    state.flush()
+    before = state.path.read_bytes()
+    with pytest.raises(UserError, match=r"at epoch 2, step 2 ") as raised:
+        train(huge, 10, data, seed=0, device=CPU, state=state)
+    assert f"after epoch 1 is kept in {state.path}" in raised.value.message
+    assert state.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [truncated_state := "truncated", "other address", "noise"])
+def test_damaged_or_foreign_state_is_not_taken_up(digits: Make, tmp_path: Any, damage: str) -> None:
+    data, spec = digits("train", 70), model(epochs=2)
+    path = tmp_path / "x.training"
+    with pytest.raises(StoppedError):
+        train(
+            spec,
+            10,
+            data,
+            seed=0,
+            device=CPU,
+            state=TrainingState(path, "address", interval=0),
+            on_epoch=_stop,
+        )
+    content = path.read_bytes()
+    if damage != "other address":
+        path.write_bytes(content[: len(content) // 2] if damage == truncated_state else b"\0" * 99)
+    address = "another" if damage == "other address" else "address"
+    told: list[int] = []
+    state = TrainingState(path, address)
+    train(spec, 10, data, seed=0, device=CPU, state=state, on_epoch=lambda e: told.append(e.epoch))
+    assert told == [1, 2]
+
+
+def _stop(epoch: Epoch) -> None:
+    raise StoppedError
 
 
 # --- checkpoints -------------------------------------------------------------------------------
@@ -244,7 +370,7 @@ class Trainer:
         self.calls += 1
         classifier = self.untrained(seed=1000 + self.calls)
         nn.init.constant_(classifier.network.head.bias, float(self.calls))  # type: ignore[arg-type]
-        return classifier.eval(), [Epoch(1, 0.5, 0.25), Epoch(2, 0.125, 0.75)]
+        return classifier.eval(), [Epoch(1, 0.5, 0.25, 0.1, 2.0), Epoch(2, 0.125, 0.75, 0.01, 3.0)]
 
     def get(self, key: CheckpointKey) -> Classifier:
         return load_or_train(self.untrained(), key, self, self.warnings.append)
@@ -270,10 +396,11 @@ def test_trained_once_and_read_afterwards(trainer: Trainer) -> None:
     assert not again.training
     assert [file.name for file in key.path.parent.iterdir()] == [key.path.name]
     history = read_history(key.path)
-    assert history == [
-        {"epoch": 1, "loss": 0.5, "accuracy": 0.25},
-        {"epoch": 2, "loss": 0.125, "accuracy": 0.75},
+    assert [Epoch(**values) for values in history] == [
+        Epoch(1, 0.5, 0.25, 0.1, 2.0),
+        Epoch(2, 0.125, 0.75, 0.01, 3.0),
     ]
+    assert [values["seconds"] for values in history] == [2.0, 3.0]
 
 
 def test_round_trip_of_a_trained_network(trained_dismax: Classifier, digits: Make) -> None:
@@ -351,6 +478,11 @@ def test_network_of_another_form_is_not_taken(trainer: Trainer, digits: Make) ->
     assert len(trainer.warnings) == 1
 
 
+def normalised(std: float) -> ModelSpec:
+    values = {"mean": (0.5,), "std": (std,)}
+    return ModelSpec(network="resnet8", head="softmax", training=recipe(), normalisation=values)
+
+
 def test_address_changes_with_whatever_changes_the_weights(digits: Make) -> None:
     train_set = digits("train", 20)
     relabelled = ImageArray(train_set.images, (train_set.labels + 1) % 10)
@@ -372,10 +504,16 @@ def test_address_changes_with_whatever_changes_the_weights(digits: Make) -> None
         key_of(model=model(learning_rate=0.2)),
         key_of(model=model(weight_decay=0.0)),
         key_of(model=model(augment={"crop_padding": 1})),
+        key_of(model=model(precision="bfloat16")),
+        key_of(model=model(test_accuracy="each")),
+        key_of(held_out="b" * 64),
+        key_of(model=normalised(0.5)),
+        key_of(model=normalised(0.25)),
     ]
     assert len({key.address for key in keys}) == len(keys)
     assert len({key.path for key in keys}) == len(keys)
     assert key_of().address == keys[0].address
+    assert key_of(model=model(recipe="quick")).address == keys[0].address, "only a name"
     assert all(key.address[:16] in key.path.name for key in keys)
 
 

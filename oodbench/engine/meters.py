@@ -133,8 +133,9 @@ class SweepMeter:
                 stack.callback(layer.register_forward_hook(hook, prepend=True).remove)
             yield self
 
-    def _layer_hook(self, full: float) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _layer_hook(self, full: float) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(layer: nn.Module, inputs: Any, returned: Any) -> None:
+            output = _first_tensor(returned)
             share = _multiply_adds(layer, output) / full
             self.forwards += share
             if output.requires_grad:
@@ -154,6 +155,11 @@ def _layers_with_weights(network: nn.Module) -> list[nn.Module]:
     ]
 
 
+def _first_tensor(returned: Any) -> Tensor:
+    """What a layer gives; of attention, which gives its weights too, the values."""
+    return next(leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
+
+
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
     """Of one call of a layer with weights.
 
@@ -168,9 +174,9 @@ def _sweep_multiply_adds(network: nn.Module, layers: Sequence[nn.Module], exampl
     """Of a forward sweep; a layer that the network uses twice counts twice."""
     total = 0
 
-    def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def hook(layer: nn.Module, inputs: Any, returned: Any) -> None:
         nonlocal total
-        total += _multiply_adds(layer, output)
+        total += _multiply_adds(layer, _first_tensor(returned))
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(network))

@@ -74,8 +74,7 @@ class NetworkRunner:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self._captured is None:
                 return
-            pooled = output.flatten(2).mean(dim=2) if output.ndim > 2 else output
-            self._captured[name] = pooled
+            self._captured[name] = pooled(output)
             if self._stop_at == name:
                 raise _Reached
 
@@ -117,11 +116,11 @@ class NetworkRunner:
         start = 0
         while start < len(data):
             rows = slice(start, start + self.batch_size)
-            images = torch.from_numpy(data.images[rows]).to(self.device)
+            images = torch.tensor(data.images[rows]).to(self.device)  # a copy: maps are read-only
             scaled = images.div(255) if images.dtype == torch.uint8 else images
             labels = None
             if data.labels is not None:
-                labels = torch.from_numpy(data.labels[rows]).to(self.device)
+                labels = torch.tensor(data.labels[rows]).to(self.device)
             images = scaled.to(self.classifier.dtype, memory_format=torch.channels_last)
             yield images, labels
             start = rows.stop
@@ -160,6 +159,17 @@ class NetworkRunner:
             part_labels = None if labels is None else labels[rows]
             parts += self.within_memory(compute, images[rows], part_labels)
         return parts
+
+
+def pooled(activation: Tensor) -> Tensor:
+    """An activation averaged over places, shape [B, D].
+
+    Args:
+        activation: shape [B, D], [B, tokens, D] (a transformer's) or [B, D, ...] (a map).
+    """
+    if activation.ndim == 3:
+        return activation.mean(dim=1)
+    return activation.flatten(2).mean(dim=2) if activation.ndim > 3 else activation
 
 
 _OUT_OF_MEMORY = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from oodbench import intervals, metrics
 from oodbench.engine.evaluation import Evaluation, MethodResult, chosen_parameters
 from oodbench.files import digest
 from oodbench.plan import Method
-from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord, Status
+from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord, Status, TrainingRecord
 from oodbench.specs import BenchmarkSpec
 
 
@@ -97,6 +97,28 @@ class Recorder:
             peak_memory_bytes=result.cost.peak_memory_bytes,
             **method.requirements(),
         )
+
+    def training(
+        self, model: str, seed: int, history: Iterable[Mapping[str, Any]]
+    ) -> list[TrainingRecord]:
+        """What each epoch of a model ended with (`oodbench.training_state.Epoch`)."""
+        return [
+            TrainingRecord(
+                run_id=self._run_id,
+                benchmark=self._benchmark.name,
+                model=model,
+                loss=self._benchmark.models[model].head,
+                seed=seed,
+                epoch=epoch["epoch"],
+                learning_rate=epoch["learning_rate"],
+                train_loss=epoch["loss"],
+                train_accuracy=epoch["accuracy"],
+                test_loss=epoch["test_loss"],
+                test_accuracy=epoch["test_accuracy"],
+                seconds=epoch["seconds"],
+            )
+            for epoch in history
+        ]
 
     def missing(
         self,

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 import oodbench
-from oodbench import metrics
+from oodbench import distributed, metrics
 from oodbench.catalog import Catalog
 from oodbench.checkpoints import weights_digest
+from oodbench.data.duplicates import duplicates
 from oodbench.engine.evaluation import Evaluation, evaluate
 from oodbench.engine.recording import Recorder
 from oodbench.engine.scoring import DetectorError, Scorer
@@ -30,9 +31,9 @@ from oodbench.files import canonical_json, digest
 from oodbench.models.classifier import Classifier
 from oodbench.plan import Method, Plan
 from oodbench.progress import Reporter
-from oodbench.records import CostRecord, QualityRecord
+from oodbench.records import CostRecord, QualityRecord, TrainingRecord
 from oodbench.rundir import Key, RunDirectory
-from oodbench.training import deterministic
+from oodbench.training import deterministic, has_bfloat16
 
 DESCRIPTION_SCHEMA = 1
 
@@ -79,6 +80,11 @@ def run(
         UserError: if the folder holds a run and `resume` is not set, or holds the run of something
             else, or a file cannot be written.
     """
+    if distributed.launched():
+        raise UserError(
+            "A run is one process; several (torchrun) only train.",
+            "Train with `torchrun ... -m oodbench train BENCHMARK`, then run as usual.",
+        )
     return _Run(plan, catalog, RunDirectory(folder), device, say, data_root).carry_out(resume)
 
 
@@ -99,13 +105,15 @@ class _Run:
         self.directory = directory
         self.device = device
         self.say = say
-        self.data = DataStore(plan.datasets)
+        self.data = DataStore(plan.datasets, data_root, say)
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
+        self.trainings: dict[tuple[str, int], list[TrainingRecord]] = {}
         self.before: Mapping[str, Any] = {}
         self.checkpoints: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
+        self.duplicates: dict[str, int] = {}
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -114,6 +122,7 @@ class _Run:
         with self.say.work(len(units) + 1):
             self.say.stage("data")
             self._open(resume)
+            self.duplicates = self._find_duplicates()
             self._write("running")
             self.say.done(f"data: {', '.join(self.plan.datasets)}")
             with deterministic(self.device):
@@ -139,6 +148,9 @@ class _Run:
         key = self.models.key(model, seed)
         trained_before = key.path.exists()
         classifier = self.models.trained(model, seed)
+        self.trainings[model, seed] = self.recorder.training(
+            model, seed, self.models.history(model, seed)
+        )
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
         todo = self._without_other_weights(model, seed, weights_digest(weights), todo)
         detectors = {
@@ -247,6 +259,20 @@ class _Run:
             for name, spec in self.plan.datasets.items()
         }
 
+    def _find_duplicates(self) -> dict[str, int]:
+        """OOD set -> number of its test images that are, byte for byte, ID training images."""
+        trained = self.data.get(self.benchmark.id, "train")
+        found = {}
+        for name in self.benchmark.ood_groups:
+            tested = self.data.get(name, "test")
+            found[name] = len(duplicates(trained, tested))
+            if found[name]:
+                self.say.warn(
+                    f"{found[name]} of the {len(tested)} test images of '{name}' are training "
+                    f"images of '{self.benchmark.id}' too: no detector can call them OOD."
+                )
+        return found
+
     def _detector_checksums(self) -> dict[str, str]:
         names = sorted({method.detector.name for method in self.plan.methods})
         paths = {name: self.catalog.entry("detector", name).path for name in names}
@@ -291,6 +317,8 @@ class _Run:
             )
         self.checkpoints = dict(before.get("checksums", {}).get("checkpoints", {}))
         self.notes = dict(before.get("notes", {}))
+        for record in self.directory.read_training():
+            self.trainings.setdefault((record.model, record.seed), []).append(record)
         changed = {
             name
             for name, checksum in self._detector_checksums().items()
@@ -323,6 +351,12 @@ class _Run:
     def _write(self, status: str) -> None:
         """Write the description and all records; in an order that depends on the plan alone."""
         self.directory.write_description(self._description(status))
+        models = list(self.benchmark.models)
+        self.directory.write_training(
+            record
+            for key in sorted(self.trainings, key=lambda key: (models.index(key[0]), key[1]))
+            for record in self.trainings[key]
+        )
         order = {method.name: index for index, method in enumerate(self.plan.methods)}
         order |= {skip.method: len(order) + i for i, skip in enumerate(self.plan.skips)}
         keys = sorted(self.records, key=lambda key: (order.get(key[0], len(order)), *key))
@@ -365,12 +399,14 @@ class _Run:
                 "processor": platform.machine(),
                 "threads": torch.get_num_threads(),
                 "device": _device_name(self.device),
+                "bfloat16": has_bfloat16(self.device),
             },
             "checksums": {
                 "data": self._data_checksums(),
                 "checkpoints": dict(sorted(self.checkpoints.items())),
                 "detectors": {**detectors, **self._detector_checksums()},
             },
+            "duplicates_of_training_images": self.duplicates,
             "notes": self.notes,
         }
 

@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from oodbench.checkpoints import CheckpointKey, load_or_train
-from oodbench.data import ImageArray, load_split
+from oodbench.checkpoints import CheckpointKey, load_or_train, read_history
+from oodbench.data import ImageArray, checked_split
+from oodbench.models import head_info
 from oodbench.models.classifier import Classifier
-from oodbench.progress import Reporter
+from oodbench.progress import Reporter, Silent
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName
-from oodbench.training import Epoch, new_classifier, train
+from oodbench.training import new_classifier, train
+from oodbench.training_state import Epoch, TrainingState
 
 
 class DataStore:
-    """The images of data sets, read when first needed and then kept."""
+    """The images of data sets, read when first needed and then kept.
 
-    def __init__(self, specs: Mapping[str, DatasetSpec]) -> None:
-        self._specs = specs
-        self._loaded: dict[tuple[str, str], ImageArray] = {}
-        self._fingerprints: dict[tuple[str, str], str] = {}
+    Args:
+        specs: the manifests by name.
+        data_root: the folder that data sets lie in; default: `OODBENCH_DATA`, else in the cache.
+        say: takes progress and warnings; default: warnings become Python warnings.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, DatasetSpec],
+        data_root: str | Path | None = None,
+        say: Reporter | None = None,
+    ) -> None:
+        self._specs, self._data_root, self._say = specs, data_root, say or Silent()
+        self._loaded: dict[tuple[str, str], tuple[ImageArray, str]] = {}
 
     def num_classes(self, dataset: str) -> int:
         """Number of classes that a manifest declares; 0 for data without classes."""
         return self._specs[dataset].num_classes or 0
 
     def get(self, dataset: str, split: str) -> ImageArray:
-        """Images of a split."""
-        key = dataset, split
-        if key not in self._loaded:
-            self._loaded[key] = load_split(self._specs[dataset], split)
-        return self._loaded[key]
+        """Images of a split; held against the fingerprint they had when they were decoded."""
+        return self._load(dataset, split)[0]
 
     def fingerprint(self, dataset: str, split: SplitName) -> str:
         """SHA-256 of a split."""
+        return self._load(dataset, split)[1]
+
+    def _load(self, dataset: str, split: str) -> tuple[ImageArray, str]:
         key = dataset, split
-        if key not in self._fingerprints:
-            self._fingerprints[key] = self.get(dataset, split).fingerprint()
-        return self._fingerprints[key]
+        if key not in self._loaded:
+            spec = self._specs[dataset]
+            self._loaded[key] = checked_split(spec, split, self._data_root, self._say)
+        return self._loaded[key]
 
 
 class ModelStore:
@@ -53,11 +68,14 @@ class ModelStore:
 
     def key(self, model: str, seed: int) -> CheckpointKey:
         """What a model's checkpoint is made from."""
+        spec, dataset = self._benchmark.models[model], self._benchmark.id
+        calibrated = head_info(spec.head).calibrated
         return CheckpointKey(
-            model=self._benchmark.models[model],
-            data=self._data.fingerprint(self._benchmark.id, "train"),
+            model=spec,
+            data=self._data.fingerprint(dataset, "train"),
             num_classes=self._num_classes,
             seed=seed,
+            held_out=self._data.fingerprint(dataset, "validation") if calibrated else "",
         )
 
     def untrained(self, model: str, seed: int) -> Classifier:
@@ -66,20 +84,41 @@ class ModelStore:
         return new_classifier(spec, self._num_classes, images, seed).to(self._device).eval()
 
     def trained(self, model: str, seed: int) -> Classifier:
-        """A trained classifier on the device, in evaluation mode."""
-        spec, images = self._benchmark.models[model], self._data.get(self._benchmark.id, "train")
+        """A trained classifier on the device, in evaluation mode.
+
+        A training that was stopped goes on after its last whole epoch.
+        """
+        key = self.key(model, seed)
+        return load_or_train(
+            self.untrained(model, seed), key, lambda: self._train(model, key), self._say.warn
+        )
+
+    def history(self, model: str, seed: int) -> list[dict[str, Any]]:
+        """What each epoch of a trained model ended with, as in `training_state.Epoch`."""
+        return read_history(self.key(model, seed).path)
+
+    def _train(self, model: str, key: CheckpointKey) -> tuple[Classifier, list[Epoch]]:
+        spec, dataset = self._benchmark.models[model], self._benchmark.id
+        state = TrainingState(key.state_path, key.address)
 
         def on_epoch(epoch: Epoch) -> None:
+            tested = epoch.test_accuracy
             self._say.detail(
                 f"training, epoch {epoch.epoch}/{spec.training.epochs}, "
                 f"loss {epoch.loss:.3f}, accuracy {100 * epoch.accuracy:.1f} %"
+                + ("" if tested is None else f", test accuracy {100 * tested:.1f} %")
             )
 
-        return load_or_train(
-            self.untrained(model, seed),
-            self.key(model, seed),
-            lambda: train(
-                spec, self._num_classes, images, seed=seed, device=self._device, on_epoch=on_epoch
-            ),
-            self._say.warn,
+        tested = spec.training.test_accuracy != "no"
+        calibrated = head_info(spec.head).calibrated
+        return train(
+            spec,
+            self._num_classes,
+            self._data.get(dataset, "train"),
+            seed=key.seed,
+            device=self._device,
+            test=self._data.get(dataset, "test") if tested else None,
+            held_out=self._data.get(dataset, "validation") if calibrated else None,
+            state=state,
+            on_epoch=on_epoch,
         )

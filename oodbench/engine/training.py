@@ -22,8 +22,9 @@ def train_models(
     seeds: int,
     device: torch.device,
     say: Reporter,
+    data_root: Path | None = None,
 ) -> dict[str, Path]:
-    """Train what is not in the cache yet.
+    """Train what is not in the cache yet; inside `distributed.group`, together.
 
     Args:
         benchmark: whose models.
@@ -32,6 +33,7 @@ def train_models(
         seeds: number of seeds, 0 .. seeds - 1.
         device: where to train.
         say: takes progress.
+        data_root: where data sets are that do not come built in.
 
     Returns:
         "model seed k" -> checkpoint file.
@@ -45,7 +47,7 @@ def train_models(
             did_you_mean(model, benchmark.models),
         )
     names = [model] if model is not None else list(benchmark.models)
-    data = DataStore({benchmark.id: catalog.dataset(benchmark.id)})
+    data = DataStore({benchmark.id: catalog.dataset(benchmark.id)}, data_root, say)
     store = ModelStore(benchmark, data, device, say)
     paths = {}
     with say.work(len(names) * seeds):

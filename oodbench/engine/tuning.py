@@ -35,7 +35,7 @@ from oodbench.engine.perturbation import gradients_of, perturbed_outputs, uses_i
 from oodbench.engine.scoring import Scorer, checked_scores
 from oodbench.plan import Method
 from oodbench.specs import TuningSpec
-from oodbench.training import as_tensor
+from oodbench.training import as_floats, resident
 
 
 class TuningError(Exception):
@@ -158,7 +158,9 @@ def oracle_data(
             raise TuningError(f"{len(images)} held-out images are too few to tune on")
     generator = torch.Generator().manual_seed(seed)
     shuffled = [
-        as_tensor(images, torch.device("cpu"))[torch.randperm(len(images), generator=generator)]
+        as_floats(resident(images, torch.device("cpu")))[
+            torch.randperm(len(images), generator=generator)
+        ]
         for images in (positives, negatives)
     ]
     return TuningData(shuffled[0], shuffled[0][:0], shuffled[1])

@@ -1,0 +1,146 @@
+"""The state of a training between two epochs, kept on disk so that a stop loses an epoch at most.
+
+No pickle: weights, momentum and the generator's state are tensors in a safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodbench.files import write_atomic
+
+FORMAT = "oodbench-training-1"
+_MOMENTUM = "momentum_buffer"
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch ended with.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean training loss, in nats (with DisMax's alpha where there is one).
+        accuracy: training accuracy over the epoch, as a fraction, on augmented images.
+        learning_rate: of the last step.
+        seconds: how long it took.
+        test_loss, test_accuracy: on the test split, where that is asked for; else None.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    seconds: float = field(compare=False)
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+
+
+class TrainingState:
+    """A file that holds the state after the last whole epoch.
+
+    Args:
+        path: the file.
+        address: what is being trained; the state of something else is not taken up.
+        interval: fewest seconds between two writes. Short epochs are not worth a file each; the
+            latest state is written when the training ends early by an error or an interruption.
+    """
+
+    def __init__(self, path: Path, address: str, interval: float = 1.0) -> None:
+        self.path = path
+        self._address, self._interval = address, interval
+        self._written = time.monotonic()
+        self._pending: bytes | None = None
+
+    def keep(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        history: Sequence[Epoch],
+    ) -> None:
+        """Take the state after an epoch, and write it unless the last one is just written."""
+        from safetensors.torch import save
+
+        tensors = {
+            f"weights.{name}": value.detach().cpu().contiguous()
+            for name, value in module.state_dict().items()
+        }
+        for name, parameter in module.named_parameters():
+            momentum = optimizer.state[parameter].get(_MOMENTUM)
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum.detach().cpu().contiguous()
+        tensors["generator"] = generator.get_state()
+        metadata = {
+            "format": FORMAT,
+            "address": self._address,
+            "history": json.dumps([asdict(epoch) for epoch in history]),
+        }
+        self._pending = save(tensors, metadata)
+        if time.monotonic() - self._written >= self._interval:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the latest state, if it is not on disk yet."""
+        if self._pending is not None:
+            write_atomic(self.path, self._pending)
+            self._pending, self._written = None, time.monotonic()
+
+    def take_up(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    ) -> list[Epoch]:
+        """Load what is on disk.
+
+        Returns:
+            The history so far; empty if there is no state of this training, or it is damaged:
+            nothing is changed then.
+        """
+        read = self._read()
+        if read is None:
+            return []
+        tensors, history = read
+        module.load_state_dict(_below(tensors, "weights."))
+        momenta = _below(tensors, "momentum.")
+        for name, parameter in module.named_parameters():
+            if name in momenta:
+                buffer = torch.empty_like(parameter)  # the parameter's device and memory format
+                optimizer.state[parameter][_MOMENTUM] = buffer.copy_(momenta[name])
+        generator.set_state(tensors["generator"])
+        return [Epoch(**values) for values in history]
+
+    def _read(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT or metadata.get("address") != self._address:
+                    return None
+                names = list(file.keys())
+                return {name: file.get_tensor(name) for name in names}, json.loads(
+                    metadata["history"]
+                )
+        except (SafetensorError, OSError, ValueError, KeyError):
+            return None
+
+    def discard(self) -> None:
+        """Remove the file: the training is done."""
+        self._pending = None
+        self.path.unlink(missing_ok=True)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
