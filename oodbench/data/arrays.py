@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_BLOCK = 1024
+"""Images that are hashed at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageArray:
@@ -62,8 +65,11 @@ class ImageArray:
                 continue
             header = f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n"
             digest.update(header.encode())
-            little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            digest.update(np.ascontiguousarray(little_endian).tobytes())
+            # A block at a time: the images may be a memory map, larger than the memory.
+            for start in range(0, len(array), _BLOCK):
+                block = array[start : start + _BLOCK]
+                little_endian = block.astype(block.dtype.newbyteorder("<"), copy=False)
+                digest.update(np.ascontiguousarray(little_endian).tobytes())
         return digest.hexdigest()
 
     def select(self, indices: ArrayLike) -> ImageArray:

@@ -1,0 +1,82 @@
+"""What a manifest says of its images, held against the images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.data.arrays import ImageArray
+from oodbench.errors import UserError
+from oodbench.specs import DatasetSpec
+
+
+def check_count(spec: DatasetSpec, split: str, wanted: int, found: int) -> None:
+    """Hold the number of images against the manifest.
+
+    Raises:
+        UserError: if it is not what was wanted.
+    """
+    if found != wanted:
+        raise mismatch(spec, split, f"{wanted} images", f"{found}")
+
+
+def check_shape(spec: DatasetSpec, split: str, images: NDArray[Any]) -> None:
+    """Hold the shape of images [N, C, H, W] against the manifest.
+
+    Raises:
+        UserError: if they are of another one.
+    """
+    shape = images.shape[1:]
+    if shape != spec.shape:
+        raise mismatch(
+            spec, split, f"images of shape {list(spec.shape)}", f"images of shape {list(shape)}"
+        )
+
+
+def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None) -> None:
+    """Hold labels against the manifest's number of classes.
+
+    Raises:
+        UserError: there are labels but no classes, classes but no labels, labels out of range, or
+            classes without an image. A split that was set apart by hash may lack classes.
+    """
+    if spec.num_classes is None:
+        if labels is not None:
+            raise mismatch(spec, split, "no classes (num_classes is null)", "labelled images")
+        return
+    wanted = f"{spec.num_classes} classes"
+    if labels is None:
+        raise mismatch(spec, split, wanted, "images without labels")
+    present = np.unique(labels)
+    if len(present) and (present[0] < 0 or present[-1] >= spec.num_classes):
+        raise mismatch(
+            spec,
+            split,
+            f"{wanted}, so labels 0 to {spec.num_classes - 1}",
+            f"labels {present[0]} to {present[-1]}",
+        )
+    if len(present) != spec.num_classes and split not in spec.hold_out:
+        raise mismatch(spec, split, wanted, f"{len(present)}")
+
+
+def check_fingerprint(spec: DatasetSpec, split: str, data: ImageArray) -> None:
+    """Hold the images against the manifest's SHA-256, if it gives one.
+
+    Raises:
+        UserError: if they differ.
+    """
+    wanted = spec.sha256.get(split)  # type: ignore[call-overload]
+    if wanted is not None and data.fingerprint() != wanted:
+        raise mismatch(spec, split, f"sha256 {wanted}", data.fingerprint())
+
+
+def mismatch(spec: DatasetSpec, split: str, says: str, found: str) -> UserError:
+    """The error of a manifest that says something else than its images."""
+    return UserError(
+        f"data set '{spec.name}', split '{split}': the manifest says {says}, found {found}",
+        "Correct the manifest; if nobody changed it, the library that ships the data has changed."
+        if spec.kind == "builtin"
+        else "Correct the manifest, or the files that it describes.",
+    )

@@ -1,0 +1,122 @@
+"""From an encoded image to pixels of the shape that a manifest asks for.
+
+Colours are converted to RGB or to grey (ITU-R 601), transparency is dropped, and EXIF orientation
+is ignored, as the loaders that published results were computed with do.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from oodbench.specs import ResizeSpec
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+Content = bytes | NDArray[np.uint8]
+"""An encoded image, or pixels of shape [C, H, W]."""
+
+SUFFIXES = frozenset(
+    "bmp gif jfif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
+)
+"""Suffixes of image files, in lower case."""
+
+_MODES = {1: "L", 3: "RGB"}
+_DEEP_MODES = ("I", "F")
+"""First letters of Pillow's modes with more than 8 bits, which conversion would clip."""
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class CorruptImageError(Exception):
+    """An image that cannot be decoded; the message says why."""
+
+
+class WrongShapeError(Exception):
+    """An image that is not of the manifest's shape, where the manifest has no `resize`."""
+
+
+def picture(content: Content, shape: Shape, resize: ResizeSpec | None) -> NDArray[np.uint8]:
+    """The pixels of an image.
+
+    Args:
+        content: an encoded image, or pixels of shape [C, H, W].
+        shape: what is wanted; 1 channel is grey, 3 are RGB.
+        resize: how other sizes are brought to it; None: they are refused.
+
+    Returns:
+        Pixels of shape `shape`, uint8.
+
+    Raises:
+        CorruptImageError: the image cannot be decoded.
+        WrongShapeError: it has another size, and there is no `resize`.
+    """
+    if not isinstance(content, bytes) and content.shape == shape:
+        return np.ascontiguousarray(content)
+    channels, height, width = shape
+    image = _decoded(content, _MODES[channels])
+    if resize is not None:
+        image = resized(image, (width, height), resize)
+    elif image.size != (width, height):
+        raise WrongShapeError(f"{image.height}x{image.width}")
+    pixels = np.asarray(image).reshape(height, width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image.Image:
+    """Bring an image to a size in one step of resampling.
+
+    Args:
+        image: mode L or RGB.
+        size: width, height.
+        how: the filter; and whether the greatest centred part with the wanted aspect ratio is
+            taken, or the whole image squeezed.
+    """
+    left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
+    if how.crop == "centre":
+        scale = min(image.width / size[0], image.height / size[1])
+        # min: what rounding adds would reach beyond the image, which Pillow refuses.
+        box_width, box_height = (
+            min(scale * wanted, have) for wanted, have in zip(size, image.size, strict=True)
+        )
+        left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
+        right, bottom = min(left + box_width, right), min(top + box_height, bottom)
+    return image.resize(size, _FILTERS[how.filter], box=(left, top, right, bottom))
+
+
+def _decoded(content: Content, mode: str) -> Image.Image:
+    if not isinstance(content, bytes):
+        return _from_array(content).convert(mode)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(_DEEP_MODES):
+                raise CorruptImageError(f"it has more than 8 bits per channel (mode {image.mode})")
+            return image.convert(mode)
+    except (MemoryError, CorruptImageError):
+        raise
+    # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error,
+    # zlib.error, KeyError, OverflowError, DecompressionBombError.
+    except Exception as error:
+        raise CorruptImageError(_reason(error)) from error
+
+
+def _from_array(pixels: NDArray[Any]) -> Image.Image:
+    """Shape [C, H, W] with 1 or 3 channels."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "it is not an image of a known format"
+    return str(error).rstrip(".") or type(error).__name__

@@ -1,0 +1,43 @@
+"""Records of what was stored: JSON files that tell when a byte of them has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from oodbench.files import canonical_json, digest
+
+_SEAL = "seal"
+
+
+class DamagedRecordError(Exception):
+    """A record that cannot be read, or is not what was written; the message says which."""
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record with a seal over its content."""
+    path.write_bytes(_text({**record, _SEAL: digest(canonical_json(record))}))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        DamagedRecordError: if it cannot be read or differs in a single byte from what was written.
+    """
+    try:
+        content = path.read_bytes()
+        sealed = json.loads(content)
+        record = {key: value for key, value in sealed.items() if key != _SEAL}
+    except (OSError, ValueError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise DamagedRecordError(f"cannot read {path.name} ({reason})") from error
+    if sealed.get(_SEAL) != digest(canonical_json(record)) or content != _text(sealed):
+        raise DamagedRecordError(f"{path.name} is not what was written")
+    return record
+
+
+def _text(sealed: Mapping[str, Any]) -> bytes:
+    return (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode()

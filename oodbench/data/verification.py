@@ -1,0 +1,225 @@
+"""Holding everything that is stored of a data set against what was recorded of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from oodbench.data.decoded import (
+    CHECKSUMS,
+    RECORD,
+    DamagedCacheError,
+    Decoded,
+    decisive,
+    folders_named,
+    open_decoded,
+)
+from oodbench.data.disk import disk_errors, file_digest, remove_folder
+from oodbench.data.fetching import RECORD as UNPACKED_RECORD
+from oodbench.data.fetching import checksums_of, fetch, find, obtain, unpacked_record
+from oodbench.data.places import PLACE, content_folder, dataset_folder, unpacked_folder
+from oodbench.data.sealed import DamagedRecordError
+from oodbench.data.sources import Source
+from oodbench.data.stored import StoredDataset
+from oodbench.errors import UserError
+from oodbench.progress import Reporter
+from oodbench.specs import DatasetSpec, SplitName
+
+Layer = Literal["file", "unpacked", "image", "decoded"]
+"""What was downloaded; what was unpacked from it; the user's own files; the cache."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not what was recorded.
+
+    Attributes:
+        layer: what it is.
+        path: the file, or the folder, that is wrong.
+        problem: what is wrong with it.
+        folder: what is removed when the data set is repaired; None: nothing.
+    """
+
+    layer: Layer
+    path: Path
+    problem: str
+    folder: Path | None = None
+
+
+@dataclass
+class Verification:
+    """What was looked at, and what was found.
+
+    Attributes:
+        checked: what was held against what, with how many files.
+        findings: what is wrong.
+    """
+
+    checked: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def verify(spec: DatasetSpec, root: Path, say: Reporter) -> Verification:
+    """Read every byte that is stored of a data set; find each one that has changed.
+
+    Downloaded files are held against the manifest, unpacked ones against the record of what was
+    unpacked, the user's own against the checksums taken when they were decoded, and decoded images
+    against their fingerprints.
+
+    Args:
+        spec: the manifest; of any kind but `builtin`.
+        root: the data root.
+        say: takes how far it is.
+    """
+    result = Verification()
+    _verify_files(spec, root, result, say.detail)
+    _verify_unpacked(spec, root, result, say.detail)
+    _verify_decoded(spec, root, result, say)
+    return result
+
+
+def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
+    """Remove what is damaged and can be made again; download and unpack again what was damaged.
+
+    The user's own files are left alone: images that have changed are images to decode.
+
+    Raises:
+        UserError: if something cannot be removed, or cannot be downloaded.
+    """
+    findings = verify(spec, root, say).findings
+    for folder in {finding.folder for finding in findings if finding.folder is not None}:
+        with disk_errors(folder, PLACE):
+            remove_folder(folder)
+    wrong = {finding.path.name for finding in findings if finding.layer == "file"}
+    for file in spec.files:
+        if file.name in wrong:
+            obtain(spec, file, root, say)
+    if any(finding.layer == "unpacked" for finding in findings):
+        fetch(spec, root, say)
+
+
+def _verify_files(
+    spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
+) -> None:
+    present = 0
+    for file in spec.files:
+        say(f"checking {spec.name}: {file.name}")
+        path, wrong = find(spec, file, root)
+        present += path is not None
+        # One in the data root may be another data set's.
+        mine = dataset_folder(spec, root) / file.name
+        if mine in wrong:
+            result.findings.append(Finding("file", mine, f"has {wrong[mine]}"))
+    if spec.files:
+        result.checked.append(f"{present} of {len(spec.files)} files as in the manifest")
+
+
+def _verify_unpacked(
+    spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
+) -> None:
+    folder = unpacked_folder(spec, root)
+    try:
+        record = unpacked_record(spec, root)
+    except DamagedRecordError as error:
+        result.findings.append(
+            Finding("unpacked", folder / UNPACKED_RECORD, str(error), folder=folder)
+        )
+        return
+    if record is None:
+        return
+    if record["archives"] != checksums_of(spec):
+        other = "was unpacked from other files than the manifest's"
+        result.findings.append(Finding("unpacked", folder, other, folder=folder))
+        return
+    content = content_folder(spec, root)
+    files = record["files"]
+    for number, (name, (_, checksum)) in enumerate(files.items()):
+        if number % 100 == 0:
+            say(f"checking {spec.name}: unpacked file {number:,} of {len(files):,}")
+        problem = _problem(content / name, checksum)
+        if problem is not None:
+            result.findings.append(Finding("unpacked", content / name, problem, folder=folder))
+    for extra in sorted(set(_files_below(content)) - set(files)):
+        added = "was not in the archive"
+        result.findings.append(Finding("unpacked", content / extra, added, folder=folder))
+    result.checked.append(f"{len(files):,} unpacked files as recorded")
+
+
+def _verify_decoded(spec: DatasetSpec, root: Path, result: Verification, say: Reporter) -> None:
+    stored = StoredDataset(spec, root, say)
+    try:
+        current: Path | None = stored.folder()
+    except UserError as error:
+        result.findings.append(Finding("image", dataset_folder(spec, root), error.message))
+        current = None
+    same: list[Decoded] = []
+    for folder in folders_named(spec.name):
+        try:
+            decoded = open_decoded(folder)
+        except DamagedCacheError as error:
+            result.findings.append(Finding("decoded", folder / RECORD, str(error), folder=folder))
+            continue
+        if decoded is not None and decoded.record["manifest"] == decisive(spec):
+            same.append(decoded)
+    if not same:
+        return
+    # The user's files may have changed since: then there is no decoded data set for what they are
+    # now, and they are held against the newest one there is.
+    newest = max(same, key=lambda each: (each.folder == current, each.folder.stat().st_mtime_ns))
+    _verify_arrays(newest, result, say.detail)
+    if not spec.files and current is not None:
+        _verify_sources(newest, stored.sources(), content_folder(spec, root), result, say.detail)
+
+
+def _verify_arrays(decoded: Decoded, result: Verification, say: Callable[[str], None]) -> None:
+    for name, checksum in decoded.record["files"].items():
+        say(f"checking {decoded.record['name']}: decoded {name}")
+        problem = _problem(decoded.folder / name, checksum)
+        if problem is not None:
+            result.findings.append(
+                Finding("decoded", decoded.folder / name, problem, folder=decoded.folder)
+            )
+    total = sum(split["count"] for split in decoded.record["splits"].values())
+    result.checked.append(f"{total:,} decoded images as recorded")
+
+
+def _verify_sources(
+    decoded: Decoded,
+    sources: dict[SplitName, Source],
+    folder: Path,
+    result: Verification,
+    say: Callable[[str], None],
+) -> None:
+    try:
+        text = (decoded.folder / CHECKSUMS).read_bytes().decode("utf-8", "surrogateescape")
+        # A line as of sha256sum: 64 digits, two blanks, the path.
+        recorded = {line[66:]: line[:64] for line in text.split("\n") if line}
+    except (OSError, UnicodeDecodeError):
+        return  # which is a finding already
+    for number, (name, checksum) in enumerate(recorded.items()):
+        if number % 100 == 0:
+            say(f"checking {decoded.record['name']}: file {number:,} of {len(recorded):,}")
+        problem = _problem(folder / name, checksum)
+        if problem is not None:
+            result.findings.append(Finding("image", folder / name, f"{problem} since decoded"))
+    present = {name for source in sources.values() for name in source.files}
+    for name in sorted(present - set(recorded)):
+        result.findings.append(Finding("image", folder / name, "was not there when decoded"))
+    result.checked.append(f"{len(recorded):,} of your files as when they were decoded")
+
+
+def _problem(path: Path, checksum: str) -> str | None:
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if found == checksum else f"has changed (sha256 {found} instead of {checksum})"
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for top, _, names in os.walk(folder):
+        for name in names:
+            yield (Path(top) / name).relative_to(folder).as_posix()

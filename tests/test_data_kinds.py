@@ -1,0 +1,360 @@
+"""Kinds list, npz and torchvision: what they read, and what they refuse."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import re
+import struct
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from standins import images_with_classes, python2_pickle
+
+from oodbench.data import load_split
+from oodbench.data.torchvision_sets import READERS
+from oodbench.errors import UserError
+from oodbench.specs import DatasetSpec
+
+COUNT = 20
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def spec(kind: str, **update: Any) -> DatasetSpec:
+    values = {
+        "schema_version": 1,
+        "name": "toy",
+        "title": "Toy",
+        "summary": "Toy.",
+        "kind": kind,
+        "shape": [3, 32, 32],
+        "num_classes": 10,
+        "splits": {"test": COUNT},
+        "licence": "none",
+        "citation": "none",
+    }
+    return DatasetSpec.model_validate({**values, **update})
+
+
+def toy(count: int = COUNT) -> tuple[np.ndarray, np.ndarray]:
+    return images_with_classes(0, count, np.random.default_rng(0))
+
+
+def error_of(manifest: DatasetSpec, root: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
+        load_split(manifest, "test", root)
+    assert caught.value.message.startswith("data set 'toy'")
+    return caught.value
+
+
+# --- list --------------------------------------------------------------------------------------
+
+
+def write_list(root: Path, lines: list[str], name: str = "test.txt", folder: str = "toy") -> None:
+    images, _ = toy()
+    (root / folder / "pictures").mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(root / folder / f"pictures/no {index}.png")
+    (root / folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def list_spec(**update: Any) -> DatasetSpec:
+    return spec("list", **{"paths": {"test": "test.txt"}, **update})
+
+
+ORDER = np.random.default_rng(1).permutation(COUNT)
+
+
+@pytest.mark.parametrize("separator", [" ", "   ", "\t"])
+@pytest.mark.parametrize("names", [False, True])
+def test_a_list_with_labels(tmp_path: Path, separator: str, names: bool) -> None:
+    """Blanks in paths are no problem; class names are sorted."""
+    images, labels = toy()
+    shown = [f"class{9 - label}" if names else str(label) for label in labels]
+    more = "\t7\t7" if separator == "\t" else ""  # as in Tiny-ImageNet's val_annotations.txt
+    lines = [f"pictures/no {i}.png{separator}{shown[i]}{more}" for i in ORDER]
+    write_list(tmp_path, ["# a comment", *lines, ""])
+    data = load_split(list_spec(), "test", tmp_path)
+    np.testing.assert_array_equal(data.images, images[ORDER])
+    expected = 9 - labels if names else labels
+    assert data.labels.tolist() == expected[ORDER].tolist()
+
+
+@pytest.mark.parametrize("root", ["pictures", {"test": "pictures"}])
+def test_a_list_without_labels(tmp_path: Path, root: Any) -> None:
+    images, _ = toy()
+    write_list(tmp_path, [f"no {i}.png" for i in ORDER])
+    manifest = list_spec(num_classes=None, options={"root": root})
+    data = load_split(manifest, "test", tmp_path)
+    assert data.labels is None
+    np.testing.assert_array_equal(data.images, images[ORDER])
+
+
+def test_a_list_whose_labels_are_not_used(tmp_path: Path) -> None:
+    write_list(tmp_path, [f"pictures/no {i}.png -1" for i in ORDER])
+    manifest = list_spec(num_classes=None, options={"labelled": True})
+    assert load_split(manifest, "test", tmp_path).labels is None
+
+
+def test_a_list_beside_a_folder(tmp_path: Path) -> None:
+    """Tiny-ImageNet: folders of classes to train with, a list of names to test with."""
+    images, labels = toy()
+    write_list(tmp_path, [f"no {i}.png\tc{labels[i]}\t0\t0" for i in range(COUNT)])
+    for index, image in enumerate(images):
+        path = tmp_path / f"toy/train/c{labels[index]}/images/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    manifest = list_spec(
+        paths={"train": "train", "test": "test.txt"},
+        splits={"train": COUNT, "test": COUNT},
+        options={"root": {"test": "pictures"}},
+    )
+    assert load_split(manifest, "test", tmp_path).labels.tolist() == labels.tolist()
+    assert load_split(manifest, "train", tmp_path).labels.tolist() == sorted(labels.tolist())
+
+
+def test_a_changed_list_is_read_again(tmp_path: Path) -> None:
+    images, _ = toy()
+    write_list(tmp_path, [f"pictures/no {i}.png" for i in range(COUNT)])
+    manifest = list_spec(num_classes=None)
+    load_split(manifest, "test", tmp_path)
+    (tmp_path / "toy/test.txt").write_text("pictures/no 3.png\n" * COUNT)
+    data = load_split(manifest, "test", tmp_path)
+    assert (data.images == images[3]).all()
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        (["pictures/none.png 0"], {}, "cannot read .*pictures/none.png: No such file"),
+        (["pictures/no 1.png\t"], {}, "line 1: there is no label behind the path"),
+        (["0"], {}, "line 1: there is no label behind the path"),
+        (["pictures/no 1.png 0"], {}, "the manifest says 20 images, found 1"),
+        (["pictures/no 1.png 0"] * COUNT, {}, "the manifest says 10 classes, found 1"),
+        ([], {"rot": 1}, "kind 'list' takes no option 'rot'"),
+        ([], {"root": 1}, "cannot use the options: root"),
+    ],
+)
+def test_lists_that_do_not_fit(
+    tmp_path: Path, lines: list[str], options: dict[str, Any], message: str
+) -> None:
+    write_list(tmp_path, lines)
+    assert re.search(message, error_of(list_spec(options=options), tmp_path).message)
+
+
+def test_a_list_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    write_list(tmp_path, [])
+    assert "cannot read" in error_of(list_spec(paths={"test": "none.txt"}), tmp_path).message
+    (tmp_path / "toy/test.txt").write_bytes(b"\xff\xfe\xff")
+    assert "UTF-8" in error_of(list_spec(), tmp_path).hint
+
+
+# --- npz ---------------------------------------------------------------------------------------
+
+
+def npz_spec(**update: Any) -> DatasetSpec:
+    return spec("npz", **{"paths": {"test": "data.npz"}, **update})
+
+
+def write_npz(root: Path, **arrays: Any) -> None:
+    (root / "toy").mkdir(exist_ok=True)
+    np.savez(root / "toy/data.npz", **arrays)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_npz(tmp_path: Path, dtype: type) -> None:
+    images, labels = toy()
+    write_npz(tmp_path, images=images.transpose(0, 2, 3, 1), labels=labels.astype(dtype)[:, None])
+    data = load_split(npz_spec(), "test", tmp_path)
+    np.testing.assert_array_equal(data.images, images)
+    assert data.labels.tolist() == labels.tolist()
+
+
+def test_npz_channels_first_under_other_names(tmp_path: Path) -> None:
+    images, labels = toy()
+    write_npz(tmp_path, x=images, y=labels)
+    options = {"images": "x", "labels": "y", "layout": "NCHW"}
+    data = load_split(npz_spec(options=options), "test", tmp_path)
+    np.testing.assert_array_equal(data.images, images)
+    unlabelled = npz_spec(options=options, num_classes=None)
+    assert load_split(unlabelled, "test", tmp_path).labels is None
+
+
+def test_npz_grey_and_resized(tmp_path: Path) -> None:
+    images, labels = toy()
+    write_npz(tmp_path, images=images[:, 0], labels=labels)
+    grey = load_split(npz_spec(shape=[1, 32, 32]), "test", tmp_path)
+    np.testing.assert_array_equal(grey.images[:, 0], images[:, 0])
+    half = load_split(npz_spec(shape=[1, 16, 16], resize={"filter": "box"}), "test", tmp_path)
+    means = images[:, 0].reshape(COUNT, 16, 2, 16, 2).mean(axis=(2, 4))
+    assert np.abs(half.images[:, 0] - means).max() <= 1  # rounded after rows and columns
+    colour = load_split(npz_spec(), "test", tmp_path)  # grey as RGB
+    np.testing.assert_array_equal(colour.images, np.repeat(images[:, :1], 3, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((COUNT, 32, 32, 3))}, "array 'images' is float64 of shape"),
+        ({"images": np.zeros((COUNT, 9), np.uint8)}, "array 'images' is uint8 of shape [20, 9]"),
+        ({"image": np.zeros((COUNT, 32, 32, 3), np.uint8)}, "has no array 'images'"),
+        ({"images": np.zeros((COUNT, 32, 32, 3), np.uint8)}, "has no array 'labels'"),
+        (
+            {"images": np.zeros((COUNT, 32, 32, 3), np.uint8), "labels": np.arange(3)},
+            "array 'labels' is int64 of shape [3]",
+        ),
+        (
+            {"images": np.zeros((COUNT, 9, 9, 3), np.uint8), "labels": np.arange(COUNT) % 10},
+            "image number 0 is 9x9, the manifest says 32x32",
+        ),
+        ({"images": np.array([object()])}, "cannot read array 'images'"),
+    ],
+)
+def test_npz_that_does_not_fit(tmp_path: Path, arrays: Any, message: str) -> None:
+    write_npz(tmp_path, **arrays)
+    assert message in error_of(npz_spec(), tmp_path).message
+
+
+def test_npz_that_is_no_npz(tmp_path: Path) -> None:
+    write_npz(tmp_path)
+    (tmp_path / "toy/data.npz").write_bytes(b"PK no zip")
+    assert "cannot read array 'images' of" in error_of(npz_spec(), tmp_path).message
+
+
+# --- torchvision -------------------------------------------------------------------------------
+
+
+def vision_spec(builder: str, **update: Any) -> DatasetSpec:
+    return spec("torchvision", builder=builder, **update)
+
+
+def write_batch(path: Path, content: dict[bytes, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(python2_pickle(content))
+
+
+def test_cifar10_as_torchvision_reads_it(tmp_path: Path) -> None:
+    from torchvision.datasets import CIFAR10
+
+    images, labels = toy(50)
+    folder = tmp_path / "toy/cifar-10-batches-py"
+    for number in range(6):
+        rows = slice(10 * (number % 5), 10 * (number % 5) + 10)
+        name = f"data_batch_{number + 1}" if number < 5 else "test_batch"
+        content = {b"data": images[rows].reshape(10, -1), b"labels": labels[rows].tolist()}
+        write_batch(folder / name, content)
+    write_batch(folder / "batches.meta", {b"label_names": [str(n).encode() for n in range(10)]})
+
+    class Unchecked(CIFAR10):
+        def _check_integrity(self) -> bool:
+            return True
+
+        def _load_meta(self) -> None:
+            pass
+
+    manifest = vision_spec("CIFAR10", splits={"train": 50, "test": 10})
+    for split in ("train", "test"):
+        theirs = Unchecked(str(tmp_path / "toy"), train=split == "train")
+        mine = load_split(manifest, split, tmp_path)
+        np.testing.assert_array_equal(mine.images, theirs.data.transpose(0, 3, 1, 2))
+        assert mine.labels.tolist() == list(theirs.targets)
+    np.testing.assert_array_equal(load_split(manifest, "train", tmp_path).images, images)
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("this must not be printed",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pickle.dumps({b"data": Hostile()}, protocol=3), "it asks for builtins.print"),
+        (pickle.dumps(Path("x")), "it asks for pathlib"),
+        (b"cos\nsystem\n(S'touch /tmp/x'\ntR.", "it asks for os.system"),
+        (b"no pickle", "is no batch of CIFAR"),
+        (b"", "is no batch of CIFAR"),
+        (pickle.dumps({b"labels": [1]}), "is no batch of CIFAR: KeyError(b'data')"),
+        (pickle.dumps({b"data": np.zeros((1, 3072)), b"labels": [1]}), "its pixels are float64"),
+    ],
+)
+def test_batches_that_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, reason: str
+) -> None:
+    path = tmp_path / "toy/cifar-100-python/test"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert reason in error_of(vision_spec("CIFAR100"), tmp_path).message
+    assert capsys.readouterr().out == ""
+
+
+def test_svhn_calls_its_zero_ten(tmp_path: Path) -> None:
+    images, labels = toy()
+    (tmp_path / "toy").mkdir()
+    stored = {"X": images.transpose(2, 3, 1, 0), "y": np.where(labels == 0, 10, labels)[:, None]}
+    savemat(tmp_path / "toy/test_32x32.mat", stored)
+    data = load_split(vision_spec("SVHN"), "test", tmp_path)
+    np.testing.assert_array_equal(data.images, images)
+    assert data.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("builder", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_the_format_of_mnist(tmp_path: Path, builder: str) -> None:
+    """From .gz files, as they are published."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    labels = np.arange(30, dtype=np.uint8) % 10
+    (tmp_path / "toy").mkdir()
+    files = []
+    for prefix, rows in (("train", slice(0, 20)), ("t10k", slice(20, 30))):
+        count = len(labels[rows])
+        for name, head, content in (
+            (f"{prefix}-images-idx3-ubyte", struct.pack(">4I", 2051, count, 28, 28), images[rows]),
+            (f"{prefix}-labels-idx1-ubyte", struct.pack(">2I", 2049, count), labels[rows]),
+        ):
+            data = gzip.compress(head + content.tobytes())
+            (tmp_path / "toy" / f"{name}.gz").write_bytes(data)
+            about = {"name": f"{name}.gz", "sha256": sha256(data).hexdigest()}
+            files.append({**about, "unpacked_limit": 100_000})
+    manifest = vision_spec(
+        builder, shape=[1, 28, 28], splits={"train": 20, "test": 10}, files=files
+    )
+    for split, rows in (("train", slice(0, 20)), ("test", slice(20, 30))):
+        data = load_split(manifest, split, tmp_path)
+        np.testing.assert_array_equal(data.images[:, 0], images[rows])
+        assert data.labels.tolist() == labels[rows].tolist()
+
+
+def test_unknown_readers_options_and_splits(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    error = error_of(vision_spec("CIFAR"), tmp_path)
+    assert "there is no torchvision reader 'CIFAR'" in error.message
+    assert "CIFAR10" in error.hint
+    error = error_of(vision_spec("SVHN", options={"train": True}), tmp_path)
+    assert "builder 'SVHN' takes no option 'train'" in error.message
+    assert error.hint == "It takes: none."
+    held_out = vision_spec("SVHN", splits={"validation": 5, "test": COUNT})
+    assert "hold_out" in error_of(held_out, tmp_path).hint
+
+
+@pytest.mark.parametrize("builder", READERS)
+def test_missing_files(tmp_path: Path, builder: str) -> None:
+    (tmp_path / "toy").mkdir()
+    assert "cannot read " in error_of(vision_spec(builder), tmp_path).message
+
+
+def test_a_damaged_mat_file(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    savemat(file, {"X": np.zeros((32, 32, 3, COUNT), np.uint8)})
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy/test_32x32.mat").write_bytes(file.getvalue()[:500])
+    assert "cannot read the files in" in error_of(vision_spec("SVHN"), tmp_path).message
