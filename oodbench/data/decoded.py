@@ -275,7 +275,13 @@ class _SplitWriter:
         return [self._decoded(index) for index in indices]
 
     def _decoded(self, index: int) -> _Image:
-        content = self._source.content(index)
+        try:
+            content = self._source.content(index)
+        except OSError as error:  # a file's fault, not that of what is being written
+            raise UserError(
+                f"{self._where(index)} cannot be read: {error.strerror or error}.",
+                "Make it readable, or take it out and correct the count in the manifest.",
+            ) from error
         checksum = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
         try:
             return index, picture(content, self._spec.shape, self._spec.resize), checksum
