@@ -13,7 +13,7 @@ from oodbench.errors import UserError
 
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models
-    from oodbench.api import Run, load_detector, run
+    from oodbench.api import Run, SuiteRun, load_detector, open_run, run, run_suite
 
 __version__ = "0.1.0"
 
@@ -22,23 +22,26 @@ __all__ = [
     "Head",
     "Outputs",
     "Run",
+    "SuiteRun",
     "UserError",
     "__version__",
     "load_detector",
     "losses",
     "metrics",
     "models",
+    "open_run",
     "register",
     "run",
+    "run_suite",
 ]
 
 _LAZY_MODULES = ("losses", "metrics", "models")
-_LAZY_NAMES = {"run": "oodbench.api", "Run": "oodbench.api", "load_detector": "oodbench.api"}
+_LAZY_NAMES = ("Run", "SuiteRun", "load_detector", "open_run", "run", "run_suite")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"oodbench.{name}")
     if name in _LAZY_NAMES:
-        return getattr(importlib.import_module(_LAZY_NAMES[name]), name)
+        return getattr(importlib.import_module("oodbench.api"), name)
     raise AttributeError(f"module 'oodbench' has no attribute '{name}'")

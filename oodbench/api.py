@@ -13,15 +13,19 @@ from oodbench.catalog import Catalog, DetectorStatus
 from oodbench.errors import UserError
 from oodbench.plan import Method, Plan, make_plan
 from oodbench.progress import Reporter, Silent
-from oodbench.records import CostRecord, QualityRecord
+from oodbench.records import CostRecord, QualityRecord, TrainingRecord
 from oodbench.rundir import RunDirectory
+from oodbench.suite import load_suite, plan_suite
+from oodbench.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from oodbench.detector import Detector
     from oodbench.report import Leaderboard
+    from oodbench.report.comparison import Comparison
 
 RUNS = Path("runs")
 """Where runs go that are not told where, below the working directory."""
@@ -63,6 +67,33 @@ class Run:
 
         return Leaderboard.from_records(self.records, self.costs)
 
+    @cached_property
+    def training(self) -> list[TrainingRecord]:
+        """One record for each epoch of each model and seed."""
+        return RunDirectory(self.folder).read_training()
+
+    def figures(self) -> dict[str, Figure]:
+        """What can be drawn of the run, by name (`oodbench.report.gallery`)."""
+        from oodbench.report import gallery
+
+        description = RunDirectory(self.folder).read_description()
+        measured = {(cost.method, cost.seed) for cost in self.costs}
+        seed = min((seed for _, seed in measured), default=0)
+        methods = dict.fromkeys(cost.method for cost in self.costs)
+        scores = {name: self.scores(name, seed) for name in methods if (name, seed) in measured}
+        benchmark = description.get("benchmark", {})
+        return gallery.of_run(benchmark, self.leaderboard(), self.training, scores, seed)
+
+    def write_figures(self, folder: str | Path) -> list[Path]:
+        """Draw what can be drawn into a folder; the files that were written."""
+        from oodbench.report import gallery
+
+        return gallery.save_all(self.figures(), Path(folder))
+
+    def report(self) -> Leaderboard:
+        """What there is to report: the leaderboard."""
+        return self.leaderboard()
+
     def scores(self, method: str, seed: int = 0) -> dict[str, NDArray[np.float64]]:
         """Scores by data set, higher is more in-distribution; "id" are the ID test images'.
 
@@ -70,6 +101,50 @@ class Run:
             UserError: if there are none of that method and seed.
         """
         return RunDirectory(self.folder).read_scores((method, seed))
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """A run of a suite on disk.
+
+    Attributes:
+        folder: the suite's directory.
+        complete: whether everything that was asked for is there.
+        failures: "benchmark: reason" of each benchmark that is not complete.
+    """
+
+    folder: Path
+    complete: bool = True
+    failures: tuple[str, ...] = ()
+
+    def comparison(self) -> Comparison:
+        """The published tables with what was measured beside them."""
+        from oodbench.suite_run import comparison_of
+
+        return comparison_of(SuiteDirectory(self.folder))
+
+    def report(self) -> Comparison:
+        """What there is to report: the comparison."""
+        return self.comparison()
+
+    @property
+    def members(self) -> dict[str, Run]:
+        """The benchmarks that have been begun, by what they are called in the suite."""
+        directory = SuiteDirectory(self.folder)
+        state = directory.read()
+        folders = {
+            state.suite.member_name(member): directory.member_folder(state, member)
+            for member in state.suite.members
+        }
+        return {
+            name: Run(folder) for name, folder in folders.items() if RunDirectory(folder).exists()
+        }
+
+    def write_figures(self, folder: str | Path) -> list[Path]:
+        """Draw what can be drawn into a folder; the files that were written."""
+        from oodbench.suite_run import write_figures
+
+        return write_figures(SuiteDirectory(self.folder), Path(folder))
 
 
 def run(
@@ -93,8 +168,7 @@ def run(
         seeds: number of seeds, 0 .. seeds - 1.
         device: "auto", "cpu", "cuda" or "cuda:i".
         plugins: folders of content besides the built-in one.
-        data_root: folder of data sets that do not come built in; recorded with the run. (All
-            present ones are built in.)
+        data_root: folder of data sets that do not come built in; recorded with the run.
         resume: continue what is in `out`; without `out`, the newest run of the benchmark.
         progress: takes what there is to say; default: nothing is said.
 
@@ -104,7 +178,101 @@ def run(
     catalog = Catalog(plugins)
     # Misspelt names are found before torch is loaded, which takes seconds.
     plan_run(catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods)
+    run_one = _runner(catalog, device, data_root, resume, progress)
+    plan = plan_run(
+        catalog,
+        benchmark,
+        catalog.imported_detectors(),
+        seeds=seeds,
+        methods=methods,
+        refusal=_refusal(catalog),
+    )
+    folder = Path(out) if out is not None else default_folder(plan.benchmark.name, resume=resume)
+    return run_one(plan, folder)
 
+
+def run_suite(
+    suite: str | Path = "dismax-paper",
+    *,
+    out: str | Path | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: int = 3,
+    device: str = "auto",
+    plugins: Sequence[str | Path] = (),
+    data_root: str | Path | None = None,
+    resume: bool = False,
+    progress: Reporter | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> SuiteRun:
+    """Run the benchmarks of a suite and lay what they give beside the published numbers.
+
+    What `oodbench run` does with a suite. A benchmark that fails is reported, and the others are
+    run nevertheless.
+
+    Args:
+        suite: a name, or the path of a YAML file.
+        out: the suite's directory; default: `runs/<suite>-<time>`.
+        methods: names of methods or detectors; default: all of every benchmark.
+        seeds: number of seeds, 0 .. seeds - 1.
+        device: "auto", "cpu", "cuda" or "cuda:i".
+        plugins: folders of content besides the built-in one.
+        data_root: folder of data sets that do not come built in; recorded with the runs.
+        resume: continue what is in `out`; without `out`, the newest run of the suite.
+        progress: takes what each benchmark has to say; default: nothing is said.
+        say: takes a line before and after each benchmark.
+
+    Raises:
+        UserError: if something that was asked for is not there or not valid.
+    """
+    from oodbench.suite_run import run_members
+
+    catalog = Catalog(plugins)
+    loaded = load_suite(catalog, str(suite))
+    plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
+    run_one = _runner(catalog, device, data_root, resume, progress)
+    plans = plan_suite(
+        catalog,
+        loaded,
+        catalog.imported_detectors(),
+        seeds=seeds,
+        methods=methods,
+        refusal=_refusal(catalog),
+    )
+    folder = Path(out) if out is not None else default_folder(loaded.spec.name, resume=resume)
+    state = run_members(
+        loaded,
+        plans,
+        catalog,
+        SuiteDirectory(folder),
+        run_one,
+        resume=resume,
+        request={"seeds": seeds, "methods": None if methods is None else list(methods)},
+        say=say,
+    )
+    failures = tuple(
+        f"{loaded.spec.member_name(member)}: {reason}" for member, reason in state.reasons.items()
+    )
+    return SuiteRun(folder, state.complete, failures)
+
+
+def open_run(folder: str | Path) -> Run | SuiteRun:
+    """The run on disk in a folder, of a benchmark or of a suite."""
+    place = Path(folder)
+    return SuiteRun(place) if SuiteDirectory(place).exists() else Run(place)
+
+
+def _runner(
+    catalog: Catalog,
+    device: str,
+    data_root: str | Path | None,
+    resume: bool,
+    progress: Reporter | None,
+) -> Callable[[Plan, Path], Run]:
+    """What carries out a plan in a folder and writes its reports there.
+
+    Raises:
+        UserError: if there is no such device or folder.
+    """
     from oodbench.engine.device import find_device
     from oodbench.engine.run import run as carry_out
 
@@ -112,9 +280,35 @@ def run(
         raise UserError(
             f"--data-root: {data_root} is not a folder.", "Give the folder that the data lies in."
         )
+    place = find_device(device)
+
+    def run_one(plan: Plan, folder: Path) -> Run:
+        outcome = carry_out(
+            plan,
+            catalog,
+            folder,
+            device=place,
+            say=progress or Silent(),
+            resume=resume,
+            data_root=None if data_root is None else Path(data_root),
+        )
+        done = Run(outcome.folder, outcome.complete, outcome.failures)
+        board, directory = done.leaderboard(), RunDirectory(outcome.folder)
+        directory.write_text("leaderboard.md", board.to_markdown())
+        directory.write_text("leaderboard.csv", board.to_csv())
+        directory.write_text("leaderboard.json", board.to_json())
+        # Drawing takes seconds, which only matters where training takes as long.
+        if any(record.test_accuracy is not None for record in done.training):
+            done.write_figures(outcome.folder / "figures")
+        return done
+
+    return run_one
+
+
+def _refusal(catalog: Catalog) -> Callable[[Method], str | None]:
+    """Found before anything is trained: a parameter that the detector does not take."""
 
     def refusal(method: Method) -> str | None:
-        """Found before anything is trained: a parameter that the detector does not take."""
         try:
             catalog.load_detector(method.detector.name, method.parameters)
         except UserError as error:
@@ -123,30 +317,7 @@ def run(
             return error.message.rstrip(".")
         return None
 
-    plan = plan_run(
-        catalog,
-        benchmark,
-        catalog.imported_detectors(),
-        seeds=seeds,
-        methods=methods,
-        refusal=refusal,
-    )
-    folder = Path(out) if out is not None else default_folder(plan.benchmark.name, resume=resume)
-    outcome = carry_out(
-        plan,
-        catalog,
-        folder,
-        device=find_device(device),
-        say=progress or Silent(),
-        resume=resume,
-        data_root=None if data_root is None else Path(data_root),
-    )
-    finished = Run(outcome.folder, outcome.complete, outcome.failures)
-    board, directory = finished.leaderboard(), RunDirectory(outcome.folder)
-    directory.write_text("leaderboard.md", board.to_markdown())
-    directory.write_text("leaderboard.csv", board.to_csv())
-    directory.write_text("leaderboard.json", board.to_json())
-    return finished
+    return refusal
 
 
 def plan_run(

@@ -25,7 +25,7 @@ from oodbench.errors import UserError, did_you_mean
 from oodbench.inspection import BrokenDetectorError, read_detector
 from oodbench.loader import instantiate, load_class
 from oodbench.probe import probe
-from oodbench.specs import BenchmarkSpec, DatasetSpec
+from oodbench.specs import BenchmarkSpec, DatasetSpec, SuiteSpec
 from oodbench.yamlfile import named_as_file, read_mapping, read_spec, validate
 
 ENTRY_POINT_GROUP = "oodbench.plugins"
@@ -34,11 +34,12 @@ BUILT_IN = "built-in"
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["detector", "benchmark", "dataset"]
+Kind = Literal["detector", "benchmark", "dataset", "publication"]
 _FOLDERS: Mapping[Kind, tuple[str, str]] = {
     "detector": ("detectors", ".py"),
     "benchmark": ("benchmarks", ".yaml"),
     "dataset": ("data_manifests", ".yaml"),
+    "publication": ("benchmarks/published", ".yaml"),  # numbers that suites are compared with
 }
 
 
@@ -88,7 +89,8 @@ class Catalog:
         self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in _FOLDERS}
         for source, folder in _content_folders(self.plugins):
             for kind, (subfolder, suffix) in _FOLDERS.items():
-                for path in sorted((folder / subfolder).glob(f"*{suffix}")):
+                files = (folder / subfolder).glob(f"*{suffix}")
+                for path in sorted(files, key=lambda path: path.stem):
                     if not path.name.startswith(("_", ".")):
                         self._add(Entry(path.stem, kind, path, source))
 
@@ -180,7 +182,49 @@ class Catalog:
         that is null is taken away, everything else is replaced.
 
         Raises:
-            UserError: if there is none, it is not valid, or it extends itself.
+            UserError: if there is none, it is not valid, it extends itself, or it is a suite.
+        """
+        path = self.benchmark_path(name)
+        content = self.inherited(path)
+        if is_suite(content):
+            members = content["members"]
+            raise UserError(
+                f"'{name}' is a suite of benchmarks, not a benchmark.",
+                f"Name one of its benchmarks: {', '.join(map(str, members))}."
+                if isinstance(members, dict)
+                else "",
+            )
+        return named_as_file(validate(BenchmarkSpec, content, path), path)
+
+    def is_suite(self, name: str) -> bool:
+        """Whether a name or a path is that of a suite, and not of a single benchmark.
+
+        Raises:
+            UserError: if there is neither, or the file is not readable.
+        """
+        return is_suite(self.inherited(self.benchmark_path(name)))
+
+    def suite(self, name: str) -> tuple[SuiteSpec, Path]:
+        """A suite by name or by the path of a YAML file, with its file; it may extend another one.
+
+        `oodbench.suite.load_suite` also reads what it refers to.
+
+        Raises:
+            UserError: if there is none, it is not valid, it extends itself, or it is no suite.
+        """
+        path = self.benchmark_path(name)
+        content = self.inherited(path)
+        if not is_suite(content):
+            raise UserError(
+                f"'{name}' is not a suite of benchmarks.", "A suite's file has the key 'members'."
+            )
+        return named_as_file(validate(SuiteSpec, content, path), path), path
+
+    def benchmark_path(self, name: str) -> Path:
+        """The file of a benchmark or a suite, by name or by path.
+
+        Raises:
+            UserError: if there is none.
         """
         given = Path(name).expanduser()
         # A name is a name even where a file is called so; a path has a folder or a suffix.
@@ -190,10 +234,39 @@ class Catalog:
                     f"There is no benchmark file {given}.",
                     "Give the path of a YAML file, or a name of `oodbench list benchmarks`.",
                 )
-            path = given
-        else:
-            path = self.entry("benchmark", name).path
-        return named_as_file(validate(BenchmarkSpec, self._inherited(path, []), path), path)
+            return given
+        return self.entry("benchmark", name).path
+
+    def inherited(self, path: Path) -> dict[str, Any]:
+        """What a benchmark's or suite's file says, put over what it extends.
+
+        Raises:
+            UserError: if a file is not readable, not there, or the files extend each other.
+        """
+        return self._inherited(path, [])
+
+    def beside(self, path: Path, key: str, kind: Kind, name: str) -> Path:
+        """The file that the file `path` means by a name: one beside it, or one of the catalogue.
+
+        Args:
+            path: the file that refers to another one.
+            key: where in it, for the message.
+            kind: "benchmark" or "publication".
+            name: the name.
+
+        Raises:
+            UserError: if there is none.
+        """
+        subfolder = Path(_FOLDERS[kind][0]).relative_to("benchmarks")
+        near = path.parent / subfolder / f"{name}.yaml"
+        if near.is_file() and Path(name).name == name:
+            return near
+        if name not in self.entries[kind]:
+            raise UserError(
+                f"{path}: {key}: there is no {kind} '{name}'.",
+                did_you_mean(name, self.entries[kind]),
+            )
+        return self.entries[kind][name].path
 
     def _inherited(self, path: Path, below: Sequence[Path]) -> dict[str, Any]:
         if path.resolve() in below:
@@ -211,14 +284,13 @@ class Catalog:
                 f"{path}: extends: expected the name of a benchmark, not {parent!r}.",
                 "It is looked for beside this file, then among `oodbench list benchmarks`.",
             )
-        beside = path.with_name(f"{parent}.yaml")
-        if not beside.is_file() and parent not in self.entries["benchmark"]:
-            raise UserError(
-                f"{path}: extends: there is no benchmark '{parent}'.",
-                did_you_mean(parent, self.entries["benchmark"]),
-            )
-        base = beside if beside.is_file() else self.entry("benchmark", parent).path
-        return _merged(self._inherited(base, [*below, path.resolve()]), content)
+        base = self.beside(path, "extends", "benchmark", parent)
+        return merged(self._inherited(base, [*below, path.resolve()]), content)
+
+
+def is_suite(content: Mapping[str, Any]) -> bool:
+    """Whether a file of `benchmarks/` describes a suite: it has members."""
+    return "members" in content
 
 
 def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
@@ -262,13 +334,14 @@ def _built_in_folder() -> Path:
     return shipped if shipped.is_dir() else package.parent
 
 
-def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with another one put over it: a key that is null is taken away."""
+    result = dict(base)
     for key, value in change.items():
         if value is None:
-            merged.pop(key, None)
+            result.pop(key, None)
             continue
-        old = merged.get(key)
+        old = result.get(key)
         both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
-    return merged
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return result

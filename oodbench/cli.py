@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from oodbench.data_cli import data_app
 from oodbench.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from oodbench.api import Run, SuiteRun
+    from oodbench.catalog import Catalog
     from oodbench.progress import Reporter
 
 app = typer.Typer(
@@ -26,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data_app, name="data")
 
 
 _FORM = "warning: %(message)s"
@@ -70,7 +76,15 @@ Seeds = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:i.")
 ]
-Benchmark = Annotated[str, typer.Argument(metavar="[BENCHMARK]", help="A name or a YAML file.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", metavar="DIR", help="Folder of data sets that do not come built in."
+    ),
+]
+Benchmark = Annotated[
+    str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file; or those of a suite.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -112,53 +126,45 @@ def run(
         bool,
         typer.Option("--resume", help="Continue a run: finished work is not done again."),
     ] = False,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-root", metavar="DIR", help="Folder of data sets that do not come built in."
-        ),
-    ] = None,
+    data_root: DataRoot = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
-    """Train what is not trained yet, score every method, print the leaderboards."""
+    """Train what is not trained yet, score every method, print the leaderboards.
+
+    A suite runs several benchmarks and compares them with published tables.
+    """
     from oodbench import api
-    from oodbench.report import terminal
+    from oodbench.catalog import Catalog
 
     console = _console()
+    catalog = Catalog(plugins or ())
     if dry_run:
-        from oodbench.catalog import Catalog
-        from oodbench.plan_view import renderables
-
-        catalog = Catalog(plugins or ())
-        plan = api.plan_run(
-            catalog,
-            benchmark,
-            catalog.checked_detectors(),
-            seeds=seeds,
-            methods=_names(methods),
-        )
-        for part in renderables(plan):
+        for part in _planned(catalog, benchmark, seeds, _names(methods)):
             console.print(part)
         return
     name = Path(benchmark).stem if benchmark.endswith((".yaml", ".yml")) else benchmark
     folder = out or api.default_folder(name, resume=resume)
+    options: dict[str, Any] = {
+        "out": folder,
+        "methods": _names(methods),
+        "seeds": seeds,
+        "device": device,
+        "plugins": plugins or (),
+        "data_root": data_root,
+        "resume": resume,
+        "progress": _reporter(),
+    }
+    done: api.Run | api.SuiteRun
     try:
-        done = api.run(
-            benchmark,
-            out=folder,
-            methods=_names(methods),
-            seeds=seeds,
-            device=device,
-            plugins=plugins or (),
-            data_root=data_root,
-            resume=resume,
-            progress=_reporter(),
-        )
+        if catalog.is_suite(benchmark):
+            done = api.run_suite(benchmark, say=_say, **options)
+        else:
+            done = api.run(benchmark, **options)
     except KeyboardInterrupt:
-        again = _again(benchmark, folder, methods, seeds, device, plugins)
+        again = _again(benchmark, folder, methods, seeds, device, plugins, data_root)
         _say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
-    for part in terminal.renderables(done.leaderboard(), console.width):
+    for part in _results(done, console.width):
         console.print(part)
     console.print(f"Run directory: {folder}", markup=False, highlight=False, soft_wrap=True)
     if not done.complete:
@@ -177,18 +183,32 @@ def train(
     seeds: Seeds = 3,
     device: Device = "auto",
     plugins: Plugins = None,
+    data_root: DataRoot = None,
 ) -> None:
-    """Train the models of a benchmark and keep their checkpoints in the cache."""
+    """Train the models of a benchmark and keep their checkpoints in the cache.
+
+    With several GPUs: torchrun --nproc-per-node N -m oodbench train BENCHMARK.
+    """
+    from oodbench import distributed
     from oodbench.catalog import Catalog
     from oodbench.engine.device import find_device
     from oodbench.engine.training import train_models
+    from oodbench.progress import Silent
 
     catalog = Catalog(plugins or ())
     spec = catalog.benchmark(benchmark)
-    trained = train_models(
-        spec, catalog, model=model, seeds=seeds, device=find_device(device), say=_reporter()
-    )
-    for name, path in trained.items():
+    place = distributed.local_device(find_device(device))
+    with distributed.group(place) as group:
+        trained = train_models(
+            spec,
+            catalog,
+            model=model,
+            seeds=seeds,
+            device=place,
+            say=_reporter() if group.leads else Silent(),
+            data_root=data_root,
+        )
+    for name, path in trained.items() if group.leads else ():
         print(f"{name}  {path}")
 
 
@@ -211,18 +231,29 @@ def list_(
 
 @app.command()
 def report(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run_directory: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory, of a benchmark or of a suite.")
+    ],
     format_: Annotated[Format, typer.Option("--format", help="Form of the report.")] = Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write it to a file.")
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="Draw the figures into a folder instead."),
+    ] = None,
 ) -> None:
-    """Make the leaderboards of a run again, from its records alone."""
-    from oodbench.api import Run
+    """Make the reports of a run again, from its records alone."""
+    from oodbench import api
     from oodbench.files import write_atomic
     from oodbench.report.formats import FORMATS
 
-    text = FORMATS[format_.value](Run(run_directory).leaderboard())
+    done = api.open_run(run_directory)
+    if figures is not None:
+        paths = done.write_figures(figures)
+        print("\n".join(map(str, paths)) or "There is nothing to draw in this run.")
+        return
+    text = FORMATS[format_.value](done.report())
     if out is None:
         print(text)
     else:
@@ -291,6 +322,33 @@ def _reporter() -> Reporter:
     return reporter_for(Console(stderr=True))
 
 
+def _planned(
+    catalog: Catalog, benchmark: str, seeds: int, methods: list[str] | None
+) -> list[RenderableType]:
+    """What a run of a benchmark or of a suite would do."""
+    from oodbench import api, plan_view
+    from oodbench.suite import load_suite, plan_suite
+
+    statuses = catalog.checked_detectors()
+    if not catalog.is_suite(benchmark):
+        plan = api.plan_run(catalog, benchmark, statuses, seeds=seeds, methods=methods)
+        return plan_view.renderables(plan)
+    suite = load_suite(catalog, benchmark)
+    plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
+    return plan_view.suite_renderables(suite, plans)
+
+
+def _results(done: Run | SuiteRun, width: int) -> list[RenderableType]:
+    """The leaderboards of a run, or the comparison of a suite."""
+    from oodbench.report import comparison_tables, terminal
+    from oodbench.report.comparison import Comparison
+
+    report = done.report()
+    if isinstance(report, Comparison):
+        return terminal.document_renderables(comparison_tables.overview(report), width)
+    return terminal.renderables(report, width)
+
+
 def _names(methods: str | None) -> list[str] | None:
     if methods is None:
         return None
@@ -304,11 +362,12 @@ def _again(benchmark: str, folder: Path, *options: Any) -> str:
     """The command that continues a run."""
     import shlex
 
-    methods, seeds, device, plugins = options
+    methods, seeds, device, plugins, data_root = options
     words = ["oodbench", "run", benchmark, "--resume", "--out", str(folder)]
     words += ["--methods", methods] if methods else []
     words += ["--seeds", str(seeds)] if seeds != 3 else []
     words += ["--device", device] if device != "auto" else []
     for plugin in plugins or ():
         words += ["--plugins", str(plugin)]
+    words += ["--data-root", str(data_root)] if data_root else []
     return shlex.join(words)

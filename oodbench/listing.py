@@ -11,6 +11,7 @@ from rich.table import Table
 from oodbench.catalog import BUILT_IN, Catalog
 from oodbench.errors import UserError
 from oodbench.models.registry import HEADS, NETWORKS
+from oodbench.suite import load_suite
 
 Row = dict[str, Any]
 """At least name, status ("ok" or "broken"), summary, source."""
@@ -43,11 +44,20 @@ def _source(catalog: Catalog, name: str) -> str:
 
 
 def benchmarks(catalog: Catalog) -> list[Row]:
-    """Every benchmark; a broken one with its error."""
+    """Every benchmark and every suite of benchmarks; a broken one with its error."""
 
     def describe(name: str) -> Row:
+        if catalog.is_suite(name):
+            suite = load_suite(catalog, name)
+            return {
+                "kind": "suite",
+                "summary": suite.spec.summary,
+                "version": suite.spec.version,
+                "members": list(suite.names),
+            }
         spec = catalog.benchmark(name)
         return {
+            "kind": "benchmark",
             "summary": spec.summary,
             "version": spec.version,
             "id": spec.id,
@@ -64,10 +74,12 @@ def datasets(catalog: Catalog) -> list[Row]:
         spec = catalog.dataset(name)
         return {
             "summary": spec.summary,
+            "kind": spec.kind,
             "shape": "x".join(map(str, spec.shape)),
             "classes": spec.num_classes,
             "splits": dict(spec.splits),
             "licence": spec.licence,
+            "url": spec.url,
         }
 
     return _specs(catalog, "dataset", describe)
@@ -108,7 +120,7 @@ LISTERS: Mapping[str, Callable[[Catalog], list[Row]]] = {
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "detectors": ("name", "summary", "reference", "needs", "cost", "source"),
-    "benchmarks": ("name", "summary", "id", "ood", "source"),
+    "benchmarks": ("name", "summary", "kind", "id", "ood", "source"),
     "datasets": ("name", "summary", "shape", "classes", "splits", "source"),
     "models": ("name", "summary", "heads", "source"),
 }

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from oodbench.catalog import Catalog, DetectorStatus
 from oodbench.detector import DetectorInfo
 from oodbench.errors import UserError, did_you_mean
-from oodbench.models.registry import HEADS, NETWORKS
+from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
 from oodbench.specs import BenchmarkSpec, DatasetSpec, TuningProtocol
 
 Purpose = Literal["fit", "tune", "score"]
@@ -141,7 +141,8 @@ def make_plan(
     if seeds < 1:
         raise UserError(f"--seeds: expected a whole number from 1, not {seeds}.")
     for name, model in benchmark.models.items():
-        _known(f"models.{name}.network", model.network, NETWORKS, benchmark)
+        if not is_callable_name(model.network):
+            _known(f"models.{name}.network", model.network, NETWORKS, benchmark)
         _known(f"models.{name}.head", model.head, HEADS, benchmark)
         for option in model.loss_options:
             options = HEADS[model.head].loss_options
@@ -253,11 +254,11 @@ def _unique_names(methods: Iterable[Method], benchmark: BenchmarkSpec) -> None:
                 f"{method.model} with {method.detector.name}.",
                 "Give one of them a name of its own under methods:, or exclude it.",
             )
-        allowed = all(char.isalnum() or char in "+-_. ()" for char in method.name)
+        allowed = all(char.isalnum() or char in "+-_. ()=" for char in method.name)
         if not method.name or not allowed or method.name != method.name.strip(" ."):
             raise UserError(
                 f"Benchmark '{benchmark.name}': method '{method.name}' cannot name a folder.",
-                "Use letters, digits, and + - _ ( ); spaces and dots not at the ends.",
+                "Use letters, digits, and + - _ = ( ); spaces and dots not at the ends.",
             )
 
 
@@ -309,8 +310,10 @@ def _selected(
 
 def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     """Why a detector cannot run on a model, or None."""
-    head = HEADS[benchmark.models[method.model].head]
-    needs = method.detector.needs
+    model = benchmark.models[method.model]
+    head, needs = HEADS[model.head], method.detector.needs
+    if "taps" in needs and is_callable_name(model.network) and not model.taps:
+        return f"needs taps; models.{method.model}.taps names none"
     if "dismax_head" in needs and head.kind != "dismax":
         return f"needs a DisMax head; {method.model} has a {head.kind} head"
     if "head" in needs and head.kind != "linear":
@@ -352,6 +355,9 @@ def _check_data(
         wanted[benchmark.id, tuning] = "to tune on"
     if any(method.tuned_on == "ood_oracle" for method in methods):
         wanted |= {(name, tuning): "for ood_oracle tuning" for name in benchmark.ood_groups}
+    heads = {benchmark.models[method.model].head for method in methods}
+    if any(HEADS[head].calibrated for head in heads):
+        wanted.setdefault((benchmark.id, "validation"), "to calibrate a temperature on")
     for (name, split), why in wanted.items():
         if split not in datasets[name].splits:
             raise UserError(

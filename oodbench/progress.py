@@ -133,7 +133,10 @@ class Bar:
         """Show the bar while it lasts."""
         with self._progress:
             self._task = self._progress.add_task("", total=total)
-            yield
+            try:
+                yield
+            finally:  # the next piece of work has a bar of its own
+                self._progress.remove_task(self._task)
 
     def stage(self, text: str) -> None:
         """Show what is being done."""

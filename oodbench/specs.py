@@ -113,6 +113,13 @@ class DatasetSpec(Spec):
             raise ValueError(f"kind {self.kind} needs a builder")
         if not built and self.builder is not None:
             raise ValueError(f"kind {self.kind} takes no builder; it takes paths")
+        if self.kind == "builtin" and (self.hold_out or self.files):
+            raise ValueError(
+                "kind builtin takes neither hold_out nor files; it computes its splits"
+            )
+        names = [file.name for file in self.files]
+        if len(set(names)) < len(names):
+            raise ValueError("files: two of them have one name")
         for split, source in self.hold_out.items():
             if split not in self.splits or source not in self.splits:
                 raise ValueError(f"hold_out: {split}: {source}: both must be among the splits")

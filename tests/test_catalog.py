@@ -14,6 +14,7 @@ from oodbench.catalog import BUILT_IN, Catalog
 from oodbench.errors import UserError
 from oodbench.inspection import BrokenDetectorError
 from oodbench.loader import instantiate, load_class
+from oodbench.suite import load_suite
 
 DETECTOR = '''\
 """A detector."""
@@ -404,6 +405,47 @@ def test_extends_something_that_is_not_there(tmp_path: Path, parent: str, said: 
 @pytest.mark.parametrize("name", sorted(Catalog().entries["benchmark"]))
 def test_every_shipped_benchmark_is_valid(name: str) -> None:
     catalog = Catalog()
-    spec = catalog.benchmark(name)
-    for dataset in (spec.id, *spec.ood_groups):
-        catalog.dataset(dataset)
+    suite = catalog.is_suite(name)
+    specs = load_suite(catalog, name).members.values() if suite else [catalog.benchmark(name)]
+    for spec in specs:
+        for dataset in (spec.id, *spec.ood_groups):
+            catalog.dataset(dataset)
+
+
+# --- suites and published numbers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "suite"), [("digits", False), ("dismax-paper", True)])
+def test_what_is_a_suite(name: str, suite: bool) -> None:
+    assert Catalog().is_suite(name) is suite
+
+
+def test_published_numbers_are_no_benchmarks() -> None:
+    entries = Catalog().entries
+    assert list(entries["publication"]) == ["dismax-2019"]
+    assert "dismax-2019" not in entries["benchmark"]
+
+
+def test_duplicate_publications_name_both_files(tmp_path: Path) -> None:
+    ours = Catalog().entry("publication", "dismax-2019").path
+    theirs = benchmark(tmp_path, "published/dismax-2019", "name: dismax-2019\n")
+    with pytest.raises(UserError, match="publication 'dismax-2019'") as raised:
+        Catalog([tmp_path])
+    assert str(ours) in raised.value.message
+    assert str(theirs) in raised.value.message
+
+
+def test_a_suite_by_path_that_extends_one_of_ours(tmp_path: Path) -> None:
+    path = benchmark(tmp_path, "mine", "extends: dismax-paper\nname: mine\nversion: 7\n")
+    catalog = Catalog()
+    assert catalog.is_suite(str(path))
+    spec, file = catalog.suite(str(path))
+    assert (spec.version, file) == (7, path)
+    assert list(spec.members) == list(catalog.suite("dismax-paper")[0].members)
+
+
+@pytest.mark.parametrize("members", ["5", "[one, two]", "{}"])
+def test_a_suite_with_odd_members_is_no_benchmark(tmp_path: Path, members: str) -> None:
+    benchmark(tmp_path, "mine", f"name: mine\nmembers: {members}\n")
+    with pytest.raises(UserError, match="'mine' is a suite of benchmarks"):
+        Catalog([tmp_path]).benchmark("mine")

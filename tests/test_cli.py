@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -196,6 +197,7 @@ def check_refusal(done: Done, *said: str) -> None:
         ["list", "datasets"],
         ["list", "models"],
         ["run", "--dry-run"],
+        ["run", "dismax-paper", "--dry-run"],
         ["--version"],
     ],
 )
@@ -302,6 +304,9 @@ REFUSED = {
     "no run": (["report", "nowhere"], "nowhere holds no run"),
     "plug-ins": (["list", "models", "--plugins", "nowhere"], "nowhere is not a folder"),
     "model": (["train", "digits", "--model", "softmax"], "no model 'softmax'", "'SoftMax'"),
+    "suite": (["run", "dismax-papr"], "no benchmark 'dismax-papr'", "'dismax-paper'"),
+    "method of a suite": (["run", "dismax-paper", "--methods", "basline"], "'baseline'"),
+    "training a suite": (["train", "dismax-paper"], "is a suite", "dismax-resnet-svhn"),
 }
 
 
@@ -363,6 +368,7 @@ def test_a_run_leaves_the_files_of_the_contract(finished: Path) -> None:
         "run.json",
         "records.jsonl",
         "costs.jsonl",
+        "training.jsonl",
         "leaderboard.md",
         "leaderboard.csv",
         "leaderboard.json",
@@ -603,6 +609,151 @@ def test_a_broken_plugin_does_not_stop_a_sweep(command: Command, plugins: Path) 
         command("run", "tiny", "--plugins", plugins, "--out", "other", "--methods", "torn"),
         "'torn' was asked for and is broken",
     )
+
+
+# --- suites ---------------------------------------------------------------------------------------
+
+SUITE = """\
+schema_version: 1
+name: pair
+version: 1
+title: A pair
+summary: One benchmark that can be run and one whose images are nowhere
+members:
+  tiny: {network: Net, id: Digits}
+  lost: {network: Net, id: Lost}
+ood: {letters: Letters}
+published: paper
+tables:
+  one:
+    about: detection
+    title: A table
+    published: one
+    measures: [auroc]
+    columns: {MaxProb: SoftMax+MaxProb}
+"""
+PAPER = """\
+schema_version: 1
+name: paper
+title: A paper
+sources: {paper: {citation: A. Author. 2020., url: "https://example.org"}}
+tables:
+  one:
+    source: paper
+    place: Table 1
+    title: A table
+    columns: [MaxProb]
+    measures: {auroc: {unit: percent, decimals: 1}}
+    rows:
+      - {network: Net, id: Digits, ood: Letters, values: {auroc: [12.3]}}
+      - {network: Net, id: Lost, ood: Letters, values: {auroc: [45.6]}}
+"""
+LOST = """\
+schema_version: 1
+name: lost
+title: Lost
+summary: Nobody has these images
+kind: folder
+paths: {test: test}
+shape: [1, 8, 8]
+splits: {test: 10}
+licence: none
+citation: none
+"""
+
+
+def with_suite(folder: Path) -> Path:
+    """The folder of content with a suite; its second benchmark cannot be run."""
+    content(folder, TINY.replace("[entropy]", "[baseline]").replace("SoftMax+DisMax", "#"))
+    texts = {
+        "benchmarks/pair.yaml": SUITE,
+        "benchmarks/lost.yaml": "extends: tiny\nname: lost\nood: {near: [lost]}\n",
+        "benchmarks/published/paper.yaml": PAPER,
+        "data_manifests/lost.yaml": LOST,
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    """How a run of the suite ended, and its directory."""
+    folder = tmp_path_factory.mktemp("suite")
+    done = process(
+        *("run", "pair", "--plugins", with_suite(folder / "content"), "--seeds", "1"),
+        *("--device", "cpu", "--out", folder / "run"),
+    )
+    return done, folder / "run"
+
+
+def test_a_suite_is_run_and_compared(suite_run: tuple[Done, Path]) -> None:
+    done, folder = suite_run
+    assert done.code == 3, f"a benchmark is missing\n{done.err}"
+    assert "Traceback" not in done.err
+    for said in ("[1/2] tiny", "[2/2] lost", "failed: lost: ", "Incomplete"):
+        assert said in done.err, f"'{said}' is not in:\n{done.err}"
+    for said in ("Suite pair, version 1", "1 of 2 benchmarks are complete", "12.3", "45.6"):
+        assert said in done.out, f"'{said}' is not in:\n{done.out}"
+    assert f"Run directory: {folder}" in done.out
+    rows = list(csv.DictReader(io.StringIO((folder / "comparison.csv").read_text())))
+    assert {row["id"]: bool(row["measured"]) for row in rows} == {"Digits": True, "Lost": False}
+
+
+@pytest.mark.parametrize("name", ["table", "md", "csv", "json", "html", "latex"])
+def test_reports_of_a_suite(command: Command, suite_run: tuple[Done, Path], name: str) -> None:
+    done = command("report", suite_run[1], "--format", name)
+    assert done.code == 0, done.err
+    assert "SoftMax+MaxProb" in done.out
+    assert ("0.456" if name in ("csv", "json") else "45.6") in done.out
+    assert "matplotlib" not in done.err
+
+
+def test_a_benchmark_of_a_suite_has_reports_like_any_other(
+    command: Command, suite_run: tuple[Done, Path]
+) -> None:
+    done = command("report", suite_run[1] / "tiny")
+    assert done.code == 0, done.err
+    assert "Benchmark tiny, version 1" in done.out
+
+
+def test_a_suite_goes_on(command: Command, suite_run: tuple[Done, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(suite_run[1], folder)
+    options = ("--plugins", suite_run[1].parent / "content", "--seeds", "1", "--device", "cpu")
+    check_refusal(command("run", "pair", *options, "--out", folder), "--resume")
+    done = command("run", "pair", *options, "--out", folder, "--resume")
+    assert done.code == 3, done.err
+    assert "[1/2] tiny: finished before" in done.err
+
+
+def test_the_plan_of_a_suite(command: Command, tmp_path: Path) -> None:
+    plugins = with_suite(tmp_path / "content")
+    done = command("run", "pair", "--plugins", plugins, "--dry-run", "--out", "run")
+    assert done.code == 0, done.err
+    for said in ("Plan of benchmark 'tiny'", "Plan of benchmark 'lost'", "Suite 'pair'", "FLOPs"):
+        assert said in done.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_suites_are_listed_among_the_benchmarks(command: Command) -> None:
+    rows = {row["name"]: row for row in json.loads(command("list", "benchmarks", "--json").out)}
+    assert rows["digits"]["kind"] == "benchmark"
+    assert rows["dismax-paper"]["kind"] == "suite"
+    assert len(rows["dismax-paper"]["members"]) == 6
+
+
+def test_figures_of_a_run(command: Command, finished: Path, suite_run: tuple[Done, Path]) -> None:
+    done = command("report", finished, "--figures", "drawn")
+    assert done.code == 0, done.err
+    assert done.out.split() == ["drawn/scores.png"], "no test accuracy was noted in training"
+    assert Path("drawn/scores.png").read_bytes().startswith(b"\x89PNG")
+    done = command("report", suite_run[1], "--figures", "drawn")
+    assert (done.code, done.out) == (0, "There is nothing to draw in this run.\n")
+
+
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_train_prints_checkpoints_and_is_cached(

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from oodbench import plan_workload as workload
 from oodbench.catalog import Catalog, DetectorStatus
 from oodbench.errors import UserError
 from oodbench.plan import Method, Plan, make_plan
-from oodbench.plan_view import renderables
+from oodbench.plan_view import renderables, suite_renderables
 from oodbench.specs import BenchmarkSpec, DatasetSpec
+from oodbench.suite import load_suite, plan_suite
 from oodbench.yamlfile import validate
 
 TRAINING = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1}
@@ -463,6 +465,101 @@ def test_a_drawn_plan_says_what_is_shared_trained_and_skipped() -> None:
         "all taps",
     ):
         assert said in text, f"'{said}' is not in:\n{text}"
+
+
+def drawn(spec: BenchmarkSpec | None = None, *, width: int = 120, **options: Any) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    for part in renderables(plan(spec, **options)):
+        console.print(part)
+    return console.export_text()
+
+
+def test_a_drawn_plan_fits_120_columns() -> None:
+    for line in drawn(benchmark(sweep={}), seeds=3).splitlines():
+        assert len(line.rstrip()) <= 120, line
+
+
+def test_a_drawn_plan_says_how_much_it_is() -> None:
+    text = drawn(methods=["SoftMax+MaxProb"], seeds=2)
+    # 897 training images for one epoch; 4 test sets of 600.
+    assert "2 trainings over 1,794 images" in text
+    assert "sweeps over 4,800 images" in text
+    assert "?" not in text.replace("; ? where", "")
+
+
+# --- how much work it is --------------------------------------------------------------------------
+
+F = 2 * 12_500_992 / 16
+"""Operations of a forward of resnet8 on an image of 8x8, a sixteenth of what it is on 32x32."""
+
+
+def test_training_takes_three_forwards_and_tests_one() -> None:
+    tested = {**SOFTMAX, "training": {**TRAINING, "epochs": 5, "test_accuracy": "each"}}
+    last = {**DISMAX, "training": {**TRAINING, "epochs": 5, "test_accuracy": "last"}}
+    planned = plan(benchmark(models={"SoftMax": tested, "DisMax": last}), seeds=2)
+    found = workload.training(planned, "SoftMax")
+    assert found.images == 5 * (897 + 600)
+    assert found.flops == pytest.approx(F * 5 * (3 * 897 + 600))
+    assert workload.training(planned, "DisMax").images == 5 * 897 + 600
+    both = workload.trainings(planned)
+    assert both.images == 2 * (5 * (897 + 600) + 5 * 897 + 600)
+
+
+@pytest.mark.parametrize(
+    ("method", "forwards"),
+    [
+        ("SoftMax+MaxProb", {"score": 1}),
+        # Grid: 4 temperatures with a gradient each, 10 steps that are not zero; 3 kinds of images.
+        ("SoftMax+ODIN", {"score": 3, "tune": 4 + 3 * (1 + 4 + 40)}),
+        ("SoftMax+Mahalanobis", {"score": 6, "fit": 1, "tune": 4 + 3 * (1 + 2.5 * (1 + 6))}),
+    ],
+)
+def test_sweeps_take_what_their_methods_declare(method: str, forwards: dict[str, float]) -> None:
+    planned = plan(methods=[method])
+    for each in planned.passes:
+        found = workload.sweep(planned, each)
+        assert found.images == each.images
+        assert found.flops == pytest.approx(F * each.images * forwards[each.purpose])
+
+
+def test_methods_share_the_first_forward() -> None:
+    planned = plan(methods=["SoftMax+MaxProb", "entropy", "SoftMax+ODIN"])
+    score = next(each for each in planned.passes if each.purpose == "score")
+    assert workload.sweep(planned, score).flops == pytest.approx(F * score.images * 3)
+
+
+def test_networks_of_which_nothing_is_known() -> None:
+    own = {**SOFTMAX, "network": "mine:network"}
+    planned = plan(
+        benchmark(models={"SoftMax": own, "DisMax": DISMAX}),
+        methods=["SoftMax+MaxProb", "DisMax+Entropy"],
+    )
+    assert workload.training(planned, "SoftMax").flops is None
+    assert workload.training(planned, "SoftMax").images == 897
+    assert workload.trainings(planned).flops is None, "a sum with an unknown part is not known"
+    assert workload.training(planned, "DisMax").flops is not None
+
+
+# --- suites ---------------------------------------------------------------------------------------
+
+
+def test_a_drawn_suite_has_every_plan_and_the_sum() -> None:
+    catalog = Catalog()
+    suite = load_suite(catalog, "dismax-paper-quick")
+    plans = plan_suite(catalog, suite, statuses(), seeds=3)
+    console = Console(width=120, file=io.StringIO(), record=True)
+    for part in suite_renderables(suite, plans):
+        console.print(part)
+    text = console.export_text()
+    for name, each in plans.items():
+        assert f"Plan of benchmark '{name}'" in text
+        assert f"{workload.trainings(each).images:,}" in text
+    total = sum(workload.trainings(each).images for each in plans.values())
+    assert f"{total:,}" in text.splitlines()[-5]
+    assert "recipe: quick" in text
+    assert "36" in text.splitlines()[-5], "6 benchmarks, 2 models, 3 seeds"
+    for line in text.splitlines():
+        assert len(line.rstrip()) <= 120, line
 
 
 def test_planning_imports_no_torch() -> None:

@@ -77,7 +77,7 @@ def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
     values = [fmean(seen[seed].value for seen in by_set) for seed in seeds]
     mean = fmean(values)
     std = stdev(values) if len(values) > 1 else None
-    spread = 0.0 if std is None else _t_quantile(len(values) - 1) * std / math.sqrt(len(values))
+    spread = 0.0 if std is None else _spread(std, len(values))
     measured = [[seen[seed] for seed in seeds] for seen in by_set]
     below = _mean_half_width([[(m.ci_low, m.value) for m in seen] for seen in measured])
     above = _mean_half_width([[(m.value, m.ci_high) for m in seen] for seen in measured])
@@ -88,6 +88,35 @@ def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
         ci_high=None if above is None else min(1.0, mean + math.hypot(above, spread)),
         seeds=len(seeds),
     )
+
+
+def of_runs(by_seed: Mapping[int, float], *, ceiling: float = math.inf) -> Estimate | None:
+    """Mean over seeds of a value that is recorded without the error of its sampling.
+
+    Of the two sources of uncertainty of `estimate` the interval has (b) alone; with one seed there
+    is none.
+
+    Args:
+        by_seed: the value of each seed, not negative.
+        ceiling: the largest value possible, which the interval does not pass.
+
+    Returns:
+        The estimate; None without seeds.
+    """
+    if not by_seed:
+        return None
+    values = list(by_seed.values())
+    mean = fmean(values)
+    if len(values) == 1:
+        return Estimate(mean, None, None, None, 1)
+    std = stdev(values)
+    half = _spread(std, len(values))
+    return Estimate(mean, std, max(0.0, mean - half), min(ceiling, mean + half), len(values))
+
+
+def _spread(std: float, seeds: int) -> float:
+    """Half-width of Student's interval of a mean over seeds."""
+    return _t_quantile(seeds - 1) * std / math.sqrt(seeds)
 
 
 def _mean_half_width(

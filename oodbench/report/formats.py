@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from oodbench.report.comparison import Comparison
 from oodbench.report.leaderboard import Leaderboard
 
-FORMATS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
+Report = Leaderboard | Comparison
+"""What can be written in every format."""
+
+FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
     {
-        "table": Leaderboard.to_text,
-        "md": Leaderboard.to_markdown,
-        "csv": Leaderboard.to_csv,
-        "json": Leaderboard.to_json,
-        "html": Leaderboard.to_html,
-        "latex": Leaderboard.to_latex,
+        "table": lambda report: report.to_text(),
+        "md": lambda report: report.to_markdown(),
+        "csv": lambda report: report.to_csv(),
+        "json": lambda report: report.to_json(),
+        "html": lambda report: report.to_html(),
+        "latex": lambda report: report.to_latex(),
     }
 )
 """Each gives the whole document as text; what writes a format is imported when it is used."""

@@ -1,11 +1,11 @@
-"""A leaderboard as one web page: no scripts, no other files, readable in light and dark."""
+"""A report as one web page: no scripts, no other files, readable in light and dark."""
 
 from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
 from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables import TIED_SIGN, full
+from oodbench.report.tables import TIED_SIGN, Document, full
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -21,7 +21,7 @@ _PAGE = """\
   :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --best: #1f3a26; }
 }
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
-       max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
+       max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .summary { color: var(--soft); margin: 0; }
 .wide { overflow-x: auto; }
@@ -36,6 +36,10 @@ tbody tr + tr > * { border-top: 1px solid var(--rule); }
 .best { font-weight: 700; background: var(--best); }
 .mark { display: inline-block; width: .7em; text-align: left; font-weight: normal; }
 .spread { color: var(--soft); font-weight: normal; }
+.grouped th, .grouped td { padding: .3rem .35rem; }
+.grouped .first { padding-left: 1.1rem; }
+.grouped thead tr:first-child th { border: 0; text-align: left; }
+.under { color: var(--soft); max-width: 60rem; }
 .notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
 </style>
 </head>
@@ -47,10 +51,20 @@ tbody tr + tr > * { border-top: 1px solid var(--rule); }
 {% for table in document.tables %}
 <h2>{{ table.title }}</h2>
 <div class="wide">
-<table>
-<thead><tr>
+<table{% if table.groups %} class="grouped"{% endif %}>
+<thead>
+{% if table.groups %}
+<tr>
+{% for group, columns in table.groups %}
+<th colspan="{{ columns }}"{% if group %} class="first" scope="colgroup"{% endif %}>{{ group }}</th>
+{% endfor %}
+</tr>
+{% endif %}
+<tr>
 {% for heading in table.headings %}
-<th scope="col"{% if heading.text %} class="text"{% endif %}>{{ heading.title }}</th>
+{% set first = table.starts_group(loop.index0) %}
+<th scope="col"{% if heading.text %} class="text"{% elif first %} class="first"{% endif %}>\
+{{ heading.title }}</th>
 {% endfor %}
 </tr></thead>
 {% for section in table.sections %}
@@ -65,7 +79,8 @@ tbody tr + tr > * { border-top: 1px solid var(--rule); }
 {% if table.headings[column].text %}
 <td class="text{% if cell.text | length > 40 %} long{% endif %}">{{ cell.text }}</td>
 {% else %}
-<td{% if cell.mark == "best" %} class="best"{% endif %}>\
+<td{% if cell.mark == "best" %} class="best"\
+{% elif table.starts_group(column) %} class="first"{% endif %}>\
 {% if cell.mark == "best" %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}\
 {% if table.has_marks(column) %}\
 <span class="mark">{{ tied if cell.mark == "tied" }}</span>{% endif %}\
@@ -78,6 +93,9 @@ tbody tr + tr > * { border-top: 1px solid var(--rule); }
 {% endfor %}
 </table>
 </div>
+{% for note in table.notes %}
+<p class="under">{{ note }}</p>
+{% endfor %}
 {% endfor %}
 {% if document.notes %}
 <h2>Notes</h2>
@@ -93,9 +111,13 @@ tbody tr + tr > * { border-top: 1px solid var(--rule); }
 
 
 def render(leaderboard: Leaderboard) -> str:
-    """The full report. Everything from records is escaped."""
+    """The full report of a leaderboard."""
+    return render_document(full(leaderboard, best="bold"))
+
+
+def render_document(document: Document) -> str:
+    """A report. Everything from records is escaped."""
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    document = full(leaderboard, best="bold")
     return environment.from_string(_PAGE).render(document=document, tied=TIED_SIGN) + "\n"

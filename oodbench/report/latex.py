@@ -1,4 +1,4 @@
-"""A leaderboard as LaTeX tables, to be put into a document that loads booktabs and graphicx."""
+"""A report as LaTeX tables, to be put into a document that loads booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 
 from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables import TIED_SIGN, Cell, Heading, Section, Table, full, wrap
+from oodbench.report.tables import (
+    TIED_SIGN,
+    Cell,
+    Document,
+    Heading,
+    Section,
+    Table,
+    full,
+    wrap,
+)
 
 _REPLACEMENTS = {
     "\\": r"\textbackslash{}",
@@ -38,8 +47,12 @@ _HEAD = 11
 
 
 def render(leaderboard: Leaderboard) -> str:
-    """The full report, a `table` environment for each table and a list of notes."""
-    document = full(leaderboard, best="bold")
+    """The full report of a leaderboard."""
+    return render_document(full(leaderboard, best="bold"))
+
+
+def render_document(document: Document) -> str:
+    """A report: a `table` environment for each table, and a list of notes."""
     lines = [r"% \usepackage{booktabs,graphicx}", "", rf"\section*{{{_escaped(document.title)}}}"]
     lines += [_escaped(line) + r" \\" for line in document.summary[:-1]]
     lines += [_escaped(line) for line in document.summary[-1:]]
@@ -60,6 +73,7 @@ def _table(table: Table) -> Iterator[str]:
     yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
     yield rf"\begin{{tabular}}{{{''.join(_alignments(table))}}}"
     yield r"\toprule"
+    yield from _groups(table)
     yield _row([_head(heading) for heading in table.headings])
     for section in table.sections:
         yield r"\midrule"
@@ -69,7 +83,22 @@ def _table(table: Table) -> Iterator[str]:
         yield from _rows(section)
     yield r"\bottomrule"
     yield r"\end{tabular}}"
+    for note in table.notes:
+        yield rf"\par\smallskip\raggedright\footnotesize {_escaped(note)}"
     yield r"\end{table}"
+
+
+def _groups(table: Table) -> Iterator[str]:
+    """A row above the heads, with rules under what spans several columns."""
+    cells, rules, start = [], [], 1
+    for group, columns in table.groups:
+        cells.append(rf"\multicolumn{{{columns}}}{{c}}{{{_escaped(group)}}}")
+        if group:
+            rules.append(rf"\cmidrule(lr){{{start}-{start + columns - 1}}}")
+        start += columns
+    if cells:
+        yield _row(cells)
+        yield "".join(rules)
 
 
 def _rows(section: Section) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A leaderboard as GitHub-flavoured Markdown."""
+"""A report as GitHub-flavoured Markdown."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import re
 from tabulate import tabulate
 
 from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables import TIED_SIGN, Cell, Section, Table, full
+from oodbench.report.tables import TIED_SIGN, Cell, Document, Section, Table, full
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$])")
 
 
 def render(leaderboard: Leaderboard) -> str:
-    """The full report. Text from records is escaped, so that names show as they are."""
-    document = full(leaderboard, best="bold")
+    """The full report of a leaderboard."""
+    return render_document(full(leaderboard, best="bold"))
+
+
+def render_document(document: Document) -> str:
+    """A report. Text from records is escaped, so that names show as they are."""
     parts = [f"# {_escaped(document.title)}"]
     parts.append("\n".join(f"- {_escaped(line)}" for line in document.summary))
     for table in document.tables:
@@ -23,6 +27,7 @@ def render(leaderboard: Leaderboard) -> str:
             if section.label:
                 parts.append(f"**{_escaped(section.label)}**")
             parts.append(_table(table, section))
+        parts += [_escaped(note) for note in table.notes]
     if document.notes:
         parts += ["## Notes", "\n".join(f"- {_escaped(note)}" for note in document.notes)]
     return "\n\n".join(parts) + "\n"
@@ -31,7 +36,7 @@ def render(leaderboard: Leaderboard) -> str:
 def _table(table: Table, section: Section) -> str:
     return tabulate(
         [[_cell(cell) for cell in row] for row in section.rows],
-        headers=[_escaped(heading.title) for heading in table.headings],
+        headers=[_escaped(heading.full_title) for heading in table.headings],
         tablefmt="pipe",  # as "github", with the alignment in it
         colalign=["left" if heading.text else "right" for heading in table.headings],
         disable_numparse=True,

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from oodbench.metrics import METRICS
@@ -69,12 +70,20 @@ class Heading:
             numbers.
         importance: columns with the smallest number are left out first where a table is too wide;
             those with 9 never are.
+        group: what stands above this column and the ones beside it with the same group; empty if
+            nothing does.
     """
 
     title: str
     short: str
     text: bool = False
     importance: int = 9
+    group: str = ""
+
+    @property
+    def full_title(self) -> str:
+        """The title where nothing can stand above it."""
+        return f"{self.group}: {self.title}" if self.group else self.title
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +96,12 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. Every row has one cell for each heading."""
+    """A table, with notes under it. Every row has one cell for each heading."""
 
     title: str
     headings: tuple[Heading, ...]
     sections: tuple[Section, ...]
+    notes: tuple[str, ...] = ()
 
     def column(self, index: int) -> list[Cell]:
         """The cells of a column, of all sections."""
@@ -100,6 +110,21 @@ class Table:
     def has_marks(self, index: int) -> bool:
         """Whether any cell of a column is marked, so that room for a sign is needed."""
         return any(cell.mark for cell in self.column(index))
+
+    def starts_group(self, index: int) -> bool:
+        """Whether a column is the first of a group."""
+        group = self.headings[index].group
+        return bool(group) and (index == 0 or group != self.headings[index - 1].group)
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """What stands above the columns, and above how many; empty if nothing does."""
+        if not any(heading.group for heading in self.headings):
+            return []
+        return [
+            (group, len(list(members)))
+            for group, members in groupby(self.headings, key=lambda heading: heading.group)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

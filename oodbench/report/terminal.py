@@ -1,9 +1,10 @@
-"""A leaderboard on a terminal: columns that do not fit are left out, numbers are never cut."""
+"""A report on a terminal: columns that do not fit are left out, numbers are never cut."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from rich import box
@@ -15,6 +16,7 @@ from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.tables import (
     TIED_SIGN,
     Cell,
+    Document,
     Heading,
     Table,
     longest_piece,
@@ -24,6 +26,10 @@ from oodbench.report.tables import (
 
 BEST_SIGN = "*"
 """Follows the best value of a column: bold is lost when output is piped."""
+
+_RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+_GROUP_GAP = 2
+"""Further spaces before a group of columns."""
 
 _NEVER_DROPPED = 9
 _WORDS_WIDTH = 20
@@ -46,7 +52,11 @@ def renderables(leaderboard: Leaderboard, width: int = 120) -> list[RenderableTy
         width: characters a line may have. Columns that do not fit are left out, the least
             important first, and named below the table; text is wrapped; numbers stay whole.
     """
-    document = overview(leaderboard, best=f"bold, with {BEST_SIGN}")
+    return document_renderables(overview(leaderboard, best=f"bold, with {BEST_SIGN}"), width)
+
+
+def document_renderables(document: Document, width: int = 120) -> list[RenderableType]:
+    """What to print of a report, as `renderables` of a leaderboard."""
     shown: list[RenderableType] = [_lines(document.title, width, style="bold")]
     shown += [_lines(line, width) for line in document.summary]
     for table in document.tables:
@@ -59,9 +69,18 @@ def renderables(leaderboard: Leaderboard, width: int = 120) -> list[RenderableTy
 
 def render(leaderboard: Leaderboard, width: int = 120) -> str:
     """The same as plain text, without colours, no line wider than `width`."""
+    return _plain(renderables(leaderboard, width), width)
+
+
+def render_document(document: Document, width: int = 120) -> str:
+    """A report as plain text, without colours, no line wider than `width`."""
+    return _plain(document_renderables(document, width), width)
+
+
+def _plain(shown: Sequence[RenderableType], width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        for each in renderables(leaderboard, width):
+        for each in shown:
             console.print(each)
     return "".join(line.rstrip() + "\n" for line in capture.get().splitlines())
 
@@ -72,18 +91,42 @@ def _lines(text: str, width: int, *, indent: str = "", style: str = "") -> Text:
 
 def _table(table: Table, width: int) -> Iterator[RenderableType]:
     grids = _grids(table)
-    layout = _layout(table.headings, [row for grid in grids for row in grid], width)
+    layout = _layout(table, [row for grid in grids for row in grid], width)
     yield _lines(table.title, width, style="bold")
+    if table.groups:
+        yield _group_line(table.headings, layout)
+    # The head stands above the label of the first section, too.
+    with_head = not table.sections[0].label
+    if not with_head:
+        yield _section(table.headings, [], layout, with_head=True)
     for number, (section, grid) in enumerate(zip(table.sections, grids, strict=True)):
         if section.label:
-            yield Text()
+            yield from [Text()] * (number > 0)
             yield _lines(section.label, width, style="italic")
-        yield _section(table.headings, grid, layout, with_head=number == 0)
+        yield _section(table.headings, grid, layout, with_head=with_head and number == 0)
     left_out = [
         heading.title for index, heading in enumerate(table.headings) if index not in layout.columns
     ]
     if left_out:
-        yield _lines(f"Not shown at this width: {', '.join(left_out)}.", width, style="dim")
+        names = ", ".join(dict.fromkeys(left_out))
+        yield _lines(f"Not shown at this width: {names}.", width, style="dim")
+    for note in table.notes:
+        yield _lines(f"- {note}", width, indent="  ")
+
+
+def _group_line(headings: Sequence[Heading], layout: _Layout) -> Text:
+    """What stands above the columns: each group's name, and a rule over the rest of its columns."""
+    line, start = "", 0
+    columns = list(zip(layout.columns, layout.widths, strict=True))
+    for group, members in groupby(columns, key=lambda column: headings[column[0]].group):
+        widths = [width for _, width in members]
+        span = sum(widths) + layout.gap * (len(widths) - 1)
+        if group:
+            inner = span - _GROUP_GAP
+            title = f"{group[: inner - 1]} "
+            line = f"{line:<{start + _GROUP_GAP}}{title:{_RULE}<{inner}}"
+        start += span + layout.gap
+    return Text(line)
 
 
 def _section(
@@ -139,13 +182,16 @@ def _padded(cell: Cell, has_mark: bool, spread: int) -> Text:
     return text.append(f" {cell.spread:>{spread}}", style="not bold") if spread else text
 
 
-def _layout(headings: Sequence[Heading], rows: Sequence[Sequence[Text]], width: int) -> _Layout:
+def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout:
     """Columns and widths that fit: first closer together, then with words wrapped, then fewer."""
+    headings = table.headings
     heads = [longest_piece(heading.short) for heading in headings]
     natural = [
         max(head, *map(len, column))
         for head, column in zip(heads, zip(*rows, strict=True), strict=True)
     ]
+    for index in range(len(headings)):
+        natural[index] += _GROUP_GAP if table.starts_group(index) else 0
     wrapped = [
         min(full, max(head, _WORDS_WIDTH)) if heading.text else full
         for heading, head, full in zip(headings, heads, natural, strict=True)
@@ -165,7 +211,9 @@ def _layout(headings: Sequence[Heading], rows: Sequence[Sequence[Text]], width: 
                 for heading, head, full in zip(headings, heads, natural, strict=True)
             ]
             break
-        kept.remove(dropped)
+        # Groups of columns stay alike.
+        twins = headings[dropped].title if headings[dropped].group else None
+        kept = [index for index in kept if index != dropped and headings[index].title != twins]
     widths = _narrowed(
         [natural[index] for index in kept], [wrapped[index] for index in kept], space
     )

@@ -1,0 +1,135 @@
+"""A comparison for programs and spreadsheets: JSON and CSV.
+
+Values are as in the records: fractions in [0, 1], losses in nats. Published values are too, with
+the digits that were printed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from oodbench.report.comparison import Agreement, Comparison, Order, Place
+from oodbench.report.estimates import LEVEL
+
+JSON_SCHEMA_VERSION = 1
+
+CSV_FIELDS = (
+    "suite",
+    "suite_version",
+    "table",
+    "about",
+    "network",
+    "id",
+    "ood",
+    "measure",
+    "column",
+    "benchmark",
+    "measured_as",
+    "published",
+    "measured",
+    "std",
+    "ci_low",
+    "ci_high",
+    "seeds",
+    "difference",
+    "covered",
+)
+"""Columns of the CSV file. `column` is the published one, `measured_as` our method or model."""
+
+
+def to_csv(comparison: Comparison) -> str:
+    """A long table, a line for each cell. Numbers have six decimals at most."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for cell in _cells(comparison):
+        line = {"suite": comparison.suite, "suite_version": comparison.version, **cell}
+        writer.writerow({key: _plain(value) for key, value in line.items()})
+    return file.getvalue()
+
+
+def to_json(comparison: Comparison) -> str:
+    """Everything in the comparison, indented, in a fixed order. What is unknown is null."""
+    content = {
+        "schema_version": JSON_SCHEMA_VERSION,
+        "suite": comparison.suite,
+        "suite_version": comparison.version,
+        "title": comparison.title,
+        "confidence_level": LEVEL,
+        "deviations": comparison.deviations,
+        "caveats": comparison.caveats,
+        "members": [
+            {
+                "name": member.name,
+                "network": member.network,
+                "id": member.id,
+                "status": member.status,
+                "reason": member.reason,
+                "seeds": member.seeds,
+            }
+            for member in comparison.members
+        ],
+        "tables": [
+            {
+                "name": table.name,
+                "title": table.title,
+                "about": table.about,
+                "place": table.place,
+                "citation": table.citation,
+                "notes": table.notes,
+            }
+            for table in comparison.tables
+        ],
+        "cells": list(_cells(comparison)),
+        "agreement": [_agreement(each) for each in comparison.agreements],
+        "order": [_order(each) for each in comparison.orders],
+    }
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _cells(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    for table in comparison.tables:
+        for place, benchmark in table.rows.items():
+            for measure in table.measures:
+                for column, ours in table.columns.items():
+                    cell = table.cells[place, measure.name, column]
+                    found = cell.measured
+                    yield {
+                        "table": table.name,
+                        "about": table.about,
+                        **place._asdict(),
+                        "measure": measure.name,
+                        "column": column,
+                        "benchmark": benchmark,
+                        "measured_as": ours,
+                        "published": cell.published,
+                        "measured": None if found is None else found.mean,
+                        "std": None if found is None else found.std,
+                        "ci_low": None if found is None else found.ci_low,
+                        "ci_high": None if found is None else found.ci_high,
+                        "seeds": 0 if found is None else found.seeds,
+                        "difference": cell.difference,
+                        "covered": cell.covered,
+                    }
+
+
+def _agreement(each: Agreement) -> dict[str, Any]:
+    return {**each._asdict(), "measure": each.measure.name, "where": _place(each.where)}
+
+
+def _order(each: Order) -> dict[str, Any]:
+    return {**each._asdict(), "measure": each.measure.name}
+
+
+def _place(place: Place | None) -> dict[str, str | None] | None:
+    return None if place is None else place._asdict()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return round(value, 6) if isinstance(value, float) else value

@@ -1,0 +1,141 @@
+"""Which figures the records of a run or of a suite allow, by the names of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oodbench.report.leaderboard import Leaderboard
+from oodbench.report.training import accuracy_curves, histories
+from oodbench.specs import SuiteSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from oodbench.records import TrainingRecord
+    from oodbench.report.comparison import MemberRecords
+    from oodbench.report.estimates import Estimate
+
+TEST_ACCURACY, ALPHA, SCORES = "test-accuracy", "alpha", "scores"
+_TNR = "tnr_at_95_tpr"
+
+
+def of_run(
+    benchmark: Mapping[str, Any],
+    board: Leaderboard,
+    training: Sequence[TrainingRecord],
+    scores: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    seed: int,
+) -> dict[str, Figure]:
+    """The figures of a run.
+
+    Args:
+        benchmark: the benchmark as `run.json` describes it.
+        board: the run's leaderboard.
+        training: its training records; without test accuracies there is no figure of them.
+        scores: method -> data set -> scores of one seed.
+        seed: which one.
+
+    Returns:
+        `test-accuracy`, `alpha` (if the models differ in alpha and in nothing else) and `scores`,
+        those of them that can be drawn.
+    """
+    from oodbench.report import figures
+
+    title = board.benchmark
+    found = {}
+    curves = accuracy_curves(histories(training))
+    if curves:
+        panel = figures.Panel(f"Trained on {board.id_dataset}", 0, 0, curves)
+        found[TEST_ACCURACY] = figures.accuracy([panel], title)
+    alphas = alphas_of(benchmark)
+    detection = _detection_by_alpha(board, alphas)
+    accuracy = _accuracy_by_alpha(board, alphas)
+    if detection and accuracy:
+        lines = [figures.AlphaLine(label, points) for label, points in detection.items()]
+        found[ALPHA] = figures.alpha(lines, figures.AlphaLine("", accuracy), title)
+    if scores:
+        found[SCORES] = figures.score_histograms(scores, f"{title}, seed {seed}", board.id_dataset)
+    return found
+
+
+def of_suite(suite: SuiteSpec, members: Sequence[MemberRecords]) -> dict[str, Figure]:
+    """The figures of a suite: `test-accuracy`, networks in rows and ID sets in columns."""
+    from oodbench.report import figures
+
+    rows = list(dict.fromkeys(member.network for member in suite.members.values()))
+    columns = list(dict.fromkeys(member.id for member in suite.members.values()))
+    panels = []
+    for each in members:
+        place = suite.members[each.member]
+        curves = accuracy_curves(histories(each.training))
+        if curves:
+            panels.append(
+                figures.Panel(
+                    f"{place.network}, {place.id}",
+                    rows.index(place.network),
+                    columns.index(place.id),
+                    curves,
+                )
+            )
+    return {TEST_ACCURACY: figures.accuracy(panels, suite.name)} if panels else {}
+
+
+def alphas_of(benchmark: Mapping[str, Any]) -> dict[str, float]:
+    """The alpha of each model, if the models of a benchmark differ in nothing else; or nothing.
+
+    Args:
+        benchmark: the benchmark as `run.json` describes it.
+    """
+    alphas, others = {}, []
+    for name, model in benchmark.get("models", {}).items():
+        options = dict(model.get("loss_options", {}))
+        if "alpha" not in options:
+            return {}
+        alphas[name] = float(options.pop("alpha"))
+        others.append({**model, "loss_options": options})
+    alike = all(other == others[0] for other in others)
+    return alphas if alike and len(set(alphas.values())) == len(alphas) > 1 else {}
+
+
+def _detection_by_alpha(
+    board: Leaderboard, alphas: Mapping[str, float]
+) -> dict[str, dict[float, Estimate]]:
+    """For each detector and OOD set, by both names: alpha -> TNR at 95 % TPR."""
+    found: dict[str, dict[float, Estimate]] = {}
+    for row in board.rows:
+        for column in board.columns:
+            if column.kind == "set" and row.model in alphas and (_TNR, column) in row.entries:
+                name = row.method.removeprefix(f"{row.model}+")
+                points = found.setdefault(f"{name} against {column.name}", {})
+                points[alphas[row.model]] = row.entries[_TNR, column].estimate
+    return dict(sorted(found.items()))
+
+
+def _accuracy_by_alpha(board: Leaderboard, alphas: Mapping[str, float]) -> dict[float, Estimate]:
+    return {
+        alphas[row.model]: row.id_accuracy
+        for row in board.rows
+        if row.model in alphas and row.id_accuracy is not None
+    }
+
+
+def save_all(drawn: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures as `<name>.png`.
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        UserError: if one cannot be written.
+    """
+    from oodbench.report import figures
+
+    paths = []
+    for name, figure in drawn.items():
+        paths.append(folder / f"{name}.png")
+        figures.save(figure, paths[-1])
+    return paths

@@ -1,0 +1,171 @@
+"""Running a suite: one benchmark after the other, with the comparison written after each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import oodbench
+from oodbench.catalog import Catalog
+from oodbench.errors import UserError
+from oodbench.files import digest
+from oodbench.plan import Plan
+from oodbench.rundir import RunDirectory
+from oodbench.suite import Suite
+from oodbench.suite_directory import SuiteDirectory, SuiteState
+
+if TYPE_CHECKING:
+    from oodbench.api import Run
+    from oodbench.report.comparison import Comparison
+
+log = logging.getLogger(__name__)
+
+REPORTS = {
+    "comparison.md": "to_markdown",
+    "comparison.csv": "to_csv",
+    "comparison.json": "to_json",
+    "comparison.html": "to_html",
+}
+"""File in the directory of a suite -> the format it is in."""
+
+
+def run_members(
+    suite: Suite,
+    plans: Mapping[str, Plan],
+    catalog: Catalog,
+    directory: SuiteDirectory,
+    run_one: Callable[[Plan, Path], Run],
+    *,
+    resume: bool,
+    request: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> SuiteState:
+    """Run every benchmark of a suite that is not done yet.
+
+    What one benchmark fails with is kept as its reason, and the others are run nevertheless.
+    After each, `suite.json`, the comparison and the figures are written: a stop loses nothing.
+
+    Args:
+        suite: what to run.
+        plans: the plan of each benchmark, by what it is called in the suite.
+        catalog: gives the files of the detectors.
+        directory: where to.
+        run_one: runs a plan into a folder, or goes on there.
+        resume: go on with what is in the directory.
+        request: what was asked for, for the description.
+        say: takes a line before and after each benchmark.
+
+    Returns:
+        How far each benchmark is.
+
+    Raises:
+        UserError: if the directory cannot be used.
+    """
+    state = directory.open(SuiteState(suite.spec, suite.published), resume=resume)
+    directory.write(state, "running", request)
+    count = len(suite.members)
+    for number, (member, benchmark) in enumerate(suite.members.items(), start=1):
+        label = f"[{number}/{count}] {benchmark.name}"
+        plan, folder = plans[benchmark.name], directory.member_folder(state, member)
+        if state.status.get(member) == "complete" and is_done(plan, catalog, folder):
+            say(f"{label}: finished before")
+            continue
+        say(label)
+        state = _run(member, plan, folder, run_one, state, say)
+        directory.write(state, "running", request)
+        write_reports(directory)
+    directory.write(state, "complete" if state.complete else "incomplete", request)
+    write_reports(directory)
+    return state
+
+
+def _run(
+    member: str,
+    plan: Plan,
+    folder: Path,
+    run_one: Callable[[Plan, Path], Run],
+    state: SuiteState,
+    say: Callable[[str], None],
+) -> SuiteState:
+    """The state after one benchmark was run, or failed."""
+    try:
+        done = run_one(plan, folder)
+    except Exception as error:  # days of work of the other benchmarks do not hang on this one
+        reason = _one_line(str(error) or type(error).__name__)
+        if not isinstance(error, UserError):
+            reason = f"{type(error).__name__}: {reason}"
+        log.debug("%s failed", plan.benchmark.name, exc_info=error)
+        say(f"failed: {reason}")
+        return state.with_member(member, "failed", reason)
+    if done.complete:
+        return state.with_member(member, "complete", None)
+    skipped = [f"{skip.method}: {skip.reason}" for skip in plan.skips if skip.asked_for]
+    missing = [*done.failures, *skipped]
+    for each in missing:
+        say(f"missing: {each}")
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    return state.with_member(member, "incomplete", _one_line(missing[0]) + more)
+
+
+def is_done(plan: Plan, catalog: Catalog, folder: Path) -> bool:
+    """Whether a run directory holds all that a plan asks for, made with the same detectors."""
+    directory = RunDirectory(folder)
+    if not directory.exists():
+        return False
+    held = directory.read_description()
+    detectors = held.get("checksums", {}).get("detectors", {})
+    return (
+        held.get("status") == "complete"
+        and held.get("versions", {}).get("oodbench") == oodbench.__version__
+        and held.get("benchmark") == plan.benchmark.model_dump(mode="json")
+        and set(plan.seeds) <= set(held.get("seeds", ()))
+        and {method.name for method in plan.methods}
+        <= {method["name"] for method in held.get("methods", ())}
+        and all(
+            detectors.get(method.detector.name)
+            == digest(catalog.entry("detector", method.detector.name).path.read_bytes())
+            for method in plan.methods
+        )
+    )
+
+
+def comparison_of(directory: SuiteDirectory) -> Comparison:
+    """The comparison that the records in the directory of a suite give.
+
+    Raises:
+        UserError: if there is no suite, or its records contradict it.
+    """
+    from oodbench.report.comparison import Comparison
+
+    state = directory.read()
+    return Comparison.from_records(state.suite, state.published, directory.member_records(state))
+
+
+def write_reports(directory: SuiteDirectory) -> None:
+    """Write the comparison in the formats of `REPORTS`, and the figures.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    comparison = comparison_of(directory)
+    for name, method in REPORTS.items():
+        directory.write_text(name, getattr(comparison, method)())
+    write_figures(directory, directory.folder / "figures")
+
+
+def write_figures(directory: SuiteDirectory, folder: Path) -> list[Path]:
+    """Draw what can be drawn of a suite.
+
+    Returns:
+        The files that were written.
+    """
+    from oodbench.report import gallery
+
+    state = directory.read()
+    return gallery.save_all(gallery.of_suite(state.suite, directory.member_records(state)), folder)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
