@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from oodbench import plan_workload as workload
@@ -570,3 +571,42 @@ def test_planning_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == "False", done.stdout
+
+
+# --- what a model needs ---------------------------------------------------------------------------
+
+
+def test_a_network_of_ones_own_without_taps_skips_what_needs_them() -> None:
+    own = {"network": "torchvision:resnet18", "head": "softmax", "training": TRAINING}
+    planned = plan(benchmark(models={"SoftMax": own, "DisMax": DISMAX}))
+    (skipped,) = [skip for skip in planned.skips if skip.method == "SoftMax+Mahalanobis"]
+    assert skipped.reason == "needs taps; models.SoftMax.taps names none"
+    tapped = {**own, "taps": ["layer1", "layer4"]}
+    planned = plan(benchmark(models={"SoftMax": tapped, "DisMax": DISMAX}))
+    assert "SoftMax+Mahalanobis" in names(planned)
+
+
+def test_a_head_that_is_calibrated_needs_held_out_images(tmp_path: Path) -> None:
+    content = Catalog().dataset("digits").model_dump(mode="json")
+    content |= {"name": "few", "splits": {"train": 897, "test": 600}, "sha256": {}}
+    (tmp_path / "data_manifests").mkdir()
+    (tmp_path / "data_manifests" / "few.yaml").write_text(yaml.safe_dump(content))
+    calibrated = {"network": "resnet8", "head": "dismax2022", "training": TRAINING}
+    changes: dict[str, Any] = {"id": "few", "models": {"SoftMax": SOFTMAX, "DisMax": calibrated}}
+    error = refusal(benchmark(**changes), methods=["DisMax+Entropy"], catalog=Catalog([tmp_path]))
+    assert "needs the validation split of 'few' to calibrate a temperature on" in error.message
+    plan(benchmark(**changes), methods=["SoftMax+MaxProb"], catalog=Catalog([tmp_path]))
+
+
+# --- examples -------------------------------------------------------------------------------------
+
+
+def test_the_example_folder_is_a_benchmark_like_any_other() -> None:
+    folder = Path(__file__).parents[1] / "examples" / "cifar10-folders"
+    catalog = Catalog([folder])
+    planned = plan(catalog.benchmark("cifar10-folders"), catalog=catalog, known=catalog.detectors)
+    assert {"SoftMax+MaxProb", "DisMax+Entropy", "SoftMax+ODIN", "SoftMax+Mahalanobis"} <= set(
+        names(planned)
+    )
+    assert {model.training.recipe for model in planned.benchmark.models.values()} == {"quick"}
+    assert {model.training.epochs for model in planned.benchmark.models.values()} == {10}
