@@ -392,7 +392,7 @@ class _Run:
             + others,
             "skipped": {skip.method: skip.reason for skip in self.plan.skips},
             "data_root": None if self.data_root is None else str(self.data_root),
-            "plugins": [str(folder) for folder in self.catalog.plugins],
+            "plugins": [_shown(folder) for folder in self.catalog.plugins],
             "versions": _versions(),
             "environment": {
                 "platform": platform.platform(),
@@ -424,6 +424,12 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DetectorError | TuningError | UserError):
         return lines[0]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _shown(folder: Path) -> str:
+    """A folder as it is recorded: below the working directory without what is above that."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
 def _device_name(device: torch.device) -> str:
