@@ -28,6 +28,7 @@ bench: $(INSTALLED)      ## speed comparisons, each side by side in one run
 	$(BIN)/python tests/speed/metrics.py
 	$(BIN)/python tests/speed/shared_pass.py
 	$(BIN)/python tests/speed/logistic_regression.py
+	$(BIN)/python tests/speed/training_throughput.py
 
 $(INSTALLED): pyproject.toml
 ifdef UV

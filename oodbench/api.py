@@ -248,6 +248,7 @@ def run_suite(
         resume=resume,
         request={"seeds": seeds, "methods": None if methods is None else list(methods)},
         say=say,
+        data_root=None if data_root is None else Path(data_root),
     )
     failures = tuple(
         f"{loaded.spec.member_name(member)}: {reason}" for member, reason in state.reasons.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -17,12 +17,10 @@ from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.models import code_version
 from oodbench.models.registry import NETWORKS
 from oodbench.specs import ModelSpec
+from oodbench.training_state import Epoch, tensors_digest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from oodbench.models.classifier import Classifier
-    from oodbench.training_state import Epoch
 
 FORMAT = "oodbench-checkpoint-1"
 
@@ -37,6 +35,7 @@ class CheckpointKey:
         num_classes: C.
         seed: of weights, order and augmentation.
         held_out: fingerprint of the images that a temperature is calibrated on, if one is.
+        test: fingerprint of the images that the history has the accuracy on, if it has.
     """
 
     model: ModelSpec
@@ -44,6 +43,7 @@ class CheckpointKey:
     num_classes: int
     seed: int
     held_out: str = ""
+    test: str = ""
 
     @property
     def address(self) -> str:
@@ -55,6 +55,7 @@ class CheckpointKey:
             str(self.num_classes),
             str(self.seed),
             self.held_out,
+            self.test,
             _code_version(self.model.network),
         )
 
@@ -80,6 +81,8 @@ _TRAINING_CODE = (
     "losses.py",
     "temperature.py",
     "models/classifier.py",
+    "models/adapter.py",
+    "distributed.py",
 )
 
 
@@ -104,10 +107,13 @@ def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> No
     """Write a checkpoint, whole or not at all."""
     from safetensors.torch import save as serialise
 
-    weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.state_dict().items()}
+    # Copies: a module that is registered twice has its tensors twice.
+    weights = {
+        name: tensor.cpu().clone().contiguous() for name, tensor in classifier.state_dict().items()
+    }
     metadata = {
         "format": FORMAT,
-        "weights": weights_digest(weights),
+        "weights": tensors_digest(weights),
         "address": key.address,
         "model": canonical_json(key.model.model_dump(mode="json")),
         "data": key.data,
@@ -115,15 +121,6 @@ def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> No
         "history": json.dumps([asdict(epoch) for epoch in history]),
     }
     write_atomic(key.path, serialise(weights, metadata))
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """64 hexadecimal digits over names, types, shapes and bytes of tensors on the CPU."""
-    parts: list[bytes | str] = []
-    for name in sorted(weights):
-        tensor = weights[name].contiguous()
-        parts += [name, f"{tensor.dtype} {list(tensor.shape)}", tensor.numpy().tobytes()]
-    return digest(*parts)
 
 
 def load_into(classifier: Classifier, key: CheckpointKey) -> None:
@@ -141,7 +138,7 @@ def load_into(classifier: Classifier, key: CheckpointKey) -> None:
         if metadata.get("format") != FORMAT or metadata.get("address") != key.address:
             raise DamagedCheckpointError("it belongs to something else")
         weights = deserialise(content)
-        if metadata.get("weights") != weights_digest(weights):
+        if metadata.get("weights") != tensors_digest(weights):
             raise DamagedCheckpointError("its weights are not those that were written")
         classifier.load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError, ValueError, struct.error) as error:
@@ -195,7 +192,9 @@ def load_or_train(
             return classifier.eval()
         except DamagedCheckpointError as error:
             aside = key.path.with_suffix(".damaged")
-            key.path.replace(aside)
+            if distributed.current().leads:
+                key.path.replace(aside)
+            distributed.wait()
             warn(
                 f"The checkpoint {key.path.name} cannot be used: {error}. "
                 f"It is now {aside}; training again."

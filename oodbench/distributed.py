@@ -17,6 +17,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from oodbench.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -78,7 +80,13 @@ def wait() -> None:
 def local_device(device: torch.device) -> torch.device:
     """The GPU of this process: `cuda` becomes that of its local rank."""
     if device.type == "cuda" and launched():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        rank, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if rank >= devices:
+            raise UserError(
+                f"torchrun started process {rank + 1} on a machine with {devices} GPUs.",
+                f"Start as many as there are: --nproc-per-node {devices}.",
+            )
+        device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     return device
 
@@ -145,9 +153,18 @@ def share_statistics(module: nn.Module) -> None:
     """Replace every BatchNorm2d below a module by one that shares its statistics.
 
     Weights and buffers stay the same objects.
+
+    Raises:
+        UserError: if one has no weights or keeps no moving averages.
     """
     for name, child in list(module.named_children()):
         if type(child) is nn.BatchNorm2d:
+            if not child.affine or not child.track_running_stats or child.momentum is None:
+                raise UserError(
+                    f"The batch normalisation '{name}' cannot be shared among processes: it has no "
+                    "weights, no running statistics, or no momentum.",
+                    "Train with one process.",
+                )
             shared = SharedBatchNorm2d(
                 child.num_features,
                 child.eps,

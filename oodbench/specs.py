@@ -27,7 +27,9 @@ SplitName = Literal["train", "validation", "test"]
 class Spec(BaseModel):
     """Base of every spec: immutable, strict about keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False
+    )
 
 
 # --- data sets ---------------------------------------------------------------------------------
@@ -172,6 +174,12 @@ class TrainingSpec(Spec):
     test_accuracy: Literal["no", "last", "each"] = "no"
     """After which epochs loss and accuracy on the test split are noted in the history. They are
     never used to choose anything."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> TrainingSpec:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: needs a momentum above 0; write nesterov: false")
+        return self
 
 
 class NormalisationSpec(Spec):
@@ -473,6 +481,8 @@ class SuiteSpec(Spec):
     tables: dict[str, ComparisonSpec] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     """Put over the training of every model of every member."""
+    deviations: tuple[str, ...] = ()
+    """Where the protocol differs from that of the published values."""
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     """Ends the names of members whose training is changed, so that results never mix."""
 

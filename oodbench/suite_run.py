@@ -41,6 +41,7 @@ def run_members(
     resume: bool,
     request: Mapping[str, Any],
     say: Callable[[str], None],
+    data_root: Path | None = None,
 ) -> SuiteState:
     """Run every benchmark of a suite that is not done yet.
 
@@ -56,6 +57,7 @@ def run_members(
         resume: go on with what is in the directory.
         request: what was asked for, for the description.
         say: takes a line before and after each benchmark.
+        data_root: where the data sets are, to see whether they are those of a finished benchmark.
 
     Returns:
         How far each benchmark is.
@@ -69,7 +71,7 @@ def run_members(
     for number, (member, benchmark) in enumerate(suite.members.items(), start=1):
         label = f"[{number}/{count}] {benchmark.name}"
         plan, folder = plans[benchmark.name], directory.member_folder(state, member)
-        if state.status.get(member) == "complete" and is_done(plan, catalog, folder):
+        if state.status.get(member) == "complete" and is_done(plan, catalog, folder, data_root):
             say(f"{label}: finished before")
             continue
         say(label)
@@ -109,8 +111,15 @@ def _run(
     return state.with_member(member, "incomplete", _one_line(missing[0]) + more)
 
 
-def is_done(plan: Plan, catalog: Catalog, folder: Path) -> bool:
-    """Whether a run directory holds all that a plan asks for, made with the same detectors."""
+def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
+    """Whether a run directory holds all that a plan asks for, of the same data and detectors."""
+    from oodbench.engine.run import data_checksums
+    from oodbench.engine.stores import DataStore
+
+    try:
+        data = data_checksums(plan, DataStore(plan.datasets, data_root))
+    except UserError:
+        return False  # to be said when the benchmark is run
     directory = RunDirectory(folder)
     if not directory.exists():
         return False
@@ -128,6 +137,7 @@ def is_done(plan: Plan, catalog: Catalog, folder: Path) -> bool:
             == digest(catalog.entry("detector", method.detector.name).path.read_bytes())
             for method in plan.methods
         )
+        and held.get("checksums", {}).get("data") == data
     )
 
 

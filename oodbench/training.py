@@ -47,6 +47,14 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
+def with_precision(recipe: TrainingSpec, device: torch.device) -> TrainingSpec:
+    """A recipe with the precision that `auto` means on a device."""
+    if recipe.precision != "auto":
+        return recipe
+    precision = "bfloat16" if has_bfloat16(device) else "float32"
+    return recipe.model_copy(update={"precision": precision})
+
+
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Ask torch for deterministic algorithms on CUDA, and restore its settings afterwards.
@@ -70,6 +78,18 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, which layers like dropout draw from, and restore them."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
 def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: int) -> Classifier:
     """An untrained classifier, normalised as its spec says or by the training images.
 
@@ -82,8 +102,7 @@ def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: in
     Raises:
         UserError: if the normalisation is for another number of channels.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it reseeds CUDA too
+    with seeded(seed, torch.device("cpu")):
         network = models.create(
             spec.network,
             num_classes,
@@ -156,10 +175,10 @@ def train(
         UserError: if the loss stops being finite; the message names the step.
     """
     training = Training(spec, num_classes, data, seed, device, distributed.current())
-    history = [] if state is None else training.resume(state)
     asked = spec.training.test_accuracy
     try:
-        with deterministic(device):
+        with deterministic(device), seeded(seed + 7919 * training.group.rank, device):
+            history = [] if state is None else training.resume(state)
             for number in range(len(history) + 1, spec.training.epochs + 1):
                 last = number == spec.training.epochs
                 noted = asked == "each" or (asked == "last" and last)
@@ -192,8 +211,8 @@ class Training:
     ) -> None:
         if data.labels is None:
             raise UserError("Training data without labels.")
-        recipe = spec.training
-        if min(recipe.batch_size, len(data)) < 2 * group.size:
+        recipe = with_precision(spec.training, device)
+        if group.size > 1 and min(recipe.batch_size, len(data)) < 2 * group.size:
             raise UserError(
                 f"A batch of {recipe.batch_size} of {len(data)} images is too small to share among "
                 f"{group.size} processes.",
@@ -205,6 +224,12 @@ class Training:
         if group.size > 1:
             distributed.share_statistics(self.classifier)
         self.loss = models.create_loss(spec.head, **spec.loss_options).to(device)
+        if group.size > 1 and self.loss.labelled(recipe.batch_size) < recipe.batch_size:
+            raise UserError(
+                f"The loss of head '{spec.head}' mixes the images of a batch, which several "
+                "processes do not see as one.",
+                "Train with one process.",
+            )
         self.optimizer = torch.optim.SGD(
             self.classifier.parameters(),
             lr=recipe.learning_rate,
@@ -240,9 +265,9 @@ class Training:
 
     def autocast(self) -> torch.autocast:
         """bfloat16 where the recipe says so."""
-        wanted = self.recipe.precision
-        enabled = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(self.device))
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
+        )
 
     def epoch(self, number: int, test: ImageArray | None) -> Epoch:
         """One epoch, and what it ended with.

@@ -1,6 +1,6 @@
 """The state of a training between two epochs, kept on disk so that a stop loses an epoch at most.
 
-No pickle: weights, momentum and the generator's state are tensors in a safetensors file.
+No pickle: weights, momentum and the states of the generators are tensors in a safetensors file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodbench.files import write_atomic
+from oodbench.files import digest, write_atomic
 
 FORMAT = "oodbench-training-1"
 _MOMENTUM = "momentum_buffer"
@@ -41,6 +41,15 @@ class Epoch:
     seconds: float = field(compare=False)
     test_loss: float | None = None
     test_accuracy: float | None = None
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """64 hexadecimal digits over names, types, shapes and bytes of tensors on the CPU."""
+    parts: list[bytes | str] = []
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        parts += [name, f"{tensor.dtype} {list(tensor.shape)}", tensor.numpy().tobytes()]
+    return digest(*parts)
 
 
 class TrainingState:
@@ -69,8 +78,9 @@ class TrainingState:
         """Take the state after an epoch, and write it unless the last one is just written."""
         from safetensors.torch import save
 
+        # Copies: a module that is registered twice has its tensors twice.
         tensors = {
-            f"weights.{name}": value.detach().cpu().contiguous()
+            f"weights.{name}": value.detach().cpu().clone().contiguous()
             for name, value in module.state_dict().items()
         }
         for name, parameter in module.named_parameters():
@@ -78,9 +88,15 @@ class TrainingState:
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum.detach().cpu().contiguous()
         tensors["generator"] = generator.get_state()
+        # What a network draws itself (dropout) comes from torch's own generators.
+        tensors["torch"] = torch.get_rng_state()
+        device = next(module.parameters()).device
+        if device.type == "cuda":
+            tensors["cuda"] = torch.cuda.get_rng_state(device)
         metadata = {
             "format": FORMAT,
             "address": self._address,
+            "content": tensors_digest(tensors),
             "history": json.dumps([asdict(epoch) for epoch in history]),
         }
         self._pending = save(tensors, metadata)
@@ -113,6 +129,9 @@ class TrainingState:
                 buffer = torch.empty_like(parameter)  # the parameter's device and memory format
                 optimizer.state[parameter][_MOMENTUM] = buffer.copy_(momenta[name])
         generator.set_state(tensors["generator"])
+        torch.set_rng_state(tensors["torch"])
+        if "cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["cuda"], next(module.parameters()).device)
         return [Epoch(**values) for values in history]
 
     def _read(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
@@ -126,16 +145,12 @@ class TrainingState:
                 if metadata.get("format") != FORMAT or metadata.get("address") != self._address:
                     return None
                 names = list(file.keys())
-                return {name: file.get_tensor(name) for name in names}, json.loads(
-                    metadata["history"]
-                )
+                tensors = {name: file.get_tensor(name) for name in names}
+                if metadata.get("content") != tensors_digest(tensors):
+                    return None
+                return tensors, json.loads(metadata["history"])
         except (SafetensorError, OSError, ValueError, KeyError):
             return None
-
-    def discard(self) -> None:
-        """Remove the file: the training is done."""
-        self._pending = None
-        self.path.unlink(missing_ok=True)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -633,6 +633,24 @@ def test_what_is_done_is_not_done_again(
     assert begun == ["tiny-one", "tiny-lost", "tiny-two"], "a seed more is asked for"
 
 
+def test_what_is_done_with_other_data_is_not_taken_for_done(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine.data_checksums
+
+    def other(plan: Any, data: Any) -> dict[str, dict[str, str]]:
+        checksums = real(plan, data)
+        if plan.benchmark.name == "tiny-two":
+            checksums["letters"]["test"] = "0" * 64
+        return checksums
+
+    monkeypatch.setattr(engine, "data_checksums", other)
+    done = again(finished, tmp_path / "run")
+    (failure,) = [line for line in done.failures if line.startswith("tiny-two")]
+    assert "holds a run with other data" in failure
+    assert not done.complete
+
+
 def test_a_stop_loses_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

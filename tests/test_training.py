@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,14 @@ from torch import Tensor, nn
 
 from oodbench import checkpoints
 from oodbench.augmentation import Draws, augment
+from oodbench.catalog import Catalog
 from oodbench.checkpoints import CheckpointKey, DamagedCheckpointError, load_or_train, read_history
 from oodbench.data import ImageArray
+from oodbench.engine.stores import DataStore
+from oodbench.engine.training import train_models
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
+from oodbench.progress import Silent
 from oodbench.specs import AugmentSpec, ModelSpec, TrainingSpec
 from oodbench.training import as_floats, learning_rate, new_classifier, resident, train
 from oodbench.training_state import Epoch, TrainingState
@@ -319,7 +326,67 @@ def test_loss_that_is_not_finite_keeps_the_last_good_epoch(digits: Make, tmp_pat
     assert state.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", [truncated_state := "truncated", "other address", "noise"])
+class Forgetful(nn.Module):
+    """A network of a user's that drops features at random and has a layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(16, 10)
+        self.classifier = self.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.body(images))
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    module = types.ModuleType("networks_of_mine")
+    module.Forgetful = Forgetful  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "networks_of_mine", module)
+    return ModelSpec(
+        network="networks_of_mine:Forgetful", head="softmax", training=recipe(epochs=3)
+    )
+
+
+def test_networks_that_draw_at_random_are_seeded_and_resumed(
+    digits: Make, tmp_path: Any, forgetful: ModelSpec
+) -> None:
+    data = digits("train", 200)
+    torch.manual_seed(1)
+    first, history = train(forgetful, 10, data, seed=0, device=CPU)
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    path = tmp_path / "x.training"
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise StoppedError
+
+    state = TrainingState(path, "address", interval=0)
+    with pytest.raises(StoppedError):
+        train(forgetful, 10, data, seed=0, device=CPU, state=state, on_epoch=stop)
+    resumed, whole = train(
+        forgetful, 10, data, seed=0, device=CPU, state=TrainingState(path, "address")
+    )
+    assert whole == history
+    torch.testing.assert_close(weights(resumed), weights(first), rtol=0, atol=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_layer_under_two_names_is_saved(digits: Make, forgetful: ModelSpec) -> None:
+    data = digits("train", 70)
+    trained, history = train(forgetful, 10, data, seed=0, device=CPU)
+    key = key_of(model=forgetful)
+    checkpoints.save(trained, history, key)
+    loaded = new_classifier(forgetful, 10, data, seed=1)
+    checkpoints.load_into(loaded, key)
+    torch.testing.assert_close(weights(loaded), weights(trained), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "damage", [truncated_state := "truncated", "other address", "noise", flipped := "one byte"]
+)
 def test_damaged_or_foreign_state_is_not_taken_up(digits: Make, tmp_path: Any, damage: str) -> None:
     data, spec = digits("train", 70), model(epochs=2)
     path = tmp_path / "x.training"
@@ -334,8 +401,12 @@ def test_damaged_or_foreign_state_is_not_taken_up(digits: Make, tmp_path: Any, d
             on_epoch=_stop,
         )
     content = path.read_bytes()
-    if damage != "other address":
-        path.write_bytes(content[: len(content) // 2] if damage == truncated_state else b"\0" * 99)
+    damaged = {
+        truncated_state: content[: len(content) // 2],
+        "noise": b"\0" * 99,
+        flipped: content[:-5000] + bytes([content[-5000] ^ 1]) + content[-4999:],
+    }
+    path.write_bytes(damaged.get(damage, content))
     address = "another" if damage == "other address" else "address"
     told: list[int] = []
     state = TrainingState(path, address)
@@ -507,6 +578,7 @@ def test_address_changes_with_whatever_changes_the_weights(digits: Make) -> None
         key_of(model=model(precision="bfloat16")),
         key_of(model=model(test_accuracy="each")),
         key_of(held_out="b" * 64),
+        key_of(test="b" * 64),
         key_of(model=normalised(0.5)),
         key_of(model=normalised(0.25)),
     ]
@@ -525,3 +597,65 @@ def test_history_of_a_file_that_is_no_checkpoint(tmp_path: Any) -> None:
             read_history(path)
     with pytest.raises(UserError, match="is not a checkpoint"):
         read_history(tmp_path / "missing.safetensors")
+
+
+# --- the models of a benchmark -----------------------------------------------------------------
+
+
+BENCHMARK = """\
+extends: digits
+name: mine
+version: 1
+models:
+  SoftMax: {training: {epochs: 1, test_accuracy: each}}
+  DisMax: {training: {epochs: 1}}
+"""
+
+
+def models_of(tmp_path: Path, text: str = BENCHMARK) -> dict[str, Path]:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    catalog = Catalog()
+    return train_models(
+        catalog.benchmark(str(path)), catalog, model=None, seeds=1, device=CPU, say=Silent()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("loss_options: {alpha: -1}", "alpha must be positive"),
+        ("network: nowhere:make", "nowhere"),
+        ("normalisation: {mean: [0, 0], std: [1, 1]}", "2 channels, the images have 1"),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_said_before_another_is_trained(
+    tmp_path: Path, change: str, said: str
+) -> None:
+    text = BENCHMARK.replace("DisMax: {", f"DisMax: {{{change}, ")
+    with pytest.raises(UserError, match=said):
+        models_of(tmp_path, text)
+    assert not (tmp_path / "cache" / "checkpoints").exists()
+
+
+def test_a_history_with_accuracies_is_of_that_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = models_of(tmp_path)
+    real = DataStore.get
+
+    def relabelled(store: DataStore, dataset: str, split: str) -> ImageArray:
+        data = real(store, dataset, split)
+        assert data.labels is not None
+        return ImageArray(data.images, 9 - data.labels) if split == "test" else data
+
+    monkeypatch.setattr(DataStore, "get", relabelled)
+    monkeypatch.setattr(
+        DataStore, "fingerprint", lambda store, *which: store.get(*which).fingerprint()
+    )
+    after = models_of(tmp_path)
+    name = "SoftMax seed 0"
+    assert after["DisMax seed 0"] == before["DisMax seed 0"], "nothing of it is in the history"
+    assert after[name] != before[name]
+    accuracies = [read_history(paths[name])[-1]["test_accuracy"] for paths in (before, after)]
+    assert accuracies[0] != accuracies[1]

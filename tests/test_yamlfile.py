@@ -184,6 +184,40 @@ def test_benchmarks_that_contradict_themselves(
     assert said in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"momentum": 0}, "nesterov: needs a momentum above 0; write nesterov: false"),
+        ({"learning_rate": float("inf")}, "training.learning_rate: input should be a finite"),
+        ({"weight_decay": float("nan")}, "training.weight_decay: input should be a finite"),
+        ({"recipe": "slow"}, "there is no recipe 'slow' (recipes: lee, iso, quick)"),
+    ],
+)
+def test_recipes_that_cannot_be_trained(
+    tmp_path: Path, training: dict[str, Any], said: str
+) -> None:
+    content = benchmark()
+    content["models"]["head"]["training"] |= training
+    with pytest.raises(UserError) as raised:
+        validate(BenchmarkSpec, content, tmp_path / "mine.yaml")
+    assert said in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("network", "epochs", "batch"),
+    [("densenet_bc100", 300, 64), ("resnet34", 200, 128), ("torchvision:resnet18", 200, 128)],
+)
+def test_a_recipe_fits_the_network(tmp_path: Path, network: str, epochs: int, batch: int) -> None:
+    content = benchmark()
+    content["models"]["head"] |= {"network": network, "training": {"recipe": "lee"}}
+    training = validate(BenchmarkSpec, content, tmp_path / "x.yaml").models["head"].training
+    assert (training.recipe, training.epochs, training.batch_size) == ("lee", epochs, batch)
+    assert training.augment.crop_padding == 4
+    content["models"]["head"]["training"] = {"recipe": "lee", "epochs": 7}
+    training = validate(BenchmarkSpec, content, tmp_path / "x.yaml").models["head"].training
+    assert (training.epochs, training.batch_size) == (7, batch), "one value is replaced"
+
+
 def test_specs_are_frozen(tmp_path: Path) -> None:
     spec = validate(BenchmarkSpec, benchmark(), tmp_path / "mine.yaml")
     with pytest.raises(ValueError, match="frozen"):

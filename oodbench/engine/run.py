@@ -19,7 +19,6 @@ import torch
 import oodbench
 from oodbench import distributed, metrics
 from oodbench.catalog import Catalog
-from oodbench.checkpoints import weights_digest
 from oodbench.data.duplicates import duplicates
 from oodbench.engine.evaluation import Evaluation, evaluate
 from oodbench.engine.recording import Recorder
@@ -34,6 +33,7 @@ from oodbench.progress import Reporter
 from oodbench.records import CostRecord, QualityRecord, TrainingRecord
 from oodbench.rundir import Key, RunDirectory
 from oodbench.training import deterministic, has_bfloat16
+from oodbench.training_state import tensors_digest
 
 DESCRIPTION_SCHEMA = 1
 
@@ -125,6 +125,7 @@ class _Run:
             self.duplicates = self._find_duplicates()
             self._write("running")
             self.say.done(f"data: {', '.join(self.plan.datasets)}")
+            self.models.check(self.plan.models)
             with deterministic(self.device):
                 for model, seed in units:
                     self._unit(model, seed)
@@ -152,7 +153,7 @@ class _Run:
             model, seed, self.models.history(model, seed)
         )
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
-        todo = self._without_other_weights(model, seed, weights_digest(weights), todo)
+        todo = self._without_other_weights(model, seed, tensors_digest(weights), todo)
         detectors = {
             method.name: self.catalog.load_detector(method.detector.name, method.parameters)
             for method in todo
@@ -244,32 +245,27 @@ class _Run:
         """The same work has the same id: spec, data, package version."""
         return digest(
             canonical_json(self.benchmark.model_dump(mode="json")),
-            canonical_json(self._data_checksums()),
+            canonical_json(data_checksums(self.plan, self.data)),
             oodbench.__version__,
         )[:16]
 
-    def _data_checksums(self) -> dict[str, dict[str, str]]:
-        """Of all splits of the ID set and the test splits of the OOD sets, whatever is run on."""
-        return {
-            name: {
-                split: self.data.fingerprint(name, split)
-                for split in spec.splits
-                if split == "test" or name == self.benchmark.id
-            }
-            for name, spec in self.plan.datasets.items()
-        }
-
     def _find_duplicates(self) -> dict[str, int]:
-        """OOD set -> number of its test images that are, byte for byte, ID training images."""
-        trained = self.data.get(self.benchmark.id, "train")
+        """OOD set -> number of its test images that are, byte for byte, ID images seen before.
+
+        Seen are the images that are trained on and those held out for tuning.
+        """
+        id_set = self.benchmark.id
+        seen = [split for split in self.plan.datasets[id_set].splits if split != "test"]
         found = {}
         for name in self.benchmark.ood_groups:
             tested = self.data.get(name, "test")
-            found[name] = len(duplicates(trained, tested))
+            found[name] = sum(
+                len(duplicates(self.data.get(id_set, split), tested)) for split in seen
+            )
             if found[name]:
                 self.say.warn(
-                    f"{found[name]} of the {len(tested)} test images of '{name}' are training "
-                    f"images of '{self.benchmark.id}' too: no detector can call them OOD."
+                    f"{found[name]} of the {len(tested)} test images of '{name}' are training or "
+                    f"validation images of '{id_set}' too: no detector can call them OOD."
                 )
         return found
 
@@ -402,11 +398,11 @@ class _Run:
                 "bfloat16": has_bfloat16(self.device),
             },
             "checksums": {
-                "data": self._data_checksums(),
+                "data": data_checksums(self.plan, self.data),
                 "checkpoints": dict(sorted(self.checkpoints.items())),
                 "detectors": {**detectors, **self._detector_checksums()},
             },
-            "duplicates_of_training_images": self.duplicates,
+            "duplicates_of_id_images": self.duplicates,
             "notes": self.notes,
         }
 
@@ -416,6 +412,21 @@ class _Run:
             for (method, seed), group in self.records.items()
             if group[0].status == "failed"
         ]
+
+
+def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:
+    """Fingerprints of the data a plan is about, whichever methods are run.
+
+    All splits of the ID set and the test splits of the OOD sets, by data set and split.
+    """
+    return {
+        name: {
+            split: data.fingerprint(name, split)
+            for split in spec.splits
+            if split == "test" or name == plan.benchmark.id
+        }
+        for name, spec in plan.datasets.items()
+    }
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 
 from oodbench.checkpoints import CheckpointKey, load_or_train, read_history
 from oodbench.data import ImageArray, checked_split
-from oodbench.models import head_info
+from oodbench.models import create_loss, head_info
 from oodbench.models.classifier import Classifier
 from oodbench.progress import Reporter, Silent
-from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName
-from oodbench.training import new_classifier, train
+from oodbench.specs import BenchmarkSpec, DatasetSpec, ModelSpec, SplitName
+from oodbench.training import new_classifier, train, with_precision
 from oodbench.training_state import Epoch, TrainingState
 
 
@@ -68,19 +68,38 @@ class ModelStore:
 
     def key(self, model: str, seed: int) -> CheckpointKey:
         """What a model's checkpoint is made from."""
-        spec, dataset = self._benchmark.models[model], self._benchmark.id
+        spec, dataset = self._spec(model), self._benchmark.id
         calibrated = head_info(spec.head).calibrated
+        tested = spec.training.test_accuracy != "no"
         return CheckpointKey(
             model=spec,
             data=self._data.fingerprint(dataset, "train"),
             num_classes=self._num_classes,
             seed=seed,
             held_out=self._data.fingerprint(dataset, "validation") if calibrated else "",
+            test=self._data.fingerprint(dataset, "test") if tested else "",
         )
+
+    def _spec(self, model: str) -> ModelSpec:
+        """A model's spec with the precision that the device trains in."""
+        spec = self._benchmark.models[model]
+        training = with_precision(spec.training, self._device)
+        return spec.model_copy(update={"training": training})
+
+    def check(self, models: Iterable[str]) -> None:
+        """Make every model and its loss once: what cannot be made is said before any training.
+
+        Raises:
+            UserError: if a network, a head or an option is not what it should be.
+        """
+        for model in models:
+            spec = self._spec(model)
+            create_loss(spec.head, **spec.loss_options)
+            self.untrained(model, seed=0)
 
     def untrained(self, model: str, seed: int) -> Classifier:
         """A classifier with its initial weights, on the device, in evaluation mode."""
-        spec, images = self._benchmark.models[model], self._data.get(self._benchmark.id, "train")
+        spec, images = self._spec(model), self._data.get(self._benchmark.id, "train")
         return new_classifier(spec, self._num_classes, images, seed).to(self._device).eval()
 
     def trained(self, model: str, seed: int) -> Classifier:
@@ -98,7 +117,7 @@ class ModelStore:
         return read_history(self.key(model, seed).path)
 
     def _train(self, model: str, key: CheckpointKey) -> tuple[Classifier, list[Epoch]]:
-        spec, dataset = self._benchmark.models[model], self._benchmark.id
+        spec, dataset = key.model, self._benchmark.id
         state = TrainingState(key.state_path, key.address)
 
         def on_epoch(epoch: Epoch) -> None:

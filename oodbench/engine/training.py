@@ -49,6 +49,7 @@ def train_models(
     names = [model] if model is not None else list(benchmark.models)
     data = DataStore({benchmark.id: catalog.dataset(benchmark.id)}, data_root, say)
     store = ModelStore(benchmark, data, device, say)
+    store.check(names)
     paths = {}
     with say.work(len(names) * seeds):
         for name in names:

@@ -360,7 +360,7 @@ class Comparison:
             ),
             tables=tuple(tables),
             deviations=tuple(_deviations(suite)),
-            caveats=() if published is None else published.caveats,
+            caveats=(*suite.deviations, *(() if published is None else published.caveats)),
         )
 
 
