@@ -108,7 +108,10 @@ def verify(
     data_root: DataRoot = None,
     plugins: Plugins = None,
 ) -> None:
-    """Read every stored byte of data sets; name each file that has changed."""
+    """Read every stored byte of data sets; name each file that has changed.
+
+    Of data sets that are named, a file that is missing and needed is a problem too.
+    """
     from oodbench.data import verification
     from oodbench.data.places import root_folder
 
@@ -121,7 +124,7 @@ def verify(
             if spec.kind == "builtin":
                 say.done(f"{spec.name}: built in, nothing is stored")
                 continue
-            result = verification.verify(spec, root, say)
+            result = verification.verify(spec, root, say, wanted=bool(names))
             if result.findings:
                 failed.append((spec, result.findings))
             checked = "; ".join(result.checked) or "nothing of it is stored"

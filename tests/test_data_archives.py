@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from oodbench.data import archives
 from oodbench.data.archives import Unpacked, unpack
 from oodbench.errors import UserError
 
@@ -181,6 +186,72 @@ def test_a_bomb_of_links(tmp_path: Path) -> None:
     links = [link(f"copy{n}", "1") for n in range(9)]
     tar = make_tar(tmp_path / "a.tar.gz", member("1", bytes(LIMIT // 5)), *links)
     assert "its content is larger than 10,000 bytes" in refusal(tar)
+
+
+def long_header(kind: bytes, size: int) -> tuple[tarfile.TarInfo, bytes]:
+    """A pax header with a comment, or a long name, of so many bytes."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return member("long", b"x" * size, type=kind)
+    length = size + len(f"{size} comment=\n") + 1
+    return member("long", b"%d comment=%s\n" % (length, b"x" * size), type=kind)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_fills_the_memory(tmp_path: Path, kind: bytes, suffix: str) -> None:
+    size = 20_000_000
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for info, content in (member("0", b"fine"), long_header(kind, size), member("1", b"1")):
+            tar.addfile(info, io.BytesIO(content))
+    pack = {".tar.gz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(pack.get(suffix, bytes)(plain.getvalue()))
+    del plain, content
+    tracemalloc.start()
+    try:
+        message = refusal(path)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "the headers of its members are longer than names and links need" in message
+    assert most < size / 2
+
+
+def test_many_headers_that_fill_the_memory_together(tmp_path: Path) -> None:
+    pairs = [long_header(tarfile.XHDTYPE, 100_000), member("1", b"1")] * 20
+    assert "the headers of its members are longer" in refusal(make_tar(tmp_path / "a.tgz", *pairs))
+
+
+def test_headers_of_headers(tmp_path: Path) -> None:
+    nested = [long_header(tarfile.GNUTYPE_LONGNAME, 9)] * 800
+    path = make_tar(tmp_path / "a.tar.gz", *nested, member("1", b"1"))
+    assert f"Cannot unpack {path}: " in refusal(path)
+
+
+def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "_MEMBERS", 5)
+    path = make_tar(tmp_path / "a.tar.gz", *(member(str(index)) for index in range(6)))
+    assert "it has more than 5 members" in refusal(path)
+
+
+def test_long_names_and_large_members(tmp_path: Path) -> None:
+    """What honest archives have: a long name for every member, contents beyond any header."""
+    folder = "/".join(["x" * 200] * 3)
+    files = {f"{folder}/{index}": b"%d" % index for index in range(1200)}
+    files["large"] = np.random.default_rng(0).bytes(3_000_000)
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        path = tmp_path / str(form) / "a.tar.gz"
+        path.parent.mkdir()
+        with tarfile.open(path, "w:gz", format=form, compresslevel=1) as tar:
+            for info, content in (member(name, content) for name, content in files.items()):
+                tar.addfile(info, io.BytesIO(content))
+        assert unpacked(path, 4_000_000)[1] == files
+
+
+def test_the_content_tells_how_a_tar_is_compressed(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar", member("1", b"one"))
+    assert unpacked(path)[1] == {"1": b"one"}
 
 
 def test_a_zip_bomb_that_tells_its_size(tmp_path: Path) -> None:

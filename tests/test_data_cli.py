@@ -239,7 +239,8 @@ def test_fetch_that_fails(command: Command, fetched: str, server: Server) -> Non
 
 def test_verify_what_is_whole(command: Command, fetched: str, tmp_path: Path) -> None:
     write_folder(tmp_path)
-    assert "0 problems" in command("verify", "digits", fetched).err
+    done = command("verify")
+    assert (done.code, done.out) == (0, "")
     command("fetch", fetched, "my_svhn", "mine")
     done = command("verify")
     assert done.code == 0
@@ -251,6 +252,83 @@ def test_verify_what_is_whole(command: Command, fetched: str, tmp_path: Path) ->
     assert "my_svhn: 2 of 2 files as in the manifest; 60 decoded images" in done.err
     assert "mine: 8 decoded images as recorded; 8 of your files as when they were" in done.err
     assert "cifar10" not in done.err
+
+
+def test_verify_what_is_not_there(command: Command, fetched: str, tmp_path: Path) -> None:
+    done = command("verify", "digits", fetched, "my_svhn")
+    assert done.code == 1
+    folder = tmp_path / "data"
+    assert done.out.splitlines() == [
+        f"{fetched}: {folder / fetched}/LSUN_resize.tar.gz is not there",
+        f"{fetched}: mend it with: oodbench data fetch --repair {fetched}",
+        f"my_svhn: {folder}/my_svhn/train_32x32.mat is not there",
+        f"my_svhn: {folder}/my_svhn/test_32x32.mat is not there",
+        "my_svhn: mend it with: oodbench data fetch --repair my_svhn",
+    ]
+    (folder / fetched).mkdir(parents=True)
+    done = command("verify")
+    assert (done.code, done.out) == (0, ""), "nobody has asked for what is not there"
+    assert command("fetch", "--repair", fetched, "my_svhn").code == 0
+    assert command("verify", fetched, "my_svhn").code == 0
+
+
+def test_verify_what_is_there_in_part(command: Command, fetched: str, tmp_path: Path) -> None:
+    command("fetch", "my_svhn")
+    missing = tmp_path / "data/my_svhn/test_32x32.mat"
+    missing.unlink()
+    done = command("verify", "my_svhn")
+    assert done.code == 0
+    assert (
+        "1 of 2 files as in the manifest; 60 decoded images as recorded; the others are not "
+        "needed: what was decoded from them is whole; 0 problems"
+    ) in " ".join(done.err.split())
+    flip(next(folders_named("my_svhn")[0].glob("*.npy")))
+    done = command("verify", "my_svhn")
+    assert done.code == 1
+    assert f"my_svhn: {missing} is not there\n" in done.out
+    assert command("fetch", "--repair", "my_svhn").code == 0
+    assert command("verify", "my_svhn").code == 0
+    assert missing.exists()
+
+
+def test_verify_without_archives(command: Command, fetched: str, tmp_path: Path) -> None:
+    """What was made from an archive does without it, as long as it is whole."""
+    command("fetch", fetched)
+    (tmp_path / "data" / fetched / "LSUN_resize.tar.gz").unlink()
+    (tmp_path / "cache/decoded").rename(tmp_path / "decoded")
+    done = command("verify", fetched)
+    assert done.code == 0
+    assert "the others are not needed: what was unpacked from them is whole" in done.err
+    (tmp_path / "decoded").rename(tmp_path / "cache/decoded")
+    (tmp_path / "data" / fetched).rename(tmp_path / "gone")
+    done = command("verify", fetched)
+    assert done.code == 0
+    assert "the others are not needed: what was decoded from them is whole" in done.err
+
+
+def test_verify_of_another_data_root(command: Command, tmp_path: Path) -> None:
+    """The cache is that of all data roots: each one's files are held against their own."""
+    write_folder(tmp_path)
+    (tmp_path / "data").rename(tmp_path / "first")
+    write_folder(tmp_path)
+    (tmp_path / "data").rename(tmp_path / "second")
+    for index, path in enumerate((tmp_path / "second").rglob("*.png")):
+        Image.new("RGB", (6, 6), (index, 0, 0)).save(path)
+    command("fetch", "mine", "--data-root", tmp_path / "first")
+    done = command("verify", "mine", "--data-root", tmp_path / "second")
+    assert (done.code, done.out) == (0, "")
+    assert "yours are not decoded yet; 0 problems" in done.err
+    done = command("verify", "--data-root", tmp_path / "third")
+    assert (done.code, done.out) == (0, "")
+    command("fetch", "mine", "--data-root", tmp_path / "second")
+    changed = tmp_path / "first/mine/test/a/0.png"
+    Image.new("RGB", (6, 6)).save(changed)
+    done = command("verify", "mine", "--data-root", tmp_path / "first")
+    assert done.code == 1
+    assert [line for line in done.out.splitlines() if "sha256" in line] == [
+        line for line in done.out.splitlines() if str(changed) in line
+    ]
+    assert command("verify", "mine", "--data-root", tmp_path / "second").code == 0
 
 
 def stored_files(root: Path) -> list[Path]:

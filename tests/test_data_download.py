@@ -173,6 +173,43 @@ def test_a_server_that_always_stops_halfway(server: Server, tmp_path: Path, leng
     assert server.ranges()[-1] == "bytes=131072-"
 
 
+def test_a_server_without_ranges_that_stops_at_varying_places(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other attempt gets further than the one before it, and none further than the first."""
+    monkeypatch.setattr(module, "_PROGRESS", 1 << 16)
+
+    def vary(handler: Any) -> None:
+        attempt = len(server.requests)
+        if attempt > 40:
+            handler.send_error(404)  # or the test would not end either
+        else:
+            send(handler, CONTENT, upto=(1 + attempt % 2) << 16, ranges=False)
+
+    server.behaviours["/a/data.bin"] = vary
+    error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
+    assert "it stopped after " in error.message
+    assert len(server.requests) == 1 + module.ATTEMPTS
+
+
+@pytest.mark.parametrize("most", [3, 100])
+def test_a_server_that_stops_again_and_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(module, "_PROGRESS", 1 << 16)
+    monkeypatch.setattr(module, "MOST_ATTEMPTS", most)
+    server.behaviours["/a/data.bin"] = lambda handler: send(
+        handler, CONTENT, upto=len(server.requests) << 16
+    )
+    file = spec(f"{server.url}/a/data.bin")
+    if most == 3:
+        assert "it stopped after 196,608 of 300,000 bytes" in refused(file, tmp_path).message
+        assert len(server.requests) == 3
+    else:
+        get(file, tmp_path)  # 5 attempts, each of which gets further
+        assert len(server.requests) == 5
+
+
 def test_truncated_for_good(server: Server, tmp_path: Path) -> None:
     server.files["/a/data.bin"] = CONTENT[:-1]
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)

@@ -158,11 +158,36 @@ def test_a_wrong_file_that_was_put_there_by_hand(
     (tmp_path / place / "toy.tar.gz").write_bytes(b"something else")
     assert len(load_split(manifest, "test", tmp_path, notes)) == 4
     (warning,) = notes.warnings
+    # What lies in the data root is in nobody's way.
+    kept = tmp_path / ("toy/toy.tar.gz.wrong" if place == "toy" else "toy.tar.gz")
     assert warning == (
         f"data set 'toy': {tmp_path / place / 'toy.tar.gz'} is not used: it has md5 "
         f"{md5(b'something else').hexdigest()} instead of {manifest.files[0].md5}"
+        + (f"; it is now {kept}" if place == "toy" else "")
     )
+    assert kept.read_bytes() == b"something else"
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_every_wrong_file_is_kept(server: Server, tmp_path: Path, elsewhere: bool) -> None:
+    """Whether the right one is downloaded, or lies in the data root and is linked."""
+    manifest = spec(server, archive())
+    (tmp_path / "toy").mkdir()
+    if elsewhere:
+        (tmp_path / "toy.tar.gz").write_bytes(archive())
+    for content in (b"first", b"second", b"third"):
+        shutil.rmtree(tmp_path / "toy/unpacked", ignore_errors=True)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        (tmp_path / "toy/toy.tar.gz").unlink(missing_ok=True)
+        (tmp_path / "toy/toy.tar.gz").write_bytes(content)
+        load_split(manifest, "test", tmp_path)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "toy").glob("*.wrong*")}
+    assert kept == {
+        "toy.tar.gz.wrong": b"first",
+        "toy.tar.gz.wrong-2": b"second",
+        "toy.tar.gz.wrong-3": b"third",
+    }
 
 
 def test_offline_names_the_file_and_the_folder(
@@ -221,27 +246,45 @@ def test_another_version_of_the_archive(server: Server, tmp_path: Path) -> None:
     assert len(folders_named("toy")) == 2
 
 
-def test_files_that_are_used_as_they_are(server: Server, tmp_path: Path) -> None:
+def plain_spec(server: Server) -> DatasetSpec:
+    """A manifest of a data set with one file that is used as it is."""
     file = io.BytesIO()
     np.savez(file, images=np.zeros((4, 6, 6, 3), np.uint8))
     content = file.getvalue()
-    manifest = spec(
+    server.files["/data.npz"] = content
+    about = {"name": "data.npz", "urls": [f"{server.url}/data.npz"], "size": len(content)}
+    return spec(
         server,
         archive(),
         kind="npz",
         paths={"test": "data.npz"},
-        files=[
-            {
-                "name": "data.npz",
-                "urls": [f"{server.url}/data.npz"],
-                "md5": md5(content).hexdigest(),
-                "size": len(content),
-            }
-        ],
+        files=[{**about, "md5": md5(content).hexdigest()}],
     )
-    server.files["/data.npz"] = content
-    assert len(load_split(manifest, "test", tmp_path)) == 4
+
+
+def test_files_that_are_used_as_they_are(server: Server, tmp_path: Path) -> None:
+    assert len(load_split(plain_spec(server), "test", tmp_path)) == 4
     assert not (tmp_path / "toy/unpacked").exists()
+
+
+def test_whole_files_in_a_folder_that_can_only_be_read(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = plain_spec(server)
+    (tmp_path / "toy").mkdir()
+    path = tmp_path / "toy/data.npz"
+    path.write_bytes(server.files["/data.npz"])
+    monkeypatch.setenv("OODBENCH_OFFLINE", "1")
+    (tmp_path / "toy").chmod(0o555)  # root may write there all the same
+    try:
+        assert len(load_split(manifest, "test", tmp_path)) == 4
+    finally:
+        (tmp_path / "toy").chmod(0o755)
+    assert list((tmp_path / "toy").iterdir()) == [path]
+    shutil.rmtree(tmp_path / "cache")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="OODBENCH_OFFLINE forbids"):
+        load_split(manifest, "test", tmp_path)
 
 
 def test_archives_and_other_files_lie_together(server: Server, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import pickle
 import re
 import struct
+import tarfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,17 @@ def write_batch(path: Path, content: dict[bytes, Any]) -> None:
     path.write_bytes(python2_pickle(content))
 
 
+def packed(folder: Path) -> list[dict[str, Any]]:
+    """A manifest's `files`: all that is in a data set's folder, in an archive beside it."""
+    path = folder / "toy.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for entry in sorted(folder.iterdir()):
+            if entry != path:
+                tar.add(entry, entry.name)
+    checksum = sha256(path.read_bytes()).hexdigest()
+    return [{"name": path.name, "sha256": checksum, "unpacked_limit": 10_000_000}]
+
+
 def test_cifar10_as_torchvision_reads_it(tmp_path: Path) -> None:
     from torchvision.datasets import CIFAR10
 
@@ -262,7 +274,8 @@ def test_cifar10_as_torchvision_reads_it(tmp_path: Path) -> None:
         def _load_meta(self) -> None:
             pass
 
-    manifest = vision_spec("CIFAR10", splits={"train": 50, "test": 10})
+    files = packed(tmp_path / "toy")
+    manifest = vision_spec("CIFAR10", splits={"train": 50, "test": 10}, files=files)
     for split in ("train", "test"):
         theirs = Unchecked(str(tmp_path / "toy"), train=split == "train")
         mine = load_split(manifest, split, tmp_path)
@@ -294,8 +307,23 @@ def test_batches_that_are_refused(
     path = tmp_path / "toy/cifar-100-python/test"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    assert reason in error_of(vision_spec("CIFAR100"), tmp_path).message
+    manifest = vision_spec("CIFAR100", files=packed(tmp_path / "toy"))
+    assert reason in error_of(manifest, tmp_path).message
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("builder", ["CIFAR10", "CIFAR100"])
+@pytest.mark.parametrize("readme", [False, True])
+def test_batches_of_nobody_knows_where(tmp_path: Path, builder: str, readme: bool) -> None:
+    """Without an archive that has a checksum, no batch is opened."""
+    for path in ("cifar-10-batches-py/test_batch", "cifar-100-python/test"):
+        content = {b"data": toy()[0].reshape(COUNT, -1), b"fine_labels": toy()[1].tolist()}
+        write_batch(tmp_path / "toy" / path, content | {b"labels": content[b"fine_labels"]})
+    (tmp_path / "toy/readme.txt").write_bytes(b"")
+    file = {"name": "readme.txt", "sha256": sha256().hexdigest()}
+    error = error_of(vision_spec(builder, files=[file] if readme else []), tmp_path)
+    assert f"{builder} needs 'files' with its archive" in error.message
+    assert f"data_manifests/{builder.lower()}.yaml" in error.hint
 
 
 def test_svhn_calls_its_zero_ten(tmp_path: Path) -> None:
@@ -349,7 +377,9 @@ def test_unknown_readers_options_and_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("builder", READERS)
 def test_missing_files(tmp_path: Path, builder: str) -> None:
     (tmp_path / "toy").mkdir()
-    assert "cannot read " in error_of(vision_spec(builder), tmp_path).message
+    (tmp_path / "toy/readme.txt").write_bytes(b"")
+    manifest = vision_spec(builder, files=packed(tmp_path / "toy"))
+    assert "cannot read " in error_of(manifest, tmp_path).message
 
 
 def test_a_damaged_mat_file(tmp_path: Path) -> None:

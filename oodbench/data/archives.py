@@ -1,26 +1,28 @@
 """Unpacking archives that may be hostile or damaged: tar (gz, bz2, xz), zip, and single gz files.
 
 Names, links and declared sizes are looked at before anything is written; real sizes are counted
-while it is. Links become copies of what they point to, so no link is ever made, and what was
-unpacked is the same on every system.
+while it is. What tarfile keeps in memory, headers and members, is limited too. Links become copies
+of what they point to, so no link is ever made, and what was unpacked is the same on every system.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import lzma
+import math
 import posixpath
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from oodbench.data.disk import CHUNK, disk_errors
 from oodbench.data.places import PLACE
@@ -28,6 +30,22 @@ from oodbench.errors import UserError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip", ".gz")
+
+_MEMBERS = 2_000_000
+"""Members that a tar may have; each costs about a kilobyte of memory."""
+
+_HEADERS = 1 << 20
+"""Bytes that the headers of a tar may have; tarfile reads a long name whole, however long."""
+
+_HEADERS_PER_MEMBER = 1 << 12
+"""Bytes that each member adds to that."""
+
+_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+"""By what the file begins with: what reads a compressed tar."""
 
 Unpacked = dict[str, tuple[int, str]]
 """Path in the folder, with "/" -> size in bytes and SHA-256."""
@@ -47,9 +65,9 @@ def unpack(archive: Path, name: str, folder: Path, limit: int) -> Unpacked:
 
     Raises:
         UserError: a member would be written outside of the folder, or is a link that leads out or
-            a device; the content is larger than the limit, or than it says; the archive is damaged
-            or of an unknown format; or the disk is full. The first three are found before
-            anything is written, as far as the archive tells the truth.
+            a device; the content is larger than the limit, or than it says, or a tar's headers
+            are; the archive is damaged or of an unknown format; or the disk is full. The first
+            three are found before anything is written, as far as the archive tells the truth.
     """
     work = _Unpacking(archive, folder, limit)
     with work.damage_explained():
@@ -68,6 +86,30 @@ def unpack(archive: Path, name: str, folder: Path, limit: int) -> Unpacked:
     return work.written
 
 
+class _Metered:
+    """The stream that tarfile reads an archive from; it ends where headers have no end.
+
+    Args:
+        content: the archive, decompressed.
+        refuse: raises what is to be raised at more than `left` bytes.
+
+    Attributes:
+        left: bytes that may still be read.
+    """
+
+    def __init__(self, content: IO[bytes], refuse: Callable[[], None]) -> None:
+        self._content, self._refuse = content, refuse
+        self.left: float = _HEADERS
+        self.seek, self.tell = content.seek, content.tell
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes, which is looked at before memory is taken for them."""
+        self.left -= size
+        if size < 0 or self.left < 0:
+            self._refuse()
+        return self._content.read(size)
+
+
 @dataclass
 class _Unpacking:
     """One archive being unpacked."""
@@ -79,29 +121,41 @@ class _Unpacking:
     total: int = 0
 
     def tar(self) -> None:
-        with tarfile.open(self.archive, "r:*") as tar:
-            files: dict[str, tarfile.TarInfo] = {}
-            links: dict[str, str] = {}
-            declared = 0
-            for member in tar:
-                name = self._safe(member.name)
-                if member.issym() or member.islnk():
-                    links[name] = self._target(member)
-                    files.pop(name, None)
-                elif member.isreg():
-                    declared += member.size
-                    self._within_limit(declared)
-                    files[name] = member
-                    links.pop(name, None)
-                elif not member.isdir():
-                    raise self._refused(f"its member '{member.name}' is a device or a pipe")
-            for link, target in links.items():
-                declared += files[self._end(link, target, links, files)].size
+        with self._decompressed() as content:
+            stream = _Metered(content, self._refuse_headers)
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:") as tar:
+                self._tar(tar, stream)
+
+    def _tar(self, tar: tarfile.TarFile, stream: _Metered) -> None:
+        files: dict[str, tarfile.TarInfo] = {}
+        links: dict[str, str] = {}
+        declared = members = 0
+        for member in tar:
+            # A sparse member is as many parts as it says.
+            members += 1 + len(cast(list[Any], getattr(member, "sparse", None)) or ())
+            if members > _MEMBERS:
+                raise self._refused(f"it has more than {_MEMBERS:,} members")
+            stream.left += _HEADERS_PER_MEMBER
+            member.pax_headers = {}  # which have been heeded, and may be long
+            name = self._safe(member.name)
+            if member.issym() or member.islnk():
+                links[name] = self._target(member)
+                files.pop(name, None)
+            elif member.isreg():
+                declared += member.size
                 self._within_limit(declared)
-            for name, member in files.items():
-                content = tar.extractfile(member)
-                assert content is not None  # it is a regular file
-                self._write(name, content, member.size)
+                files[name] = member
+                links.pop(name, None)
+            elif not member.isdir():
+                raise self._refused(f"its member '{member.name}' is a device or a pipe")
+        stream.left = math.inf  # contents are read a piece at a time
+        for link, target in links.items():
+            declared += files[self._end(link, target, links, files)].size
+            self._within_limit(declared)
+        for name, member in files.items():
+            content = tar.extractfile(member)
+            assert content is not None  # it is a regular file
+            self._write(name, content, member.size)
         for link, target in links.items():
             self._copy(link, self._end(link, target, links, files))
 
@@ -127,6 +181,17 @@ class _Unpacking:
     def gz(self, name: str) -> None:
         with gzip.open(self.archive) as content:
             self._write(name, cast(IO[bytes], content), None)
+
+    @contextmanager
+    def _decompressed(self) -> Iterator[IO[bytes]]:
+        """A tar as it was before it was compressed."""
+        with self.archive.open("rb") as file:
+            start = file.read(max(map(len, _COMPRESSED)))
+        reader = next(
+            (reader for sign, reader in _COMPRESSED.items() if start.startswith(sign)), None
+        )
+        with self.archive.open("rb") if reader is None else reader(self.archive) as content:
+            yield content
 
     # --- what is looked at before -------------------------------------------------------------
 
@@ -164,6 +229,9 @@ class _Unpacking:
     def _within_limit(self, size: int) -> None:
         if size > self.limit:
             raise self._refused(f"its content is larger than {self.limit:,} bytes")
+
+    def _refuse_headers(self) -> None:
+        raise self._refused("the headers of its members are longer than names and links need")
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -208,6 +276,7 @@ class _Unpacking:
         except (
             *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
             *(NotImplementedError, ValueError),  # zip: unknown compression; nonsense in a header
+            RecursionError,  # tar: a header of a header of a header, ...
         ) as error:
             raise self._damaged(str(error).rstrip(".") or type(error).__name__) from error
 

@@ -1,9 +1,10 @@
 """CIFAR's "python version": batches that its authors stored with pickle.
 
 Nothing else in oodbench reads pickles. These are read by an unpickler that knows the three names a
-batch of CIFAR needs, all of them numpy's, and refuses every other one, so that a batch can hold
-numbers, text, lists, dictionaries and arrays, and cannot run anything. It is called only for files
-whose archive had the checksum in the manifest.
+batch of CIFAR needs, all of them numpy's, and refuses every other one, so that a batch can name no
+other function or class. What those three do with hostile input is up to numpy: a batch may still
+ask for more memory than there is, or meet a fault of numpy's own. So it is called only for what was
+unpacked from archives that had the checksum in the manifest.
 """
 
 from __future__ import annotations

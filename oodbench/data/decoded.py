@@ -115,6 +115,11 @@ def decoded_folder(spec: DatasetSpec, identity: str) -> Path:
     return decoded_root() / f"{spec.name}-{digest(decisive(spec), identity)[:16]}"
 
 
+def content_name(folder: Path) -> str:
+    """What the record calls the folder that images were decoded from."""
+    return str(folder.resolve())
+
+
 def folders_named(name: str) -> list[Path]:
     """All decoded data sets of a name, those of other manifests and of changed files too."""
     pattern = re.compile(re.escape(name) + "-[0-9a-f]{16}")
@@ -197,6 +202,7 @@ def decode(
             "name": spec.name,
             "manifest": decisive(spec),
             "identity": identity,
+            "content": content_name(folder),
             "pillow": _pillow_version(),
             "shape": list(spec.shape),
             "classes": list(next(iter(sources.values())).classes),

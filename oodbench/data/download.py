@@ -24,6 +24,10 @@ OFFLINE_VARIABLE = "OODBENCH_OFFLINE"
 ATTEMPTS = 3
 """Attempts at one address that bring nothing, after which the next one is tried."""
 
+MOST_ATTEMPTS = 100
+"""Attempts at one address, whatever they bring: of a file of unknown size, a server may have no end
+of something else."""
+
 WAITS = (1.0, 3.0)
 """Seconds before the second and the third attempt."""
 
@@ -34,7 +38,7 @@ _PIECE = 1 << 16
 """Bytes that are taken from a connection at a time; when it breaks, what was begun is lost."""
 
 _PROGRESS = 1 << 20
-"""Bytes that make an attempt count as one that brought something."""
+"""Bytes beyond the farthest point so far that make an attempt one that brought something."""
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP states that may be over in a moment."""
@@ -131,18 +135,24 @@ class _Download:
         """Get the file, with as many attempts as bring something."""
         if self._part.exists() and checksum_problem(self._part, self._spec) is None:
             return self._checked(resumed=False)  # killed between the last byte and the name
-        fruitless = 0
+        attempts = fruitless = 0
+        # Without ranges every attempt starts over, so that one which gets less far than another did
+        # brings nothing, however much it sends.
+        farthest = self._have()
         while True:
             before = self._have()
+            attempts += 1
             try:
                 self._attempt()
                 return self._checked(resumed=before > 0)
             except _FailedError as error:
-                gained = self._have() - before
-                if self._have() == 0:
+                have = self._have()
+                if have == 0:
                     self._part.unlink(missing_ok=True)
-                fruitless = 0 if gained >= _PROGRESS else fruitless + 1
-                if not error.again or fruitless >= ATTEMPTS:
+                fruitless += 1
+                if have >= farthest + _PROGRESS:
+                    farthest, fruitless = have, 0
+                if not error.again or fruitless >= ATTEMPTS or attempts >= MOST_ATTEMPTS:
                     raise
                 time.sleep(WAITS[min(fruitless, len(WAITS)) - 1] if fruitless else 0)
 

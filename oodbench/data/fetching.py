@@ -1,6 +1,7 @@
 """From a manifest's `files` to a folder that its images can be read from.
 
-A file is taken where it lies, if it is what the manifest describes, and downloaded otherwise.
+A file is taken where it lies, if it is what the manifest describes, and downloaded otherwise; then
+one of its name that is something else is kept beside it as `<name>.wrong`.
 Archives are unpacked together into `<data set's folder>/unpacked/`: `content/`, and `record.json`
 with the checksum of every archive and of every file in it. The folder gets its name when it is
 whole.
@@ -48,6 +49,9 @@ def fetch(spec: DatasetSpec, root: Path, say: Reporter) -> Path:
     content = content_folder(spec, root)
     if content != folder and unpacked_whole(spec, root):
         return content
+    # Before anything is written: the folder may be one that can only be read.
+    if content == folder and _all_there(spec, folder, say):
+        return content
     with disk_errors(folder, PLACE):
         folder.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(folder / ".lock"):
@@ -86,11 +90,35 @@ def obtain(spec: DatasetSpec, file: FileSpec, root: Path, say: Reporter) -> None
     folder = dataset_folder(spec, root)
     path, wrong = find(spec, file, root)
     for other, problem in wrong.items():
-        say.warn(f"data set '{spec.name}': {other} is not used: it has {problem}")
+        kept = f"; it is now {_put_aside(other)}" if other.parent == folder else ""
+        say.warn(f"data set '{spec.name}': {other} is not used: it has {problem}{kept}")
     if path is None:
         download(file, folder, spec.name, say.detail)
     elif path.parent != folder:
         _place(path, folder / file.name)
+
+
+def _all_there(spec: DatasetSpec, folder: Path, say: Reporter) -> bool:
+    """Whether each file lies in the folder and is what the manifest describes."""
+    paths = [(folder / file.name, file) for file in spec.files]
+    if not all(path.is_file() for path, _ in paths):
+        return False  # before any is read: they may be large
+    for path, file in paths:
+        say.detail(f"checking {file.name}")
+        if checksum_problem(path, file) is not None:
+            return False
+    return True
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename what is in a file's place and is not it, as it may be the user's only copy."""
+    aside, number = path.with_name(f"{path.name}.wrong"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.wrong-{number}")
+    with disk_errors(path, PLACE):
+        path.rename(aside)
+    return aside
 
 
 def checksums_of(spec: DatasetSpec) -> dict[str, str]:

@@ -84,13 +84,16 @@ READERS: Mapping[str, Callable[..., Arrays]] = MappingProxyType(
 )
 """By the names of torchvision's classes."""
 
+_PICKLED = ("CIFAR10", "CIFAR100")
+"""Those that unpickle what they read, which must come from an archive that is known."""
+
 
 def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
     """The images of a split, in the order of the files.
 
     Raises:
-        UserError: there is no such reader, the data set has no such split, or its files cannot be
-            read.
+        UserError: there is no such reader, or it needs an archive and the manifest has none; the
+            data set has no such split, or its files cannot be read.
     """
     assert spec.builder is not None  # the spec's validation sees to it
     reader = READERS.get(spec.builder)
@@ -98,6 +101,14 @@ def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Sourc
         raise UserError(
             f"data set '{spec.name}': there is no torchvision reader '{spec.builder}'",
             did_you_mean(spec.builder, READERS),
+        )
+    if spec.builder in _PICKLED and all(file.unpacked_limit is None for file in spec.files):
+        raise UserError(
+            f"data set '{spec.name}': {spec.builder} needs 'files' with its archive: what it reads "
+            "are pickles, which are opened only if they come from an archive with the checksum in "
+            "the manifest.",
+            f"Copy 'files' from 'data_manifests/{spec.builder.lower()}.yaml', and put the archive "
+            "into the data set's folder if it is not to be downloaded.",
         )
     if split == "validation":
         raise UserError(

@@ -13,6 +13,7 @@ from oodbench.data.decoded import (
     RECORD,
     DamagedCacheError,
     Decoded,
+    content_name,
     decisive,
     folders_named,
     open_decoded,
@@ -62,7 +63,7 @@ class Verification:
     findings: list[Finding] = field(default_factory=list)
 
 
-def verify(spec: DatasetSpec, root: Path, say: Reporter) -> Verification:
+def verify(spec: DatasetSpec, root: Path, say: Reporter, *, wanted: bool = False) -> Verification:
     """Read every byte that is stored of a data set; find each one that has changed.
 
     Downloaded files are held against the manifest, unpacked ones against the record of what was
@@ -73,11 +74,18 @@ def verify(spec: DatasetSpec, root: Path, say: Reporter) -> Verification:
         spec: the manifest; of any kind but `builtin`.
         root: the data root.
         say: takes how far it is.
+        wanted: whether the data set should be here; then what is not here is a finding too, unless
+            what was made from it is whole.
     """
     result = Verification()
-    _verify_files(spec, root, result, say.detail)
-    _verify_unpacked(spec, root, result, say.detail)
-    _verify_decoded(spec, root, result, say)
+    missing = _verify_files(spec, root, result, say.detail)
+    unpacked = _verify_unpacked(spec, root, result, say.detail)
+    decoded = _verify_decoded(spec, root, result, say, wanted=wanted)
+    if missing and (unpacked or decoded):
+        made = "decoded" if decoded else "unpacked"
+        result.checked.append(f"the others are not needed: what was {made} from them is whole")
+    elif wanted:
+        result.findings += [Finding("file", path, "is not there") for path in missing]
     return result
 
 
@@ -103,8 +111,10 @@ def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
 
 def _verify_files(
     spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
-) -> None:
+) -> list[Path]:
+    """Look at the files of the manifest; return where those should be that are not there."""
     present = 0
+    missing = []
     for file in spec.files:
         say(f"checking {spec.name}: {file.name}")
         path, wrong = find(spec, file, root)
@@ -113,27 +123,32 @@ def _verify_files(
         mine = dataset_folder(spec, root) / file.name
         if mine in wrong:
             result.findings.append(Finding("file", mine, f"has {wrong[mine]}"))
+        elif path is None:
+            missing.append(mine)
     if spec.files:
         result.checked.append(f"{present} of {len(spec.files)} files as in the manifest")
+    return missing
 
 
 def _verify_unpacked(
     spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
-) -> None:
+) -> bool:
+    """Look at what was unpacked; return whether the manifest's archives are, and it is whole."""
     folder = unpacked_folder(spec, root)
+    before = len(result.findings)
     try:
         record = unpacked_record(spec, root)
     except DamagedRecordError as error:
         result.findings.append(
             Finding("unpacked", folder / UNPACKED_RECORD, str(error), folder=folder)
         )
-        return
+        return False
     if record is None:
-        return
+        return False
     if record["archives"] != checksums_of(spec):
         other = "was unpacked from other files than the manifest's"
         result.findings.append(Finding("unpacked", folder, other, folder=folder))
-        return
+        return False
     content = content_folder(spec, root)
     files = record["files"]
     for number, (name, (_, checksum)) in enumerate(files.items()):
@@ -146,15 +161,13 @@ def _verify_unpacked(
         added = "was not in the archive"
         result.findings.append(Finding("unpacked", content / extra, added, folder=folder))
     result.checked.append(f"{len(files):,} unpacked files as recorded")
+    return len(result.findings) == before
 
 
-def _verify_decoded(spec: DatasetSpec, root: Path, result: Verification, say: Reporter) -> None:
-    stored = StoredDataset(spec, root, say)
-    try:
-        current: Path | None = stored.folder()
-    except UserError as error:
-        result.findings.append(Finding("image", dataset_folder(spec, root), error.message))
-        current = None
+def _verify_decoded(
+    spec: DatasetSpec, root: Path, result: Verification, say: Reporter, *, wanted: bool
+) -> bool:
+    """Look at the cache; return whether what is decoded of the files as they are now is whole."""
     same: list[Decoded] = []
     for folder in folders_named(spec.name):
         try:
@@ -164,14 +177,38 @@ def _verify_decoded(spec: DatasetSpec, root: Path, result: Verification, say: Re
             continue
         if decoded is not None and decoded.record["manifest"] == decisive(spec):
             same.append(decoded)
+    content = content_folder(spec, root)
+    # The cache is that of all data roots; records of before it was noted name none.
+    here = content_name(content)
+    from_here = [each.folder for each in same if each.record.get("content", here) == here]
+    stored = StoredDataset(spec, root, say)
+    try:
+        current: Path | None = stored.folder()
+    except UserError as error:
+        if wanted or content.exists() or from_here:
+            result.findings.append(Finding("image", dataset_folder(spec, root), error.message))
+        current = None
     if not same:
-        return
+        return False
     # The user's files may have changed since: then there is no decoded data set for what they are
-    # now, and they are held against the newest one there is.
-    newest = max(same, key=lambda each: (each.folder == current, each.folder.stat().st_mtime_ns))
+    # now, and they are held against the newest one that was decoded from the same folder.
+    newest = max(
+        same,
+        key=lambda each: (
+            each.folder == current,
+            each.folder in from_here,
+            each.folder.stat().st_mtime_ns,
+        ),
+    )
+    before = len(result.findings)
     _verify_arrays(newest, result, say.detail)
+    whole = newest.folder == current and len(result.findings) == before
     if not spec.files and current is not None:
-        _verify_sources(newest, stored.sources(), content_folder(spec, root), result, say.detail)
+        if newest.folder == current or newest.folder in from_here:
+            _verify_sources(newest, stored.sources(), content, result, say.detail)
+        else:
+            result.checked.append("which are those of another folder, as yours are not decoded yet")
+    return whole
 
 
 def _verify_arrays(decoded: Decoded, result: Verification, say: Callable[[str], None]) -> None:
