@@ -28,8 +28,8 @@ extends: digits
 name: shared
 version: 1
 models:
-  SoftMax: {training: {epochs: 3, batch_size: 128, learning_rate: 0.02, test_accuracy: each}}
-  DisMax: {training: {epochs: 3, batch_size: 128, learning_rate: 0.02, test_accuracy: each}}
+  SoftMax: {training: {epochs: 3, batch_size: 128, learning_rate: 0.01, test_accuracy: each}}
+  DisMax: {training: {epochs: 3, batch_size: 128, learning_rate: 0.01, test_accuracy: each}}
 """
 
 
@@ -133,8 +133,12 @@ def test_two_processes_train_what_one_trains(
     for single in alone.values():
         shared = tmp_path / "two" / "checkpoints" / single.name
         for one, two in zip(read_history(single), read_history(shared), strict=True):
-            for value in ("loss", "accuracy", "test_loss", "test_accuracy", "learning_rate"):
-                assert two[value] == pytest.approx(one[value], rel=0.02, abs=0.01), value
+            # Rounding differs, and grows with every step.
+            assert two["learning_rate"] == one["learning_rate"]
+            for value in ("loss", "test_loss"):
+                assert two[value] == pytest.approx(one[value], rel=0.05), value
+            for value in ("accuracy", "test_accuracy"):
+                assert two[value] == pytest.approx(one[value], abs=0.05), value
         first = read_history(single)[0]["loss"] - read_history(shared)[0]["loss"]
         assert abs(first) < 1e-3, "the first epoch differs by rounding alone"
         weights, others = load_file(single), load_file(shared)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standins import use_standins, write_standins
 
 from oodbench import api
+from oodbench.engine import evaluation
+from oodbench.engine.tuning import TuningData
 from oodbench.models import registry
+from oodbench.specs import TuningSpec
 
 SUITE = """\
 extends: dismax-paper
 name: on-standins
 summary: The suite on stand-ins
-training: {epochs: 10, batch_size: 20, learning_rate: 0.1, schedule: one_cycle, precision: float32}
+training: {epochs: 12, batch_size: 20, learning_rate: 0.1, schedule: one_cycle, precision: float32}
 suffix: small
 """
 PAPER = ["SoftMax+MaxProb", "SoftMax+Entropy", "DisMax+Entropy", "SoftMax+ODIN"]
@@ -37,9 +41,21 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oodbench.models.NETWORKS", networks)
 
 
-@pytest.mark.usefixtures("small_networks")
+@pytest.fixture
+def strong_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins' classes are far apart: the attack of the benchmarks would fool too few."""
+    original = evaluation.adversarial_data
+
+    def stronger(runner: Any, data: Any, spec: TuningSpec, seed: int) -> TuningData:
+        changed = spec.model_copy(update={"fgsm_step": 0.3, "min_adversarial": 12})
+        return original(runner, data, changed, seed)
+
+    monkeypatch.setattr(evaluation, "adversarial_data", stronger)
+
+
+@pytest.mark.usefixtures("small_networks", "strong_attack")
 def test_every_table_is_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_standins(write_standins(tmp_path / "standins", train=120, validation=120), monkeypatch)
+    use_standins(write_standins(tmp_path / "standins", train=200, validation=100), monkeypatch)
     suite = tmp_path / "on-standins.yaml"
     suite.write_text(SUITE)
     run = api.run_suite(suite, out=tmp_path / "run", methods=PAPER, seeds=1)
@@ -63,7 +79,7 @@ def test_every_table_is_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             (model, seed, epoch)
             for model in ("SoftMax", "DisMax")
             for seed in (0,)
-            for epoch in range(1, 11)
+            for epoch in range(1, 13)
         }
 
     tables = {table.name: table for table in run.comparison().tables}
