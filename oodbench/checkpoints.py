@@ -192,9 +192,9 @@ def load_or_train(
             return classifier.eval()
         except DamagedCheckpointError as error:
             aside = key.path.with_suffix(".damaged")
+            distributed.wait()  # until every process has seen that it is damaged
             if distributed.current().leads:
                 key.path.replace(aside)
-            distributed.wait()
             warn(
                 f"The checkpoint {key.path.name} cannot be used: {error}. "
                 f"It is now {aside}; training again."
