@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
@@ -22,12 +22,15 @@ HeadKind = Literal["linear", "dismax", "other"]
 
 Need = Literal[
     "features",  # the penultimate features (the input of the last layer)
+    "feature_map",  # the map whose mean over space is the penultimate features
     "taps",  # every tap of the network, pooled to a vector: a feature ensemble
+    "tap_maps",  # every tap as it is, before pooling
     "labels",  # true labels while fitting
     "head",  # the weights of a linear last layer
     "dismax_head",  # a network trained with a DisMax-type (distance) head
     "input_gradient",  # the gradient of a loss with respect to the image
     "fit",  # a sweep over the training images before scoring
+    "held_out",  # a sweep over labelled images that were not trained on, after it
     "calibration",  # a model of its own, trained on tuning data
 ]
 NEEDS: tuple[str, ...] = get_args(Need)
@@ -47,6 +50,23 @@ class Head:
     weight: Tensor | None = None
     bias: Tensor | None = None
 
+    def logits(self, features: Tensor) -> Tensor:
+        """What a linear layer makes of other features than the network's: W f + b.
+
+        Args:
+            features: shape [B, D].
+
+        Returns:
+            Shape [B, C], float64; the product is taken in the features' own precision.
+
+        Raises:
+            ValueError: if the layer is not linear. Declare the need "head".
+        """
+        if self.kind != "linear" or self.weight is None:
+            raise ValueError(f"a {self.kind} head has no W and b")
+        logits = features @ self.weight.to(features).T
+        return (logits if self.bias is None else logits + self.bias.to(features)).double()
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -56,7 +76,11 @@ class Outputs:
         logits: class scores, shape [B, C], float64. For a DisMax head they are minus the distances
             to the prototypes, on the scale used at inference.
         features: penultimate features (input of the last layer), shape [B, D].
+        feature_map: the map whose mean over space is `features`, shape [B, D, H, W]; where the
+            network has none, the features themselves, shape [B, D, 1, 1]. Given to detectors that
+            declare the need; kept by nobody, since a data set's maps fill the memory.
         taps: name -> activation averaged over space, shape [B, D_tap]; in the order of the network.
+        tap_maps: name -> activation as it is, shape [B, D_tap, ...]; as for `feature_map`.
         labels: true classes, shape [B], int64; None where the data has none.
         head: the network's last layer.
     """
@@ -66,6 +90,8 @@ class Outputs:
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     head: Head = field(default_factory=lambda: Head("other"))
+    feature_map: Tensor | None = None
+    tap_maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.logits.shape[0])
@@ -78,6 +104,17 @@ class Outputs:
             features=function(self.features),
             taps={name: function(tap) for name, tap in self.taps.items()},
             labels=None if self.labels is None else function(self.labels),
+            feature_map=None if self.feature_map is None else function(self.feature_map),
+            tap_maps={name: function(tap) for name, tap in self.tap_maps.items()},
+        )
+
+    def only(self, needs: Set[str]) -> Outputs:
+        """Without the activations that are not among the needs that a detector declares."""
+        return replace(
+            self,
+            taps=self.taps if "taps" in needs else {},
+            feature_map=self.feature_map if "feature_map" in needs else None,
+            tap_maps=self.tap_maps if "tap_maps" in needs else {},
         )
 
     def detach(self) -> Outputs:
@@ -89,10 +126,10 @@ class Outputs:
 
     @staticmethod
     def concatenate(batches: Sequence[Outputs]) -> Outputs:
-        """One Outputs from several batches of the same network, in order."""
+        """One Outputs from several batches of the same network, in order; without maps."""
         import torch
 
-        first = batches[0]
+        first = batches[0].only({"taps"})
         return replace(
             first,
             logits=torch.cat([batch.logits for batch in batches]),
@@ -238,6 +275,12 @@ class Detector:
 
         Called if the detector declares the need "fit". Statistics should stream: keep sums, not
         batches.
+        """
+
+    def fit_held_out(self, batches: Batches) -> None:
+        """Learn from one sweep (or more) over labelled images that were not trained on.
+
+        Called after `fit` if the detector declares the need "held_out".
         """
 
     def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:

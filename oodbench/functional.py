@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,3 +45,33 @@ def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
     points, centres = points - origin, centres - origin
     squares = points.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1)
     return torch.addmm(squares, points, centres.T, alpha=-2).clamp_min(0)
+
+
+def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Negative free energy T log sum exp(z / T) (Liu et al. 2020, equation 4), shape [B].
+
+    Args:
+        logits: shape [B, C].
+        temperature: T, positive.
+    """
+    return temperature * (logits / temperature).logsumexp(dim=1)
+
+
+BaseScore = Literal["energy", "max_probability"]
+"""What a method that changes activations scores the changed logits with."""
+
+
+def base_score(name: BaseScore, logits: Tensor) -> Tensor:
+    """A score of changed logits, shape [B].
+
+    Args:
+        name: "energy" (temperature 1) or "max_probability".
+        logits: shape [B, C].
+
+    Raises:
+        ValueError: if there is no such score.
+    """
+    scores = {"energy": energy, "max_probability": max_probability}
+    if name not in scores:
+        raise ValueError(f"no base score '{name}'; there are: {', '.join(scores)}")
+    return scores[name](logits)

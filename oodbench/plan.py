@@ -13,9 +13,12 @@ from oodbench.catalog import Catalog, DetectorStatus
 from oodbench.detector import DetectorInfo
 from oodbench.errors import UserError, did_you_mean
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
-from oodbench.specs import BenchmarkSpec, DatasetSpec, TuningProtocol
+from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName, TuningProtocol
 
 Purpose = Literal["fit", "tune", "score"]
+
+FITTED_ON: Mapping[str, SplitName] = {"fit": "train", "held_out": "validation"}
+"""What a detector needs to learn from -> the split of the ID set, in the order they are swept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,9 @@ class Method:
         needs = self.detector.needs
         return {
             "input_preprocessing": "input_gradient" in needs,
-            "feature_ensemble": "taps" in needs,
+            "feature_ensemble": bool(needs & {"taps", "tap_maps"}),
             "ood_or_adversarial_samples": self.tuned_on != "none",
-            "post_processing_phase": self.tuned_on != "none" or "fit" in needs,
+            "post_processing_phase": self.tuned_on != "none" or bool(needs & set(FITTED_ON)),
             "ad_hoc_models": "calibration" in needs,
         }
 
@@ -147,6 +150,9 @@ def make_plan(
         for option in model.loss_options:
             options = HEADS[model.head].loss_options
             _known(f"models.{name}.loss_options", option, options, benchmark)
+    if benchmark.tuning.detectors != "all":
+        for name in benchmark.tuning.detectors:
+            _known("tuning.detectors", name, statuses, benchmark)
     candidates, skips = _candidates(benchmark, statuses)
     reference = _reference(benchmark, statuses)
     if methods is not None:
@@ -220,7 +226,7 @@ def _method(
 ) -> Method:
     fixed = dict(parameters or {})
     tunable = "calibration" in info.needs or set(info.search_space) - set(fixed)
-    protocol = tuning or benchmark.tuning.protocol
+    protocol = tuning or benchmark.tuning.protocol_for(info.name)
     return Method(name, model, info, fixed, protocol if tunable else "none", asked_for)
 
 
@@ -312,14 +318,14 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     """Why a detector cannot run on a model, or None."""
     model = benchmark.models[method.model]
     head, needs = HEADS[model.head], method.detector.needs
-    if "taps" in needs and is_callable_name(model.network) and not model.taps:
+    if needs & {"taps", "tap_maps"} and is_callable_name(model.network) and not model.taps:
         return f"needs taps; models.{method.model}.taps names none"
     if "dismax_head" in needs and head.kind != "dismax":
         return f"needs a DisMax head; {method.model} has a {head.kind} head"
     if "head" in needs and head.kind != "linear":
         return f"needs a linear head; {method.model} has a {head.kind} head"
     if "calibration" in needs and method.tuned_on == "none":
-        return "needs tuning data; the benchmark says tuning: none"
+        return "needs tuning data; the benchmark does not tune it"
     return None
 
 
@@ -355,6 +361,8 @@ def _check_data(
         wanted[benchmark.id, tuning] = "to tune on"
     if any(method.tuned_on == "ood_oracle" for method in methods):
         wanted |= {(name, tuning): "for ood_oracle tuning" for name in benchmark.ood_groups}
+    if any("held_out" in method.detector.needs for method in methods):
+        wanted.setdefault((benchmark.id, "validation"), "to fit on what was not trained on")
     heads = {benchmark.models[method.model].head for method in methods}
     if any(HEADS[head].calibrated for head in heads):
         wanted.setdefault((benchmark.id, "validation"), "to calibrate a temperature on")
@@ -382,9 +390,10 @@ def _passes(
         mine = [method for method in methods if method.model == model]
         if not mine:
             continue
-        fitted = [method for method in mine if "fit" in method.detector.needs]
-        if fitted:
-            yield _pass(benchmark.id, "train", "fit", model, fitted, datasets, "1 forward")
+        for need, split in FITTED_ON.items():
+            fitted = [method for method in mine if need in method.detector.needs]
+            if fitted:
+                yield _pass(benchmark.id, split, "fit", model, fitted, datasets, "1 forward")
         tuned = [method for method in mine if method.tuned_on != "none"]
         if tuned:
             tuning = benchmark.tuning.split
@@ -416,6 +425,6 @@ def _pass(
         images=datasets[dataset].splits[split],  # type: ignore[index]
         purpose=purpose,
         methods=tuple(method.name for method in methods),
-        taps=any("taps" in method.detector.needs for method in methods),
+        taps=any(method.detector.needs & {"taps", "tap_maps"} for method in methods),
         forwards=forwards,
     )

@@ -9,14 +9,15 @@ forwards of the whole network (F) for each image:
 - a method with input gradients: another 2 F, one backward for the input alone and the second
   forward; 5 F for a feature ensemble, which does both for each of its four or five taps, on half of
   the network on average;
-- tuning: the images attacked and verified (4 F), then clean, noisy and attacked images through the
-  grid of each method; a gradient serves all step sizes.
+- tuning: the images attacked and verified (4 F), then clean, noisy and attacked images once for all
+  methods whose parameters change the score alone, once more for each that reads maps, and through
+  the grid of each that has input gradients; a gradient serves all step sizes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from oodbench.models.registry import NETWORKS
@@ -33,6 +34,8 @@ _ATTACK = 4.0
 """A forward and a backward, and two forwards that see whether the network was fooled."""
 _KINDS = 3.0
 """Clean, noisy and attacked images."""
+_SWEPT_ALONE = frozenset({"input_gradient", "feature_map", "tap_maps"})
+"""What makes a method sweep the tuning images by itself; the others share stored outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,10 @@ def _forwards(plan: Plan, planned: Pass) -> float:
     if planned.purpose == "score":
         return 1.0 + sum(2 * _share(method) for method in methods)
     attacked = any(method.tuned_on == "fgsm" for method in methods)
-    return (_ATTACK if attacked else 0.0) + sum(_grid(method) for method in methods)
+    kinds = _KINDS if attacked else 1.0
+    own = [method for method in methods if method.detector.needs & _SWEPT_ALONE]
+    shared = kinds if len(own) < len(methods) else 0.0  # one sweep for all that change scores only
+    return (_ATTACK if attacked else 0.0) + shared + kinds * sum(_grid(method) for method in own)
 
 
 def _share(method: Method) -> float:
@@ -122,9 +128,8 @@ def _share(method: Method) -> float:
 def _grid(method: Method) -> float:
     """Tuning one method on one image."""
     space = method.search_space
-    steps = space.get("epsilon", (0.0,))
+    steps: Sequence[float] = space.get("epsilon", (0.0,))
     settings = math.prod(len(values) for name, values in space.items() if name != "epsilon")
     moved = sum(step != 0 for step in steps)
     gradients = settings if moved else 0
-    kinds = _KINDS if method.tuned_on == "fgsm" else 1.0
-    return float(kinds * (1 + _share(method) * (gradients + settings * moved)))
+    return 1.0 + _share(method) * (gradients + settings * moved)

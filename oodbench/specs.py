@@ -255,6 +255,13 @@ class TuningSpec(Spec):
     """Noise of the noisy images in units of the normalised image (Lee et al. 2018, ResNet)."""
     min_adversarial: PositiveInt = 20
     """Fewest images that must be fooled for tuning to mean anything."""
+    detectors: Literal["all"] | tuple[str, ...] = "all"
+    """The detectors that are tuned; the others run with the parameters their papers propose."""
+
+    def protocol_for(self, detector: str) -> TuningProtocol:
+        """How a detector is tuned."""
+        tuned = self.detectors == "all" or detector in self.detectors
+        return self.protocol if tuned else "none"
 
 
 class MethodSpec(Spec):

@@ -19,7 +19,7 @@ from oodbench.catalog import Catalog, load_class
 from oodbench.data import ImageArray
 from oodbench.detector import NEEDS, Batches
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.network import NetworkRunner
+from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.engine.perturbation import step_sign
 from oodbench.engine.scoring import Scorer, score_batch, score_split, sweep_outputs
 from oodbench.metrics import auroc
@@ -54,7 +54,7 @@ def engine_scores(
 ) -> NDArray[np.float64]:
     """Scores as a run makes them."""
     runner = NetworkRunner(
-        classifier, batch_size=batch_size, capture_taps="taps" in method.detector.needs
+        classifier, batch_size=batch_size, capture=Capture.of(method.detector.needs)
     )
     with runner.attached():
         scored = score_split(runner, data, {"M": Scorer(method, detector)}, dataset="test")
@@ -406,7 +406,7 @@ def confidences_by_hand(
 @pytest.fixture(scope="module")
 def fitted_mahalanobis(tiny: Make, tiny_data: Make) -> tuple[Classifier, Any]:
     classifier, detector = tiny(), load("mahalanobis")
-    runner = NetworkRunner(classifier, batch_size=17, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=17, capture=Capture(taps=True))
     with runner.attached():
         fits = fit_together({"M": detector}, lambda: sweep_outputs(runner, tiny_data(90, 1)), 3)
     assert fits["M"].error is None
@@ -454,7 +454,7 @@ def test_mahalanobis_calibrates_on_the_confidences(
 ) -> None:
     classifier, fitted = fitted_mahalanobis
     detector = fitted.with_parameters(standardise=True)
-    runner = NetworkRunner(classifier, batch_size=50, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=50, capture=Capture(taps=True))
     with runner.attached(), torch.no_grad():
         inside = runner.outputs(doubles(tiny_data(30, 3)))
         outside = runner.outputs(1 - doubles(tiny_data(30, 3)))
@@ -474,7 +474,7 @@ def test_mahalanobis_takes_labels_from_the_data_and_not_from_predictions(
     tiny: Make, tiny_data: Make
 ) -> None:
     classifier, data = tiny(), tiny_data(90, 1)
-    runner = NetworkRunner(classifier, batch_size=90, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=90, capture=Capture(taps=True))
     with runner.attached():
         (outputs,) = sweep_outputs(runner, data)
     assert outputs.labels is not None
@@ -503,7 +503,7 @@ def test_one_batch_alone_scores_as_in_a_split(
     data, method = tiny_data(9, 5), built_in("mahalanobis")
     detector = fitted.with_parameters(epsilon=0.01)
     split = engine_scores(classifier, method, detector, data, batch_size=4)
-    runner = NetworkRunner(classifier, batch_size=9, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=9, capture=Capture(taps=True))
     with runner.attached():
         alone = score_batch(runner, Scorer(method, detector), doubles(data))
     np.testing.assert_allclose(alone.numpy(), split, rtol=1e-9)

@@ -13,7 +13,7 @@ import oodbench
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.network import NetworkRunner
+from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.engine.scoring import sweep_outputs
 
 Make = Callable[..., Any]
@@ -265,7 +265,7 @@ def test_no_graph_is_recorded_while_fitting() -> None:
 def test_fitted_together_is_fitted_alone(tiny: Make, tiny_data: Make) -> None:
     """Labels belong to their features even if the others come and go in between."""
     classifier, data = tiny(), tiny_data(60, 1)
-    runner = NetworkRunner(classifier, batch_size=7, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=7, capture=Capture(taps=True))
 
     class LeavesAndComes(Recorder):
         def fit(self, batches: Batches) -> None:

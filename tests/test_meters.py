@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.network import NetworkRunner
+from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.losses import DisMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.statistics import TiedGaussian
@@ -114,7 +114,7 @@ class ConvolutionTaps(Network):
 def test_layer_at_which_a_sweep_stops_counts() -> None:
     classifier = Classifier(ConvolutionTaps(), (0.0, 0.0), (1.0, 1.0))
     images = torch.rand(3, 2, 6, 6)
-    runner = NetworkRunner(classifier, batch_size=3, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=3, capture=Capture(taps=True))
     meter = SweepMeter(classifier.network, images)
     with runner.attached(), meter.counting(3), torch.no_grad():
         runner.activation(images, "stem")

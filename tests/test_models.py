@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from oodbench import models
 from oodbench.data import ImageArray
 from oodbench.engine.meters import SweepMeter
-from oodbench.engine.network import FEATURES, LOGITS, NetworkRunner
+from oodbench.engine.network import FEATURES, LOGITS, Capture, NetworkRunner
 from oodbench.errors import UserError
 from oodbench.losses import (
     DisMax2022Head,
@@ -422,7 +422,7 @@ def test_network_of_the_working_directory(nets: str, head: str) -> None:
     )
     assert type(network.head) is type(models.create("resnet8", 5, head).head)
     classifier = Classifier(network, mean=(0.5, 0.5), std=(0.2, 0.2)).eval()
-    runner = NetworkRunner(classifier, batch_size=4, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=4, capture=Capture(taps=True))
     images = torch.rand(4, 2, 8, 8)
     with runner.attached(), torch.no_grad():
         outputs = runner.outputs(images)
@@ -670,7 +670,7 @@ def test_other_makes_run_in_the_engine(
     network = models.create(name, 5, taps=taps, options=options)
     classifier = Classifier(network, (0.5,) * 3, (0.25,) * 3).eval()
     images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
-    runner = NetworkRunner(classifier, batch_size=4, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=4, capture=Capture(taps=True))
     meter = SweepMeter(network, classifier.normalised(images))
     with runner.attached(), meter.counting(4), torch.no_grad():
         outputs = runner.outputs(images)

@@ -18,7 +18,13 @@ from oodbench import Detector
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.meters import SweepMeter
-from oodbench.engine.network import NetworkRunner, evaluating, input_gradients, is_out_of_memory
+from oodbench.engine.network import (
+    Capture,
+    NetworkRunner,
+    evaluating,
+    input_gradients,
+    is_out_of_memory,
+)
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.models.classifier import Classifier
 
@@ -45,7 +51,7 @@ def counted(module: nn.Module) -> Iterator[list[int]]:
 def test_outputs_are_the_networks(tiny: Make, tiny_data: Make, tap_activations: Taps) -> None:
     classifier, data = tiny(), tiny_data(10)
     images = images_of(data, classifier)
-    runner = NetworkRunner(classifier, batch_size=10, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=10, capture=Capture(taps=True))
     labels = torch.from_numpy(data.labels)
     with runner.attached(), torch.no_grad():
         outputs = runner.outputs(images, labels)
@@ -60,7 +66,7 @@ def test_outputs_are_the_networks(tiny: Make, tiny_data: Make, tap_activations: 
 
 def test_logits_are_float64_and_taps_only_if_asked_for(trained: Classifier, digits: Make) -> None:
     images = images_of(digits("test", 4), trained)
-    runner = NetworkRunner(trained, batch_size=4, capture_taps=False)
+    runner = NetworkRunner(trained, batch_size=4)
     with runner.attached(), torch.no_grad():
         outputs = runner.outputs(images)
     assert outputs.logits.dtype == torch.float64
@@ -79,7 +85,7 @@ def test_early_stop_gives_the_tap_and_runs_no_further(
         for layer in trained.modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
     ]
-    runner = NetworkRunner(trained, batch_size=6, capture_taps=True)
+    runner = NetworkRunner(trained, batch_size=6, capture=Capture(taps=True))
     with runner.attached(), torch.no_grad():
         full = runner.outputs(images).taps[tap]
         assert len(called) == 10  # stem, 3 blocks of 2, 2 projections, head
@@ -95,7 +101,7 @@ def test_early_stop_gives_the_tap_and_runs_no_further(
 
 def test_unknown_tap_is_an_error(tiny: Make, tiny_data: Make) -> None:
     classifier = tiny()
-    runner = NetworkRunner(classifier, batch_size=4, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=4, capture=Capture(taps=True))
     with runner.attached(), pytest.raises(AssertionError, match="no tap 'third'"):
         runner.activation(images_of(tiny_data(4), classifier), "third")
 
@@ -103,7 +109,7 @@ def test_unknown_tap_is_an_error(tiny: Make, tiny_data: Make) -> None:
 def test_uint8_images_are_those_in_0_to_1(tiny: Make) -> None:
     classifier = tiny(dtype=torch.float32)
     raw = np.random.default_rng(0).integers(0, 256, (10, 2, 6, 6), dtype=np.uint8)
-    runner = NetworkRunner(classifier, batch_size=4, capture_taps=False)
+    runner = NetworkRunner(classifier, batch_size=4)
     both = []
     for images in (raw, raw.astype(np.float32) / 255):
         with runner.attached():
@@ -131,8 +137,8 @@ def test_two_runners_on_one_network_do_not_do_each_others_work(tiny: Make, tiny_
     """Costs are measured with the hooks of all methods in place."""
     classifier = tiny()
     images = images_of(tiny_data(4), classifier)
-    plain = NetworkRunner(classifier, batch_size=4, capture_taps=False)
-    with_taps = NetworkRunner(classifier, batch_size=4, capture_taps=True)
+    plain = NetworkRunner(classifier, batch_size=4)
+    with_taps = NetworkRunner(classifier, batch_size=4, capture=Capture(taps=True))
     counts = []
     with plain.attached(), torch.no_grad():
         with CountsOperations() as alone:
@@ -181,7 +187,7 @@ def test_the_users_model_is_not_changed(trained: Classifier, digits: Make, built
     assert len(set(before["training"].values())) == 2
     assert len(set(before["requires_grad"].values())) == 2
     weights = copy.deepcopy(classifier.state_dict())
-    runner = NetworkRunner(classifier, batch_size=32, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=32, capture=Capture(taps=True))
     mahalanobis = oodbench.load_detector("mahalanobis", epsilon=0.01)
     scorers = {
         "odin": Scorer(built_in("odin"), oodbench.load_detector("odin")),
@@ -207,7 +213,7 @@ def test_the_users_model_is_restored_after_an_exception(
 ) -> None:
     classifier = users_model(trained)
     before = state_of(classifier)
-    runner = NetworkRunner(classifier, batch_size=32, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=32, capture=Capture(taps=True))
     data = digits("test", 5)
     wrong = data.images if where == "inside attached" else data.images.repeat(3, axis=1)
     with pytest.raises(RuntimeError), runner.attached():  # noqa: PT012 - that is the point
@@ -262,7 +268,7 @@ OUT_OF_MEMORY = [
 def scores_of(
     classifier: Classifier, data: ImageArray, scorers: dict[str, Scorer], batch_size: int
 ) -> tuple[dict[str, Any], NetworkRunner]:
-    runner = NetworkRunner(classifier, batch_size=batch_size, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=batch_size, capture=Capture(taps=True))
     with runner.attached():
         outcome = score_split(runner, data, scorers, dataset="d", check_batches=True)
     assert not outcome.errors, outcome.errors
@@ -290,7 +296,7 @@ def test_halved_batches_give_the_same_scores(
 
 def test_labels_stay_with_their_images_when_batches_are_halved(tiny: Make, tiny_data: Make) -> None:
     classifier, data = tiny(), tiny_data(37)
-    runner = NetworkRunner(classifier, batch_size=16, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=16, capture=Capture(taps=True))
     with limited(classifier.network.head, 3, OUT_OF_MEMORY[0]), runner.attached():
         batches = list(sweep_outputs(runner, data))
     assert max(map(len, batches)) <= 3
@@ -303,7 +309,7 @@ def test_labels_stay_with_their_images_when_batches_are_halved(tiny: Make, tiny_
 
 def test_one_image_that_does_not_fit_is_an_error(tiny: Make, tiny_data: Make) -> None:
     classifier = tiny()
-    runner = NetworkRunner(classifier, batch_size=8, capture_taps=False)
+    runner = NetworkRunner(classifier, batch_size=8)
     with (
         limited(classifier.network.head, 0, OUT_OF_MEMORY[0]),
         runner.attached(),
@@ -317,7 +323,7 @@ def test_other_errors_are_not_taken_for_memory(tiny: Make, tiny_data: Make) -> N
     error = RuntimeError("size mismatch")
     assert not is_out_of_memory(error)
     classifier = tiny()
-    runner = NetworkRunner(classifier, batch_size=8, capture_taps=False)
+    runner = NetworkRunner(classifier, batch_size=8)
     with (
         counted(classifier.network.get_submodule("first")) as calls,
         limited(classifier.network.head, 0, error),
@@ -358,7 +364,7 @@ def test_calls_per_image(
         "odin": oodbench.load_detector("odin", epsilon=odin_step),
         "mahalanobis": oodbench.load_detector("mahalanobis", epsilon=mahalanobis_step),
     }
-    runner = NetworkRunner(trained, batch_size=16, capture_taps=True)
+    runner = NetworkRunner(trained, batch_size=16, capture=Capture(taps=True))
     scorers = {name: Scorer(built_in(name), detector) for name, detector in detectors.items()}
     images = sum(map(len, splits.values()))
     train = digits("train", 200)

@@ -18,7 +18,7 @@ from rich.console import Console
 from oodbench import plan_workload as workload
 from oodbench.catalog import Catalog, DetectorStatus
 from oodbench.errors import UserError
-from oodbench.plan import Method, Plan, make_plan
+from oodbench.plan import FITTED_ON, Method, Plan, make_plan
 from oodbench.plan_view import renderables, suite_renderables
 from oodbench.specs import BenchmarkSpec, DatasetSpec
 from oodbench.suite import load_suite, plan_suite
@@ -259,10 +259,38 @@ def test_a_skip_that_was_asked_for_is_marked() -> None:
 def test_calibration_needs_tuning_data() -> None:
     planned = plan(benchmark(tuning={"protocol": "none"}))
     assert [s.reason for s in planned.skips] == [
-        "needs tuning data; the benchmark says tuning: none"
+        "needs tuning data; the benchmark does not tune it"
     ]
     odin = next(m for m in planned.methods if m.name == "SoftMax+ODIN")
     assert odin.tuned_on == "none", "ODIN runs with its defaults"
+
+
+def test_tuning_can_be_kept_to_some_detectors() -> None:
+    planned = plan(benchmark(sweep={}, tuning={"detectors": ["mahalanobis"]}))
+    tuned = {method.detector.name: method.tuned_on for method in planned.methods}
+    assert (tuned["mahalanobis"], tuned["odin"]) == ("fgsm", "none")
+    methods = {"Mine": {"model": "SoftMax", "detector": "odin", "tuning": "fgsm"}}
+    planned = plan(benchmark(methods=methods, tuning={"detectors": []}))
+    assert planned.methods[0].tuned_on == "fgsm", "a method's own protocol goes before"
+    error = refusal(benchmark(tuning={"detectors": ["mahalonobis"]}))
+    assert "tuning.detectors: unknown name 'mahalonobis'" in error.message
+    assert "mahalanobis" in error.hint
+
+
+def held_out(**fields: Any) -> dict[str, DetectorStatus]:
+    info = statuses()["entropy"].info
+    assert info is not None
+    info = replace(info, name="needy", label="N", needs=frozenset({"held_out", "fit"}))
+    return statuses(needy=DetectorStatus(replace(info, **fields), None))
+
+
+def test_what_is_held_out_is_swept_after_training_images() -> None:
+    planned = plan(methods=["needy"], known=held_out())
+    fits = [(p.model, p.dataset, p.split) for p in planned.passes if p.purpose == "fit"]
+    assert fits == [
+        (model, "digits", split) for model in ("SoftMax", "DisMax") for split in FITTED_ON.values()
+    ]
+    assert planned.methods[0].requirements()["post_processing_phase"]
 
 
 def test_a_broken_detector_in_a_sweep_is_a_skip() -> None:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
-from oodbench.engine.network import NetworkRunner
+from oodbench.detector import Batches
+from oodbench.engine.fitting import fit_together
+from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.engine.scoring import (
     DetectorError,
     Scorer,
@@ -98,7 +100,7 @@ def scored(
     batch_size: int = 8,
     check_batches: bool = False,
 ) -> SplitScores[str]:
-    runner = NetworkRunner(classifier, batch_size=batch_size, capture_taps=True)
+    runner = NetworkRunner(classifier, batch_size=batch_size, capture=Capture(taps=True))
     scorers = {name: scorer(name, detector) for name, detector in detectors.items()}
     with runner.attached():
         return score_split(runner, data, scorers, dataset="letters", check_batches=check_batches)
@@ -190,7 +192,7 @@ def test_failed_detector_is_not_called_again(tiny: Make, tiny_data: Make) -> Non
 
 def test_score_batch_raises_what_the_detector_raises(tiny: Make, tiny_data: Make) -> None:
     images = torch.from_numpy(tiny_data(5).images).double()
-    runner = NetworkRunner(tiny(), batch_size=5, capture_taps=True)
+    runner = NetworkRunner(tiny(), batch_size=5, capture=Capture(taps=True))
     with runner.attached():
         with pytest.raises(ZeroDivisionError, match="no slope"):
             score_batch(runner, scorer("S", Slope(how="raise")), images)
@@ -227,14 +229,20 @@ def test_detectors_see_no_graph(tiny: Make, tiny_data: Make) -> None:
     np.testing.assert_array_equal(outcome.scores["looks"], np.zeros(20))
 
 
-def test_sweep_for_fitting_has_no_graph_but_can_take_part_in_one(
-    tiny: Make, tiny_data: Make
-) -> None:
-    runner = NetworkRunner(tiny(), batch_size=8, capture_taps=True)
+@register("keeps", needs=("fit",))
+class Keeps(Detector):
+    """Keeps the features of the first batch that it is fitted on."""
+
+    def fit(self, batches: Batches) -> None:
+        self.features = next(iter(batches)).features
+
+
+def test_what_is_fitted_has_no_graph_but_can_take_part_in_one(tiny: Make, tiny_data: Make) -> None:
+    """The sweep is made in inference mode; what a detector is given is not bound to it."""
+    runner, detector = NetworkRunner(tiny(), batch_size=8), Keeps()
     with runner.attached():
-        (outputs, *_) = sweep_outputs(runner, tiny_data(20))
-    assert not outputs.features.requires_grad
-    assert not outputs.features.is_inference()
+        fit_together({"M": detector}, lambda: sweep_outputs(runner, tiny_data(20)), 3)
+    assert not detector.features.requires_grad
     weight = torch.ones(5, dtype=torch.float64, requires_grad=True)
-    (outputs.features @ weight).sum().backward()
-    torch.testing.assert_close(weight.grad, outputs.features.sum(dim=0))
+    (detector.features @ weight).sum().backward()
+    torch.testing.assert_close(weight.grad, detector.features.sum(dim=0))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.network import NetworkRunner
+from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.engine.scoring import Scorer, score_batch
 from oodbench.models.classifier import Classifier
 
@@ -43,13 +43,15 @@ class InferenceCost:
 class _Standalone:
     """One method by itself: its own hooks, its own sweeps, nothing shared."""
 
-    def __init__(self, classifier: Classifier, scorer: Scorer, batch_size: int) -> None:
+    def __init__(
+        self, classifier: Classifier, scorer: Scorer, batch_size: int, map_name: str | None
+    ) -> None:
         self.classifier = classifier
         self.scorer = scorer
         self.runner = NetworkRunner(
             classifier,
             batch_size=batch_size,
-            capture_taps="taps" in scorer.method.detector.needs,
+            capture=Capture.of(scorer.method.detector.needs, map_name),
         )
 
     def score(self, images: Tensor) -> Tensor:
@@ -71,6 +73,7 @@ def measure(
     reference: tuple[Classifier, Scorer] | None,
     images: Tensor,
     *,
+    map_name: str | None = None,
     rounds: int = 5,
 ) -> tuple[dict[str, InferenceCost], dict[str, Exception]]:
     """Measure every method of a model.
@@ -84,17 +87,21 @@ def measure(
         reference: the method that times are divided by, or None. Used if it is not one of the
             scorers, which then is.
         images: one batch, on the device.
+        map_name: name of the classifier's module that gives the map before pooling.
         rounds: timed repetitions after one that warms up.
 
     Returns:
         method -> cost, and method -> error of those that failed.
     """
-    methods = {key: _Standalone(classifier, s, len(images)) for key, s in scorers.items()}
+    methods = {
+        key: _Standalone(classifier, scorer, len(images), map_name)
+        for key, scorer in scorers.items()
+    }
     contestants = dict(methods)
     divisor = None if reference is None else reference[1].method.name
     if reference is not None and divisor not in methods:
         divisor = _REFERENCE
-        contestants[divisor] = _Standalone(*reference, len(images))
+        contestants[divisor] = _Standalone(*reference, len(images), None)
     errors: dict[str, Exception] = {}
     batched = _rounds(contestants, lambda method: method.seconds(images), rounds, errors)
     single = _rounds(contestants, lambda method: method.seconds(images[:1]), rounds + 2, errors)

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from oodbench.data import ImageArray
-from oodbench.detector import Detector
+from oodbench.detector import Detector, Outputs
 from oodbench.engine import costs
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.network import NetworkRunner
+from oodbench.engine.network import Capture, NetworkRunner, evaluating
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
-from oodbench.engine.tuning import TuningData, adversarial_data, oracle_data, tune
+from oodbench.engine.tuning import (
+    TuningData,
+    adversarial_data,
+    clean_outputs,
+    oracle_data,
+    tune,
+)
 from oodbench.models.classifier import Classifier
-from oodbench.plan import Method
+from oodbench.models.feature_map import find_map
+from oodbench.plan import FITTED_ON, Method
 from oodbench.specs import BenchmarkSpec
 
 Data = Callable[[str, str], ImageArray]
@@ -99,14 +108,17 @@ def evaluate(
         on_stage: told what is being done.
     """
     results = {method.name: MethodResult() for method in methods}
+    needs = frozenset[str]().union(*(method.detector.needs for method in methods))
     runner = NetworkRunner(
         classifier,
         batch_size=benchmark.evaluation.batch_size,
-        capture_taps=any("taps" in method.detector.needs for method in methods),
+        capture=Capture.of(needs, _map_name(classifier, needs, data(benchmark.id, "test"))),
     )
     with runner.attached():
         on_stage("fitting")
-        _fit(runner, methods, detectors, results, data(benchmark.id, "train"), num_classes)
+        for need, split in FITTED_ON.items():
+            train = functools.partial(data, benchmark.id, split)
+            _fit(runner, methods, detectors, results, train, need, num_classes)
         on_stage("tuning")
         source = _TuningSource(runner, benchmark, data, seed)
         for method in methods:
@@ -125,7 +137,9 @@ def evaluate(
         for method in methods
         if results[method.name].error is None
     }
-    measured, errors = costs.measure(classifier, scorers, reference, images)
+    measured, errors = costs.measure(
+        classifier, scorers, reference, images, map_name=runner.capture.map_name
+    )
     for name, cost in measured.items():
         results[name].cost = cost
     for name in scorers.keys() & errors.keys():
@@ -133,23 +147,41 @@ def evaluate(
     return Evaluation(results, correct)
 
 
+def _map_name(classifier: Classifier, needs: Set[str], images: ImageArray) -> str | None:
+    """Name of the module that gives the map before pooling, if a detector needs it."""
+    if "feature_map" not in needs:
+        return None
+    few, _ = next(NetworkRunner(classifier, batch_size=4).batches(images))
+    with evaluating(classifier):
+        return find_map(classifier, few)
+
+
 def _fit(
     runner: NetworkRunner,
     methods: Sequence[Method],
     detectors: Mapping[str, Detector],
     results: Mapping[str, MethodResult],
-    train: ImageArray,
+    images: Callable[[], ImageArray],
+    need: str,
     num_classes: int,
 ) -> None:
-    to_fit = {m.name: detectors[m.name] for m in methods if "fit" in m.detector.needs}
+    """One sweep over a split for every detector that has the need "fit", or "held_out"."""
+    to_fit = {
+        method.name: detectors[method.name]
+        for method in methods
+        if need in method.detector.needs and results[method.name].error is None
+    }
     if not to_fit:
         return
+    split = images()
     started = time.perf_counter()
-    fits = fit_together(to_fit, lambda: sweep_outputs(runner, train), num_classes)
+    fits = fit_together(
+        to_fit, lambda: sweep_outputs(runner, split), num_classes, held_out=need == "held_out"
+    )
     # Alone, a method would have paid for the sweep and for its own part of the work.
     sweep_seconds = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
     for name, fit in fits.items():
-        results[name].fit_seconds = sweep_seconds + fit.seconds
+        results[name].fit_seconds += sweep_seconds + fit.seconds
         results[name].error = fit.error
 
 
@@ -160,9 +192,19 @@ class _TuningSource:
         self, runner: NetworkRunner, benchmark: BenchmarkSpec, data: Data, seed: int
     ) -> None:
         self._runner, self._benchmark, self._data, self._seed = runner, benchmark, data, seed
-        self._made: dict[str | None, tuple[TuningData, float]] = {}
+        self._made: dict[str | None, tuple[TuningData[Tensor], float]] = {}
+        self._clean: dict[str | None, tuple[TuningData[Outputs], float]] = {}
 
-    def get(self, ood: str | None) -> tuple[TuningData, float]:
+    def clean(self, ood: str | None) -> tuple[TuningData[Outputs], float]:
+        """What the network says of these images, and the seconds it took to ask."""
+        if ood not in self._clean:
+            data, _ = self.get(ood)
+            started = time.perf_counter()
+            outputs = clean_outputs(self._runner, data)
+            self._clean[ood] = outputs, time.perf_counter() - started
+        return self._clean[ood]
+
+    def get(self, ood: str | None) -> tuple[TuningData[Tensor], float]:
         """Attacked ID images, or with an OOD set held-out images of it; and the seconds."""
         if ood not in self._made:
             started = time.perf_counter()
@@ -170,7 +212,7 @@ class _TuningSource:
             self._made[ood] = made, time.perf_counter() - started
         return self._made[ood]
 
-    def _make(self, ood: str | None) -> TuningData:
+    def _make(self, ood: str | None) -> TuningData[Tensor]:
         spec = self._benchmark.tuning
         held_out = self._data(self._benchmark.id, spec.split)
         if ood is None:
@@ -210,9 +252,18 @@ def _tuned(
     ood: str | None,
 ) -> Detector:
     data, seconds = source.get(ood)
+    result.tune_seconds += seconds
     started = time.perf_counter()
-    tuned = tune(runner, method, detector, data)
-    result.tune_seconds += seconds + time.perf_counter() - started
+
+    def clean() -> TuningData[Outputs]:
+        # Every method would have paid for the shared sweep, whichever asked for it first.
+        nonlocal started
+        outputs, swept_seconds = source.clean(ood)
+        started = time.perf_counter() - swept_seconds
+        return outputs
+
+    tuned = tune(runner, method, detector, data, clean)
+    result.tune_seconds += time.perf_counter() - started
     return tuned.detector
 
 

@@ -39,14 +39,15 @@ class _Abandoned(BaseException):
 class _Reader(Batches):
     """The batches that one detector sees, and its thread."""
 
-    def __init__(self, detector: Detector, num_classes: int) -> None:
+    def __init__(self, detector: Detector, num_classes: int, *, held_out: bool) -> None:
         self.num_classes = num_classes
         self.wants_sweep = False
         self.finished = False
         self.error: Exception | None = None
         self.seconds = 0.0
         self._sweeps = 0
-        self._detector = detector
+        self._needs = detector.info.needs
+        self._learn = detector.fit_held_out if held_out else detector.fit
         self._given: queue.Queue[Outputs | type[StopIteration] | type[_Abandoned]] = queue.Queue(1)
         self._asked: queue.Queue[str] = queue.Queue(1)
         self._thread = threading.Thread(target=self._fit, daemon=True, name="oodbench-fit")
@@ -56,7 +57,7 @@ class _Reader(Batches):
     def _fit(self) -> None:
         try:
             with torch.no_grad():  # grad mode belongs to a thread
-                self._detector.fit(self)
+                self._learn(self)
         except _Abandoned:
             pass
         except Exception as error:
@@ -87,7 +88,8 @@ class _Reader(Batches):
 
     def give(self, outputs: Outputs) -> None:
         """Hand over a batch and wait until the detector is done with it."""
-        self._given.put(outputs.map(torch.clone))  # not to be changed for the next detector
+        # A copy: what a detector does in place is not to reach the next one.
+        self._given.put(outputs.only(self._needs).map(torch.clone))
         self._wait()
 
     def end_sweep(self) -> None:
@@ -113,18 +115,24 @@ def fit_together(
     detectors: Mapping[str, Detector],
     sweep: Callable[[], Iterator[Outputs]],
     num_classes: int,
+    *,
+    held_out: bool = False,
 ) -> dict[str, Fitted]:
     """Fit detectors from shared sweeps: as many as the one that iterates most often.
 
     Args:
-        detectors: name -> detector with a `fit`.
-        sweep: makes one sweep over the training images.
+        detectors: name -> detector with a `fit`, or a `fit_held_out`.
+        sweep: makes one sweep over the training images, or over the held-out ones.
         num_classes: C.
+        held_out: call `fit_held_out` instead of `fit`.
 
     Returns:
         name -> how it went; an exception in one detector does not disturb the others.
     """
-    readers = {name: _Reader(detector, num_classes) for name, detector in detectors.items()}
+    readers = {
+        name: _Reader(detector, num_classes, held_out=held_out)
+        for name, detector in detectors.items()
+    }
     try:
         for reader in readers.values():
             reader.start()

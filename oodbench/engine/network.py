@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,41 @@ class _Reached(Exception):  # noqa: N818 - a signal, not an error
     """A sweep has come to where it was to stop."""
 
 
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What a runner captures beside logits and features.
+
+    Attributes:
+        taps: every tap, pooled.
+        tap_maps: every tap as it is.
+        feature_map: the map before pooling.
+        map_name: name of the module that gives it (`oodbench.models.find_map`); None if none does.
+    """
+
+    taps: bool = False
+    tap_maps: bool = False
+    feature_map: bool = False
+    map_name: str | None = None
+
+    @staticmethod
+    def of(needs: Set[str], map_name: str | None = None) -> Capture:
+        """What detectors need that declare `needs`."""
+        return Capture("taps" in needs, "tap_maps" in needs, "feature_map" in needs, map_name)
+
+
+NOTHING = Capture()
+
+
+@dataclass(slots=True)
+class _Captured:
+    """What the hooks caught of one sweep."""
+
+    features: Tensor | None = None
+    feature_map: Tensor | None = None
+    taps: dict[str, Tensor] = field(default_factory=dict)
+    tap_maps: dict[str, Tensor] = field(default_factory=dict)
+
+
 class NetworkRunner:
     """Turns images into `Outputs`. Use it inside `attached()`.
 
@@ -37,18 +73,20 @@ class NetworkRunner:
     Args:
         classifier: normalises its input, names its taps and its head.
         batch_size: images per sweep; halved, for good, when memory runs out.
-        capture_taps: whether the taps are needed.
+        capture: what to capture beside logits and features.
     """
 
-    def __init__(self, classifier: Classifier, *, batch_size: int, capture_taps: bool) -> None:
+    def __init__(
+        self, classifier: Classifier, *, batch_size: int, capture: Capture = NOTHING
+    ) -> None:
         self.classifier = classifier
         self.batch_size = batch_size
-        self.capture_taps = capture_taps
+        self.capture = capture
         self.device = classifier.mean.device
         for reserved in {LOGITS, FEATURES} & set(classifier.network.tap_names):
             raise ValueError(f"a tap cannot be called '{reserved}'")
         self._head = classifier.describe_head()
-        self._captured: dict[str, Tensor] | None = None  # None: the sweep is not this runner's
+        self._captured: _Captured | None = None  # None: the sweep is not this runner's
         self._stop_at: str | None = None
 
     @contextmanager
@@ -62,19 +100,30 @@ class NetworkRunner:
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         yield self.classifier.network.head.register_forward_pre_hook(self._capture_features)
-        if self.capture_taps:
+        if self.capture.taps or self.capture.tap_maps:
             for name, module in self.classifier.taps.items():
                 yield module.register_forward_hook(self._capture_tap(name))
+        if self.capture.feature_map and self.capture.map_name is not None:
+            module = self.classifier.network.get_submodule(self.capture.map_name)
+            yield module.register_forward_hook(self._capture_map)
 
     def _capture_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._captured is not None:
-            self._captured[FEATURES] = inputs[0]
+            self._captured.features = inputs[0]
+
+    def _capture_map(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if self._captured is not None:
+            self._captured.feature_map = output
 
     def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self._captured is None:
                 return
-            self._captured[name] = pooled(output)
+            if self.capture.taps:
+                self._captured.taps[name] = pooled(output)
+            if self.capture.tap_maps:
+                # A copy: the next module may work in place.
+                self._captured.tap_maps[name] = output.clone()
             if self._stop_at == name:
                 raise _Reached
 
@@ -87,23 +136,34 @@ class NetworkRunner:
             images: shape [B, C, H, W] in [0, 1], on the device.
             labels: shape [B], or None.
         """
-        captured: dict[str, Tensor] = {}
+        captured = _Captured()
         self._captured = captured
         try:
             logits = self.classifier(images)
         finally:
             self._captured = None
-        features = captured.pop(FEATURES)
-        return Outputs(logits.double(), features, captured, labels, self._head)
+        features, feature_map = captured.features, captured.feature_map
+        assert features is not None
+        if self.capture.feature_map and feature_map is None:
+            feature_map = features[:, :, None, None]
+        return Outputs(
+            logits.double(),
+            features,
+            captured.taps,
+            labels,
+            self._head,
+            feature_map,
+            captured.tap_maps,
+        )
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
         """A tap, shape [B, D]; the sweep stops there."""
-        captured: dict[str, Tensor] = {}
+        captured = _Captured()
         self._captured, self._stop_at = captured, tap
         try:
             self.classifier(images)
         except _Reached:
-            return captured[tap]
+            return captured.taps[tap]
         finally:
             self._captured, self._stop_at = None, None
         raise AssertionError(f"the network has no tap '{tap}'")

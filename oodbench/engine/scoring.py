@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -117,9 +117,10 @@ def _views(
     Never the labels: a score is for images whose class nobody knows.
     """
     perturbing = {key: scorer for key, scorer in scorers.items() if _perturbs(scorer)}
-    # Not inference_mode: a detector may take gradients of its own with respect to its input.
-    with torch.set_grad_enabled(bool(perturbing)):
-        images = images.detach().requires_grad_(bool(perturbing))
+    # A detector sees copies, made outside: it may take gradients of its own all the same.
+    with torch.enable_grad() if perturbing else torch.inference_mode():
+        if perturbing:
+            images = images.detach().requires_grad_()
         outputs = runner.outputs(images)
         clean = outputs.detach()
         views = dict.fromkeys(scorers, clean)
@@ -141,9 +142,7 @@ def _perturbs(scorer: Scorer) -> bool:
 
 def _own_view(scorer: Scorer, outputs: Outputs) -> Outputs:
     """What a detector declared that it needs, as a copy: what it does in place reaches no other."""
-    if "taps" not in scorer.method.detector.needs:
-        outputs = replace(outputs, taps={})
-    return outputs.map(torch.clone)
+    return outputs.only(scorer.method.detector.needs).map(torch.clone)
 
 
 def checked_scores(
@@ -216,7 +215,7 @@ def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor
 def sweep_outputs(runner: NetworkRunner, data: ImageArray) -> Iterator[Outputs]:
     """Outputs of a split, batch by batch, without a graph: a sweep that detectors are fitted on."""
     for images, labels in runner.batches(data):
-        # no_grad and not inference_mode: what is fitted takes part in gradients later.
-        with torch.no_grad():
+        # What is fitted takes part in gradients later; detectors are given copies, made outside.
+        with torch.inference_mode():
             parts = runner.within_memory(runner.outputs, images, labels)
         yield from (outputs for _, outputs in parts)

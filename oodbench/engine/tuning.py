@@ -19,11 +19,13 @@ OOD set: an upper bound.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,9 +44,12 @@ class TuningError(Exception):
     """Tuning data that cannot tune anything; the message says why and what to do."""
 
 
+T = TypeVar("T", Tensor, Outputs)
+
+
 @dataclass(frozen=True, slots=True)
-class TuningData:
-    """Images in [0, 1] that a detector is tuned on, on the CPU.
+class TuningData(Generic[T]):
+    """What a detector is tuned on: images in [0, 1] on the CPU, or the outputs for them.
 
     Attributes:
         positives: in-distribution images.
@@ -52,22 +57,28 @@ class TuningData:
         negatives: attacked images, or images of an OOD set.
     """
 
-    positives: Tensor
-    noisy: Tensor
-    negatives: Tensor
+    positives: T
+    noisy: T
+    negatives: T
 
-    def sides(self, *, with_noisy: bool) -> tuple[Tensor, Tensor]:
+    def sides(self, *, with_noisy: bool) -> tuple[T, T]:
         """Positives, with the noisy ones or without, and negatives."""
-        positives = torch.cat([self.positives, self.noisy]) if with_noisy else self.positives
+        positives = _joined(self.positives, self.noisy) if with_noisy else self.positives
         return positives, self.negatives
 
-    def halves(self) -> tuple[TuningData, TuningData]:
+    def halves(self) -> tuple[TuningData[T], TuningData[T]]:
         """The half that fits and the half that selects; they share no original image."""
         cut, negative_cut = len(self.positives) // 2, len(self.negatives) // 2
         return (
             TuningData(self.positives[:cut], self.noisy[:cut], self.negatives[:negative_cut]),
             TuningData(self.positives[cut:], self.noisy[cut:], self.negatives[negative_cut:]),
         )
+
+
+def _joined(first: T, second: T) -> T:
+    if isinstance(first, Tensor):
+        return torch.cat([first, second])
+    return Outputs.concatenate([first, second])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,7 @@ class Tuned:
 
 def adversarial_data(
     runner: NetworkRunner, data: ImageArray, spec: TuningSpec, seed: int
-) -> TuningData:
+) -> TuningData[Tensor]:
     """Clean, noisy and attacked images, kept and shuffled as the module's docstring says.
 
     Args:
@@ -147,7 +158,7 @@ def adversarial_data(
 
 def oracle_data(
     positives: ImageArray, negatives: ImageArray, spec: TuningSpec, seed: int
-) -> TuningData:
+) -> TuningData[Tensor]:
     """Held-out images of the ID set and of an OOD set, shuffled.
 
     Raises:
@@ -174,37 +185,119 @@ def _predictions(runner: NetworkRunner, images: Tensor) -> Tensor:
     return torch.cat([part for _, part in runner.within_memory(predict, images, None)])
 
 
-def tune(runner: NetworkRunner, method: Method, detector: Detector, data: TuningData) -> Tuned:
+def clean_outputs(runner: NetworkRunner, data: TuningData[Tensor]) -> TuningData[Outputs]:
+    """What the network says of tuning images, without maps: one sweep, whoever is tuned on it.
+
+    Args:
+        runner: attached.
+        data: the images.
+    """
+
+    def sweep(images: Tensor) -> Outputs:
+        return Outputs.concatenate(
+            [outputs for batch in _batches(runner, images) for outputs in _forward(runner, batch)]
+        )
+
+    positives = sweep(data.positives)
+    noisy = sweep(data.noisy) if len(data.noisy) else positives[:0]
+    return TuningData(positives, noisy, sweep(data.negatives))
+
+
+def tune(
+    runner: NetworkRunner,
+    method: Method,
+    detector: Detector,
+    data: TuningData[Tensor],
+    clean: Callable[[], TuningData[Outputs]] | None = None,
+) -> Tuned:
     """Choose a method's parameters, and calibrate its detector, on tuning data.
+
+    A method without input perturbation is tuned on the stored outputs of the clean images. One that
+    reads maps is scored batch by batch, under every setting: maps are not stored.
 
     Args:
         runner: attached.
         method: its search space is swept.
         detector: fitted.
         data: what to tune on.
+        clean: gives `clean_outputs(runner, data)`; they are made if it is not given.
     """
-    calibrates = "calibration" in method.detector.needs
     settings = list(_settings(method.search_space))
-    fitting, selecting = data.halves()
-    sides = [*selecting.sides(with_noisy=calibrates)]
-    if calibrates:
-        sides += fitting.sides(with_noisy=True)
+    candidates = [detector.with_parameters(**setting) for setting in settings]
+    if uses_input_gradient(method):
+        scored = _scored(method, candidates, _perturbed(runner, detector, settings, method, data))
+    elif method.detector.needs & {"feature_map", "tap_maps"}:
+        scored = _scored_in_batches(runner, method, candidates, data)
+    else:
+        outputs = clean_outputs(runner, data) if clean is None else clean()
+        views = itertools.repeat(_sides(method, outputs), len(candidates))
+        scored = _scored(method, candidates, views)
     best: Tuned | None = None
-    for setting, outputs in zip(
-        settings, _sweep(runner, method, detector, settings, sides), strict=True
+    for setting, candidate, (positives, negatives) in zip(
+        settings, candidates, scored, strict=True
     ):
-        candidate = detector.with_parameters(**setting)
-        with torch.no_grad():
-            if calibrates:
-                candidate.calibrate(*outputs[2:])
-        scorer = Scorer(method, candidate)
-        positives = checked_scores(scorer, outputs[0], "tuning images, in-distribution", 0)
-        negatives = checked_scores(scorer, outputs[1], "tuning images, negatives", 0)
         tnr = metrics.tnr_at_95_tpr(positives, negatives)
         if best is None or tnr > best.tnr:
             best = Tuned(candidate, setting, tnr)
     assert best is not None
     return best
+
+
+def _calibrates(method: Method) -> bool:
+    return "calibration" in method.detector.needs
+
+
+def _sides(method: Method, data: TuningData[T]) -> list[T]:
+    """Positives and negatives to select on, then, for a method that calibrates, to fit on."""
+    fitting, selecting = data.halves()
+    sides = list(selecting.sides(with_noisy=_calibrates(method)))
+    if _calibrates(method):
+        sides.extend(fitting.sides(with_noisy=True))
+    return sides
+
+
+_WHAT = ("tuning images, in-distribution", "tuning images, negatives")
+
+Scores = NDArray[np.float64]
+
+
+def _scored(
+    method: Method, candidates: Sequence[Detector], views: Iterable[Sequence[Outputs]]
+) -> Iterator[tuple[Scores, Scores]]:
+    """Scores of positives and negatives by each candidate, calibrated if it calibrates."""
+    for candidate, outputs in zip(candidates, views, strict=True):
+        if _calibrates(method):
+            with torch.no_grad():
+                candidate.calibrate(*outputs[2:])
+        scorer = Scorer(method, candidate)
+        yield (
+            checked_scores(scorer, outputs[0], _WHAT[0], 0),
+            checked_scores(scorer, outputs[1], _WHAT[1], 0),
+        )
+
+
+def _scored_in_batches(
+    runner: NetworkRunner,
+    method: Method,
+    candidates: Sequence[Detector],
+    data: TuningData[Tensor],
+) -> Iterator[tuple[Scores, Scores]]:
+    """The same from one sweep over each side, of which no batch is kept."""
+    if _calibrates(method):
+        raise TuningError(
+            f"detector '{method.detector.name}' declares calibration and maps: maps are not stored"
+        )
+    by_side = []
+    for images, what in zip(_sides(method, data), _WHAT, strict=True):
+        scores: list[list[Scores]] = [[] for _ in candidates]
+        done = 0
+        for batch in _batches(runner, images):
+            for outputs in _forward(runner, batch):
+                for parts, candidate in zip(scores, candidates, strict=True):
+                    parts.append(checked_scores(Scorer(method, candidate), outputs, what, done))
+                done += len(outputs)
+        by_side.append([np.concatenate(parts) for parts in scores])
+    yield from zip(*by_side, strict=True)
 
 
 def _settings(space: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -214,26 +307,39 @@ def _settings(space: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, values, strict=True))
 
 
-def _sweep(
+def _batches(runner: NetworkRunner, images: Tensor) -> Iterator[Tensor]:
+    """Images on the device, batch by batch; the size is read anew for each batch."""
+    start = 0
+    while start < len(images):
+        batch = images[start : start + runner.batch_size]
+        start += len(batch)
+        yield batch.to(runner.device, runner.classifier.dtype, memory_format=torch.channels_last)
+
+
+def _forward(runner: NetworkRunner, images: Tensor) -> list[Outputs]:
+    """Outputs of a batch, in parts if it does not fit in memory, without a graph."""
+    with torch.no_grad():
+        return [outputs for _, outputs in runner.within_memory(runner.outputs, images, None)]
+
+
+def _perturbed(
     runner: NetworkRunner,
-    method: Method,
     detector: Detector,
     settings: Sequence[Mapping[str, Any]],
-    sides: Sequence[Tensor],
+    method: Method,
+    data: TuningData[Tensor],
 ) -> Iterator[list[Outputs]]:
-    """Outputs under every setting, for each of several sets of images that are swept as one.
+    """Outputs of all sides under every setting; the sides are swept as one.
 
     The first forward is made once per batch, the gradient once per combination of the parameters
     other than the step size, and a further forward once per step.
     """
-    perturbs = uses_input_gradient(method)
+    sides = _sides(method, data)
 
     def compute(images: Tensor, labels: Tensor | None) -> list[Outputs]:
-        images = images.detach().requires_grad_(perturbs)
-        with torch.set_grad_enabled(perturbs):
+        images = images.detach().requires_grad_()
+        with torch.enable_grad():
             outputs = runner.outputs(images)
-            if not perturbs:
-                return [outputs] * len(settings)
             views = []
             key: dict[str, Any] | None = None
             gradients: dict[str, Tensor] = {}
@@ -242,16 +348,13 @@ def _sweep(
                 others = {name: value for name, value in setting.items() if name != "epsilon"}
                 if others != key:
                     key, gradients = others, gradients_of(candidate, outputs, images)
-                views.append(perturbed_outputs(runner, candidate, images, outputs, gradients))
+                view = perturbed_outputs(runner, candidate, images, outputs, gradients)
+                views.append(view.only({"taps"}))
             return views
 
     batches: list[list[Outputs]] = []
-    images, start = torch.cat(list(sides)), 0
-    while start < len(images):
-        batch = images[start : start + runner.batch_size]
-        start += len(batch)
-        on_device = batch.to(runner.device, runner.classifier.dtype)
-        batches += [views for _, views in runner.within_memory(compute, on_device, None)]
+    for batch in _batches(runner, torch.cat(sides)):
+        batches += [views for _, views in runner.within_memory(compute, batch, None)]
     ends = list(itertools.accumulate(map(len, sides), initial=0))
     for parts in zip(*batches, strict=True):
         outputs = Outputs.concatenate(parts)

@@ -42,7 +42,7 @@ def main() -> None:
     }
     sets = [plan.benchmark.id, *plan.benchmark.ood_groups]
     images = {name: data.get(name, "test") for name in sets}
-    runner = NetworkRunner(classifier, batch_size=200, capture_taps=False)
+    runner = NetworkRunner(classifier, batch_size=200)
     sweeps = {"shared": len(sets), "apart": 2 * (len(sets) - 1) * len(scorers)}
 
     def bare() -> None:
