@@ -1,18 +1,27 @@
-"""What each method costs: measured standing alone, warm, in turns with the reference."""
+"""What each method costs: measured standing alone, warm, in turns with the reference.
+
+A method without input gradients costs one forward, with what it captures, and its own work on what
+the forward gives. Both are measured; methods that capture the same share the forward's measurement,
+round by round, so that what sets them apart is their own work and not the weather of the machine.
+A method with input gradients is measured as a whole.
+"""
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from oodbench.detector import Outputs
 from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.network import Capture, NetworkRunner
-from oodbench.engine.scoring import Scorer, score_batch
+from oodbench.engine.scoring import Scorer, perturbs, raw_scores, score_batch
 from oodbench.models.classifier import Classifier
 
 _REFERENCE = "(reference)"
@@ -40,31 +49,108 @@ class InferenceCost:
     peak_memory_bytes: int
 
 
-class _Standalone:
-    """One method by itself: its own hooks, its own sweeps, nothing shared."""
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Of scoring a few images, or a part of it: all of them together."""
 
-    def __init__(
-        self, classifier: Classifier, scorer: Scorer, batch_size: int, map_name: str | None
-    ) -> None:
-        self.classifier = classifier
-        self.scorer = scorer
-        self.runner = NetworkRunner(
-            classifier,
-            batch_size=batch_size,
-            capture=Capture.of(scorer.method.detector.needs, map_name),
+    forwards: float = 0.0
+    backwards: float = 0.0
+    flops: int = 0
+    peak_bytes: int = 0
+
+
+@dataclass
+class _Sweep:
+    """A forward, with the hooks it takes, and the methods that start from it.
+
+    Attributes:
+        classifier: the network.
+        runner: its own, attached for a measurement alone: hooks of others would slow it down.
+        scorers: method -> scorer.
+    """
+
+    classifier: Classifier
+    runner: NetworkRunner
+    scorers: dict[str, Scorer] = field(default_factory=dict)
+
+    def outputs(self, images: Tensor) -> Outputs:
+        with torch.inference_mode():
+            return self.runner.outputs(images)
+
+    def _timed_outputs(self, images: Tensor) -> tuple[Outputs, float]:
+        _synchronise(images.device)
+        started = time.perf_counter()
+        outputs = self.outputs(images)
+        _synchronise(images.device)
+        return outputs, time.perf_counter() - started
+
+    def seconds(self, images: Tensor, errors: dict[str, Exception]) -> Iterator[tuple[str, float]]:
+        """Method and seconds of scoring a batch, up to having the scores in main memory.
+
+        A method that raises is entered in `errors` and left out from then on.
+        """
+        with self.runner.attached():
+            shared: tuple[Outputs, float] | None = None
+            for key, scorer in self.scorers.items():
+                if key in errors:
+                    continue
+                try:
+                    if perturbs(scorer):
+                        whole = functools.partial(score_batch, self.runner, scorer, images)
+                        yield key, _seconds(whole)
+                        continue
+                    if shared is None:
+                        shared = self._timed_outputs(images)
+                    outputs, forward = shared
+                    yield key, forward + _seconds(functools.partial(raw_scores, scorer, outputs))
+                except Exception as error:
+                    errors[key] = error
+
+    def counts(
+        self, images: Tensor, few: Tensor, errors: dict[str, Exception]
+    ) -> dict[str, _Counts]:
+        """What each method does: sweeps and operations for a few images, memory for the batch."""
+        found: dict[str, _Counts] = {}
+        with self.runner.attached():
+            shared: tuple[_Counts, Outputs, Outputs] | None = None
+            for key, scorer in self.scorers.items():
+                if key in errors:
+                    continue
+                try:
+                    if perturbs(scorer):
+                        whole = functools.partial(score_batch, self.runner, scorer)
+                        found[key] = self._counted(whole, images, few)
+                        continue
+                    if shared is None:
+                        forward = self._counted(self.outputs, images, few)
+                        shared = forward, self.outputs(images), self.outputs(few)
+                    found[key] = _with_own_work(scorer, *shared)
+                except Exception as error:
+                    errors[key] = error
+        return found
+
+    def _counted(self, compute: Callable[[Tensor], object], images: Tensor, few: Tensor) -> _Counts:
+        meter = SweepMeter(self.classifier.network, self.classifier.normalised(few))
+        with meter.counting(len(few)):
+            flops = count_flops(lambda: compute(few))
+        return _Counts(
+            round(meter.forwards, 6),
+            round(meter.backwards, 6),
+            flops,
+            peak_memory(lambda: compute(images), images.device),
         )
 
-    def score(self, images: Tensor) -> Tensor:
-        return score_batch(self.runner, self.scorer, images)
 
-    def seconds(self, images: Tensor) -> float:
-        """Time of scoring a batch, up to having the scores in main memory."""
-        # Attached for this call alone: the hooks of the other methods would slow this one down.
-        with self.runner.attached():
-            _synchronise(images.device)
-            started = time.perf_counter()
-            self.score(images).cpu()
-            return time.perf_counter() - started
+def _with_own_work(scorer: Scorer, forward: _Counts, batch: Outputs, few: Outputs) -> _Counts:
+    """A forward and what a method does with what it gives."""
+    needed = batch.only(scorer.method.detector.needs)
+    own = peak_memory(lambda: raw_scores(scorer, batch), batch.logits.device)
+    return _Counts(
+        forward.forwards,
+        forward.backwards,
+        forward.flops + count_flops(lambda: raw_scores(scorer, few)),
+        max(forward.peak_bytes, tensor_bytes(needed) - tensor_bytes(needed.head) + own),
+    )
 
 
 def measure(
@@ -74,7 +160,7 @@ def measure(
     images: Tensor,
     *,
     map_name: str | None = None,
-    rounds: int = 5,
+    rounds: int = 4,
 ) -> tuple[dict[str, InferenceCost], dict[str, Exception]]:
     """Measure every method of a model.
 
@@ -93,79 +179,65 @@ def measure(
     Returns:
         method -> cost, and method -> error of those that failed.
     """
-    methods = {
-        key: _Standalone(classifier, scorer, len(images), map_name)
-        for key, scorer in scorers.items()
-    }
-    contestants = dict(methods)
+    sweeps = _sweeps(classifier, scorers, len(images), map_name)
     divisor = None if reference is None else reference[1].method.name
-    if reference is not None and divisor not in methods:
+    others: list[_Sweep] = []
+    if reference is not None and divisor not in scorers:
         divisor = _REFERENCE
-        contestants[divisor] = _Standalone(*reference, len(images), None)
+        others = _sweeps(reference[0], {divisor: reference[1]}, len(images), None)
     errors: dict[str, Exception] = {}
-    batched = _rounds(contestants, lambda method: method.seconds(images), rounds, errors)
-    single = _rounds(contestants, lambda method: method.seconds(images[:1]), rounds + 2, errors)
+    batched = _rounds([*sweeps, *others], images, rounds, errors)
+    single = _rounds([*sweeps, *others], images[:1], rounds + 1, errors)
     divided_by = batched.get(divisor) if divisor else None
+    few = images[:16]  # counts per image do not depend on how many there are
     costs = {}
-    for key, method in methods.items():
-        if key in errors:
-            continue
-        try:
-            with method.runner.attached():
-                costs[key] = _cost(method, images, single[key], batched[key], divided_by)
-        except Exception as error:
-            errors[key] = error
+    for sweep in sweeps:
+        for key, counts in sweep.counts(images, few, errors).items():
+            costs[key] = InferenceCost(
+                forwards=counts.forwards,
+                backwards=counts.backwards,
+                flops=counts.flops / len(few),
+                latency_ms=1e3 * single[key],
+                ms_per_image=1e3 * batched[key] / len(images),
+                relative=None if divided_by is None else batched[key] / divided_by,
+                peak_memory_bytes=tensor_bytes(classifier)
+                + tensor_bytes(scorers[key].detector)
+                + counts.peak_bytes,
+            )
     return costs, errors
 
 
-def _rounds(
-    contestants: Mapping[str, _Standalone],
-    clock: Callable[[_Standalone], float],
-    rounds: int,
-    errors: dict[str, Exception],
-) -> dict[str, float]:
-    """Median seconds of each; the first round warms up and does not count.
+def _sweeps(
+    classifier: Classifier, scorers: Mapping[str, Scorer], batch_size: int, map_name: str | None
+) -> list[_Sweep]:
+    """One for each set of activations that a method captures."""
+    grouped: dict[Capture, dict[str, Scorer]] = defaultdict(dict)
+    for key, scorer in scorers.items():
+        grouped[Capture.of(scorer.method.detector.needs, map_name)][key] = scorer
+    return [
+        _Sweep(classifier, NetworkRunner(classifier, batch_size=batch_size, capture=capture), mine)
+        for capture, mine in grouped.items()
+    ]
 
-    A method that raises is entered in `errors` and left out from then on.
-    """
-    times: dict[str, list[float]] = {key: [] for key in contestants}
+
+def _rounds(
+    sweeps: Sequence[_Sweep], images: Tensor, rounds: int, errors: dict[str, Exception]
+) -> dict[str, float]:
+    """Median seconds of each method; the first round warms up and does not count."""
+    times: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):
-        for key, contestant in contestants.items():
-            if key in errors:
-                continue
-            try:
-                seconds = clock(contestant)
-            except Exception as error:
-                errors[key] = error
-                continue
-            if number:
-                times[key].append(seconds)
+        for sweep in sweeps:
+            for key, seconds in sweep.seconds(images, errors):
+                if number:
+                    times[key].append(seconds)
     return {key: statistics.median(found) for key, found in times.items() if key not in errors}
 
 
-def _cost(
-    method: _Standalone,
-    images: Tensor,
-    single_seconds: float,
-    batch_seconds: float,
-    reference_seconds: float | None,
-) -> InferenceCost:
-    network = method.classifier.network
-    few = images[:16]  # counts per image do not depend on how many there are
-    meter = SweepMeter(network, method.classifier.normalised(few))
-    with meter.counting(len(few)):
-        method.score(few)
-    return InferenceCost(
-        forwards=round(meter.forwards, 6),
-        backwards=round(meter.backwards, 6),
-        flops=count_flops(lambda: method.score(few)) / len(few),
-        latency_ms=1e3 * single_seconds,
-        ms_per_image=1e3 * batch_seconds / len(images),
-        relative=None if reference_seconds is None else batch_seconds / reference_seconds,
-        peak_memory_bytes=tensor_bytes(method.classifier)
-        + tensor_bytes(method.scorer.detector)
-        + peak_memory(lambda: method.score(images), images.device),
-    )
+def _seconds(score: Callable[[], Tensor]) -> float:
+    """Time up to having the scores in main memory."""
+    started = time.perf_counter()
+    score().cpu()
+    return time.perf_counter() - started
 
 
 def _synchronise(device: torch.device) -> None:

@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -212,6 +213,13 @@ class _Run:
 
     def _store(self, methods: Sequence[Method], seed: int, evaluation: Evaluation) -> None:
         """Turn the results of a model and seed into scores, costs and records."""
+        measured = [m for m in methods if evaluation.results[m.name].error is None]
+        # Confidence intervals are numpy's work, which lets other threads go on.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            quality = pool.map(
+                lambda method: list(self.recorder.quality(method, seed, evaluation)), measured
+            )
+            records = dict(zip([method.name for method in measured], quality, strict=True))
         for method in methods:
             result = evaluation.results[method.name]
             if result.notes:
@@ -231,7 +239,7 @@ class _Run:
             key = method.name, seed
             self.directory.write_scores(key, result.scores)
             self.costs[key] = self.recorder.cost(method, seed, result)
-            self.records[key] = list(self.recorder.quality(method, seed, evaluation))
+            self.records[key] = records[method.name]
 
     # --- the run directory ---------------------------------------------------------------------
 
