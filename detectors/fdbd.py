@@ -1,0 +1,74 @@
+"""Fast decision boundary based detector, fDBD (Liu & Qin, ICML 2024)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from oodbench import Detector, Head, Outputs, register
+from oodbench.detector import Batches
+
+SMALLEST_DISTANCE = 1e-8
+"""Distances from the mean feature below this count as this: a feature on it has a finite score."""
+
+
+@register(
+    "fdbd",
+    label="fDBD",
+    title="Mean distance to the decision boundaries",
+    venue="ICML",
+    year=2024,
+    url="https://arxiv.org/abs/2312.11536",
+    needs=("features", "head", "fit"),
+)
+class FDBD(Detector):
+    """Mean over c != c* of |z_c* - z_c| / ||w_c* - w_c||, over ||h - mu||.
+
+    c* is the predicted class and mu the mean training feature. Each term is the distance from h to
+    the boundary between c* and c in the space of features. A class with the same weights as c* has
+    no boundary with it and counts 0. No hyperparameter, as in the paper; the authors' code in
+    OpenOOD sums over the classes, and may choose ||h|| as the divisor on validation data.
+    """
+
+    def __init__(self) -> None:
+        self.mean: Tensor | None = None
+        self.weight_distances: Tensor | None = None
+
+    def fit(self, batches: Batches) -> None:
+        """mu, shape [D], in one sweep; ||w_i - w_j||, shape [C, C].
+
+        Raises:
+            ValueError: if there are no images, fewer than two classes, or the head is not linear.
+        """
+        total, count, head = torch.zeros((), dtype=torch.float64), 0, Head("other")
+        for outputs in batches:
+            total = total + outputs.features.double().sum(dim=0)
+            count += len(outputs)
+            head = outputs.head
+        if not count:
+            raise ValueError("no training images to fit on")
+        self.mean = total / count
+        self.weight_distances = _weight_distances(head)
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Mean distance to the boundaries over the distance from the mean feature, shape [B]."""
+        if self.mean is None or self.weight_distances is None:
+            raise ValueError("fDBD has no mean feature yet: call fit first")
+        largest, predicted = outputs.logits.double().max(dim=1, keepdim=True)
+        boundaries = (largest - outputs.logits) / self.weight_distances[predicted.squeeze(1)]
+        centred = outputs.features.double() - self.mean
+        from_mean: Tensor = torch.linalg.vector_norm(centred, dim=1)
+        mean_distance = boundaries.sum(dim=1) / (boundaries.shape[1] - 1)
+        return mean_distance / from_mean.clamp_min(SMALLEST_DISTANCE)
+
+
+def _weight_distances(head: Head) -> Tensor:
+    """||w_i - w_j||, shape [C, C], float64; infinite where the weights are the same."""
+    if head.kind != "linear" or head.weight is None:
+        raise ValueError(f"a {head.kind} head has no linear decision boundaries")
+    if len(head.weight) < 2:
+        raise ValueError("there are no decision boundaries between fewer than two classes")
+    weight = head.weight.double()
+    # Not by the expanded square: it cancels where weights are near each other.
+    distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.masked_fill(distances == 0, torch.inf)

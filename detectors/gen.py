@@ -1,0 +1,51 @@
+"""Generalised entropy, GEN (Liu, Lochman & Zach, CVPR 2023)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodbench import Detector, Outputs, register
+
+
+@register(
+    "gen",
+    label="GEN",
+    title="Generalised entropy of the largest probabilities",
+    venue="CVPR",
+    year=2023,
+    url="https://openreview.net/forum?id=Sie7oeTABS",
+    # What OpenOOD v1.5 sweeps.
+    search_space={
+        "gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
+        "top_m": (10, 50, 100, 200, 500, 1000),
+    },
+)
+class GEN(Detector):
+    """-sum_{j <= M} p_j^gamma (1 - p_j)^gamma over the M largest probabilities.
+
+    A small gamma makes much of how near to 0 or 1 a probability is: (1e-20)^0.1 is still 0.01.
+    Probabilities are therefore neither clipped nor subtracted from 1 where that would cancel.
+
+    Args:
+        gamma: exponent; 0.1 in the paper.
+        top_m: M; 100 in the paper. All classes where there are fewer.
+    """
+
+    def __init__(self, gamma: float = 0.1, top_m: int = 100) -> None:
+        if not gamma > 0:
+            raise ValueError(f"gamma must be positive, not {gamma}")
+        self.gamma = gamma
+        if top_m < 1:
+            raise ValueError(f"top_m must be at least 1, not {top_m}")
+        self.top_m = top_m
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """The negative generalised entropy, shape [B]."""
+        log_p = F.log_softmax(outputs.logits, dim=1).sort(dim=1, descending=True).values
+        # 1 - p of the largest is the sum of the others; of these, none is larger than 1/2.
+        log_largest_complement = log_p[:, 1:].logsumexp(dim=1, keepdim=True)
+        others = log_p[:, 1 : self.top_m]
+        log_complement = torch.cat([log_largest_complement, torch.log1p(-others.exp())], dim=1)
+        return -(self.gamma * (log_p[:, : self.top_m] + log_complement)).exp().sum(dim=1)

@@ -1,0 +1,40 @@
+"""GradNorm (Huang, Geng & Li, NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodbench import Detector, Outputs, register
+
+
+@register(
+    "gradnorm",
+    label="GradNorm",
+    title="Norm of the last layer's gradient",
+    venue="NeurIPS",
+    year=2021,
+    url="https://arxiv.org/abs/2110.00218",
+    needs=("features", "head"),
+)
+class GradNorm(Detector):
+    """||dL/dW||_1 for L = KL(u || softmax(z / T)), u uniform, W the weights of the last layer.
+
+    With z = W h + b the gradient is (p - u) h^T / T. The norm of this outer product is
+    ||h||_1 ||p - u||_1 / T: no backward pass is made. The published code sums the cross-entropy
+    over the classes instead of averaging it, which multiplies every score by C.
+
+    Args:
+        temperature: T; 1 in the paper.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
+        self.temperature = temperature
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """The gradient's L1 norm, shape [B]."""
+        p = F.softmax(outputs.logits.double() / self.temperature, dim=1)
+        from_uniform = (p - 1 / p.shape[1]).abs().sum(dim=1)
+        return outputs.features.double().abs().sum(dim=1) * from_uniform / self.temperature

@@ -1,0 +1,52 @@
+"""Maximum probability after temperature scaling (Guo et al., ICML 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from oodbench import Detector, Outputs, register
+from oodbench.detector import Batches
+from oodbench.functional import max_probability
+from oodbench.temperature import calibrate as likeliest_temperature
+
+
+@register(
+    "temperature_scaling",
+    label="TemperatureScaling",
+    title="Maximum probability at the calibrated temperature",
+    venue="ICML",
+    year=2017,
+    url="https://arxiv.org/abs/1706.04599",
+    needs=("held_out", "labels"),
+)
+class TemperatureScaling(Detector):
+    """max_i softmax(z / T)_i at the T that makes held-out labels likeliest (section 4.2).
+
+    The paper is about calibration; OpenOOD and pytorch-ood use it as a score for OOD detection.
+    """
+
+    def __init__(self) -> None:
+        self.fitted_temperature: float | None = None
+
+    def fit_held_out(self, batches: Batches) -> None:
+        """T, in one sweep. Keeps the logits of all held-out images (N x C float64) while it fits.
+
+        Raises:
+            ValueError: if there are no held-out images, or they have no labels.
+        """
+        logits, labels = [], []
+        for outputs in batches:
+            if outputs.labels is None:
+                raise ValueError("temperature scaling needs held-out images with labels")
+            logits.append(outputs.logits.cpu())
+            labels.append(outputs.labels.cpu())
+        if not logits:
+            raise ValueError("no held-out images to calibrate the temperature on")
+        self.fitted_temperature = likeliest_temperature(torch.cat(logits), torch.cat(labels))
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Max_i softmax(z / T)_i, shape [B]."""
+        if self.fitted_temperature is None:
+            raise ValueError("temperature scaling has no temperature yet: call fit_held_out first")
+        return max_probability(outputs.logits / self.fitted_temperature)
