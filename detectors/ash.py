@@ -1,0 +1,74 @@
+"""ASH: extremely simple activation shaping (Djurisic et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from oodbench import Detector, Outputs, register
+from oodbench.functional import BaseScore, base_score
+from oodbench.shaping import (
+    Place,
+    activations,
+    check_choice,
+    check_percentile,
+    prune,
+    prune_and_level,
+    prune_and_sharpen,
+    spatial_mean,
+)
+
+Variant = Literal["s", "p", "b"]
+
+SHAPINGS = {"s": prune_and_sharpen, "p": prune, "b": prune_and_level}
+
+
+@register(
+    "ash",
+    label="ASH",
+    title="ASH: low activations to zero, the rest sharpened",
+    venue="ICLR",
+    year=2023,
+    url="https://arxiv.org/abs/2209.09858",
+    needs=("features", "feature_map", "head"),
+    # The grid of OpenOOD and pytorch-ood 0.4.0.
+    search_space={"percentile": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)},
+)
+class ASH(Detector):
+    """Energy of W s(h) + b, where s prunes an image's values below its own percentile.
+
+    Of n values k = n - round(n p) are kept. ASH-S multiplies them by exp(s1 / s2), the sums before
+    and after pruning; ASH-P leaves them; ASH-B sets them all to s1 / k. Values tied at the
+    threshold share the places that are left, where the authors' code takes an arbitrary choice:
+    only ASH-B has ties that matter, when fewer than k values are positive. At least one value is
+    kept, and where s2 is not positive ASH-S does not scale.
+
+    Args:
+        variant: "s", "p" or "b".
+        percentile: p, a fraction in [0, 1). 0.9 is that of the authors' configurations for ASH-S
+            on CIFAR and ImageNet; pytorch-ood's is 0.65.
+        on: "pooled", as in the authors' code: h are the features after pooling. "map", as in
+            pytorch-ood: h is the map before it.
+        base: what the changed logits are scored with: "energy" or "max_probability".
+    """
+
+    def __init__(
+        self,
+        variant: Variant = "s",
+        percentile: float = 0.9,
+        on: Place = "pooled",
+        base: BaseScore = "energy",
+    ) -> None:
+        check_choice("variant", variant, Variant)
+        self.variant = variant
+        self.percentile = check_percentile(percentile)
+        check_choice("on", on, Place)
+        self.on = on
+        check_choice("base", base, BaseScore)
+        self.base = base
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Score of the logits of shaped activations, shape [B]."""
+        shaped = SHAPINGS[self.variant](activations(outputs, self.on), self.percentile)
+        return base_score(self.base, outputs.head.logits(spatial_mean(shaped)))

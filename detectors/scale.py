@@ -1,0 +1,59 @@
+"""SCALE: activation scaling without pruning (Xu et al., ICLR 2024)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from oodbench import Detector, Outputs, register
+from oodbench.functional import BaseScore, base_score
+from oodbench.shaping import (
+    Place,
+    activations,
+    check_choice,
+    check_percentile,
+    largest,
+    sharpening,
+)
+
+
+@register(
+    "scale",
+    label="SCALE",
+    title="SCALE: activations scaled by how peaked they are",
+    venue="ICLR",
+    year=2024,
+    url="https://arxiv.org/abs/2310.00227",
+    needs=("features", "feature_map", "head"),
+    # The authors' grid.
+    search_space={
+        "percentile": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
+    },
+)
+class SCALE(Detector):
+    """Energy of W (r h) + b, with r = exp(s1 / s2).
+
+    s1 is the sum of an image's n activations and s2 that of the largest n - round(n p) of them (at
+    least one). Where s2 is not positive, r = 1. The factor commutes with pooling: whatever it is
+    computed from, the features are multiplied by it.
+
+    Args:
+        percentile: p, a fraction in [0, 1). 0.85 is the authors'; pytorch-ood's is 0.65.
+        on: where s1 and s2 are taken: "pooled", as in the authors' code, from the features after
+            pooling; "map", as in pytorch-ood, from the map before it.
+        base: what the changed logits are scored with: "energy" or "max_probability".
+    """
+
+    def __init__(
+        self, percentile: float = 0.85, on: Place = "pooled", base: BaseScore = "energy"
+    ) -> None:
+        self.percentile = check_percentile(percentile)
+        check_choice("on", on, Place)
+        self.on = on
+        check_choice("base", base, BaseScore)
+        self.base = base
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Score of the logits of scaled features, shape [B]."""
+        values = activations(outputs, self.on)
+        factors = sharpening(values, largest(values, self.percentile))
+        return base_score(self.base, outputs.head.logits(outputs.features * factors[:, None]))

@@ -1,0 +1,72 @@
+"""VRA: variational rectified activation (Xu, Lian, Liu & Tao, NeurIPS 2023)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from oodbench import Detector, Outputs, register
+from oodbench.detector import Batches
+from oodbench.functional import BaseScore, base_score
+from oodbench.quantiles import StreamingQuantiles
+from oodbench.shaping import check_choice, rectify
+
+
+@register(
+    "vra",
+    label="VRA",
+    title="VRA: low activations to zero, high ones cut off",
+    venue="NeurIPS",
+    year=2023,
+    url="https://arxiv.org/abs/2302.11716",
+    needs=("features", "head", "fit"),
+    # The paper's grids of eta_alpha and eta_beta.
+    search_space={
+        "lower_percentile": (0.5, 0.6, 0.65, 0.7),
+        "upper_percentile": (0.8, 0.85, 0.9, 0.95, 0.99),
+    },
+)
+class VRA(Detector):
+    """Energy of W g(h) + b, with g(h) = 0 below alpha, h from alpha to beta, beta above.
+
+    h are the penultimate features. Each feature has an alpha and a beta of its own, its quantiles
+    on training images, as in the authors' code for CIFAR. (For ImageNet that sets the same two
+    numbers for all features.) VRA+ and VRA++, which add to the activations that are kept, are left
+    out. The methods of this name in OpenOOD and pytorch-ood are others: low values are raised to
+    alpha there, at percentiles like 1 and 99, in pytorch-ood for every element of a map.
+
+    Args:
+        lower_percentile: eta_alpha, a fraction in [0, 1].
+        upper_percentile: eta_beta, a fraction in [0, 1], above the lower one. The defaults are the
+            authors' for CIFAR-100; for CIFAR-10 they take 0.6 and 0.9.
+        base: what the changed logits are scored with: "energy" or "max_probability".
+    """
+
+    def __init__(
+        self,
+        lower_percentile: float = 0.6,
+        upper_percentile: float = 0.95,
+        base: BaseScore = "energy",
+    ) -> None:
+        if not 0 <= lower_percentile < upper_percentile <= 1:
+            raise ValueError(
+                "percentiles must be fractions with 0 <= lower_percentile < upper_percentile <= 1, "
+                f"not {lower_percentile} and {upper_percentile}"
+            )
+        self.lower_percentile = lower_percentile
+        self.upper_percentile = upper_percentile
+        check_choice("base", base, BaseScore)
+        self.base = base
+        self.quantiles = StreamingQuantiles()
+
+    def fit(self, batches: Batches) -> None:
+        """Quantiles of each feature; of a sample of the images, if they are many."""
+        self.quantiles = StreamingQuantiles()
+        for outputs in batches:
+            self.quantiles.add(outputs.features)
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Score of the logits of rectified features, shape [B]."""
+        alpha = self.quantiles.quantile(self.lower_percentile)
+        beta = self.quantiles.quantile(self.upper_percentile)
+        rectified = rectify(outputs.features, upper=beta, lower=alpha)
+        return base_score(self.base, outputs.head.logits(rectified))

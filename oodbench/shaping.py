@@ -1,0 +1,230 @@
+"""Reshaping activations: pure functions of features [B, D] or maps [B, D, H, W], image by image."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodbench.detector import Outputs
+
+Place = Literal["pooled", "map"]
+"""Where activations are changed: the features after pooling, or the map before it."""
+
+
+def check_choice(name: str, value: str, choices: object) -> str:
+    """The value of a parameter that takes one of a few words.
+
+    Args:
+        name: of the parameter.
+        value: given for it.
+        choices: a `Literal` type.
+
+    Raises:
+        ValueError: if the value is none of its words.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value}")
+    return value
+
+
+def check_percentile(percentile: float) -> float:
+    """A percentile, given as a fraction.
+
+    Raises:
+        ValueError: if it is not in [0, 1).
+    """
+    if not 0 <= percentile < 1:
+        raise ValueError(f"percentile must be a fraction in [0, 1), not {percentile}")
+    return percentile
+
+
+def activations(outputs: Outputs, place: Place) -> Tensor:
+    """The features, shape [B, D], or the map whose spatial mean they are, shape [B, D, H, W].
+
+    Raises:
+        ValueError: if there is no such place.
+    """
+    if place == "pooled":
+        return outputs.features
+    if place != "map":
+        raise ValueError(f"activations are changed in {' or '.join(get_args(Place))}, not {place}")
+    assert outputs.feature_map is not None, "declare the need 'feature_map'"
+    return outputs.feature_map
+
+
+def spatial_mean(shaped: Tensor) -> Tensor:
+    """What global average pooling makes of a map, shape [B, D]; features stay as they are."""
+    return shaped.flatten(2).mean(dim=2) if shaped.ndim > 2 else shaped
+
+
+def rectify(x: Tensor, upper: Tensor, lower: Tensor | None = None) -> Tensor:
+    """Values above a bound are set to it, values below another to zero.
+
+    Args:
+        x: any shape.
+        upper: the upper bound; a scalar, or of a shape that is broadcast to that of `x`.
+        lower: the lower bound; none if not given.
+    """
+    clipped = x.clamp(max=upper.to(x))
+    return clipped if lower is None else clipped.masked_fill(x < lower.to(x), 0)
+
+
+def kept_count(count: int, percentile: float) -> int:
+    """How many of an image's values are above the percentile: n - round(n p), at least 1.
+
+    Args:
+        count: n.
+        percentile: p, a fraction.
+    """
+    return max(1, count - round(count * percentile))
+
+
+def largest(x: Tensor, percentile: float) -> Tensor:
+    """The values of each image that are above its own percentile, in any order, shape [B, k].
+
+    Args:
+        x: shape [B, ...]; the percentile is over all values of an image.
+        percentile: a fraction in [0, 1).
+    """
+    flat = x.flatten(1)
+    return flat.topk(kept_count(flat.shape[1], percentile), dim=1, sorted=False).values
+
+
+def sharpening(x: Tensor, top: Tensor) -> Tensor:
+    """exp(s1 / s2), with s1 the sum of an image's values and s2 that of the largest, shape [B].
+
+    At most exp(n / k), since the mean of all values is not above that of the largest. Where s2 is
+    not positive, as for an image without activation, the factor is 1.
+
+    Args:
+        x: shape [B, ...].
+        top: the largest values, shape [B, k] (`largest`).
+
+    Returns:
+        Float64: for k much smaller than n the factor may be out of float32's range.
+    """
+    s1 = x.flatten(1).sum(dim=1, dtype=torch.float64)
+    s2 = top.sum(dim=1, dtype=torch.float64)
+    positive = s2 > 0
+    return torch.where(positive, s1 / s2.where(positive, 1.0), 0.0).exp()
+
+
+def kept(x: Tensor, top: Tensor) -> Tensor:
+    """1 for an image's k largest values, 0 for the others, the shape and type of `x`.
+
+    Values tied at the threshold share the places that are left: if two of three have a place, each
+    gets 2/3. So the weights of an image sum to k, and neither its batch nor the order of its values
+    matters. (The published codes of ASH keep an arbitrary choice of them.)
+
+    Args:
+        x: shape [B, ...].
+        top: the k largest values of each image, shape [B, k] (`largest`).
+    """
+    flat = x.flatten(1)
+    threshold = top.amin(dim=1, keepdim=True)
+    weights = (flat >= threshold).to(x.dtype)
+    above = (top > threshold).sum(dim=1, keepdim=True)
+    tied = weights.sum(dim=1, keepdim=True, dtype=torch.float64) - above
+    share = (top.shape[1] - above) / tied
+    if (share < 1).any():  # rarely, except at zero
+        weights = weights.where(flat > threshold, weights * share.to(x.dtype))
+    return weights.view(x.shape)
+
+
+def prune(x: Tensor, percentile: float) -> Tensor:
+    """ASH-P: an image's values below its own percentile are set to zero.
+
+    Args:
+        x: shape [B, ...].
+        percentile: a fraction in [0, 1).
+    """
+    flat = x.flatten(1)
+    return (flat * kept(flat, largest(flat, percentile))).view(x.shape)
+
+
+def prune_and_sharpen(x: Tensor, percentile: float) -> Tensor:
+    """ASH-S: pruned values times exp(s1 / s2), the sums before and after; float64.
+
+    Args:
+        x: shape [B, ...].
+        percentile: a fraction in [0, 1).
+    """
+    flat = x.flatten(1)
+    top = largest(flat, percentile)
+    return (flat * kept(flat, top) * sharpening(flat, top)[:, None]).view(x.shape)
+
+
+def prune_and_level(x: Tensor, percentile: float) -> Tensor:
+    """ASH-B: the values that are kept are all set to s1 / k, so that their sum stays s1.
+
+    Args:
+        x: shape [B, ...].
+        percentile: a fraction in [0, 1).
+    """
+    flat = x.flatten(1)
+    top = largest(flat, percentile)
+    level = flat.sum(dim=1, keepdim=True, dtype=torch.float64) / top.shape[1]
+    return (kept(flat, top) * level.to(x.dtype)).view(x.shape)
+
+
+def remove_rank_one(maps: Tensor) -> Tensor:
+    """X - s1 u1 v1^T for each image's map X as a matrix [D, HW] with largest singular triple s1.
+
+    u1 (or v1, whichever is shorter) is found as the dominant eigenvector of the smaller Gram matrix
+    (`dominant_eigenvectors`), at a fraction of a decomposition's cost; then s1 u1 v1^T = u1 u1^T X.
+
+    Args:
+        maps: shape [B, D, H, W].
+
+    Raises:
+        ValueError: if a map has one place: it has rank one, and nothing would be left of it.
+    """
+    matrices = maps.flatten(2)
+    if matrices.shape[2] < 2:
+        raise ValueError(
+            "RankFeat needs a map of more than one place: a single place is a matrix of rank one, "
+            "of which nothing is left. The network has no map before its last layer"
+        )
+    scale = matrices.abs().amax(dim=(1, 2), keepdim=True)
+    unit = matrices / scale.where(scale > 0, 1.0)  # squares that neither overflow nor vanish
+    if matrices.shape[1] < matrices.shape[2]:
+        u = dominant_eigenvectors(unit @ unit.transpose(1, 2))[:, :, None]
+        rest = matrices - u @ (u.transpose(1, 2) @ matrices)
+    else:
+        v = dominant_eigenvectors(unit.transpose(1, 2) @ unit)[:, :, None]
+        rest = matrices - (matrices @ v) @ v.transpose(1, 2)
+    return rest.view(maps.shape)
+
+
+SQUARINGS = 40
+"""Raises a ratio of eigenvalues of 1 - 1e-11 to a power below float64's precision."""
+
+
+def dominant_eigenvectors(matrices: Tensor) -> Tensor:
+    """Unit eigenvectors of the largest eigenvalue, shape [B, N], of either sign.
+
+    A matrix is squared until its trace-normalised power is a projection on one direction: k
+    squarings are 2^k steps of the power method, so a handful do. It is as exact as `eigh`, and
+    several times faster. If the largest eigenvalue is multiple, one of its eigenvectors; for a zero
+    matrix, zero.
+
+    Args:
+        matrices: symmetric, positive semidefinite, shape [B, N, N].
+    """
+    tolerance = torch.finfo(matrices.dtype).eps ** 0.5 / 8
+    trace = matrices.diagonal(dim1=1, dim2=2).sum(dim=1)
+    power = matrices / trace.where(trace > 0, 1.0)[:, None, None]
+    for _ in range(SQUARINGS):
+        # With trace 1: below 1 by about twice the ratio of the second eigenvalue to the first.
+        squared_norms = power.square().sum(dim=(1, 2))
+        squared_norms = squared_norms.where(squared_norms > 0, 1.0)
+        if squared_norms.amin() > 1 - tolerance:
+            break
+        power = power @ power
+        power /= squared_norms[:, None, None]  # which is its trace
+    longest = power.diagonal(dim1=1, dim2=2).argmax(dim=1)
+    column = power.gather(2, longest[:, None, None].expand(-1, len(power[0]), 1))
+    return F.normalize((power @ column).squeeze(2), dim=1)
