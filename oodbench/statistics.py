@@ -57,12 +57,26 @@ class ClassMoments:
             )
         means = self._sums / self.counts[:, None]
         within = self._squares - (means * self.counts[:, None]).T @ means
-        covariance = within / self.counts.sum()
+        return self._gaussian(means, within)
+
+    def total_gaussian(self) -> TiedGaussian:
+        """One Gaussian over all features, whatever their class: C = 1.
+
+        Raises:
+            ValueError: if there is no image.
+        """
+        total = self.counts.sum()
+        if total == 0:
+            raise ValueError("no training image: their mean is not defined")
+        mean = self._sums.sum(dim=0, keepdim=True) / total
+        return self._gaussian(mean, self._squares - total * mean.T @ mean)
+
+    def _gaussian(self, means: Tensor, scatter: Tensor) -> TiedGaussian:
         total = self.counts.sum()
         mean = self._sums.sum(dim=0) / total + self._origin
         squares = mean.square() + self._squares.diagonal() / total
         noise = float(squares.mean()) * self._precision
-        return TiedGaussian(means + self._origin, covariance, self._precision, noise)
+        return TiedGaussian(means + self._origin, scatter / total, self._precision, noise)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""The residual baseline of ViM (Wang et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from oodbench import Detector, Outputs, register
+from oodbench.detector import Batches
+from oodbench.subspace import PrincipalAxes, PrincipalMoments, principal_dimension
+
+
+@register(
+    "residual",
+    label="Residual",
+    title="Distance from the principal space of the features",
+    venue="CVPR",
+    year=2022,
+    url="https://arxiv.org/abs/2203.10807",
+    needs=("features", "head", "fit"),
+)
+class Residual(Detector):
+    """-|| P_perp (f - o) ||, the part of the features outside their principal space.
+
+    The origin is o = -W^+ b. The principal space is spanned by the eigenvectors of the second
+    moment of f - o with the largest eigenvalues. There is no search space: the authors fix the
+    dimension by a rule, and grids of absolute dimensions do not fit narrow networks.
+
+    Args:
+        dim: dimension of the principal space; None for the authors' rule: 1000 if the features have
+            at least 2048 dimensions, 512 if at least 768, else half of them.
+    """
+
+    def __init__(self, dim: int | None = None) -> None:
+        if dim is not None and dim < 1:
+            raise ValueError(f"dim must be at least 1, or None for the authors' rule, not {dim}")
+        self.dim = dim
+        self.axes: PrincipalAxes | None = None
+
+    def fit(self, batches: Batches) -> None:
+        """All principal axes, in one sweep."""
+        moments = PrincipalMoments()
+        for outputs in batches:
+            moments.update(outputs.features, outputs.head)
+        self.axes = moments.axes()
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Minus the length of the residual, shape [B]."""
+        assert self.axes is not None, "fit comes first"
+        dim = principal_dimension(self.dim, outputs.features.shape[1])
+        return -self.axes.residual_norms(outputs.features, dim)

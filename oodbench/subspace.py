@@ -1,0 +1,116 @@
+"""The principal space of features, and how far an image's features are outside of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodbench.detector import Head
+
+
+def principal_dimension(asked: int | None, dimension: int) -> int:
+    """The dimension of the principal space of features with D dimensions.
+
+    Args:
+        asked: what was asked for; None for the rule of ViM's authors (1000 if D is at least 2048,
+            512 if it is at least 768, else half of it).
+        dimension: D.
+
+    Raises:
+        ValueError: if the principal space would leave nothing outside.
+    """
+    if asked is None:
+        return 1000 if dimension >= 2048 else 512 if dimension >= 768 else dimension // 2
+    if asked >= dimension:
+        raise ValueError(
+            f"a principal space of dim = {asked} leaves no residual of features that have "
+            f"{dimension} dimensions: choose dim below {dimension}"
+        )
+    return asked
+
+
+class PrincipalMoments:
+    """Second moment of features around the point that the last layer maps to zero.
+
+    Wang et al. 2022 (ViM): the origin o = -W^+ b, where all logits are (nearly) equal to 0.
+    """
+
+    def __init__(self) -> None:
+        self._origin: Tensor | None = None
+
+    def update(self, features: Tensor, head: Head) -> None:
+        """Add a batch.
+
+        Args:
+            features: shape [B, D], any floating type.
+            head: the network's last layer, linear; read at the first call.
+
+        Raises:
+            ValueError: if the layer is not linear. Declare the need "head".
+        """
+        values = features.detach().double()
+        if self._origin is None:
+            self._origin = _origin(head).to(values)
+            self._squares = values.new_zeros(values.shape[1], values.shape[1])
+        centred = values - self._origin
+        self._squares.addmm_(centred.T, centred)
+
+    def axes(self) -> PrincipalAxes:
+        """The principal axes of what was added.
+
+        Raises:
+            ValueError: if nothing was.
+        """
+        if self._origin is None:
+            raise ValueError("no training image: there are no principal axes")
+        vectors: Tensor = torch.linalg.eigh(self._squares).eigenvectors
+        return PrincipalAxes(self._origin, vectors)
+
+
+def _origin(head: Head) -> Tensor:
+    if head.kind != "linear" or head.weight is None:
+        raise ValueError(f"a {head.kind} head has no W and b")
+    weight = head.weight.detach().double()
+    if head.bias is None:
+        return weight.new_zeros(weight.shape[1])
+    origin: Tensor = -torch.linalg.pinv(weight) @ head.bias.detach().double()
+    return origin
+
+
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """Orthonormal axes, ordered by how far the training features extend along them.
+
+    Attributes:
+        origin: o, shape [D], float64.
+        vectors: an axis in each column, the shortest extent first, shape [D, D], float64.
+    """
+
+    origin: Tensor
+    vectors: Tensor
+
+    def residual_norms(self, features: Tensor, dim: int) -> Tensor:
+        """Length of the part of f - o outside the first `dim` principal axes, shape [B], float64.
+
+        It is projected on the remaining axes: |f - o|^2 less the squared length inside would
+        cancel.
+
+        Args:
+            features: shape [B, D].
+            dim: dimension of the principal space, 0 .. D - 1.
+        """
+        remaining = self.vectors[:, : len(self.origin) - dim]
+        norms: Tensor = ((features.double() - self.origin) @ remaining).norm(dim=1)
+        return norms
+
+    def all_residual_norms(self, features: Tensor) -> Tensor:
+        """`residual_norms` for every dim: column d is for dim = d, shape [B, D], float64.
+
+        Args:
+            features: shape [B, D].
+        """
+        extents = (features.double() - self.origin) @ self.vectors
+        # The longest axes come last: the first D - d columns are what is outside.
+        return extents.square_().cumsum(dim=1).sqrt_().flip(dims=(1,))
