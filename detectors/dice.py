@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from oodbench import Detector, Head, Outputs, register
 from oodbench.detector import Batches
 from oodbench.functional import BaseScore, base_score
+from oodbench.statistics import mean_features
 
 
 @register(
@@ -51,16 +51,10 @@ class DICE(Detector):
         Raises:
             ValueError: if there are no images, or the head is not linear.
         """
-        total, count, head = torch.zeros((), dtype=torch.float64), 0, Head("other")
-        for outputs in batches:
-            total = total + outputs.features.double().sum(dim=0)
-            count += len(outputs)
-            head = outputs.head
-        if not count:
-            raise ValueError("no training images to fit on")
+        mean, head = mean_features(batches)
         if head.kind != "linear" or head.weight is None:
             raise ValueError(f"a {head.kind} head has no weights to drop")
-        self.contributions = head.weight.double() * (total / count)
+        self.contributions = head.weight.double() * mean
         self._quantiles = {}
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodbench import Detector, Head, Outputs, register
 from oodbench.detector import Batches
+from oodbench.statistics import mean_features
 
 SMALLEST_DISTANCE = 1e-8
 """Distances from the mean feature below this count as this: a feature on it has a finite score."""
@@ -40,14 +41,7 @@ class FDBD(Detector):
         Raises:
             ValueError: if there are no images, fewer than two classes, or the head is not linear.
         """
-        total, count, head = torch.zeros((), dtype=torch.float64), 0, Head("other")
-        for outputs in batches:
-            total = total + outputs.features.double().sum(dim=0)
-            count += len(outputs)
-            head = outputs.head
-        if not count:
-            raise ValueError("no training images to fit on")
-        self.mean = total / count
+        self.mean, head = mean_features(batches)
         self.weight_distances = _weight_distances(head)
 
     def score(self, outputs: Outputs) -> Tensor:

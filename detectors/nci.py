@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
+from oodbench.statistics import mean_features
 
 
 @register(
@@ -43,13 +43,7 @@ class NCI(Detector):
         Raises:
             ValueError: if there are no images.
         """
-        total, count = torch.zeros((), dtype=torch.float64), 0
-        for outputs in batches:
-            total = total + outputs.features.double().sum(dim=0)
-            count += len(outputs)
-        if not count:
-            raise ValueError("no training images to fit on")
-        self.mean = total / count
+        self.mean, _ = mean_features(batches)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Proximity plus weighted norm, shape [B]."""

@@ -8,7 +8,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from oodbench.detector import Batches, Head
 from oodbench.functional import squared_distances
+
+
+def mean_features(batches: Batches) -> tuple[Tensor, Head]:
+    """Mean penultimate feature of training images, shape [D], float64; and the network's head.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    total, count, head = torch.zeros((), dtype=torch.float64), 0, Head("other")
+    for outputs in batches:
+        total = total + outputs.features.double().sum(dim=0)
+        count += len(outputs)
+        head = outputs.head
+    if not count:
+        raise ValueError("no training images to fit on")
+    return total / count, head
 
 
 class ClassMoments:
