@@ -14,17 +14,20 @@ from oodbench.errors import UserError
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models
     from oodbench.api import Run, SuiteRun, load_detector, open_run, run, run_suite
+    from oodbench.own_model import EvaluationResult, evaluate
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Detector",
+    "EvaluationResult",
     "Head",
     "Outputs",
     "Run",
     "SuiteRun",
     "UserError",
     "__version__",
+    "evaluate",
     "load_detector",
     "losses",
     "metrics",
@@ -36,12 +39,15 @@ __all__ = [
 ]
 
 _LAZY_MODULES = ("losses", "metrics", "models")
-_LAZY_NAMES = ("Run", "SuiteRun", "load_detector", "open_run", "run", "run_suite")
+_LAZY_NAMES = {
+    **dict.fromkeys(("Run", "SuiteRun", "load_detector", "open_run", "run", "run_suite"), "api"),
+    **dict.fromkeys(("EvaluationResult", "evaluate"), "own_model"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"oodbench.{name}")
     if name in _LAZY_NAMES:
-        return getattr(importlib.import_module("oodbench.api"), name)
+        return getattr(importlib.import_module(f"oodbench.{_LAZY_NAMES[name]}"), name)
     raise AttributeError(f"module 'oodbench' has no attribute '{name}'")

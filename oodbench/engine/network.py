@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ LOGITS = "logits"
 
 FEATURES = "features"
 """What the input of the last layer is captured as; no tap may be called so."""
+
+
+class ImageSource(Protocol):
+    """Images that are read batch by batch, and need not lie in memory."""
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Images [B, C, H, W], floating-point, and labels [B], int64, or None; on any device."""
+        ...
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -48,7 +56,10 @@ class Capture:
     @staticmethod
     def of(needs: Set[str], map_name: str | None = None) -> Capture:
         """What detectors need that declare `needs`."""
-        return Capture("taps" in needs, "tap_maps" in needs, "feature_map" in needs, map_name)
+        feature_map = "feature_map" in needs
+        return Capture(
+            "taps" in needs, "tap_maps" in needs, feature_map, map_name if feature_map else None
+        )
 
 
 NOTHING = Capture()
@@ -119,10 +130,10 @@ class NetworkRunner:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self._captured is None:
                 return
+            # Copies: the next module may work in place.
             if self.capture.taps:
-                self._captured.taps[name] = pooled(output)
+                self._captured.taps[name] = pooled(output) if output.ndim > 2 else output.clone()
             if self.capture.tap_maps:
-                # A copy: the next module may work in place.
                 self._captured.tap_maps[name] = output.clone()
             if self._stop_at == name:
                 raise _Reached
@@ -168,22 +179,36 @@ class NetworkRunner:
             self._captured, self._stop_at = None, None
         raise AssertionError(f"the network has no tap '{tap}'")
 
-    def batches(self, data: ImageArray) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, data: ImageArray | ImageSource) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images (in [0, 1]) and labels of a split, batch by batch, in order, on the device.
 
         The batch size is read anew for each batch: see `within_memory`.
         """
+        if isinstance(data, ImageArray):
+            for rows in self._rows(len(data)):
+                images = torch.tensor(data.images[rows])  # a copy: maps are read-only
+                labels = None if data.labels is None else torch.tensor(data.labels[rows])
+                yield self.placed(images, labels)
+            return
+        for images, labels in data.batches():
+            for rows in self._rows(len(images)):
+                yield self.placed(images[rows], None if labels is None else labels[rows])
+
+    def _rows(self, count: int) -> Iterator[slice]:
         start = 0
-        while start < len(data):
+        while start < count:
             rows = slice(start, start + self.batch_size)
-            images = torch.tensor(data.images[rows]).to(self.device)  # a copy: maps are read-only
-            scaled = images.div(255) if images.dtype == torch.uint8 else images
-            labels = None
-            if data.labels is not None:
-                labels = torch.tensor(data.labels[rows]).to(self.device)
-            images = scaled.to(self.classifier.dtype, memory_format=torch.channels_last)
-            yield images, labels
+            yield rows
             start = rows.stop
+
+    def placed(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Images, bytes or floats, and labels on the device, in the classifier's type."""
+        images = images.to(self.device)
+        scaled = images.div(255) if images.dtype == torch.uint8 else images
+        return (
+            scaled.to(self.classifier.dtype, memory_format=torch.channels_last),
+            None if labels is None else labels.to(self.device),
+        )
 
     def within_memory(
         self,

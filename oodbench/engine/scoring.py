@@ -13,7 +13,7 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.network import NetworkRunner, is_out_of_memory
+from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
 from oodbench.engine.perturbation import (
     gradients_of,
     perturbed_outputs,
@@ -59,7 +59,7 @@ class SplitScores(Generic[K]):
 
 def score_split(
     runner: NetworkRunner,
-    data: ImageArray,
+    data: ImageArray | ImageSource,
     scorers: Mapping[K, Scorer],
     *,
     dataset: str,
@@ -116,7 +116,7 @@ def _views(
 
     Never the labels: a score is for images whose class nobody knows.
     """
-    perturbing = {key: scorer for key, scorer in scorers.items() if _perturbs(scorer)}
+    perturbing = {key: scorer for key, scorer in scorers.items() if perturbs(scorer)}
     # A detector sees copies, made outside: it may take gradients of its own all the same.
     with torch.enable_grad() if perturbing else torch.inference_mode():
         if perturbing:
@@ -135,14 +135,19 @@ def _views(
     return clean, {key: view for key, view in views.items() if key not in errors}
 
 
-def _perturbs(scorer: Scorer) -> bool:
+def perturbs(scorer: Scorer) -> bool:
     """Whether scoring takes a gradient: a step of zero would not use it."""
     return uses_input_gradient(scorer.method) and step_size(scorer.detector) != 0
 
 
-def _own_view(scorer: Scorer, outputs: Outputs) -> Outputs:
-    """What a detector declared that it needs, as a copy: what it does in place reaches no other."""
-    return outputs.only(scorer.method.detector.needs).map(torch.clone)
+def raw_scores(scorer: Scorer, outputs: Outputs) -> Tensor:
+    """What a detector gives for outputs, unchecked.
+
+    It sees what it declared that it needs, as a copy: what it does in place reaches no other.
+    """
+    view = outputs.only(scorer.method.detector.needs).map(torch.clone)
+    with torch.no_grad():
+        return scorer.detector.score(view)
 
 
 def checked_scores(
@@ -159,8 +164,7 @@ def checked_scores(
     Raises:
         DetectorError: if they have another shape, or one is not finite.
     """
-    with torch.no_grad():
-        scores = scorer.detector.score(_own_view(scorer, outputs))
+    scores = raw_scores(scorer, outputs)
     name = f"detector '{scorer.method.detector.name}'"
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(outputs),):
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -182,11 +186,7 @@ def _check_batch_invariance(scorer: Scorer, outputs: Outputs, scores: NDArray[np
     cut = len(outputs) // 3
     if cut == 0:
         return
-    with torch.no_grad():
-        parts = [
-            scorer.detector.score(_own_view(scorer, part))
-            for part in (outputs[:cut], outputs[cut:])
-        ]
+    parts = [raw_scores(scorer, part) for part in (outputs[:cut], outputs[cut:])]
     again = torch.cat(parts).double().cpu().numpy()
     allowed = 1e-3 * scores.std() + 1e-5 * np.abs(scores).max()
     difference = np.abs(again - scores)
@@ -208,11 +208,10 @@ def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor
     _, views = _views(runner, images, {"": scorer}, errors)
     if errors:
         raise errors[""]
-    with torch.no_grad():
-        return scorer.detector.score(_own_view(scorer, views[""]))
+    return raw_scores(scorer, views[""])
 
 
-def sweep_outputs(runner: NetworkRunner, data: ImageArray) -> Iterator[Outputs]:
+def sweep_outputs(runner: NetworkRunner, data: ImageArray | ImageSource) -> Iterator[Outputs]:
     """Outputs of a split, batch by batch, without a graph: a sweep that detectors are fitted on."""
     for images, labels in runner.batches(data):
         # What is fitted takes part in gradients later; detectors are given copies, made outside.

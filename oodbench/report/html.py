@@ -1,4 +1,4 @@
-"""A report as one web page: no scripts, no other files, readable in light and dark."""
+"""A report as one web page or a part of one: no scripts or other files, for light and dark."""
 
 from __future__ import annotations
 
@@ -6,6 +6,28 @@ from jinja2 import Environment, StrictUndefined
 
 from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.tables import TIED_SIGN, Document, full
+
+_STYLE = """\
+.oodbench h1 { font-size: 1.5rem; } .oodbench h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.oodbench .summary { color: var(--soft); margin: 0; }
+.oodbench .wide { overflow-x: auto; }
+.oodbench table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.oodbench th, .oodbench td { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+.oodbench thead th { vertical-align: bottom; white-space: normal; font-weight: 600;
+                     border-bottom: 2px solid var(--rule); }
+.oodbench tbody tr + tr > * { border-top: 1px solid var(--rule); }
+.oodbench .text { text-align: left; } .oodbench .long { white-space: normal; min-width: 18rem; }
+.oodbench .section { text-align: left; font-weight: normal; font-style: italic;
+                     padding-top: 1.2rem; border-bottom: 1px solid var(--rule); }
+.oodbench .best { font-weight: 700; background: var(--best); }
+.oodbench .mark { display: inline-block; width: .7em; text-align: left; font-weight: normal; }
+.oodbench .spread { color: var(--soft); font-weight: normal; }
+.oodbench .grouped th, .oodbench .grouped td { padding: .3rem .35rem; }
+.oodbench .grouped .first { padding-left: 1.1rem; }
+.oodbench .grouped thead tr:first-child th { border: 0; text-align: left; }
+.oodbench .under { color: var(--soft); max-width: 60rem; }
+.oodbench .notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
+"""
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -22,32 +44,56 @@ _PAGE = """\
 }
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
        max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.summary { color: var(--soft); margin: 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
-thead th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--rule);
-           font-weight: 600; }
-tbody tr + tr > * { border-top: 1px solid var(--rule); }
-.text { text-align: left; } .long { white-space: normal; min-width: 18rem; }
-.section { text-align: left; font-weight: normal; font-style: italic; padding-top: 1.2rem;
-           border-bottom: 1px solid var(--rule); }
-.best { font-weight: 700; background: var(--best); }
-.mark { display: inline-block; width: .7em; text-align: left; font-weight: normal; }
-.spread { color: var(--soft); font-weight: normal; }
-.grouped th, .grouped td { padding: .3rem .35rem; }
-.grouped .first { padding-left: 1.1rem; }
-.grouped thead tr:first-child th { border: 0; text-align: left; }
-.under { color: var(--soft); max-width: 60rem; }
-.notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
+{{ style | safe }}\
 </style>
 </head>
-<body>
+<body class="oodbench">
 <h1>{{ document.title }}</h1>
+{{ summary(document) }}\
+{{ tables(document) }}\
+{% if document.notes %}
+<h2>Notes</h2>
+{{ notes(document) }}\
+{% endif %}
+</body>
+</html>
+"""
+
+_FRAGMENT = """\
+<div class="oodbench">
+<style>
+.oodbench { --rule: rgba(128, 128, 128, .35); --soft: inherit; --best: rgba(70, 170, 90, .2); }
+{{ style | safe }}\
+.oodbench h2 { font-size: 1rem; margin: 1.1rem 0 .4rem; }
+.oodbench table { margin: 0; font-size: .95em; }
+.oodbench .text { vertical-align: top; }
+.oodbench details { margin-top: .8rem; }
+</style>
+<strong>{{ document.title }}</strong>
+{{ summary(document) }}\
+{{ tables(document) }}\
+{% if document.notes %}
+<details><summary>Notes</summary>
+{{ notes(document) }}\
+</details>
+{% endif %}
+</div>
+"""
+
+_PARTS = """\
+{% macro summary(document) %}
 {% for line in document.summary %}
 <p class="summary">{{ line }}</p>
 {% endfor %}
+{% endmacro %}
+{% macro notes(document) %}
+<ul class="notes">
+{% for note in document.notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul>
+{% endmacro %}
+{% macro tables(document) %}
 {% for table in document.tables %}
 <h2>{{ table.title }}</h2>
 <div class="wide">
@@ -97,16 +143,7 @@ tbody tr + tr > * { border-top: 1px solid var(--rule); }
 <p class="under">{{ note }}</p>
 {% endfor %}
 {% endfor %}
-{% if document.notes %}
-<h2>Notes</h2>
-<ul class="notes">
-{% for note in document.notes %}
-<li>{{ note }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-</body>
-</html>
+{% endmacro %}
 """
 
 
@@ -116,8 +153,21 @@ def render(leaderboard: Leaderboard) -> str:
 
 
 def render_document(document: Document) -> str:
-    """A report. Everything from records is escaped."""
+    """A report as a page. Everything from records is escaped."""
+    return _rendered(_PAGE, document)
+
+
+def render_fragment(document: Document) -> str:
+    """A report as a part of a page of others, such as a notebook: it restyles nothing but itself.
+
+    Colours are those around it, of a light or a dark theme.
+    """
+    return _rendered(_FRAGMENT, document)
+
+
+def _rendered(template: str, document: Document) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    return environment.from_string(_PAGE).render(document=document, tied=TIED_SIGN) + "\n"
+    filled = environment.from_string(_PARTS + template)
+    return filled.render(document=document, tied=TIED_SIGN, style=_STYLE) + "\n"

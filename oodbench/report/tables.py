@@ -116,6 +116,18 @@ class Table:
         group = self.headings[index].group
         return bool(group) and (index == 0 or group != self.headings[index - 1].group)
 
+    def without(self, *titles: str) -> Table:
+        """The table without the columns of these titles."""
+        kept = [i for i, heading in enumerate(self.headings) if heading.title not in titles]
+        return replace(
+            self,
+            headings=tuple(self.headings[index] for index in kept),
+            sections=tuple(
+                replace(part, rows=tuple(tuple(row[index] for index in kept) for row in part.rows))
+                for part in self.sections
+            ),
+        )
+
     @property
     def groups(self) -> list[tuple[str, int]]:
         """What stands above the columns, and above how many; empty if nothing does."""
@@ -378,12 +390,12 @@ def _leaderboard(board: Leaderboard) -> Table:
             Cell("" if row.rank is None else str(row.rank)),
             Cell(_name(row, board)),
             Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
-            *(_value(row.entries.get(("auroc", each))) for each in groups),
-            _value(average, spread=True),
-            Cell(_interval(average.estimate) if average else ""),
-            _value(lowest),
+            *(value_cell(row.entries.get(("auroc", each))) for each in groups),
+            value_cell(average, spread=True),
+            Cell(interval_text(average.estimate) if average else ""),
+            value_cell(lowest),
             Cell((lowest.set_name or "") if lowest else ""),
-            _value(row.entries.get(("tnr_at_95_tpr", mean))),
+            value_cell(row.entries.get(("tnr_at_95_tpr", mean))),
             Cell(_percent(row.id_accuracy.mean) if row.id_accuracy else ""),
         ]
         if has_cost:
@@ -407,7 +419,8 @@ def _details(board: Leaderboard, title: str, columns: Sequence[tuple[str, Column
 
     def cells(row: Row) -> tuple[Cell, ...]:
         values = (
-            _value(row.entries.get((metric, column)), spread=True) for metric, column, _ in columns
+            value_cell(row.entries.get((metric, column)), spread=True)
+            for metric, column, _ in columns
         )
         return Cell(_name(row, board)), *values
 
@@ -477,7 +490,7 @@ def _costs(board: Leaderboard) -> Table:
     def cells(row: Row) -> tuple[Cell, ...]:
         return (
             Cell(_name(row, board)),
-            _value(row.entries.get(("auroc", mean))),
+            value_cell(row.entries.get(("auroc", mean))),
             *(Cell(show(_cost_of(row, name))) for name, show, _ in columns),
         )
 
@@ -587,7 +600,13 @@ def _name(row: Row, board: Leaderboard) -> str:
     return f"{row.method} (sets missing)"
 
 
-def _value(entry: Entry | None, *, spread: bool = False) -> Cell:
+def value_cell(entry: Entry | None, *, spread: bool = False) -> Cell:
+    """A metric in percent, with its mark; an empty cell if there is none.
+
+    Args:
+        entry: the value.
+        spread: whether its standard deviation over seeds follows.
+    """
     if entry is None:
         return Cell()
     std = entry.estimate.std if spread else None
@@ -599,7 +618,8 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def _interval(found: Estimate) -> str:
+def interval_text(found: Estimate) -> str:
+    """A confidence interval in percent; empty if there is none."""
     if found.ci_low is None or found.ci_high is None:
         return ""
     return f"{_percent(found.ci_low)}-{_percent(found.ci_high)}"

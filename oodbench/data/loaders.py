@@ -1,0 +1,385 @@
+"""Other people's data: DataLoaders and Datasets of torch as checked batches of images.
+
+What comes in is a user's own code: every batch is checked before anything is computed from it, and
+what is wrong is said with the name of the argument and the position of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+
+from oodbench.errors import UserError
+
+_BATCH = 256
+"""Images of a batch where the user does not say."""
+_PLACES = 1 << 22
+"""Places (height times width) of a batch at most: large images come in smaller batches."""
+_ROUNDING = 1e-3
+"""How far outside of [0, 1] a value may be that was resized or decoded."""
+
+_CONVERT = (
+    "Convert them with torchvision.transforms.ToTensor(), or with "
+    "v2.ToImage() and v2.ToDtype(torch.float32, scale=True)."
+)
+_EXPECTED = "a DataLoader or a Dataset of (image, label)"
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class LoadedImages:
+    """Images, and labels where they are wanted, of a DataLoader or a Dataset, in its own order.
+
+    Args:
+        data: a DataLoader, or a map-style or iterable Dataset, that gives (image, label), more than
+            that, or images alone. A DataLoader that shuffles its whole data set is read in order,
+            and a last batch that it would drop is read; other samplers are left as they are.
+        name: the argument that it was given as, for messages.
+        labelled: whether labels are read. If they are not, they may be anything.
+
+    Attributes:
+        name: as given.
+        num_classes: set it to have labels held to 0 .. num_classes - 1.
+        in_unit_range: set it to have images held to [0, 1].
+
+    Raises:
+        UserError: if it is neither DataLoader nor Dataset.
+    """
+
+    def __init__(self, data: Any, name: str, *, labelled: bool) -> None:
+        self.name = name
+        self.num_classes: int | None = None
+        self.in_unit_range = False
+        self._labelled = labelled
+        self._data = self._readable(data)
+        self._first: Batch | None = None
+        self._begun: Iterator[Batch] | None = None
+        self._count: int | None = None
+
+    def _readable(self, data: Any) -> Any:
+        if isinstance(data, DataLoader):
+            return in_order(data)
+        readable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+        if isinstance(data, IterableDataset):
+            readable = True
+        if not readable or isinstance(data, str | bytes | dict):
+            hint = ""
+            if hasattr(data, "__getitem__") and not isinstance(data, str | bytes | dict):
+                hint = "A map-style Dataset needs __len__."
+            raise UserError(f"{self.name}: expected {_EXPECTED}, not {_described(data)}.", hint)
+        return data
+
+    def first(self) -> Batch:
+        """The first batch, unscaled; the sweep that comes next goes on after it.
+
+        Raises:
+            UserError: if there is none, or it is not as it should be.
+        """
+        if self._first is None:
+            self._begun = self._checked()
+            try:
+                self._first = next(self._begun)
+            except StopIteration:
+                raise UserError(
+                    f"{self.name} is empty: it gives no images.", f"Give {_EXPECTED} with some."
+                ) from None
+            if getattr(self._data, "persistent_workers", False):
+                self._begun = None  # the loader has one iterator for all who read it
+        return self._first
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels are wanted and there."""
+        return self.first()[1] is not None
+
+    def batches(self) -> Iterator[Batch]:
+        """Images [B, C, H, W], floating-point, and labels [B], int64, or None; in order, checked.
+
+        Raises:
+            UserError: if something cannot be read or is not as it should be, or another sweep gave
+                another number of images.
+        """
+        self.first()
+        # What was begun to see the first batch is gone on with: a stream is not begun twice, and
+        # the workers of a DataLoader are not started twice.
+        sweep, self._begun = self._begun, None
+        count = 0
+        if sweep is not None:
+            assert self._first is not None
+            self._check(*self._first, 0)  # more may be known by now
+            count = len(self._first[0])
+            yield self._first
+        for images, labels in sweep or self._checked():
+            count += len(images)
+            yield images, labels
+        if self._count not in (None, count):
+            raise UserError(
+                f"{self.name} gave {self._count} images, and {count} when it was read again.",
+                "It is read more than once: give data that can be, not a stream.",
+            )
+        self._count = count
+
+    def close(self) -> None:
+        """Let go of what was begun, and of its workers."""
+        self._begun = self._first = None
+        self._data = ()
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def _checked(self) -> Iterator[Batch]:
+        done = 0
+        labelled: bool | None = None
+        raw = self._loaded() if isinstance(self._data, DataLoader) else self._batched()
+        for given, given_labels in raw:
+            images = self._images(given, done)
+            labels = None
+            if self._labelled and given_labels is not None:
+                labels = self._labels(given_labels, len(images), done)
+            if labelled not in (None, labels is not None):
+                raise UserError(
+                    f"{self.name}: images have labels up to image {done - 1} and none after it."
+                    if labelled
+                    else f"{self.name}: images have no labels up to image {done - 1} and have "
+                    "some after it."
+                )
+            labelled = labels is not None
+            if len(images) == 0:
+                continue
+            self._check(images, labels, done)
+            yield images, labels
+            done += len(images)
+
+    def _loaded(self) -> Iterator[tuple[Any, Any]]:
+        """Batches of a DataLoader."""
+        for batch in self._reading(lambda: iter(self._data), "the batch from image"):
+            images, labels = self._parts(batch, "a batch")
+            yield images, labels
+            self._position += len(images)
+
+    def _batched(self) -> Iterator[tuple[Any, Any]]:
+        """Batches of a Dataset's items."""
+        images: list[Any] = []
+        labels: list[Any] = []
+        size = _BATCH
+        for item in self._reading(self._items, "image"):
+            image, label = self._parts(item, "an item")
+            image = self._image(image)
+            if not images and self._position == 0 and image.ndim == 3:
+                size = max(1, min(_BATCH, _PLACES // max(1, image[0].numel())))
+            if images and image.shape != images[0].shape:
+                raise UserError(
+                    f"{self.name}: image {self._position} has shape {list(image.shape)}, those "
+                    f"before it {list(images[0].shape)}.",
+                    "Bring images to one size, with torchvision.transforms.Resize and CenterCrop.",
+                )
+            images.append(image)
+            labels.append(label)
+            self._position += 1
+            if len(images) == size:
+                yield torch.stack(images), _if_any(labels)
+                images, labels = [], []
+        if images:
+            yield torch.stack(images), _if_any(labels)
+
+    def _items(self) -> Iterator[Any]:
+        if isinstance(self._data, IterableDataset):
+            return iter(self._data)
+        return (self._data[index] for index in range(len(self._data)))
+
+    def _reading(self, begin: Any, what: str) -> Iterator[Any]:
+        """What an iterator gives; what it raises is said with where it was."""
+        self._position = 0
+        try:
+            iterator = begin()
+        except Exception as error:
+            raise self._unreadable(error, what) from error
+        while True:
+            try:
+                given = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:  # a user's code may raise whatever it likes
+                raise self._unreadable(error, what) from error
+            yield given
+
+    def _unreadable(self, error: Exception, what: str) -> UserError:
+        lines = str(error).strip().splitlines() or [""]
+        # A worker's error has its traceback in the message, and what it is about in the last line.
+        line = (
+            lines[-1] if lines[0].startswith("Caught ") else f"{type(error).__name__}: {lines[0]}"
+        )
+        hint = ""
+        if "PIL." in str(error):
+            hint = "Images are PIL images. " + _CONVERT.replace("them ", "")
+        elif "equal size" in str(error) or "resize storage" in str(error):
+            hint = "Bring images to one size, with torchvision.transforms.Resize and CenterCrop."
+        position = f"{what} {self._position}"
+        if isinstance(self._data, DataLoader):
+            position += " on"
+        return UserError(f"{self.name}: {position} cannot be read: {line.rstrip('.')}.", hint)
+
+    def _parts(self, given: Any, what: str) -> tuple[Any, Any]:
+        """Images and labels of a batch, or of one item."""
+        if isinstance(given, tuple | list) and given:
+            return given[0], given[1] if len(given) > 1 else None
+        if isinstance(given, dict) or (isinstance(given, tuple | list) and not given):
+            keys = f" with the keys {', '.join(map(repr, given))}" if given else ""
+            raise UserError(
+                f"{self.name}: {what} is a {type(given).__name__}{keys}; expected (image, label).",
+                "Give a Dataset, or a collate_fn, that makes pairs.",
+            )
+        return given, None
+
+    def _image(self, image: Any) -> Tensor:
+        """One item's image as a tensor."""
+        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+            return torch.from_numpy(image)  # as torch's own loaders take it
+        if not isinstance(image, Tensor):
+            raise UserError(
+                f"{self.name}: image {self._position} is {_described(image)}, not a tensor.",
+                _CONVERT,
+            )
+        return image
+
+    # --- checks --------------------------------------------------------------------------------
+
+    def _images(self, images: Any, done: int) -> Tensor:
+        if not isinstance(images, Tensor):
+            raise UserError(f"{self.name}: images are {_described(images)}, not tensors.", _CONVERT)
+        if not images.is_floating_point():
+            raise UserError(
+                f"{self.name}: images are {_name(images.dtype)}, not floating-point.", _CONVERT
+            )
+        if images.ndim != 4:
+            raise UserError(
+                f"{self.name}: images from {done} on have shape {list(images.shape)}; expected "
+                "[images, channels, height, width].",
+                "A Dataset gives single images [channels, height, width]; a DataLoader batches.",
+            )
+        return images
+
+    def _labels(self, given: Any, count: int, done: int) -> Tensor:
+        expected = "expected the class of each image, a whole number"
+        labels: Tensor = (
+            given
+            if isinstance(given, Tensor)
+            else torch.stack(
+                [self._label(label, done + index, expected) for index, label in enumerate(given)]
+            )
+        )
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise UserError(f"{self.name}: labels are {_name(labels.dtype)}; {expected}.")
+        if tuple(labels.shape) != (count,):
+            raise UserError(
+                f"{self.name}: labels of {count} images have shape {list(labels.shape)}; "
+                f"expected [{count}], the class of each.",
+                "Of one-hot labels give labels.argmax(dim=1)."
+                if labels.ndim == 2 and labels.shape[1] > 1
+                else "",
+            )
+        return labels.long()
+
+    def _label(self, label: Any, position: int, expected: str) -> Tensor:
+        try:
+            return torch.as_tensor(label)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.name}: the label of image {position} is {_described(label)}; {expected}."
+            ) from error
+
+    def _check(self, images: Tensor, labels: Tensor | None, done: int) -> None:
+        """Values of images and labels; `done` images came before them."""
+        low, high = torch.aminmax(images)
+        if not bool(low.isfinite() & high.isfinite()):
+            finite = images.isfinite().flatten(1).all(dim=1)
+            raise UserError(
+                f"{self.name}: image {done + int(finite.int().argmin())} has values that are not "
+                "finite."
+            )
+        if self.in_unit_range and not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            inside = ((images >= -_ROUNDING) & (images <= 1 + _ROUNDING)).flatten(1).all(dim=1)
+            index = int(inside.int().argmin())
+            seen = images[index].aminmax()
+            raise UserError(
+                f"{self.name}: image {done + index} has values from {float(seen.min):.3g} to "
+                f"{float(seen.max):.3g}; with normalization given, images are in [0, 1].",
+                "Images that are normalised already go with normalization=None.",
+            )
+        if labels is None or self.num_classes is None:
+            return
+        wrong = (labels < 0) | (labels >= self.num_classes)
+        if bool(wrong.any()):
+            index = int(wrong.int().argmax())
+            raise UserError(
+                f"{self.name}: image {done + index} has label {int(labels[index])}; the model has "
+                f"{self.num_classes} classes, so labels are 0 to {self.num_classes - 1}."
+            )
+
+
+def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The loader, or one that reads the same data set in its order, to its last image.
+
+    Only what is certain is changed: a `RandomSampler` that draws every image once becomes a
+    `SequentialSampler`, and `drop_last` is undone. Samplers of the user's own stay.
+    """
+    batches: Any = loader.batch_sampler
+    if type(loader) is not DataLoader or type(batches) not in (BatchSampler, type(None)):
+        return loader
+    sampler: Any = loader.sampler if batches is None else batches.sampler
+    shuffles = _shuffles(sampler, loader.dataset)
+    if not shuffles and not (batches is not None and batches.drop_last):
+        return loader
+    options: dict[str, Any] = {
+        "batch_size": None if batches is None else batches.batch_size,
+        "num_workers": loader.num_workers,
+        "collate_fn": loader.collate_fn,
+        "pin_memory": loader.pin_memory,
+        "timeout": loader.timeout,
+        "worker_init_fn": loader.worker_init_fn,
+        "multiprocessing_context": loader.multiprocessing_context,
+        "generator": loader.generator,
+        "persistent_workers": loader.persistent_workers,
+    }
+    if loader.num_workers:
+        options["prefetch_factor"] = loader.prefetch_factor
+    if not isinstance(loader.dataset, IterableDataset):
+        options["sampler"] = SequentialSampler(loader.dataset) if shuffles else sampler  # type: ignore[arg-type]
+    return DataLoader(loader.dataset, **options)
+
+
+def _shuffles(sampler: Any, dataset: Any) -> bool:
+    """Whether a sampler gives each image of a data set once, in a random order."""
+    return (
+        type(sampler) is RandomSampler
+        and sampler.data_source is dataset
+        and not sampler.replacement
+        and sampler.num_samples == len(dataset)
+    )
+
+
+def _if_any(labels: list[Any]) -> list[Any] | None:
+    return None if all(label is None for label in labels) else labels
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _described(value: Any) -> str:
+    kind = type(value)
+    if isinstance(value, np.ndarray):
+        return f"a numpy array of {value.dtype}"
+    if kind.__module__.startswith("PIL."):
+        return "a PIL image"
+    return f"a {kind.__name__}"

@@ -1,0 +1,257 @@
+"""A user's own model for the time of a call: converted, checked while it runs, given back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oodbench.data import ImageArray
+from oodbench.detector import Outputs
+from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
+from oodbench.errors import UserError
+from oodbench.models.classifier import Classifier, Network
+from oodbench.training import deterministic, seeded
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_ABSENT = object()
+
+
+@contextmanager
+def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """The module with stand-ins for its parameters and buffers, on a device.
+
+    The module's own tensors are taken out and put back, and nothing is done with them, not even if
+    something raises: their storage, strides, gradients and hooks stay as they are. Buffers are
+    copies, and attributes that hold other tensors are set back, so what a sweep keeps is forgotten.
+
+    Args:
+        module: any module.
+        device: where it is to run.
+    """
+    stand_ins: dict[int, Tensor] = {}  # a tensor that is in several places stays one
+    taken: list[tuple[nn.Module, str, Tensor]] = []
+    attributes = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        for part in module.modules():
+            own = chain(
+                part.named_parameters(recurse=False, remove_duplicate=False),
+                part.named_buffers(recurse=False, remove_duplicate=False),
+            )
+            for name, tensor in list(own):
+                if id(tensor) not in stand_ins:
+                    stand_ins[id(tensor)] = _stand_in(tensor, device)
+                taken.append((part, name, tensor))
+                setattr(part, name, stand_ins[id(tensor)])
+        yield
+    finally:
+        for part, name, tensor in taken:
+            setattr(part, name, tensor)
+        for part, before in attributes:
+            _set_back(part, before)
+
+
+def _set_back(part: nn.Module, before: Mapping[str, object]) -> None:
+    """Set back the attributes that hold, or held, other tensors, such as caches."""
+    now = vars(part)
+    for name in {*now, *before}:
+        old, new = before.get(name, _ABSENT), now.get(name, _ABSENT)
+        if old is new or not (isinstance(old, Tensor) or isinstance(new, Tensor)):
+            continue
+        if old is _ABSENT:
+            del now[name]
+        else:
+            now[name] = old
+
+
+def _stand_in(tensor: Tensor, device: torch.device) -> Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(tensor.detach().to(device), requires_grad=False)
+    return tensor.detach().clone().to(device)
+
+
+def reorder(module: nn.Module) -> None:
+    """Put the weights of a borrowed module's convolutions in channels_last order: it is faster."""
+    for part in module.modules():
+        # Exactly torch's own layers: those of others may look at their weights in another order.
+        if type(part) in _CONVOLUTIONS:
+            weight = part.get_parameter("weight")
+            weight.data = weight.data.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Everybody's own generators seeded, and put back: a data set may draw from any of them."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours to choose
+    with ExitStack() as stack:
+        stack.callback(np.random.set_state, legacy)
+        stack.callback(random.setstate, python)
+        stack.enter_context(deterministic(device))
+        stack.enter_context(seeded(seed, device))
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        yield
+
+
+def type_of(module: nn.Module) -> torch.dtype:
+    """The floating type of a module's first parameter, or buffer; float32 if it has neither."""
+    for tensor in chain(module.parameters(), module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def device_of(module: nn.Module) -> torch.device | None:
+    """Where a module's parameters are; None if it has none.
+
+    Raises:
+        UserError: if they are in several places, or nowhere.
+    """
+    places = sorted({str(tensor.device) for tensor in module.parameters()})
+    if places == ["meta"]:
+        raise UserError(
+            f"The model {type(module).__name__} is on the device 'meta', without values.",
+            "Load its weights.",
+        )
+    if len(places) > 1:
+        raise UserError(
+            f"The parameters of the model {type(module).__name__} are on several devices: "
+            f"{', '.join(places)}.",
+            "Move it to one, with model.to(device).",
+        )
+    return torch.device(places[0]) if places else None
+
+
+class BorrowedClassifier(Classifier):
+    """A user's network: normalised if it is known how, run in its own type and order.
+
+    Images come in float32, or float64 for a float64 network: in half precision the steps of input
+    perturbation would be lost.
+
+    Args:
+        network: maps normalised images to logits.
+        normalization: mean and standard deviation per channel; None: images come normalised.
+        dtype: the network's.
+        device: where it is.
+        channels_last: whether it takes images in that order.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        normalization: tuple[Sequence[float], Sequence[float]] | None,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        mean, std = normalization or ((0.0,), (1.0,))
+        super().__init__(network, mean, std)
+        precision = torch.promote_types(dtype, torch.float32)
+        self.mean = torch.tensor(mean, dtype=precision, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, dtype=precision, device=device).view(1, -1, 1, 1)
+        self._normalises = normalization is not None
+        self._dtype = dtype
+        self._order = torch.channels_last if channels_last else torch.contiguous_format
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network sees of images [B, channels, H, W]."""
+        # A copy in any case: a network's first layer may work in place.
+        images = super().normalised(images) if self._normalises else images.clone()
+        return images.to(self._dtype).contiguous(memory_format=self._order)
+
+
+class CheckedRunner(NetworkRunner):
+    """A runner that says which image, of which data set, a network cannot deal with."""
+
+    _set = ""
+    _batch: Tensor | None = None
+    _first = 0
+
+    def batches(self, data: ImageArray | ImageSource) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """As the base class; remembers what is being read."""
+        first = 0
+        self._set = getattr(data, "name", "validation_data")
+        try:
+            for images, labels in super().batches(data):
+                self._batch, self._first = images, first
+                yield images, labels
+                first += len(images)
+        finally:
+            self._batch = None
+
+    def look_at(self, images: Tensor, name: str) -> None:
+        """Try the network on the first images of a data set.
+
+        Raises:
+            UserError: as `outputs`.
+        """
+        self._set, self._batch, self._first = name, images, 0
+        try:
+            self.outputs(images)
+        finally:
+            self._batch = None
+
+    def outputs(self, images: Tensor, labels: Tensor | None = None) -> Outputs:
+        """As the base class, nothing in half precision.
+
+        Raises:
+            UserError: if the network does not take the images, or its logits are not finite.
+        """
+        try:
+            outputs = super().outputs(images, labels)
+        except Exception as error:
+            if is_out_of_memory(error) or isinstance(error, UserError):
+                raise
+            raise cannot_take(self.classifier, images, self._set, error) from error
+        finite = outputs.logits.detach().isfinite().all(dim=1)
+        if not bool(finite.all()):
+            position = self._position(images, int((~finite).int().argmax()))
+            raise UserError(
+                f"The model's logits for {position} are not finite.",
+                "Look at its weights; half precision overflows beyond 65504.",
+            )
+        return outputs.map(_single)
+
+    def activation(self, images: Tensor, tap: str) -> Tensor:
+        """As the base class, not in half precision."""
+        return _single(super().activation(images, tap))
+
+    def _position(self, images: Tensor, index: int) -> str:
+        """What an image of a batch, or of a part of it, is called."""
+        whole = self._batch
+        storage = images.untyped_storage().data_ptr()
+        if whole is None or whole.untyped_storage().data_ptr() != storage:
+            return f"a perturbed image of {self._set}"
+        row = (images.storage_offset() - whole.storage_offset()) // max(1, whole[0].numel())
+        return f"image {self._first + row + index} of {self._set}"
+
+
+def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Exception) -> UserError:
+    """The error of a network that does not take images of a data set.
+
+    Args:
+        classifier: the network.
+        images: shape [B, channels, H, W].
+        name: of the data set.
+        error: what the network raised.
+    """
+    line = (str(error).strip().splitlines() or [""])[0]
+    return UserError(
+        f"The model {_name(classifier)} cannot take the images of {name}, of shape "
+        f"{list(images.shape[1:])}: {type(error).__name__}: {line.rstrip('.')}."
+    )
+
+
+def _name(classifier: Classifier) -> str:
+    return type(getattr(classifier.network, "module", classifier.network)).__name__
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """In float32 what is in half precision: few decompositions are made for it."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

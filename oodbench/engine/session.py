@@ -1,0 +1,352 @@
+"""Detectors on one classifier and its owner's data: skip, fit, tune, score, measure."""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodbench.data import ImageArray
+from oodbench.data.loaders import LoadedImages
+from oodbench.detector import Detector, Outputs
+from oodbench.engine import costs
+from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner
+from oodbench.engine.evaluation import MethodResult
+from oodbench.engine.fitting import fit_together
+from oodbench.engine.network import Capture, evaluating
+from oodbench.engine.scoring import DetectorError, Scorer, score_split, sweep_outputs
+from oodbench.engine.tuning import (
+    TuningData,
+    TuningError,
+    adversarial_data,
+    clean_outputs,
+    tune,
+)
+from oodbench.errors import UserError
+from oodbench.models.feature_map import find_map
+from oodbench.plan import FITTED_ON, Method
+from oodbench.specs import TuningSpec
+
+ID = "id"
+"""What in-distribution scores are called."""
+
+REFERENCE = "(baseline)"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A detector, not fitted yet, and what it is called."""
+
+    method: Method
+    detector: Detector
+
+
+@dataclass(frozen=True, slots=True)
+class DataSets:
+    """What a session reads.
+
+    Attributes:
+        test: "id" and the names of the OOD sets -> images to score.
+        fit: images that the classifier was trained on; None if there are none.
+        validation: images of its classes that it was not trained on; None if there are none.
+    """
+
+    test: Mapping[str, LoadedImages]
+    fit: LoadedImages | None
+    validation: LoadedImages | None
+
+    @property
+    def all(self) -> list[LoadedImages]:
+        """Every one that is there."""
+        given = (*self.test.values(), self.fit, self.validation)
+        return [source for source in given if source is not None]
+
+    @property
+    def ood(self) -> tuple[str, ...]:
+        """Names of the OOD sets."""
+        return tuple(name for name in self.test if name != ID)
+
+    def for_need(self, need: str) -> tuple[str, LoadedImages | None]:
+        """What a detector with the need "fit", or "held_out", learns from, and its name."""
+        if need == "fit":
+            return "fit_data, images that the model was trained on", self.fit
+        return "validation_data, images that the model was not trained on", self.validation
+
+    def close(self) -> None:
+        """Let go of workers."""
+        for source in self.all:
+            source.close()
+
+
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """What is made when it is first asked for.
+
+    Attributes:
+        seconds: that it took, once it is made.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: list[T] = []
+        self.seconds = 0.0
+
+    def get(self) -> T:
+        """What was made."""
+        if not self._made:
+            started = time.perf_counter()
+            self._made.append(self._make())
+            self.seconds = time.perf_counter() - started
+        return self._made[0]
+
+
+class Session:
+    """Runs detectors on a classifier; what comes of it is in its attributes.
+
+    Args:
+        classifier: in evaluation mode.
+        contenders: label -> detector; it is fitted.
+        data: what to fit on and to score.
+        num_classes: C.
+        attackable: whether images are in [0, 1], so that they can be attacked.
+        seed: of the tuning data.
+
+    Attributes:
+        results: label -> what came of a detector that was not skipped.
+        skipped: label -> why a detector cannot run.
+        correct: whether the classifier is right, for each ID image; None if they have no labels.
+        unmeasured: label -> why its costs could not be measured.
+    """
+
+    def __init__(
+        self,
+        classifier: BorrowedClassifier,
+        contenders: Mapping[str, Contender],
+        data: DataSets,
+        num_classes: int,
+        *,
+        attackable: bool,
+        seed: int,
+    ) -> None:
+        self._classifier, self._data, self._seed = classifier, data, seed
+        self.num_classes, self.attackable = num_classes, attackable
+        reasons = {label: self._obstacle(each.method) for label, each in contenders.items()}
+        self.skipped = {label: reason for label, reason in reasons.items() if reason is not None}
+        self.contenders = {
+            label: each for label, each in contenders.items() if label not in self.skipped
+        }
+        self.results = {label: MethodResult() for label in self.contenders}
+        self.correct: NDArray[np.bool_] | None = None
+        self.unmeasured: dict[str, str] = {}
+        if not self.contenders:
+            raise UserError(
+                "No detector can run.",
+                " ".join(f"{label}: {reason}." for label, reason in self.skipped.items()),
+            )
+
+    def _obstacle(self, method: Method) -> str | None:
+        """Why a detector cannot run, or None."""
+        needs, data = method.detector.needs, self._data
+        kind = self._classifier.describe_head().kind
+        if "dismax_head" in needs and kind != "dismax":
+            return f"needs a DisMax head; the model has a {kind} head"
+        if "head" in needs and kind != "linear":
+            return f"needs a linear head; the model has a {kind} head"
+        if needs & {"taps", "tap_maps"} and not self._classifier.network.tap_names:
+            return "needs taps, and no stages were found: name modules with taps=[...]"
+        for need in FITTED_ON:
+            wanted, source = data.for_need(need)
+            if need in needs and source is None:
+                return f"needs {wanted}"
+            if need in needs and "labels" in needs and source is not None and not source.has_labels:
+                return f"needs labels; {source.name} gives images alone"
+        if "calibration" in needs:
+            if data.validation is None:
+                return f"is tuned on attacked images: needs {data.for_need('held_out')[0]}"
+            if not data.validation.has_labels:
+                return "is tuned on attacked images: needs labels; validation_data gives none"
+            if not self.attackable:
+                return "is tuned on attacked images: needs images in [0, 1], and normalization"
+        return None
+
+    def run(self) -> None:
+        """Fit, tune and score."""
+        needs = frozenset[str]().union(
+            *(each.method.detector.needs for each in self.contenders.values())
+        )
+        largest = max(len(source.first()[0]) for source in self._data.all)
+        self._runner = CheckedRunner(self._classifier, batch_size=largest)
+        few, _ = self._runner.placed(self._data.test[ID].first()[0][:4])
+        name = None
+        if "feature_map" in needs:
+            with evaluating(self._classifier):
+                name = find_map(self._classifier, few)
+        self._runner.capture = Capture.of(needs, name)
+        with self._runner.attached():
+            for need in FITTED_ON:
+                self._fit(need)
+            self._tune()
+            self._score()
+
+    @property
+    def ood(self) -> tuple[str, ...]:
+        """Names of the OOD sets."""
+        return self._data.ood
+
+    def _alive(self) -> dict[str, Contender]:
+        return {
+            label: each
+            for label, each in self.contenders.items()
+            if self.results[label].error is None
+        }
+
+    def _fit(self, need: str) -> None:
+        """One sweep for all detectors that have the need "fit", or "held_out"."""
+        detectors = {
+            label: each.detector
+            for label, each in self._alive().items()
+            if need in each.method.detector.needs
+        }
+        if not detectors:
+            return
+        _, source = self._data.for_need(need)
+        assert source is not None
+        started = time.perf_counter()
+        fits = fit_together(
+            detectors,
+            functools.partial(sweep_outputs, self._runner, source),
+            self.num_classes,
+            held_out=need == "held_out",
+        )
+        # Alone, a detector would have paid for the sweep and for its own part of the work.
+        sweep = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
+        for label, fit in fits.items():
+            self.results[label].fit_seconds += sweep + fit.seconds
+            self.results[label].error = fit.error
+
+    # --- tuning --------------------------------------------------------------------------------
+
+    def _tune(self) -> None:
+        """Tune what calibrates, on attacked images; the others judge as they are."""
+        attacked = _Once(self._attacked)
+        outputs = _Once(lambda: clean_outputs(self._runner, attacked.get()))
+        for label, each in self._alive().items():
+            result, chosen = self.results[label], each.detector
+            if each.method.tuned_on != "none":
+                # Each would have paid for what was made for all.
+                waited = attacked.seconds
+                started = time.perf_counter()
+                try:
+                    data = attacked.get()
+                except TuningError as error:
+                    result.error = error
+                    continue
+
+                def clean() -> TuningData[Outputs]:
+                    nonlocal waited
+                    waited += outputs.seconds
+                    return outputs.get()
+
+                try:
+                    with warnings.catch_warnings(record=True) as caught:
+                        warnings.simplefilter("always")
+                        chosen = tune(self._runner, each.method, chosen, data, clean).detector
+                except Exception as error:  # the detector's
+                    result.error = error
+                    continue
+                result.tune_seconds = time.perf_counter() - started + waited
+                result.notes += dict.fromkeys(str(w.message).splitlines()[0] for w in caught)
+            result.detectors = dict.fromkeys(self._data.ood, chosen)
+
+    def _attacked(self) -> TuningData[Tensor]:
+        """Attacked validation images.
+
+        Raises:
+            TuningError: if they cannot be attacked.
+        """
+        assert self._data.validation is not None
+        batches = list(self._data.validation.batches())
+        if len({images.shape[1:] for images, _ in batches}) > 1:
+            raise TuningError("images of validation_data have several sizes, and are not attacked")
+        images = torch.cat([images for images, _ in batches]).float().clamp(0, 1)
+        labels = torch.cat([labels for _, labels in batches if labels is not None])
+        array = ImageArray(images.cpu().numpy(), labels.cpu().numpy())
+        spec = TuningSpec()
+        try:
+            return adversarial_data(self._runner, array, spec, self._seed)
+        except TuningError:
+            raise TuningError(
+                f"attacking the {len(array)} images of validation_data fooled the model on fewer "
+                f"than {spec.min_adversarial}, too few to tune on: give more"
+            ) from None
+
+    # --- scoring -------------------------------------------------------------------------------
+
+    def _score(self) -> None:
+        """One sweep over each data set to test on."""
+        for name, source in self._data.test.items():
+            scorers = self._scorers()
+            if not scorers and name != ID:  # the accuracy is known, and nobody is left
+                return
+            outcome = score_split(
+                self._runner, source, scorers, dataset=name, check_batches=name == ID
+            )
+            if name == ID:
+                self.correct = outcome.correct
+            for label, error in outcome.errors.items():
+                self.results[label].error = error
+            for label, scores in outcome.scores.items():
+                self.results[label].scores[name] = scores
+
+    def _scorers(self) -> dict[str, Scorer]:
+        first = self._data.ood[0]
+        return {
+            label: Scorer(each.method, self.results[label].detectors[first])
+            for label, each in self._alive().items()
+        }
+
+    # --- costs ---------------------------------------------------------------------------------
+
+    def measure(self, baseline: Contender) -> None:
+        """Measure what each detector costs alone.
+
+        Args:
+            baseline: what times are divided by, if it is not among the detectors.
+        """
+        scorers = self._scorers()
+        name = baseline.method.detector.name
+        known = [s for s in scorers.values() if s.method.detector.name == name]
+        renamed = replace(baseline.method, name=REFERENCE)
+        reference = known[0] if known else Scorer(renamed, baseline.detector)
+        first, _ = self._data.test[ID].first()
+        images, _ = self._runner.placed(first[: self._runner.batch_size])
+        measured, errors = costs.measure(
+            self._classifier,
+            scorers,
+            (self._classifier, reference),
+            images,
+            map_name=self._runner.capture.map_name,
+        )
+        for label, cost in measured.items():
+            self.results[label].cost = cost
+        self.unmeasured = {
+            label: reason_of(error) for label, error in errors.items() if label in scorers
+        }
+
+
+def reason_of(error: Exception) -> str:
+    """One line of what went wrong: our own messages as they are, others with their type."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, DetectorError | TuningError | UserError):
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,0 +1,525 @@
+"""Detectors on one's own model and data, in a program or a notebook: `oodbench.evaluate`."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from oodbench.catalog import Catalog
+from oodbench.data.loaders import LoadedImages
+from oodbench.detector import Detector
+from oodbench.engine.borrowing import (
+    BorrowedClassifier,
+    CheckedRunner,
+    borrowed,
+    cannot_take,
+    device_of,
+    reorder,
+    reproducible,
+    type_of,
+)
+from oodbench.engine.device import find_device
+from oodbench.engine.evaluation import Evaluation
+from oodbench.engine.network import evaluating
+from oodbench.engine.recording import Recorder
+from oodbench.engine.session import ID, Contender, DataSets, Session, reason_of
+from oodbench.errors import UserError
+from oodbench.files import digest
+from oodbench.models.adapter import AdaptedNetwork
+from oodbench.models.probing import probe, unwrapped
+from oodbench.models.registry import HEADS
+from oodbench.plan import Method
+from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
+from oodbench.specs import BenchmarkSpec, EvaluationSpec, ModelSpec, TuningProtocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from oodbench.report import Leaderboard
+    from oodbench.report.tables import Document
+
+Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
+
+_FEW = 3
+"""Images that a model is tried on: not as many as a batch of anything else is likely to have."""
+
+
+def evaluate(
+    model: nn.Module,
+    detectors: Sequence[str | Detector] | Mapping[str, str | Detector],
+    *,
+    id_data: Any,
+    ood_data: Mapping[str, Any],
+    fit_data: Any = None,
+    validation_data: Any = None,
+    taps: Literal["auto"] | Sequence[str] = "auto",
+    normalization: Normalization | None = None,
+    num_classes: int | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    costs: bool = False,
+) -> EvaluationResult:
+    """Try detectors on a trained classifier of your own.
+
+    Each data set is read once for all detectors that are fitted on it or score it; only detectors
+    that perturb their input compute more. The model is given back as it was, whatever happens:
+    weights, their storage and order, modes, hooks, gradients.
+
+    Data are DataLoaders or Datasets of (image, label), or of images alone where no label is needed:
+    OOD data, whose labels are ignored; ID data, which then give no accuracy. A DataLoader that
+    shuffles is read in the order of its data set, so that scores line up with it. They may be read
+    more than once.
+
+    A detector that is fitted needs `fit_data`; one that is fitted on images that were not trained
+    on, `validation_data`; one that trains a model of its own (Mahalanobis), both, with labels, and
+    `normalization`: it is tuned on validation images that are attacked. What is missing is the
+    reason that a detector is skipped for. All others have the parameters that they come with.
+
+    Args:
+        model: maps images [B, channels, H, W] to logits [B, C].
+        detectors: names of `oodbench list detectors`, or instances; or a mapping from a label of
+            yours to either, to compare two settings of one detector. Instances are copied, and the
+            copies fitted: see `EvaluationResult.detectors`.
+        id_data: in-distribution images to test on.
+        ood_data: name -> out-of-distribution images.
+        fit_data: images that the model was trained on, with labels, best without augmentation.
+        validation_data: labelled in-distribution images that it was not trained on.
+        taps: names of the modules that detectors with a feature ensemble look at; "auto": the ends
+            of the network's stages (`oodbench.models.probing`).
+        normalization: mean and standard deviation per channel, or one of each; images are then in
+            [0, 1]. None: images come as the model takes them, and the steps of input perturbation
+            (ODIN) are in their units.
+        num_classes: C, to be held against the model's; default: the model's.
+        device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
+            "cuda" or "cuda:i".
+        seed: of tuning data, and of all that data sets draw from global generators, which are put
+            back.
+        costs: measure what each detector costs beside the maximum-probability baseline.
+
+    Returns:
+        Scores, records and tables; a notebook shows the leaderboard.
+
+    Raises:
+        UserError: an argument, an image or a label is not as it should be, the model gives no
+            logits of a linear layer for the images, or no detector can run. A detector that raises
+            is left out and named in the result.
+    """
+    module = _module(model)
+    contenders = _contenders(detectors, type(module).__name__)
+    place = _device(device, module)
+    scaling = _normalization(normalization)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # the caller may be in it
+        stack.enter_context(reproducible(seed, place))
+        data = _data(id_data, ood_data, fit_data, validation_data, in_unit_range=bool(scaling))
+        stack.callback(data.close)
+        for source in data.all:
+            source.first()
+        stack.enter_context(borrowed(module, place))
+        stack.enter_context(evaluating(module))
+        classifier, classes = _adapted(module, data, taps, scaling, place)
+        _check_classes(classes, num_classes)
+        for source in data.all:
+            source.num_classes = classes
+        session = Session(
+            classifier, contenders, data, classes, attackable=scaling is not None, seed=seed
+        )
+        session.run()
+        if costs:
+            session.measure(_contenders(["baseline"], type(module).__name__)["baseline"])
+    return _result(session, contenders, classifier, seed, place)
+
+
+# --- arguments ---------------------------------------------------------------------------------
+
+
+def _module(model: Any) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: expected a torch.nn.Module, not {_kind(model)}.")
+    module = unwrapped(model)
+    if next(module.parameters(), None) is None:
+        raise UserError(
+            f"The model {type(module).__name__} has no parameters.",
+            "Give the trained classifier itself.",
+        )
+    return module
+
+
+def _contenders(
+    detectors: Sequence[str | Detector] | Mapping[str, str | Detector], model: str
+) -> dict[str, Contender]:
+    """Label -> a detector that is nobody else's."""
+    if isinstance(detectors, str | Detector):
+        detectors = [detectors]
+    pairs = detectors.items() if isinstance(detectors, Mapping) else ((None, d) for d in detectors)
+    catalog = Catalog()
+    found: dict[str, Contender] = {}
+    for label, given in pairs:
+        detector = _detector(given, catalog)
+        info = detector.info
+        name = info.name if label is None else label
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"detectors: expected a label for each detector, not {name!r}.")
+        if name in found:
+            raise UserError(
+                f"detectors: '{name}' is given twice.",
+                f"Give a mapping: {{'{name} 1': ..., '{name} 2': ...}}.",
+            )
+        fixed = {} if isinstance(given, str) else detector.parameters
+        tuned: TuningProtocol = "fgsm" if "calibration" in info.needs else "none"
+        found[name] = Contender(Method(name, model, info, fixed, tuned), detector)
+    if not found:
+        raise UserError("detectors names none.", "`oodbench list detectors` shows what there is.")
+    return found
+
+
+def _detector(given: Any, catalog: Catalog) -> Detector:
+    if isinstance(given, str):
+        return catalog.load_detector(given)
+    if isinstance(given, type) and issubclass(given, Detector):
+        raise UserError(
+            f"detectors: {given.__name__} is a class.", f"Give an instance: {given.__name__}()."
+        )
+    if not isinstance(given, Detector):
+        raise UserError(
+            f"detectors: expected names or instances of oodbench.Detector, not {_kind(given)}."
+        )
+    if not hasattr(given, "info"):
+        raise UserError(
+            f"detectors: {type(given).__name__} does not say what it needs.",
+            "Decorate the class with @oodbench.register(name, needs=...).",
+        )
+    step = getattr(given, "epsilon", None)
+    if "input_gradient" in given.info.needs and not isinstance(step, int | float):
+        raise UserError(
+            f"Detector '{given.info.name}' needs input gradients and has no step size.",
+            "Give it an attribute 'epsilon', a number in units of a [0, 1] pixel.",
+        )
+    return copy.deepcopy(given)
+
+
+def _device(name: str | torch.device, module: nn.Module) -> torch.device:
+    own = device_of(module)
+    if name == "auto" and own is not None and own.type == "cuda":
+        return own
+    try:
+        return find_device(str(name))
+    except UserError as error:
+        raise UserError(
+            error.message.replace("--device", "device"), error.hint.replace("--device ", "device=")
+        ) from None
+
+
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _normalization(given: Any) -> Scaling | None:
+    """Mean and standard deviation per channel."""
+    if given is None:
+        return None
+    expected = "expected (mean, std), a number per channel in each"
+    try:
+        mean, std = (
+            tuple(map(float, part)) if hasattr(part, "__len__") else (float(part),)
+            for part in given
+        )
+    except (TypeError, ValueError):
+        raise UserError(f"normalization: {expected}, not {given!r}.") from None
+    if len(mean) != len(std) or not mean:
+        raise UserError(
+            f"normalization: {expected}, not {len(mean)} means and {len(std)} deviations."
+        )
+    for value in (*mean, *std):
+        if not math.isfinite(value):
+            raise UserError(f"normalization: {value} is not a finite number.")
+    for value in std:
+        if value <= 0:
+            raise UserError(f"normalization: a standard deviation is positive, not {value:g}.")
+    return mean, std
+
+
+def _data(
+    id_data: Any, ood_data: Any, fit_data: Any, validation_data: Any, *, in_unit_range: bool
+) -> DataSets:
+    """The data sets of a call, with what is wrong in their first batches said."""
+    if not isinstance(ood_data, Mapping):
+        raise UserError(
+            f"ood_data: expected a mapping from names to data, not {_kind(ood_data)}.",
+            'Give ood_data={"name": ...}.',
+        )
+    if not ood_data:
+        raise UserError("ood_data names no data set.", 'Give ood_data={"name": ...}.')
+    for name in ood_data:
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"ood_data: expected a name for each data set, not {name!r}.")
+    if ID in ood_data:
+        raise UserError(
+            f"ood_data: '{ID}' is what the in-distribution scores are called.",
+            "Choose another name for that data set.",
+        )
+    data = DataSets(
+        test={
+            ID: LoadedImages(id_data, "id_data", labelled=True),
+            **{
+                name: LoadedImages(given, f"ood_data['{name}']", labelled=False)
+                for name, given in ood_data.items()
+            },
+        },
+        fit=None if fit_data is None else LoadedImages(fit_data, "fit_data", labelled=True),
+        validation=None
+        if validation_data is None
+        else LoadedImages(validation_data, "validation_data", labelled=True),
+    )
+    for source in data.all:
+        source.in_unit_range = in_unit_range
+    return data
+
+
+def _adapted(
+    module: nn.Module,
+    data: DataSets,
+    taps: Literal["auto"] | Sequence[str],
+    scaling: Scaling | None,
+    device: torch.device,
+) -> tuple[BorrowedClassifier, int]:
+    """The model as the engine takes classifiers, tried on a few images of each data set, and C."""
+    images, _ = data.test[ID].first()
+    dtype = type_of(module)
+    if scaling is not None:
+        for source in data.all:
+            channels = source.first()[0].shape[1]
+            if len(scaling[0]) not in (1, channels):
+                raise UserError(
+                    f"normalization is for {len(scaling[0])} channels, the images of "
+                    f"{source.name} have {channels}."
+                )
+
+    def wrapped(network: Any, channels_last: bool) -> BorrowedClassifier:
+        return BorrowedClassifier(
+            network, scaling, dtype=dtype, device=device, channels_last=channels_last
+        )
+
+    alone = wrapped(module, channels_last=True)
+    few = images[:_FEW].to(device, alone.dtype)
+    try:
+        probed = probe(module, alone.normalised(few), taps)
+    except UserError:
+        raise
+    except Exception as error:
+        raise cannot_take(alone, few, "id_data", error) from error
+    if probed.channels_last:
+        reorder(module)
+    classifier = wrapped(probed.network, probed.channels_last)
+    runner = CheckedRunner(classifier, batch_size=_FEW)
+    seen = {few.shape[1:]}
+    with runner.attached(), torch.no_grad():
+        for source in data.all:
+            few, _ = runner.placed(source.first()[0][:_FEW])
+            if few.shape[1:] not in seen:
+                seen.add(few.shape[1:])
+                runner.look_at(few, source.name)
+    return classifier, probed.num_classes
+
+
+def _check_classes(found: int, expected: int | None) -> None:
+    if expected not in (None, found):
+        raise UserError(
+            f"num_classes is {expected}, and the model gives {found} logits for an image.",
+            "Leave num_classes out, or give the model that has as many.",
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+# --- what comes of it --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EvaluationResult:
+    """What came of `oodbench.evaluate`; it prints as a table, and a notebook shows it as one.
+
+    Attributes:
+        scores: detector -> "id" and the names of the OOD sets -> one score per image, float64, in
+            the order of the data; higher is more in-distribution.
+        records: every metric of every detector on every OOD set with its 95% interval, as in the
+            records of a run; then the classifier's accuracy, if `id_data` has labels.
+        costs: one for each detector if they were measured.
+        skipped: detector -> why it could not run.
+        failed: detector -> what went wrong while it ran.
+        errors: detector that failed -> what was raised.
+        detectors: detector -> the fitted and tuned instance that scored.
+        model: name of the model's class.
+        taps: names of the modules that are the model's taps.
+        head: name of the module that is its last layer.
+        num_classes: C.
+        notes: what a reader of the tables should know of this call.
+    """
+
+    scores: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    records: list[QualityRecord]
+    costs: list[CostRecord]
+    skipped: Mapping[str, str]
+    errors: Mapping[str, Exception]
+    detectors: Mapping[str, Detector]
+    model: str
+    taps: tuple[str, ...]
+    head: str
+    num_classes: int
+    notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Detector -> what went wrong while it ran."""
+        return {label: reason_of(error) for label, error in self.errors.items()}
+
+    def leaderboard(self) -> Leaderboard:
+        """The records, ranked, for every format there is (`to_csv`, `to_json`, `to_latex` ...)."""
+        from oodbench.report import Leaderboard
+
+        return Leaderboard.from_records(self.records, self.costs)
+
+    def to_markdown(self) -> str:
+        """GitHub-flavoured Markdown, with every metric."""
+        from oodbench.report import markdown
+
+        return markdown.render_document(self._document(best="bold", whole=True))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each detector (`Leaderboard.to_pandas`)."""
+        return self.leaderboard().to_pandas()
+
+    def to_text(self, width: int = 120) -> str:
+        """Plain text, no line wider than `width` characters."""
+        from oodbench.report import terminal
+
+        return terminal.render_document(self._document(best="marked *", whole=False), width)
+
+    def _repr_html_(self) -> str:
+        from oodbench.report import html
+
+        return html.render_fragment(self._document(best="bold", whole=False))
+
+    def __str__(self) -> str:
+        return self.to_text(max(60, min(120, shutil.get_terminal_size((120, 24)).columns)))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _document(self, *, best: str, whole: bool) -> Document:
+        from oodbench.report import own_model
+
+        return own_model.document(
+            self.leaderboard(),
+            model=self.model,
+            classes=self.num_classes,
+            best=best,
+            notes=self.notes,
+            whole=whole,
+        )
+
+
+def _result(
+    session: Session,
+    contenders: Mapping[str, Contender],
+    classifier: BorrowedClassifier,
+    seed: int,
+    device: torch.device,
+) -> EvaluationResult:
+    errors = {label: r.error for label, r in session.results.items() if r.error is not None}
+    for error in errors.values():
+        traceback.clear_frames(error.__traceback__)  # they hold images, outputs and the model
+    good = {label: each for label, each in session.results.items() if label not in errors}
+    scores = {label: dict(result.scores) for label, result in good.items()}
+    methods = {label: each.method for label, each in contenders.items()}
+    network = classifier.network
+    assert isinstance(network, AdaptedNetwork)
+    model = type(network.module).__name__
+    recorder = Recorder(
+        _benchmark(model, network.head, session.ood),
+        digest(model, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
+        torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    )
+    return EvaluationResult(
+        scores=scores,
+        records=list(_records(session, recorder, methods, seed)),
+        costs=[
+            recorder.cost(methods[label], seed, result)
+            for label, result in good.items()
+            if result.cost is not None
+        ],
+        skipped=session.skipped,
+        errors=errors,
+        detectors={label: result.detectors[session.ood[0]] for label, result in good.items()},
+        model=model,
+        taps=network.tap_names,
+        head=network.head_name,
+        num_classes=session.num_classes,
+        notes=tuple(_notes(session, [methods[label] for label in good], network)),
+    )
+
+
+def _notes(session: Session, methods: Iterable[Method], network: AdaptedNetwork) -> Iterable[str]:
+    for label, reason in session.unmeasured.items():
+        yield f"The costs of {label} could not be measured: {reason}."
+    stepping, tapping = [], False
+    for method in methods:
+        for note in session.results[method.name].notes:
+            yield f"{method.name}: {note}."
+        tapping |= bool(method.detector.needs & {"taps", "tap_maps"})
+        if "input_gradient" in method.detector.needs:
+            stepping.append(method.name)
+    if tapping:
+        yield f"Taps: {', '.join(network.tap_names)}."
+    if stepping and not session.attackable:
+        yield (
+            f"{', '.join(stepping)}: normalization was not given, so the step of the input "
+            "perturbation is in units of the images as they came, not of a pixel in [0, 1]."
+        )
+
+
+def _benchmark(model: str, head: nn.Module, ood: Sequence[str]) -> BenchmarkSpec:
+    """What records say of the benchmark. Nothing in it was read from a file: nothing is checked."""
+    layers = {info.layer: name for name, info in HEADS.items()}
+    loss = layers.get(type(head).__name__, "unknown")
+    values: dict[str, Any] = {"head": loss}
+    said: dict[str, Any] = {
+        "name": "evaluate",
+        "version": 1,
+        "id": ID,
+        "ood": {None: tuple(ood)},  # in no group
+        "models": {model: ModelSpec.model_construct(**values)},
+        "evaluation": EvaluationSpec(),
+    }
+    return BenchmarkSpec.model_construct(**said)
+
+
+def _records(
+    session: Session, recorder: Recorder, methods: Mapping[str, Method], seed: int
+) -> Iterable[QualityRecord]:
+    correct = session.correct
+    for label, method in methods.items():
+        who = (label, method.model, method.detector.name, seed)
+        if label in session.skipped:
+            yield from recorder.missing(*who, "skipped", session.skipped[label])
+            continue
+        result = session.results[label]
+        if result.error is not None:
+            yield from recorder.missing(*who, "failed", reason_of(result.error), method.tuned_on)
+            continue
+        known = np.zeros(len(result.scores[ID]), dtype=np.bool_) if correct is None else correct
+        for record in recorder.quality(method, seed, Evaluation(session.results, known)):
+            if record.metric != ID_ACCURACY or correct is not None:
+                yield record
