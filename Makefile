@@ -12,8 +12,8 @@ UV := $(shell command -v uv 2>/dev/null)
 run: $(INSTALLED)        ## the main job: train, score, measure, print both leaderboards
 	$(BIN)/oodbench run $(ARGS)
 
-test: $(INSTALLED)       ## the test suite
-	$(BIN)/pytest $(ARGS)
+test: $(INSTALLED)       ## the test suite, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)       ## ruff and mypy --strict, as pre-commit runs them
 	$(BIN)/ruff check .
@@ -29,6 +29,8 @@ bench: $(INSTALLED)      ## speed comparisons, each side by side in one run
 	$(BIN)/python tests/speed/shared_pass.py
 	$(BIN)/python tests/speed/logistic_regression.py
 	$(BIN)/python tests/speed/training_throughput.py
+	$(BIN)/python tests/speed/against_pytorch_ood.py
+	$(BIN)/python tests/speed/large_features.py
 
 $(INSTALLED): pyproject.toml
 ifdef UV

@@ -83,7 +83,8 @@ class Gram(Detector):
 
     def deviations(self, outputs: Outputs) -> dict[str, Tensor]:
         """delta_l of every tap, each of shape [B], float64."""
-        assert self.ranges, "fit comes first"
+        if not self.ranges:
+            raise ValueError("Gram has no ranges yet: call fit first")
         classes = outputs.logits.argmax(dim=1)
         scale = max_probability(outputs.logits) if self.divide_by_confidence else 1.0
         found = {}
@@ -97,6 +98,7 @@ class Gram(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the normalised deviations of all taps, summed, shape [B]."""
-        assert self.expected, "fit and fit_held_out come first"
+        if not self.expected:
+            raise ValueError("Gram has no expected deviations yet: call fit and fit_held_out first")
         deviations = self.deviations(outputs)
         return -torch.stack([deviations[tap] / self.expected[tap] for tap in deviations]).sum(dim=0)

@@ -63,6 +63,8 @@ class Mahalanobis(Detector):
 
     def confidences(self, outputs: Outputs) -> dict[str, Tensor]:
         """M_l of every tap, each of shape [B]."""
+        if not self.gaussians:
+            raise ValueError("Mahalanobis has no Gaussians yet: call fit first")
         return {
             tap: gaussian.class_scores(outputs.taps[tap]).amax(dim=1)
             for tap, gaussian in self.gaussians.items()

@@ -40,5 +40,6 @@ class MahalanobisSingle(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus half the squared distance to the nearest class, shape [B]."""
-        assert self.gaussian is not None, "fit comes first"
+        if self.gaussian is None:
+            raise ValueError("MDS has no Gaussians yet: call fit first")
         return self.gaussian.class_scores(outputs.features).amax(dim=1)

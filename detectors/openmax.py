@@ -105,7 +105,8 @@ class OpenMax(Detector):
 
     def tails(self) -> WeibullTails:
         """The distributions of the present `tail_size` and `euclidean_weight`."""
-        assert self.means is not None, "fit comes first"
+        if self.means is None:
+            raise ValueError("OpenMax has no mean activation vectors yet: call fit first")
         key = (self.tail_size, self.euclidean_weight)
         if key not in self.fitted:
             distances = self._mixed(self.euclidean, self.cosine)

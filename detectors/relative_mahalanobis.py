@@ -40,8 +40,8 @@ class RelativeMahalanobis(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the smallest relative squared distance, shape [B]."""
-        assert self.classes is not None, "fit comes first"
-        assert self.background is not None
+        if self.classes is None or self.background is None:
+            raise ValueError("RMDS has no Gaussians yet: call fit first")
         # The Gaussians give -d / 2.
         nearest = self.classes.class_scores(outputs.features).amax(dim=1)
         return 2 * (nearest - self.background.class_scores(outputs.features).squeeze(dim=1))

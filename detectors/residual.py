@@ -45,6 +45,7 @@ class Residual(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the length of the residual, shape [B]."""
-        assert self.axes is not None, "fit comes first"
+        if self.axes is None:
+            raise ValueError("Residual has no principal axes yet: call fit first")
         dim = principal_dimension(self.dim, outputs.features.shape[1])
         return -self.axes.residual_norms(outputs.features, dim)

@@ -82,7 +82,8 @@ class ViM(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Energy less the virtual logit, shape [B]."""
-        assert self.axes is not None, "fit comes first"
+        if self.axes is None:
+            raise ValueError("ViM has no principal axes yet: call fit first")
         dim = principal_dimension(self.dim, outputs.features.shape[1])
         virtual_logits = self.alpha(dim) * self.axes.residual_norms(outputs.features, dim)
         return energy(outputs.logits) - virtual_logits

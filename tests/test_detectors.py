@@ -1,36 +1,34 @@
-"""Built-in detectors against references written from the formulas, in float64."""
+"""Built-in detectors against references written from the formulas, in float64.
+
+What holds for every detector is in `test_conformance`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conformance import Sweep
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import oodbench
-from oodbench import Detector, Head, Outputs
-from oodbench.catalog import Catalog, load_class
+from oodbench import Detector, Outputs
 from oodbench.data import ImageArray
-from oodbench.detector import NEEDS, Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.engine.perturbation import step_sign
 from oodbench.engine.scoring import Scorer, score_batch, score_split, sweep_outputs
-from oodbench.metrics import auroc
 from oodbench.models.classifier import Classifier, Network
 from oodbench.plan import Method
 from oodbench.regression import fit_logistic_regression
 
 Make = Callable[..., Any]
 Taps = Callable[[Classifier, Tensor], dict[str, Tensor]]
-
-DETECTORS = tuple(Catalog().entries["detector"])
 
 
 def load(name: str, **parameters: Any) -> Any:
@@ -63,29 +61,6 @@ def engine_scores(
 
 
 # --- declarations ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", DETECTORS)
-def test_declaration_is_complete(name: str) -> None:
-    catalog = Catalog()
-    info = load_class(catalog.entry("detector", name).path).info
-    assert catalog.detectors[name].info == info, "reading the file gives what running it gives"
-    assert info.name == name
-    for field in ("label", "title", "venue", "url"):
-        assert getattr(info, field), f"{field} is empty"
-    assert info.year is not None
-    assert info.url.startswith("https://")
-    assert info.needs <= set(NEEDS)
-    detector = load(name)
-    for parameter in info.search_space:
-        assert parameter in detector.parameters
-    if "input_gradient" in info.needs:
-        assert isinstance(detector.epsilon, float)
-
-
-def test_labels_are_unique() -> None:
-    labels = [status.info.label for status in Catalog().detectors.values() if status.info]
-    assert sorted(labels) == sorted(set(labels))
 
 
 def test_published_grids() -> None:
@@ -146,99 +121,6 @@ def test_confident_scores_are_not_tied() -> None:
     for name in ("baseline", "entropy"):
         low, high = load(name).score(outputs_of(logits)).tolist()
         assert low < high
-
-
-# --- planted data for every detector -----------------------------------------------------------
-
-DIMENSION, CLASSES = 12, 4
-
-
-class Planted(Batches):
-    """Images of which those of one class have features around its centre."""
-
-    num_classes = CLASSES
-
-    def __init__(self, outputs: Outputs) -> None:
-        self.outputs = outputs
-
-    def __iter__(self) -> Iterator[Outputs]:
-        for start in range(0, len(self.outputs), 64):
-            yield self.outputs[start : start + 64]
-
-
-def planted(count: int, seed: int, head_kind: str, *, ood: bool) -> Outputs:
-    """In-distribution: near a class centre. Out-of-distribution: near the centres' mean."""
-    centres = torch.randn(
-        CLASSES, DIMENSION, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
-    centres = 3 * (centres - centres.mean(dim=0))
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(CLASSES, (count,), generator=generator)
-    noise = torch.randn(count, DIMENSION, generator=generator, dtype=torch.float64)
-    features = noise + (0 if ood else centres[labels])
-    if head_kind == "dismax":
-        head = Head("dismax", centres)
-        logits = -torch.cdist(features, centres)
-    elif head_kind == "dismax2022":
-        head = Head("dismax", centres)
-        distances = torch.cdist(F.normalize(features), F.normalize(centres)) / 2**0.5
-        logits = -(distances + distances.mean(dim=1, keepdim=True)) / 0.1
-    else:
-        head = Head("linear", centres / 6, torch.zeros(CLASSES, dtype=torch.float64))
-        logits = features @ centres.T / 6
-    early = features[:, : DIMENSION // 2]
-    taps = {"early": early, "late": features}
-    return Outputs(logits, features, taps, None if ood else labels, head)
-
-
-@pytest.fixture(scope="module", params=DETECTORS)
-def ready(request: pytest.FixtureRequest) -> tuple[Detector, Outputs, Outputs]:
-    """Every detector, fitted and calibrated, with in- and out-of-distribution outputs."""
-    detector = load(request.param)
-    needs = detector.info.needs
-    kind = "dismax" if "dismax_head" in needs else "linear"
-    if request.param == "mmles":
-        kind = "dismax2022"  # a mean distance between features of any length misleads it
-    if "fit" in needs:
-        detector.fit(Planted(planted(400, 1, kind, ood=False)))
-    if "calibration" in needs:
-        detector.calibrate(planted(50, 2, kind, ood=False), planted(50, 3, kind, ood=True))
-    return detector, planted(200, 4, kind, ood=False), planted(200, 5, kind, ood=True)
-
-
-def test_higher_is_more_in_distribution(ready: tuple[Detector, Outputs, Outputs]) -> None:
-    detector, inside, outside = ready
-    assert auroc(detector.score(inside).numpy(), detector.score(outside).numpy()) > 0.9
-
-
-def test_scores_are_finite_float64(ready: tuple[Detector, Outputs, Outputs]) -> None:
-    detector, *sides = ready
-    for outputs in sides:
-        scores = detector.score(outputs)
-        assert scores.dtype == torch.float64
-        assert scores.shape == (200,)
-        assert torch.isfinite(scores).all()
-
-
-def test_scores_do_not_depend_on_the_batch(ready: tuple[Detector, Outputs, Outputs]) -> None:
-    detector, inside, _ = ready
-    whole = detector.score(inside)
-    for size in (1, 7, 64):
-        parts = [detector.score(inside[i : i + size]) for i in range(0, len(inside), size)]
-        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-9, atol=1e-9)
-    order = torch.randperm(len(inside), generator=torch.Generator().manual_seed(0))
-    shuffled = detector.score(inside.map(lambda tensor: tensor[order]))
-    torch.testing.assert_close(shuffled, whole[order], rtol=1e-9, atol=1e-9)
-
-
-def test_scoring_changes_nothing(ready: tuple[Detector, Outputs, Outputs]) -> None:
-    detector, inside, outside = ready
-    copy = inside.map(torch.clone)
-    first = detector.score(inside)
-    detector.score(outside)
-    torch.testing.assert_close(detector.score(inside), first, rtol=0, atol=0)
-    torch.testing.assert_close(inside.features, copy.features, rtol=0, atol=0)
-    torch.testing.assert_close(inside.logits, copy.logits, rtol=0, atol=0)
 
 
 # --- ODIN --------------------------------------------------------------------------------------
@@ -480,20 +362,12 @@ def test_mahalanobis_takes_labels_from_the_data_and_not_from_predictions(
     assert outputs.labels is not None
     assert (outputs.logits.argmax(dim=1) != outputs.labels).any(), "these data would not show it"
     detector = load("mahalanobis")
-    batches = Planted(outputs)
+    batches = Sweep(outputs)
     batches.num_classes = 3
     detector.fit(batches)
     tap = outputs.taps["second"].double()
     means = torch.stack([tap[outputs.labels == c].mean(dim=0) for c in range(3)])
     torch.testing.assert_close(detector.gaussians["second"].means, means, rtol=1e-10, atol=1e-12)
-
-
-def test_fitting_again_forgets(fitted_mahalanobis: tuple[Classifier, Any]) -> None:
-    detector = load("mahalanobis")
-    outputs = planted(200, 1, "linear", ood=False)
-    for features in (outputs.features + 100, outputs.features):
-        detector.fit(Planted(replace(outputs, taps={"late": features})))
-    assert detector.score(replace(outputs, taps={"late": outputs.features})).max() > -DIMENSION
 
 
 def test_one_batch_alone_scores_as_in_a_split(

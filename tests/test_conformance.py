@@ -1,0 +1,299 @@
+"""Every detector of the catalogue against every requirement of `conformance`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import conformance
+import numpy as np
+import pytest
+import torch
+from conformance import CHECKS, Check, check_cuda, check_declaration, check_engine
+from torch import Tensor
+
+from oodbench import Detector, Outputs, register
+from oodbench.catalog import Catalog, load_class
+from oodbench.detector import Batches
+from oodbench.models.classifier import Classifier
+
+CATALOG = Catalog()
+DETECTORS = tuple(CATALOG.entries["detector"])
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=check.__name__, marks=NO_CUDA if check is check_cuda else ())
+        for check in CHECKS
+    ],
+)
+@pytest.mark.parametrize("name", DETECTORS)
+def test_conformance(name: str, check: Check) -> None:
+    check(load_class(CATALOG.entry("detector", name).path))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_reading_a_file_gives_the_declaration_that_running_it_gives(name: str) -> None:
+    info = load_class(CATALOG.entry("detector", name).path).info
+    assert info.name == name
+    assert CATALOG.detectors[name].info == info
+
+
+def test_labels_are_unique() -> None:
+    labels = [status.info.label for status in CATALOG.detectors.values() if status.info]
+    assert sorted(labels) == sorted(set(labels))
+
+
+# --- what the checks are worth: detectors that are wrong in one way -------------------------------
+
+
+class Right(Detector):
+    """Distance from the mean training feature's direction, times a factor."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+        self.mean: Tensor | None = None
+
+    def fit(self, batches: Batches) -> None:
+        features = torch.cat([outputs.features for outputs in batches])
+        self.mean = features.mean(dim=0)
+
+    def score(self, outputs: Outputs) -> Tensor:
+        if self.mean is None:
+            raise ValueError("call fit first")
+        lengths = outputs.features.norm(dim=1)
+        return self.factor * (outputs.features @ self.mean) / lengths.clamp_min(1e-9)
+
+
+class TurnedRound(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        return -super().score(outputs)
+
+
+class OneColumn(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        return super().score(outputs)[:, None]
+
+
+class NotANumber(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        return super().score(outputs).log().sub(1e9).sqrt()
+
+
+class Narrow(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        return super().score(outputs).float()
+
+
+class Standardised(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        scores = super().score(outputs)
+        return scores - scores.mean()
+
+
+class Positional(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        return super().score(outputs) + torch.arange(len(outputs)) / 1e4
+
+
+class Squeezing(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        return super().score(outputs).squeeze()
+
+
+class Remembering(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        scores = super().score(outputs)
+        assert self.mean is not None
+        self.mean = self.mean + outputs.features.mean(dim=0) / 100
+        return scores
+
+
+class Imprecise(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        eps = torch.finfo(outputs.features.dtype).eps
+        return super().score(outputs).double() + eps**0.5 * outputs.features[:, 3] * 100
+
+
+class Random(Right):
+    def fit(self, batches: Batches) -> None:
+        super().fit(batches)
+        assert self.mean is not None
+        self.mean = self.mean + torch.rand(()) / 100
+
+
+class LastBatch(Right):
+    def fit(self, batches: Batches) -> None:
+        for outputs in batches:
+            self.mean = outputs.features.mean(dim=0)
+
+
+class Appending(Right):
+    def fit(self, batches: Batches) -> None:
+        before = self.mean
+        super().fit(batches)
+        if before is not None:
+            self.mean = (self.mean + before) / 2
+
+
+class Baked(Right):
+    def fit(self, batches: Batches) -> None:
+        super().fit(batches)
+        assert self.mean is not None
+        self.mean = self.mean * self.factor
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return super().score(outputs) / self.factor
+
+
+class Shared(Right):
+    """Parameters in a place that copies share."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.settings = {"factor": factor}
+        self.mean = None
+
+    @property
+    def factor(self) -> float:  # type: ignore[override]
+        return self.settings["factor"]
+
+    @factor.setter
+    def factor(self, value: float) -> None:
+        self.settings["factor"] = value
+
+
+class Asserting(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        assert self.mean is not None, "fit comes first"
+        return super().score(outputs)
+
+
+class InPlace(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        outputs.features.clamp_(max=3)
+        return super().score(outputs)
+
+
+class InPlaceWhileFitting(Right):
+    def fit(self, batches: Batches) -> None:
+        for outputs in batches:
+            outputs.features.mul_(0.5)
+        super().fit(batches)
+
+
+class Undeclared(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        bias = outputs.head.bias
+        return super().score(outputs) + (0 if bias is None else bias.sum() + bias[0])
+
+
+class Stateless(Right):
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.features.sum(dim=1)
+
+
+class Unfitting(Detector):
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.logits.amax(dim=1)
+
+
+def declared(cls: type[Detector], **changed: Any) -> type[Detector]:
+    fields: dict[str, Any] = {
+        "label": "Wrong",
+        "title": "Wrong",
+        "venue": "None",
+        "year": 2000,
+        "url": "https://example.org",
+        "needs": ("features", "fit"),
+        "search_space": {"factor": (0.5, 1.0, 2.0)} if "factor" in cls.parameter_names() else {},
+    }
+    return register("wrong", **{**fields, **changed})(cls)
+
+
+def failing(cls: type[Detector]) -> dict[str, Exception]:
+    found: dict[str, Exception] = {}
+    for check in CHECKS:
+        if check is not check_cuda or torch.cuda.is_available():
+            try:
+                check(cls)
+            except Exception as error:
+                found[check.__name__] = error
+    return found
+
+
+def test_a_detector_that_is_right_passes() -> None:
+    assert failing(declared(Right)) == {}
+
+
+@pytest.mark.parametrize(
+    ("cls", "checks"),
+    [
+        (TurnedRound, "orientation"),
+        (OneColumn, "scores one_image batch_size engine"),
+        (NotANumber, "scores batch_size engine"),
+        (Narrow, "scores"),
+        (Standardised, "batch_size neighbours one_image engine"),
+        (Positional, "order batch_size engine"),
+        (Squeezing, "one_image"),
+        (Remembering, "scoring_leaves_no_trace"),
+        (Imprecise, "single_precision"),
+        (Random, "repeatable"),
+        (LastBatch, "fit_batch_size"),
+        (Appending, "refit"),
+        (Baked, "parameters_after_fit"),
+        (Shared, "parameters_after_fit"),
+        (Asserting, "unfitted"),
+        (Stateless, "unfitted"),
+        (InPlace, "inputs_unchanged"),
+        (InPlaceWhileFitting, "inputs_unchanged"),
+        (Undeclared, "declares_what_it_uses"),
+        (Unfitting, "declaration"),
+    ],
+)
+def test_a_detector_that_is_wrong_fails(cls: type[Detector], checks: str) -> None:
+    found = failing(declared(cls))
+    for check in checks.split():
+        assert f"check_{check}" in found
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"venue": ""},
+        {"year": None},
+        {"url": "http://example.org"},
+        {"label": "two words"},
+        {"search_space": {"factor": (0.5, 2.0)}},
+        {"search_space": {"factor": (1.0, 1.0)}},
+        {"needs": ("features",)},
+        {"needs": ("features", "fit", "held_out")},
+    ],
+)
+def test_a_declaration_that_is_wrong_fails(changed: dict[str, Any]) -> None:
+    cls = declared(type("Copy", (Right,), {}), **changed)
+    with pytest.raises(AssertionError, match="wrong: "):
+        check_declaration(cls)
+
+
+@pytest.mark.parametrize("what", ["weight", "mode", "hook", "frozen", "buffer"])
+def test_a_network_that_is_changed_is_noticed(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(classifier: Classifier, cls: type[Detector]) -> Any:
+        part = classifier.network.get_submodule("first.1")
+        with torch.no_grad():
+            match what:
+                case "weight":
+                    part.weight[2] += 1e-6
+                case "mode":
+                    part.eval()
+                case "hook":
+                    part.register_forward_hook(lambda *given: None)
+                case "frozen":
+                    part.weight.requires_grad_(False)
+                case "buffer":
+                    part.running_mean += 1e-6
+        return np.zeros(1)
+
+    monkeypatch.setattr(conformance, "engine_scores", change)
+    with pytest.raises(AssertionError, match=r"first\.1"):
+        check_engine(declared(Right))
