@@ -1,7 +1,7 @@
 """One engine cycle against pytorch-ood, detector by detector, on the same network and images.
 
     python tests/speed/against_pytorch_ood.py [--images FOLDER] [--fit 5000] [--test 2000]
-                                              [--threads 2] [--rounds 3]
+                                              [--threads 2] [--rounds 1]
 
 A ResNet-20, trained for a moment, and 32x32 images: `--fit` to fit on, a fifth of them held out
 from training, and twice `--test` to score, in- and out-of-distribution. Images are stripes in the
@@ -495,6 +495,7 @@ def in_turns(contest: Contest, rounds: int, often: Contest | None = None) -> dic
         started = time.perf_counter(), time.process_time()
         work[name]()
         turns[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+        print(f"  {name:40}{turns[name][-1][0]:8.2f} s", file=sys.stderr, flush=True)
     return {
         name: Seconds(*(statistics.median(clock) for clock in zip(*values, strict=True)))
         for name, values in turns.items()
@@ -707,7 +708,7 @@ def compare(case: Case, rounds: int) -> None:
     times = in_turns(their_contest(loaders), rounds, short)
     table(times, [our_work(case, WITHOUT_GRADIENTS) for _ in range(rounds)])
     summary(times, case.count)
-    print(f"\n{'':49}{'':31}{'oodbench':>9}{'pytorch-ood':>13}{'faster':>9}")
+    print(f"\n{'':49}{'':31}{'oodbench':>9}{'pytorch-ood':>13}{'faster':>9}", flush=True)
     for what, (names, contest) in one_by_one(case, loaders).items():
         each = in_turns(contest, rounds)
         ours, theirs = each["ours"].wall, each["theirs"].wall
@@ -746,7 +747,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=5000)
     parser.add_argument("--test", type=int, default=2000, help="of each side")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1, help="a round has 4 turns of the cycle")
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -769,7 +770,7 @@ def everything(options: argparse.Namespace) -> None:
         f"torch {torch.__version__}, pytorch-ood {version('pytorch-ood')}, "
         f"Python {platform.python_version()}\n"
         f"ResNet-20, {options.fit:,} images to fit, {options.test:,} ID + {options.test:,} OOD to "
-        f"score, batches of {options.batch}; median of {options.rounds} rounds",
+        f"score, batches of {options.batch}; rounds: {options.rounds}",
         flush=True,
     )
     with tempfile.TemporaryDirectory() as name:
