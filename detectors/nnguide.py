@@ -7,7 +7,7 @@ from torch import Tensor
 from oodbench import Detector, Outputs, register
 from oodbench.bank import FeatureBank, directions, top_k_products
 from oodbench.detector import Batches
-from oodbench.functional import energy
+from oodbench.functional import check_logits_positive, energy
 
 
 @register(
@@ -25,8 +25,8 @@ class NNGuide(Detector):
     """E(x) G(x), with E = log sum exp z and G the mean of the k largest <q, E(x_i) q_i>.
 
     q = f / ||f||, and i runs over training images. A product of energies orders images only where
-    they are positive, as those of a linear last layer are; logits that are minus distances may turn
-    the order round, and so a linear head is needed.
+    they are positive, as a rule for a linear last layer trained with softmax; logits that are minus
+    distances may turn the order round, and so a linear head is needed.
 
     Args:
         k: number of neighbours.
@@ -42,11 +42,19 @@ class NNGuide(Detector):
         self.bank = FeatureBank(bank_size)
 
     def fit(self, batches: Batches) -> None:
-        """The directions of the training features, each times the energy of its logits."""
-        self.bank = FeatureBank(self.bank_size)
+        """The directions of the training features, each times the energy of its logits.
+
+        Raises:
+            ValueError: if there are no images, or their energies are not positive on average.
+        """
+        self.bank, total = FeatureBank(self.bank_size), 0.0
         for outputs in batches:
-            rows = directions(outputs.features)
-            self.bank.add((rows * energy(outputs.logits)[:, None]).to(rows.dtype))
+            rows, energies = directions(outputs.features), energy(outputs.logits)
+            self.bank.add((rows * energies[:, None]).to(rows.dtype))
+            total += float(energies.sum())
+        if not self.bank.seen:
+            raise ValueError("no training images to fit on")
+        check_logits_positive(total / self.bank.seen, "NNGuide")
 
     def score(self, outputs: Outputs) -> Tensor:
         """Energy times guidance, shape [B]."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from oodbench import Detector, Outputs, register
 from oodbench.bank import FeatureBank
 from oodbench.detector import Batches
-from oodbench.functional import squared_distances
+from oodbench.functional import check_logits_positive, squared_distances
 from oodbench.weibull import WeibullTails, fit_weibull_tails, largest_of_classes
 
 
@@ -74,7 +74,7 @@ class OpenMax(Detector):
 
     def fit(self, batches: Batches) -> None:
         """Mean activation vectors and the training images' distances to them, in one sweep."""
-        count, bank = batches.num_classes, FeatureBank(self.bank_size)
+        count, bank, largest = batches.num_classes, FeatureBank(self.bank_size), 0.0
         sums = torch.zeros(count, count, dtype=torch.float64)
         counts = torch.zeros(count, dtype=torch.float64)
         for outputs in batches:
@@ -87,10 +87,12 @@ class OpenMax(Detector):
             counts += torch.bincount(labels, minlength=count)
             # The network's own precision: the logits are no more exact than that.
             bank.add(logits.to(torch.promote_types(outputs.features.dtype, torch.float32)))
+            largest += float(logits.amax(dim=1).sum())
         if not bank.seen:
             raise ValueError(
                 "no training image is classified right: there are no mean activation vectors"
             )
+        check_logits_positive(largest / bank.seen, "OpenMax")
         self.means = sums / counts.clamp_min(1)[:, None]
         euclidean, cosine, classes = [], [], []
         for rows in bank.blocks:

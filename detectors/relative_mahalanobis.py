@@ -6,6 +6,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
+from oodbench.functional import squared_distances
 from oodbench.statistics import ClassMoments, TiedGaussian
 
 
@@ -23,7 +24,8 @@ class RelativeMahalanobis(Detector):
 
     d_k is taken with the mean of class k and the within-class covariance that the classes share,
     d_0 with the mean and the covariance of all training features. Both covariances are the
-    maximum-likelihood ones, and both inverses leave out directions without variance.
+    maximum-likelihood ones. Directions in which features do not vary within the classes are left
+    out of both distances: in d_0 alone they would make what is far away count as in-distribution.
     """
 
     def __init__(self) -> None:
@@ -36,12 +38,13 @@ class RelativeMahalanobis(Detector):
         for outputs in batches:
             assert outputs.labels is not None
             moments.update(outputs.features, outputs.labels)
-        self.classes, self.background = moments.tied_gaussian(), moments.total_gaussian()
+        self.classes = moments.tied_gaussian()
+        self.background = self.classes.white_background(moments.counts)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the smallest relative squared distance, shape [B]."""
         if self.classes is None or self.background is None:
             raise ValueError("RMDS has no Gaussians yet: call fit first")
-        # The Gaussians give -d / 2.
-        nearest = self.classes.class_scores(outputs.features).amax(dim=1)
-        return 2 * (nearest - self.background.class_scores(outputs.features).squeeze(dim=1))
+        white = self.classes.white(outputs.features)
+        nearest = squared_distances(white, self.classes.white_means).amin(dim=1)
+        return -2 * self.background.class_scores(white).squeeze(dim=1) - nearest

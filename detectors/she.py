@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
+from oodbench.errors import listed
 
 
 @register(
@@ -49,10 +50,10 @@ class SHE(Detector):
             counts += torch.bincount(classes, minlength=batches.num_classes)
         if sums is None:
             raise ValueError("no training images to fit on")
-        empty = [str(index) for index, count in enumerate(counts.tolist()) if count == 0]
+        empty = [index for index, count in enumerate(counts.tolist()) if count == 0]
         if empty:
             raise ValueError(
-                f"no training image of class {', '.join(empty)} is classified correctly: it has "
+                f"no training image of class {listed(empty)} is classified correctly: it has "
                 "no pattern. Fit on more images, or train the network longer."
             )
         self.patterns = sums / counts[:, None]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import max_probability
+from oodbench.functional import max_log_odds
 from oodbench.temperature import calibrate as likeliest_temperature
 
 
@@ -21,16 +21,18 @@ from oodbench.temperature import calibrate as likeliest_temperature
     needs=("held_out", "labels"),
 )
 class TemperatureScaling(Detector):
-    """max_i softmax(z / T)_i at the T that makes held-out labels likeliest (section 4.2).
+    """Log-odds of max_i softmax(z / T)_i, at the T that makes held-out labels likeliest.
 
-    The paper is about calibration; OpenOOD and pytorch-ood use it as a score for OOD detection.
+    The paper (section 4.2) is about calibration; OpenOOD and pytorch-ood use the probability as a
+    score for OOD detection. Its log-odds order images alike, also where T is very small, as it is
+    where every held-out image is classified right: there the probability is 1 up to rounding.
     """
 
     def __init__(self) -> None:
         self.fitted_temperature: float | None = None
 
     def fit_held_out(self, batches: Batches) -> None:
-        """T, in one sweep. Keeps the logits of all held-out images (N x C float64) while it fits.
+        """T, in one sweep. Keeps the logits of all held-out images (N x C) while it fits.
 
         Raises:
             ValueError: if there are no held-out images, or they have no labels.
@@ -39,14 +41,16 @@ class TemperatureScaling(Detector):
         for outputs in batches:
             if outputs.labels is None:
                 raise ValueError("temperature scaling needs held-out images with labels")
-            logits.append(outputs.logits.cpu())
+            # The network's own precision: the logits are no more exact than that.
+            precision = torch.promote_types(outputs.features.dtype, torch.float32)
+            logits.append(outputs.logits.to("cpu", precision))
             labels.append(outputs.labels.cpu())
         if not logits:
             raise ValueError("no held-out images to calibrate the temperature on")
         self.fitted_temperature = likeliest_temperature(torch.cat(logits), torch.cat(labels))
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Max_i softmax(z / T)_i, shape [B]."""
+        """Log-odds of max_i softmax(z / T)_i, shape [B]."""
         if self.fitted_temperature is None:
             raise ValueError("temperature scaling has no temperature yet: call fit_held_out first")
-        return max_probability(outputs.logits / self.fitted_temperature)
+        return max_log_odds(outputs.logits / self.fitted_temperature)

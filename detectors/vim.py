@@ -8,7 +8,7 @@ from torch import Tensor
 from oodbench import Detector, Outputs, register
 from oodbench.bank import FeatureBank
 from oodbench.detector import Batches
-from oodbench.functional import energy
+from oodbench.functional import check_logits_positive, energy
 from oodbench.subspace import PrincipalAxes, PrincipalMoments, principal_dimension
 
 ROWS = 512
@@ -51,7 +51,12 @@ class ViM(Detector):
         self.axes: PrincipalAxes | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Principal axes, mean largest logit, and the mean residual for every dim, in one sweep."""
+        """Principal axes, mean largest logit, and the mean residual for every dim, in one sweep.
+
+        Raises:
+            ValueError: if there are no images, or the mean largest logit is not positive: alpha
+                would not be either, and the residual would count for an image.
+        """
         moments, bank = PrincipalMoments(), FeatureBank(self.bank_size)
         largest_logits = 0.0
         for outputs in batches:
@@ -60,6 +65,7 @@ class ViM(Detector):
             largest_logits += float(outputs.logits.amax(dim=1).sum())
         self.axes = moments.axes()
         self.mean_logit = largest_logits / bank.seen
+        check_logits_positive(self.mean_logit, "ViM")
         sums = torch.zeros_like(self.axes.origin)
         for block in bank.blocks:
             for rows in block.split(ROWS):

@@ -10,13 +10,15 @@ Making a catalogue reads files and runs none of them, and imports no torch.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -308,10 +310,17 @@ def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
                 "Plug-ins lie in sub-folders called detectors/, benchmarks/ and data_manifests/.",
             )
         yield str(folder), folder
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+    for point in _plugin_distributions(tuple(sys.path)):
         distribution = point.dist.name if point.dist else point.name
         for location in _package_folders(point.module, distribution):
             yield f"distribution {distribution}", location
+
+
+@functools.cache
+def _plugin_distributions(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Entry points of a module search path: reading those of all packages takes a while."""
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    return tuple(sorted(found, key=lambda point: point.name))
 
 
 def _package_folders(package: str, distribution: str) -> list[Path]:

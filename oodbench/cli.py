@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from oodbench.data_cli import data_app
 from oodbench.errors import ExitCode, UserError
+from oodbench.process import prepare_process
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -262,10 +262,7 @@ def report(
 
 def main() -> None:
     """Entry point of the `oodbench` command: errors of the user's become one or two lines."""
-    # Threads that spin for long while they wait (GNU OpenMP's default is 300,000 turns) make small
-    # networks many times slower on a machine that has something else to do; threads that do not
-    # spin at all are slow alone. Read when torch is loaded; what the user has set stays.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    prepare_process()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     level, form = (logging.DEBUG, logging.BASIC_FORMAT) if debug else (logging.WARNING, _FORM)

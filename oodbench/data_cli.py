@@ -128,7 +128,9 @@ def verify(
             if result.findings:
                 failed.append((spec, result.findings))
             checked = "; ".join(result.checked) or "nothing of it is stored"
-            say.done(f"{spec.name}: {checked}; {len(result.findings)} problems")
+            count = len(result.findings)
+            problems = "1 problem" if count == 1 else f"{count} problems"
+            say.done(f"{spec.name}: {checked}; {problems}")
     for spec, findings in failed:
         for finding in findings:
             print(f"{spec.name}: {finding.path} {finding.problem}")

@@ -20,6 +20,28 @@ if TYPE_CHECKING:
 
 HeadKind = Literal["linear", "dismax", "other"]
 
+_HEADS: Mapping[HeadKind, str] = {
+    "linear": "a linear head",
+    "dismax": "a DisMax head",
+    "other": "a head that computes something else than its weights say",
+}
+
+
+def head_obstacle(needs: Set[str], kind: HeadKind, model: str) -> str | None:
+    """Why a detector cannot run on a model because of its last layer, or None.
+
+    Args:
+        needs: of the detector.
+        kind: of the last layer.
+        model: what the model is called.
+    """
+    wanted: Mapping[str, HeadKind] = {"dismax_head": "dismax", "head": "linear"}
+    for need, one in wanted.items():
+        if need in needs and kind != one:
+            return f"needs {_HEADS[one]}; {model} has {_HEADS[kind]}"
+    return None
+
+
 Need = Literal[
     "features",  # the penultimate features (the input of the last layer)
     "feature_map",  # the map whose mean over space is the penultimate features
@@ -115,6 +137,14 @@ class Outputs:
             taps=self.taps if "taps" in needs else {},
             feature_map=self.feature_map if "feature_map" in needs else None,
             tap_maps=self.tap_maps if "tap_maps" in needs else {},
+        )
+
+    def copied(self, needs: Set[str]) -> Outputs:
+        """What a detector gets that declares `needs`: contiguous copies, to change at will."""
+        import torch
+
+        return self.only(needs).map(
+            lambda tensor: tensor.clone(memory_format=torch.contiguous_format)
         )
 
     def detach(self) -> Outputs:

@@ -35,6 +35,14 @@ class UserError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+def listed(values: Iterable[object], most: int = 5) -> str:
+    """Values with commas between them: the first few, and how many there are beside them."""
+    texts = [str(value) for value in values]
+    if len(texts) <= most + 1:
+        return ", ".join(texts)
+    return f"{', '.join(texts[:most])} and {len(texts) - most} more"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint naming the entries nearest to a misspelt `name`, or all of them if none is near."""
     names = sorted(set(known))

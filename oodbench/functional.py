@@ -18,6 +18,20 @@ def max_probability(logits: Tensor) -> Tensor:
     return F.softmax(logits, dim=1).amax(dim=1)
 
 
+def max_log_odds(logits: Tensor) -> Tensor:
+    """Log-odds of the largest softmax probability, log p - log(1 - p), shape [B].
+
+    Orders images as the probability does, also where it is 1 up to rounding: beyond a gap of 37
+    between the largest logit and the others, in float64.
+
+    Args:
+        logits: shape [B, C].
+    """
+    largest, predicted = logits.max(dim=1, keepdim=True)
+    others = logits.scatter(1, predicted, -torch.inf).logsumexp(dim=1)
+    return largest.squeeze(1) - others
+
+
 def negative_entropy(logits: Tensor) -> Tensor:
     """Negative Shannon entropy of the softmax probabilities, in nats, shape [B].
 
@@ -57,8 +71,31 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return temperature * (logits / temperature).logsumexp(dim=1)
 
 
+def check_logits_positive(mean: float, method: str) -> None:
+    """Refuse logits of a level at which a method that multiplies by them turns the order round.
+
+    Softmax does not change when a constant is added to all logits, so training does not fix their
+    level. That of a linear layer trained with it is positive as a rule; not so that of one trained
+    with a sigmoid for each class.
+
+    Args:
+        mean: of the largest logits, or of the energies, of the training images.
+        method: its name, for the message.
+
+    Raises:
+        ValueError: if the mean is not positive.
+    """
+    if not mean > 0:
+        raise ValueError(
+            f"the largest logits of the training images are {mean:.3g} on average, and {method} "
+            "multiplies by them: the order of its scores would turn round where they are negative. "
+            "It is for networks that give the class of an image a positive logit"
+        )
+
+
 BaseScore = Literal["energy", "max_probability"]
-"""What a method that changes activations scores the changed logits with."""
+"""What a method that changes activations scores the changed logits with. A probability is given by
+its log-odds: activations that were scaled up give probabilities of 1 up to rounding."""
 
 
 def base_score(name: BaseScore, logits: Tensor) -> Tensor:
@@ -71,7 +108,7 @@ def base_score(name: BaseScore, logits: Tensor) -> Tensor:
     Raises:
         ValueError: if there is no such score.
     """
-    scores = {"energy": energy, "max_probability": max_probability}
+    scores = {"energy": energy, "max_probability": max_log_odds}
     if name not in scores:
         raise ValueError(f"no base score '{name}'; there are: {', '.join(scores)}")
     return scores[name](logits)

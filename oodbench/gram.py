@@ -15,8 +15,8 @@ def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
     F is the activation of an image as a matrix of channels and places, F^p its element-wise power;
     the root, of the row sum, keeps the sign: sign(r) |r|^(1/p). A row sum is F^p (F^pT 1), which
     takes as many products as F has elements and no matrix of channels by channels. Each channel is
-    divided by its largest activation m_i, so that no power overflows and none of a weak channel
-    vanishes; with M the largest m, the root of a row sum is
+    divided by its largest activation m_i, so that no power overflows, and a weak channel has its
+    share of the others; with M the largest m, the root of a row sum is
     m_i M (sum_x u_ix^p sum_j (m_j / M)^p u_jx^p)^(1/p), which is exact algebra.
 
     Args:
@@ -26,29 +26,41 @@ def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
     Returns:
         Shape [B, powers, D].
     """
+    precision = torch.promote_types(activation.dtype, torch.float32)
     if activation.ndim == 3:
         activation = activation.transpose(1, 2)
-    images = max(1, BLOCK // max(1, activation[:1].numel()))
-    return torch.cat([_row_sums(block, powers) for block in activation.detach().split(images)])
-
-
-def _row_sums(activation: Tensor, powers: int) -> Tensor:
-    precision = torch.promote_types(activation.dtype, torch.float32)
-    channels = activation[:, :, None] if activation.ndim == 2 else activation.flatten(2)
-    largest = torch.maximum(
-        channels.amax(dim=2, keepdim=True), -channels.amin(dim=2, keepdim=True)
-    ).to(precision)
-    unit = channels.new_empty(channels.shape, dtype=precision)  # contiguous, whatever the map is
-    torch.div(channels, largest.where(largest > 0, 1.0), out=unit)
-    scale = largest.amax(dim=1, keepdim=True)
-    share = (largest / scale.where(scale > 0, 1.0)).transpose(1, 2)
-    power, sums = unit, unit.new_empty(len(unit), powers, unit.shape[1])
-    for index in range(powers):
-        if index == 1:
-            power = unit.square()
-        elif index > 1:
-            power *= unit
-        rows = (share ** (index + 1) @ power) @ power.transpose(1, 2)
-        sums[:, index] = rows.squeeze(1)
+    channels = activation.detach()
+    channels = channels[:, :, None] if channels.ndim == 2 else channels.flatten(2)
+    count, width, places = channels.shape
+    sums = channels.new_empty(count, powers, width, dtype=precision)
+    largest = channels.new_empty(count, 1, width, dtype=precision)
+    images = max(1, BLOCK // max(1, width * places))
+    buffers = channels.new_empty(2, min(images, count), width, places, dtype=precision)
+    for start in range(0, count, images):
+        rows = slice(start, start + images)
+        _row_sums(channels[rows], buffers, sums[rows], largest[rows])
     exponents = 1 / torch.arange(1, powers + 1, dtype=precision, device=sums.device)[:, None]
-    return sums.sign() * sums.abs() ** exponents * (largest * scale).transpose(1, 2)
+    roots = sums.sign() * sums.abs() ** exponents
+    return roots * largest * largest.amax(dim=2, keepdim=True)
+
+
+def _row_sums(channels: Tensor, buffers: Tensor, sums: Tensor, largest: Tensor) -> None:
+    """Row sums before the root and the scale, and the largest activations, of a block of images."""
+    # The places of a channel side by side, whatever the map's memory format is.
+    channels = channels.contiguous()
+    biggest = torch.maximum(channels.amax(dim=2), -channels.amin(dim=2)).to(sums)
+    largest[:] = biggest[:, None]
+    unit, power = buffers[:, : len(channels)]
+    torch.div(channels, biggest.where(biggest > 0, 1.0)[:, :, None], out=unit)
+    scale = biggest.amax(dim=1, keepdim=True)
+    share = (biggest / scale.where(scale > 0, 1.0))[:, None]
+    shares = share
+    for index in range(sums.shape[1]):
+        if index == 0:
+            power_of_unit = unit
+        elif index == 1:
+            power_of_unit = torch.mul(unit, unit, out=power)
+        else:
+            power_of_unit *= unit
+        sums[:, index : index + 1] = (shares @ power_of_unit) @ power_of_unit.transpose(1, 2)
+        shares = shares * share

@@ -184,9 +184,9 @@ class _TopLevel:
     """Whether running a file's top level can fail, judged by its statements.
 
     Judged certain: imports of modules that are there and mention the name, definitions and
-    assignments whose evaluated parts are literals and names already bound, a class that is
-    registered if it derives from Detector and takes what its search space names. All else is
-    uncertain.
+    assignments whose evaluated parts are literals, sums, products and powers of two integers and
+    names already bound, a class that is registered if it derives from Detector and takes what its
+    search space names. All else is uncertain.
     """
 
     HARMLESS_DECORATORS = frozenset({"staticmethod", "classmethod", "property", "override"})
@@ -292,6 +292,16 @@ class _TopLevel:
                 )
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
                 return True
+            case ast.BinOp(
+                left=ast.Constant(value=int()),
+                op=ast.Add() | ast.Sub() | ast.Mult(),
+                right=ast.Constant(value=int()),
+            ):
+                return True
+            case ast.BinOp(
+                left=ast.Constant(value=int()), op=ast.Pow(), right=ast.Constant(value=int(power))
+            ):
+                return power <= 64  # sizes such as 2**20; nothing that takes for ever
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
                 # `Tensor | None` is a type; `"Tensor" | None` is an error.
                 ends = [side for side in (left, right) if isinstance(side, ast.Constant)]

@@ -6,7 +6,7 @@ import copy
 import math
 import shutil
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from oodbench.catalog import Catalog
 from oodbench.data.loaders import LoadedImages
@@ -25,6 +26,7 @@ from oodbench.engine.borrowing import (
     borrowed,
     cannot_take,
     device_of,
+    not_finite,
     reorder,
     reproducible,
     type_of,
@@ -37,7 +39,7 @@ from oodbench.engine.session import ID, Contender, DataSets, Session, reason_of
 from oodbench.errors import UserError
 from oodbench.files import digest
 from oodbench.models.adapter import AdaptedNetwork
-from oodbench.models.probing import probe, unwrapped
+from oodbench.models.probing import NotFiniteError, agree, probe, unwrapped
 from oodbench.models.registry import HEADS
 from oodbench.plan import Method
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
@@ -74,7 +76,8 @@ def evaluate(
 
     Each data set is read once for all detectors that are fitted on it or score it; only detectors
     that perturb their input compute more. The model is given back as it was, whatever happens:
-    weights, their storage and order, modes, hooks, gradients.
+    weights, their storage and order, modes, hooks, gradients. What a `forward` of your own collects
+    in Python stays.
 
     Data are DataLoaders or Datasets of (image, label), or of images alone where no label is needed:
     OOD data, whose labels are ignored; ID data, which then give no accuracy. A DataLoader that
@@ -117,10 +120,13 @@ def evaluate(
     """
     module = _module(model)
     contenders = _contenders(detectors, type(module).__name__)
+    _check_seed(seed)
     place = _device(device, module)
     scaling = _normalization(normalization)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # the caller may be in it
+        stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
+        for kind in {place.type, "cpu"}:  # or in this
+            stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(reproducible(seed, place))
         data = _data(id_data, ood_data, fit_data, validation_data, in_unit_range=bool(scaling))
         stack.callback(data.close)
@@ -128,7 +134,7 @@ def evaluate(
             source.first()
         stack.enter_context(borrowed(module, place))
         stack.enter_context(evaluating(module))
-        classifier, classes = _adapted(module, data, taps, scaling, place)
+        classifier, classes, notes = _adapted(module, data, taps, scaling, place)
         _check_classes(classes, num_classes)
         for source in data.all:
             source.num_classes = classes
@@ -138,7 +144,8 @@ def evaluate(
         session.run()
         if costs:
             session.measure(_contenders(["baseline"], type(module).__name__)["baseline"])
-    return _result(session, contenders, classifier, seed, place)
+    notes += [source.note for source in data.all if source.note]
+    return _result(session, contenders, classifier, seed, place, notes)
 
 
 # --- arguments ---------------------------------------------------------------------------------
@@ -148,10 +155,20 @@ def _module(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UserError(f"model: expected a torch.nn.Module, not {_kind(model)}.")
     module = unwrapped(model)
+    name = type(module).__name__
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UserError(
+            f"The model {name} is, or holds, a TorchScript module, whose parts cannot be watched.",
+            "Give the nn.Module that it was made from.",
+        )
     if next(module.parameters(), None) is None:
         raise UserError(
-            f"The model {type(module).__name__} has no parameters.",
-            "Give the trained classifier itself.",
+            f"The model {name} has no parameters.", "Give the trained classifier itself."
+        )
+    if any(map(is_lazy, module.parameters())):
+        raise UserError(
+            f"The model {name} has lazy layers that have not been run, and so no weights.",
+            "Load its weights, or give it a batch first.",
         )
     return module
 
@@ -162,6 +179,11 @@ def _contenders(
     """Label -> a detector that is nobody else's."""
     if isinstance(detectors, str | Detector):
         detectors = [detectors]
+    if not isinstance(detectors, Iterable):
+        raise UserError(
+            f"detectors: expected names or instances, or a mapping to them, not {detectors!r}.",
+            "`oodbench list detectors` shows what there is.",
+        )
     pairs = detectors.items() if isinstance(detectors, Mapping) else ((None, d) for d in detectors)
     catalog = Catalog()
     found: dict[str, Contender] = {}
@@ -292,8 +314,11 @@ def _adapted(
     taps: Literal["auto"] | Sequence[str],
     scaling: Scaling | None,
     device: torch.device,
-) -> tuple[BorrowedClassifier, int]:
-    """The model as the engine takes classifiers, tried on a few images of each data set, and C."""
+) -> tuple[BorrowedClassifier, int, list[str]]:
+    """The model as the engine takes classifiers, tried on a few images of each data set.
+
+    Also C, and what is to be noted.
+    """
     images, _ = data.test[ID].first()
     dtype = type_of(module)
     if scaling is not None:
@@ -316,6 +341,8 @@ def _adapted(
         probed = probe(module, alone.normalised(few), taps)
     except UserError:
         raise
+    except NotFiniteError as error:
+        raise not_finite(f"image {error.index} of id_data") from None
     except Exception as error:
         raise cannot_take(alone, few, "id_data", error) from error
     if probed.channels_last:
@@ -324,12 +351,53 @@ def _adapted(
     runner = CheckedRunner(classifier, batch_size=_FEW)
     seen = {few.shape[1:]}
     with runner.attached(), torch.no_grad():
+        notes = list(_unsteadiness(runner, few, probed.logits))
         for source in data.all:
             few, _ = runner.placed(source.first()[0][:_FEW])
             if few.shape[1:] not in seen:
                 seen.add(few.shape[1:])
                 runner.look_at(few, source.name)
-    return classifier, probed.num_classes
+    return classifier, probed.num_classes, notes
+
+
+def _unsteadiness(runner: CheckedRunner, images: Tensor, logits: Tensor) -> Iterator[str]:
+    """What is to be said of a model whose logits of an image are not the image's alone.
+
+    Args:
+        runner: attached.
+        images: a few.
+        logits: what the model gave for them together.
+    """
+
+    def alone() -> Tensor:
+        logits: Tensor = runner.classifier(images[:1])
+        return logits
+
+    if len(images) == 1:
+        return
+    try:
+        first = alone()
+        if agree(first, logits[:1]):
+            return
+        again = alone()
+    except Exception:  # it takes no single image: said when there is one
+        return
+    if agree(again, first):
+        yield (
+            "The model gives an image that is alone in its batch other logits than beside others, "
+            "as BatchNorm without running statistics does: every score depends on which images "
+            "come together."
+        )
+    else:
+        yield (
+            "The model gives an image other logits each time, as dropout that is always on does: "
+            "every score is that of one draw."
+        )
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed: expected a whole number from 0 to 2**63 - 1, not {seed!r}.")
 
 
 def _check_classes(found: int, expected: int | None) -> None:
@@ -437,6 +505,7 @@ def _result(
     classifier: BorrowedClassifier,
     seed: int,
     device: torch.device,
+    notes: Sequence[str],
 ) -> EvaluationResult:
     errors = {label: r.error for label, r in session.results.items() if r.error is not None}
     for error in errors.values():
@@ -467,7 +536,7 @@ def _result(
         taps=network.tap_names,
         head=network.head_name,
         num_classes=session.num_classes,
-        notes=tuple(_notes(session, [methods[label] for label in good], network)),
+        notes=(*notes, *_notes(session, [methods[label] for label in good], network)),
     )
 
 

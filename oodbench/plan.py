@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from oodbench.catalog import Catalog, DetectorStatus
-from oodbench.detector import DetectorInfo
+from oodbench.detector import DetectorInfo, head_obstacle
 from oodbench.errors import UserError, did_you_mean
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName, TuningProtocol
@@ -320,10 +320,9 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     head, needs = HEADS[model.head], method.detector.needs
     if needs & {"taps", "tap_maps"} and is_callable_name(model.network) and not model.taps:
         return f"needs taps; models.{method.model}.taps names none"
-    if "dismax_head" in needs and head.kind != "dismax":
-        return f"needs a DisMax head; {method.model} has a {head.kind} head"
-    if "head" in needs and head.kind != "linear":
-        return f"needs a linear head; {method.model} has a {head.kind} head"
+    obstacle = head_obstacle(needs, head.kind, method.model)
+    if obstacle is not None:
+        return obstacle
     if "calibration" in needs and method.tuned_on == "none":
         return "needs tuning data; the benchmark does not tune it"
     return None

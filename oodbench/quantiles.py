@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import torch
 from torch import Tensor
 
 CAPACITY = 2**22
-"""Numbers kept: 16 MiB of float32. As a sample, the rank of a quantile is right to 0.0004."""
+"""Numbers kept: 16 MiB of float32. The rank of a quantile of a sample of N is right to some
+0.5 / sqrt(N): to 0.0002 for one distribution, and sqrt(D) times that for D of them."""
 
 
 class StreamingQuantiles:
@@ -82,7 +84,7 @@ class StreamingQuantiles:
         if not 0 <= fraction <= 1:
             raise ValueError(f"a quantile is of a fraction from 0 to 1, not {fraction}")
         if self._sorted is None:
-            self._sorted = self.kept.sort(dim=0).values
+            self._sorted = _sorted(self.kept)
         position = fraction * (len(self._sorted) - 1)
         below = int(position)
         above = min(below + 1, len(self._sorted) - 1)
@@ -111,3 +113,9 @@ class StreamingQuantiles:
         for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
             mixed = (mixed ^ (mixed >> shift)) * factor  # the mixing of splitmix64
         return (mixed >> 40) & 1
+
+
+def _sorted(rows: Tensor) -> Tensor:
+    if rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.sort(rows.numpy(), axis=0))  # several times faster than torch's
+    return rows.sort(dim=0).values

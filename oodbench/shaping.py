@@ -182,11 +182,12 @@ def remove_rank_one(maps: Tensor) -> Tensor:
     Raises:
         ValueError: if a map has one place: it has rank one, and nothing would be left of it.
     """
-    matrices = maps.flatten(2)
+    matrices = maps.flatten(2).to(torch.promote_types(maps.dtype, torch.float32))
     if matrices.shape[2] < 2:
         raise ValueError(
             "RankFeat needs a map of more than one place: a single place is a matrix of rank one, "
-            "of which nothing is left. The network has no map before its last layer"
+            "of which nothing is left. No module of the network gives a larger map whose mean over "
+            "space is the input of the last layer; if a function does (F.relu), make it a module"
         )
     scale = matrices.abs().amax(dim=(1, 2), keepdim=True)
     unit = matrices / scale.where(scale > 0, 1.0)  # squares that neither overflow nor vanish

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Batches, Head
+from oodbench.errors import listed
 from oodbench.functional import squared_distances
 
 
@@ -69,31 +70,14 @@ class ClassMoments:
         """
         empty = [index for index, count in enumerate(self.counts.tolist()) if count == 0]
         if empty:
-            raise ValueError(
-                f"no training image of class {', '.join(map(str, empty))}: its mean is not defined"
-            )
+            raise ValueError(f"no training image of class {listed(empty)}: its mean is not defined")
         means = self._sums / self.counts[:, None]
         within = self._squares - (means * self.counts[:, None]).T @ means
-        return self._gaussian(means, within)
-
-    def total_gaussian(self) -> TiedGaussian:
-        """One Gaussian over all features, whatever their class: C = 1.
-
-        Raises:
-            ValueError: if there is no image.
-        """
-        total = self.counts.sum()
-        if total == 0:
-            raise ValueError("no training image: their mean is not defined")
-        mean = self._sums.sum(dim=0, keepdim=True) / total
-        return self._gaussian(mean, self._squares - total * mean.T @ mean)
-
-    def _gaussian(self, means: Tensor, scatter: Tensor) -> TiedGaussian:
         total = self.counts.sum()
         mean = self._sums.sum(dim=0) / total + self._origin
         squares = mean.square() + self._squares.diagonal() / total
         noise = float(squares.mean()) * self._precision
-        return TiedGaussian(means + self._origin, scatter / total, self._precision, noise)
+        return TiedGaussian(means + self._origin, within / total, self._precision, noise)
 
 
 @dataclass(frozen=True)
@@ -120,14 +104,24 @@ class TiedGaussian:
         pseudo-inverse does: they would otherwise get a nearly infinite weight.
         """
         values, vectors = torch.linalg.eigh(self.covariance)
-        smallest = values.amax().clamp_min(0) * self.precision + self.noise
+        largest = max(values.tolist(), default=0.0)
+        smallest = max(largest, 0.0) * self.precision + self.noise
         kept = values > len(values) * smallest
         whitening: Tensor = vectors[:, kept] * values[kept].rsqrt()
         return whitening
 
     @cached_property
-    def _white_means(self) -> Tensor:
+    def white_means(self) -> Tensor:
+        """Class means where the covariance is the identity, shape [C, R]."""
         return self.means @ self.whitening
+
+    def white(self, features: Tensor) -> Tensor:
+        """Features where the covariance is the identity, shape [B, R], float64.
+
+        Args:
+            features: shape [B, D].
+        """
+        return features.double() @ self.whitening
 
     def class_scores(self, features: Tensor) -> Tensor:
         """-1/2 (f - mu_c)^T Sigma^+ (f - mu_c) for every class, shape [B, C], float64.
@@ -135,4 +129,22 @@ class TiedGaussian:
         Args:
             features: shape [B, D].
         """
-        return -0.5 * squared_distances(features.double() @ self.whitening, self._white_means)
+        return -0.5 * squared_distances(self.white(features), self.white_means)
+
+    def white_background(self, counts: Tensor) -> TiedGaussian:
+        """One Gaussian over the images of all classes, of white features: C = 1.
+
+        Between the classes, features may extend in directions in which they do not vary within
+        them: fewer images than features leave many. These are left out here as they are there, so
+        that distances from a class and from all images are taken in one space, where the covariance
+        of all is 1 within the classes plus that of their means.
+
+        Args:
+            counts: images of each class, shape [C].
+        """
+        shares = counts.to(self.means) / counts.sum()
+        mean = shares @ self.white_means
+        centred = self.white_means - mean
+        within = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+        between = (centred * shares[:, None]).T @ centred
+        return TiedGaussian(mean[None], within + between, torch.finfo(mean.dtype).eps)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 from torch import Tensor
 
 LOWEST, HIGHEST = 0.001, 100.0
 """Between these a temperature is looked for (Macedo et al. 2022, arXiv 2205.05874)."""
+
+BLOCK = 1024
+"""Images whose logits are in memory in float64 at a time."""
 
 
 def calibrate(logits: Tensor, labels: Tensor) -> float:
@@ -35,17 +39,21 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
         ValueError: if there are no images, shapes do not fit, a label is not a class, or a logit
             is not finite.
     """
-    z = logits.detach().double().cpu().numpy()
-    y = labels.detach().cpu().numpy()
-    _check(z, y, "logits")
-    if not np.isfinite(z).all():
+    z = logits.detach().cpu()
+    y = labels.detach().cpu().long()
+    _check(z.numpy(), y.numpy(), "logits")
+    if not z.isfinite().all():
         raise ValueError("logits must be finite")
-    # Differences from the true class's logit: what the likelihood depends on, and exact where a
-    # large logit less the logarithm of its exponential would not be.
-    differences = z - z[np.arange(len(y)), y][:, None]
+    blocks = list(zip(z.split(BLOCK), y[:, None].split(BLOCK), strict=True))
 
     def mean_loss(log_temperature: float) -> float:
-        return float(logsumexp(differences / np.exp(log_temperature), axis=1).mean())
+        total, temperature = 0.0, math.exp(log_temperature)
+        for rows, classes in blocks:
+            # Differences from the true class's logit: what the likelihood depends on, and exact
+            # where a large logit less the logarithm of its exponential would not be.
+            differences = rows.double() - rows.gather(1, classes).double()
+            total += float((differences / temperature).logsumexp(dim=1).sum())
+        return total / len(y)
 
     bounds = (np.log(LOWEST), np.log(HIGHEST))
     found = minimize_scalar(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from oodbench.process import prepare_process
 
-# As the command line does, before torch is loaded: threads that spin for long are slow.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+prepare_process()  # as the command line does, before torch is loaded
 
 from collections.abc import Callable, Iterator
 

@@ -169,7 +169,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.code == 0, f"exit code {done.code}\n{done.out}\n{done.err}"
     assert "Run directory: " in done.out
-    assert "trained" in done.err
+    # Where tests are not given out file by file, a process may come here twice.
+    assert "trained" in done.err or "checkpoint from the cache" in done.err
     return folder / "run"
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 
 from oodbench import UserError
@@ -213,12 +214,36 @@ def test_samplers_of_the_users_own_stay() -> None:
         DataLoader(pairs(), 2, sampler=chosen, drop_last=False),
     ):
         assert in_order(loader) is loader
-        torch.testing.assert_close(read(opened(loader))[1], labels()[chosen])
-    some = DataLoader(pairs(), 2, sampler=SubsetRandomSampler(range(4)))
-    assert in_order(some) is some
+        source = opened(loader)
+        torch.testing.assert_close(read(source)[1], labels()[chosen])
+        assert source.note.startswith("fit_data was read in the order of its own sampler, a list")
     with_replacement = RandomSampler(data := pairs(), replacement=True)
     drawn = DataLoader(data, 2, sampler=with_replacement)
     assert in_order(drawn) is drawn
+    assert "a RandomSampler: scores are in that order" in opened(drawn).note
+    for plain in (pairs(), DataLoader(pairs(), 5), DataLoader(pairs(), 5, shuffle=True)):
+        assert opened(plain).note == ""
+
+
+def test_a_part_that_is_shuffled_is_read_in_the_order_it_was_given_in() -> None:
+    some = DataLoader(pairs(), 2, sampler=SubsetRandomSampler([4, 2, 9]), drop_last=True)
+    source = opened(some)
+    torch.testing.assert_close(read(source)[1], labels()[[4, 2, 9]])
+    assert source.note == ""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_generators_of_a_loader_are_put_back(workers: int) -> None:
+    loaders, samplers = torch.Generator().manual_seed(3), torch.Generator().manual_seed(4)
+    sampler = WeightedRandomSampler([1.0] * COUNT, COUNT, generator=samplers)
+    before = [loaders.get_state(), samplers.get_state()]
+    loader = DataLoader(pairs(), 5, sampler=sampler, generator=loaders, num_workers=workers)
+    source = opened(loader)
+    read(source)
+    assert not torch.equal(samplers.get_state(), before[1])
+    source.close()
+    for generator, state in zip((loaders, samplers), before, strict=True):
+        assert torch.equal(generator.get_state(), state)
 
 
 def test_what_a_loader_was_made_with_is_kept() -> None:
@@ -333,6 +358,34 @@ def test_labels_of_another_type_or_shape(given: Tensor, said: str) -> None:
         error = refused(data, num_classes=3)
         assert said in error.message
         assert ("argmax" in error.hint) == (", 3]" in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (torch.zeros(COUNT, 3), "labels.argmax(dim=1)"),
+        (torch.zeros(COUNT, 3, dtype=torch.long), "labels.argmax(dim=1)"),
+        (torch.zeros(COUNT, 1, dtype=torch.long), "labels.flatten()"),
+    ],
+)
+def test_labels_in_another_form_and_what_to_do(given: Tensor, hint: str) -> None:
+    assert hint in refused(TensorDataset(images(), given)).hint
+
+
+def test_arrays_that_are_no_data_set_and_batches_that_are_not_stacked() -> None:
+    for given in ((images(), labels()), [images().numpy(), labels().numpy()]):
+        error = refused(given)
+        assert "come as a " in error.message
+        assert "TensorDataset(images, labels)" in error.hint
+    alone = read(opened([*images(3)]))[0]
+    torch.testing.assert_close(alone, images(3), msg="three images, and no labels")
+    error = refused(DataLoader(pairs(), 5, collate_fn=lambda items: items))
+    assert error.message == "fit_data: images are a tuple, not tensors."
+    assert "(images, labels), each stacked" in error.hint
+
+
+def test_images_without_a_pixel() -> None:
+    assert "[2, 0, 5], without a pixel" in refused(TensorDataset(images()[:, :, :0])).message
 
 
 def test_labels_that_are_words() -> None:

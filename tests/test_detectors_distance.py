@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 from scipy.stats import weibull_min
 from torch import Tensor
+from torch.nn import functional as F
 
 import oodbench
 from oodbench import Detector, Head, Outputs
@@ -469,24 +470,73 @@ def test_relative_distances_of_one_class_cancel() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_total_gaussian(offset: float) -> None:
-    features = training().features + offset
-    moments = ClassMoments(3)
+def test_background_is_the_gaussian_of_all_images(offset: float) -> None:
+    """Its distances are those by the mean and the covariance of all features."""
+    train = training()
+    features = train.features.double() + offset
+    assert train.labels is not None
+    moments = ClassMoments(CLASSES)
     for start in range(0, IMAGES, 70):
-        part = features[start : start + 70]
-        moments.update(part, torch.arange(len(part)) % 2)  # a class without image is no matter
-    gaussian = moments.total_gaussian()
+        moments.update(features[start : start + 70], train.labels[start : start + 70])
+    classes = moments.tied_gaussian()
+    background = classes.white_background(moments.counts)
     values = features.numpy()
-    np.testing.assert_allclose(gaussian.means.numpy(), [values.mean(axis=0)], rtol=1e-12)
-    np.testing.assert_allclose(
-        gaussian.covariance.numpy(), np.cov(values.T, bias=True), rtol=1e-8, atol=1e-8
-    )
-    assert gaussian.class_scores(features).shape == (IMAGES, 1)
+    precision = np.linalg.inv(np.cov(values.T, bias=True))
+    centred = values - values.mean(axis=0)
+    expected = -0.5 * ((centred @ precision) * centred).sum(axis=1, keepdims=True)
+    found = background.class_scores(classes.white(features))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_total_gaussian_of_no_image() -> None:
-    with pytest.raises(ValueError, match="no training image"):
-        ClassMoments(3).total_gaussian()
+@pytest.mark.parametrize("images", [60, 62, 64, 68, 200])
+def test_relative_distances_of_about_as_many_images_as_features(images: int) -> None:
+    """Features vary between the classes where they do not vary within them."""
+    classes, dimension = 5, 64
+    generator = torch.Generator().manual_seed(images)
+
+    def drawn(count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(count) % classes
+        noise = torch.randn(count, dimension, generator=generator, dtype=torch.float64)
+        return noise + 4 * torch.eye(classes, dimension).double()[labels], labels
+
+    features, labels = drawn(images)
+    detector = load("relative_mahalanobis")
+    detector.fit(Sweep(outputs_of(features, labels, classes), num_classes=classes))
+    far = 3 * torch.randn(200, dimension, generator=generator, dtype=torch.float64)
+    own, other = (detector.score(outputs_of(x)) for x in (drawn(200)[0], far))
+    auroc = (own[:, None] > other).double().mean()
+    assert auroc > 0.85, f"AUROC {auroc:.3f}"
+
+
+# --- nearest neighbours ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3])
+def test_neighbours_in_a_narrow_cone(spread: float) -> None:
+    """All directions nearly alike: the k-th neighbour is still the k-th."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.ones(64, dtype=torch.float64)
+
+    def drawn(count: int) -> Tensor:
+        noise = torch.randn(count, 64, generator=generator, dtype=torch.float64)
+        return (centre + spread * noise).float()
+
+    seen, asked = drawn(2000), drawn(100)
+    found = fitted("knn", outputs_of(seen), k=50).score(outputs_of(asked))
+    units = [F.normalize(x.double(), dim=1).float().double() for x in (seen, asked)]
+    distances = (units[1][:, None] - units[0]).norm(dim=2).sort(dim=1).values[:, 49]
+    torch.testing.assert_close(found, -distances, rtol=1e-4, atol=0)
+
+
+# --- what multiplies by logits -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vim", "nnguide", "openmax"])
+def test_negative_logits_are_refused(name: str) -> None:
+    """They would turn the order round; softmax is the same whatever is added to all logits."""
+    train = training()
+    with pytest.raises(ValueError, match=r"largest logits .* are -\d+.* on average, and \w+ mult"):
+        fitted(name, replace(train, logits=train.logits - 100))
 
 
 # --- principal space ---------------------------------------------------------------------------

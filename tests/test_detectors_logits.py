@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import oodbench
 from oodbench import Detector, Head, Outputs
 from oodbench.detector import Batches
-from oodbench.temperature import calibrate
+from oodbench.temperature import LOWEST, calibrate
 
 Array = NDArray[np.float64]
 
@@ -102,6 +102,12 @@ def softmax_by_hand(z: Array) -> Array:
     return probabilities
 
 
+def log_odds_by_hand(z: Array) -> float:
+    """Of the largest probability; the other probabilities are added up, not subtracted from 1."""
+    first, *others = sorted(softmax_by_hand(z), reverse=True)
+    return float(np.log(first) - np.log(sum(others)))
+
+
 def numbers(tensor: Tensor | None) -> Array:
     assert tensor is not None
     values: Array = tensor.double().numpy()
@@ -125,7 +131,7 @@ def reference(name: str, training: Outputs, test: Outputs, parameters: dict[str,
     if name == "temperature_scaling":
         assert training.labels is not None
         t = calibrate(training.logits, training.labels)
-        return np.array([max(softmax_by_hand(z / t)) for z in logits])
+        return np.array([log_odds_by_hand(z / t) for z in logits])
     if name == "gradnorm":
         t = parameters.get("temperature", 1.0)
         scores = []
@@ -196,7 +202,7 @@ def fitted_by_hand(
             ]
             energies = parameters.get("base", "energy") == "energy"
             scores.append(
-                np.log(sum(np.exp(sparse))) if energies else max(softmax_by_hand(np.array(sparse)))
+                np.log(sum(np.exp(sparse))) if energies else log_odds_by_hand(np.array(sparse))
             )
     return np.array(scores)
 
@@ -225,7 +231,9 @@ def test_score_is_the_formula(name: str, parameters: dict[str, Any], dtype: torc
     expected = reference(name, training, test, parameters)
     exact = dtype == torch.float64 or name != "dice"  # only DICE's product is in the features' type
     rtol = 1e-10 if exact else 1e-5
-    np.testing.assert_allclose(detector.score(test).numpy(), expected, rtol=rtol, atol=1e-13)
+    # Log-odds are around zero: what they lose there is relative to their spread.
+    atol = max(1e-13, rtol * expected.std())
+    np.testing.assert_allclose(detector.score(test).numpy(), expected, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("name", ["nci", "fdbd", "dice"])
@@ -523,7 +531,31 @@ def test_temperature_scaling_finds_the_temperature_of_the_data() -> None:
     held_out = Outputs(3 * logits, torch.zeros(4000, 1), labels=labels)
     detector = learn(load("temperature_scaling"), in_parts(held_out, 512))
     assert detector.fitted_temperature == pytest.approx(3.0, rel=0.1)
-    assert detector.fitted_temperature == calibrate(held_out.logits, labels)
+    assert detector.fitted_temperature == pytest.approx(calibrate(held_out.logits, labels))
+
+
+def test_temperature_scaling_where_every_held_out_image_is_right() -> None:
+    """The likeliest temperature is the smallest one: probabilities are 1, images not alike."""
+    logits = 3 * torch.randn(500, 5, generator=torch.Generator().manual_seed(0)).double()
+    right = Outputs(logits, torch.zeros(500, 1), labels=logits.argmax(dim=1))
+    detector = learn(load("temperature_scaling"), in_parts(right, 128))
+    assert detector.fitted_temperature == pytest.approx(LOWEST)
+    scores = detector.score(right)
+    margins = logits.topk(2, dim=1).values.diff(dim=1).abs().squeeze(1)
+    assert len(scores.unique()) == 500
+    assert torch.equal(scores.argsort(), margins.argsort())
+
+
+def test_temperature_scaling_keeps_single_precision() -> None:
+    """Of a network that has no other; one in double precision loses nothing."""
+    logits = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).double()
+    for dtype in (torch.float32, torch.float64):
+        held_out = Outputs(
+            logits.to(dtype).double(), torch.zeros(64, 1, dtype=dtype), labels=torch.arange(64) % 4
+        )
+        detector = learn(load("temperature_scaling"), in_parts(held_out, 16))
+        assert held_out.labels is not None
+        assert detector.fitted_temperature == calibrate(held_out.logits, held_out.labels)
 
 
 # --- GradNorm ----------------------------------------------------------------------------------

@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.nn.utils import prune
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import oodbench
 from oodbench import (
@@ -265,11 +272,12 @@ def test_one_sweep_serves_all(trained: Net) -> None:
     model.conv1.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     names = ["baseline", "entropy", "energy", "max_logit"]
     evaluated(model, {**dict.fromkeys(names), **{n: n for n in names}, "mine": Learner()})
-    # Fitting, ID, two OOD sets, each once; before that, a few images to look at the model.
-    assert sum(sizes) == 256 + 60 + 50 + 40 + 3
+    # Fitting, ID, two OOD sets, each once; before that, a few images to look at the model, and one
+    # of them alone.
+    assert sum(sizes) == 256 + 60 + 50 + 40 + 3 + 1
     sizes.clear()
     evaluated(model, ["baseline", "odin"])
-    assert sum(sizes) == 2 * (60 + 50 + 40) + 3
+    assert sum(sizes) == 2 * (60 + 50 + 40) + 3 + 1
 
 
 @pytest.mark.parametrize("data", ["dataset", "loader", "shuffled", "workers", "single"])
@@ -459,7 +467,7 @@ def test_a_head_of_distances() -> None:
     model = Net(DisMaxHead)
     nn.init.normal_(model.fc.prototypes)  # type: ignore[union-attr, arg-type]
     result = evaluated(model, ["dismax_entropy", "baseline", "dice"])
-    assert result.skipped == {"dice": "needs a linear head; the model has a dismax head"}
+    assert result.skipped == {"dice": "needs a linear head; the model has a DisMax head"}
     assert {record.loss for record in result.records} == {"dismax"}
     assert [*result.scores] == ["dismax_entropy", "baseline"]
 
@@ -470,7 +478,7 @@ def test_a_detector_that_fails_is_left_out_and_named(trained: Net, broken: Any) 
     assert [*result.scores] == ["good", "baseline"]
     wanted = "ZeroDivisionError: its own fault"
     if isinstance(broken, Learner):
-        wanted = f"ValueError: dim {broken.dim} is not below 8"
+        wanted = f"dim {broken.dim} is not below 8"
     assert result.failed == {"bad": wanted}
     assert isinstance(result.errors["bad"], ValueError | ZeroDivisionError)
     assert {r.reason for r in result.records if r.method == "bad"} == {wanted}
@@ -513,6 +521,8 @@ def test_equal_scores(trained: Net) -> None:
         ({}, "detectors names none", ""),
         ([Constant], "detectors: Constant is a class", "Constant()"),
         ([3], "not a int", ""),
+        (None, "not None", "list detectors"),
+        (3, "not 3", "list detectors"),
         (["energy", "energy"], "'energy' is given twice", "mapping"),
         ({"": "energy"}, "expected a label", ""),
     ],
@@ -899,7 +909,11 @@ def test_models_that_are_not_classifiers(trained: Net, name: str) -> None:
 def test_a_model_that_forgets_the_batch_of_one(trained: Net) -> None:
     batches = DataLoader(pairs(61, 1), 60)
     error = refused(Squeezing(trained), id_data=batches)
-    assert "returned a tensor of shape [4], not logits" in error.message
+    assert error.message == (
+        "At image 60 of id_data: The network Squeezing returned a tensor of shape [4] for a batch "
+        "of one image, not logits [images, classes]."
+    )
+    assert "flatten(1)" in error.hint
 
 
 def test_an_image_that_makes_logits_infinite_is_named(trained: Net) -> None:
@@ -931,6 +945,135 @@ def test_an_image_that_makes_logits_infinite_is_named(trained: Net) -> None:
                     continue  # one of these is enough
                 error = refused(Fragile(most), [Learner()], normalization=None, **given)
                 assert error.message == f"The model's logits for image 37 of {name} are not finite."
+
+
+class LowRank(nn.Linear):
+    """With an update that its weight does not hold."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) + 0.1 * features.sum(1, keepdim=True).expand(-1, CLASSES)
+
+
+def test_a_last_layer_whose_weights_are_not_all_there_is_to_it() -> None:
+    torch.manual_seed(0)
+    result = evaluated(Net(LowRank), ["energy", "dice"])
+    assert result.skipped == {
+        "dice": "needs a linear head; the model has a head that computes something else than its "
+        "weights say"
+    }
+    assert result.failed == {}
+
+
+def test_a_model_whose_logits_are_not_of_the_image_alone(trained: Net) -> None:
+    model = copy.deepcopy(trained)
+    model.bn1 = nn.BatchNorm2d(8, track_running_stats=False)
+    result = evaluated(model, ["energy"])
+    assert [n.split(",")[0] for n in result.notes] == [
+        "The model gives an image that is alone in its batch other logits than beside others"
+    ]
+    assert "BatchNorm without running statistics" in str(result)
+
+    class Dropping(Net):
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(F.dropout(images, 0.5))
+
+    dropping = Dropping()
+    dropping.load_state_dict(trained.state_dict())
+    (note,) = evaluated(dropping, ["energy"]).notes
+    assert note.startswith("The model gives an image other logits each time")
+    assert evaluated(trained, ["energy"]).notes == ()
+
+
+def test_the_order_of_a_sampler_is_noted(trained: Net) -> None:
+    data = pairs(60, 1)
+    loader = DataLoader(data, 16, sampler=WeightedRandomSampler([1.0] * 60, 60))
+    (note,) = evaluated(trained, ["energy"], id_data=loader).notes
+    assert note.startswith("id_data was read in the order of its own sampler")
+
+
+def test_in_autocast_nothing_is_different(trained: Net) -> None:
+    expected = evaluated(trained, ["energy", Learner()])
+    with torch.autocast("cpu", torch.bfloat16):
+        result = evaluated(trained, ["energy", Learner()])
+        assert torch.is_autocast_enabled("cpu")
+    for label, scores in expected.scores.items():
+        np.testing.assert_array_equal(result.scores[label]["id"], scores["id"])
+
+
+def test_features_that_are_worked_on_after_the_last_layer(trained: Net) -> None:
+    class Spoiling(Net):
+        def forward(self, images: Tensor) -> Any:
+            x = self.relu(self.bn1(self.conv1(images)))
+            x = self.relu(self.bn2(self.conv2(x))).mean(dim=(2, 3))
+            logits = self.fc(x)
+            x.zero_()
+            return logits
+
+    spoiling = Spoiling()
+    spoiling.load_state_dict(trained.state_dict())
+    expected = evaluated(trained, [Learner()]).scores["learner"]
+    found = evaluated(spoiling, [Learner(), "dice"])
+    assert found.skipped == {}, "the layer is seen to be linear"
+    for name, scores in found.scores["learner"].items():
+        np.testing.assert_allclose(scores, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("made_by", ["weight norm", "spectral norm", "pruning"])
+def test_a_convolution_whose_weight_is_made_in_each_sweep(trained: Net, made_by: str) -> None:
+    model = copy.deepcopy(trained)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the old ways that many networks are written in
+        if made_by == "weight norm":
+            nn.utils.weight_norm(model.conv1)
+        elif made_by == "spectral norm":
+            nn.utils.spectral_norm(model.conv1)
+        else:
+            prune.l1_unstructured(model.conv1, "weight", 0.1)
+    result = evaluated(model, ["energy"])
+    expected = model.eval()(normalised(made(60, 1)[0])).detach().logsumexp(1)
+    np.testing.assert_allclose(result.scores["energy"]["id"], expected, rtol=1e-4)
+
+
+def test_a_body_in_half_precision_with_a_head_that_is_not(trained: Net) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = copy.deepcopy(trained).bfloat16(), copy.deepcopy(trained.fc)
+            self.body.fc = nn.Identity()  # type: ignore[assignment]
+
+        def forward(self, images: Tensor) -> Any:
+            return self.fc(self.body(images).float())
+
+    result = evaluated(Mixed(), ["energy", "react"], normalization=(MEAN, STD))
+    assert result.failed == {}
+    expected = evaluated(trained, ["energy"]).scores["energy"]["id"]
+    assert float(np.abs(result.scores["energy"]["id"] - expected).max()) < 0.1
+
+
+def test_modules_that_cannot_be_watched_or_have_no_weights(trained: Net) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(copy.deepcopy(trained).eval(), torch.rand(1, 2, 6, 6))
+    for model in (traced, nn.Sequential(traced)):
+        error = refused(model)
+        assert "holds, a TorchScript module" in error.message or "TorchScript" in error.message
+        assert "nn.Module" in error.hint
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+    assert "lazy layers that have not been run" in refused(lazy).message
+
+
+def test_a_model_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        model = Net()
+    assert evaluated(model, ["energy", "odin"]).failed == {}
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, "a", -1, 2**70, True])
+def test_seeds_that_are_not(trained: Net, seed: Any) -> None:
+    assert refused(trained, seed=seed).message == (
+        f"seed: expected a whole number from 0 to 2**63 - 1, not {seed!r}."
+    )
 
 
 def test_images_of_another_shape(trained: Net) -> None:

@@ -101,16 +101,42 @@ def test_without_a_map_the_features_are_one() -> None:
     assert outputs.feature_map.shape == (4, 5, 1, 1)
 
 
-def test_a_tap_is_kept_as_it_was_when_the_next_layer_works_in_place() -> None:
-    network = Own(pooling(nn.BatchNorm2d(6), nn.ReLU(inplace=True)), 6)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_tap_is_kept_as_it_was_when_the_next_layer_works_in_place(
+    in_place: bool, mode: Make
+) -> None:
+    network = Own(pooling(nn.BatchNorm2d(6), nn.ReLU(inplace=in_place)), 6)
     classifier = classifier_of(models.adapt(network, taps=("middle.0",)))
     runner = NetworkRunner(classifier, batch_size=4, capture=Capture.of({"taps", "tap_maps"}))
-    with runner.attached(), torch.no_grad():
-        outputs = runner.outputs(photographs())
-    assert outputs.tap_maps["middle.0"].min() < 0
-    torch.testing.assert_close(
-        outputs.tap_maps["middle.0"].mean(dim=(2, 3)), outputs.taps["middle.0"]
-    )
+    calls: list[object] = []
+    network.register_forward_pre_hook(lambda *call: calls.append(call))
+    with runner.attached(), mode():
+        several = [runner.outputs(photographs()) for _ in range(3)]
+        assert torch.is_grad_enabled() == (mode is torch.enable_grad)
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    for outputs in several:
+        assert outputs.tap_maps["middle.0"].min() < 0
+        torch.testing.assert_close(
+            outputs.tap_maps["middle.0"].mean(dim=(2, 3)), outputs.taps["middle.0"]
+        )
+    # The batch that showed that the network works in place was swept once more.
+    assert len(calls) == (4 if in_place else 3)
+
+
+def test_a_tap_that_a_later_batch_overwrites() -> None:
+    """A network need not work in place on every batch."""
+
+    class Sometimes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu_() if len(x) < 4 else x.relu()
+
+    network = Own(pooling(nn.BatchNorm2d(6), Sometimes()), 6)
+    classifier = classifier_of(models.adapt(network, taps=("middle.0",)))
+    runner = NetworkRunner(classifier, batch_size=4, capture=Capture.of({"tap_maps"}))
+    with runner.attached(), torch.inference_mode():
+        whole, part = runner.outputs(photographs()), runner.outputs(photographs()[:3])
+    torch.testing.assert_close(part.tap_maps["middle.0"], whole.tap_maps["middle.0"][:3])
 
 
 @register("brightest", needs=("feature_map", "fit", "held_out"), search_space={"times": (1, 2)})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
+from greenlet import getcurrent, greenlet
 
 import oodbench
 from oodbench import Detector, Outputs, register
@@ -122,12 +126,20 @@ ALL = [0, 1, 2, 3, 4]
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_stays() -> Iterator[None]:
+def _no_fit_stays() -> Iterator[None]:
+    known = {id(each) for each in waiting_greenlets()}
     yield
-    for thread in threading.enumerate():
-        if thread.name == "oodbench-fit":
-            thread.join(timeout=10)
-            assert not thread.is_alive(), "a fit still waits for batches"
+    stayed = [each for each in waiting_greenlets() if id(each) not in known]
+    assert not stayed, "a fit still waits for batches"
+
+
+def waiting_greenlets() -> list[greenlet]:
+    """Those that a fit runs in: a thread's own one has no parent, and may outlive its thread."""
+    return [
+        each
+        for each in gc.get_objects()
+        if type(each) is greenlet and each and each.parent is not None and each is not getcurrent()
+    ]
 
 
 def fit(source: Source, **detectors: Recorder) -> dict[str, Exception | None]:
@@ -222,7 +234,7 @@ def test_empty_sweep() -> None:
 
 @pytest.mark.parametrize("fail_at", [0, 3])
 def test_error_of_the_sweep_releases_everybody(fail_at: int) -> None:
-    """That no thread is left is checked after every test of this module."""
+    """That no fit is left is checked after every test of this module."""
     source = Source(fail_at=fail_at)
     whole = Recorder()
     with pytest.raises(OSError, match="the disk is gone"):
@@ -260,6 +272,129 @@ def test_no_graph_is_recorded_while_fitting() -> None:
     with torch.enable_grad():
         assert fit(Source(), notes=NotesMode()) == {"notes": None}
     assert modes == [False] * 5
+
+
+def modes() -> tuple[bool, bool, bool]:
+    enabled = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return *enabled, torch.is_autocast_enabled("cpu")
+
+
+CONTEXTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "grad": torch.enable_grad,
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+}
+
+
+class InContext(Recorder):
+    """A loop inside a context of torch, and tensors that may be changed only there."""
+
+    def __init__(self, context: str) -> None:
+        super().__init__()
+        self.context = context
+        self.modes: set[tuple[bool, bool, bool]] = set()
+
+    def fit(self, batches: Batches) -> None:
+        with CONTEXTS[self.context]():
+            total = torch.zeros(2)
+            expected = modes()
+            for outputs in batches:
+                assert modes() == expected
+                total += outputs.features.sum(dim=0)
+                self.note_modes()
+        assert modes() == (False, False, False), "fit starts without gradients"
+
+    def note_modes(self) -> None:
+        self.modes.add(modes())
+
+
+@pytest.mark.parametrize("outside", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_contexts_of_a_fit_reach_nobody_else(
+    outside: Callable[[], AbstractContextManager[None]],
+) -> None:
+    in_sweeps = set()
+
+    class Watched(Source):
+        def __call__(self) -> Iterator[Outputs]:
+            for outputs in super().__call__():
+                in_sweeps.add(modes())
+                yield outputs
+
+    detectors = {name: InContext(name) for name in CONTEXTS}
+    with outside():
+        here = modes()
+        assert fit(Watched(), **detectors) == dict.fromkeys(CONTEXTS)
+        assert modes() == here
+    assert in_sweeps == {here}
+    assert {name: each.modes for name, each in detectors.items()} == {
+        "grad": {(True, False, False)},
+        "no_grad": {(False, False, False)},
+        "inference": {(False, True, False)},
+        "autocast": {(False, False, True)},
+    }
+
+
+def test_contexts_of_an_abandoned_fit_reach_nobody() -> None:
+    detectors = {name: InContext(name) for name in CONTEXTS}
+    before = modes()
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(Source(fail_at=2), **detectors)
+    assert modes() == before
+
+
+def test_an_interrupt_ends_everything() -> None:
+    class Interrupted(Recorder):
+        def note(self, outputs: Outputs) -> None:
+            raise KeyboardInterrupt
+
+    whole = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        fit(Source(), whole=whole, interrupted=Interrupted())
+    assert whole.seen == [[0]]
+
+
+def test_an_abandoned_fit_that_catches_everything_ends() -> None:
+    class Stubborn(Recorder):
+        def fit(self, batches: Batches) -> None:
+            for _ in range(3):
+                try:
+                    self.sweep(batches)
+                except Exception:
+                    self.log.append("caught")
+                finally:
+                    self.log.append("cleaned up")
+
+    stubborn = Stubborn()
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(Source(fail_at=1), stubborn=stubborn)
+    assert stubborn.log == ["0", "cleaned up"]
+
+
+def test_batches_cannot_be_had_from_elsewhere() -> None:
+    class InAThread(Recorder):
+        def fit(self, batches: Batches) -> None:
+            def work() -> None:
+                try:
+                    self.sweep(batches)
+                except RuntimeError as error:
+                    self.log.append(str(error))
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+
+    class Keeps(Recorder):
+        def fit(self, batches: Batches) -> None:
+            super().fit(batches)
+            self.batches = batches
+
+    threaded, keeps = InAThread(), Keeps()
+    assert fit(Source(), threaded=threaded, keeps=keeps) == {"threaded": None, "keeps": None}
+    assert threaded.log == ["batches can be had only while fit runs, and only in its own thread"]
+    assert keeps.seen == [ALL]
+    with pytest.raises(RuntimeError, match="only while fit runs"):
+        next(iter(keeps.batches))
 
 
 def test_fitted_together_is_fitted_alone(tiny: Make, tiny_data: Make) -> None:

@@ -71,6 +71,7 @@ CERTAIN = {
     "submodule": "import torch.nn.functional as F\nfrom torch.nn import functional\n",
     "our modules": "from oodbench.functional import max_probability\n",
     "numbers": "EPS = -1e-3\nSET = {1, 2}\n",
+    "sizes": "SAMPLE = 2**20\nBLOCK = 4 * 1024\nREST = 3 - 5\n",
     "tables": "NAMES = ('a', 'b')\nTABLE: dict[str, int] = {'a': 1}\n",
     "a function": "def f(x: Tensor | None = None, *, y: float = -1.0) -> Tensor | None:\n    z\n",
     "a class": "class A:\n    x: int = 0\n    @staticmethod\n    def f() -> int:\n        x\n",
@@ -91,7 +92,8 @@ def test_certain(tmp_path: Path, name: str) -> None:
 
 UNCERTAIN_AND_FINE = {
     "a call": "NAMES = tuple('ab')\n",
-    "arithmetic": "TEN = 2 * 5\n",
+    "arithmetic": "HALF = 1 / 2\nTEN = 2.5 * 4\nSIX = 1 + 2 + 3\n",
+    "a large power": "LARGE = 2**65\n",
     "a branch": "if True:\n    x = 1\n",
     "a try": "try:\n    import nosuch\nexcept ImportError:\n    nosuch = None\n",
     "a decorator": "from functools import cache\n@cache\ndef f() -> int:\n    return 1\n",
@@ -127,6 +129,7 @@ UNCERTAIN_AND_BROKEN = {
         "ValueError: mutable default",
     ),
     "type checking": ("if TYPE_CHECKING:\n    pass\n", "NameError: name 'TYPE_CHECKING'"),
+    "text and a number": ("x = 'a' + 1\n", "line 3: TypeError: can only concatenate str"),
     "minus text": ("x = -'a'\n", "line 3: TypeError: bad operand type"),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from speed.large_features import BATCH, Source, detector_names, fit_all, measure
 
@@ -23,6 +25,9 @@ def kept() -> dict[str, tuple[int, int]]:
     found: dict[str, list[int]] = {name: [] for name in detector_names()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StreamingQuantiles.__init__, "__defaults__", (BANK * 64, 0))
+        for name, sample in (("react", BANK * 64), ("vra", BANK)):
+            module = sys.modules[type(oodbench.load_detector(name)).__module__]
+            patch.setattr(module, "SAMPLE", sample)
         for images in (500, 2000):
             detectors = {}
             for name in found:

@@ -240,7 +240,7 @@ def test_a_linear_head_is_needed(tmp_path: Path) -> None:
     needy = DetectorStatus(replace(info, name="needy", label="N", needs=frozenset({"head"})), None)
     planned = plan(methods=["needy"], known=statuses(needy=needy))
     assert names(planned) == ["SoftMax+N"]
-    assert [s.reason for s in planned.skips] == ["needs a linear head; DisMax has a dismax head"]
+    assert [s.reason for s in planned.skips] == ["needs a linear head; DisMax has a DisMax head"]
 
 
 def test_a_skip_that_was_asked_for_is_marked() -> None:

@@ -17,7 +17,7 @@ from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.losses import DisMaxHead, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
-from oodbench.models.probing import Probed, probe, unwrapped
+from oodbench.models.probing import NotFiniteError, Probed, probe, unwrapped
 
 CLASSES = 5
 
@@ -127,7 +127,12 @@ OTHERS: dict[str, tuple[int | tuple[int, int], str, tuple[str, ...], str | None]
         ("features.1", "features.2", "features.3", "features.5", "features.8"),
         "features",
     ),
-    "swin_t": (64, "head", ("features.0.0", "permute"), "permute"),  # the others: channels last
+    "swin_t": (  # the first three have their channels last
+        64,
+        "head",
+        ("features.1", "features.3", "features.5", "permute"),
+        "permute",
+    ),
 }
 
 
@@ -257,7 +262,65 @@ def test_logits_of_another_type_or_changed_in_place() -> None:
     floats = Calls(lambda self, x: self.fc(x.mean((2, 3))).float(), **parts)
     assert probed(floats, images).network.head_name == "fc"
     halved = Calls(lambda self, x: self.fc(x.mean((2, 3))).div_(2), fc=nn.Linear(3, CLASSES))
-    assert "is changed before it is returned" in refused(halved).message
+    assert "they are not what any of them returns" in refused(halved).message
+
+
+class Low(nn.Linear):
+    """A layer with an update of low rank beside its weight."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__(8, CLASSES)
+        self.update = nn.Parameter(torch.full((CLASSES, 8), size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) + F.linear(features, self.update)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.1])
+def test_a_last_layer_that_computes_something_else_is_opaque(size: float) -> None:
+    module = nn.Sequential(*plain()[:8], Low(size))
+    network = probed(module).network
+    assert (network.head_name, network.opaque_head) == ("8", size > 0)
+    classifier = Classifier(network, (0.0,), (1.0,))
+    assert classifier.describe_head().kind == ("other" if size else "linear")
+
+
+def test_a_hook_may_make_a_last_layer_opaque() -> None:
+    module = plain()
+    module[8].register_forward_hook(lambda layer, inputs, output: 3 * output)
+    assert probed(module).network.opaque_head
+    low = plain().to(torch.bfloat16)
+    assert not probed(low, some_images().to(torch.bfloat16)).network.opaque_head
+    mixed = plain()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not probed(mixed).network.opaque_head
+
+
+def test_a_last_layer_that_is_given_its_input_by_name() -> None:
+    module = Calls(lambda self, x: self.fc(input=self.body(x)), body=plain()[:8], fc=plain()[8])
+    found = probed(module)
+    assert (found.network.head_name, found.network.opaque_head) == ("fc", False)
+    runner = NetworkRunner(Classifier(found.network, (0.0,), (1.0,)), batch_size=3)
+    images = some_images()
+    with runner.attached(), torch.no_grad():
+        features = runner.outputs(images).features
+        torch.testing.assert_close(features, module.body(images))
+
+
+def test_a_last_layer_that_is_not_given_a_matrix() -> None:
+    module = Calls(
+        lambda self, x: self.fc(self.body(x)[:, None])[:, 0], body=plain()[:8], fc=plain()[8]
+    )
+    error = refused(module)
+    assert "'fc', is given float32 [3, 1, 8], not features" in error.message
+    assert "flatten(1)" in error.hint
+
+
+def test_logits_that_are_not_finite() -> None:
+    module = Calls(lambda self, x: self.net(x) / torch.tensor([[1.0], [0.0], [1.0]]), net=plain())
+    with pytest.raises(NotFiniteError) as caught:
+        probed(module)
+    assert caught.value.index == 1
 
 
 def test_a_single_linear_layer_and_images_without_taps() -> None:
@@ -274,12 +337,12 @@ def test_a_single_linear_layer_and_images_without_taps() -> None:
         (nn.Sequential(*plain(), nn.Softmax(dim=1)), "returns probabilities", "'8'"),
         (
             nn.Sequential(*plain(), nn.Sigmoid()),
-            "'8', gives is changed before",
+            "The last one that runs is '8'",
             "return the output",
         ),
         (
             Calls(lambda self, x: self.net(x) + self.net(-x), net=plain()),
-            "'net.8', gives is chan",
+            "they are not what any of them returns. The last one that runs is 'net.8'",
             "",
         ),
         (
@@ -398,7 +461,7 @@ def test_a_module_that_runs_several_times_is_no_tap() -> None:
     assert auto(ending(convolution(3, 8, 2), block, block)) == ("0",), "known by its first name"
 
 
-def test_a_map_in_another_order_is_no_tap() -> None:
+def test_a_map_with_its_channels_last_is_a_tap_like_others() -> None:
     class ChannelsLast(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -413,8 +476,10 @@ def test_a_map_in_another_order_is_no_tap() -> None:
         mixed=ChannelsLast(),
         head=nn.Linear(8, CLASSES),
     )
-    assert auto(module) == ("first",)
-    assert auto(module, (32, 64)) == ("first",)
+    for size in (32, (32, 64)):
+        found = probed(module, some_images(size)).network
+        assert (found.tap_names, found.channels_last_taps) == (("mixed",), {"mixed"})
+    assert probed(module, some_images(), taps=["first"]).network.channels_last_taps == frozenset()
 
 
 def test_blocks_of_one_resolution() -> None:
@@ -459,6 +524,54 @@ def test_named_taps_that_do_not_serve(tap: str, said: str) -> None:
     error = refused(module, taps=["plain.1", tap])
     assert said in error.message
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("taps", "said", "hint"),
+    [
+        (None, "not None", "give []"),
+        (3, "not 3", ""),
+        ([1], "not 1", ""),
+        (["0", "0"], "'0' is named twice", "once"),
+        (["0", "module.0"], "'module.0' is named twice", "once"),
+    ],
+)
+def test_taps_that_are_no_names(taps: Any, said: str, hint: str) -> None:
+    error = refused(plain(), taps=taps)
+    assert error.message.startswith("taps: ")
+    assert said in error.message
+    assert hint in error.hint
+
+
+def test_taps_by_the_module_itself_or_with_the_name_of_a_wrapper() -> None:
+    module = plain()
+    assert refused(module, taps=[module[3]]).hint == "Name it: '3'."
+    for taps in (["module.3"], ["_orig_mod.3"], ["_orig_mod.module.3"]):
+        assert probed(module, taps=taps).network.tap_names == ("3",)
+    wrapper = Calls(lambda self, x: self.module(x), module=module)
+    assert probed(wrapper, taps=["module.3"]).network.tap_names == ("module.3",)
+
+
+def test_what_is_captured_of_a_map_with_its_channels_last() -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    module = Calls(
+        lambda self, x: self.head(self.turned(self.first(x)).mean((1, 2))),
+        first=convolution(3, 8, 2),
+        turned=Turned(),
+        head=nn.Linear(8, CLASSES),
+    )
+    classifier = Classifier(probed(module, taps=["first", "turned"]).network, (0.0,), (1.0,))
+    runner = NetworkRunner(
+        classifier, batch_size=3, capture=Capture.of(frozenset({"taps", "tap_maps"}))
+    )
+    with runner.attached(), torch.no_grad():
+        outputs = runner.outputs(some_images())
+    for found in (outputs.taps, outputs.tap_maps):
+        torch.testing.assert_close(found["turned"], found["first"])
+        assert found["turned"].shape[1] == 8
 
 
 def test_named_taps_are_taken_as_given() -> None:

@@ -280,6 +280,42 @@ class Constant(Detector):
         return brightness if self.order.startswith("up") else -brightness
 
 
+@register("picky", search_space={"level": (2, 1, 0, 3)})
+class Picky(Detector):
+    """Cannot take the levels that it is told to refuse."""
+
+    def __init__(self, level: int = 1, refused: tuple[int, ...] = ()) -> None:
+        self.level, self.refused = level, refused
+
+    def score(self, outputs: Outputs) -> Tensor:
+        if self.level in self.refused:
+            raise ValueError(f"level {self.level} is too much")
+        brightness = outputs.logits.amax(dim=1)
+        return brightness if self.level == 1 else -brightness
+
+
+@register("picky_map", needs=("feature_map",), search_space={"level": (2, 1, 0, 3)})
+class PickyMap(Picky):
+    """The same of maps, which are scored batch by batch."""
+
+
+@pytest.mark.parametrize("kind", [Picky, PickyMap])
+def test_a_setting_that_fails_is_left_out_with_a_note(tiny: Make, kind: type[Picky]) -> None:
+    classifier = tiny()
+    method = Method("M", "model", kind.info)
+    images, empty = torch.rand(40, 2, 6, 6, dtype=torch.float64), torch.zeros(0, 2, 6, 6)
+    with torch.no_grad():
+        order = classifier(images).amax(dim=1).argsort()
+    # Interleaved, so that both halves of both sides have the same spread.
+    data = TuningData(images[order[20:]], empty.double(), images[order[:20]])
+    with pytest.warns(UserWarning, match="tuned without 2 of 4 settings") as caught:
+        best = tuned(classifier, method, kind(refused=(2, 0)), data)
+    assert str(caught[0].message).endswith("which failed: level 2 is too much")
+    assert (best.parameters, best.tnr) == ({"level": 1}, 1.0)
+    with pytest.raises(ValueError, match="level 2 is too much"):
+        tuned(classifier, method, kind(refused=(0, 1, 2, 3)), data)
+
+
 def test_only_a_strictly_better_setting_replaces_an_earlier_one(tiny: Make) -> None:
     classifier = tiny()
     method = Method("M", "model", Constant.info)

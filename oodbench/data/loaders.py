@@ -6,7 +6,7 @@ what is wrong is said with the name of the argument and the position of the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from torch.utils.data import (
     DataLoader,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
+    SubsetRandomSampler,
 )
 
 from oodbench.errors import UserError
@@ -43,8 +45,9 @@ class LoadedImages:
 
     Args:
         data: a DataLoader, or a map-style or iterable Dataset, that gives (image, label), more than
-            that, or images alone. A DataLoader that shuffles its whole data set is read in order,
-            and a last batch that it would drop is read; other samplers are left as they are.
+            that, or images alone. A DataLoader that shuffles its data set, or a part of it, is read
+            in order, and a last batch that it would drop is read; other samplers are left as they
+            are. Its generators are put back by `close`.
         name: the argument that it was given as, for messages.
         labelled: whether labels are read. If they are not, they may be anything.
 
@@ -52,6 +55,7 @@ class LoadedImages:
         name: as given.
         num_classes: set it to have labels held to 0 .. num_classes - 1.
         in_unit_range: set it to have images held to [0, 1].
+        note: what a reader of the scores should know of their order; "" if there is nothing.
 
     Raises:
         UserError: if it is neither DataLoader nor Dataset.
@@ -62,7 +66,9 @@ class LoadedImages:
         self.num_classes: int | None = None
         self.in_unit_range = False
         self._labelled = labelled
+        self._generators = [(each, each.get_state()) for each in _generators(data)]
         self._data = self._readable(data)
+        self.note = self._order_of(self._data)
         self._first: Batch | None = None
         self._begun: Iterator[Batch] | None = None
         self._count: int | None = None
@@ -73,12 +79,33 @@ class LoadedImages:
         readable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
         if isinstance(data, IterableDataset):
             readable = True
+        parts = data if isinstance(data, tuple | list) and 1 < len(data) < 4 else ()
+        if parts and all(map(_is_array, parts)) and parts[0].ndim == 4:
+            raise UserError(
+                f"{self.name}: images and labels come as a {type(data).__name__} of arrays.",
+                "Make a data set of them: torch.utils.data.TensorDataset(images, labels).",
+            )
         if not readable or isinstance(data, str | bytes | dict):
             hint = ""
             if hasattr(data, "__getitem__") and not isinstance(data, str | bytes | dict):
                 hint = "A map-style Dataset needs __len__."
             raise UserError(f"{self.name}: expected {_EXPECTED}, not {_described(data)}.", hint)
         return data
+
+    def _order_of(self, data: Any) -> str:
+        sampler: Any = None
+        if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+            sampler = data.sampler
+            if data.batch_sampler is not None and type(data.batch_sampler) is not BatchSampler:
+                sampler = data.batch_sampler
+            elif data.batch_sampler is not None:
+                sampler = data.batch_sampler.sampler
+        if sampler is None or type(sampler) in (SequentialSampler, _InThisOrder):
+            return ""
+        return (
+            f"{self.name} was read in the order of its own sampler, a {type(sampler).__name__}: "
+            "scores are in that order."
+        )
 
     def first(self) -> Batch:
         """The first batch, unscaled; the sweep that comes next goes on after it.
@@ -131,9 +158,11 @@ class LoadedImages:
         self._count = count
 
     def close(self) -> None:
-        """Let go of what was begun, and of its workers."""
+        """Let go of what was begun, and of its workers; put back generators."""
         self._begun = self._first = None
         self._data = ()
+        for generator, state in self._generators:
+            generator.set_state(state)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -256,7 +285,10 @@ class LoadedImages:
 
     def _images(self, images: Any, done: int) -> Tensor:
         if not isinstance(images, Tensor):
-            raise UserError(f"{self.name}: images are {_described(images)}, not tensors.", _CONVERT)
+            hint = _CONVERT
+            if isinstance(images, tuple | list) and any(isinstance(i, Tensor) for i in images):
+                hint = "A batch is (images, labels), each stacked, as torch's own collate_fn does."
+            raise UserError(f"{self.name}: images are {_described(images)}, not tensors.", hint)
         if not images.is_floating_point():
             raise UserError(
                 f"{self.name}: images are {_name(images.dtype)}, not floating-point.", _CONVERT
@@ -266,6 +298,11 @@ class LoadedImages:
                 f"{self.name}: images from {done} on have shape {list(images.shape)}; expected "
                 "[images, channels, height, width].",
                 "A Dataset gives single images [channels, height, width]; a DataLoader batches.",
+            )
+        if len(images) and not images.numel():
+            raise UserError(
+                f"{self.name}: images from {done} on have shape {list(images.shape[1:])}, without "
+                "a pixel."
             )
         return images
 
@@ -278,15 +315,19 @@ class LoadedImages:
                 [self._label(label, done + index, expected) for index, label in enumerate(given)]
             )
         )
+        hint = ""
+        if labels.ndim == 2:
+            wide = labels.shape[1] > 1
+            hint = (
+                "Of one-hot labels give labels.argmax(dim=1)." if wide else "Give labels.flatten()."
+            )
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise UserError(f"{self.name}: labels are {_name(labels.dtype)}; {expected}.")
+            raise UserError(f"{self.name}: labels are {_name(labels.dtype)}; {expected}.", hint)
         if tuple(labels.shape) != (count,):
             raise UserError(
                 f"{self.name}: labels of {count} images have shape {list(labels.shape)}; "
                 f"expected [{count}], the class of each.",
-                "Of one-hot labels give labels.argmax(dim=1)."
-                if labels.ndim == 2 and labels.shape[1] > 1
-                else "",
+                hint,
             )
         return labels.long()
 
@@ -331,14 +372,15 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     """The loader, or one that reads the same data set in its order, to its last image.
 
     Only what is certain is changed: a `RandomSampler` that draws every image once becomes a
-    `SequentialSampler`, and `drop_last` is undone. Samplers of the user's own stay.
+    `SequentialSampler`, a `SubsetRandomSampler` gives its images in the order in which it was given
+    them, and `drop_last` is undone. Other samplers stay.
     """
     batches: Any = loader.batch_sampler
     if type(loader) is not DataLoader or type(batches) not in (BatchSampler, type(None)):
         return loader
     sampler: Any = loader.sampler if batches is None else batches.sampler
-    shuffles = _shuffles(sampler, loader.dataset)
-    if not shuffles and not (batches is not None and batches.drop_last):
+    ordered = _ordered(sampler, loader.dataset)
+    if ordered is sampler and not (batches is not None and batches.drop_last):
         return loader
     options: dict[str, Any] = {
         "batch_size": None if batches is None else batches.batch_size,
@@ -354,18 +396,47 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     if loader.num_workers:
         options["prefetch_factor"] = loader.prefetch_factor
     if not isinstance(loader.dataset, IterableDataset):
-        options["sampler"] = SequentialSampler(loader.dataset) if shuffles else sampler  # type: ignore[arg-type]
+        options["sampler"] = ordered
     return DataLoader(loader.dataset, **options)
 
 
-def _shuffles(sampler: Any, dataset: Any) -> bool:
-    """Whether a sampler gives each image of a data set once, in a random order."""
-    return (
+class _InThisOrder(Sampler[int]):
+    """Gives indices as they are."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        self._indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+def _ordered(sampler: Any, dataset: Any) -> Any:
+    """What gives the same images once each, in order; the sampler itself if that is not certain."""
+    if type(sampler) is SubsetRandomSampler:
+        return _InThisOrder(sampler.indices)
+    shuffles = (
         type(sampler) is RandomSampler
         and sampler.data_source is dataset
         and not sampler.replacement
         and sampler.num_samples == len(dataset)
     )
+    return SequentialSampler(dataset) if shuffles else sampler
+
+
+def _generators(data: Any) -> Iterator[torch.Generator]:
+    """The generators that a DataLoader draws from, but for torch's own."""
+    if isinstance(data, DataLoader):
+        batches: Any = data.batch_sampler
+        holders = (data, getattr(data, "sampler", None), batches, getattr(batches, "sampler", None))
+        found = [getattr(holder, "generator", None) for holder in holders]
+        yield from {id(each): each for each in found if isinstance(each, torch.Generator)}.values()
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray)
 
 
 def _if_any(labels: list[Any]) -> list[Any] | None:

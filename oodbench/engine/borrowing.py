@@ -71,7 +71,8 @@ def _set_back(part: nn.Module, before: Mapping[str, object]) -> None:
 
 def _stand_in(tensor: Tensor, device: torch.device) -> Tensor:
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(tensor.detach().to(device), requires_grad=False)
+        own = tensor.clone() if tensor.is_inference() else tensor.detach()
+        return nn.Parameter(own.to(device), requires_grad=False)
     return tensor.detach().clone().to(device)
 
 
@@ -79,8 +80,8 @@ def reorder(module: nn.Module) -> None:
     """Put the weights of a borrowed module's convolutions in channels_last order: it is faster."""
     for part in module.modules():
         # Exactly torch's own layers: those of others may look at their weights in another order.
-        if type(part) in _CONVOLUTIONS:
-            weight = part.get_parameter("weight")
+        weight = part._parameters.get("weight")  # none if it is made of others in each sweep
+        if type(part) in _CONVOLUTIONS and weight is not None:
             weight.data = weight.data.to(memory_format=torch.channels_last)
 
 
@@ -205,17 +206,18 @@ class CheckedRunner(NetworkRunner):
         """
         try:
             outputs = super().outputs(images, labels)
+        except UserError as error:
+            where = self._position(images, 0)
+            if len(images) > 1:
+                where = f"{len(images)} images from {where} on"
+            raise UserError(f"At {where}: {error.message}", error.hint) from None
         except Exception as error:
-            if is_out_of_memory(error) or isinstance(error, UserError):
+            if is_out_of_memory(error):
                 raise
             raise cannot_take(self.classifier, images, self._set, error) from error
         finite = outputs.logits.detach().isfinite().all(dim=1)
         if not bool(finite.all()):
-            position = self._position(images, int((~finite).int().argmax()))
-            raise UserError(
-                f"The model's logits for {position} are not finite.",
-                "Look at its weights; half precision overflows beyond 65504.",
-            )
+            raise not_finite(self._position(images, int((~finite).int().argmax())))
         return outputs.map(_single)
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
@@ -230,6 +232,14 @@ class CheckedRunner(NetworkRunner):
             return f"a perturbed image of {self._set}"
         row = (images.storage_offset() - whole.storage_offset()) // max(1, whole[0].numel())
         return f"image {self._first + row + index} of {self._set}"
+
+
+def not_finite(image: str) -> UserError:
+    """The error of a network whose logits for an image are not finite."""
+    return UserError(
+        f"The model's logits for {image} are not finite.",
+        "Look at its weights; half precision overflows beyond 65504.",
+    )
 
 
 def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Exception) -> UserError:

@@ -1,20 +1,23 @@
 """Fitting several detectors from one sweep.
 
 A detector's `fit(batches)` is an ordinary loop over batches, and the loops of all detectors must
-advance together so that each batch is computed once. Each `fit` runs in a thread of its own that
-waits for the next batch; exactly one thread runs at any moment, so nothing is concurrent and
-results do not depend on timing.
+advance together so that each batch is computed once. Each `fit` runs in a greenlet, which has a
+stack of its own: to ask for a batch it switches to the engine, and goes on when the engine switches
+back. All are in one thread, so nothing is concurrent, results do not depend on timing, and one pool
+of OpenMP workers serves them all: threads would have one each, asleep when it is wanted.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import torch
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from oodbench.detector import Batches, Detector, Outputs
 
@@ -32,12 +35,16 @@ class Fitted:
     error: Exception | None
 
 
-class _Abandoned(BaseException):
-    """Raised inside a waiting `fit` when there will be no more batches."""
+class _Asked(Enum):
+    """What a `fit` switches to the engine with."""
+
+    SWEEP = auto()
+    BATCH = auto()
+    FINISHED = auto()
 
 
 class _Reader(Batches):
-    """The batches that one detector sees, and its thread."""
+    """The batches that one detector sees, and its greenlet."""
 
     def __init__(self, detector: Detector, num_classes: int, *, held_out: bool) -> None:
         self.num_classes = num_classes
@@ -48,67 +55,106 @@ class _Reader(Batches):
         self._sweeps = 0
         self._needs = detector.info.needs
         self._learn = detector.fit_held_out if held_out else detector.fit
-        self._given: queue.Queue[Outputs | type[StopIteration] | type[_Abandoned]] = queue.Queue(1)
-        self._asked: queue.Queue[str] = queue.Queue(1)
-        self._thread = threading.Thread(target=self._fit, daemon=True, name="oodbench-fit")
+        self._modes = _Modes(grad=False)
+        self._greenlet = greenlet(self._fit)
+        self._greenlet.gr_context = copy_context()
 
-    # --- in the detector's thread --------------------------------------------------------------
+    # --- in the detector's greenlet ------------------------------------------------------------
 
-    def _fit(self) -> None:
+    def _fit(self) -> _Asked:
         try:
-            with torch.no_grad():  # grad mode belongs to a thread
-                self._learn(self)
-        except _Abandoned:
-            pass
+            self._learn(self)
         except Exception as error:
             self.error = error
-        self._asked.put("finished")
+        return _Asked.FINISHED
 
     def __iter__(self) -> Iterator[Outputs]:
         self._sweeps += 1
         this_sweep = self._sweeps
-        self._asked.put("sweep")
-        while True:
-            given = self._given.get()
-            if given is _Abandoned:
-                raise _Abandoned
-            if given is StopIteration:
-                return
-            assert isinstance(given, Outputs)
-            yield given
+        outputs = self._ask(_Asked.SWEEP)
+        while outputs is not None:
+            yield outputs
             if this_sweep != self._sweeps:  # zip(batches, batches) would get every other batch
                 raise RuntimeError("fit went on with a sweep after it had begun another")
-            self._asked.put("batch")
+            outputs = self._ask(_Asked.BATCH)
 
-    # --- in the engine's thread ----------------------------------------------------------------
+    def _ask(self, asked: _Asked) -> Outputs | None:
+        """The next batch, or None at the end of the sweep."""
+        if getcurrent() is not self._greenlet:
+            raise RuntimeError("batches can be had only while fit runs, and only in its own thread")
+        engine = self._greenlet.parent
+        assert engine is not None
+        self._modes = _Modes.now()
+        given: Outputs | None = engine.switch(asked)
+        return given
+
+    # --- in the engine's greenlet --------------------------------------------------------------
 
     def start(self) -> None:
-        self._thread.start()
-        self._wait()
+        self._go_on()
 
     def give(self, outputs: Outputs) -> None:
-        """Hand over a batch and wait until the detector is done with it."""
+        """Hand over a batch; back when the detector is done with it."""
         # A copy: what a detector does in place is not to reach the next one.
-        self._given.put(outputs.only(self._needs).map(torch.clone))
-        self._wait()
+        self._go_on(outputs.copied(self._needs))
 
     def end_sweep(self) -> None:
-        """Say that the sweep is over and wait for what the detector does next."""
-        self._given.put(StopIteration)
-        self._wait()
+        """Say that the sweep is over; back when the detector has done what it does next."""
+        self._go_on(None)
 
     def abandon(self) -> None:
-        """End the thread of a detector that is still waiting."""
-        if not self.finished and self._thread.is_alive():
-            self._given.put(_Abandoned)
-            self._wait()
+        """End a detector that still waits: there will be no more batches."""
+        if self._greenlet:
+            with self._modes.restored():
+                self._greenlet.throw(GreenletExit)
 
-    def _wait(self) -> None:
+    def _go_on(self, *given: Outputs | None) -> None:
         started = time.perf_counter()
-        asked = self._asked.get()
+        with self._modes.restored():
+            asked = self._greenlet.switch(*given)
         self.seconds += time.perf_counter() - started
-        self.wants_sweep = asked == "sweep"
-        self.finished = asked == "finished"
+        self.wants_sweep = asked is _Asked.SWEEP
+        self.finished = asked is _Asked.FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class _Modes:
+    """Modes of torch, which belong to the thread: a `fit` may be inside of such a context.
+
+    Attributes:
+        grad: gradients are recorded.
+        inference: in inference mode.
+        autocast: device type -> whether operations choose their precision.
+    """
+
+    grad: bool
+    inference: bool = False
+    autocast: tuple[tuple[str, bool], ...] = (("cpu", False), ("cuda", False))
+
+    @staticmethod
+    def now() -> _Modes:
+        """The present ones."""
+        return _Modes(
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            tuple((device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")),
+        )
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Back to these, and at the end to the present ones, whatever happens in between."""
+        before = _Modes.now()
+        with torch.inference_mode(self.inference):  # puts grad mode back, too
+            torch.set_grad_enabled(self.grad)
+            self._set_autocast()
+            try:
+                yield
+            finally:
+                before._set_autocast()
+
+    def _set_autocast(self) -> None:
+        for device, enabled in self.autocast:
+            torch.set_autocast_enabled(device, enabled)
 
 
 def fit_together(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -67,12 +67,22 @@ NOTHING = Capture()
 
 @dataclass(slots=True)
 class _Captured:
-    """What the hooks caught of one sweep."""
+    """What the hooks caught of one sweep.
+
+    Attributes:
+        versions: of the maps of taps that are the network's own, not copies, when they were caught.
+    """
 
     features: Tensor | None = None
     feature_map: Tensor | None = None
     taps: dict[str, Tensor] = field(default_factory=dict)
     tap_maps: dict[str, Tensor] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether the network has worked in place on a map that it gave before."""
+        return any(self.tap_maps[name]._version != old for name, old in self.versions.items())
 
 
 class NetworkRunner:
@@ -99,6 +109,7 @@ class NetworkRunner:
         self._head = classifier.describe_head()
         self._captured: _Captured | None = None  # None: the sweep is not this runner's
         self._stop_at: str | None = None
+        self._copies_maps = False
 
     @contextmanager
     def attached(self) -> Iterator[NetworkRunner]:
@@ -110,7 +121,9 @@ class NetworkRunner:
             yield self
 
     def _hooks(self) -> Iterator[RemovableHandle]:
-        yield self.classifier.network.head.register_forward_pre_hook(self._capture_features)
+        yield self.classifier.network.head.register_forward_pre_hook(
+            self._capture_features, with_kwargs=True
+        )
         if self.capture.taps or self.capture.tap_maps:
             for name, module in self.classifier.taps.items():
                 yield module.register_forward_hook(self._capture_tap(name))
@@ -118,23 +131,34 @@ class NetworkRunner:
             module = self.classifier.network.get_submodule(self.capture.map_name)
             yield module.register_forward_hook(self._capture_map)
 
-    def _capture_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _capture_features(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> None:
         if self._captured is not None:
-            self._captured.features = inputs[0]
+            features = next(iter((*inputs, *named.values())))
+            self._captured.features = features.clone()  # what comes later may work in place
 
     def _capture_map(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         if self._captured is not None:
             self._captured.feature_map = output
 
     def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        channels_last = name in self.classifier.network.channels_last_taps
+
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self._captured is None:
                 return
-            # Copies: the next module may work in place.
+            if channels_last:
+                output = output.movedim(-1, 1)
+            # The next module may work in place: vectors are copied, of maps see `outputs`.
             if self.capture.taps:
                 self._captured.taps[name] = pooled(output) if output.ndim > 2 else output.clone()
             if self.capture.tap_maps:
-                self._captured.tap_maps[name] = output.clone()
+                if self._copies_maps or output.is_inference():
+                    self._captured.tap_maps[name] = output.clone()
+                else:
+                    self._captured.tap_maps[name] = output
+                    self._captured.versions[name] = output._version
             if self._stop_at == name:
                 raise _Reached
 
@@ -143,16 +167,18 @@ class NetworkRunner:
     def outputs(self, images: Tensor, labels: Tensor | None = None) -> Outputs:
         """One full sweep, under the caller's grad mode.
 
+        Maps of taps are large, and not copied, until a network is seen to work in place on one: its
+        batch is then swept once more, and maps are copied from there on.
+
         Args:
             images: shape [B, C, H, W] in [0, 1], on the device.
             labels: shape [B], or None.
         """
-        captured = _Captured()
-        self._captured = captured
-        try:
-            logits = self.classifier(images)
-        finally:
-            self._captured = None
+        with _versions_counted() if self.capture.tap_maps else nullcontext():
+            captured, logits = self._sweep(images)
+            if captured.overwritten:
+                self._copies_maps = True
+                captured, logits = self._sweep(images)
         features, feature_map = captured.features, captured.feature_map
         assert features is not None
         if self.capture.feature_map and feature_map is None:
@@ -166,6 +192,15 @@ class NetworkRunner:
             feature_map,
             captured.tap_maps,
         )
+
+    def _sweep(self, images: Tensor) -> tuple[_Captured, Tensor]:
+        captured = _Captured()
+        self._captured = captured
+        try:
+            logits: Tensor = self.classifier(images)
+        finally:
+            self._captured = None
+        return captured, logits
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
         """A tap, shape [B, D]; the sweep stops there."""
@@ -244,6 +279,14 @@ class NetworkRunner:
             part_labels = None if labels is None else labels[rows]
             parts += self.within_memory(compute, images[rows], part_labels)
         return parts
+
+
+@contextmanager
+def _versions_counted() -> Iterator[None]:
+    """Without inference mode, whose tensors do not count what is done in place, if it is on."""
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
+        yield
 
 
 def pooled(activation: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def raw_scores(scorer: Scorer, outputs: Outputs) -> Tensor:
 
     It sees what it declared that it needs, as a copy: what it does in place reaches no other.
     """
-    view = outputs.only(scorer.method.detector.needs).map(torch.clone)
+    view = outputs.copied(scorer.method.detector.needs)
     with torch.no_grad():
         return scorer.detector.score(view)
 

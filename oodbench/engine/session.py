@@ -16,7 +16,7 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.data.loaders import LoadedImages
-from oodbench.detector import Detector, Outputs
+from oodbench.detector import Detector, Outputs, head_obstacle
 from oodbench.engine import costs
 from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner
 from oodbench.engine.evaluation import MethodResult
@@ -157,11 +157,9 @@ class Session:
     def _obstacle(self, method: Method) -> str | None:
         """Why a detector cannot run, or None."""
         needs, data = method.detector.needs, self._data
-        kind = self._classifier.describe_head().kind
-        if "dismax_head" in needs and kind != "dismax":
-            return f"needs a DisMax head; the model has a {kind} head"
-        if "head" in needs and kind != "linear":
-            return f"needs a linear head; the model has a {kind} head"
+        obstacle = head_obstacle(needs, self._classifier.describe_head().kind, "the model")
+        if obstacle is not None:
+            return obstacle
         if needs & {"taps", "tap_maps"} and not self._classifier.network.tap_names:
             return "needs taps, and no stages were found: name modules with taps=[...]"
         for need in FITTED_ON:
@@ -345,8 +343,8 @@ class Session:
 
 
 def reason_of(error: Exception) -> str:
-    """One line of what went wrong: our own messages as they are, others with their type."""
+    """One line of what went wrong: what was written to be read as it is, the rest with its type."""
     line = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, DetectorError | TuningError | UserError):
+    if isinstance(error, DetectorError | TuningError | UserError) or type(error) is ValueError:
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -10,7 +10,8 @@ built here is this project's definition of it:
 - Negatives are the attacked images. Positives are the clean ones; a detector that trains a model of
   its own (a logistic regression) also gets the noisy ones.
 - The setting with the highest TNR at 95 % TPR wins; a later one must be strictly better. The grid
-  holds the setting without temperature or perturbation. One setting serves all OOD sets.
+  holds the setting without temperature or perturbation. One setting serves all OOD sets. A setting
+  that cannot be taken (more neighbours than there are training images) is left out, with a note.
 
 The `ood_oracle` protocol takes held-out images of the OOD set itself for negatives, one setting per
 OOD set: an upper bound.
@@ -19,6 +20,9 @@ OOD set: an upper bound.
 from __future__ import annotations
 
 import itertools
+import logging
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -38,6 +42,8 @@ from oodbench.engine.scoring import Scorer, checked_scores
 from oodbench.plan import Method
 from oodbench.specs import TuningSpec
 from oodbench.training import as_floats, resident
+
+log = logging.getLogger(__name__)
 
 
 class TuningError(Exception):
@@ -233,13 +239,23 @@ def tune(
         views = itertools.repeat(_sides(method, outputs), len(candidates))
         scored = _scored(method, candidates, views)
     best: Tuned | None = None
-    for setting, candidate, (positives, negatives) in zip(
-        settings, candidates, scored, strict=True
-    ):
-        tnr = metrics.tnr_at_95_tpr(positives, negatives)
+    failures: list[Exception] = []
+    for setting, candidate, scores in zip(settings, candidates, scored, strict=True):
+        if isinstance(scores, Exception):
+            failures.append(scores)
+            log.debug("%s: %s is left out", method.name, setting, exc_info=scores)
+            continue
+        tnr = metrics.tnr_at_95_tpr(*scores)
         if best is None or tnr > best.tnr:
             best = Tuned(candidate, setting, tnr)
-    assert best is not None
+    if best is None:
+        raise failures[0]
+    if failures:
+        warnings.warn(
+            f"tuned without {len(failures)} of {len(settings)} settings, which failed: "
+            f"{failures[0]}",
+            stacklevel=2,
+        )
     return best
 
 
@@ -263,17 +279,24 @@ Scores = NDArray[np.float64]
 
 def _scored(
     method: Method, candidates: Sequence[Detector], views: Iterable[Sequence[Outputs]]
-) -> Iterator[tuple[Scores, Scores]]:
-    """Scores of positives and negatives by each candidate, calibrated if it calibrates."""
+) -> Iterator[tuple[Scores, Scores] | Exception]:
+    """Scores of positives and negatives by each candidate, calibrated if it calibrates.
+
+    Or what it raised: one setting that a method cannot take (more neighbours than there are images)
+    does not end the search.
+    """
     for candidate, outputs in zip(candidates, views, strict=True):
-        if _calibrates(method):
-            with torch.no_grad():
-                candidate.calibrate(*outputs[2:])
-        scorer = Scorer(method, candidate)
-        yield (
-            checked_scores(scorer, outputs[0], _WHAT[0], 0),
-            checked_scores(scorer, outputs[1], _WHAT[1], 0),
-        )
+        try:
+            if _calibrates(method):
+                with torch.no_grad():
+                    candidate.calibrate(*outputs[2:])
+            scorer = Scorer(method, candidate)
+            yield (
+                checked_scores(scorer, outputs[0], _WHAT[0], 0),
+                checked_scores(scorer, outputs[1], _WHAT[1], 0),
+            )
+        except Exception as error:
+            yield error
 
 
 def _scored_in_batches(
@@ -281,23 +304,35 @@ def _scored_in_batches(
     method: Method,
     candidates: Sequence[Detector],
     data: TuningData[Tensor],
-) -> Iterator[tuple[Scores, Scores]]:
+) -> Iterator[tuple[Scores, Scores] | Exception]:
     """The same from one sweep over each side, of which no batch is kept."""
     if _calibrates(method):
         raise TuningError(
             f"detector '{method.detector.name}' declares calibration and maps: maps are not stored"
         )
-    by_side = []
+    errors: dict[int, Exception] = {}
+    sides: list[dict[int, list[Scores]]] = []
     for images, what in zip(_sides(method, data), _WHAT, strict=True):
-        scores: list[list[Scores]] = [[] for _ in candidates]
+        scores: dict[int, list[Scores]] = defaultdict(list)
         done = 0
         for batch in _batches(runner, images):
             for outputs in _forward(runner, batch):
-                for parts, candidate in zip(scores, candidates, strict=True):
-                    parts.append(checked_scores(Scorer(method, candidate), outputs, what, done))
+                for index, candidate in enumerate(candidates):
+                    if index in errors:
+                        continue
+                    try:
+                        found = checked_scores(Scorer(method, candidate), outputs, what, done)
+                        scores[index].append(found)
+                    except Exception as error:
+                        errors[index] = error
                 done += len(outputs)
-        by_side.append([np.concatenate(parts) for parts in scores])
-    yield from zip(*by_side, strict=True)
+        sides.append(scores)
+    positives, negatives = sides
+    for index in range(len(candidates)):
+        yield errors.get(index) or (
+            np.concatenate(positives[index]),
+            np.concatenate(negatives[index]),
+        )
 
 
 def _settings(space: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -28,13 +28,25 @@ class AdaptedNetwork(Network):
         module: maps normalised images [B, channels, H, W] to logits [B, C].
         tap_names: names of modules inside it whose output is a tap, in order.
         head_name: name of the module inside it that is its last layer.
+        opaque_head: whether that layer computes something else than its type says.
+        channels_last_taps: taps whose maps come as [B, H, W, D].
     """
 
-    def __init__(self, module: nn.Module, tap_names: tuple[str, ...], head_name: str) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        tap_names: tuple[str, ...],
+        head_name: str,
+        *,
+        opaque_head: bool = False,
+        channels_last_taps: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__()
         self.module = module
         self.tap_names = tap_names
         self.head_name = head_name
+        self.opaque_head = opaque_head
+        self.channels_last_taps = channels_last_taps
 
     # Properties and no sub-modules: a layer that is registered twice is stored twice.
     @property
@@ -57,12 +69,19 @@ class AdaptedNetwork(Network):
         logits = self.module(images)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             returned = type(logits).__name__
+            hint = "Wrap it in a module that returns the logits alone."
             if isinstance(logits, Tensor):
                 returned = f"a tensor of shape {list(logits.shape)}"
+                if logits.ndim == 1 and len(images) == 1:
+                    returned += " for a batch of one image"
+                    hint = (
+                        "Something in it, such as squeeze(), drops the axis of a batch of one: "
+                        "use flatten(1) there, or a batch size that leaves no image over."
+                    )
             raise UserError(
                 f"The network {type(self.module).__name__} returned {returned}, not logits "
                 "[images, classes].",
-                "Wrap it in a module that returns the logits alone.",
+                hint,
             )
         classes = getattr(self.head, "out_features", logits.shape[1])
         if logits.shape[1] != classes:

@@ -17,10 +17,14 @@ class Network(nn.Module):
     Attributes:
         tap_names: names of the sub-modules whose output is a tap, in order.
         head: the last layer; its input are the penultimate features.
+        opaque_head: whether the last layer computes something else than its type says.
+        channels_last_taps: taps whose maps come as [B, H, W, D].
     """
 
     tap_names: tuple[str, ...]
     head: nn.Module
+    opaque_head: bool = False
+    channels_last_taps: frozenset[str] = frozenset()
 
     @property
     def tap_modules(self) -> dict[str, nn.Module]:
@@ -62,6 +66,8 @@ class Classifier(nn.Module):
     def describe_head(self) -> Head:
         """A copy of the last layer, as detectors see it: prototypes as stored, of any length."""
         layer = self.network.head
+        if self.network.opaque_head:
+            return Head("other")
         if isinstance(layer, nn.Linear):
             bias = None if layer.bias is None else layer.bias.detach().clone()
             return Head("linear", layer.weight.detach().clone(), bias)

@@ -40,7 +40,10 @@ def find_map(classifier: Classifier, images: Tensor) -> str | None:
         module.register_forward_hook(keep(name)) for name, module in network.named_modules() if name
     ]
     handles.append(
-        network.head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
+        network.head.register_forward_pre_hook(
+            lambda module, inputs, named: features.extend((*inputs, *named.values())[:1]),
+            with_kwargs=True,
+        )
     )
     try:
         with torch.no_grad():
@@ -51,7 +54,8 @@ def find_map(classifier: Classifier, images: Tensor) -> str | None:
     found = None
     for name, output in maps.items():
         if output.shape[:2] == features[-1].shape and output[0, 0].numel() > 1:
-            pooled, expected = output.mean(dim=(2, 3)), features[-1]
+            # In a network of two types, each may have another.
+            pooled, expected = output.float().mean(dim=(2, 3)), features[-1].float()
             if torch.allclose(pooled, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
                 found = name
     return found

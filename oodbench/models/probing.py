@@ -30,6 +30,18 @@ _BLOCKS = 4
 """Taps of a network whose blocks all have one resolution."""
 
 
+class NotFiniteError(Exception):
+    """A model's logits for an image are not finite.
+
+    Attributes:
+        index: of the image.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"logits of image {index} are not finite")
+        self.index = index
+
+
 @dataclass(slots=True)
 class _Call:
     """A module's calls in one sweep: how many, and the last one's input and output."""
@@ -63,13 +75,18 @@ class Probed:
 
     Attributes:
         network: shares the module's weights; its last layer and its taps are named.
-        num_classes: C.
+        logits: what it gave for the images, shape [B, C].
         channels_last: whether it runs in torch's channels_last order.
     """
 
     network: AdaptedNetwork
-    num_classes: int
+    logits: Tensor
     channels_last: bool
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.logits.shape[1]
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -87,7 +104,10 @@ def probe(
 ) -> Probed:
     """Find the last layer and the taps of a classifier by running it once.
 
-    The last layer is the `nn.Linear` (or oodbench head) whose output are the logits themselves.
+    The last layer is the `nn.Linear` (or oodbench head) whose output are the logits themselves. One
+    that computes something else than W f + b (a subclass with a `forward` of its own, a hook) is
+    marked as opaque, and detectors do not see its weights.
+
     With "auto", taps are the ends of stages: the last map before each change of resolution, and
     the last one before pooling; in a network that has blocks of one resolution, such as a
     transformer, the ends of up to four of them. A module that runs several times in one sweep is
@@ -102,16 +122,14 @@ def probe(
         UserError: it returns no logits [B, C]; no linear layer gives them, or one that runs several
             times; a named tap is unknown, does not run just once, or gives no floating-point tensor
             with an entry for each image.
+        NotFiniteError: logits are not finite.
         Exception: whatever the module raises for these images.
     """
     sweep, channels_last = _run(module, images)
-    classes = sweep.logits.shape[1]
-    if isinstance(taps, str) and taps != "auto":
-        taps = (taps,)
     head = _head_of(sweep, module)
     chosen: Sequence[str]
     if taps != "auto":
-        chosen = tuple(taps)
+        chosen = _names(module, (taps,) if isinstance(taps, str) else taps)
         adapt(module, taps=chosen, head=head)  # says which names there are not
         for name in chosen:
             _check_tap(sweep, module, name)
@@ -120,14 +138,21 @@ def probe(
         chosen = tuple(names[id(part)] for part in module.tap_modules.values())
     else:
         chosen = _stages(sweep)
-    return Probed(AdaptedNetwork(module, tuple(chosen), head), classes, channels_last)
+    network = AdaptedNetwork(
+        module,
+        tuple(chosen),
+        head,
+        opaque_head=not _computes_what_it_says(sweep, head),
+        channels_last_taps=frozenset(name for name in chosen if _ends_in_channels(sweep, name)),
+    )
+    return Probed(network, sweep.logits, channels_last)
 
 
 def _run(module: nn.Module, images: Tensor) -> tuple[_Sweep, bool]:
     """A sweep, in channels_last order if the module takes it: a `view` of a map does not."""
     try:
         return _sweep(module, images.contiguous(memory_format=torch.channels_last)), True
-    except UserError:
+    except (UserError, NotFiniteError):
         raise
     except Exception:
         return _sweep(module, images.contiguous()), False
@@ -136,13 +161,20 @@ def _run(module: nn.Module, images: Tensor) -> tuple[_Sweep, bool]:
 def _sweep(module: nn.Module, images: Tensor) -> _Sweep:
     calls: dict[str, _Call] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def watch(name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def hook(
+            part: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
+        ) -> None:
             before = calls.pop(name, None)  # the order is that of the last calls
             count = 1 if before is None else before.count + 1
-            if isinstance(part, nn.Linear | DistanceHead) and isinstance(output, Tensor):
-                output = output.clone()  # what comes after it may work in place
-            calls[name] = _Call(part, count, inputs[0] if inputs else None, output)
+            given = next(iter((*inputs, *named.values())), None)
+            if isinstance(part, nn.Linear | DistanceHead):
+                # What comes after it may work in place.
+                given, output = (
+                    value.clone() if isinstance(value, Tensor) else value
+                    for value in (given, output)
+                )
+            calls[name] = _Call(part, count, given, output)
 
         return hook
 
@@ -150,7 +182,7 @@ def _sweep(module: nn.Module, images: Tensor) -> _Sweep:
         for name, part in module.named_modules():
             # A hook on all of it would see nothing that the caller does not.
             if name or isinstance(part, nn.Linear | DistanceHead):
-                stack.callback(part.register_forward_hook(watch(name)).remove)
+                stack.callback(part.register_forward_hook(watch(name), with_kwargs=True).remove)
         with torch.no_grad():
             returned = module(images.clone())  # it may work in place on them
     logits = _checked_logits(module, returned, len(images))
@@ -177,6 +209,9 @@ def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
         raise UserError(
             f"The model {name} gives one logit for an image; detectors compare two classes or more."
         )
+    finite = returned.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        raise NotFiniteError(int((~finite).int().argmax()))
     return returned
 
 
@@ -192,15 +227,19 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> str:
         if isinstance(call.module, nn.Linear | DistanceHead)
     }
     for name, call in reversed(layers.items()):
-        if not _same(call.output, sweep.logits):
+        if not _same_values(call.output, sweep.logits):
             continue
+        if not isinstance(call.given, Tensor) or call.given.ndim != 2:
+            raise UserError(
+                f"The last layer of {model}, '{name}', is given {_shape(call.given)}, not features "
+                "[images, features].",
+                "Flatten the features before it, with f.flatten(1).",
+            )
         if call.count > 1:
             raise UserError(
                 f"The last layer of {model}, '{name}', runs {call.count} times in one sweep.",
-                "It is the input of a layer that runs once that detectors see as the features.",
+                "Detectors take what it is given for the features of an image: let it run once.",
             )
-        if not isinstance(call.given, Tensor) or call.given.ndim != 2:
-            break
         return name
     if not layers:
         raise UserError(
@@ -219,11 +258,37 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> str:
                 f"Let it return the output of '{name}'.",
             )
     raise UserError(
-        f"No linear layer of the model {model} gives its logits: what the last one that runs, "
-        f"'{list(layers)[-1]}', gives is changed before it is returned.",
-        "Let the model return the output of a torch.nn.Linear, or of a head of oodbench.losses, "
-        "with inputs [images, features].",
+        f"No linear layer of the model {model} gives its logits: they are not what any of them "
+        f"returns. The last one that runs is '{list(layers)[-1]}'.",
+        "Let the model return the output of a torch.nn.Linear, or of a head of oodbench.losses, as "
+        "it is.",
     )
+
+
+def _same_values(output: Any, logits: Tensor) -> bool:
+    """Whether a layer gives the logits, but for axes of size one."""
+    if not isinstance(output, Tensor) or output.numel() != logits.numel():
+        return False
+    return _same(output.reshape(logits.shape), logits)
+
+
+def _computes_what_it_says(sweep: _Sweep, head: str) -> bool:
+    """Whether a linear layer computes W f + b: a subclass, or a hook, may do something else."""
+    call = sweep.calls[head]
+    layer = call.module
+    if not isinstance(layer, nn.Linear):
+        return True
+    with torch.no_grad():
+        bias = None if layer.bias is None else layer.bias.double()
+        expected = F.linear(call.given.double(), layer.weight.double(), bias)
+    return agree(expected, call.output)
+
+
+def agree(first: Tensor, second: Tensor) -> bool:
+    """Whether logits are the same but for the order of operations, in the lower of their types."""
+    precision = max(torch.finfo(logits.dtype).eps for logits in (first, second))
+    difference = (first.double() - second.double()).abs().max()
+    return bool(difference <= precision**0.5 * second.abs().max())
 
 
 def _rows(output: Any) -> Tensor:
@@ -243,6 +308,34 @@ def _same(output: Any, logits: Tensor) -> bool:
 # --- named taps --------------------------------------------------------------------------------
 
 
+def _names(module: nn.Module, taps: Any) -> tuple[str, ...]:
+    """Names of modules that were asked for, without those of a wrapper that was taken off."""
+    expected = "expected 'auto', or names of modules in the order of the network"
+    if not isinstance(taps, Sequence):
+        raise UserError(
+            f"taps: {expected}, not {taps!r}.", "For no taps, give []." if taps is None else ""
+        )
+    inside = {name for name, _ in module.named_modules()}
+    names: list[str] = []
+    for tap in taps:
+        if isinstance(tap, nn.Module):
+            known = [name for name, part in module.named_modules() if part is tap and name]
+            raise UserError(
+                f"taps: {expected}, not a {type(tap).__name__} itself.",
+                f"Name it: '{known[0]}'." if known else "",
+            )
+        if not isinstance(tap, str):
+            raise UserError(f"taps: {expected}, not {tap!r}.")
+        name = tap
+        for wrapper in ("_orig_mod.", "module."):
+            if name not in inside:
+                name = name.removeprefix(wrapper)
+        if name in names:
+            raise UserError(f"taps: '{tap}' is named twice.", "Name each module once.")
+        names.append(name)
+    return tuple(names)
+
+
 def _check_tap(sweep: _Sweep, module: nn.Module, name: str) -> None:
     part = module.get_submodule(name)
     # A module that has several names is known by its first.
@@ -260,14 +353,18 @@ def _check_tap(sweep: _Sweep, module: nn.Module, name: str) -> None:
             "Name a module that runs once, such as the one it is a part of.",
         )
     if not _is_activation(call.output, sweep.images):
-        shown = type(call.output).__name__
-        if isinstance(call.output, Tensor):
-            shown = f"{str(call.output.dtype).removeprefix('torch.')} {list(call.output.shape)}"
+        shown = _shape(call.output)
         raise UserError(
             f"Tap '{name}' gives {shown} for {sweep.images} images, not a floating-point tensor "
             "[images, ...].",
             "Name a module with such an output.",
         )
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return type(value).__name__
 
 
 def _is_activation(output: Any, images: int) -> bool:
@@ -345,14 +442,24 @@ def _steps(sweep: _Sweep, sizes: dict[str, tuple[int, int]]) -> set[str]:
 
 
 def _map_size(value: Any, sweep: _Sweep) -> tuple[int, int] | None:
-    """Height and width of a map [B, D, H, W]; None if it is none, or has its channels last."""
+    """Height and width of a map [B, D, H, W] or [B, H, W, D]; None if it is none."""
     if not _is_activation(value, sweep.images) or value.ndim != 4:
         return None
     _, first, second, third = value.shape
+    return (first, second) if _has_channels_last(value, sweep) else (second, third)
+
+
+def _has_channels_last(value: Any, sweep: _Sweep) -> bool:
+    """Whether something is a map [B, H, W, D]: its sides are to each other as the images' are."""
+    if not _is_activation(value, sweep.images) or value.ndim != 4:
+        return False
+    _, first, second, third = value.shape
     shape = log(sweep.size[0] / sweep.size[1])
-    if abs(log(second / third) - shape) > abs(log(first / second) - shape):
-        return None  # [B, H, W, D]
-    return int(second), int(third)
+    return abs(log(second / third) - shape) > abs(log(first / second) - shape)
+
+
+def _ends_in_channels(sweep: _Sweep, name: str) -> bool:
+    return _has_channels_last(sweep.calls[name].output, sweep)
 
 
 def _pools(module: nn.Module) -> bool:

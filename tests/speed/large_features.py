@@ -19,7 +19,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command line does
+from oodbench.process import prepare_process
+
+prepare_process()  # as the command line does, before torch is loaded
 
 import torch
 from torch import Tensor
@@ -143,7 +145,7 @@ def measure(source: Source, names: Sequence[str], images: int, scored: int) -> d
         own.kept = tensor_bytes(detector)
         before = largest_resident()
         for outputs in source.sweep(scored, seed=9, labelled=False):
-            view = outputs.only(detector.info.needs).map(torch.clone)
+            view = outputs.copied(detector.info.needs)
             started = time.perf_counter()
             with torch.no_grad():
                 scores = detector.score(view)

@@ -12,9 +12,10 @@ stretches, so that a busy machine disturbs all alike.
 from __future__ import annotations
 
 import argparse
-import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command line does
+from oodbench.process import prepare_process
+
+prepare_process()  # as the command line does, before torch is loaded
 
 import itertools
 import statistics
