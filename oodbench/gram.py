@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 2**19
-"""Activations worked on at a time: their powers stay in the processor's cache."""
+BLOCKS = {"cpu": 2**19, "cuda": 2**25}
+"""Activations worked on at a time, by the type of device.
+
+On a CPU their powers stay in its cache. A GPU waits for many small operations: its blocks are as
+large as two buffers of 128 MiB hold in float32.
+"""
 
 
 def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
@@ -34,7 +38,8 @@ def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
     count, width, places = channels.shape
     sums = channels.new_empty(count, powers, width, dtype=precision)
     largest = channels.new_empty(count, 1, width, dtype=precision)
-    images = max(1, BLOCK // max(1, width * places))
+    block = BLOCKS.get(channels.device.type, BLOCKS["cpu"])
+    images = max(1, block // max(1, width * places))
     buffers = channels.new_empty(2, min(images, count), width, places, dtype=precision)
     for start in range(0, count, images):
         rows = slice(start, start + images)

@@ -105,7 +105,7 @@ def evaluate(
             (ODIN) are in their units.
         num_classes: C, to be held against the model's; default: the model's.
         device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
-            "cuda" or "cuda:i".
+            "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
         seed: of tuning data, and of all that data sets draw from global generators, which are put
             back.
         costs: measure what each detector costs beside the maximum-probability baseline.

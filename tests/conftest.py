@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from oodbench.process import prepare_process
 
 prepare_process()  # as the command line does, before torch is loaded
+for of_the_user in ("OODBENCH_PLUGINS", "OODBENCH_DATA", "OODBENCH_OFFLINE"):
+    os.environ.pop(of_the_user, None)  # content of the user's, data and no network are not tested
 
 from collections.abc import Callable, Iterator
 

@@ -192,7 +192,8 @@ def long_header(kind: bytes, size: int) -> tuple[tarfile.TarInfo, bytes]:
     """A pax header with a comment, or a long name, of so many bytes."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return member("long", b"x" * size, type=kind)
-    length = size + len(f"{size} comment=\n") + 1
+    length = size + len(" comment=\n")
+    length += len(str(length + len(str(length))))  # a record's length counts its own digits
     return member("long", b"%d comment=%s\n" % (length, b"x" * size), type=kind)
 
 

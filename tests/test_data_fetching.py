@@ -181,7 +181,8 @@ def test_every_wrong_file_is_kept(server: Server, tmp_path: Path, elsewhere: boo
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         (tmp_path / "toy/toy.tar.gz").unlink(missing_ok=True)
         (tmp_path / "toy/toy.tar.gz").write_bytes(content)
-        load_split(manifest, "test", tmp_path)
+        with pytest.warns(UserWarning, match="is not used: it has md5 .* it is now .*wrong"):
+            load_split(manifest, "test", tmp_path)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "toy").glob("*.wrong*")}
     assert kept == {
         "toy.tar.gz.wrong": b"first",
@@ -283,7 +284,10 @@ def test_whole_files_in_a_folder_that_can_only_be_read(
     assert list((tmp_path / "toy").iterdir()) == [path]
     shutil.rmtree(tmp_path / "cache")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match="OODBENCH_OFFLINE forbids"):
+    with (
+        pytest.warns(UserWarning, match="is not used: it has md5"),
+        pytest.raises(UserError, match="OODBENCH_OFFLINE forbids"),
+    ):
         load_split(manifest, "test", tmp_path)
 
 

@@ -115,7 +115,9 @@ def test_two_processes_train_what_one_trains(
 
     path = tmp_path / "shared.yaml"
     path.write_text(BENCHMARK)
-    together = torchrun(2, "train", str(path), "--seeds", "1", cache=tmp_path / "two")
+    together = torchrun(
+        2, "train", str(path), "--seeds", "1", "--device", "cpu", cache=tmp_path / "two"
+    )
     assert together.returncode == 0, together.stderr
     assert together.stdout.count("SoftMax seed 0") == 1, together.stdout
 

@@ -261,8 +261,9 @@ def test_a_run_has_the_figures_that_its_records_allow(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["test-accuracy.png", "alpha.png", "scores.png"]
     for path in paths:
         assert path.read_bytes().startswith(PNG)
-    nothing = gallery.of_run({}, board, [epoch(1, test_accuracy=None)], {}, 0)
-    assert nothing == {}
+    last_alone = [epoch(1, test_accuracy=None), epoch(2)]
+    for training in ([epoch(1, test_accuracy=None)], last_alone):
+        assert gallery.of_run({}, board, training, {}, 0) == {}
 
 
 def test_a_suite_has_a_plot_for_each_benchmark_in_its_place() -> None:

@@ -281,7 +281,7 @@ def test_gram_row_sums_in_half_precision() -> None:
 def test_gram_row_sums_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     x = random(7, 3, 4, 4)
     whole = gram_row_sums(x, 4)
-    monkeypatch.setattr("oodbench.gram.BLOCK", 100)
+    monkeypatch.setattr("oodbench.gram.BLOCKS", {"cpu": 100})
     torch.testing.assert_close(gram_row_sums(x, 4), whole, rtol=1e-12, atol=1e-12)
     layout = x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(gram_row_sums(layout, 4), whole, rtol=1e-12, atol=1e-12)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
+from oodbench.engine.device import full_precision
 from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier, Network
@@ -87,12 +88,16 @@ def reorder(module: nn.Module) -> None:
 
 @contextmanager
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Everybody's own generators seeded, and put back: a data set may draw from any of them."""
+    """The same results each time: torch's settings for it, and generators seeded; all put back.
+
+    Everybody's own generators: a data set may draw from any of them.
+    """
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours to choose
     with ExitStack() as stack:
         stack.callback(np.random.set_state, legacy)
         stack.callback(random.setstate, python)
         stack.enter_context(deterministic(device))
+        stack.enter_context(full_precision(device))
         stack.enter_context(seeded(seed, device))
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002

@@ -21,6 +21,7 @@ import oodbench
 from oodbench import distributed, metrics
 from oodbench.catalog import Catalog
 from oodbench.data.duplicates import duplicates
+from oodbench.engine.device import full_precision
 from oodbench.engine.evaluation import Evaluation, evaluate
 from oodbench.engine.recording import Recorder
 from oodbench.engine.scoring import DetectorError, Scorer
@@ -159,17 +160,18 @@ class _Run:
             method.name: self.catalog.load_detector(method.detector.name, method.parameters)
             for method in todo
         }
-        evaluation = evaluate(
-            classifier,
-            todo,
-            detectors,
-            self.benchmark,
-            self.data.get,
-            seed=seed,
-            num_classes=self.data.num_classes(self.benchmark.id),
-            reference=self._reference(seed),
-            on_stage=self.say.detail,
-        )
+        with full_precision(self.device):
+            evaluation = evaluate(
+                classifier,
+                todo,
+                detectors,
+                self.benchmark,
+                self.data.get,
+                seed=seed,
+                num_classes=self.data.num_classes(self.benchmark.id),
+                reference=self._reference(seed),
+                on_stage=self.say.detail,
+            )
         self.say.detail("confidence intervals")
         self._store(todo, seed, evaluation)
         self._write("running")

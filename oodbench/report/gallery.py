@@ -35,7 +35,8 @@ def of_run(
     Args:
         benchmark: the benchmark as `run.json` describes it.
         board: the run's leaderboard.
-        training: its training records; without test accuracies there is no figure of them.
+        training: its training records; without test accuracies there is no figure of them, nor
+            with those after the last epoch alone.
         scores: method -> data set -> scores of one seed.
         seed: which one.
 

@@ -73,7 +73,7 @@ def last_epochs(trainings: Histories, model: str, measure: str) -> dict[int, flo
 
 
 def accuracy_curves(trainings: Histories) -> list[Curve]:
-    """The test accuracy of each model after each epoch that every seed noted it."""
+    """The test accuracy of each model after each epoch that every seed noted it: two at least."""
     curves = []
     for model, by_seed in trainings.items():
         noted = [
@@ -86,7 +86,7 @@ def accuracy_curves(trainings: Histories) -> list[Curve]:
         ]
         shared = sorted(set[int].intersection(*map(set, noted))) if noted else []
         values = [[seen[epoch] for seen in noted] for epoch in shared]
-        if shared:
+        if len(shared) > 1:  # one point is no line
             curves.append(
                 Curve(
                     model=model,
