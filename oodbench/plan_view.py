@@ -46,7 +46,8 @@ def _plan(plan: Plan) -> list[RenderableType]:
     benchmark = plan.benchmark
     heading = (
         f"Plan of benchmark '{benchmark.name}' (version {benchmark.version}): "
-        f"{len(plan.methods)} methods, {len(plan.models)} models, {len(plan.seeds)} seeds"
+        f"{_many(len(plan.methods), 'method')}, {_many(len(plan.models), 'model')}, "
+        f"{_many(len(plan.seeds), 'seed')}"
     )
     tables = [_trainings(plan), _passes(plan), *([_skips(plan)] if plan.skips else [])]
     return [
@@ -54,6 +55,10 @@ def _plan(plan: Plan) -> list[RenderableType]:
         Text(),
         *(part for each in tables for part in (each, Text())),
     ]
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -76,8 +81,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _trainings(plan: Plan) -> Table:
     seeds = ", ".join(map(str, plan.seeds))
+    each = f"for seed {seeds}" if len(plan.seeds) == 1 else f"for each of the seeds {seeds}"
     table = _table(
-        f"Models (trained unless in the cache, for each of the seeds {seeds})",
+        f"Models (trained unless in the cache, {each})",
         *("model", "network", "head", "recipe", "images", "FLOPs"),
     )
     for name in plan.models:
