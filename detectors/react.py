@@ -53,7 +53,7 @@ class ReAct(Detector):
         self.on = on
         check_choice("base", base, BaseScore)
         self.base = base
-        self.quantiles = StreamingQuantiles()
+        self.quantiles = StreamingQuantiles(SAMPLE)
 
     def fit(self, batches: Batches) -> None:
         """Quantiles of the training activations; of a sample of them, if they are many."""

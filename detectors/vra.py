@@ -60,14 +60,12 @@ class VRA(Detector):
         self.upper_percentile = upper_percentile
         check_choice("base", base, BaseScore)
         self.base = base
-        self.quantiles = StreamingQuantiles()
+        self.quantiles = StreamingQuantiles(SAMPLE)
 
     def fit(self, batches: Batches) -> None:
         """Quantiles of each feature; of a sample of the images, if they are many."""
-        self.quantiles = StreamingQuantiles()
+        self.quantiles = StreamingQuantiles(SAMPLE)
         for outputs in batches:
-            if not self.quantiles.count:
-                self.quantiles = StreamingQuantiles(SAMPLE * outputs.features.shape[1])
             self.quantiles.add(outputs.features)
 
     def score(self, outputs: Outputs) -> Tensor:

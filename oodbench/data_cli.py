@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from oodbench.errors import ExitCode, UserError
+from oodbench.errors import ExitCode, UserError, counted
 
 if TYPE_CHECKING:
     from oodbench.data.verification import Finding
@@ -128,9 +128,7 @@ def verify(
             if result.findings:
                 failed.append((spec, result.findings))
             checked = "; ".join(result.checked) or "nothing of it is stored"
-            count = len(result.findings)
-            problems = "1 problem" if count == 1 else f"{count} problems"
-            say.done(f"{spec.name}: {checked}; {problems}")
+            say.done(f"{spec.name}: {checked}; {counted(len(result.findings), 'problem')}")
     for spec, findings in failed:
         for finding in findings:
             print(f"{spec.name}: {finding.path} {finding.problem}")

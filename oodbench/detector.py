@@ -218,6 +218,20 @@ class DetectorInfo:
         return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
 
 
+_METHODS: Mapping[str, str] = {
+    "fit": "fit",
+    "held_out": "fit_held_out",
+    "input_gradient": "perturbation_losses",
+    "calibration": "calibrate",
+}
+"""Need -> the method of a detector that it is called by."""
+
+
+def required_methods(needs: Iterable[str]) -> dict[str, str]:
+    """The methods that a detector has to write: method -> the need that it is for, or ""."""
+    return {"score": "", **{_METHODS[need]: need for need in needs if need in _METHODS}}
+
+
 D = TypeVar("D", bound="type[Detector]")
 
 
@@ -245,8 +259,8 @@ def register(
         search_space: parameter -> values to try when it is tuned.
 
     Raises:
-        UserError: if a need is unknown, or a parameter of the search space is not one of the
-            constructor's.
+        UserError: if a need is unknown, a method that it is for is missing, or a parameter of the
+            search space is not one of the constructor's.
     """
 
     def decorate(cls: D) -> D:
@@ -257,6 +271,13 @@ def register(
                     did_you_mean(need, NEEDS),
                 )
         parameters = cls.parameter_names()
+        for method, purpose in required_methods(needs).items():
+            if getattr(cls, method) is getattr(Detector, method):
+                declares = f"declares the need '{purpose}' and " if purpose else ""
+                raise UserError(
+                    f"Detector '{name}' {declares}has no method '{method}'.",
+                    f"help(oodbench.Detector.{method}) says what it gets and gives.",
+                )
         for parameter in search_space:
             if parameter not in parameters:
                 raise UserError(

@@ -43,6 +43,11 @@ def listed(values: Iterable[object], most: int = 5) -> str:
     return f"{', '.join(texts[:most])} and {len(texts) - most} more"
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things, as in "1 image" and "2,000 images"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint naming the entries nearest to a misspelt `name`, or all of them if none is near."""
     names = sorted(set(known))

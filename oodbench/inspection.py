@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from oodbench.detector import NEEDS, DetectorInfo
+from oodbench.detector import NEEDS, DetectorInfo, required_methods
 from oodbench.errors import did_you_mean
 
 
@@ -161,7 +161,12 @@ def _provides(module: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", _text_of_module(module)) is not None
 
 
-def _keys(node: ast.expr) -> list[ast.expr]:
+def _methods(node: ast.ClassDef) -> set[str]:
+    """Names of the functions that a class defines itself."""
+    return {statement.name for statement in node.body if isinstance(statement, ast.FunctionDef)}
+
+
+def _keys(node: ast.expr | None) -> list[ast.expr]:
     return [key for key in node.keys if key is not None] if isinstance(node, ast.Dict) else []
 
 
@@ -185,8 +190,8 @@ class _TopLevel:
 
     Judged certain: imports of modules that are there and mention the name, definitions and
     assignments whose evaluated parts are literals, sums, products and powers of two integers and
-    names already bound, a class that is registered if it derives from Detector and takes what its
-    search space names. All else is uncertain.
+    names already bound, a class that is registered if it derives from Detector, has the methods
+    that its needs are for and takes what its search space names. All else is uncertain.
     """
 
     HARMLESS_DECORATORS = frozenset({"staticmethod", "classmethod", "property", "override"})
@@ -251,12 +256,14 @@ class _TopLevel:
         match decorator:
             case ast.Call(func=ast.Name(id="register" as name), args=args, keywords=keywords):
                 values = [*args, *(keyword.value for keyword in keywords)]
-                spaces = [keyword.value for keyword in keywords if keyword.arg == "search_space"]
-                searched = {ast.literal_eval(key) for space in spaces for key in _keys(space)}
+                given = {keyword.arg: keyword.value for keyword in keywords}
+                searched = {ast.literal_eval(key) for key in _keys(given.get("search_space"))}
+                needs = ast.literal_eval(given["needs"]) if "needs" in given else ()
                 return (
                     name in self.bound
                     and all(self._value(value) for value in values)
                     and any(_last_name(base) == "Detector" for base in node.bases)
+                    and required_methods(needs).keys() <= _methods(node)
                     and searched <= _constructor_arguments(node)
                 )
         return False

@@ -111,4 +111,6 @@ def _explain_import(error: BaseException, path: Path) -> str:
         trace = trace.tb_next
     message = getattr(error, "msg", None) or str(error).splitlines()[0] if str(error) else ""
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    if isinstance(error, UserError):  # of `register`
+        described = error.message.rstrip(".")
     return f"line {line}: {described}" if line else described

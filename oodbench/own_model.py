@@ -34,8 +34,9 @@ from oodbench.engine.borrowing import (
 from oodbench.engine.device import find_device
 from oodbench.engine.evaluation import Evaluation
 from oodbench.engine.network import evaluating
+from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
-from oodbench.engine.session import ID, Contender, DataSets, Session, reason_of
+from oodbench.engine.session import ID, Contender, DataSets, Session
 from oodbench.errors import UserError
 from oodbench.files import digest
 from oodbench.models.adapter import AdaptedNetwork

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oodbench import plan_workload as workload
+from oodbench.errors import counted
 from oodbench.plan import Pass, Plan
 from oodbench.plan_workload import Work
 from oodbench.suite import Suite
@@ -46,8 +47,8 @@ def _plan(plan: Plan) -> list[RenderableType]:
     benchmark = plan.benchmark
     heading = (
         f"Plan of benchmark '{benchmark.name}' (version {benchmark.version}): "
-        f"{_many(len(plan.methods), 'method')}, {_many(len(plan.models), 'model')}, "
-        f"{_many(len(plan.seeds), 'seed')}"
+        f"{counted(len(plan.methods), 'method')}, {counted(len(plan.models), 'model')}, "
+        f"{counted(len(plan.seeds), 'seed')}"
     )
     tables = [_trainings(plan), _passes(plan), *([_skips(plan)] if plan.skips else [])]
     return [
@@ -55,10 +56,6 @@ def _plan(plan: Plan) -> list[RenderableType]:
         Text(),
         *(part for each in tables for part in (each, Text())),
     ]
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -8,10 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CAPACITY = 2**22
-"""Numbers kept: 16 MiB of float32. The rank of a quantile of a sample of N is right to some
-0.5 / sqrt(N): to 0.0002 for one distribution, and sqrt(D) times that for D of them."""
-
 
 class StreamingQuantiles:
     """Quantiles over the rows of many batches, column by column.
@@ -19,14 +15,18 @@ class StreamingQuantiles:
     While they fit, all rows are kept and quantiles are exact. Then rows count as blocks of 2, 4, 8
     .. consecutive ones, and of each block one row is kept, drawn by a hash of its number: a
     stratified sample, in which each row is as likely as any other. It depends on the rows and their
-    order alone, not on how they were cut into batches.
+    order alone, not on how they were cut into batches. The rank of a quantile of a sample of N rows
+    is right to some 0.5 / sqrt(N).
 
     Args:
-        capacity: numbers (rows times columns) to keep at most, though there is always room for two.
+        capacity: rows to keep at most.
         seed: of the hash.
+
+    Raises:
+        ValueError: if there is room for fewer than two rows.
     """
 
-    def __init__(self, capacity: int = CAPACITY, seed: int = 0) -> None:
+    def __init__(self, capacity: int, seed: int = 0) -> None:
         if capacity < 2:
             raise ValueError(f"capacity must be at least 2, not {capacity}")
         self.capacity = capacity
@@ -44,8 +44,7 @@ class StreamingQuantiles:
         """
         start, self.count = self.count, self.count + len(rows)
         self._sorted = None
-        capacity = max(2, self.capacity // max(1, rows[:1].numel()))
-        while -(-self.count >> self._level) > capacity:  # the number of blocks, rounded up
+        while -(-self.count >> self._level) > self.capacity:  # the number of blocks, rounded up
             self._thin()
         if self._level == 0:
             self._parts.append(rows.detach().clone())

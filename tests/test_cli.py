@@ -480,7 +480,7 @@ MISBEHAVING = {
     "fit_raises": (
         "    def fit(self, batches):\n        raise ValueError('cannot fit')\n\n"
         f"{SCORE}return {LOGITS}",
-        ["ValueError: cannot fit"],
+        ["cannot fit"],
     ),
 }
 

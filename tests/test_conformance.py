@@ -193,11 +193,6 @@ class Stateless(Right):
         return outputs.features.sum(dim=1)
 
 
-class Unfitting(Detector):
-    def score(self, outputs: Outputs) -> Tensor:
-        return outputs.logits.amax(dim=1)
-
-
 def declared(cls: type[Detector], **changed: Any) -> type[Detector]:
     fields: dict[str, Any] = {
         "label": "Wrong",
@@ -248,7 +243,6 @@ def test_a_detector_that_is_right_passes() -> None:
         (InPlace, "inputs_unchanged"),
         (InPlaceWhileFitting, "inputs_unchanged"),
         (Undeclared, "declares_what_it_uses"),
-        (Unfitting, "declaration"),
     ],
 )
 def test_a_detector_that_is_wrong_fails(cls: type[Detector], checks: str) -> None:
@@ -267,7 +261,6 @@ def test_a_detector_that_is_wrong_fails(cls: type[Detector], checks: str) -> Non
         {"search_space": {"factor": (0.5, 2.0)}},
         {"search_space": {"factor": (1.0, 1.0)}},
         {"needs": ("features",)},
-        {"needs": ("features", "fit", "held_out")},
     ],
 )
 def test_a_declaration_that_is_wrong_fails(changed: dict[str, Any]) -> None:

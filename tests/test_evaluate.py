@@ -542,7 +542,11 @@ def test_a_detector_that_is_not_registered_or_has_no_step(trained: Net) -> None:
 
     @register("stepless", needs=("input_gradient",))
     class Stepless(Detector):
-        pass
+        def score(self, outputs: Outputs) -> Tensor:
+            return outputs.logits.amax(1)
+
+        def perturbation_losses(self, outputs: Outputs) -> dict[str, Tensor]:
+            return {"logits": outputs.logits.amax(1)}
 
     assert "has no step size" in refused(trained, [Stepless()]).message
 

@@ -34,7 +34,8 @@ from oodbench import Detector, register
 
 @register("mine")
 class Mine(Detector):
-    pass
+    def score(self, outputs):
+        return outputs.logits.amax(dim=1)
 """
 """Imports no torch: quick to run in another process."""
 
@@ -141,6 +142,18 @@ UNCERTAIN_CLASSES = {
     "search space": (
         CLASS.format(arguments=", search_space={'scael': (1.0,)}"),
         "declares a search space for 'scael', which its constructor does not take",
+    ),
+    "no score": (
+        CLASS.format(arguments="").replace("def score", "def scores"),
+        "line 4: Detector 'mine' has no method 'score'",
+    ),
+    "no fit": (
+        CLASS.format(arguments=", needs=('fit',)"),
+        "Detector 'mine' declares the need 'fit' and has no method 'fit'",
+    ),
+    "no losses": (
+        CLASS.format(arguments=", needs=('input_gradient',)"),
+        "declares the need 'input_gradient' and has no method 'perturbation_losses'",
     ),
     "register not imported": (
         CLASS.format(arguments="").replace("@register", "@oodbench.register"),
@@ -260,8 +273,8 @@ def test_built_in_detectors_are_certain(name: str) -> None:
     [
         "",
         ", label='M', title='T', venue='V', year=2020, url='https://x'",
-        ", needs=['fit', 'labels']",
-        ", needs={'fit'}, search_space={'scale': [1.0, 2.0]}",
+        ", needs=['features', 'labels']",
+        ", needs={'features'}, search_space={'scale': [1.0, 2.0]}",
     ],
 )
 @pytest.mark.parametrize("docstring", ["", '    """What it does.\n\n    More.\n    """\n'])

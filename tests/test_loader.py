@@ -39,6 +39,8 @@ def test_an_input_gradient_needs_a_step_size(tmp_path: Path) -> None:
         '@register("stepless", needs=("input_gradient",))\n'
         "class Stepless(Detector):\n"
         '    """No step."""\n'
+        "    def score(self, outputs): ...\n"
+        "    def perturbation_losses(self, outputs): ...\n"
     )
     with pytest.raises(UserError, match="has no step size"):
         Catalog([tmp_path]).load_detector("stepless")

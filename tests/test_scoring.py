@@ -236,6 +236,9 @@ class Keeps(Detector):
     def fit(self, batches: Batches) -> None:
         self.features = next(iter(batches)).features
 
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.logits.amax(dim=1)
+
 
 def test_what_is_fitted_has_no_graph_but_can_take_part_in_one(tiny: Make, tiny_data: Make) -> None:
     """The sweep is made in inference mode; what a detector is given is not bound to it."""

@@ -23,10 +23,10 @@ from oodbench.catalog import Catalog
 from oodbench.data.duplicates import duplicates
 from oodbench.engine.device import full_precision
 from oodbench.engine.evaluation import Evaluation, evaluate
+from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
-from oodbench.engine.scoring import DetectorError, Scorer
+from oodbench.engine.scoring import Scorer
 from oodbench.engine.stores import DataStore, ModelStore
-from oodbench.engine.tuning import TuningError
 from oodbench.errors import UserError
 from oodbench.files import canonical_json, digest
 from oodbench.models.classifier import Classifier
@@ -234,7 +234,7 @@ class _Run:
                     method.detector.name,
                     seed,
                     "failed",
-                    _reason(result.error),
+                    reason_of(result.error),
                     method.tuned_on,
                 )
                 continue
@@ -437,14 +437,6 @@ def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:
         }
         for name, spec in plan.datasets.items()
     }
-
-
-def _reason(error: Exception) -> str:
-    """One line for a record: our own messages as they are, others with their type."""
-    lines = str(error).strip().splitlines()
-    if isinstance(error, DetectorError | TuningError | UserError):
-        return lines[0]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _shown(folder: Path) -> str:

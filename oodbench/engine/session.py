@@ -22,7 +22,8 @@ from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner
 from oodbench.engine.evaluation import MethodResult
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.network import Capture, evaluating
-from oodbench.engine.scoring import DetectorError, Scorer, score_split, sweep_outputs
+from oodbench.engine.reasons import reason_of
+from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.engine.tuning import (
     TuningData,
     TuningError,
@@ -340,11 +341,3 @@ class Session:
         self.unmeasured = {
             label: reason_of(error) for label, error in errors.items() if label in scorers
         }
-
-
-def reason_of(error: Exception) -> str:
-    """One line of what went wrong: what was written to be read as it is, the rest with its type."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, DetectorError | TuningError | UserError) or type(error) is ValueError:
-        return line
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from oodbench.errors import counted
 from oodbench.report.estimates import LEVEL
 from oodbench.report.leaderboard import RANKED_BY, Leaderboard, Row
 from oodbench.report.tables import (
@@ -46,7 +47,7 @@ def document(
     if board.rows:
         tables.insert(0, _quality(board))
     return Document(
-        title=f"{_many(len(board.rows), 'detector')} on {model}",
+        title=f"{counted(len(board.rows), 'detector')} on {model}",
         summary=tuple(_summary(board, classes)),
         tables=tuple(tables),
         notes=(*_notes(board, best, whole=whole), *notes),
@@ -54,17 +55,13 @@ def document(
 
 
 def _summary(board: Leaderboard, classes: int) -> Iterator[str]:
-    images = "" if board.id_images is None else f"{_many(board.id_images, 'image')}, "
+    images = "" if board.id_images is None else f"{counted(board.id_images, 'image')}, "
     accuracies = [row.id_accuracy for row in board.rows if row.id_accuracy is not None]
     accuracy = f", accuracy {100 * accuracies[0].mean:.1f} %" if accuracies else ""
     yield f"In-distribution: {images}{classes} classes{accuracy}."
     if board.ood_sets:
         sets = (f"{each.name} ({each.images:,})" for each in board.ood_sets)
         yield f"OOD: {', '.join(sets)}."
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _quality(board: Leaderboard) -> Table:
