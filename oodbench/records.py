@@ -1,17 +1,61 @@
-"""The records of a run: flat values, one a line. Reports are made from them and nothing else."""
+"""The records of a run: flat values, one a line. Reports are made from them and nothing else.
+
+The classes say which values are possible, and `read_lines` accepts no others: a report of a file
+that was edited or written by another tool shows possible values or an error, never a traceback.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 
 from oodbench.errors import UserError
 from oodbench.files import canonical_json
+from oodbench.specs import TuningProtocol
 
 SCHEMA_VERSION = 1
+ADDED_LATER = frozenset({"tie_fraction"})
+"""Fields that older versions did not write: a line without one has the field's default."""
+
+_ROUNDING = 1e-9
+_MOST = 1e30
+"""No time and no number of operations is larger: what is was not measured."""
+
+
+def _showable(value: Any) -> Any:
+    """A parameter of a detector, or several: texts that can be written, numbers of 64 bits."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _showable(key), _showable(each)
+    elif isinstance(value, list):
+        for each in value:
+            _showable(each)
+    elif isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int | float) and not abs(value) <= 2**63:
+        raise ValueError("not a number of 64 bits")
+    return value
+
+
+Fraction = Annotated[float, Field(ge=-_ROUNDING, le=1 + _ROUNDING)]
+Amount = Annotated[float, Field(ge=0, le=_MOST)]
+Number = Annotated[float, Field(ge=-_MOST, le=_MOST)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Field(min_length=1)]
+Parameters = Annotated[dict[str, Any], AfterValidator(_showable)]
+
 ID_ACCURACY = "id_accuracy"
 """The metric of a record that holds the classifier's test accuracy."""
 
@@ -26,25 +70,25 @@ class QualityRecord:
     `ood_dataset`, `ood_group` and `n_ood` are None for the metric `id_accuracy`.
     """
 
-    run_id: str
-    benchmark: str
-    benchmark_version: int
-    method: str
-    model: str
-    loss: str
-    detector: str
-    detector_params: dict[str, Any]
-    tuned_on: str
-    seed: int
-    id_dataset: str
-    ood_dataset: str | None
-    ood_group: str | None
-    metric: str
-    value: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n_id: int | None
-    n_ood: int | None
+    run_id: Text
+    benchmark: Text
+    benchmark_version: Count
+    method: Text
+    model: Text
+    loss: Text
+    detector: Text
+    detector_params: Parameters
+    tuned_on: TuningProtocol
+    seed: Count
+    id_dataset: Text
+    ood_dataset: Text | None
+    ood_group: Text | None
+    metric: Text
+    value: Fraction | None
+    ci_low: Fraction | None
+    ci_high: Fraction | None
+    n_id: Count | None
+    n_ood: Count | None
     status: Status = "ok"
     reason: str | None = None
     schema_version: int = SCHEMA_VERSION
@@ -67,22 +111,22 @@ class CostRecord:
         input_preprocessing .. ad_hoc_models: the columns of the DisMax paper's Table 1.
     """
 
-    run_id: str
-    benchmark: str
-    method: str
-    detector: str
-    model: str
-    seed: int
-    device: str
-    forwards_per_image: float
-    backwards_per_image: float
-    flops_per_image: float
-    latency_ms_batch1: float
-    ms_per_image_batched: float
-    relative_to_baseline: float | None
-    fit_seconds: float
-    tune_seconds: float
-    peak_memory_bytes: int
+    run_id: Text
+    benchmark: Text
+    method: Text
+    detector: Text
+    model: Text
+    seed: Count
+    device: Text
+    forwards_per_image: Amount
+    backwards_per_image: Amount
+    flops_per_image: Amount
+    latency_ms_batch1: Amount
+    ms_per_image_batched: Amount
+    relative_to_baseline: Amount | None
+    fit_seconds: Amount
+    tune_seconds: Amount
+    peak_memory_bytes: Count
     input_preprocessing: bool
     feature_ensemble: bool
     ood_or_adversarial_samples: bool
@@ -106,18 +150,18 @@ class TrainingRecord:
         seconds: how long the epoch took.
     """
 
-    run_id: str
-    benchmark: str
-    model: str
-    loss: str
-    seed: int
-    epoch: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    test_loss: float | None
-    test_accuracy: float | None
-    seconds: float
+    run_id: Text
+    benchmark: Text
+    model: Text
+    loss: Text
+    seed: Count
+    epoch: Count
+    learning_rate: Amount
+    train_loss: Number
+    train_accuracy: Fraction
+    test_loss: Number | None
+    test_accuracy: Fraction | None
+    seconds: Amount
     schema_version: int = SCHEMA_VERSION
 
 
@@ -147,24 +191,89 @@ def read_lines(kind: type[R], path: Path) -> list[R]:
     """Records of a file; none if there is no file.
 
     Raises:
-        UserError: naming the file and the line that is not a record.
+        UserError: naming the file and the line that is not a record, and the value that no record
+            has.
     """
     if not path.exists():
         return []
-    known = {field.name for field in fields(kind)}
-    records = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read {path}: {error}.") from error
+    if not lines[-1]:
+        lines.pop()
+    records = []
     for number, line in enumerate(lines, start=1):
         try:
-            content = json.loads(line)
-            if content.get("schema_version") != SCHEMA_VERSION:
-                raise ValueError(f"schema_version is {content.get('schema_version')!r}")
-            records.append(kind(**{key: content[key] for key in known}))
-        except (ValueError, AttributeError, KeyError) as error:
+            records.append(_record(kind, line))
+        except (ValueError, RecursionError) as error:  # a RecursionError has no useful text
+            problem = error if isinstance(error, ValueError) else "it is nested too deeply"
             raise UserError(
-                f"{path}:{number}: not a record of this version of oodbench ({error})."
+                f"{path}:{number}: not a record of this version of oodbench ({problem}).",
+                "The file was changed after the run: run again with --resume, or restore it.",
             ) from error
     return records
+
+
+def _record(kind: type[R], line: str) -> R:
+    """The record of a line.
+
+    Raises:
+        ValueError: if it is none; the message says why.
+    """
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {_shown(content.get('schema_version'))}")
+    try:
+        _FORMS[kind.__name__].model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise ValueError(f"'{key}' is missing") from error
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"there is no '{_shown(key)[1:-1]}'") from error
+        raise ValueError(f"{key} is {_shown(content[key])}") from error
+    record = kind(**content)
+    if isinstance(record, QualityRecord):
+        _check(record)
+    return record
+
+
+def _check(record: QualityRecord) -> None:
+    """Values that are possible alone and not together."""
+    if (record.value is None) == (record.status == "ok"):
+        raise ValueError(f"value is {record.value} and status is '{record.status}'")
+    if (record.ood_dataset is None) != (record.metric == ID_ACCURACY):
+        raise ValueError(f"ood_dataset is {record.ood_dataset} and metric is '{record.metric}'")
+    low, high = record.ci_low, record.ci_high
+    if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+        raise ValueError(f"ci_low is {low} and ci_high is {high}")
+
+
+def _form(kind: type[QualityRecord | CostRecord | TrainingRecord]) -> type[BaseModel]:
+    """What a line must be: the keys of the class, values of exactly these types."""
+    types = get_type_hints(kind, include_extras=True)
+    values: dict[str, Any] = {
+        field.name: (
+            types[field.name],
+            field.default if field.name in ADDED_LATER and field.default is not MISSING else ...,
+        )
+        for field in fields(kind)
+    }
+    strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    return create_model(kind.__name__, __config__=strict, **values)
+
+
+_FORMS = {kind.__name__: _form(kind) for kind in (QualityRecord, CostRecord, TrainingRecord)}
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, on one line and not longer than a line."""
+    try:
+        text = ascii(value)
+    except ValueError:  # more digits than Python prints
+        return "a number that is too large"
+    return text if len(text) <= 60 else f"{text[:57]}..."

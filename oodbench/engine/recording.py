@@ -14,7 +14,7 @@ from oodbench.engine.evaluation import Evaluation, MethodResult, chosen_paramete
 from oodbench.files import digest
 from oodbench.plan import Method
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord, Status, TrainingRecord
-from oodbench.specs import BenchmarkSpec
+from oodbench.specs import BenchmarkSpec, TuningProtocol
 
 
 class Recorder:
@@ -128,7 +128,7 @@ class Recorder:
         seed: int,
         status: Status,
         reason: str,
-        tuned_on: str = "none",
+        tuned_on: TuningProtocol = "none",
     ) -> list[QualityRecord]:
         """A record without a value for every cell that would have been there."""
         blank = replace(
