@@ -65,7 +65,17 @@ class Run:
         """The records, aggregated and ranked."""
         from oodbench.report import Leaderboard
 
-        return Leaderboard.from_records(self.records, self.costs)
+        return Leaderboard.from_records(self.records, self.costs, self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs of a mistake in the data that were seen while it ran (`engine.mistakes`)."""
+        found = RunDirectory(self.folder).read_description().get("warnings", {})
+        return tuple(
+            text if where == "data" else f"{where}: {text}"
+            for where, texts in found.items()
+            for text in texts
+        )
 
     @cached_property
     def training(self) -> list[TrainingRecord]:

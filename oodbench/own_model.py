@@ -44,6 +44,7 @@ from oodbench.models.probing import NotFiniteError, agree, probe, unwrapped
 from oodbench.models.registry import HEADS
 from oodbench.plan import Method
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
+from oodbench.report.signs import score_signs, tie_notes
 from oodbench.specs import BenchmarkSpec, EvaluationSpec, ModelSpec, TuningProtocol
 
 if TYPE_CHECKING:
@@ -435,6 +436,7 @@ class EvaluationResult:
         head: name of the module that is its last layer.
         num_classes: C.
         notes: what a reader of the tables should know of this call.
+        warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
     """
 
     scores: Mapping[str, Mapping[str, NDArray[np.float64]]]
@@ -448,6 +450,7 @@ class EvaluationResult:
     head: str
     num_classes: int
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def failed(self) -> dict[str, str]:
@@ -458,7 +461,7 @@ class EvaluationResult:
         """The records, ranked, for every format there is (`to_csv`, `to_json`, `to_latex` ...)."""
         from oodbench.report import Leaderboard
 
-        return Leaderboard.from_records(self.records, self.costs)
+        return Leaderboard.from_records(self.records, self.costs, self.warnings)
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown, with every metric."""
@@ -522,9 +525,10 @@ def _result(
         digest(model, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
         torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
+    records = list(_records(session, recorder, methods, seed))
     return EvaluationResult(
         scores=scores,
-        records=list(_records(session, recorder, methods, seed)),
+        records=records,
         costs=[
             recorder.cost(methods[label], seed, result)
             for label, result in good.items()
@@ -537,16 +541,23 @@ def _result(
         taps=network.tap_names,
         head=network.head_name,
         num_classes=session.num_classes,
-        notes=(*notes, *_notes(session, [methods[label] for label in good], network)),
+        notes=(*notes, *_notes(session, [methods[label] for label in good], network, records)),
+        warnings=(*session.warnings, *score_signs(records)),
     )
 
 
-def _notes(session: Session, methods: Iterable[Method], network: AdaptedNetwork) -> Iterable[str]:
+def _notes(
+    session: Session,
+    methods: Iterable[Method],
+    network: AdaptedNetwork,
+    records: Sequence[QualityRecord],
+) -> Iterable[str]:
     for label, reason in session.unmeasured.items():
         yield f"The costs of {label} could not be measured: {reason}."
     stepping, tapping = [], False
     for method in methods:
-        for note in session.results[method.name].notes:
+        ties = tie_notes(record for record in records if record.method == method.name)
+        for note in (*session.results[method.name].notes, *ties):
             yield f"{method.name}: {note}."
         tapping |= bool(method.detector.needs & {"taps", "tap_maps"})
         if "input_gradient" in method.detector.needs:

@@ -67,7 +67,9 @@ class QualityRecord:
     """One metric of one method on one OOD set, for one seed.
 
     `value` and the interval are fractions in [0, 1]; None unless `status` is "ok".
-    `ood_dataset`, `ood_group` and `n_ood` are None for the metric `id_accuracy`.
+    `ood_dataset`, `ood_group` and `n_ood` are None for the metric `id_accuracy`. `tie_fraction` is
+    the fraction of all pairs of an ID and an OOD image whose scores are equal; None for
+    `id_accuracy` and in records made before it was recorded.
     """
 
     run_id: Text
@@ -91,6 +93,7 @@ class QualityRecord:
     n_ood: Count | None
     status: Status = "ok"
     reason: str | None = None
+    tie_fraction: Fraction | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -22,6 +23,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
+from oodbench.data.duplicates import fingerprints
 from oodbench.errors import UserError
 
 _BATCH = 256
@@ -55,6 +57,7 @@ class LoadedImages:
         name: as given.
         num_classes: set it to have labels held to 0 .. num_classes - 1.
         in_unit_range: set it to have images held to [0, 1].
+        fingerprints: of every image, once a pass came to its end (`data.duplicates`).
         note: what a reader of the scores should know of their order; "" if there is nothing.
 
     Raises:
@@ -65,6 +68,7 @@ class LoadedImages:
         self.name = name
         self.num_classes: int | None = None
         self.in_unit_range = False
+        self.fingerprints: NDArray[np.uint64] | None = None
         self._labelled = labelled
         self._generators = [(each, each.get_state()) for each in _generators(data)]
         self._data = self._readable(data)
@@ -141,14 +145,17 @@ class LoadedImages:
         # What was begun to see the first batch is gone on with: a stream is not begun twice, and
         # the workers of a DataLoader are not started twice.
         sweep, self._begun = self._begun, None
-        count = 0
+        count, prints = 0, []
         if sweep is not None:
             assert self._first is not None
             self._check(*self._first, 0)  # more may be known by now
             count = len(self._first[0])
+            prints.append(fingerprints(self._first[0]))
             yield self._first
         for images, labels in sweep or self._checked():
             count += len(images)
+            if self.fingerprints is None:
+                prints.append(fingerprints(images))
             yield images, labels
         if self._count not in (None, count):
             raise UserError(
@@ -156,6 +163,8 @@ class LoadedImages:
                 "It is read more than once: give data that can be, not a stream.",
             )
         self._count = count
+        if self.fingerprints is None:
+            self.fingerprints = np.concatenate(prints)
 
     def close(self) -> None:
         """Let go of what was begun, and of its workers; put back generators."""

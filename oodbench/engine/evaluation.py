@@ -18,8 +18,9 @@ from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
 from oodbench.engine import costs
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
-from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, SplitScores, score_split, sweep_outputs
 from oodbench.engine.tuning import (
     TuningData,
     adversarial_data,
@@ -69,10 +70,12 @@ class Evaluation:
     Attributes:
         results: method -> result.
         correct: whether the classifier is right, for each ID test image.
+        warnings: signs of a mistake in the data (`engine.mistakes`).
     """
 
     results: Mapping[str, MethodResult]
     correct: NDArray[np.bool_]
+    warnings: tuple[str, ...] = ()
 
 
 def id_key(ood: str) -> str:
@@ -116,9 +119,13 @@ def evaluate(
     )
     with runner.attached():
         on_stage("fitting")
+        signs: list[str] = []
         for need, split in FITTED_ON.items():
             train = functools.partial(data, benchmark.id, split)
-            _fit(runner, methods, detectors, results, train, need, num_classes)
+            seen = Confusion.empty(num_classes)
+            _fit(runner, methods, detectors, results, train, need, seen)
+            name = f"the {split} images of '{benchmark.id}'"
+            signs += labels_signs(name, seen, fitted_on=need == "fit")
         on_stage("tuning")
         source = _TuningSource(runner, benchmark, data, seed)
         for method in methods:
@@ -127,7 +134,9 @@ def evaluate(
                 detector = detectors[method.name]
                 _tune(runner, method, detector, result, source, tuple(benchmark.ood_groups))
         on_stage("scoring")
-        correct = _score(runner, methods, results, benchmark, data)
+        outcome = _score(runner, methods, results, benchmark, data)
+    tested = Confusion.of(num_classes, outcome.labels, outcome.predicted)
+    signs += labels_signs(f"the test images of '{benchmark.id}'", tested)
     on_stage("measuring costs")
     images, _ = next(runner.batches(data(benchmark.id, "test")))
     scorers = {
@@ -144,7 +153,8 @@ def evaluate(
         results[name].cost = cost
     for name in scorers.keys() & errors.keys():
         results[name].error = errors[name]
-    return Evaluation(results, correct)
+    assert outcome.correct is not None
+    return Evaluation(results, outcome.correct, tuple(signs))
 
 
 def _map_name(classifier: Classifier, needs: Set[str], images: ImageArray) -> str | None:
@@ -163,9 +173,12 @@ def _fit(
     results: Mapping[str, MethodResult],
     images: Callable[[], ImageArray],
     need: str,
-    num_classes: int,
+    seen: Confusion,
 ) -> None:
-    """One sweep over a split for every detector that has the need "fit", or "held_out"."""
+    """One sweep over a split for every detector that has the need "fit", or "held_out".
+
+    What it shows of the labels is added to `seen`.
+    """
     to_fit = {
         method.name: detectors[method.name]
         for method in methods
@@ -176,7 +189,10 @@ def _fit(
     split = images()
     started = time.perf_counter()
     fits = fit_together(
-        to_fit, lambda: sweep_outputs(runner, split), num_classes, held_out=need == "held_out"
+        to_fit,
+        lambda: seen.watched(sweep_outputs(runner, split)),
+        len(seen.counts),
+        held_out=need == "held_out",
     )
     # Alone, a method would have paid for the sweep and for its own part of the work.
     sweep_seconds = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
@@ -273,8 +289,12 @@ def _score(
     results: Mapping[str, MethodResult],
     benchmark: BenchmarkSpec,
     data: Data,
-) -> NDArray[np.bool_]:
-    """One sweep over each test split; a method's scores are stored in its result."""
+) -> SplitScores[tuple[str, str]]:
+    """One sweep over each test split; a method's scores are stored in its result.
+
+    Returns:
+        What the sweep over the ID test split gave.
+    """
     alive = [method for method in methods if results[method.name].error is None]
     scorers: dict[tuple[str, str], Scorer] = {}
     for method in alive:
@@ -295,7 +315,6 @@ def _score(
         results[name].error = error
     for (name, key), scores in outcome.scores.items():
         results[name].scores[key] = scores
-    assert outcome.correct is not None
     for ood in benchmark.ood_groups:
         judging = {
             method.name: Scorer(method, results[method.name].detectors[ood])
@@ -307,7 +326,7 @@ def _score(
             results[name].error = error
         for name, scores in ood_outcome.scores.items():
             results[name].scores[ood] = scores
-    return outcome.correct
+    return outcome
 
 
 @contextmanager

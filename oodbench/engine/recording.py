@@ -37,6 +37,7 @@ class Recorder:
         for ood, group in self._benchmark.ood_groups.items():
             id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
             values = metrics.evaluate(id_scores, ood_scores)
+            tied = metrics.tie_fraction(id_scores, ood_scores)
             resampled = intervals.bootstrap(
                 id_scores, ood_scores, id_counts, self._resample(ood, len(ood_scores))
             )
@@ -55,6 +56,7 @@ class Recorder:
                     ci_high=high,
                     n_id=len(id_scores),
                     n_ood=len(ood_scores),
+                    tie_fraction=tied,
                 )
         correct = evaluation.correct
         low, high = intervals.percentile_interval(

@@ -15,14 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import oodbench
 from oodbench import distributed, metrics
 from oodbench.catalog import Catalog
-from oodbench.data.duplicates import duplicates
+from oodbench.data.duplicates import digests
 from oodbench.engine.device import full_precision
 from oodbench.engine.evaluation import Evaluation, evaluate
+from oodbench.engine.mistakes import shared_signs
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.engine.scoring import Scorer
@@ -33,6 +35,7 @@ from oodbench.models.classifier import Classifier
 from oodbench.plan import Method, Plan
 from oodbench.progress import Reporter
 from oodbench.records import CostRecord, QualityRecord, TrainingRecord
+from oodbench.report.signs import tie_notes
 from oodbench.rundir import Key, RunDirectory
 from oodbench.training import deterministic, has_bfloat16
 from oodbench.training_state import tensors_digest
@@ -116,6 +119,7 @@ class _Run:
         self.checkpoints: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
         self.duplicates: dict[str, int] = {}
+        self.warnings: dict[str, list[str]] = {}
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -173,6 +177,10 @@ class _Run:
                 on_stage=self.say.detail,
             )
         self.say.detail("confidence intervals")
+        if evaluation.warnings:
+            self.warnings[label] = list(evaluation.warnings)
+            for sign in evaluation.warnings:
+                self.say.warn(f"{label}: {sign}")
         self._store(todo, seed, evaluation)
         self._write("running")
         accuracy = 100 * evaluation.correct.mean()
@@ -224,8 +232,9 @@ class _Run:
             records = dict(zip([method.name for method in measured], quality, strict=True))
         for method in methods:
             result = evaluation.results[method.name]
-            if result.notes:
-                self.notes[f"{method.name}/seed{seed}"] = result.notes
+            notes = [*result.notes, *tie_notes(records.get(method.name, ()))]
+            if notes:
+                self.notes[f"{method.name}/seed{seed}"] = notes
             if result.error is not None:
                 log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
                 self.records[method.name, seed] = self.recorder.missing(
@@ -265,19 +274,25 @@ class _Run:
         Seen are the images that are trained on and those held out for tuning.
         """
         id_set = self.benchmark.id
-        seen = [split for split in self.plan.datasets[id_set].splits if split != "test"]
-        found = {}
-        for name in self.benchmark.ood_groups:
-            tested = self.data.get(name, "test")
-            found[name] = sum(
-                len(duplicates(self.data.get(id_set, split), tested)) for split in seen
+        splits = [(id_set, split) for split in self.plan.datasets[id_set].splits]
+        splits += [(name, "test") for name in self.benchmark.ood_groups]
+        images = {
+            f"the {split} images of '{name}'": digests(self.data.get(name, split))
+            for name, split in splits
+        }
+        if signs := list(shared_signs(images)):
+            self.warnings["data"] = signs
+        for sign in signs:
+            self.say.warn(sign)
+        seen = [
+            images[f"the {split} images of '{id_set}'"] for _, split in splits if split != "test"
+        ]
+        return {
+            name: sum(
+                int(np.isin(images[f"the test images of '{name}'"], part).sum()) for part in seen
             )
-            if found[name]:
-                self.say.warn(
-                    f"{found[name]} of the {len(tested)} test images of '{name}' are training or "
-                    f"validation images of '{id_set}' too: no detector can call them OOD."
-                )
-        return found
+            for name in self.benchmark.ood_groups
+        }
 
     def _detector_checksums(self) -> dict[str, str]:
         names = sorted({method.detector.name for method in self.plan.methods})
@@ -323,6 +338,7 @@ class _Run:
             )
         self.checkpoints = dict(before.get("checksums", {}).get("checkpoints", {}))
         self.notes = dict(before.get("notes", {}))
+        self.warnings = dict(before.get("warnings", {}))
         for record in self.directory.read_training():
             self.trainings.setdefault((record.model, record.seed), []).append(record)
         changed = {
@@ -414,6 +430,7 @@ class _Run:
             },
             "duplicates_of_id_images": self.duplicates,
             "notes": self.notes,
+            "warnings": self.warnings,
         }
 
     def _failures(self) -> list[str]:

@@ -49,12 +49,19 @@ class SplitScores(Generic[K]):
     Attributes:
         scores: key -> one float64 per image.
         errors: key -> why there are no scores.
-        correct: whether the classifier is right, one boolean per image; None without labels.
+        predicted: the class that the classifier gives each image, int64, shape [N].
+        labels: the class that each image has, likewise; None where the data have none.
     """
 
     scores: dict[K, NDArray[np.float64]] = field(default_factory=dict)
     errors: dict[K, Exception] = field(default_factory=dict)
-    correct: NDArray[np.bool_] | None = None
+    predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    labels: NDArray[np.int64] | None = None
+
+    @property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Whether the classifier is right, one boolean per image; None without labels."""
+        return None if self.labels is None else self.predicted == self.labels
 
 
 def score_split(
@@ -76,16 +83,19 @@ def score_split(
     """
     result: SplitScores[K] = SplitScores()
     parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in scorers}
-    correct: list[NDArray[np.bool_]] = []
+    predicted: list[NDArray[np.int64]] = []
+    known: list[NDArray[np.int64]] = []
     active = dict(scorers)
     done = 0
 
-    def compute(images: Tensor, labels: Tensor | None) -> tuple[Tensor | None, dict[K, Outputs]]:
+    def compute(images: Tensor, _: Tensor | None) -> tuple[Tensor, dict[K, Outputs]]:
         clean, views = _views(runner, images, active, result.errors)
-        return None if labels is None else clean.logits.argmax(dim=1) == labels, views
+        return clean.logits.argmax(dim=1), views
 
     for images, labels in runner.batches(data):
-        for count, (right, views) in runner.within_memory(compute, images, labels):
+        if labels is not None:
+            known.append(labels.cpu().numpy())
+        for count, (classes, views) in runner.within_memory(compute, images, labels):
             for key, view in views.items():
                 scorer = active.get(key)
                 if scorer is None:
@@ -98,11 +108,11 @@ def score_split(
                     result.errors[key] = error
             for key in result.errors:
                 active.pop(key, None)
-            if right is not None:
-                correct.append(right.cpu().numpy())
+            predicted.append(classes.cpu().numpy())
             done += count
     result.scores = {key: np.concatenate(parts[key]) for key in active}
-    result.correct = np.concatenate(correct) if correct else None
+    result.predicted = np.concatenate(predicted) if predicted else result.predicted
+    result.labels = np.concatenate(known) if known else None
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from oodbench.engine import costs
 from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner
 from oodbench.engine.evaluation import MethodResult
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
 from oodbench.engine.network import Capture, evaluating
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
@@ -127,6 +127,7 @@ class Session:
         skipped: label -> why a detector cannot run.
         correct: whether the classifier is right, for each ID image; None if they have no labels.
         unmeasured: label -> why its costs could not be measured.
+        warnings: signs of a mistake in the data (`engine.mistakes`).
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class Session:
         self.results = {label: MethodResult() for label in self.contenders}
         self.correct: NDArray[np.bool_] | None = None
         self.unmeasured: dict[str, str] = {}
+        self.warnings: list[str] = []
         if not self.contenders:
             raise UserError(
                 "No detector can run.",
@@ -196,6 +198,8 @@ class Session:
                 self._fit(need)
             self._tune()
             self._score()
+        read = {each.name: each.fingerprints for each in self._data.all}
+        self.warnings += shared_signs({k: v for k, v in read.items() if v is not None})
 
     @property
     def ood(self) -> tuple[str, ...]:
@@ -221,9 +225,10 @@ class Session:
         _, source = self._data.for_need(need)
         assert source is not None
         started = time.perf_counter()
+        seen = Confusion.empty(self.num_classes)
         fits = fit_together(
             detectors,
-            functools.partial(sweep_outputs, self._runner, source),
+            lambda: seen.watched(sweep_outputs(self._runner, source)),
             self.num_classes,
             held_out=need == "held_out",
         )
@@ -232,6 +237,7 @@ class Session:
         for label, fit in fits.items():
             self.results[label].fit_seconds += sweep + fit.seconds
             self.results[label].error = fit.error
+        self.warnings += labels_signs(source.name, seen, fitted_on=need == "fit")
 
     # --- tuning --------------------------------------------------------------------------------
 
@@ -302,6 +308,8 @@ class Session:
             )
             if name == ID:
                 self.correct = outcome.correct
+                tested = Confusion.of(self.num_classes, outcome.labels, outcome.predicted)
+                self.warnings += labels_signs(source.name, tested)
             for label, error in outcome.errors.items():
                 self.results[label].error = error
             for label, scores in outcome.scores.items():

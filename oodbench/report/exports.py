@@ -72,6 +72,7 @@ def to_json(leaderboard: Leaderboard) -> str:
             for row in leaderboard.rows
         ],
         "absences": [each._asdict() for each in leaderboard.absences],
+        "warnings": leaderboard.warnings,
     }
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 

@@ -25,6 +25,9 @@ _STYLE = """\
 .oodbench .grouped th, .oodbench .grouped td { padding: .3rem .35rem; }
 .oodbench .grouped .first { padding-left: 1.1rem; }
 .oodbench .grouped thead tr:first-child th { border: 0; text-align: left; }
+.oodbench .warnings { border-left: 4px solid #d9822b; padding: .1rem 0 .1rem .9rem;
+                      margin: 1rem 0; max-width: 60rem; }
+.oodbench .warnings ul { margin: .2rem 0; padding-left: 1.2rem; }
 .oodbench .under { color: var(--soft); max-width: 60rem; }
 .oodbench .notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
 """
@@ -50,6 +53,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: va
 <body class="oodbench">
 <h1>{{ document.title }}</h1>
 {{ summary(document) }}\
+{{ warnings(document) }}\
 {{ tables(document) }}\
 {% if document.notes %}
 <h2>Notes</h2>
@@ -71,6 +75,7 @@ _FRAGMENT = """\
 </style>
 <strong>{{ document.title }}</strong>
 {{ summary(document) }}\
+{{ warnings(document) }}\
 {{ tables(document) }}\
 {% if document.notes %}
 <details><summary>Notes</summary>
@@ -85,6 +90,16 @@ _PARTS = """\
 {% for line in document.summary %}
 <p class="summary">{{ line }}</p>
 {% endfor %}
+{% endmacro %}
+{% macro warnings(document) %}
+{% if document.warnings %}
+<div class="warnings"><strong>Warnings</strong>
+<ul>
+{% for warning in document.warnings %}
+<li>{{ warning }}</li>
+{% endfor %}
+</ul></div>
+{% endif %}
 {% endmacro %}
 {% macro notes(document) %}
 <ul class="notes">

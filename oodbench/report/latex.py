@@ -56,6 +56,10 @@ def render_document(document: Document) -> str:
     lines = [r"% \usepackage{booktabs,graphicx}", "", rf"\section*{{{_escaped(document.title)}}}"]
     lines += [_escaped(line) + r" \\" for line in document.summary[:-1]]
     lines += [_escaped(line) for line in document.summary[-1:]]
+    if document.warnings:
+        lines += ["", r"\paragraph{Warnings}", r"\begin{itemize}"]
+        lines += [rf"  \item {_escaped(each)}" for each in document.warnings]
+        lines += [r"\end{itemize}"]
     for table in document.tables:
         lines += ["", *_table(table)]
     if document.notes:

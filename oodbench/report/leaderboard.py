@@ -16,6 +16,7 @@ from oodbench.errors import UserError
 from oodbench.metrics import METRICS
 from oodbench.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
 from oodbench.report.estimates import Estimate, Measurement, estimate
+from oodbench.report.signs import score_signs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,6 +186,7 @@ class Leaderboard:
         columns: the mean, the worst set, the groups, the sets.
         rows: methods with values: the ranked ones, then the oracles.
         absences: methods and seeds that were skipped or failed.
+        warnings: signs of a mistake in data or scores, a sentence each.
     """
 
     benchmark: str
@@ -197,16 +199,21 @@ class Leaderboard:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     absences: tuple[Absence, ...]
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_records(
-        cls, records: Iterable[QualityRecord], costs: Iterable[CostRecord]
+        cls,
+        records: Iterable[QualityRecord],
+        costs: Iterable[CostRecord],
+        warnings: Iterable[str] = (),
     ) -> Leaderboard:
         """Aggregate records over seeds and rank the methods. The order of records does not matter.
 
         Args:
             records: quality records of one benchmark, of any number of methods, seeds and sets.
             costs: cost records of the same benchmark; methods may lack them.
+            warnings: signs of a mistake that the records do not show.
 
         Raises:
             UserError: there are no records; they are of several benchmarks, versions or data sets
@@ -249,6 +256,7 @@ class Leaderboard:
                 *_ranked([row for row in rows if row.oracle], columns[0]),
             ),
             absences=_absences(records),
+            warnings=tuple(dict.fromkeys([*warnings, *score_signs(valid)])),
         )
 
     @property

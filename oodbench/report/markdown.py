@@ -21,6 +21,8 @@ def render_document(document: Document) -> str:
     """A report. Text from records is escaped, so that names show as they are."""
     parts = [f"# {_escaped(document.title)}"]
     parts.append("\n".join(f"- {_escaped(line)}" for line in document.summary))
+    if document.warnings:
+        parts += ["**Warnings**", "\n".join(f"- {_escaped(each)}" for each in document.warnings)]
     for table in document.tables:
         parts.append(f"## {_escaped(table.title)}")
         for section in table.sections:

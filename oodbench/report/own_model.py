@@ -51,6 +51,7 @@ def document(
         summary=tuple(_summary(board, classes)),
         tables=tuple(tables),
         notes=(*_notes(board, best, whole=whole), *notes),
+        warnings=board.warnings,
     )
 
 

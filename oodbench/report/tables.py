@@ -148,12 +148,14 @@ class Document:
         summary: what was compared, a sentence each.
         tables: its tables, none of them empty.
         notes: footnotes, in plain words.
+        warnings: what may be wrong with what is reported, shown before the tables.
     """
 
     title: str
     summary: tuple[str, ...]
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def overview(board: Leaderboard, *, best: str) -> Document:
@@ -246,6 +248,7 @@ def _document(board: Leaderboard, tables: Sequence[Table], best: str) -> Documen
         summary=_summary(board),
         tables=tuple(table for table in tables if any(part.rows for part in table.sections)),
         notes=_notes(board, best),
+        warnings=board.warnings,
     )
 
 

@@ -59,6 +59,9 @@ def document_renderables(document: Document, width: int = 120) -> list[Renderabl
     """What to print of a report, as `renderables` of a leaderboard."""
     shown: list[RenderableType] = [_lines(document.title, width, style="bold")]
     shown += [_lines(line, width) for line in document.summary]
+    if document.warnings:
+        shown += [Text(), Text("Warnings", style="bold yellow")]
+        shown += [_lines(f"- {each}", width, indent="  ") for each in document.warnings]
     for table in document.tables:
         shown += [Text(), *_table(table, width)]
     if document.notes:

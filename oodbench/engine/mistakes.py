@@ -1,0 +1,155 @@
+"""Signs of a mistake in the data of a call: labels that disagree with the model, shared images.
+
+Each sign is one sentence. Nothing is refused: a sign can be an honest result, such as a model that
+is bad at its task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+
+from oodbench.detector import Outputs
+from oodbench.errors import counted
+
+_SIGNIFICANCE = 0.01
+"""Accuracies that chance reaches more often than this are called chance."""
+_LEAST_AGREEMENT = 0.5
+"""The share of fit labels that the model that was trained on them should give, at least."""
+_FEW_ROWS = 5
+"""Classes with fewer images say nothing about the order of classes."""
+_SHOWN = 5
+"""Classes that a message lists."""
+
+
+@dataclass
+class Confusion:
+    """How often the model predicts each class for the images of each label.
+
+    Attributes:
+        counts: label, prediction -> images, shape [C, C].
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, num_classes: int) -> Confusion:
+        """Of no images."""
+        return cls(np.zeros((num_classes, num_classes), dtype=np.int64))
+
+    @classmethod
+    def of(
+        cls, num_classes: int, labels: NDArray[np.int64] | None, predicted: NDArray[np.int64]
+    ) -> Confusion:
+        """Of the images of a data set, of no images if it has no labels."""
+        confusion = cls.empty(num_classes)
+        if labels is not None:
+            confusion.add(labels, predicted)
+        return confusion
+
+    def add(self, labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> None:
+        """Count a batch.
+
+        Args:
+            labels: shape [B].
+            predicted: the classes that the model gives, shape [B].
+        """
+        np.add.at(self.counts, (labels, predicted), 1)
+
+    def watched(self, outputs: Iterator[Outputs]) -> Iterator[Outputs]:
+        """The same outputs, counted where they have labels."""
+        for batch in outputs:
+            if batch.labels is not None:
+                self.add(batch.labels.cpu().numpy(), batch.logits.argmax(dim=1).cpu().numpy())
+            yield batch
+
+    @property
+    def images(self) -> int:
+        """How many images were counted."""
+        return int(self.counts.sum())
+
+    @property
+    def right(self) -> int:
+        """How many of them the model classifies as their label says."""
+        return int(np.trace(self.counts))
+
+
+def labels_signs(name: str, seen: Confusion, *, fitted_on: bool = False) -> Iterator[str]:
+    """Signs that labels and model disagree.
+
+    Args:
+        name: of the data set.
+        seen: of its images.
+        fitted_on: whether the model was trained on these images.
+    """
+    if seen.images == 0:
+        return
+    classes, accuracy = len(seen.counts), seen.right / seen.images
+    order = _other_order(seen.counts)
+    if order:
+        pairs = ", ".join(f"{label} as {given}" for label, given in order[:_SHOWN])
+        more = ", ..." if len(order) > _SHOWN else ""
+        raised = seen.right + sum(
+            int(seen.counts[label, given] - seen.counts[label, label]) for label, given in order
+        )
+        yield (
+            f"The labels of {name} seem to have their classes in another order than the model: it "
+            f"classifies label {pairs}{more}. With these exchanged its accuracy would be "
+            f"{raised / seen.images:.1%} instead of {accuracy:.1%}."
+        )
+    elif fitted_on and accuracy < _LEAST_AGREEMENT:
+        yield (
+            f"The labels of {name} agree with the model on {accuracy:.1%} of "
+            f"{counted(seen.images, 'image')}. It was trained on such images: check the labels, "
+            "the order of the classes and the preprocessing."
+        )
+    elif classes > 1 and binom.sf(seen.right - 1, seen.images, 1 / classes) > _SIGNIFICANCE:
+        yield (
+            f"The accuracy on {name} is {accuracy:.1%}, no better than chance "
+            f"({classes} classes): check the labels, the weights and the preprocessing."
+        )
+
+
+def _other_order(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Label -> another class that the model gives for most of its images, one for each.
+
+    Classes that a weak model confuses are no sign: of the best assignment of predictions to labels
+    only exchanges count that most images of a label agree with, while at most a tenth have the
+    label itself.
+    """
+    labels, given = linear_sum_assignment(counts, maximize=True)
+    sizes = counts.sum(axis=1)
+    exchanged = [
+        (int(label), int(other))
+        for label, other in zip(labels, given, strict=True)
+        if label != other
+        and sizes[label] >= _FEW_ROWS
+        and counts[label, other] > sizes[label] / 2
+        and counts[label, label] < sizes[label] / 10
+    ]
+    return exchanged if len(exchanged) > 1 else []
+
+
+def shared_signs(images: Mapping[str, NDArray[np.uint64]]) -> Iterator[str]:
+    """Signs that data sets which should have no image in common share some.
+
+    Args:
+        images: name of a data set -> `data.duplicates.fingerprints` of its images.
+    """
+    for (first, some), (second, others) in combinations(images.items(), 2):
+        shared = int(np.isin(others, some).sum())
+        if not shared:
+            continue
+        if shared == len(others) == len(some):
+            yield f"{first} and {second} hold the same {counted(shared, 'image')}."
+        else:
+            yield (
+                f"{shared:,} of the {counted(len(others), 'image')} of {second} "
+                f"{'is an image' if shared == 1 else 'are images'} of {first} too."
+            )
