@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from oodbench.errors import ExitCode, UserError, counted
+from oodbench.errors import ExitCode, UserError, counted, visible
 
 if TYPE_CHECKING:
     from oodbench.data.verification import Finding
@@ -131,7 +131,7 @@ def verify(
             say.done(f"{spec.name}: {checked}; {counted(len(result.findings), 'problem')}")
     for spec, findings in failed:
         for finding in findings:
-            print(f"{spec.name}: {finding.path} {finding.problem}")
+            print(visible(f"{spec.name}: {finding.path} {finding.problem}"))
         print(f"{spec.name}: mend it with: {_mending(spec.name, data_root, plugins)}")
         if any(finding.layer == "image" for finding in findings):
             print(

@@ -28,11 +28,23 @@ class UserError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = visible(message)
+        self.hint = visible(hint)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def visible(text: str) -> str:
+    """Text in one line, with escapes for the characters that would not be seen as what they are.
+
+    Names of files may have line feeds, marks of byte order, and bytes that are no text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def listed(values: Iterable[object], most: int = 5) -> str:

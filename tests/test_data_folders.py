@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
 import os
+import struct
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +24,7 @@ from oodbench.data.decoded import decoded_folder
 from oodbench.data.holdout import division
 from oodbench.data.places import decoded_root, root_folder
 from oodbench.data.stored import StoredDataset
+from oodbench.data.verification import verify
 from oodbench.engine.stores import DataStore
 from oodbench.errors import UserError
 from oodbench.progress import Silent
@@ -184,6 +189,128 @@ def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((SIDE, SIDE), 1000, np.uint16)).save(path)
     error = error_of(spec(**{**UNLABELLED, "splits": {"test": 1}}), tmp_path)
     assert "image test/1.png cannot be decoded: it has more than 8 bits" in error.message
+
+
+def deep_png(color_type: int, channels: int) -> bytes:
+    """A PNG file of 16 bits per channel, of which Pillow would drop the lower eight."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + checksum
+
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, color_type, 0, 0, 0)
+    row = b"\0" + np.full(SIDE * channels, 0x1234, ">u2").tobytes()
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * SIDE))
+    return b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((f"{kind}.png", deep_png(kind, channels)) for kind, channels in ((2, 3), (4, 2), (6, 4))),
+        ("1.ppm", b"P6 6 6 65535\n" + bytes(6 * SIDE * SIDE)),
+        ("1.pgm", b"P5 6 6 65535\n" + bytes(2 * SIDE * SIDE)),
+    ],
+)
+def test_sixteen_bits_in_colors_are_refused_too(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "toy/test").mkdir(parents=True)
+    (tmp_path / "toy/test" / name).write_bytes(content)
+    error = error_of(spec(**{**UNLABELLED, "splits": {"test": 1}}), tmp_path)
+    assert f"image test/{name} cannot be decoded: it has more than 8 bits" in error.message
+
+
+def test_what_conversion_loses_is_said(tmp_path: Path) -> None:
+    """Transparency and CMYK; an image that is opaque loses nothing."""
+    (tmp_path / "toy/test").mkdir(parents=True)
+    opaque = Image.fromarray(pixels(1)).convert("RGBA")
+    for name, alpha in (("1", 255), ("2", 254), ("3", 0)):
+        opaque.putalpha(alpha)
+        opaque.save(tmp_path / f"toy/test/{name}.png")
+    (tmp_path / "toy/test/4.tiff").write_bytes(encoded(pixels(1), "CMYK", "TIFF"))
+    with pytest.warns(UserWarning, match="toy") as caught:
+        data = load(spec(**UNLABELLED), "test", tmp_path)
+    said = [str(each.message) for each in caught]
+    assert [text for text in said if "transparency of 2 images" in text] == said[1:]
+    assert [text for text in said if "CMYK colors of 1 image " in text] == said[:1]
+    expected = pixels(1).transpose(2, 0, 1)
+    for image in data.images[:3]:
+        np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "order"),
+    [
+        ([str(n) for n in range(12)], [str(n) for n in range(12)]),
+        ([f"{n:02}" for n in range(12)], [f"{n:02}" for n in range(12)]),
+        # Not 0 to C-1: names like others.
+        ([str(n) for n in range(1, 13)], sorted(str(n) for n in range(1, 13))),
+        (["0", "1", "10", "x"], ["0", "1", "10", "x"]),
+    ],
+)
+def test_classes_that_are_called_by_their_labels_keep_them(
+    tmp_path: Path, numbers: list[str], order: list[str]
+) -> None:
+    for name in numbers:
+        write_image(tmp_path / f"toy/test/{name}/1.png", 1)
+    count = len(numbers)
+    manifest = spec(paths={"test": "test"}, splits={"test": count}, num_classes=count)
+    assert StoredDataset(manifest, tmp_path, Silent()).decoded().record["classes"] == order
+
+
+ODD_NAMES = [b"\xff\xfe.png", b"a\nb.png", b"back\\slash.png", "é\u2028.png".encode(), b"cr\r.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_with_odd_characters(tmp_path: Path) -> None:
+    """They are read, verified, and named in one line."""
+    for number, name in enumerate([*ODD_NAMES, b"x" * 251 + b".png"]):
+        write_image(tmp_path / "toy/test" / os.fsdecode(name), number)
+    manifest = spec(**{**UNLABELLED, "splits": {"test": 6}})
+    assert len(load(manifest, "test", tmp_path)) == 6
+    whole = verify(manifest, tmp_path, Silent())
+    assert whole.findings == []
+    assert "6 of your files as when they were decoded" in whole.checked
+    write_image(tmp_path / "toy/test" / os.fsdecode(ODD_NAMES[1]), 77)
+    (changed,) = verify(manifest, tmp_path, Silent()).findings
+    assert changed.path == tmp_path / "toy/test" / os.fsdecode(ODD_NAMES[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_with_odd_characters_in_a_message(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / "toy/test" / os.fsdecode(name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no image")
+    error = error_of(spec(**{**UNLABELLED, "splits": {"test": 1}}), tmp_path)
+    assert "cannot be decoded: it is not an image of a known format" in error.message
+    assert error.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        (np.zeros((3, SIDE, SIDE)), "is float64 of shape [3, 6, 6]"),
+        (np.zeros((3, SIDE, SIDE), np.int16), "is int16 of shape [3, 6, 6]"),
+        (np.zeros((SIDE, SIDE, 3), np.uint8), "is uint8 of shape [6, 6, 3]"),
+        ([[0, 1], [2, 3]], "is list of shape []"),
+    ],
+)
+def test_nothing_but_bytes_of_the_right_shape_reaches_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Any, found: str
+) -> None:
+    """Whatever a reader gives: as images that are not decoded yet, and as decoded ones."""
+    write_toy(tmp_path)
+    manifest = spec(**UNLABELLED)
+    source = StoredDataset(manifest, tmp_path, Silent()).sources()["test"]
+    wrong = dataclasses.replace(source, content=lambda index: pixels)
+    for place, value in (
+        ("stored.open_sources", {"test": wrong}),
+        ("decoded.picture", (pixels, "")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"oodbench.data.{place}", lambda *_, value=value: value)
+            error = error_of(manifest, tmp_path)
+        assert f"image test/cat/0.png {found}; expected uint8 of shape" in error.message
 
 
 def test_an_image_of_another_size(tmp_path: Path) -> None:
@@ -562,6 +689,7 @@ def test_the_record(tmp_path: Path) -> None:
         "labelled": True,
         "fingerprint": data.fingerprint(),
         "skipped": [],
+        "lost": {},
     }
     assert record["classes"] == ["cat", "dog"]
     assert sorted(record["files"]) == sorted(

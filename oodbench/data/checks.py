@@ -1,4 +1,4 @@
-"""What a manifest says of its images, held against the images."""
+"""Arrays held to what readers take, and images to what their manifest says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,62 @@ from numpy.typing import NDArray
 from oodbench.data.arrays import ImageArray
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec
+
+Layout = tuple[str | int, ...]
+"""A shape: a name for each dimension of any length, a number for each of one length."""
+
+
+def require_pixels(array: Any, what: str, *layouts: Layout, hint: str = "") -> None:
+    """Refuse an array that does not hold 8-bit pixels in one of the shapes that a reader takes.
+
+    Args:
+        array: what was read.
+        what: what it is called in messages: its file and its name there.
+        layouts: the shapes.
+        hint: what to do; default: how to store the pixels.
+
+    Raises:
+        UserError: the array is of another type or shape, or no numpy array.
+    """
+    dtype, shape = getattr(array, "dtype", type(array).__name__), getattr(array, "shape", ())
+    if dtype == np.uint8 and any(fits(shape, layout) for layout in layouts):
+        return
+    expected = " or ".join(f"[{', '.join(map(str, layout))}]" for layout in layouts)
+    raise UserError(
+        f"{what} is {dtype} of shape {list(shape)}; expected uint8 of shape {expected}.",
+        hint or "Store pixels as whole numbers 0..255 of type uint8, in that shape.",
+    )
+
+
+def require_labels(array: Any, what: str, count: int) -> NDArray[np.int64]:
+    """The labels of `count` images, shape [count].
+
+    Args:
+        array: what was read: integers of shape [count], [count, 1] or [1, count].
+        what: what it is called in messages: its file and its name there.
+        count: number of images.
+
+    Raises:
+        UserError: the array is of another type or shape, or has a value beyond 64 bits.
+    """
+    labels = np.asarray(array)
+    if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1), (1, count)):
+        raise UserError(
+            f"{what} is {labels.dtype} of shape {list(labels.shape)}; expected one integer for "
+            f"each of the {count} images.",
+            "Store labels as whole numbers 0, 1, ... of an integer type, in the images' order.",
+        )
+    if labels.size and int(labels.max()) > np.iinfo(np.int64).max:
+        raise UserError(f"{what} has the label {labels.max()}, which is no class.")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def fits(shape: tuple[int, ...], layout: Layout) -> bool:
+    """Whether a shape has the dimensions of a layout, and the lengths that it gives."""
+    return len(shape) == len(layout) and all(
+        isinstance(wanted, str) or found == wanted
+        for found, wanted in zip(shape, layout, strict=True)
+    )
 
 
 def check_count(spec: DatasetSpec, split: str, wanted: int, found: int) -> None:

@@ -17,9 +17,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oodbench.data.checks import require_labels, require_pixels
 from oodbench.errors import UserError
 
 _SHAPE = (3, 32, 32)
+_LAYOUTS = (("N", 3072), ("N", *_SHAPE))
+"""A row of a batch is the red, the green, then the blue pixels, each row by row."""
 
 # Where numpy's array lives depends on the version of numpy that wrote the file.
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -42,33 +45,35 @@ class _BatchUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
 
-def read_batches(paths: Sequence[Path], labels: bytes) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def read_batches(
+    paths: Sequence[Path], labels: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The images of a few batches, in order.
 
     Args:
-        paths: the files.
-        labels: key of the labels: b"labels" in CIFAR-10, b"fine_labels" in CIFAR-100.
+        paths: the files; in each, `data` is uint8 of shape [N, 3072] or [N, 3, 32, 32].
+        labels: key of the labels, N integers: b"labels" in CIFAR-10, b"fine_labels" in CIFAR-100.
 
     Returns:
         Images [N, 3, 32, 32] and labels [N], int64.
 
     Raises:
-        UserError: a file is not there or is no batch of CIFAR.
+        UserError: a file is not there, is no batch of CIFAR, or holds arrays of another type or
+            shape.
     """
     images, targets = [], []
     for path in paths:
         try:
             with path.open("rb") as file:
                 batch = _read(file)
-            pixels = np.asarray(batch[b"data"])
-            if pixels.dtype != np.uint8:
-                raise ValueError(f"its pixels are {pixels.dtype}")
-            images.append(pixels.reshape(-1, *_SHAPE))
-            targets.append(np.array(batch[labels], dtype=np.int64).reshape(len(pixels)))
+            pixels, classes = np.asarray(batch[b"data"]), np.asarray(batch[labels])
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}.") from error
         except Exception as error:  # a damaged pickle makes the unpickler raise nearly anything
             raise UserError(f"{path} is no batch of CIFAR: {error!r}.") from error
+        require_pixels(pixels, f"{path}: array 'data'", *_LAYOUTS)
+        images.append(pixels.reshape(-1, *_SHAPE))
+        targets.append(require_labels(classes, f"{path}: array '{labels.decode()}'", len(pixels)))
     return np.concatenate(images), np.concatenate(targets)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.data.arrays import ImageArray
-from oodbench.data.checks import check_count, check_labels
+from oodbench.data.checks import check_count, check_labels, mismatch, require_pixels
 from oodbench.data.disk import disk_errors, file_digest, new_folder
 from oodbench.data.holdout import Indices, division
 from oodbench.data.pictures import CorruptImageError, WrongShapeError, picture
@@ -32,11 +33,14 @@ from oodbench.errors import UserError
 from oodbench.files import canonical_json, digest
 from oodbench.specs import DatasetSpec, SplitName
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Raised when the same files would be decoded to other pixels than before."""
 
 RECORD = "decoded.json"
 CHECKSUMS = "sources.sha256"
+
+_ENDS = {"n": "\n", "r": "\r"}
+"""Escaped characters that end a line."""
 
 _BLOCK = 256
 """Images that a thread decodes at a time."""
@@ -44,8 +48,9 @@ _BLOCK = 256
 _BLOCKS_AT_ONCE = 16
 """Blocks that may be in memory."""
 
-_Image = tuple[int, NDArray[np.uint8] | None, str]
-"""Index, pixels (None: could not be decoded), SHA-256 of the file ("" where there is none)."""
+_Image = tuple[int, NDArray[np.uint8] | None, str, str]
+"""Index, pixels (None: could not be decoded), SHA-256 of the file ("" where there is none), and
+what was lost of the image (`oodbench.data.pictures.picture`)."""
 
 _Block = list[_Image]
 
@@ -93,6 +98,10 @@ class Decoded:
     def skipped(self, split: str) -> list[str]:
         """Names of the images that could not be decoded and were left out."""
         return list(self.record["splits"][split]["skipped"])
+
+    def lost(self, split: str) -> dict[str, int]:
+        """What conversion lost ("transparency", "CMYK") -> of how many images."""
+        return dict(self.record["splits"][split]["lost"])
 
 
 def decisive(spec: DatasetSpec) -> str:
@@ -192,10 +201,10 @@ def decode(
                 checksums += writer.checksums
                 done += len(indices)
             others = set(images.files) - set(images.names)  # lists, archives of arrays
-            checksums += [f"{file_digest(folder / name)}  {name}\n" for name in others]
+            checksums += [checksum_line(file_digest(folder / name), name) for name in others]
         if not spec.files:
             # Names that are not valid in the system's encoding are text with surrogates.
-            text = "".join(sorted(set(checksums), key=lambda line: line[66:]))
+            text = "".join(sorted(set(checksums), key=lambda line: line.lstrip("\\")[66:]))
             (temporary / CHECKSUMS).write_bytes(text.encode("utf-8", "surrogateescape"))
         record = {
             "schema_version": 1,
@@ -215,10 +224,41 @@ def decode(
     return decoded
 
 
+def checksum_line(checksum: str, name: str) -> str:
+    """A line as sha256sum writes it: 64 digits, two blanks, the name.
+
+    A name with a backslash or with what ends a line is escaped, and the line begins with a
+    backslash.
+    """
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    mark = "" if escaped == name else "\\"
+    return f"{mark}{checksum}  {escaped}\n"
+
+
+def read_checksums(content: bytes) -> dict[str, str]:
+    """Name -> checksum, of lines as `checksum_line` writes them.
+
+    Raises:
+        UnicodeDecodeError: if the content is no text.
+    """
+    found = {}
+    for line in content.decode("utf-8", "surrogateescape").split("\n"):
+        if line.startswith("\\"):
+            name = re.sub(r"\\(.)", lambda part: _ENDS.get(part[1], part[1]), line[67:])
+            found[name] = line[1:65]
+        elif line:
+            found[line[66:]] = line[:64]
+    return found
+
+
 def _check_before(spec: DatasetSpec, images: Source, parts: Mapping[SplitName, Indices]) -> None:
     """What can be held against the manifest before an image is decoded."""
     total = sum(len(indices) for indices in parts.values())
     check_count(spec, " + ".join(parts), total, len(images))
+    if images.labels is not None and len(images.labels) != len(images):
+        raise mismatch(
+            spec, " + ".join(parts), f"{total} images, so as many labels", f"{len(images.labels)}"
+        )
     for split, indices in parts.items():
         check_labels(spec, split, None if images.labels is None else images.labels[indices])
 
@@ -238,20 +278,22 @@ class _SplitWriter:
         """Write `<split>.npy` and `<split>-labels.npy`; return what the record says of them."""
         kept: list[int] = []
         skipped: list[str] = []
+        lost: Counter[str] = Counter()
         path = folder / f"{self._split}.npy"
         # Ordinary writes, not a writable memory map: a full disk is then an error, not a signal.
         with path.open("wb") as file:
             _write_header(file, (len(self._indices), *self._spec.shape))
             for block in self._decoded_blocks(pool):
-                for index, pixels, checksum in block:
+                for index, pixels, checksum, loss in block:
                     name = self._source.names[index]
                     if checksum:
-                        self.checksums.append(f"{checksum}  {name}\n")
+                        self.checksums.append(checksum_line(checksum, name))
                     if pixels is None:
                         skipped.append(name)
                     else:
                         kept.append(index)
-                        file.write(pixels.data)
+                        lost.update([loss] if loss else [])
+                        file.write(self._checked(pixels, index).data)
                 progress(len(kept) + len(skipped))
             file.seek(0)
             _write_header(file, (len(kept), *self._spec.shape))
@@ -268,7 +310,17 @@ class _SplitWriter:
             "labelled": labels is not None,
             "fingerprint": written.fingerprint(),
             "skipped": skipped,
+            "lost": dict(sorted(lost.items())),
         }
+
+    def _checked(self, pixels: Any, index: int) -> NDArray[np.uint8]:
+        """Pixels as they may be written behind the header: no reader gets past this.
+
+        Raises:
+            UserError: if they are not uint8 of the manifest's shape.
+        """
+        require_pixels(pixels, self._where(index), self._spec.shape)
+        return np.ascontiguousarray(pixels)
 
     def _decoded_blocks(self, pool: ThreadPoolExecutor) -> Iterator[_Block]:
         """Blocks in order; only a few are under way at a time, so that memory stays bounded."""
@@ -289,8 +341,11 @@ class _SplitWriter:
                 "Make it readable, or take it out and correct the count in the manifest.",
             ) from error
         checksum = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
+        if not isinstance(content, bytes):
+            require_pixels(content, self._where(index), (1, "H", "W"), (3, "H", "W"))
         try:
-            return index, picture(content, self._spec.shape, self._spec.resize), checksum
+            pixels, lost = picture(content, self._spec.shape, self._spec.resize)
+            return index, pixels, checksum, lost
         except WrongShapeError as error:
             raise UserError(
                 f"{self._where(index)} is {error}, the manifest says {_size(self._spec)}.",
@@ -299,7 +354,7 @@ class _SplitWriter:
             ) from error
         except CorruptImageError as error:
             if self._spec.corrupt_images == "skip":
-                return index, None, checksum
+                return index, None, checksum, ""
             raise UserError(
                 f"{self._where(index)} cannot be decoded: {error}.",
                 "Replace it, or write 'corrupt_images: skip' into the manifest to leave such "

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from oodbench.data.classes import ordered_classes
 from oodbench.data.pictures import SUFFIXES
 from oodbench.data.sources import FileStamp, Source, identity_of
 from oodbench.errors import UserError
@@ -18,10 +19,10 @@ from oodbench.specs import DatasetSpec, SplitName
 def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
     """The images of a split.
 
-    With classes in the manifest, the sub-folders, sorted by name, are labels 0, 1, ...; images are
-    sorted by class, then by path below it. Without, all images below the folder are taken, sorted
-    by path. Sorting is by code point. Files and folders whose name starts with "." are left out;
-    links are followed.
+    With classes in the manifest, the sub-folders are labels 0, 1, ... in the order of their names
+    (`oodbench.data.classes`); images are sorted by class, then by path below it. Without, all
+    images below the folder are taken, sorted by path. Sorting is by code point. Files and folders
+    whose name starts with "." are left out; links are followed.
 
     Args:
         spec: the manifest.
@@ -49,12 +50,16 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
                 f"{top / stray} is in no class: a data set with classes has a sub-folder for each.",
                 "Move it into the sub-folder of its class, or out of the data set.",
             )
-        # By class first: "a/x" sorts behind "a-b/x", though class "a" comes before "a-b".
-        found.sort(key=lambda image: image.path.split("/", 1))
-        names_of_classes = [image.path.split("/", 1)[0] for image in found]
-        classes = tuple(sorted(set(names_of_classes)))
+        classes = ordered_classes(image.path.split("/", 1)[0] for image in found)
         places = {name: label for label, name in enumerate(classes)}
-        labels = np.array([places[name] for name in names_of_classes], dtype=np.int64)
+
+        def place(image: FileStamp) -> tuple[int, str]:
+            # By class first: "a/x" sorts behind "a-b/x", though class "a" comes before "a-b".
+            name, below = image.path.split("/", 1)
+            return places[name], below
+
+        found.sort(key=place)
+        labels = np.array([place(image)[0] for image in found], dtype=np.int64)
     prefix = top.relative_to(folder).as_posix() if top.is_relative_to(folder) else top.as_posix()
     names = [image.path if prefix == "." else f"{prefix}/{image.path}" for image in found]
     return Source(

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from oodbench.data.classes import are_numbers
 from oodbench.data.folders import open_folder
 from oodbench.data.lists import open_list
 from oodbench.data.numpy_archives import open_npz
 from oodbench.data.options import call
 from oodbench.data.sources import Source
 from oodbench.data.torchvision_sets import open_torchvision
-from oodbench.errors import UserError
+from oodbench.errors import UserError, listed
 from oodbench.specs import DatasetSpec, SplitName
 
 _OPENERS: Mapping[str, Callable[..., Source]] = MappingProxyType(
@@ -60,14 +61,26 @@ def _open(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
 
 def _check_classes(spec: DatasetSpec, sources: dict[SplitName, Source]) -> None:
     """A label must mean the same class in every split."""
-    named = {split: source.classes for split, source in sources.items() if source.classes}
+    if spec.num_classes is None:
+        return
+    # Classes that are called by their labels are the same with and without names.
+    named = {s: () if are_numbers(each.classes) else each.classes for s, each in sources.items()}
+    first, expected = next(iter(named.items()), ("", ()))
     for split, classes in named.items():
-        first, expected = next(iter(named.items()))
-        if classes != expected:
-            only = sorted(set(classes) ^ set(expected))
+        if classes == expected:
+            continue
+        if not classes or not expected:
+            numbers, names = (split, first) if not classes else (first, split)
             raise UserError(
-                f"data set '{spec.name}': the splits '{first}' and '{split}' have other classes "
-                f"than each other: {', '.join(only[:5])}{' ...' if len(only) > 5 else ''} "
-                f"{'is' if len(only) == 1 else 'are'} in one of them only.",
-                "Give both the same classes; their order gives the labels.",
+                f"data set '{spec.name}': the labels of the split '{numbers}' are numbers, the "
+                f"classes of the split '{names}' have names ({listed(classes or expected, 3)}): "
+                "which number is which name is not known.",
+                "Write the names of the classes into the list, or call the folders by the numbers.",
             )
+        only = sorted(set(classes) ^ set(expected))
+        raise UserError(
+            f"data set '{spec.name}': the splits '{first}' and '{split}' have other classes "
+            f"than each other: {', '.join(only[:5])}{' ...' if len(only) > 5 else ''} "
+            f"{'is' if len(only) == 1 else 'are'} in one of them only.",
+            "Give both the same classes; their order gives the labels.",
+        )

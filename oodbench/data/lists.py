@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oodbench.data.classes import ordered_classes
 from oodbench.data.folders import open_folder
 from oodbench.data.sources import Source, identity_of, stamp
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
+
+_BLANKS = " \t"
+"""What is around paths and labels; any other character may be a part of them."""
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 def open_list(
@@ -24,9 +32,11 @@ def open_list(
     """The images of a split, in the order of the list.
 
     A line is a path, or a path, a tab or blanks, and a label; with tabs, what follows the second
-    one is ignored. Labels that are all whole numbers are taken as they are; others are names of
-    classes, which sorted by code point are labels 0, 1, ... Empty lines and lines that start with
-    "#" are ignored. A split whose path is a folder is read as kind `folder` does.
+    one is ignored. Labels that are all whole numbers are the numbers of the classes; others are
+    names, whose order gives the labels (`oodbench.data.classes`). Empty lines and lines that start
+    with "#" are ignored. The text is UTF-8, with or without a byte order mark; a line ends with a
+    line feed, a carriage return, or both, and with no other character. A split whose path is a
+    folder is read as kind `folder` does.
 
     Args:
         spec: the manifest.
@@ -38,38 +48,47 @@ def open_list(
             data set without classes is not used.
 
     Raises:
-        UserError: the list or an image is not there, or a line has no label.
+        UserError: the list or an image is not there, a line has no label, or a label is a number
+            that is no class.
     """
     path = folder / spec.paths[split]
     if path.is_dir():
         return open_folder(spec, split, folder)
     stamps = [stamp(folder, spec.paths[split])]
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Reading as text turns every end of a line into "\n"; splitlines() would end one at other
+        # characters too, which file names may have.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: {error}.", "It must be UTF-8 text.") from error
     given = root.get(split) if isinstance(root, dict) else root
     base = path.parent if given is None else folder / given
     prefix = base.relative_to(folder) if base.is_relative_to(folder) else base
     with_labels = spec.num_classes is not None if labelled is None else labelled
     names: list[str] = []
-    texts: list[str] = []
+    labels: list[tuple[int, str]] = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip(_BLANKS) or line.startswith("#"):
             continue
         name, text = _parsed(line, with_labels)
         if with_labels and not text:
             raise UserError(
                 f"{path}, line {number}: there is no label behind the path.",
-                "Write 'path label' on each line, or leave out 'num_classes' in the manifest.",
+                "Write 'path label' on each line, with a blank or a tab between them, or leave out "
+                "'num_classes' in the manifest.",
             )
         names.append((prefix / name).as_posix())
-        texts.append(text)
-    labels, classes = _labels(texts) if spec.num_classes is not None else (None, ())
-    stamps += [stamp(folder, name) for name in names]
+        labels.append((number, text))
+        stamps.append(stamp(folder, names[-1], f"{path}, line {number}: "))
+    numbers: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    if spec.num_classes is not None:
+        numbers, classes = _numbers(path, labels, spec.num_classes)
     return Source(
         names=names,
-        labels=labels,
+        labels=numbers,
         content=lambda index: (folder / names[index]).read_bytes(),
         files=[spec.paths[split], *names],
         identity=identity_of(stamps),
@@ -81,18 +100,27 @@ def _parsed(line: str, with_label: bool) -> tuple[str, str]:
     """The path and the label of a line; "" if there is none."""
     if "\t" in line:
         name, label = line.split("\t")[:2]
-        return name.strip(), label.strip()
+        return name.strip(_BLANKS), label.strip(_BLANKS)
     if not with_label:
-        return line.strip(), ""
-    name, _, label = line.strip().rpartition(" ")
-    return (name.strip(), label) if name else (label, "")
+        return line.strip(_BLANKS), ""
+    name, _, label = line.strip(_BLANKS).rpartition(" ")
+    return (name.strip(_BLANKS), label) if name else (label, "")
 
 
-def _labels(texts: list[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels, and the names of the classes if the list has names."""
-    try:
-        return np.array([int(text) for text in texts], dtype=np.int64), ()
-    except ValueError:
-        classes = tuple(sorted(set(texts)))
-        places = {name: label for label, name in enumerate(classes)}
-        return np.array([places[text] for text in texts], dtype=np.int64), classes
+def _numbers(
+    path: Path, labels: list[tuple[int, str]], num_classes: int
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels of lines and what is written there as numbers; and the names, if they are names."""
+    if not all(_NUMBER.fullmatch(text) for _, text in labels):
+        classes = ordered_classes(text for _, text in labels)
+        places = {name: number for number, name in enumerate(classes)}
+        return np.array([places[text] for _, text in labels], dtype=np.int64), classes
+    for line, text in labels:
+        # As text first: a number may have more digits than can be converted.
+        if not (_WHOLE.fullmatch(text) and int(text) < num_classes):
+            raise UserError(
+                f"{path}, line {line}: the label '{text}' is no class: the manifest says "
+                f"{num_classes} classes, so labels are 0 to {num_classes - 1}.",
+                "Write whole numbers from 0, or the names of the classes.",
+            )
+    return np.array([int(text) for _, text in labels], dtype=np.int64), ()

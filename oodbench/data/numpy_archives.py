@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oodbench.data.checks import Layout, fits, require_labels, require_pixels
 from oodbench.data.sources import Source, array_source, stamp
 from oodbench.errors import UserError, did_you_mean
 from oodbench.specs import DatasetSpec, SplitName
+
+_CHANNELS: Mapping[str, tuple[Layout, ...]] = {
+    "NHWC": (("N", "H", "W", 3), ("N", "H", "W", 1)),
+    "NCHW": (("N", 3, "H", "W"), ("N", 1, "H", "W")),
+}
+"""Layout -> the shapes of images in colour and in grey."""
 
 
 def open_npz(
@@ -29,9 +36,10 @@ def open_npz(
         spec: the manifest.
         split: a split that `spec.paths` names.
         folder: what the path is relative to.
-        images: name of the array of images: uint8, of the layout's shape, or [N, H, W] for grey.
-        labels: name of the array of labels, integers of shape [N] or [N, 1]; looked at only if the
-            manifest has classes.
+        images: name of the array of images: uint8, of the layout's shape with C = 1 or 3, or
+            [N, H, W] for grey.
+        labels: name of the array of labels, integers of shape [N], [N, 1] or [1, N]; looked at
+            only if the manifest has classes.
         layout: order of the images' dimensions.
 
     Raises:
@@ -40,26 +48,25 @@ def open_npz(
     about = stamp(folder, spec.paths[split])
     path = folder / spec.paths[split]
     pixels = _array(path, images)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
-        raise UserError(
-            f"{path}: array '{images}' is {pixels.dtype} of shape {list(pixels.shape)}; expected "
-            f"uint8 of shape [{', '.join(layout)}].",
-            "Store images as whole numbers 0..255.",
-        )
+    taken, other = _CHANNELS[layout], _CHANNELS["NCHW" if layout == "NHWC" else "NHWC"]
+    transposed = any(pixels.ndim == 4 and fits(pixels.shape, each) for each in other)
+    require_pixels(
+        pixels,
+        f"{path}: array '{images}'",
+        *taken,
+        ("N", "H", "W"),
+        hint=f"Write 'options: {{layout: {'NCHW' if layout == 'NHWC' else 'NHWC'}}}'."
+        if transposed and pixels.dtype == np.uint8
+        else "",
+    )
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif layout == "NHWC":
         pixels = pixels.transpose(0, 3, 1, 2)
     if spec.num_classes is None:
         return array_source(pixels, None, [about])
-    targets = _array(path, labels)
-    if not np.issubdtype(targets.dtype, np.integer) or targets.size != len(pixels):
-        raise UserError(
-            f"{path}: array '{labels}' is {targets.dtype} of shape {list(targets.shape)}; expected "
-            f"one integer for each of the {len(pixels)} images.",
-            "Correct the file, or name another array with the option 'labels'.",
-        )
-    return array_source(pixels, targets.reshape(-1).astype(np.int64), [about])
+    targets = require_labels(_array(path, labels), f"{path}: array '{labels}'", len(pixels))
+    return array_source(pixels, targets, [about])
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:
@@ -69,7 +76,9 @@ def _array(path: Path, name: str) -> NDArray[Any]:
                 raise UserError(f"{path} has no array '{name}'.", did_you_mean(name, arrays.files))
             found: NDArray[Any] = arrays[name]
             return found
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile and zlib raise nearly anything
         raise UserError(
             f"cannot read array '{name}' of {path}: {error}.",
             "It must be a file of numpy.savez that holds no Python objects.",

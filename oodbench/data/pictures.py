@@ -1,7 +1,8 @@
 """From an encoded image to pixels of the shape that a manifest asks for.
 
-Colours are converted to RGB or to grey (ITU-R 601), transparency is dropped, and EXIF orientation
-is ignored, as the loaders that published results were computed with do.
+Colors are converted to RGB or to gray (ITU-R 601), and EXIF orientation is ignored, as the loaders
+that published results were computed with do. Transparency and CMYK are lost on the way, which is
+said. Images with more than 8 bits per channel are refused.
 """
 
 from __future__ import annotations
@@ -47,31 +48,33 @@ class WrongShapeError(Exception):
     """An image that is not of the manifest's shape, where the manifest has no `resize`."""
 
 
-def picture(content: Content, shape: Shape, resize: ResizeSpec | None) -> NDArray[np.uint8]:
-    """The pixels of an image.
+def picture(
+    content: Content, shape: Shape, resize: ResizeSpec | None
+) -> tuple[NDArray[np.uint8], str]:
+    """The pixels of an image, and what of it they do not show.
 
     Args:
-        content: an encoded image, or pixels of shape [C, H, W].
+        content: an encoded image, or pixels of shape [C, H, W] with 1 or 3 channels, uint8.
         shape: what is wanted; 1 channel is grey, 3 are RGB.
         resize: how other sizes are brought to it; None: they are refused.
 
     Returns:
-        Pixels of shape `shape`, uint8.
+        Pixels of shape `shape`, uint8; and "transparency" or "CMYK" if that was lost, or "".
 
     Raises:
         CorruptImageError: the image cannot be decoded.
         WrongShapeError: it has another size, and there is no `resize`.
     """
     if not isinstance(content, bytes) and content.shape == shape:
-        return np.ascontiguousarray(content)
+        return np.ascontiguousarray(content), ""
     channels, height, width = shape
-    image = _decoded(content, _MODES[channels])
+    image, lost = _decoded(content, _MODES[channels])
     if resize is not None:
         image = resized(image, (width, height), resize)
     elif image.size != (width, height):
         raise WrongShapeError(f"{image.height}x{image.width}")
     pixels = np.asarray(image).reshape(height, width, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), lost
 
 
 def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image.Image:
@@ -95,20 +98,49 @@ def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image
     return image.resize(size, _FILTERS[how.filter], box=(left, top, right, bottom))
 
 
-def _decoded(content: Content, mode: str) -> Image.Image:
+def _decoded(content: Content, mode: str) -> tuple[Image.Image, str]:
+    """The image in a mode, and what was lost."""
     if not isinstance(content, bytes):
-        return _from_array(content).convert(mode)
+        return _from_array(content).convert(mode), ""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(_DEEP_MODES):
-                raise CorruptImageError(f"it has more than 8 bits per channel (mode {image.mode})")
-            return image.convert(mode)
+            if _is_deep(image):
+                raise CorruptImageError(
+                    f"it has more than 8 bits per channel (mode {image.mode}); convert it to 8"
+                )
+            return image.convert(mode), _lost(image)
     except (MemoryError, CorruptImageError):
         raise
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error,
     # zlib.error, KeyError, OverflowError, DecompressionBombError.
     except Exception as error:
         raise CorruptImageError(_reason(error)) from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image, not loaded yet, has more than 8 bits per channel.
+
+    Pillow has modes for such images with one channel; of others it drops the lower bits, and only
+    the decoder's arguments tell: "RGB;16B", or the greatest value of a PPM file.
+    """
+    if image.mode.startswith(_DEEP_MODES):
+        return True
+    arguments = [tile[3] for tile in getattr(image, "tile", ())]
+    parts = [part for each in arguments for part in (each if isinstance(each, tuple) else (each,))]
+    deep = any(isinstance(part, str) and ";16" in part for part in parts)
+    return deep or (
+        image.format == "PPM" and any(isinstance(part, int) and part > 255 for part in parts)
+    )
+
+
+def _lost(image: Image.Image) -> str:
+    """What conversion to RGB or gray loses of a loaded image."""
+    if image.mode == "CMYK":
+        return "CMYK"
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        return "transparency" if alpha.getextrema()[0] < 255 else ""  # type: ignore[operator]
+    return ""
 
 
 def _from_array(pixels: NDArray[Any]) -> Image.Image:

@@ -60,18 +60,26 @@ class FileStamp:
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
 
-def stamp(folder: Path, path: str) -> FileStamp:
+def stamp(folder: Path, path: str, where: str = "") -> FileStamp:
     """The stamp of a file in a folder.
+
+    Args:
+        folder: the folder.
+        path: of the file in it.
+        where: what the message begins with: where the path is written, if not in the manifest.
 
     Raises:
         UserError: if it is not there, or not to be looked at.
     """
     try:
         return FileStamp.of(path, (folder / path).stat())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a character that none can have
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"cannot read {folder / path}: {error.strerror}.",
-            "Correct 'paths' in the manifest, or put the file there.",
+            f"{where}cannot read {folder / path}: {reason}.",
+            "Correct the path, or put the file there."
+            if where
+            else "Correct 'paths' in the manifest, or put the file there.",
         ) from error
 
 

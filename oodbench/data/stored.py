@@ -18,9 +18,15 @@ from oodbench.data.fetching import fetch, one_at_a_time
 from oodbench.data.kinds import open_sources
 from oodbench.data.places import content_folder, decoded_root
 from oodbench.data.sources import Source
+from oodbench.errors import counted, visible
 from oodbench.files import canonical_json, digest
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
+
+_LOSSES = {
+    "transparency": "the transparency of {count} is dropped",
+    "CMYK": "the CMYK colors of {count} are converted to RGB as Pillow does, without a profile",
+}
 
 
 class StoredDataset:
@@ -54,7 +60,12 @@ class StoredDataset:
             self._say.warn(
                 f"data set '{self._spec.name}', split '{split}': {len(skipped)} of "
                 f"{len(data) + len(skipped)} images could not be decoded and are left out: "
-                f"{', '.join(skipped[:3])}{' ...' if len(skipped) > 3 else ''}"
+                f"{visible(', '.join(skipped[:3]))}{' ...' if len(skipped) > 3 else ''}"
+            )
+        for what, count in decoded.lost(split).items():
+            self._say.warn(
+                f"data set '{self._spec.name}', split '{split}': "
+                f"{_LOSSES[what].format(count=counted(count, 'image'))}"
             )
         check_fingerprint(self._spec, split, data)
         return data

@@ -1,8 +1,8 @@
 """Kind `torchvision`: data sets in the formats that torchvision reads.
 
-torchvision's classes are given the folder that oodbench has filled, and their own checks of
-integrity are switched off: the checksum of every archive and the record of every unpacked file say
-more. CIFAR alone is read here, because torchvision unpickles it (see `oodbench.data.cifar`).
+The files are those that torchvision's classes download. They are read here: torchvision unpickles
+CIFAR (see `oodbench.data.cifar`), and its readers take arrays of other types and shapes than those
+of the original files.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oodbench.data.checks import require_labels, require_pixels
 from oodbench.data.cifar import read_batches
 from oodbench.data.options import call
 from oodbench.data.sources import Source, array_source, stamp
 from oodbench.errors import UserError, did_you_mean
 from oodbench.specs import DatasetSpec, SplitName
 
+T = TypeVar("T")
 StoredSplit = Literal["train", "test"]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 """Images [N, C, H, W], labels [N], and the files they were read from, as paths in the folder."""
@@ -40,36 +42,64 @@ def cifar100(folder: Path, split: StoredSplit) -> Arrays:
 
 
 def svhn(folder: Path, split: StoredSplit) -> Arrays:
-    """Street View House Numbers, format 2; the digit 0, which is stored as 10, is label 0."""
-    from torchvision.datasets import SVHN
+    """Street View House Numbers, format 2; the digit 0, which is stored as 10, is label 0.
 
-    class Unchecked(SVHN):  # type: ignore[misc]
-        def _check_integrity(self) -> bool:
-            return True
+    `X` is uint8 of shape [32, 32, 3, N], `y` N integers from 1 to 10.
+    """
+    file = f"{split}_32x32.mat"
+    path = folder / file
+    stored = _read(path, _mat)
+    for name in ("X", "y"):
+        if name not in stored:
+            raise UserError(f"{path} has no array '{name}'.", "It is no file of SVHN, format 2.")
+    require_pixels(stored["X"], f"{path}: array 'X'", (32, 32, 3, "N"))
+    images = stored["X"].transpose(3, 2, 0, 1)
+    digits = require_labels(stored["y"], f"{path}: array 'y'", len(images))
+    wrong = digits[(digits < 1) | (digits > 10)]
+    if len(wrong):
+        raise UserError(
+            f"{path}: array 'y' has the label {wrong[0]}; expected 1 to 10, where 10 is the digit "
+            "0.",
+            "Store the digit 0 as 10.",
+        )
+    return images, digits % 10, (file,)
 
-    data = Unchecked(str(folder), split=split)
-    return data.data, np.atleast_1d(data.labels), (f"{split}_32x32.mat",)
+
+def _mnist(folder: Path, split: StoredSplit) -> Arrays:
+    """A set in MNIST's format (idx): images uint8 of shape [N, H, W], labels N bytes."""
+    prefix = "train" if split == "train" else "t10k"
+    files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    images, labels = (_read(folder / file, _idx) for file in files)
+    require_pixels(images, f"{folder / files[0]}: its array", ("N", "H", "W"))
+    targets = require_labels(labels, f"{folder / files[1]}: its array", len(images))
+    return images[:, None], targets, files
 
 
-def _mnist(name: str) -> Callable[[Path, StoredSplit], Arrays]:
-    """A reader of MNIST or of a set in its format (idx)."""
+def _mat(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
 
-    def read(folder: Path, split: StoredSplit) -> Arrays:
-        from torchvision import datasets
+    arrays: dict[str, Any] = loadmat(path, appendmat=False, variable_names=["X", "y"])
+    return arrays
 
-        class Here(getattr(datasets, name)):  # type: ignore[misc]
-            """Its files lie in the folder itself, not in <folder>/<name>/raw."""
 
-            @property
-            def raw_folder(self) -> str:
-                return str(self.root)
+def _idx(path: Path) -> NDArray[Any]:
+    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-        data = Here(str(folder), train=split == "train")
-        prefix = "train" if split == "train" else "t10k"
-        files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-        return data.data.numpy()[:, None], data.targets.numpy(), files
+    array: NDArray[Any] = read_sn3_pascalvincent_tensor(str(path)).numpy()
+    return array
 
-    return read
+
+def _read(path: Path, reader: Callable[[Path], T]) -> T:
+    """What a reader of somebody else's makes of a file; what it raises is said with the file."""
+    try:
+        return reader(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    except Exception as error:  # damaged files make scipy and torchvision raise nearly anything
+        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        raise UserError(
+            f"cannot read {path}: {reason}.", "It is damaged, or in another format."
+        ) from error
 
 
 READERS: Mapping[str, Callable[..., Arrays]] = MappingProxyType(
@@ -77,9 +107,9 @@ READERS: Mapping[str, Callable[..., Arrays]] = MappingProxyType(
         "CIFAR10": cifar10,
         "CIFAR100": cifar100,
         "SVHN": svhn,
-        "MNIST": _mnist("MNIST"),
-        "FashionMNIST": _mnist("FashionMNIST"),
-        "KMNIST": _mnist("KMNIST"),
+        "MNIST": _mnist,
+        "FashionMNIST": _mnist,
+        "KMNIST": _mnist,
     }
 )
 """By the names of torchvision's classes."""
@@ -115,27 +145,6 @@ def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Sourc
             f"data set '{spec.name}': {spec.builder} has no validation split.",
             "Set one apart from train: 'hold_out: {validation: train}' in the manifest.",
         )
-    images, labels, files = call(
-        spec, split, f"builder '{spec.builder}'", _explained(reader, folder), folder, split
-    )
+    images, labels, files = call(spec, split, f"builder '{spec.builder}'", reader, folder, split)
     stamps = [stamp(folder, file) for file in files]
-    return array_source(images, labels.astype(np.int64), stamps)
-
-
-def _explained(reader: Callable[..., Arrays], folder: Path) -> Callable[..., Arrays]:
-    """The reader, with errors about damaged or missing files turned into messages."""
-    import functools
-
-    @functools.wraps(reader)
-    def read(*args: Any, **options: Any) -> Arrays:
-        try:
-            return reader(*args, **options)
-        except UserError:
-            raise
-        except Exception as error:  # torchvision and scipy raise nearly anything at damaged files
-            raise UserError(
-                f"cannot read the files in {folder}: {error}.",
-                "They are damaged or incomplete.",
-            ) from error
-
-    return read
+    return array_source(images, labels, stamps)

@@ -17,6 +17,7 @@ from oodbench.data.decoded import (
     decisive,
     folders_named,
     open_decoded,
+    read_checksums,
 )
 from oodbench.data.disk import disk_errors, file_digest, remove_folder
 from oodbench.data.fetching import RECORD as UNPACKED_RECORD
@@ -231,9 +232,7 @@ def _verify_sources(
     say: Callable[[str], None],
 ) -> None:
     try:
-        text = (decoded.folder / CHECKSUMS).read_bytes().decode("utf-8", "surrogateescape")
-        # A line as of sha256sum: 64 digits, two blanks, the path.
-        recorded = {line[66:]: line[:64] for line in text.split("\n") if line}
+        recorded = read_checksums((decoded.folder / CHECKSUMS).read_bytes())
     except (OSError, UnicodeDecodeError):
         return  # which is a finding already
     for number, (name, checksum) in enumerate(recorded.items()):
