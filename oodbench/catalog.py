@@ -10,18 +10,14 @@ Making a catalogue reads files and runs none of them, and imports no torch.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from oodbench.content import built_in_folder, plugin_packages
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.errors import UserError, did_you_mean
 from oodbench.inspection import BrokenDetectorError, read_detector
@@ -30,11 +26,8 @@ from oodbench.probe import probe
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SuiteSpec
 from oodbench.yamlfile import named_as_file, read_mapping, read_spec, validate
 
-ENTRY_POINT_GROUP = "oodbench.plugins"
 PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
 BUILT_IN = "built-in"
-
-log = logging.getLogger(__name__)
 
 Kind = Literal["detector", "benchmark", "dataset", "publication"]
 _FOLDERS: Mapping[Kind, tuple[str, str]] = {
@@ -98,7 +91,8 @@ class Catalog:
 
     def _add(self, entry: Entry) -> None:
         other = self.entries[entry.kind].setdefault(entry.name, entry)
-        if other is not entry:
+        # A file that is reached by two ways, such as a link, is one file.
+        if other is not entry and not entry.path.samefile(other.path):
             raise UserError(
                 f"Two files are the {entry.kind} '{entry.name}': {other.path} and {entry.path}.",
                 "Rename one of them; a name stands for one thing.",
@@ -296,7 +290,7 @@ def is_suite(content: Mapping[str, Any]) -> bool:
 
 
 def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
-    built_in = _built_in_folder()
+    built_in = built_in_folder()
     yield BUILT_IN, built_in
     variable = os.environ.get(PLUGINS_VARIABLE, "")
     named = [Path(part).expanduser().resolve() for part in variable.split(os.pathsep) if part]
@@ -310,37 +304,8 @@ def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
                 "Plug-ins lie in sub-folders called detectors/, benchmarks/ and data_manifests/.",
             )
         yield str(folder), folder
-    for point in _plugin_distributions(tuple(sys.path)):
-        distribution = point.dist.name if point.dist else point.name
-        for location in _package_folders(point.module, distribution):
-            yield f"distribution {distribution}", location
-
-
-@functools.cache
-def _plugin_distributions(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Entry points of a module search path: reading those of all packages takes a while."""
-    found = entry_points(group=ENTRY_POINT_GROUP)
-    return tuple(sorted(found, key=lambda point: point.name))
-
-
-def _package_folders(package: str, distribution: str) -> list[Path]:
-    """Where a package lies; nowhere, with a warning, if its distribution is broken."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except Exception as error:  # finding a.b imports a, which may do anything
-        log.warning("plug-ins of %s left out: %s: %s", distribution, package, error)
-        return []
-    if spec is None or not spec.submodule_search_locations:
-        log.warning("plug-ins of %s left out: there is no package %s", distribution, package)
-        return []
-    return [Path(location) for location in spec.submodule_search_locations]
-
-
-def _built_in_folder() -> Path:
-    """The copy in the wheel, or the checkout that this file is in."""
-    package = Path(__file__).parent
-    shipped = package / "_shipped"
-    return shipped if shipped.is_dir() else package.parent
+    for distribution, _, location in plugin_packages():
+        yield f"distribution {distribution}", location
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

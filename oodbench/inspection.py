@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from oodbench.content import helper
 from oodbench.detector import NEEDS, DetectorInfo, required_methods
 from oodbench.errors import did_you_mean
 
@@ -59,8 +60,8 @@ def read_detector(path: Path) -> Reading:
         reason = error.strerror if isinstance(error, OSError) else error
         raise BrokenDetectorError(f"cannot be read: {reason}") from error
     for line, package in _imported_packages(tree):
-        if not _is_installed(package):
-            raise BrokenDetectorError(f"line {line}: No module named '{package}'")
+        if helper(path.resolve().parent, package) is None and not _is_installed(package):
+            raise BrokenDetectorError(f"line {line}: {_not_found(package, path)}")
     info = _declaration(tree, path)
     return Reading(info, certain=_TopLevel(tree).is_certain())
 
@@ -126,6 +127,14 @@ def _imported_packages(tree: ast.Module) -> Iterable[tuple[int, str]]:
             yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.lineno, node.module.split(".")[0]
+
+
+def _not_found(package: str, path: Path) -> str:
+    text = f"No module named '{package}'"
+    beside = path.with_name(f"{package}.py")
+    if not beside.exists():
+        return text
+    return f"{text}: call the file beside it _{beside.name}, and import '_{package}'"
 
 
 @cache

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
+import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from oodbench.content import is_content, module_name, source_files
 from oodbench.detector import Detector
 from oodbench.errors import UserError, did_you_mean
 from oodbench.inspection import BrokenDetectorError
@@ -69,48 +70,93 @@ def _arguments(parameters: Mapping[str, Any]) -> str:
 
 
 def load_class(path: Path) -> type[Detector]:
-    """Run a detector's file under a private module name and return the class it registers.
+    """Run a detector's file as a module (`oodbench.content`) and return the class it registers.
+
+    A file that was run before is run again if it, or a file that it imports, has changed since.
 
     Raises:
         BrokenDetectorError: if it does not import or declares no detector of its name.
     """
     path = path.resolve()
-    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:12]
-    module_name = f"oodbench_plugins.{folder}.{path.stem}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as error:
-            sys.modules.pop(module_name, None)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise BrokenDetectorError(_explain_import(error, path)) from error
+    name = module_name(path)
+    if name in sys.modules:
+        state = _states.setdefault(name, _state(source_files(path)))
+        if state == _state(state):
+            return _registered(sys.modules[name], path)
+    files = source_files(path)
+    state = _state(files)
+    for old in _modules_of(files):  # helpers too, or a changed one would not be run again
+        sys.modules.pop(old)
+    before = set(sys.modules)
+    try:
+        found = _registered(importlib.import_module(name), path)
+    except BaseException as error:
+        for new in set(sys.modules) - before:
+            if is_content(new):
+                sys.modules.pop(new, None)
+        if isinstance(error, KeyboardInterrupt | BrokenDetectorError):
+            raise
+        raise BrokenDetectorError(_explain_import(error, path)) from error
+    _states[name] = state
+    return found
+
+
+_State = dict[Path, tuple[int, int]]
+_states: dict[str, _State] = {}
+"""Module of a detector -> the state of its files when it was run."""
+
+
+def _state(files: Iterable[Path]) -> _State:
+    """Time of the last change and size of files; of one that is gone, nothing."""
+    found = {file: file.stat() for file in files if file.is_file()}
+    return {file: (stat.st_mtime_ns, stat.st_size) for file, stat in found.items()}
+
+
+def _modules_of(files: Sequence[Path]) -> list[str]:
+    """Names of the modules of content that have been imported from files."""
+    named = {str(file) for file in files}
+    return [
+        name
+        for name, module in sys.modules.items()
+        if is_content(name) and getattr(module, "__file__", None) in named
+    ]
+
+
+def _registered(module: ModuleType, path: Path) -> type[Detector]:
+    """The class that a detector's module registers.
+
+    Raises:
+        BrokenDetectorError: if there is none of the file's name.
+    """
     for value in vars(module).values():
         own = isinstance(value, type) and issubclass(value, Detector) and "info" in vars(value)
         if own and value.info.name == path.stem:
             found: type[Detector] = value
             return found
-    sys.modules.pop(module_name, None)
     raise BrokenDetectorError(
         f'declares no detector: no class is decorated with @register("{path.stem}")'
     )
 
 
 def _explain_import(error: BaseException, path: Path) -> str:
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
-    while trace is not None and line is None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
+    """What is wrong, with the line of the detector's file, and that of a helper if it is there."""
+    trace, line, inner = error.__traceback__, None, None
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file == str(path):
+            line, inner = trace.tb_lineno, None
+        elif is_content(trace.tb_frame.f_globals.get("__name__", "")):
+            inner = f"{Path(file).name}, line {trace.tb_lineno}"
         trace = trace.tb_next
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        if error.filename == str(path):
+            line, inner = error.lineno, None
+        else:
+            inner = f"{Path(error.filename).name}, line {error.lineno}"
     message = getattr(error, "msg", None) or str(error).splitlines()[0] if str(error) else ""
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, UserError):  # of `register`
         described = error.message.rstrip(".")
+    if inner is not None:
+        described = f"{inner}: {described}"
     return f"line {line}: {described}" if line else described

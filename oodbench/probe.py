@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from oodbench.content import source_digest
 from oodbench.errors import UserError
 from oodbench.files import cache_folder, digest, write_atomic
 from oodbench.inspection import BrokenDetectorError
@@ -24,14 +25,14 @@ TIME_LIMIT = 60
 def probe(files: Sequence[Path]) -> dict[Path, str | None]:
     """Import each file in another process.
 
-    A success is remembered by the file's content; a failure is not, since installing a package may
-    mend it.
+    A success is remembered by the content of the file and of its helpers; a failure is not, since
+    installing a package may mend it.
 
     Returns:
         file -> why it does not import, or None.
     """
     remembered = cache_folder() / "probed"
-    marks = {file: remembered / digest(file.read_bytes(), sys.version) for file in files}
+    marks = {file: remembered / digest(source_digest(file), sys.version) for file in files}
     unknown = [file for file in files if not marks[file].exists()]
     errors: dict[Path, str | None] = dict.fromkeys(files)
     for file, error in _import_elsewhere(unknown).items():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from oodbench.catalog import BUILT_IN, Catalog
+from oodbench.content import is_content, module_name
 from oodbench.errors import UserError
 from oodbench.inspection import BrokenDetectorError
 from oodbench.loader import instantiate, load_class
@@ -227,7 +228,7 @@ def test_a_plugin_is_loaded_by_path_and_leaves_sys_path_alone(tmp_path: Path) ->
     instance = Catalog([tmp_path]).load_detector("json", {"scale": 2.0})
     module = sys.modules[type(instance).__module__]
     assert Path(str(module.__file__)) == path
-    assert module.__name__.startswith("oodbench_plugins.")
+    assert module.__name__ == module_name(path)
     assert sys.modules["json"] is standard
     assert sys.path == before
     assert instance.parameters == {"scale": 2.0}
@@ -273,7 +274,7 @@ def test_a_failed_import_leaves_nothing_behind(tmp_path: Path, text: str, said: 
     with pytest.raises(BrokenDetectorError) as raised:
         load_class(path)
     assert said in str(raised.value)
-    left = {name for name in set(sys.modules) - before if name.startswith("oodbench_plugins")}
+    left = {name for name in set(sys.modules) - before if is_content(name)}
     assert not left
     path.write_text(DETECTOR.format(name="mine", cls="Mine"))
     assert load_class(path).info.name == "mine", "a mended file must load in the same process"

@@ -10,6 +10,7 @@ import pytest
 
 from oodbench import probe as probing
 from oodbench.catalog import Catalog
+from oodbench.content import is_content
 from oodbench.errors import UserError
 from oodbench.inspection import BrokenDetectorError, read_detector
 from oodbench.loader import load_class
@@ -176,7 +177,7 @@ def test_uncertain_files_are_run_elsewhere(tmp_path: Path) -> None:
         assert not read_detector(files[name]).certain, f"{name}: judged certain"
     before_modules = set(sys.modules)
     errors = probe(list(files.values()))
-    assert not {m for m in set(sys.modules) - before_modules if m.startswith("oodbench_plugins")}
+    assert not {m for m in set(sys.modules) - before_modules if is_content(m)}
     for name, (_, said) in cases.items():
         error = errors[files[name]]
         if said is None:

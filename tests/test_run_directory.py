@@ -357,14 +357,20 @@ def test_more_methods(tmp_path: Path, work: Counter[str], complete: Path, first:
     check_same(tmp_path / "run", complete)
 
 
-def test_a_changed_detector_is_run_again(tmp_path: Path, work: Counter[str]) -> None:
+@pytest.mark.parametrize("file", ["mine", "_shared", "_deeper"])
+def test_a_changed_detector_is_run_again(tmp_path: Path, work: Counter[str], file: str) -> None:
+    """Its own file, a helper that it imports, or one that the helper imports."""
     source = Path(Catalog().entry("detector", "entropy").path).read_text()
     text = source.replace('"entropy"', '"mine"').replace('label="Entropy"', 'label="Mine"')
     assert text != source
+    text = text.replace("from torch import", "from _shared import f\nfrom torch import", 1)
+    files = {"mine": text, "_shared": "from ._deeper import f\n", "_deeper": "f = abs\n"}
+    folder = tmp_path / "content"
+    (folder / "detectors").mkdir(parents=True)
     for version in ("first", "second"):
-        folder = tmp_path / version  # a module is loaded once in a process
-        (folder / "detectors").mkdir(parents=True)
-        (folder / "detectors" / "mine.py").write_text(f"{text}\n# {version}\n")
+        for name, content in files.items():
+            changed = f"# {version}\n" if name == file else ""
+            (folder / "detectors" / f"{name}.py").write_text(content + changed)
         work.clear()
         run(
             tmp_path / "run",

@@ -21,6 +21,7 @@ import torch
 import oodbench
 from oodbench import distributed, metrics
 from oodbench.catalog import Catalog
+from oodbench.content import source_digest
 from oodbench.data.duplicates import digests
 from oodbench.engine.device import full_precision
 from oodbench.engine.evaluation import Evaluation, evaluate
@@ -297,7 +298,7 @@ class _Run:
     def _detector_checksums(self) -> dict[str, str]:
         names = sorted({method.detector.name for method in self.plan.methods})
         paths = {name: self.catalog.entry("detector", name).path for name in names}
-        return {name: digest(path.read_bytes()) for name, path in paths.items()}
+        return {name: source_digest(path) for name, path in paths.items()}
 
     def _open(self, resume: bool) -> None:
         """Create the directory, or take up what is finished in it."""

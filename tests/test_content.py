@@ -1,0 +1,334 @@
+"""Detectors' modules: stable names, helpers beside them, what a checksum covers."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conformance import fitted, scores_of, views
+
+from oodbench import Detector
+from oodbench.catalog import Catalog
+from oodbench.content import module_name, source_digest, source_files
+from oodbench.errors import UserError
+from oodbench.inspection import BrokenDetectorError
+from oodbench.loader import load_class
+
+BUILT_IN = tuple(Catalog().entries["detector"])
+
+DETECTOR = '''\
+"""A detector."""
+
+{imports}
+
+from oodbench import Detector, Outputs, register
+
+
+class State:
+    """What is fitted."""
+
+    def __init__(self, shift):
+        self.shift = shift
+
+
+@register("{name}")
+class Mine(Detector):
+    """The largest logit, moved."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self.state = State(0.5)
+
+    def score(self, outputs: Outputs):
+        return moved(outputs.logits.amax(dim=1), self.scale + self.state.shift)
+'''
+
+HELPER = '''\
+"""Shared."""
+
+def moved(values, by):
+    return values + by + {shift}
+'''
+
+
+def folder(place: Path, imports: str, shift: float = 0.0, name: str = "mine") -> Path:
+    """A plug-in folder with a detector and the helper `_shared.py`; gives the detector's file."""
+    detectors = place / "detectors"
+    detectors.mkdir(parents=True, exist_ok=True)
+    (detectors / f"{name}.py").write_text(DETECTOR.format(imports=imports, name=name))
+    (detectors / "_shared.py").write_text(HELPER.format(shift=shift))
+    return detectors / f"{name}.py"
+
+
+def scored(cls: type[Detector]) -> float:
+    """What a detector of `folder` gives for an image whose largest logit is 0."""
+    from oodbench import Outputs
+
+    return float(cls().score(Outputs(torch.zeros(1, 3).double(), torch.zeros(1, 2)))[0])
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_built_in_modules_have_the_same_name_everywhere() -> None:
+    cls = load_class(Catalog().entry("detector", "knn").path)
+    assert cls.__module__ == "oodbench.content.builtin.knn"
+    assert importlib.import_module("oodbench.content.builtin.knn").NearestNeighbours is cls
+    assert type(Catalog().load_detector("knn")) is cls
+
+
+@pytest.mark.parametrize("place", ["mine", "with.dots/and 100%", "detectors"])
+def test_the_name_of_a_module_finds_its_file(tmp_path: Path, place: str) -> None:
+    path = folder(tmp_path / place, "from _shared import moved")
+    cls = load_class(path)
+    assert cls.__module__ == module_name(path)
+    assert importlib.import_module(cls.__module__).__file__ == str(path)
+    assert (
+        "oodbench.content"
+        in subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import importlib as i; print(i.import_module({cls.__module__!r}))",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+    )
+
+
+# --- pickling -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def all_fitted() -> dict[str, Any]:
+    """Every built-in detector, fitted, with its scores of planted images."""
+    found = {}
+    for name in BUILT_IN:
+        cls = load_class(Catalog().entry("detector", name).path)
+        detector = fitted(cls)
+        found[name] = detector, scores_of(detector, views(cls)("id"))
+    return found
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("how", ["pickle", "deepcopy", "copy"])
+def test_a_fitted_detector_survives_a_copy(name: str, how: str, all_fitted: Any) -> None:
+    detector, expected = all_fitted[name]
+    again = {
+        "pickle": lambda: pickle.loads(pickle.dumps(detector)),
+        "deepcopy": lambda: copy.deepcopy(detector),
+        "copy": lambda: copy.copy(detector),
+    }[how]()
+    assert type(again) is type(detector)
+    assert torch.equal(scores_of(again, views(type(again))("id")), expected)
+
+
+_UNPICKLE = """
+import pickle, sys, torch
+found = pickle.load(open(sys.argv[1], "rb"))
+scores = {}
+for name, (detector, outputs) in found.items():
+    with torch.no_grad():
+        scores[name] = detector.score(outputs)
+pickle.dump(scores, open(sys.argv[2], "wb"))
+"""
+
+
+def test_all_survive_in_a_fresh_process(tmp_path: Path, all_fitted: Any) -> None:
+    """With a plug-in that has a helper and a class of its own, which no catalog names there."""
+    mine = load_class(folder(tmp_path / "mine", "from _shared import moved", 2.0))
+    found = {n: (d, views(type(d))("id")) for n, (d, _) in all_fitted.items()}
+    outputs = views(mine)("id")
+    found["mine"] = mine(), outputs
+    (tmp_path / "in").write_bytes(pickle.dumps(found))
+    subprocess.run(
+        [sys.executable, "-c", _UNPICKLE, str(tmp_path / "in"), str(tmp_path / "out")],
+        check=True,
+        timeout=300,
+    )
+    scores = pickle.loads((tmp_path / "out").read_bytes())
+    assert scores.keys() == found.keys()
+    for name, (_, expected) in all_fitted.items():
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-9, err_msg=name)
+    assert torch.equal(scores["mine"], outputs.logits.amax(dim=1) + 3.5)
+
+
+def _score(detector: Detector, queue: Any) -> None:
+    queue.put((scored(type(detector)), type(detector).__module__))
+
+
+def test_a_spawned_process_takes_a_plug_in(tmp_path: Path) -> None:
+    cls = load_class(folder(tmp_path, "from ._shared import moved", 2.0))
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_score, args=(cls(), queue))
+    process.start()
+    try:
+        assert queue.get(timeout=120) == (3.5, cls.__module__)
+    finally:
+        process.join(timeout=60)
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = folder(tmp_path, "from _shared import moved")
+    stored = pickle.dumps(load_class(path)())
+    for module in [name for name in sys.modules if str(tmp_path) in name]:
+        del sys.modules[module]
+    path.unlink()
+    with pytest.raises(ModuleNotFoundError, match="mine"):
+        pickle.loads(stored)
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+FORMS = {
+    "absolute": "from _shared import moved",
+    "relative": "from ._shared import moved",
+    "module": "import _shared\nmoved = _shared.moved",
+    "renamed": "import math, _shared as other\nmoved = other.moved",
+    "relative module": "from . import _shared\nmoved = _shared.moved",
+    "in a function": "def moved(*given):\n    from _shared import moved\n    return moved(*given)",
+    "through another": "from _second import moved",
+    "package": "from _lib.maths import moved",
+    "package, relative": "from ._lib import maths\nmoved = maths.moved",
+    "package, by name": "import _lib.maths\nmoved = _lib.maths.moved",
+    "package, renamed": "import _lib.maths as m\nmoved = m.moved",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_helpers_beside_a_detector(tmp_path: Path, form: str) -> None:
+    """Two folders whose helpers have one name do not collide, and sys.path stays as it is."""
+    before, paths = list(sys.path), []
+    for name, shift in (("one", 1.0), ("two", 2.0)):
+        paths.append(folder(tmp_path / name, FORMS[form], shift, name))
+        beside = paths[-1].parent
+        (beside / "_second.py").write_text("from _shared import moved\n")
+        (beside / "_lib").mkdir()
+        (beside / "_lib" / "__init__.py").write_text("")
+        (beside / "_lib" / "maths.py").write_text("from _shared import moved\n")
+    catalog = Catalog([tmp_path / "one", tmp_path / "two"])
+    assert {catalog.checked_detectors()[name].error for name in ("one", "two")} == {None}
+    classes = {name: type(catalog.load_detector(name)) for name in ("one", "two")}
+    assert {name: scored(cls) for name, cls in classes.items()} == {"one": 2.5, "two": 3.5}
+    assert sys.path == before
+    assert not {"_shared", "_second", "_lib"} & sys.modules.keys()
+    shared = paths[0].parent / "_shared.py"
+    assert shared in source_files(paths[0])
+    assert paths[1].parent / "_shared.py" not in source_files(paths[0])
+
+
+def test_a_helper_that_is_called_as_a_detector_is_said(tmp_path: Path) -> None:
+    path = folder(tmp_path, "from shared import moved")
+    (path.parent / "_shared.py").rename(path.parent / "shared.py")
+    error = Catalog([tmp_path]).detectors["mine"].error
+    assert error is not None
+    assert "line 3: No module named 'shared'" in error
+    assert "_shared.py" in error
+
+
+def test_an_error_in_a_helper_names_its_file_and_line(tmp_path: Path) -> None:
+    for number, text in enumerate(("x = 1\ny = 1 / 0\n", "x = 1\ndef f(:\n")):
+        path = folder(tmp_path / str(number), "from _shared import moved")
+        (path.parent / "_shared.py").write_text(text)
+        with pytest.raises(BrokenDetectorError) as raised:
+            load_class(path)
+        assert "line 3" in str(raised.value)
+        assert "_shared.py, line 2" in str(raised.value)
+
+
+def test_a_changed_file_is_run_again(tmp_path: Path) -> None:
+    """In a notebook that goes on, after the detector or a helper of it was edited."""
+    path = folder(tmp_path, "from _shared import moved")
+    first = load_class(path)
+    assert load_class(path) is first
+    for shift in (7.0, 8.0):
+        folder(tmp_path, "from _shared import moved", shift)
+        assert scored(load_class(path)) == 1.5 + shift
+    path.write_text(path.read_text().replace("+ self.state.shift", ""))
+    assert scored(load_class(path)) == 1.0 + 8.0
+
+
+# --- one file found twice -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["twice", "relative", "link", "variable", "linked file"])
+def test_a_file_found_twice_is_one_file(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    path = folder(mine, "from _shared import moved")
+    monkeypatch.chdir(tmp_path)
+    folders: list[Path | str] = [mine]
+    match how:
+        case "twice":
+            folders.append(str(mine))
+        case "relative":
+            folders.append("./mine/../mine")
+        case "link":
+            other.symlink_to(mine)
+            folders.append(other)
+        case "variable":
+            monkeypatch.setenv("OODBENCH_PLUGINS", os.pathsep.join([str(mine), "mine"]))
+        case "linked file":
+            (other / "detectors").mkdir(parents=True)
+            (other / "detectors" / "mine.py").symlink_to(path)
+            folders.append(other)
+    catalog = Catalog(folders)
+    assert scored(type(catalog.load_detector("mine"))) == 1.5
+    with pytest.raises(UserError, match="Two files are the detector 'mine'"):
+        Catalog([*folders, folder(tmp_path / "third", "").parent.parent])
+
+
+# --- what a checksum covers -----------------------------------------------------------------------
+
+
+def test_the_checksum_covers_helpers_however_deep(tmp_path: Path) -> None:
+    path = folder(tmp_path, "from _second import moved")
+    second, shared = (path.parent / f"_{name}.py" for name in ("second", "shared"))
+    second.write_text(
+        "def moved(*given):\n    from ._shared import moved\n    return moved(*given)\n"
+    )
+    (path.parent / "_unused.py").write_text("x = 1\n")
+    assert source_files(path) == [path, second, shared]
+    seen = [source_digest(path)]
+    (path.parent / "_unused.py").write_text("x = 2\n")
+    assert source_digest(path) == seen[0], "a file that it does not import"
+    for file in (path, second, shared):
+        file.write_text(file.read_text() + "# changed\n")
+        seen.append(source_digest(path))
+    assert len(set(seen)) == 4
+
+
+def test_the_checksum_covers_modules_that_no_version_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a plug-in's own package, and of folders of the user's on the path."""
+    path = folder(tmp_path / "mine", "import json, torch, yaml\nfrom my_maths.basic import moved")
+    package = tmp_path / "elsewhere" / "my_maths"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "basic.py").write_text("from .deeper import moved\n")
+    (package / "deeper.py").write_text(HELPER.format(shift=0))
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    names = {file.name for file in source_files(path)}
+    assert names == {"mine.py", "__init__.py", "basic.py", "deeper.py"}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_detectors_are_covered_by_their_file_and_the_version(name: str) -> None:
+    path = Catalog().entry("detector", name).path
+    assert source_files(path.resolve()) == [path.resolve()]
