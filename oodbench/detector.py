@@ -23,7 +23,7 @@ HeadKind = Literal["linear", "dismax", "other"]
 _HEADS: Mapping[HeadKind, str] = {
     "linear": "a linear head",
     "dismax": "a DisMax head",
-    "other": "a head that computes something else than its weights say",
+    "other": "no known head, or one that computes something else than its weights say",
 }
 
 
@@ -38,6 +38,11 @@ def head_obstacle(needs: Set[str], kind: HeadKind, model: str) -> str | None:
     wanted: Mapping[str, HeadKind] = {"dismax_head": "dismax", "head": "linear"}
     for need, one in wanted.items():
         if need in needs and kind != one:
+            if kind == "other" and one == "linear":
+                return (
+                    "needs the weights of a linear last layer; the logits of "
+                    f"{model} do not come from one"
+                )
             return f"needs {_HEADS[one]}; {model} has {_HEADS[kind]}"
     return None
 

@@ -6,7 +6,7 @@ import copy
 import math
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,19 +29,21 @@ from oodbench.engine.borrowing import (
     not_finite,
     reorder,
     reproducible,
+    stays_where_it_is,
     type_of,
 )
 from oodbench.engine.device import find_device
 from oodbench.engine.evaluation import Evaluation
-from oodbench.engine.network import evaluating
+from oodbench.engine.network import arranged, evaluating
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.engine.session import ID, Contender, DataSets, Session
 from oodbench.errors import UserError
 from oodbench.files import digest
-from oodbench.models.adapter import AdaptedNetwork
+from oodbench.models.adapter import AdaptedNetwork, Function, model_name
 from oodbench.models.probing import NotFiniteError, agree, probe, unwrapped
 from oodbench.models.registry import HEADS
+from oodbench.models.returned import Output
 from oodbench.plan import Method
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
 from oodbench.report.signs import score_signs, tie_notes
@@ -60,7 +62,7 @@ _FEW = 3
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Callable[[Tensor], Any],
     detectors: Sequence[str | Detector] | Mapping[str, str | Detector],
     *,
     id_data: Any,
@@ -68,6 +70,9 @@ def evaluate(
     fit_data: Any = None,
     validation_data: Any = None,
     taps: Literal["auto"] | Sequence[str] = "auto",
+    head: str | None = None,
+    features: str | None = None,
+    output: Output = None,
     normalization: Normalization | None = None,
     num_classes: int | None = None,
     device: str | torch.device = "auto",
@@ -91,8 +96,16 @@ def evaluate(
     `normalization`: it is tuned on validation images that are attacked. What is missing is the
     reason that a detector is skipped for. All others have the parameters that they come with.
 
+    Any callable that gives logits will do: a module of any make, also of TorchScript, torch.export
+    or torch.compile, quantized, an ensemble, a plain function. A function is called as it is: put
+    the model in it into evaluation mode. Detectors of features need to know which the features
+    are: the input of the last layer, which is found if it is a linear layer, a 1x1 convolution, or
+    a module that turns vectors into logits; else name it. Detectors that use the weights of the
+    last layer run if the logits are W f + b. The others are skipped with that reason.
+
     Args:
-        model: maps images [B, channels, H, W] to logits [B, C].
+        model: maps images [B, channels, H, W], or what else the data give, [B, ...], to logits
+            [B, C].
         detectors: names of `oodbench list detectors`, or instances; or a mapping from a label of
             yours to either, to compare two settings of one detector. Instances are copied, and the
             copies fitted: see `EvaluationResult.detectors`.
@@ -102,6 +115,13 @@ def evaluate(
         validation_data: labelled in-distribution images that it was not trained on.
         taps: names of the modules that detectors with a feature ensemble look at; "auto": the ends
             of the network's stages (`oodbench.models.probing`).
+        head: name of the module that is the last layer, where it is not found: its input, averaged
+            over places, are the features.
+        features: name of the module whose output, averaged over places, are the features, if they
+            are not the input of the last layer.
+        output: where the logits are in what the model returns: a key or an attribute, a position,
+            or a function of it. None: the tensor itself; of a mapping, an object or a tuple the
+            entry "logits", the only one of shape [B, C], or else the first of a tuple, with a note.
         normalization: mean and standard deviation per channel, or one of each; images are then in
             [0, 1]. None: images come as the model takes them, and the steps of input perturbation
             (ODIN) are in their units.
@@ -117,11 +137,11 @@ def evaluate(
 
     Raises:
         UserError: an argument, an image or a label is not as it should be, the model gives no
-            logits of a linear layer for the images, or no detector can run. A detector that raises
-            is left out and named in the result.
+            logits for the images, or no detector can run. A detector that raises is left out and
+            named in the result.
     """
     module = _module(model)
-    contenders = _contenders(detectors, type(module).__name__)
+    contenders = _contenders(detectors, model_name(module))
     _check_seed(seed)
     place = _device(device, module)
     scaling = _normalization(normalization)
@@ -136,7 +156,8 @@ def evaluate(
             source.first()
         stack.enter_context(borrowed(module, place))
         stack.enter_context(evaluating(module))
-        classifier, classes, notes = _adapted(module, data, taps, scaling, place)
+        where = {"head": head, "features": features, "output": output, "num_classes": num_classes}
+        classifier, classes, notes = _adapted(module, data, taps, where, scaling, place)
         _check_classes(classes, num_classes)
         for source in data.all:
             source.num_classes = classes
@@ -145,7 +166,7 @@ def evaluate(
         )
         session.run()
         if costs:
-            session.measure(_contenders(["baseline"], type(module).__name__)["baseline"])
+            session.measure(_contenders(["baseline"], model_name(module))["baseline"])
     notes += [source.note for source in data.all if source.note]
     return _result(session, contenders, classifier, seed, place, notes)
 
@@ -154,22 +175,17 @@ def evaluate(
 
 
 def _module(model: Any) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model: expected a torch.nn.Module, not {_kind(model)}.")
-    module = unwrapped(model)
-    name = type(module).__name__
-    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+    if isinstance(model, type) or not callable(model):
+        what = f"the class {model.__name__}" if isinstance(model, type) else _kind(model)
         raise UserError(
-            f"The model {name} is, or holds, a TorchScript module, whose parts cannot be watched.",
-            "Give the nn.Module that it was made from.",
+            f"model: expected a torch.nn.Module, or a function that gives logits, not {what}.",
+            f"Give an instance of {model.__name__}." if isinstance(model, type) else "",
         )
-    if next(module.parameters(), None) is None:
-        raise UserError(
-            f"The model {name} has no parameters.", "Give the trained classifier itself."
-        )
+    module = unwrapped(model) if isinstance(model, nn.Module) else Function(model)
     if any(map(is_lazy, module.parameters())):
         raise UserError(
-            f"The model {name} has lazy layers that have not been run, and so no weights.",
+            f"The model {model_name(module)} has lazy layers that have not been run, and so no "
+            "weights.",
             "Load its weights, or give it a batch first.",
         )
     return module
@@ -235,14 +251,24 @@ def _detector(given: Any, catalog: Catalog) -> Detector:
 
 def _device(name: str | torch.device, module: nn.Module) -> torch.device:
     own = device_of(module)
-    if name == "auto" and own is not None and own.type == "cuda":
+    fixed = stays_where_it_is(module)
+    if name == "auto" and own is not None and (fixed or own.type == "cuda"):
         return own
+    if name == "auto" and fixed:
+        return torch.device("cpu")
     try:
-        return find_device(str(name))
+        found = find_device(str(name))
     except UserError as error:
         raise UserError(
             error.message.replace("--device", "device"), error.hint.replace("--device ", "device=")
         ) from None
+    if fixed and own is not None and own.type != found.type:
+        raise UserError(
+            f"The model {model_name(module)} is on the device '{own}', and parts of it cannot be "
+            f"moved to '{found}'.",
+            f"Give device='{own.type}', or move the model itself.",
+        )
+    return found
 
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
@@ -314,6 +340,7 @@ def _adapted(
     module: nn.Module,
     data: DataSets,
     taps: Literal["auto"] | Sequence[str],
+    where: Mapping[str, Any],
     scaling: Scaling | None,
     device: torch.device,
 ) -> tuple[BorrowedClassifier, int, list[str]]:
@@ -338,9 +365,9 @@ def _adapted(
         )
 
     alone = wrapped(module, channels_last=True)
-    few = images[:_FEW].to(device, alone.dtype)
+    few = arranged(images[:_FEW].to(device), alone.dtype)
     try:
-        probed = probe(module, alone.normalised(few), taps)
+        probed = probe(module, alone.normalised(few), taps, **where)
     except UserError:
         raise
     except NotFiniteError as error:
@@ -353,7 +380,8 @@ def _adapted(
     runner = CheckedRunner(classifier, batch_size=_FEW)
     seen = {few.shape[1:]}
     with runner.attached(), torch.no_grad():
-        notes = list(_unsteadiness(runner, few, probed.logits))
+        notes = [note for note in (probed.note,) if note]
+        notes += _unsteadiness(runner, few, probed.logits)
         for source in data.all:
             few, _ = runner.placed(source.first()[0][:_FEW])
             if few.shape[1:] not in seen:
@@ -433,7 +461,7 @@ class EvaluationResult:
         detectors: detector -> the fitted and tuned instance that scored.
         model: name of the model's class.
         taps: names of the modules that are the model's taps.
-        head: name of the module that is its last layer.
+        head: name of the module that is its last layer; "" if it is not known.
         num_classes: C.
         notes: what a reader of the tables should know of this call.
         warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
@@ -519,7 +547,7 @@ def _result(
     methods = {label: each.method for label, each in contenders.items()}
     network = classifier.network
     assert isinstance(network, AdaptedNetwork)
-    model = type(network.module).__name__
+    model = model_name(network.module)
     recorder = Recorder(
         _benchmark(model, network.head, session.ood),
         digest(model, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
@@ -539,7 +567,7 @@ def _result(
         detectors={label: result.detectors[session.ood[0]] for label, result in good.items()},
         model=model,
         taps=network.tap_names,
-        head=network.head_name,
+        head=network.head_name or "",
         num_classes=session.num_classes,
         notes=(*notes, *_notes(session, [methods[label] for label in good], network, records)),
         warnings=(*session.warnings, *score_signs(records)),
@@ -571,7 +599,7 @@ def _notes(
         )
 
 
-def _benchmark(model: str, head: nn.Module, ood: Sequence[str]) -> BenchmarkSpec:
+def _benchmark(model: str, head: nn.Module | None, ood: Sequence[str]) -> BenchmarkSpec:
     """What records say of the benchmark. Nothing in it was read from a file: nothing is checked."""
     layers = {info.layer: name for name, info in HEADS.items()}
     loss = layers.get(type(head).__name__, "unknown")

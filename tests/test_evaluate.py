@@ -278,7 +278,8 @@ def test_one_sweep_serves_all(trained: Net) -> None:
     assert sum(sizes) == 256 + 60 + 50 + 40 + 3 + 1
     sizes.clear()
     evaluated(model, ["baseline", "odin"])
-    assert sum(sizes) == 2 * (60 + 50 + 40) + 3 + 1
+    # Three images more, to see whether the model gives a gradient for its input.
+    assert sum(sizes) == 2 * (60 + 50 + 40) + 3 + 1 + 3
 
 
 @pytest.mark.parametrize("data", ["dataset", "loader", "shuffled", "workers", "single"])
@@ -860,12 +861,8 @@ class Squeezing(nn.Module):
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Net], Any], str]] = {
-    "no module": (lambda net: "resnet18", "model: expected a torch.nn.Module, not a str."),
-    "no parameters": (lambda net: nn.Flatten(), "The model Flatten has no parameters."),
-    "no linear layer": (
-        lambda net: nn.Sequential(nn.Conv2d(2, CLASSES, 6), nn.Flatten()),
-        "The model Sequential has no linear layer that runs",
-    ),
+    "no module": (lambda net: "resnet18", "or a function that gives logits, not a str."),
+    "a class": (lambda net: Net, "or a function that gives logits, not the class Net."),
     "other channels": (
         lambda net: nn.Sequential(nn.Conv2d(3, 4, 6), nn.Flatten(), nn.Linear(4, CLASSES)),
         "The model Sequential cannot take the images of id_data, of shape [2, 6, 6]: RuntimeError: "
@@ -875,30 +872,12 @@ BAD_MODELS: dict[str, tuple[Callable[[Net], Any], str]] = {
         lambda net: nn.Sequential(nn.Flatten(), nn.Linear(50, CLASSES)),
         "cannot take the images of id_data, of shape [2, 6, 6]: RuntimeError: ",
     ),
-    "several outputs": (
-        lambda net: nn.Sequential(net, nn.Identity(), _Twice()),
-        "returned a tuple of 2, not logits [images, classes].",
-    ),
-    "a dictionary": (
-        lambda net: nn.Sequential(net, _Named()),
-        "returned a dict with the keys 'logits', not logits",
-    ),
     "not a number": (
         lambda net: _changed(net, "fc.bias", torch.nan),
         "The model's logits for image 0 of id_data are not finite.",
     ),
     "on no device": (lambda net: net.to("meta"), "on the device 'meta', without values"),
 }
-
-
-class _Twice(nn.Module):
-    def forward(self, logits: Tensor) -> Any:
-        return logits, logits
-
-
-class _Named(nn.Module):
-    def forward(self, logits: Tensor) -> Any:
-        return {"logits": logits}
 
 
 def _changed(net: Net, name: str, value: float) -> Net:
@@ -964,8 +943,8 @@ def test_a_last_layer_whose_weights_are_not_all_there_is_to_it() -> None:
     torch.manual_seed(0)
     result = evaluated(Net(LowRank), ["energy", "dice"])
     assert result.skipped == {
-        "dice": "needs a linear head; the model has a head that computes something else than its "
-        "weights say"
+        "dice": "needs the weights of a linear last layer; the logits of the model do not come "
+        "from one"
     }
     assert result.failed == {}
 
@@ -977,7 +956,7 @@ def test_a_model_whose_logits_are_not_of_the_image_alone(trained: Net) -> None:
     assert [n.split(",")[0] for n in result.notes] == [
         "The model gives an image that is alone in its batch other logits than beside others"
     ]
-    assert "BatchNorm without running statistics" in str(result)
+    assert "BatchNorm without running statistics" in " ".join(str(result).split())
 
     class Dropping(Net):
         def forward(self, images: Tensor) -> Any:
@@ -1056,14 +1035,7 @@ def test_a_body_in_half_precision_with_a_head_that_is_not(trained: Net) -> None:
     assert float(np.abs(result.scores["energy"]["id"] - expected).max()) < 0.1
 
 
-def test_modules_that_cannot_be_watched_or_have_no_weights(trained: Net) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(copy.deepcopy(trained).eval(), torch.rand(1, 2, 6, 6))
-    for model in (traced, nn.Sequential(traced)):
-        error = refused(model)
-        assert "holds, a TorchScript module" in error.message or "TorchScript" in error.message
-        assert "nn.Module" in error.hint
+def test_lazy_layers_that_have_not_been_run(trained: Net) -> None:
     lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
     assert "lazy layers that have not been run" in refused(lazy).message
 

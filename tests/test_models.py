@@ -574,7 +574,7 @@ def test_torchvision_s_weights_are_fresh_and_follow_the_seed() -> None:
 
 
 def test_what_a_network_returns_must_be_its_last_layer_s_logits(nets: str) -> None:
-    with pytest.raises(UserError, match="Pair returned tuple, not logits"):
+    with pytest.raises(UserError, match="Pair returned a tuple of 2, not logits"):
         models.create(f"{nets}:Pair", 5)(torch.rand(1, 3, 4, 4))
     with pytest.raises(UserError, match=r"returned 1000 logits.*'auxiliary' gives 5"):
         models.create(f"{nets}:FirstIsLast", 5)(torch.rand(1, 3, 2, 2))

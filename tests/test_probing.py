@@ -262,7 +262,8 @@ def test_logits_of_another_type_or_changed_in_place() -> None:
     floats = Calls(lambda self, x: self.fc(x.mean((2, 3))).float(), **parts)
     assert probed(floats, images).network.head_name == "fc"
     halved = Calls(lambda self, x: self.fc(x.mean((2, 3))).div_(2), fc=nn.Linear(3, CLASSES))
-    assert "they are not what any of them returns" in refused(halved).message
+    network = probed(halved).network
+    assert (network.head_name, network.opaque_head) == ("fc", True)
 
 
 class Low(nn.Linear):
@@ -307,13 +308,25 @@ def test_a_last_layer_that_is_given_its_input_by_name() -> None:
         torch.testing.assert_close(features, module.body(images))
 
 
-def test_a_last_layer_that_is_not_given_a_matrix() -> None:
-    module = Calls(
-        lambda self, x: self.fc(self.body(x)[:, None])[:, 0], body=plain()[:8], fc=plain()[8]
-    )
-    error = refused(module)
-    assert "'fc', is given float32 [3, 1, 8], not features" in error.message
-    assert "flatten(1)" in error.hint
+def test_a_last_layer_that_is_given_places() -> None:
+    """Its features are the mean over them."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return cast(Tensor, self.fc(self.body(x).flatten(2).transpose(1, 2)).mean(1))
+
+    for module in (
+        Calls(forward, body=plain()[:6], fc=plain()[8]),
+        Calls(
+            lambda self, x: self.fc(self.body(x)[:, None])[:, 0], body=plain()[:8], fc=plain()[8]
+        ),
+    ):
+        network = probed(module).network
+        assert (network.head_name, network.opaque_head) == ("fc", False)
+        runner = NetworkRunner(Classifier(network, (0.0,), (1.0,)), batch_size=3)
+        with runner.attached(), torch.no_grad():
+            outputs = runner.outputs(some_images())
+        assert outputs.features.shape == (3, 8)
+        torch.testing.assert_close(outputs.head.logits(outputs.features), outputs.logits)
 
 
 def test_logits_that_are_not_finite() -> None:
@@ -332,35 +345,24 @@ def test_a_single_linear_layer_and_images_without_taps() -> None:
 @pytest.mark.parametrize(
     ("module", "said", "hint"),
     [
-        (nn.Sequential(nn.Conv2d(3, CLASSES, 32), nn.Flatten()), "no linear layer", "nn.Linear"),
         (nn.Sequential(*plain(), nn.LogSoftmax(dim=1)), "returns log-probabilities", "'8'"),
         (nn.Sequential(*plain(), nn.Softmax(dim=1)), "returns probabilities", "'8'"),
         (
-            nn.Sequential(*plain(), nn.Sigmoid()),
-            "The last one that runs is '8'",
-            "return the output",
+            Calls(lambda self, x: (self.net(x) + self.net(-x)).softmax(1), net=plain()),
+            "returns probabilities",
+            "Leave out its last softmax",
         ),
         (
-            Calls(lambda self, x: self.net(x) + self.net(-x), net=plain()),
-            "they are not what any of them returns. The last one that runs is 'net.8'",
-            "",
+            Calls(lambda self, x: {"out": self.net(x) + 1, "aux": self.net(x) + 2}, net=plain()),
+            "several may be the logits: 'out' [3, 5], 'aux' [3, 5]",
+            "output='out'",
         ),
         (
-            Calls(lambda self, x: (self.net(-x), self.net(x))[1], net=plain()),
-            "'net.8', runs 2 times",
-            "",
+            Calls(lambda self, x: {"a": x, "b": 1}, net=plain()),
+            "returned a dict with the keys 'a', 'b', not logits",
+            "output=",
         ),
-        (
-            Calls(lambda self, x: (self.net(x), x), net=plain()),
-            "returned a tuple of 2, not",
-            "Wrap it",
-        ),
-        (
-            Calls(lambda self, x: {"out": self.net(x), "aux": x}, net=plain()),
-            "dict with the keys 'out', 'aux'",
-            "Wrap it",
-        ),
-        (Calls(lambda self, x: None, net=plain()), "returned a NoneType", "Wrap it"),
+        (Calls(lambda self, x: None, net=plain()), "returned a NoneType", "output="),
         (
             Calls(lambda self, x: self.net(x).argmax(1), net=plain()),
             "int64 values of shape [3] for 3",
@@ -375,10 +377,33 @@ def test_a_single_linear_layer_and_images_without_taps() -> None:
         (nn.Sequential(nn.Flatten(), nn.Linear(3072, 1)), "gives one logit", ""),
     ],
 )
-def test_no_last_layer(module: nn.Module, said: str, hint: str) -> None:
+def test_what_is_not_logits(module: nn.Module, said: str, hint: str) -> None:
     error = refused(module)
     assert said in error.message
     assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (nn.Sequential(nn.Conv2d(3, CLASSES, 32), nn.Flatten()), "no layer was found"),
+        (Calls(lambda self, x: self.net(x) + self.net(-x), net=plain()), "no layer was found"),
+        (
+            Calls(lambda self, x: (self.net(-x), self.net(x))[1], net=plain()),
+            "its last layer, 'net.8', runs 2 times",
+        ),
+        (torch.jit.trace(plain().eval(), torch.rand(3, 3, 32, 32)), "its parts cannot be watched"),
+    ],
+)
+def test_models_without_a_known_last_layer_give_logits(module: nn.Module, why: str) -> None:
+    found = probed(module)
+    assert found.network.head is None
+    assert why in found.no_head
+    runner = NetworkRunner(Classifier(found.network, (0.0,), (1.0,)), batch_size=3)
+    with runner.attached(), torch.no_grad():
+        outputs = runner.outputs(some_images())
+    assert outputs.features.shape == (3, 0)
+    torch.testing.assert_close(outputs.logits.float(), found.logits)
 
 
 # --- taps --------------------------------------------------------------------------------------

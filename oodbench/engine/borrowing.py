@@ -16,6 +16,7 @@ from oodbench.detector import Outputs
 from oodbench.engine.device import full_precision
 from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
 from oodbench.errors import UserError
+from oodbench.models.adapter import Function, model_name
 from oodbench.models.classifier import Classifier, Network
 from oodbench.training import deterministic, seeded
 
@@ -37,9 +38,11 @@ def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
     """
     stand_ins: dict[int, Tensor] = {}  # a tensor that is in several places stays one
     taken: list[tuple[nn.Module, str, Tensor]] = []
-    attributes = [(part, dict(vars(part))) for part in module.modules()]
+    # A TorchScript module shows its tensors and does not let go of them: it runs with its own.
+    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    attributes = [(part, dict(vars(part))) for part in parts]
     try:
-        for part in module.modules():
+        for part in parts:
             own = chain(
                 part.named_parameters(recurse=False, remove_duplicate=False),
                 part.named_buffers(recurse=False, remove_duplicate=False),
@@ -81,8 +84,10 @@ def reorder(module: nn.Module) -> None:
     """Put the weights of a borrowed module's convolutions in channels_last order: it is faster."""
     for part in module.modules():
         # Exactly torch's own layers: those of others may look at their weights in another order.
+        if type(part) not in _CONVOLUTIONS:
+            continue
         weight = part._parameters.get("weight")  # none if it is made of others in each sweep
-        if type(part) in _CONVOLUTIONS and weight is not None:
+        if weight is not None:
             weight.data = weight.data.to(memory_format=torch.channels_last)
 
 
@@ -121,16 +126,25 @@ def device_of(module: nn.Module) -> torch.device | None:
     places = sorted({str(tensor.device) for tensor in module.parameters()})
     if places == ["meta"]:
         raise UserError(
-            f"The model {type(module).__name__} is on the device 'meta', without values.",
+            f"The model {model_name(module)} is on the device 'meta', without values.",
             "Load its weights.",
         )
     if len(places) > 1:
         raise UserError(
-            f"The parameters of the model {type(module).__name__} are on several devices: "
+            f"The parameters of the model {model_name(module)} are on several devices: "
             f"{', '.join(places)}.",
             "Move it to one, with model.to(device).",
         )
     return torch.device(places[0]) if places else None
+
+
+def stays_where_it_is(module: nn.Module) -> bool:
+    """Whether a model cannot be moved to a device: some of its tensors are out of reach."""
+    return isinstance(module, Function) or any(
+        isinstance(part, torch.jit.ScriptModule | torch.fx.GraphModule)
+        or type(part).__module__.startswith(("torch.ao.nn", "torch.nn.quantized"))
+        for part in module.modules()
+    )
 
 
 class BorrowedClassifier(Classifier):
@@ -163,13 +177,23 @@ class BorrowedClassifier(Classifier):
         self.std = torch.tensor(std, dtype=precision, device=device).view(1, -1, 1, 1)
         self._normalises = normalization is not None
         self._dtype = dtype
-        self._order = torch.channels_last if channels_last else torch.contiguous_format
+        self._channels_last = channels_last
 
     def normalised(self, images: Tensor) -> Tensor:
-        """What the network sees of images [B, channels, H, W]."""
+        """What the network sees of images [B, channels, ...]; of whole numbers, a copy."""
         # A copy in any case: a network's first layer may work in place.
-        images = super().normalised(images) if self._normalises else images.clone()
-        return images.to(self._dtype).contiguous(memory_format=self._order)
+        if not self._normalises:
+            images = images.clone()
+        elif images.ndim == 4:
+            images = super().normalised(images)
+        else:
+            shape = (1, -1, *[1] * (images.ndim - 2))
+            images = (images - self.mean.view(shape)) / self.std.view(shape)
+        if not images.is_floating_point():
+            return images
+        channels_last = self._channels_last and images.ndim == 4
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        return images.to(self._dtype).contiguous(memory_format=order)
 
 
 class CheckedRunner(NetworkRunner):
@@ -257,14 +281,44 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
         error: what the network raised.
     """
     line = (str(error).strip().splitlines() or [""])[0]
+    hint = ""
+    if "same device" in str(error) or "Expected all tensors to be on" in str(error):
+        hint = "Give device=... as it is where the model's tensors are."
     return UserError(
         f"The model {_name(classifier)} cannot take the images of {name}, of shape "
-        f"{list(images.shape[1:])}: {type(error).__name__}: {line.rstrip('.')}."
+        f"{list(images.shape[1:])}: {type(error).__name__}: {line.rstrip('.')}.",
+        hint,
+    )
+
+
+def gradient_obstacle(classifier: Classifier, images: Tensor) -> str | None:
+    """Why the logits of a classifier have no gradient with respect to its images, or None.
+
+    Args:
+        classifier: in evaluation mode, its parameters frozen.
+        images: a few, on the device.
+    """
+    if not images.is_floating_point():
+        return "needs the gradient for its input, which is whole numbers"
+    try:
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            logits: Tensor = classifier(images)
+            logits.sum().backward(inputs=[images])
+            if images.grad is not None:
+                return None
+    except Exception as error:  # a model under inference mode, in int8, or frozen, may raise
+        if is_out_of_memory(error):
+            return None
+    return (
+        "needs the gradient of the logits for the images, and the model gives none: a part of it "
+        "computes without gradients (torch.no_grad, inference mode, detach, int8, a frozen "
+        "export). Let it compute with gradients; freeze weights with requires_grad_(False)"
     )
 
 
 def _name(classifier: Classifier) -> str:
-    return type(getattr(classifier.network, "module", classifier.network)).__name__
+    return model_name(getattr(classifier.network, "module", classifier.network))
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -109,7 +109,8 @@ class SweepMeter:
     """Counts forward and backward sweeps of a network, per image, by hooks on its layers.
 
     Every layer with weights counts with its share of the network's multiply-adds, so a full sweep
-    is exactly 1 and one that stops early is its share.
+    is exactly 1 and one that stops early is its share. In a network whose layers run no hooks
+    (TorchScript, torch.export, a function), whole sweeps are counted.
 
     Args:
         network: any module.
@@ -127,16 +128,22 @@ class SweepMeter:
     def counting(self, images: int) -> Iterator[SweepMeter]:
         """Count what happens inside, per image of a batch of `images`."""
         with ExitStack() as stack:
-            hook = self._layer_hook(self._per_image * images)
+            if not self._per_image:
+                whole = self._hook(lambda layer, output: len(output) / images)
+                stack.callback(self.network.register_forward_hook(whole).remove)
+            full = self._per_image * images
+            hook = self._hook(lambda layer, output: _multiply_adds(layer, output) / full)
             for layer in self._layers:
                 # First in line: a hook that ends the sweep at this layer would leave it uncounted.
                 stack.callback(layer.register_forward_hook(hook, prepend=True).remove)
             yield self
 
-    def _layer_hook(self, full: float) -> Callable[[nn.Module, Any, Any], None]:
+    def _hook(
+        self, share_of: Callable[[nn.Module, Tensor], float]
+    ) -> Callable[[nn.Module, Any, Any], None]:
         def hook(layer: nn.Module, inputs: Any, returned: Any) -> None:
             output = _first_tensor(returned)
-            share = _multiply_adds(layer, output) / full
+            share = share_of(layer, output)
             self.forwards += share
             if output.requires_grad:
                 output.register_hook(lambda gradient: backward(share))
@@ -151,7 +158,8 @@ def _layers_with_weights(network: nn.Module) -> list[nn.Module]:
     return [
         layer
         for layer in network.modules()
-        if any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False))
+        if not isinstance(layer, torch.jit.ScriptModule)  # which run no hooks
+        and any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False))
     ]
 
 
@@ -166,7 +174,7 @@ def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
     Every output element of a convolution or a linear layer takes one multiply-add for each weight
     that leads to it; so does a distance head.
     """
-    (weight, *_) = layer.parameters(recurse=False)
+    weight = next(each for each in layer.parameters(recurse=False) if each.ndim > 1)
     return output.numel() * weight[0].numel()
 
 

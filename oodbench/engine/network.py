@@ -121,9 +121,7 @@ class NetworkRunner:
             yield self
 
     def _hooks(self) -> Iterator[RemovableHandle]:
-        yield self.classifier.network.head.register_forward_pre_hook(
-            self._capture_features, with_kwargs=True
-        )
+        yield from self.classifier.network.watch_features(self._capture_features)
         if self.capture.taps or self.capture.tap_maps:
             for name, module in self.classifier.taps.items():
                 yield module.register_forward_hook(self._capture_tap(name))
@@ -131,11 +129,8 @@ class NetworkRunner:
             module = self.classifier.network.get_submodule(self.capture.map_name)
             yield module.register_forward_hook(self._capture_map)
 
-    def _capture_features(
-        self, module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
-    ) -> None:
+    def _capture_features(self, features: Tensor) -> None:
         if self._captured is not None:
-            features = next(iter((*inputs, *named.values())))
             self._captured.features = features.clone()  # what comes later may work in place
 
     def _capture_map(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -180,7 +175,11 @@ class NetworkRunner:
                 self._copies_maps = True
                 captured, logits = self._sweep(images)
         features, feature_map = captured.features, captured.feature_map
-        assert features is not None
+        if not self.classifier.network.has_features:
+            features = logits.new_empty(len(logits), 0)
+        if features is None or features.ndim != 2 or len(features) != len(images):
+            shown = "none" if features is None else f"{list(features.shape)}"
+            raise RuntimeError(f"penultimate features are {shown} for {len(images)} images")
         if self.capture.feature_map and feature_map is None:
             feature_map = features[:, :, None, None]
         return Outputs(
@@ -241,7 +240,7 @@ class NetworkRunner:
         images = images.to(self.device)
         scaled = images.div(255) if images.dtype == torch.uint8 else images
         return (
-            scaled.to(self.classifier.dtype, memory_format=torch.channels_last),
+            arranged(scaled, self.classifier.dtype),
             None if labels is None else labels.to(self.device),
         )
 
@@ -281,6 +280,20 @@ class NetworkRunner:
         return parts
 
 
+def arranged(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images in a floating type and in torch's channels_last order; whole numbers as they are.
+
+    Args:
+        images: shape [B, C, H, W]; inputs of another rank have no other order.
+        dtype: the type.
+    """
+    if not images.is_floating_point():
+        return images
+    if images.ndim != 4:
+        return images.to(dtype)
+    return images.to(dtype, memory_format=torch.channels_last)
+
+
 @contextmanager
 def _versions_counted() -> Iterator[None]:
     """Without inference mode, whose tensors do not count what is done in place, if it is on."""
@@ -318,10 +331,12 @@ def is_out_of_memory(error: Exception) -> bool:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients; both are restored, module by module."""
-    modes = {part: part.training for part in module.modules()}
+    # A frozen module of TorchScript has no mode.
+    modes = {part: part.training for part in module.modules() if hasattr(part, "training")}
     frozen = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.eval()
-    module.requires_grad_(False)
+    _set_to_evaluation(module)
+    for parameter in frozen:  # TorchScript has no requires_grad_ for a module
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
@@ -329,6 +344,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
         for parameter, required in frozen.items():
             parameter.requires_grad_(required)
+
+
+def _set_to_evaluation(module: nn.Module) -> None:
+    try:
+        module.eval()
+    except NotImplementedError:  # a module of torch.export, or one that holds it
+        module.training = False
+        for part in module.children():
+            _set_to_evaluation(part)
 
 
 def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:

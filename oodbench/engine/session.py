@@ -17,11 +17,11 @@ from oodbench.data import ImageArray
 from oodbench.data.loaders import LoadedImages
 from oodbench.detector import Detector, Outputs, head_obstacle
 from oodbench.engine import costs
-from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner
+from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner, gradient_obstacle
 from oodbench.engine.evaluation import MethodResult
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
-from oodbench.engine.network import Capture, evaluating
+from oodbench.engine.network import Capture, arranged, evaluating
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.engine.tuning import (
@@ -40,6 +40,9 @@ ID = "id"
 """What in-distribution scores are called."""
 
 REFERENCE = "(baseline)"
+
+_FEW = 3
+"""Images that the gradient is tried on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Session:
     ) -> None:
         self._classifier, self._data, self._seed = classifier, data, seed
         self.num_classes, self.attackable = num_classes, attackable
+        self._without_gradient = _Once(self._gradient_obstacle)
         reasons = {label: self._obstacle(each.method) for label, each in contenders.items()}
         self.skipped = {label: reason for label, reason in reasons.items() if reason is not None}
         self.contenders = {
@@ -160,6 +164,12 @@ class Session:
     def _obstacle(self, method: Method) -> str | None:
         """Why a detector cannot run, or None."""
         needs, data = method.detector.needs, self._data
+        network = self._classifier.network
+        if needs & {"features", "feature_map"} and not network.has_features:
+            return (
+                "needs the features, the input of the last layer, which is not known: name the "
+                "layer with head=..., or the module that gives the features with features=..."
+            )
         obstacle = head_obstacle(needs, self._classifier.describe_head().kind, "the model")
         if obstacle is not None:
             return obstacle
@@ -178,7 +188,20 @@ class Session:
                 return "is tuned on attacked images: needs labels; validation_data gives none"
             if not self.attackable:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
+        if needs & {"calibration", "input_gradient"}:
+            images, _ = data.test[ID].first()
+            if images.ndim != 4 and not self.attackable:
+                return "perturbs its input by a step in units of a pixel, and these are no images"
+            return self._without_gradient.get()
         return None
+
+    def _gradient_obstacle(self) -> str | None:
+        few = arranged(
+            self._data.test[ID].first()[0][:_FEW].to(self._classifier.mean.device),
+            self._classifier.dtype,
+        )
+        with evaluating(self._classifier):
+            return gradient_obstacle(self._classifier, few)
 
     def run(self) -> None:
         """Fit, tune and score."""

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from oodbench import metrics
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.network import NetworkRunner, input_gradients
+from oodbench.engine.network import NetworkRunner, arranged, input_gradients
 from oodbench.engine.perturbation import gradients_of, perturbed_outputs, uses_input_gradient
 from oodbench.engine.scoring import Scorer, checked_scores
 from oodbench.plan import Method
@@ -348,7 +348,7 @@ def _batches(runner: NetworkRunner, images: Tensor) -> Iterator[Tensor]:
     while start < len(images):
         batch = images[start : start + runner.batch_size]
         start += len(batch)
-        yield batch.to(runner.device, runner.classifier.dtype, memory_format=torch.channels_last)
+        yield arranged(batch.to(runner.device), runner.classifier.dtype)
 
 
 def _forward(runner: NetworkRunner, images: Tensor) -> list[Outputs]:

@@ -11,11 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from oodbench.errors import UserError, did_you_mean
 from oodbench.losses import DistanceHead
 from oodbench.models.classifier import Network
+from oodbench.models.returned import HINT, Output, described, logits_in
 
 _NOT_FOR_TAPS = ("logits", "features")
 """What the engine calls a network's output and the input of its last layer."""
@@ -27,32 +29,48 @@ class AdaptedNetwork(Network):
     Args:
         module: maps normalised images [B, channels, H, W] to logits [B, C].
         tap_names: names of modules inside it whose output is a tap, in order.
-        head_name: name of the module inside it that is its last layer.
-        opaque_head: whether that layer computes something else than its type says.
+        head_name: name of the module inside it that is its last layer; None if it is not known.
+        features_name: name of the module inside it whose output are the penultimate features; None
+            if they are the input of the last layer.
+        opaque_head: whether the logits are something else than the last layer's weights say.
         channels_last_taps: taps whose maps come as [B, H, W, D].
+        output: where the logits are in what the module returns.
+        num_classes: C; None to hold logits to what the last layer gives.
     """
 
     def __init__(
         self,
         module: nn.Module,
         tap_names: tuple[str, ...],
-        head_name: str,
+        head_name: str | None,
         *,
+        features_name: str | None = None,
         opaque_head: bool = False,
         channels_last_taps: frozenset[str] = frozenset(),
+        output: Output = None,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.module = module
         self.tap_names = tap_names
         self.head_name = head_name
+        self.features_name = features_name
         self.opaque_head = opaque_head
         self.channels_last_taps = channels_last_taps
+        self.output = output
+        self.num_classes = num_classes
 
     # Properties and no sub-modules: a layer that is registered twice is stored twice.
     @property
-    def head(self) -> nn.Module:  # type: ignore[override]
-        """The last layer, where it is in the module."""
-        return self.module.get_submodule(self.head_name)
+    def head(self) -> nn.Module | None:  # type: ignore[override]
+        """The last layer, where it is in the module; None if it is not known."""
+        return None if self.head_name is None else self.module.get_submodule(self.head_name)
+
+    @property
+    def features_module(self) -> nn.Module | None:  # type: ignore[override]
+        """The module whose output are the features; None if they are the last layer's input."""
+        name = self.features_name
+        return None if name is None else self.module.get_submodule(name)
 
     @property
     def tap_modules(self) -> dict[str, nn.Module]:
@@ -66,10 +84,11 @@ class AdaptedNetwork(Network):
             UserError: if the module returns something else, or another number of logits than the
                 last layer gives.
         """
-        logits = self.module(images)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            returned = type(logits).__name__
-            hint = "Wrap it in a module that returns the logits alone."
+        logits = logits_in(self.module(images), self.output, images)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+            returned, hint = described(logits), HINT
+            if self.num_classes is None:  # a benchmark's network
+                hint = "Wrap it in a module that returns the logits alone."
             if isinstance(logits, Tensor):
                 returned = f"a tensor of shape {list(logits.shape)}"
                 if logits.ndim == 1 and len(images) == 1:
@@ -79,18 +98,49 @@ class AdaptedNetwork(Network):
                         "use flatten(1) there, or a batch size that leaves no image over."
                     )
             raise UserError(
-                f"The network {type(self.module).__name__} returned {returned}, not logits "
+                f"The network {model_name(self.module)} returned {returned}, not logits "
                 "[images, classes].",
                 hint,
             )
-        classes = getattr(self.head, "out_features", logits.shape[1])
-        if logits.shape[1] != classes:
+        if self.num_classes not in (None, logits.shape[1]):
             raise UserError(
-                f"The network {type(self.module).__name__} returned {logits.shape[1]} logits, and "
+                f"The network {model_name(self.module)} returned {logits.shape[1]} logits for an "
+                f"image, and {self.num_classes} for those before."
+            )
+        classes = getattr(self.head, "out_features", logits.shape[1])
+        if self.num_classes is None and logits.shape[1] != classes:
+            raise UserError(
+                f"The network {model_name(self.module)} returned {logits.shape[1]} logits, and "
                 f"its last layer '{self.head_name}' gives {classes}.",
                 "Its last layer must be the one that was made last and that gives the logits.",
             )
         return logits
+
+
+class Function(nn.Module):
+    """A function, or any other callable, that maps normalised images to logits, as a module.
+
+    Args:
+        function: it is called as it is; modules in it are not looked at.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Any:
+        """What the function returns."""
+        return self.function(images)
+
+
+def model_name(module: nn.Module) -> str:
+    """What a model is called: its class, as it was before TorchScript; of a function its name."""
+    if isinstance(module, Function):
+        name = getattr(module.function, "__name__", type(module.function).__name__)
+        return "lambda" if name == "<lambda>" else str(name)
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(getattr(module, "original_name", type(module).__name__))
+    return type(module).__name__
 
 
 def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = None) -> Network:
@@ -116,7 +166,7 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
         head = _last_layer(module)
     else:
         _check_names(module, (head,))
-    _check_taps(module, taps)
+    check_taps(module, taps)
     return AdaptedNetwork(module, tuple(taps), head)
 
 
@@ -168,7 +218,7 @@ def create_adapted(
         setattr(module.get_submodule(parent), leaf, head)
     else:
         module = head
-    _check_taps(module, taps)
+    check_taps(module, taps)
     return AdaptedNetwork(module, tuple(taps), path)
 
 
@@ -202,7 +252,12 @@ def _last_layer(module: nn.Module) -> str:
     return found[-1]
 
 
-def _check_taps(module: nn.Module, taps: Sequence[str]) -> None:
+def check_taps(module: nn.Module, taps: Sequence[str]) -> None:
+    """Refuse taps that are no modules, or have a name that the engine uses.
+
+    Raises:
+        UserError: if there is one.
+    """
     _check_names(module, taps)
     for tap in taps:
         if tap in _NOT_FOR_TAPS:

@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from oodbench.detector import Head
 from oodbench.losses import DistanceHead
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def is_last_layer(layer: nn.Module) -> bool:
+    """Whether a layer may be a classifier's last: linear, a 1x1 convolution, or distances."""
+    return isinstance(layer, nn.Linear | DistanceHead) or _is_pointwise(layer)
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution that computes each place from that place alone."""
+    if not isinstance(layer, _CONVOLUTIONS):
+        return False
+    return set(layer.kernel_size) == {1} and layer.groups == 1
+
+
+def vectors(value: Tensor, layer: nn.Module) -> Tensor:
+    """What a layer is given, or gives, averaged over places: one vector for each image, [B, D].
+
+    Args:
+        value: shape [B, D] or with places: [B, ..., D] for a linear or distance layer and for
+            tokens [B, T, D], else [B, D, ...], as layers on series have it (Conv1d).
+        layer: the layer.
+    """
+    if value.ndim < 3:
+        return value
+    on_series = type(layer).__name__.endswith("1d") or value.shape[-1] == 1
+    if isinstance(layer, nn.Linear | DistanceHead) or (value.ndim == 3 and not on_series):
+        return value.flatten(1, -2).mean(dim=1)
+    return value.flatten(2).mean(dim=2)
+
+
+def first_tensor(values: Any) -> Any:
+    """The first tensor of what a module gives, or is given: itself, or in a tuple or a mapping."""
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, dict):
+        values = tuple(values.values())
+    if isinstance(values, tuple | list):
+        return next((value for value in values if isinstance(value, Tensor)), None)
+    return None
 
 
 class Network(nn.Module):
@@ -16,13 +59,16 @@ class Network(nn.Module):
 
     Attributes:
         tap_names: names of the sub-modules whose output is a tap, in order.
-        head: the last layer; its input are the penultimate features.
-        opaque_head: whether the last layer computes something else than its type says.
+        head: the last layer; None if it is not known.
+        features_module: the module whose output, averaged over places, are the penultimate
+            features; None if they are the input of the last layer.
+        opaque_head: whether the logits are something else than the last layer's weights say.
         channels_last_taps: taps whose maps come as [B, H, W, D].
     """
 
     tap_names: tuple[str, ...]
-    head: nn.Module
+    head: nn.Module | None
+    features_module: nn.Module | None = None
     opaque_head: bool = False
     channels_last_taps: frozenset[str] = frozenset()
 
@@ -30,6 +76,37 @@ class Network(nn.Module):
     def tap_modules(self) -> dict[str, nn.Module]:
         """Name -> module whose output is the tap, in order."""
         return {name: self.get_submodule(name) for name in self.tap_names}
+
+    @property
+    def has_features(self) -> bool:
+        """Whether it is known which activations are the penultimate features."""
+        return self.head is not None or self.features_module is not None
+
+    def watch_features(self, take: Callable[[Tensor], None]) -> list[RemovableHandle]:
+        """Have `take` called with the penultimate features [B, D] in each forward pass.
+
+        Returns:
+            What to remove at the end; empty if it is not known which the features are.
+        """
+        module, head = self.features_module, self.head
+
+        def give(value: Any, layer: nn.Module) -> None:
+            if isinstance(value, Tensor):
+                take(vectors(value, layer))
+
+        if module is not None:
+
+            def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
+                give(first_tensor(output), layer)
+
+            return [module.register_forward_hook(hook)]
+        if head is not None:
+
+            def pre_hook(layer: nn.Module, inputs: Any, named: Any) -> None:
+                give(first_tensor((*inputs, *named.values())), layer)
+
+            return [head.register_forward_pre_hook(pre_hook, with_kwargs=True)]
+        return []
 
 
 class Classifier(nn.Module):
@@ -66,11 +143,12 @@ class Classifier(nn.Module):
     def describe_head(self) -> Head:
         """A copy of the last layer, as detectors see it: prototypes as stored, of any length."""
         layer = self.network.head
-        if self.network.opaque_head:
+        if layer is None or self.network.opaque_head:
             return Head("other")
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) or _is_pointwise(layer):
+            assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
             bias = None if layer.bias is None else layer.bias.detach().clone()
-            return Head("linear", layer.weight.detach().clone(), bias)
+            return Head("linear", layer.weight.detach().clone().flatten(1), bias)
         if isinstance(layer, DistanceHead):
             return Head("dismax", layer.prototypes.detach().clone())
         return Head("other")

@@ -56,6 +56,8 @@ class DenseNet(Network):
         in_channels: channels of the images, which have at least 4x4 pixels.
     """
 
+    head: nn.Module
+
     def __init__(
         self, depth: int, growth: int, make_head: Callable[[int], nn.Module], in_channels: int
     ) -> None:

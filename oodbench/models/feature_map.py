@@ -36,15 +36,14 @@ def find_map(classifier: Classifier, images: Tensor) -> str | None:
         return hook
 
     network = classifier.network
-    handles = [
-        module.register_forward_hook(keep(name)) for name, module in network.named_modules() if name
+    handles = network.watch_features(features.append)
+    if not handles:
+        return None
+    handles += [
+        module.register_forward_hook(keep(name))
+        for name, module in network.named_modules()
+        if name and not isinstance(module, torch.jit.ScriptModule)  # their parts run no hooks
     ]
-    handles.append(
-        network.head.register_forward_pre_hook(
-            lambda module, inputs, named: features.extend((*inputs, *named.values())[:1]),
-            with_kwargs=True,
-        )
-    )
     try:
         with torch.no_grad():
             classifier(images)

@@ -6,8 +6,9 @@ is watched. Nothing about the module is changed.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import log
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.errors import UserError
+from oodbench.errors import UserError, did_you_mean
 from oodbench.losses import DistanceHead
-from oodbench.models.adapter import AdaptedNetwork, adapt
-from oodbench.models.classifier import Network
+from oodbench.models.adapter import AdaptedNetwork, check_taps, model_name
+from oodbench.models.classifier import Network, first_tensor, is_last_layer, vectors
+from oodbench.models.returned import HINT, Output, described, find_output, logits_in
 
 _RESERVED = frozenset({"logits", "features"})
 """What the engine calls a network's output and the input of its last layer."""
@@ -60,13 +62,17 @@ class _Sweep:
         logits: what it returned.
         calls: name -> calls of a module, in the order in which the last ones ended.
         images: number of images.
-        size: height and width of the images.
+        size: height and width of the images; 1 and 1 if they are none.
+        output: where the logits are in what it returned.
+        note: as in `Probed`.
     """
 
     logits: Tensor
     calls: dict[str, _Call]
     images: int
     size: tuple[int, int]
+    output: Output
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,15 @@ class Probed:
         network: shares the module's weights; its last layer and its taps are named.
         logits: what it gave for the images, shape [B, C].
         channels_last: whether it runs in torch's channels_last order.
+        note: which of several outputs was taken for the logits; "" if there was no choice.
+        no_head: why its last layer is not known; "" if it is.
     """
 
     network: AdaptedNetwork
     logits: Tensor
     channels_last: bool
+    note: str = ""
+    no_head: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -100,13 +110,23 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def probe(
-    module: nn.Module, images: Tensor, taps: Literal["auto"] | Sequence[str] = "auto"
+    module: nn.Module,
+    images: Tensor,
+    taps: Literal["auto"] | Sequence[str] = "auto",
+    *,
+    head: str | None = None,
+    features: str | None = None,
+    output: Output = None,
+    num_classes: int | None = None,
 ) -> Probed:
-    """Find the last layer and the taps of a classifier by running it once.
+    """Find the logits, the last layer and the taps of a classifier by running it once.
 
-    The last layer is the `nn.Linear` (or oodbench head) whose output are the logits themselves. One
-    that computes something else than W f + b (a subclass with a `forward` of its own, a hook) is
-    marked as opaque, and detectors do not see its weights.
+    The last layer is the linear layer, the 1x1 convolution or the oodbench head whose output,
+    averaged over places, are the logits; else the innermost module with weights that turns vectors
+    into them (a cosine head, a low-rank update); else the only linear layer with an output for each
+    class. Its input, averaged over places, are the penultimate features. Where the logits are not
+    W f + b of them, it is marked as opaque, and detectors do not see its weights. A model in which
+    no such layer is seen, such as a function or a module of TorchScript, gives logits alone.
 
     With "auto", taps are the ends of stages: the last map before each change of resolution, and
     the last one before pooling; in a network that has blocks of one resolution, such as a
@@ -115,22 +135,34 @@ def probe(
 
     Args:
         module: in evaluation mode, on the device of `images`, and not wrapped.
-        images: a few, normalised and of its type, shape [B, channels, H, W].
+        images: a few, normalised and of its type, shape [B, channels, H, W]; or what else it takes,
+            shape [B, ...].
         taps: "auto", or names of modules in the order of the network.
+        head: name of the last layer; None: found.
+        features: name of the module whose output are the penultimate features; None: they are the
+            input of the last layer.
+        output: where the logits are in what it returns (`oodbench.models.returned`).
+        num_classes: C, if it is known.
 
     Raises:
-        UserError: it returns no logits [B, C]; no linear layer gives them, or one that runs several
-            times; a named tap is unknown, does not run just once, or gives no floating-point tensor
-            with an entry for each image.
+        UserError: it returns no logits [B, C]; a named module is unknown, does not run just once,
+            or gives no floating-point tensor with an entry for each image.
         NotFiniteError: logits are not finite.
         Exception: whatever the module raises for these images.
     """
-    sweep, channels_last = _run(module, images)
-    head = _head_of(sweep, module)
+    for argument, name in (("head", head), ("features", features)):
+        _check_name(module, argument, name)
+    sweep, channels_last = _run(module, images, output, num_classes)
+    last, why = _head_of(sweep, module) if head is None else (head, "")
+    if head is not None:
+        _check_part(sweep, module, head, "head", of="given")
+    if features is not None:
+        _check_part(sweep, module, features, "features", of="output")
+        last = last if head is not None or _gives_logits(sweep, last) else None
     chosen: Sequence[str]
     if taps != "auto":
         chosen = _names(module, (taps,) if isinstance(taps, str) else taps)
-        adapt(module, taps=chosen, head=head)  # says which names there are not
+        check_taps(module, chosen)
         for name in chosen:
             _check_tap(sweep, module, name)
     elif isinstance(module, Network):
@@ -141,24 +173,32 @@ def probe(
     network = AdaptedNetwork(
         module,
         tuple(chosen),
-        head,
-        opaque_head=not _computes_what_it_says(sweep, head),
+        last,
+        features_name=features,
+        opaque_head=last is not None and not _computes_what_it_says(sweep, module, last, features),
         channels_last_taps=frozenset(name for name in chosen if _ends_in_channels(sweep, name)),
+        output=sweep.output,
+        num_classes=sweep.logits.shape[1],
     )
-    return Probed(network, sweep.logits, channels_last)
+    return Probed(network, sweep.logits, channels_last, sweep.note, why)
 
 
-def _run(module: nn.Module, images: Tensor) -> tuple[_Sweep, bool]:
+def _run(
+    module: nn.Module, images: Tensor, output: Output, num_classes: int | None
+) -> tuple[_Sweep, bool]:
     """A sweep, in channels_last order if the module takes it: a `view` of a map does not."""
-    try:
-        return _sweep(module, images.contiguous(memory_format=torch.channels_last)), True
-    except (UserError, NotFiniteError):
-        raise
-    except Exception:
-        return _sweep(module, images.contiguous()), False
+    if images.ndim == 4:
+        ordered = images.contiguous(memory_format=torch.channels_last)
+        try:
+            return _sweep(module, ordered, output, num_classes), True
+        except (UserError, NotFiniteError):
+            raise
+        except Exception:  # tried again in the other order, where it may raise what it likes
+            pass
+    return _sweep(module, images.contiguous(), output, num_classes), False
 
 
-def _sweep(module: nn.Module, images: Tensor) -> _Sweep:
+def _sweep(module: nn.Module, images: Tensor, output: Output, num_classes: int | None) -> _Sweep:
     calls: dict[str, _Call] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
@@ -167,8 +207,8 @@ def _sweep(module: nn.Module, images: Tensor) -> _Sweep:
         ) -> None:
             before = calls.pop(name, None)  # the order is that of the last calls
             count = 1 if before is None else before.count + 1
-            given = next(iter((*inputs, *named.values())), None)
-            if isinstance(part, nn.Linear | DistanceHead):
+            given = first_tensor((*inputs, *named.values()))
+            if is_last_layer(part):
                 # What comes after it may work in place.
                 given, output = (
                     value.clone() if isinstance(value, Tensor) else value
@@ -180,30 +220,36 @@ def _sweep(module: nn.Module, images: Tensor) -> _Sweep:
 
     with ExitStack() as stack:
         for name, part in module.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                continue  # they run no hooks
             # A hook on all of it would see nothing that the caller does not.
-            if name or isinstance(part, nn.Linear | DistanceHead):
+            if name or is_last_layer(part):
                 stack.callback(part.register_forward_hook(watch(name), with_kwargs=True).remove)
         with torch.no_grad():
             returned = module(images.clone())  # it may work in place on them
-    logits = _checked_logits(module, returned, len(images))
-    return _Sweep(logits, calls, len(images), (images.shape[2], images.shape[3]))
+
+    def is_layers(value: Tensor) -> bool:
+        return any(_gives(call, value) for call in calls.values() if is_last_layer(call.module))
+
+    note = ""
+    if output is None:
+        output, note = find_output(returned, images, model_name(module), num_classes, is_layers)
+    logits = _checked_logits(module, logits_in(returned, output, images), len(images))
+    size = (images.shape[2], images.shape[3]) if images.ndim == 4 else (1, 1)
+    return _Sweep(logits, calls, len(images), size, output, note)
 
 
 def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
-    name = type(module).__name__
-    hint = "Wrap it in a module that returns the logits alone."
+    name = model_name(module)
     if not isinstance(returned, Tensor):
-        kind = type(returned).__name__
-        if isinstance(returned, dict):
-            kind += f" with the keys {', '.join(map(repr, returned))}"
-        elif isinstance(returned, tuple | list):
-            kind += f" of {len(returned)}"
-        raise UserError(f"The model {name} returned a {kind}, not logits [images, classes].", hint)
+        raise UserError(
+            f"The model {name} returned {described(returned)}, not logits [images, classes].", HINT
+        )
     if returned.ndim != 2 or len(returned) != images or not returned.is_floating_point():
         raise UserError(
             f"The model {name} returned {str(returned.dtype).removeprefix('torch.')} values of "
             f"shape {list(returned.shape)} for {images} images, not logits [images, classes].",
-            hint,
+            HINT,
         )
     if returned.shape[1] < 2:
         raise UserError(
@@ -218,70 +264,118 @@ def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
 # --- the last layer ----------------------------------------------------------------------------
 
 
-def _head_of(sweep: _Sweep, module: nn.Module) -> str:
-    """Name of the linear or distance layer whose output are the logits."""
-    model = type(module).__name__
-    layers = {
-        name: call
-        for name, call in sweep.calls.items()
-        if isinstance(call.module, nn.Linear | DistanceHead)
-    }
-    for name, call in reversed(layers.items()):
-        if not _same_values(call.output, sweep.logits):
-            continue
-        if not isinstance(call.given, Tensor) or call.given.ndim != 2:
-            raise UserError(
-                f"The last layer of {model}, '{name}', is given {_shape(call.given)}, not features "
-                "[images, features].",
-                "Flatten the features before it, with f.flatten(1).",
-            )
-        if call.count > 1:
-            raise UserError(
-                f"The last layer of {model}, '{name}', runs {call.count} times in one sweep.",
-                "Detectors take what it is given for the features of an image: let it run once.",
-            )
-        return name
-    if not layers:
-        raise UserError(
-            f"The model {model} has no linear layer that runs, and so no known last layer.",
-            "Use a model that ends in a torch.nn.Linear or in a head of oodbench.losses.",
-        )
-    for name, call in layers.items():
-        if _same(F.log_softmax(_rows(call.output), dim=1), sweep.logits):
-            raise UserError(
-                f"The model {model} returns log-probabilities, not logits.",
-                f"Let it return the output of '{name}'.",
-            )
-        if _same(F.softmax(_rows(call.output), dim=1), sweep.logits):
-            raise UserError(
-                f"The model {model} returns probabilities, not logits.",
-                f"Let it return the output of '{name}'.",
-            )
+def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
+    """Name of the last layer, or None and why it is not known."""
+    model = model_name(module)
+    layers = {name: call for name, call in sweep.calls.items() if is_last_layer(call.module)}
+    _check_no_probabilities(sweep, model, layers)
+    usable = {name: call for name, call in layers.items() if _gives_vectors(call, sweep.images)}
+    for name, call in reversed(usable.items()):
+        if _gives(call, sweep.logits):
+            if call.count > 1:
+                return None, f"its last layer, '{name}', runs {call.count} times in a forward pass"
+            return name, ""
+    for name, call in sweep.calls.items():  # the innermost ends first
+        if call.count == 1 and _turns_vectors_into_logits(sweep, name, call):
+            return name, ""
+    classes = sweep.logits.shape[1]
+    ends = [name for name, call in usable.items() if vectors_of(call).shape[1] == classes]
+    if len(ends) == 1 and usable[ends[0]].count == 1:
+        return ends[0], ""
+    if not sweep.calls:
+        return None, "its parts cannot be watched"
+    return None, "no layer was found that gives the logits"
+
+
+def vectors_of(call: _Call) -> Tensor:
+    """What a layer gave, averaged over places, shape [B, ...]."""
+    return vectors(call.output, call.module)
+
+
+def _gives_vectors(call: _Call, images: int) -> bool:
+    """Whether a layer is given, and gives, a floating-point tensor with an entry per image."""
+    return _is_activation(call.given, images) and _is_activation(call.output, images)
+
+
+def _gives(call: _Call, logits: Tensor) -> bool:
+    """Whether a layer gives the logits, averaged over places if there are several."""
+    if not _gives_vectors(call, len(logits)):
+        return False
+    output = vectors_of(call)
+    if output.shape != logits.shape:
+        return False
+    return agree(output, logits) if call.output.numel() > output.numel() else _same(output, logits)
+
+
+def _gives_logits(sweep: _Sweep, name: str | None) -> bool:
+    return name is not None and _gives(sweep.calls[name], sweep.logits)
+
+
+def _turns_vectors_into_logits(sweep: _Sweep, name: str, call: _Call) -> bool:
+    """Whether a module is a last layer of another make: cosines, a low-rank update, int8."""
+    if not name or not _gives_vectors(call, sweep.images) or call.given.ndim != 2:
+        return False
+    if not _same(call.output, sweep.logits):
+        return False
+    if not _has_weights(call.module) and call.given.shape[1] == call.output.shape[1]:
+        return False  # what comes after the last layer: a rectifier, a temperature
+    before = itertools.takewhile(lambda other: other != name, sweep.calls)
+    return any(
+        not other.startswith(f"{name}.") and _has_weights(sweep.calls[other].module)
+        for other in before
+    )  # else it may be all of the model but for a normalisation
+
+
+def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, _Call]) -> None:
+    """Refuse what is not logits: detectors would take the softmax of a softmax."""
+    logits = sweep.logits.double()
+    ones = torch.ones(len(logits), dtype=torch.float64, device=logits.device)
+    kind = ""
+    if torch.allclose(logits.exp().sum(dim=1), ones, atol=1e-3):
+        kind = "log-probabilities"
+    elif bool((logits >= 0).all()) and torch.allclose(logits.sum(dim=1), ones, atol=1e-3):
+        kind = "probabilities"
+    if not kind:
+        return
+    activated = logits.exp() if kind == "log-probabilities" else logits
+    name = next(
+        (
+            name
+            for name, call in reversed([*layers.items()])
+            if _gives_vectors(call, sweep.images)
+            and vectors_of(call).shape == logits.shape
+            and torch.allclose(F.softmax(vectors_of(call).double(), 1), activated, atol=1e-3)
+        ),
+        None,
+    )
     raise UserError(
-        f"No linear layer of the model {model} gives its logits: they are not what any of them "
-        f"returns. The last one that runs is '{list(layers)[-1]}'.",
-        "Let the model return the output of a torch.nn.Linear, or of a head of oodbench.losses, as "
-        "it is.",
+        f"The model {model} returns {kind}, not logits.",
+        f"Let it return the output of '{name}'." if name else "Leave out its last softmax.",
     )
 
 
-def _same_values(output: Any, logits: Tensor) -> bool:
-    """Whether a layer gives the logits, but for axes of size one."""
-    if not isinstance(output, Tensor) or output.numel() != logits.numel():
+def _computes_what_it_says(
+    sweep: _Sweep, module: nn.Module, head: str, features: str | None
+) -> bool:
+    """Whether the logits are W f + b: a subclass, a hook, or what comes after, may change them."""
+    layer = module.get_submodule(head)
+    if isinstance(layer, DistanceHead) and features is None:
+        return _gives_logits(sweep, head)
+    if not is_last_layer(layer):
         return False
-    return _same(output.reshape(logits.shape), logits)
-
-
-def _computes_what_it_says(sweep: _Sweep, head: str) -> bool:
-    """Whether a linear layer computes W f + b: a subclass, or a hook, may do something else."""
-    call = sweep.calls[head]
-    layer = call.module
-    if not isinstance(layer, nn.Linear):
-        return True
+    if features is None:
+        call = _call_of(sweep, module, head)
+        inputs = vectors(call.given, layer)
+    else:
+        call = _call_of(sweep, module, features)
+        inputs = vectors(first_tensor(call.output), call.module)
+    weight = next(layer.parameters()).detach().double().flatten(1)
+    bias: Tensor | None = getattr(layer, "bias", None)
+    if weight.shape != (sweep.logits.shape[1], inputs.shape[1]) or isinstance(layer, DistanceHead):
+        return False
     with torch.no_grad():
-        bias = None if layer.bias is None else layer.bias.double()
-        expected = F.linear(call.given.double(), layer.weight.double(), bias)
-    return agree(expected, call.output)
+        expected = F.linear(inputs.double(), weight, None if bias is None else bias.double())
+    return agree(expected, sweep.logits)
 
 
 def agree(first: Tensor, second: Tensor) -> bool:
@@ -291,18 +385,62 @@ def agree(first: Tensor, second: Tensor) -> bool:
     return bool(difference <= precision**0.5 * second.abs().max())
 
 
-def _rows(output: Any) -> Tensor:
-    """A layer's output as a matrix that can be compared."""
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        return torch.zeros(0, 1)
-    return output
-
-
 def _same(output: Any, logits: Tensor) -> bool:
     """Whether two tensors agree, up to the rounding of another type; NaN agrees with NaN."""
     if not isinstance(output, Tensor) or output.shape != logits.shape:
         return False
     return torch.allclose(output.double(), logits.double(), rtol=1e-6, atol=0, equal_nan=True)
+
+
+# --- named modules -----------------------------------------------------------------------------
+
+
+def _check_name(module: nn.Module, argument: str, name: Any) -> None:
+    if name is None:
+        return
+    known = [inside for inside, _ in module.named_modules() if inside]
+    if not isinstance(name, str):
+        raise UserError(f"{argument}: expected the name of a module, not {name!r}.")
+    if name not in known:
+        raise UserError(
+            f"{argument}: the model {model_name(module)} has no module '{name}'.",
+            did_you_mean(name, known),
+        )
+
+
+def _call_of(sweep: _Sweep, module: nn.Module, name: str) -> _Call:
+    """Calls of a named module; one that has several names is known by its first."""
+    part = module.get_submodule(name)
+    known = next(first for first, other in module.named_modules() if other is part)
+    return sweep.calls[known]
+
+
+def _check_part(
+    sweep: _Sweep, module: nn.Module, name: str, argument: str, *, of: Literal["given", "output"]
+) -> None:
+    """Refuse a named module that does not run once, or has no vector for each image."""
+    try:
+        call = _call_of(sweep, module, name)
+    except KeyError:
+        raise UserError(
+            f"{argument}: '{name}' does not run, or cannot be watched, when {model_name(module)} "
+            "computes its logits.",
+            "Name a module that runs once.",
+        ) from None
+    if call.count > 1:
+        raise UserError(
+            f"{argument}: '{name}' runs {call.count} times in one forward pass of "
+            f"{model_name(module)}.",
+            "Name a module that runs once.",
+        )
+    value = first_tensor(call.given if of == "given" else call.output)
+    if not _is_activation(value, sweep.images):
+        verb = "is given" if of == "given" else "gives"
+        raise UserError(
+            f"{argument}: '{name}' {verb} {_shape(value)} for {sweep.images} images, not a "
+            "floating-point tensor [images, ...].",
+            "Name another module.",
+        )
 
 
 # --- named taps --------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class ResNet(Network):
         in_channels: channels of the images.
     """
 
+    head: nn.Module
+
     def __init__(
         self,
         blocks: tuple[int, ...],

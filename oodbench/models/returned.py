@@ -1,0 +1,136 @@
+"""The logits in what a model returns: a tensor, or one entry of a mapping, a tuple or an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oodbench.errors import UserError
+
+Output = str | int | Callable[[Any], Any] | None
+"""Where the logits are: a key or an attribute, a position, a function; None: what is returned."""
+
+HINT = "Say where the logits are with output=: a key, a position, or a function of what it returns."
+
+
+def logits_in(returned: Any, output: Output, images: Tensor) -> Any:
+    """The logits [B, C] in what a model returned for images, or whatever is there instead.
+
+    Axes of size one after the classes are left out; numpy arrays become tensors.
+
+    Raises:
+        UserError: `output` does not name an entry.
+    """
+    value = _entry(returned, output)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        value = torch.as_tensor(value, device=images.device)
+    if isinstance(value, Tensor) and value.ndim > 2 and value.shape[2:].numel() == 1:
+        value = value.flatten(1)
+    return value
+
+
+def find_output(
+    returned: Any,
+    images: Tensor,
+    model: str,
+    num_classes: int | None,
+    is_layers: Callable[[Tensor], bool],
+) -> tuple[Output, str]:
+    """Where the logits are in what a model returned, and a note where that was a choice.
+
+    In this order: what is returned, if it is a tensor; the entry "logits"; the only entry that may
+    be logits, [B, C] with `num_classes` columns if it is given; the only one of several that a last
+    layer gives; the first of a tuple.
+
+    Args:
+        returned: by the model.
+        images: that it was given.
+        model: its name, for messages.
+        num_classes: C, if it is known.
+        is_layers: whether a tensor is what a linear layer of the model gave.
+
+    Raises:
+        UserError: no entry may be logits, or several may.
+    """
+    if isinstance(returned, Tensor | np.ndarray):
+        return None, ""
+    entries = _entries(returned)
+    if isinstance(entries.get("logits"), Tensor | np.ndarray):
+        return "logits", ""
+
+    def may_be_logits(value: Any) -> bool:
+        return (
+            isinstance(value, Tensor)
+            and value.is_floating_point()
+            and value.ndim == 2
+            and len(value) == len(images)
+            and value.shape[1] > 1
+            and num_classes in (None, value.shape[1])
+        )
+
+    found: dict[str | int, Tensor] = {}
+    for key in entries:
+        value = logits_in(entries, key, images)
+        if may_be_logits(value):
+            found[key] = value
+    if not found:
+        raise UserError(
+            f"The model {model} returned {described(returned)}, not logits [images, classes].", HINT
+        )
+    if len(found) == 1:
+        return next(iter(found)), ""
+    by_layers = [key for key, value in found.items() if is_layers(value)]
+    key = by_layers[0] if len(by_layers) == 1 else next(iter(found))
+    if len(by_layers) != 1 and not (isinstance(returned, tuple | list) and key == 0):
+        shown = ", ".join(f"{key!r} {list(value.shape)}" for key, value in found.items())
+        raise UserError(
+            f"The model {model} returned {described(returned)}, of which several may be the "
+            f"logits: {shown}.",
+            f"Say which with output=, such as output={key!r}.",
+        )
+    return key, (
+        f"The model returns {described(returned)}: entry {key!r}, of shape [images, "
+        f"{found[key].shape[1]}], was taken for the logits; output= names another."
+    )
+
+
+def described(returned: Any) -> str:
+    """What kind of thing a model returned, with the names of its entries."""
+    name = type(returned).__name__
+    text = f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+    if isinstance(returned, Mapping):
+        return f"{text} with the keys {', '.join(map(repr, returned))}"
+    return f"{text} of {len(returned)}" if isinstance(returned, tuple | list) else text
+
+
+def _entries(returned: Any) -> Mapping[Any, Any]:
+    """The parts of what a model returned, by key, position or attribute."""
+    if isinstance(returned, Mapping):
+        return returned
+    if isinstance(returned, tuple | list):
+        names = getattr(returned, "_fields", ())
+        if "logits" in names:
+            return dict(zip(names, returned, strict=True))
+        return dict(enumerate(returned))
+    return getattr(returned, "__dict__", {})
+
+
+def _entry(returned: Any, output: Output) -> Any:
+    if output is None:
+        return returned
+    if callable(output):
+        return output(returned)
+    try:
+        if isinstance(output, str) and not isinstance(returned, Mapping):
+            return getattr(returned, output)
+        if isinstance(output, str | int) and isinstance(returned, Mapping | Sequence | Tensor):
+            return returned[output]  # type: ignore[index]
+    except (AttributeError, KeyError, IndexError):
+        pass
+    raise UserError(
+        f"output: the model returned {described(returned)}, which has no {output!r}.", HINT
+    )

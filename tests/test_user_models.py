@@ -1,0 +1,493 @@
+"""Models of every make in `oodbench.evaluate`: black boxes, heads, outputs, no gradients."""
+
+from __future__ import annotations
+
+import warnings
+from collections import namedtuple
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+import oodbench
+from oodbench import EvaluationResult, UserError, own_model
+from oodbench.specs import EvaluationSpec
+
+CLASSES = 6
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_model, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
+
+
+def body(width: int = 12) -> nn.Sequential:
+    """Maps images [B, 3, 8, 8] to maps [B, width, 6, 6]."""
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU())
+
+
+def pooling() -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def classifier() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(body(), pooling(), nn.Linear(12, CLASSES)).eval()
+
+
+def images(count: int, seed: int) -> Tensor:
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def data(**others: Any) -> dict[str, Any]:
+    labels = torch.arange(48) % CLASSES
+    given: dict[str, Any] = {
+        "id_data": TensorDataset(images(48, 0), labels),
+        "ood_data": {"far": TensorDataset(images(20, 1).square())},
+        "fit_data": TensorDataset(images(60, 2), torch.arange(60) % CLASSES),
+        "device": "cpu",
+    }
+    return given | others
+
+
+def evaluated(model: Any, detectors: Any, **others: Any) -> EvaluationResult:
+    return oodbench.evaluate(model, detectors, **data(**others))
+
+
+def assert_same_scores(found: EvaluationResult, expected: EvaluationResult) -> None:
+    assert found.failed == {} == expected.failed
+    assert found.scores.keys() == expected.scores.keys()
+    for label, sets in expected.scores.items():
+        for name, scores in sets.items():
+            np.testing.assert_allclose(found.scores[label][name], scores, rtol=2e-3, atol=2e-4)
+
+
+# --- black boxes -------------------------------------------------------------------------------
+
+
+def _quietly(make: Callable[[], Any]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript and old quantization are deprecated
+        return make()
+
+
+def exported(model: nn.Module) -> Any:
+    sizes = ({0: torch.export.Dim("batch", min=1, max=512)},)
+    return torch.export.export(model, (images(4, 9),), dynamic_shapes=sizes).module()
+
+
+class Holding(nn.Module):
+    """A module of the user's around a part of another make."""
+
+    def __init__(self, part: Any) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Any:
+        return self.part(x)
+
+
+class Callable_:  # noqa: N801
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+BLACK_BOXES: dict[str, Callable[[nn.Module], Any]] = {
+    "a function": lambda model: lambda x: model(x),
+    "a method": lambda model: model.forward,
+    "an object that can be called": Callable_,
+    "a function that gives numpy": lambda model: lambda x: model(x).detach().numpy(),
+    "scripted": torch.jit.script,
+    "traced": lambda model: torch.jit.trace(model, images(2, 9)),
+    "frozen": lambda model: torch.jit.freeze(torch.jit.script(model)),
+    "in training mode": lambda model: torch.jit.script(model).train(),
+    "exported": exported,
+    "a module that holds a scripted one": lambda model: Holding(torch.jit.script(model)),
+    "a module that holds an exported one": lambda model: Holding(exported(model)),
+}
+
+
+@pytest.mark.parametrize("name", BLACK_BOXES)
+def test_black_boxes_give_the_scores_of_their_logits(name: str) -> None:
+    model = classifier()
+    detectors = ["baseline", "energy", "odin", "knn", "vim"]
+    expected = evaluated(model, detectors)
+    box = _quietly(lambda: BLACK_BOXES[name](model))
+    found = evaluated(box, detectors, costs=True)
+    ran = {"baseline", "energy", "odin"} - ({"odin"} if "numpy" in name else set())
+    assert found.scores.keys() == ran
+    assert all("head=" in found.skipped[label] for label in ("knn", "vim"))
+    assert found.head == ""
+    for label in ran:
+        np.testing.assert_allclose(
+            found.scores[label]["id"], expected.scores[label]["id"], rtol=1e-4, atol=1e-5
+        )
+    assert [cost.forwards_per_image for cost in found.costs if cost.method == "energy"] == [1.0]
+    if name == "in training mode":
+        assert box.training, "it is given back as it was"
+
+
+def test_an_ensemble_gives_logits_and_its_members_are_not_mixed_up() -> None:
+    torch.manual_seed(1)
+    first, second = classifier(), nn.Sequential(body(), pooling(), nn.Linear(12, CLASSES))
+
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.members = nn.ModuleList([first, second])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([member(x) for member in self.members]).mean(0)
+
+    found = evaluated(Ensemble(), ["energy", "knn"])
+    assert list(found.scores) == ["energy"]
+    x = images(48, 0)
+    expected = ((first(x) + second(x)) / 2).logsumexp(1).detach()
+    np.testing.assert_allclose(found.scores["energy"]["id"], expected, rtol=1e-5)
+    named = evaluated(Ensemble(), ["knn"], features="members.1.1")
+    alone = evaluated(second, ["knn"])
+    assert_same_scores(named, alone)
+
+
+def test_int8() -> None:
+    model = classifier()
+    quantized = _quietly(
+        lambda: torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    )
+    found = evaluated(quantized, ["energy", "knn", "vim", "odin"])
+    assert list(found.scores) == ["energy", "knn"]  # its last layer is seen
+    assert "weights of a linear last layer" in found.skipped["vim"]
+    assert "gradient" in found.skipped["odin"]
+    assert_same_scores(
+        evaluated(quantized, ["knn"]), evaluated(model, ["knn"])
+    )  # the body is not quantized
+    whole = nn.Sequential(nn.Flatten(), _quietly(lambda: quantized[2]))
+    small = TensorDataset(torch.rand(9, 12, 1, 1))
+    without_parameters = evaluated(
+        whole, ["energy"], id_data=small, ood_data={"o": small}, fit_data=None
+    )
+    assert list(without_parameters.scores) == ["energy"]
+
+
+def test_what_is_no_model_is_refused() -> None:
+    for model, said in (
+        (nn.Linear, "not the class Linear"),
+        (3, "not a int"),
+        ("net", "not a str"),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluated(model, ["energy"])
+
+
+# --- last layers -------------------------------------------------------------------------------
+
+
+def with_convolution(model: nn.Module, *, before_pooling: bool, kind: str = "2d") -> nn.Module:
+    """The classifier with its linear layer as a 1x1 convolution."""
+    last = model[2]  # type: ignore[index]
+    head = nn.Conv2d(12, CLASSES, 1)
+    with torch.no_grad():
+        head.weight.copy_(last.weight[:, :, None, None])
+        head.bias.copy_(last.bias)  # type: ignore[union-attr]
+    if before_pooling:
+        return nn.Sequential(model[0], head, pooling())  # type: ignore[index]
+    return nn.Sequential(model[0], nn.AdaptiveAvgPool2d(1), head, nn.Flatten())  # type: ignore[index]
+
+
+@pytest.mark.parametrize("before_pooling", [True, False])
+def test_a_1x1_convolution_is_a_linear_head(before_pooling: bool) -> None:
+    model = classifier()
+    detectors = ["energy", "knn", "vim", "react", "gradnorm", "dice", "mahalanobis_single", "odin"]
+    expected = evaluated(model, detectors)
+    found = evaluated(with_convolution(model, before_pooling=before_pooling), detectors)
+    assert found.skipped == {} == expected.skipped
+    assert_same_scores(found, expected)
+
+
+def test_logits_with_places_of_size_one() -> None:
+    model = classifier()
+    bare = nn.Sequential(*with_convolution(model, before_pooling=False))[:-1]  # type: ignore[arg-type]
+    assert_same_scores(evaluated(bare, ["energy", "vim"]), evaluated(model, ["energy", "vim"]))
+
+
+class Cosine(nn.Module):
+    """A head of cosines, as a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prototypes = nn.Parameter(torch.randn(CLASSES, 12))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 9 * F.normalize(features, dim=1) @ F.normalize(self.prototypes, dim=1).T
+
+
+class LowRank(nn.Module):
+    """A linear layer with an update of low rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(12, CLASSES)
+        self.down, self.up = nn.Linear(12, 2, bias=False), nn.Linear(2, CLASSES, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.base(features) + self.up(self.down(features))
+
+
+class Tempered(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits / 1.7
+
+
+class Squeezing(nn.Module):
+    """SqueezeNet's: a convolution to the classes, a rectifier, pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Dropout(), nn.Conv2d(12, CLASSES, 1), nn.ReLU(), pooling())
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.layers(maps)  # type: ignore[no-any-return]
+
+
+HEADS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "cosines": (lambda: nn.Sequential(pooling(), Cosine()), "1.1"),
+    "an update of low rank": (lambda: nn.Sequential(pooling(), LowRank()), "1.1"),
+    "batch normalization after it": (
+        lambda: nn.Sequential(pooling(), nn.Linear(12, CLASSES), nn.BatchNorm1d(CLASSES, eps=1.0)),
+        "1.1",
+    ),
+    "a temperature after it": (
+        lambda: nn.Sequential(pooling(), nn.Linear(12, CLASSES), Tempered()),
+        "1.1",
+    ),
+    "a convolution and a rectifier": (Squeezing, "1.layers.1"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_are_not_linear_give_features_and_no_weights(name: str) -> None:
+    make, head = HEADS[name]
+    torch.manual_seed(0)
+    parts = body()
+    model = nn.Sequential(parts, make()).eval()
+    found = evaluated(model, ["energy", "knn", "vim"])
+    assert found.head == head
+    assert found.skipped == {
+        "vim": "needs the weights of a linear last layer; the logits of the model do not come from "
+        "one"
+    }
+    logits = model(images(48, 0)).detach()
+    np.testing.assert_allclose(found.scores["energy"]["id"], logits.logsumexp(1), rtol=1e-5)
+    expected = evaluated(nn.Sequential(parts, pooling(), nn.Linear(12, CLASSES)), ["knn"])
+    np.testing.assert_allclose(
+        found.scores["knn"]["id"], expected.scores["knn"]["id"], rtol=1e-3, atol=1e-5
+    )
+
+
+class ZeroShot(nn.Module):
+    """A product of the features with a parameter, as CLIP classifies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.Sequential(body(), pooling())
+        self.text = nn.Parameter(torch.randn(CLASSES, 12))
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = F.normalize(self.visual(x), dim=1)
+        return self.logit_scale.exp() * features @ F.normalize(self.text, dim=1).T
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_features_may_be_named(wrapped: bool) -> None:
+    torch.manual_seed(0)
+    model: nn.Module = ZeroShot()
+    visual = model.visual
+    prefix = "part." if wrapped else ""
+    model = Holding(model) if wrapped else model
+    found = evaluated(model, ["energy", "knn", "vim"], costs=True)
+    assert list(found.scores) == ["energy"]
+    assert "features=" in found.skipped["knn"]
+    assert [cost.method for cost in found.costs] == ["energy"]
+    named = evaluated(model, ["energy", "knn", "vim"], features=f"{prefix}visual")
+    assert list(named.scores) == ["energy", "knn"]
+    assert "weights of a linear last layer" in named.skipped["vim"]
+    expected = evaluated(nn.Sequential(visual, nn.Linear(12, CLASSES)), ["knn"])
+    np.testing.assert_array_equal(named.scores["knn"]["id"], expected.scores["knn"]["id"])
+
+
+def test_features_named_in_front_of_a_linear_layer_keep_its_weights() -> None:
+    model = classifier()
+    expected = evaluated(model, ["knn", "vim"])
+    assert_same_scores(evaluated(model, ["knn", "vim"], features="1.0"), expected)
+    assert_same_scores(evaluated(model, ["knn", "vim"], head="2"), expected)
+    others = evaluated(model, ["knn", "vim"], features="0.0")  # before the rectifier
+    assert list(others.scores) == ["knn"]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"head": "fc"}, "head: the model Sequential has no module 'fc'"),
+        ({"features": "9"}, "features: the model Sequential has no module '9'"),
+        ({"features": 3}, "features: expected the name of a module, not 3"),
+        ({"head": "3"}, "head: '3' does not run"),
+        ({"features": "4"}, "features: '4' runs 2 times"),
+    ],
+)
+def test_names_that_do_not_serve(named: dict[str, Any], said: str) -> None:
+    class Odd(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[2](self[1](self[4](self[4](self[0](x)))))  # type: ignore[no-any-return]
+
+    model = Odd(*classifier(), nn.Linear(2, 2), nn.ReLU())
+    model.__class__.__name__ = "Sequential"
+    with pytest.raises(UserError, match=said.replace("(", r"\(")):
+        evaluated(model, ["knn"], **named)
+
+
+# --- outputs -----------------------------------------------------------------------------------
+
+
+class Returning(nn.Module):
+    """Makes something of the logits, features and maps of a classifier."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.net = classifier()
+        self.make = make
+
+    def forward(self, x: Tensor) -> Any:
+        maps = self.net[0](x)
+        features = self.net[1](maps)
+        return self.make(self.net[2](features), features, maps)
+
+
+Named = namedtuple("Named", ["features", "logits"])
+
+OUTPUTS: dict[str, tuple[Callable[..., Any], Any]] = {
+    "a mapping": (lambda logits, features, maps: {"x": features, "logits": logits}, None),
+    "an object": (lambda logits, features, maps: SimpleNamespace(x=features, logits=logits), None),
+    "a named tuple": (lambda logits, features, maps: Named(features, logits), None),
+    "the only matrix": (lambda logits, features, maps: {"maps": maps, "out": logits}, None),
+    "a loss first": (lambda logits, features, maps: (maps.mean(), logits), None),
+    "a list": (lambda logits, features, maps: [logits], None),
+    "numpy": (lambda logits, features, maps: logits.detach().numpy(), None),
+    "features first": (lambda logits, features, maps: (features, logits), None),
+    "features last": (lambda logits, features, maps: (logits, features), None),
+    "a key": (lambda logits, features, maps: {"a": logits + 1, "b": logits}, "b"),
+    "a position": (lambda logits, features, maps: (logits + 1, logits), 1),
+    "an attribute": (lambda logits, features, maps: SimpleNamespace(p=logits, logits=maps), "p"),
+    "a function": (
+        lambda logits, features, maps: {"deep": [logits]},
+        lambda returned: returned["deep"][0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_logits_are_found_in_what_a_model_returns(name: str) -> None:
+    make, output = OUTPUTS[name]
+    detectors = ["energy", "knn", "vim"]
+    found = evaluated(Returning(make), detectors, output=output)
+    assert found.skipped == {}
+    assert_same_scores(found, evaluated(classifier(), detectors))
+    chosen = [note for note in found.notes if "was taken for the logits" in note]
+    assert len(chosen) == (1 if name in ("features first", "features last") else 0)
+
+
+def test_what_several_outputs_are_is_not_guessed() -> None:
+    model = Returning(lambda logits, features, maps: {"a": logits + 1, "b": logits + 2})
+    with pytest.raises(UserError, match=r"several may be the logits: 'a' \[3, 6\], 'b' \[3, 6\]"):
+        evaluated(model, ["energy"])
+    first = Returning(lambda logits, features, maps: (logits + 1, features))
+    assert any("entry 0" in note for note in evaluated(first, ["energy"]).notes)
+    wide = Returning(lambda logits, features, maps: {"a": features + 1, "b": logits + 1})
+    assert evaluated(wide, ["energy"], num_classes=CLASSES).num_classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("scores", "a dict with the keys 'a', which has no 'scores'"),
+        (0, "which has no 0"),
+        (lambda returned: returned["a"].argmax(1), "int64 values"),
+        (lambda returned: returned["missing"], "KeyError"),
+    ],
+)
+def test_outputs_that_are_not_there(output: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        evaluated(Returning(lambda logits, *rest: {"a": logits}), ["energy"], output=output)
+
+
+# --- no gradient for the input -----------------------------------------------------------------
+
+
+class Probe(nn.Module):
+    """A linear layer on a backbone that is run in some way without gradients."""
+
+    def __init__(self, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(body(), pooling())
+        self.fc = nn.Linear(12, CLASSES)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.run(self.backbone, x))
+
+
+def _in_inference_mode(backbone: nn.Module, x: Tensor) -> Any:
+    with torch.inference_mode():
+        return backbone(x)
+
+
+def _in_numpy(backbone: nn.Module, x: Tensor) -> Tensor:
+    return torch.from_numpy(backbone(x).detach().numpy())
+
+
+WITHOUT_GRADIENTS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "no_grad": torch.no_grad()(lambda backbone, x: backbone(x)),
+    "inference mode": _in_inference_mode,
+    "detached features": lambda backbone, x: backbone(x).detach(),
+    "detached images": lambda backbone, x: backbone(x.detach()),
+    "through numpy": _in_numpy,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
+def test_without_gradients_only_what_needs_them_is_left_out(name: str) -> None:
+    torch.manual_seed(0)
+    model = Probe(WITHOUT_GRADIENTS[name])
+    with torch.no_grad():
+        labels = model(images(48, 3)).argmax(1)
+    others = data(
+        validation_data=TensorDataset(images(48, 3), labels),
+        normalization=(0.5, 0.25),
+    )
+    names = ["energy", "knn", "vim", "gradnorm", "odin", "mahalanobis"]
+    found = oodbench.evaluate(model, names, **others)
+    assert list(found.scores) == ["energy", "knn", "vim", "gradnorm"]
+    assert found.failed == {}
+    for label in ("odin", "mahalanobis"):
+        assert "gradient" in found.skipped[label]
+        assert "requires_grad_(False)" in found.skipped[label], "what to do"
+
+
+def test_a_forward_under_no_grad() -> None:
+    class Decorated(Probe):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x)
+
+    found = evaluated(Decorated(lambda backbone, x: backbone(x)), ["odin", "energy"])
+    assert list(found.scores) == ["energy"]
+    assert "gradient" in found.skipped["odin"]
