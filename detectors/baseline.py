@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import max_probability
+from oodbench.functional import max_log_odds
 
 
 @register(
@@ -17,8 +17,12 @@ from oodbench.functional import max_probability
     url="https://openreview.net/forum?id=Hkg4TI9xl",
 )
 class MaxProbability(Detector):
-    """The largest softmax probability (equation 3 of the DisMax paper)."""
+    """Log-odds of the largest softmax probability, log p - log(1 - p) with p = max_i softmax(z)_i.
+
+    Equation 3 of the DisMax paper is p itself. Its log-odds order images alike at every scale of
+    the logits, where p is 1 up to rounding for many images.
+    """
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Max_i p(y_i | x), shape [B]."""
-        return max_probability(outputs.logits)
+        """Log-odds of max_i p(y_i | x), shape [B]."""
+        return max_log_odds(outputs.logits)

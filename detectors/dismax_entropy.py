@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import negative_entropy
+from oodbench.functional import log_entropy
 
 
 @register(
@@ -18,12 +18,15 @@ from oodbench.functional import negative_entropy
     needs=("dismax_head",),
 )
 class DisMaxEntropy(Detector):
-    """Negative entropy of p_i proportional to exp(-||f - p_i||) (equations 6 and 8).
+    """-log H with H the entropy of p_i proportional to exp(-||f - p_i||) (equations 6 and 8).
+
+    The paper's score is -H. The logarithm has the same order, and none of the ties of H where the
+    probabilities are 0 and 1 up to rounding.
 
     The logits of a DisMax head are minus the distances to the prototypes. The loss's alpha is not
     applied here: the paper's h(d) = d.
     """
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Negative entropy in nats, shape [B]."""
-        return negative_entropy(outputs.logits)
+        """Minus the logarithm of the entropy in nats, shape [B]."""
+        return -log_entropy(outputs.logits)

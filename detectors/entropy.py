@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import negative_entropy
+from oodbench.functional import log_entropy
 
 
 @register(
@@ -17,8 +17,12 @@ from oodbench.functional import negative_entropy
     url="https://arxiv.org/abs/1908.05569",
 )
 class Entropy(Detector):
-    """Sum_i p_i log p_i: "SoftMax+Entropy" of the DisMax paper's Table 2."""
+    """-log H with H = -sum_i p_i log p_i: "SoftMax+Entropy" of the DisMax paper's Table 2.
+
+    The paper's score is the negative entropy, -H. The logarithm has the same order, and none of the
+    ties of H where the probabilities are 0 and 1 up to rounding.
+    """
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Negative entropy in nats, shape [B]."""
-        return negative_entropy(outputs.logits)
+        """Minus the logarithm of the entropy in nats, shape [B]."""
+        return -log_entropy(outputs.logits)

@@ -23,7 +23,9 @@ from oodbench import Detector, Outputs, register
     },
 )
 class GEN(Detector):
-    """-sum_{j <= M} p_j^gamma (1 - p_j)^gamma over the M largest probabilities.
+    """-log G with G = sum_{j <= M} p_j^gamma (1 - p_j)^gamma over the M largest probabilities.
+
+    The paper's score is -G. The logarithm has the same order, and no ties where G underflows.
 
     A small gamma makes much of how near to 0 or 1 a probability is: (1e-20)^0.1 is still 0.01.
     Probabilities are therefore neither clipped nor subtracted from 1 where that would cancel.
@@ -42,10 +44,10 @@ class GEN(Detector):
         self.top_m = top_m
 
     def score(self, outputs: Outputs) -> Tensor:
-        """The negative generalised entropy, shape [B]."""
+        """Minus the logarithm of the generalised entropy, shape [B]."""
         log_p = F.log_softmax(outputs.logits, dim=1).sort(dim=1, descending=True).values
         # 1 - p of the largest is the sum of the others; of these, none is larger than 1/2.
         log_largest_complement = log_p[:, 1:].logsumexp(dim=1, keepdim=True)
         others = log_p[:, 1 : self.top_m]
         log_complement = torch.cat([log_largest_complement, torch.log1p(-others.exp())], dim=1)
-        return -(self.gamma * (log_p[:, : self.top_m] + log_complement)).exp().sum(dim=1)
+        return -(self.gamma * (log_p[:, : self.top_m] + log_complement)).logsumexp(dim=1)

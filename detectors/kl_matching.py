@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import negative_entropy
+from oodbench.functional import log_divergence, log_probabilities
 
 
 @register(
@@ -21,7 +20,10 @@ from oodbench.functional import negative_entropy
     needs=("held_out",),
 )
 class KLMatching(Detector):
-    """-min_k KL(p || d_k), where d_k is the typical posterior of class k.
+    """-log min_k KL(p || d_k), where d_k is the typical posterior of class k.
+
+    The paper's score is the divergence. Its logarithm has the same order, and no ties where p and
+    d_k are 0 and 1 up to rounding; everything is computed from logarithms of probabilities.
 
     d_k is the mean of p over the held-out images that are predicted as k; true labels are not used.
     A class that no held-out image is predicted as has no d_k and is left out of the minimum.
@@ -37,25 +39,29 @@ class KLMatching(Detector):
             ValueError: if there is no held-out image.
         """
         classes = batches.num_classes
-        sums = torch.zeros(classes, classes, dtype=torch.float64)
-        counts = torch.zeros(classes, dtype=torch.int64)
+        log_sums = torch.full((classes, classes), -torch.inf, dtype=torch.float64)
+        counts = torch.zeros(classes, dtype=torch.float64)
         for outputs in batches:
             predicted = outputs.logits.argmax(dim=1)
-            sums, counts = sums.to(predicted.device), counts.to(predicted.device)
-            sums.index_add_(0, predicted, F.softmax(outputs.logits.double(), dim=1))
+            log_p = log_probabilities(outputs.logits.double())
+            log_sums, counts = log_sums.to(log_p), counts.to(log_p)
             counts += torch.bincount(predicted, minlength=classes)
+            for k in predicted.unique().tolist():
+                log_sums[k] = torch.logaddexp(log_sums[k], log_p[predicted == k].logsumexp(dim=0))
         seen = counts > 0
         if not seen.any():
             raise ValueError("no held-out images to make a class's template of")
-        templates = sums[seen] / counts[seen, None]
-        # What underflows to 0 counts as the smallest number: the divergence stays finite.
-        self.log_templates = templates.clamp_min(torch.finfo(templates.dtype).tiny).log()
+        log_templates = log_sums - counts[:, None].log()
+        # A template's own class is 1 less the others: exact where it is 1 up to rounding.
+        others = log_templates.masked_fill(torch.eye(classes).bool().to(seen.device), -torch.inf)
+        log_templates.diagonal().copy_(torch.log1p(-others.logsumexp(dim=1).exp()))
+        self.log_templates = log_templates[seen]
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Minus the smallest divergence in nats, shape [B]."""
+        """Minus the logarithm of the smallest divergence in nats, shape [B]."""
         if self.log_templates is None:
             raise ValueError("KL matching has no templates yet: call fit_held_out first")
-        logits = outputs.logits.double()
-        # -KL(p || d_k) = sum_i p_i log d_ki - sum_i p_i log p_i
-        matches = F.softmax(logits, dim=1) @ self.log_templates.T
-        return matches.amax(dim=1) - negative_entropy(logits)
+        log_p = log_probabilities(outputs.logits.double())
+        # KL(p || d_k) = sum_i p_i log p_i - p_i log d_ki: the last part says which is nearest.
+        nearest = (log_p.exp() @ self.log_templates.T).argmax(dim=1)
+        return -log_divergence(log_p, self.log_templates[nearest])

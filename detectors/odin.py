@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import max_probability
+from oodbench.functional import max_log_odds
 
 
 @register(
@@ -29,7 +28,9 @@ from oodbench.functional import max_probability
 class ODIN(Detector):
     """Maximum probability at a temperature, of an image moved towards its predicted class.
 
-    x' = x - epsilon sign(grad_x CE(z(x) / T, argmax z)), then S = max softmax(z(x') / T).
+    x' = x - epsilon sign(grad_x CE(z(x) / T, argmax z)), then S = max softmax(z(x') / T). The score
+    is the log-odds L of S, and the gradient that of -L(x): the cross-entropy is log(1 + exp(-L)),
+    whose gradient has the same sign and vanishes where S is near 1. Order and step are the paper's.
 
     Args:
         temperature: T, applied before the gradient too.
@@ -52,10 +53,9 @@ class ODIN(Detector):
         self.sign_zero = sign_zero
 
     def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:
-        """Cross-entropy with the predicted class at the temperature."""
-        scaled = outputs.logits / self.temperature
-        return {"logits": F.cross_entropy(scaled, scaled.argmax(dim=1), reduction="none")}
+        """Log-odds against the predicted class at the temperature."""
+        return {"logits": -max_log_odds(outputs.logits / self.temperature)}
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Max_i softmax(z(x') / T)_i, shape [B]."""
-        return max_probability(outputs.logits / self.temperature)
+        """Log-odds of max_i softmax(z(x') / T)_i, shape [B]."""
+        return max_log_odds(outputs.logits / self.temperature)

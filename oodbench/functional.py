@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -21,15 +22,30 @@ def max_probability(logits: Tensor) -> Tensor:
 def max_log_odds(logits: Tensor) -> Tensor:
     """Log-odds of the largest softmax probability, log p - log(1 - p), shape [B].
 
-    Orders images as the probability does, also where it is 1 up to rounding: beyond a gap of 37
-    between the largest logit and the others, in float64.
+    Orders images as the probability does, at every scale of the logits; the probability is exactly
+    1 in float64 where the largest logit is more than 37 above the others. Computed from differences
+    of logits, so that nothing is lost where the logits themselves are large.
 
     Args:
         logits: shape [B, C].
     """
+    return -_gaps(logits).logsumexp(dim=1)
+
+
+def _gaps(logits: Tensor) -> Tensor:
+    """z_j - max z, shape [B, C], at most 0; minus infinity for the predicted class itself."""
     largest, predicted = logits.max(dim=1, keepdim=True)
-    others = logits.scatter(1, predicted, -torch.inf).logsumexp(dim=1)
-    return largest.squeeze(1) - others
+    return (logits - largest).scatter(1, predicted, -torch.inf)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax, shape [B, C], to full relative precision also where p is 1 up to rounding.
+
+    Args:
+        logits: shape [B, C].
+    """
+    log_total = F.softplus(-max_log_odds(logits))  # log of the sum of exp(z - max z)
+    return logits - logits.amax(dim=1, keepdim=True) - log_total[:, None]
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
@@ -43,6 +59,66 @@ def negative_entropy(logits: Tensor) -> Tensor:
     """
     log_probabilities = F.log_softmax(logits, dim=1)
     return (log_probabilities.exp() * log_probabilities).sum(dim=1)
+
+
+def log_entropy(logits: Tensor) -> Tensor:
+    """Logarithm of the Shannon entropy, in nats, of the softmax probabilities, shape [B].
+
+    Orders images as the entropy does, at every scale of the logits; the entropy is exactly 0 in
+    float64 where the largest logit is more than 745 above the others. With the gaps d_j = z_j -
+    max z and S the sum of their exponentials, H = log S + sum_j -d_j exp(d_j) / S, a sum of terms
+    that are not negative, taken here in logarithms.
+
+    Args:
+        logits: shape [B, C].
+    """
+    gaps = _gaps(logits)
+    log_odds_against = gaps.logsumexp(dim=1)
+    log_total = F.softplus(log_odds_against)
+    # log(1 + x) is x where x is small: no underflow before the second logarithm.
+    own = torch.where(log_odds_against < -100, log_odds_against, log_total.log())
+    others = torch.where(gaps.isinf(), -torch.inf, gaps + (-gaps).log()).logsumexp(dim=1)
+    return torch.logaddexp(own, others - log_total)
+
+
+def log_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Logarithm of KL(p || q), shape [B].
+
+    Orders images as the divergence does, also where p and q are both 1 up to rounding for one
+    class. With r = log p - log q, KL is the sum of q g(r), where g(r) = 1 - (1 - r) exp(r) is not
+    negative: nothing cancels. A difference r below the rounding of log q counts as that rounding,
+    so that the logarithm is finite where p equals q.
+
+    Args:
+        log_p: logarithms of probabilities (`log_probabilities`), shape [B, C], finite.
+        log_q: likewise.
+    """
+    rounding = torch.finfo(log_q.dtype).eps * log_q.abs()
+    difference = log_p - log_q
+    difference = difference.where(difference.abs() > rounding, rounding)
+    return (log_q + _log_excess(difference)).logsumexp(dim=1)
+
+
+_EXCESS_SERIES = tuple((k + 1) / math.factorial(k + 2) for k in range(12))
+"""g(r) / r^2 as a power series in r."""
+
+
+def _log_excess(r: Tensor) -> Tensor:
+    """The logarithm of g(r) = 1 - (1 - r) exp(r), any shape."""
+    near = r.clamp(-0.1, 0.1)
+    series = torch.zeros_like(r)
+    for coefficient in reversed(_EXCESS_SERIES):
+        series = series * near + coefficient
+    below, above = r.clamp_max(-0.1), r.clamp_min(0.1)
+    return torch.where(
+        r.abs() < 0.1,
+        2 * near.abs().log() + series.log(),
+        torch.where(
+            r < 0,
+            torch.log1p((below - 1) * below.exp()),
+            above + (above + torch.expm1(-above)).log(),
+        ),
+    )
 
 
 def squared_distances(points: Tensor, centres: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ What holds for every detector is in `test_conformance`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -80,9 +81,10 @@ def test_scores_by_hand() -> None:
     logits = torch.log(torch.tensor([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64))
     logits = logits + torch.tensor([[5.0], [-3.0]])  # probabilities do not see this
     outputs = outputs_of(logits)
-    np.testing.assert_allclose(load("baseline").score(outputs), [0.7, 1 / 3], rtol=1e-12)
-    entropies = [0.7 * np.log(0.7) + 0.2 * np.log(0.2) + 0.1 * np.log(0.1), -np.log(3)]
-    np.testing.assert_allclose(load("entropy").score(outputs), entropies, rtol=1e-12)
+    odds = [7 / 3, 1 / 2]
+    np.testing.assert_allclose(load("baseline").score(outputs), np.log(odds), rtol=1e-12)
+    entropies = [-0.7 * np.log(0.7) - 0.2 * np.log(0.2) - 0.1 * np.log(0.1), np.log(3)]
+    np.testing.assert_allclose(load("entropy").score(outputs), -np.log(entropies), rtol=1e-12)
 
 
 def test_dismax_entropy_by_hand() -> None:
@@ -91,7 +93,8 @@ def test_dismax_entropy_by_hand() -> None:
     weights = np.exp(-distances)
     p = weights / weights.sum(axis=1, keepdims=True)
     scores = load("dismax_entropy").score(outputs_of(torch.from_numpy(-distances)))
-    np.testing.assert_allclose(scores.numpy(), (p * np.log(p)).sum(axis=1), rtol=1e-12)
+    entropies = -(p * np.log(p)).sum(axis=1)
+    np.testing.assert_allclose(scores.numpy(), -np.log(entropies), rtol=1e-12)
 
 
 def test_distance_scores_by_hand() -> None:
@@ -112,7 +115,9 @@ def test_mmles_where_probabilities_are_zero() -> None:
 @pytest.mark.parametrize("name", ["entropy", "dismax_entropy"])
 def test_probability_of_zero_adds_nothing_to_an_entropy(name: str) -> None:
     logits = torch.tensor([[0.0, -2000.0, 0.0], [5000.0, 0.0, 0.0]], dtype=torch.float64)
-    np.testing.assert_allclose(load(name).score(outputs_of(logits)), [-np.log(2), 0], atol=1e-15)
+    # Of the second image H = log(1 + s) + 5000 s / (1 + s), with s = 2 exp(-5000).
+    expected = [-np.log(np.log(2)), 5000 - np.log(2) - np.log(5001)]
+    np.testing.assert_allclose(load(name).score(outputs_of(logits)), expected, rtol=1e-14)
 
 
 def test_confident_scores_are_not_tied() -> None:
@@ -146,7 +151,7 @@ def odin_by_hand(
     with torch.no_grad():
         z = network(x - epsilon * sign / std) / temperature
         exponentials = torch.exp(z - z.amax(dim=1, keepdim=True))
-        return (exponentials / exponentials.sum(dim=1, keepdim=True)).amax(dim=1)
+        return (exponentials / exponentials.sum(dim=1, keepdim=True)).amax(dim=1).logit()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 10.0, 1000.0])
@@ -161,7 +166,8 @@ def test_odin_is_the_published_one(
     expected = odin_by_hand(classifier, doubles(data), temperature, epsilon).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     # Relative to what distinguishes images, which is little at a high temperature.
-    np.testing.assert_allclose(found - 1 / 3, expected - 1 / 3, rtol=1e-6)
+    uniform = np.log(1 / 2)
+    np.testing.assert_allclose(found - uniform, expected - uniform, rtol=1e-6)
 
 
 def test_odin_without_temperature_and_step_is_the_baseline(
@@ -185,12 +191,42 @@ def test_odin_temperature_acts_before_the_gradient(
         F.cross_entropy(logits, logits.argmax(dim=1), reduction="sum"), images
     )
     moved = images.detach() - 0.05 * step_sign(gradient, "plus")
-    wrong = F.softmax(classifier(moved) / 1000, dim=1).amax(dim=1).detach()
+    wrong = F.softmax(classifier(moved) / 1000, dim=1).amax(dim=1).logit().detach()
     right = odin_by_hand(classifier, doubles(data), 1000.0, 0.05)
     assert (wrong - right).abs().max() > 1e-6, "these data would not show it"
     detector = load("odin", temperature=1000.0, epsilon=0.05)
     found = engine_scores(classifier, built_in("odin"), detector, data)
     np.testing.assert_allclose(found, right.numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0, 20_000.0])
+def test_odin_moves_confident_images_too(
+    tiny: Make, tiny_data: Make, built_in: Make, scale: float
+) -> None:
+    """The gradient of the cross-entropy underflows there, and the sign of 0 is the same everywhere.
+
+    A temperature that is as many times larger gives the same scores.
+    """
+    classifier, data = tiny(), tiny_data(20)
+    scaled = copy.deepcopy(classifier)
+    with torch.no_grad():
+        for parameter in scaled.network.head.parameters():
+            parameter.mul_(scale)
+    expected = engine_scores(
+        classifier, built_in("odin"), load("odin", temperature=0.02, epsilon=0.05), data
+    )
+    found = engine_scores(
+        scaled, built_in("odin"), load("odin", temperature=0.02 * scale, epsilon=0.05), data
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    confident = engine_scores(
+        scaled, built_in("odin"), load("odin", temperature=0.02, epsilon=0.05), data
+    )
+    still = engine_scores(
+        scaled, built_in("odin"), load("odin", temperature=0.02, epsilon=0.0), data
+    )
+    assert len(np.unique(confident)) == len(confident)
+    assert (confident > still).all(), "the step is towards the predicted class"
 
 
 def test_odin_does_not_clamp(tiny: Make, built_in: Make) -> None:
@@ -225,7 +261,7 @@ def test_sign_of_a_zero_gradient(built_in: Make, sign_zero: str, moved: float) -
     data = ImageArray(np.full((1, 1, 2, 2), 0.5, dtype=np.float32))
     detector = load("odin", temperature=1.0, epsilon=0.125, sign_zero=sign_zero)
     found = engine_scores(classifier, built_in("odin"), detector, data)
-    expected = F.softmax(classifier(torch.full((1, 1, 2, 2), moved).double()), dim=1).amax()
+    expected = F.softmax(classifier(torch.full((1, 1, 2, 2), moved).double()), 1).amax().logit()
     np.testing.assert_allclose(found, expected.item(), rtol=1e-12)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from decimal import Decimal, localcontext
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -125,7 +126,7 @@ def reference(name: str, training: Outputs, test: Outputs, parameters: dict[str,
     if name == "gen":
         gamma, m = parameters.get("gamma", 0.1), parameters.get("top_m", 100)
         largest = [sorted(softmax_by_hand(z), reverse=True)[:m] for z in logits]
-        return np.array([-sum(p**gamma * (1 - p) ** gamma for p in row) for row in largest])
+        return -np.log([sum(p**gamma * (1 - p) ** gamma for p in row) for row in largest])
     if name == "kl_matching":
         return kl_by_hand(numbers(training.logits), logits)
     if name == "temperature_scaling":
@@ -156,7 +157,7 @@ def kl_by_hand(held_out: Array, logits: Array) -> Array:
         divergences = [
             sum(p[i] * np.log(p[i] / d[i]) for i in range(len(p)) if p[i] > 0) for d in templates
         ]
-        scores.append(-min(divergences))
+        scores.append(-np.log(min(divergences)))
     return np.array(scores)
 
 
@@ -434,6 +435,118 @@ def test_she_names_the_classes_without_a_pattern() -> None:
         learn(load("she"), Given(replace(outputs, labels=labels)))
 
 
+# --- scores of probabilities at every scale of the logits ---------------------------------------
+
+
+def exactly(name: str, parameters: dict[str, Any], rows: Array, held_out: Array) -> list[Any]:
+    """What a detector's paper computes for each row of logits, or what has the same order.
+
+    With 80 digits and any exponent; 1 - p is the sum of the other probabilities.
+    """
+    temperature = parameters.get("temperature", 1.0)
+
+    def softmax(z: Array) -> list[Any]:
+        exponentials = [mpmath.exp(mpmath.mpf(float(value)) / temperature) for value in z]
+        total = mpmath.fsum(exponentials)
+        return [value / total for value in exponentials]
+
+    def others(p: Sequence[Any], i: int) -> Any:
+        return mpmath.fsum(value for j, value in enumerate(p) if j != i)
+
+    def divergence(p: Sequence[Any], d: Sequence[Any]) -> Any:
+        """The sum of p log(p / d) - p + d, from complements for the largest."""
+        top = max(range(len(d)), key=d.__getitem__)
+        surplus = others(d, top) - others(p, top)
+        terms = [p[i] * mpmath.log(p[i] / d[i]) - p[i] + d[i] for i in range(len(d)) if i != top]
+        near = abs(surplus) < 0.1
+        ratio = mpmath.log1p(surplus / d[top]) if near else mpmath.log(p[top] / d[top])
+        return mpmath.fsum([*terms, p[top] * ratio - surplus])
+
+    posteriors = [softmax(z) for z in rows]
+    if name in ("entropy", "dismax_entropy"):
+        logs = [[mpmath.log1p(-others(p, i)) for i in range(len(p))] for p in posteriors]
+        return [
+            mpmath.fsum(
+                v * (log if v > 0.5 else mpmath.log(v)) for v, log in zip(p, row, strict=True)
+            )
+            for p, row in zip(posteriors, logs, strict=True)
+        ]
+    if name == "gen":
+        gamma = mpmath.mpf(parameters["gamma"])
+        return [
+            -mpmath.fsum((v * others(p, i)) ** gamma for i, v in enumerate(p)) for p in posteriors
+        ]
+    if name == "kl_matching":
+        groups: dict[int, list[list[Any]]] = {}
+        for z in held_out:
+            groups.setdefault(int(z.argmax()), []).append(softmax(z))
+        templates = [
+            [mpmath.fsum(column) / len(group) for column in zip(*group, strict=True)]
+            for group in groups.values()
+        ]
+        return [-min(divergence(p, template) for template in templates) for p in posteriors]
+    return [max(p) / others(p, p.index(max(p))) for p in posteriors]
+
+
+OF_PROBABILITIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("baseline", {}),
+    ("entropy", {}),
+    ("dismax_entropy", {}),
+    ("gen", {"gamma": 0.1}),
+    ("gen", {"gamma": 10.0}),
+    ("odin", {"temperature": 1.0}),
+    ("odin", {"temperature": 0.125}),
+    ("odin", {"temperature": 1024.0}),
+    ("temperature_scaling", {}),
+    ("kl_matching", {}),
+)
+SCALES = (1e-3, 1.0, 30.0, 64.0, 1e3, 1e4)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("name", "parameters"), OF_PROBABILITIES)
+def test_scores_of_probabilities_keep_their_order_at_every_scale(
+    name: str, parameters: dict[str, Any], scale: float
+) -> None:
+    """In float64 the largest probability is 1, and the entropy of the others 0, long before."""
+    generator = torch.Generator().manual_seed(3)
+    rows, held_out = (
+        (scale * torch.randn(count, 4, generator=generator)).double() for count in (16, 12)
+    )  # float32 numbers, as a network gives them
+    detector = load(name, **parameters)
+    if name == "temperature_scaling":
+        detector.fitted_temperature = 1.0
+    elif "held_out" in detector.info.needs:
+        learn(detector, Given(Outputs(held_out, torch.zeros(12, 1)), num_classes=4))
+    scores = detector.score(Outputs(rows, torch.zeros(len(rows), 1)))
+    with mpmath.workdps(80):
+        values = exactly(name, parameters, numbers(rows), numbers(held_out))
+        order = sorted(range(len(values)), key=values.__getitem__)
+    assert torch.isfinite(scores).all()
+    if name == "kl_matching":  # of images that are far more confident it is the template's own
+        distinct = len({mpmath.nstr(value, 15) for value in values})
+        assert (scores[order].diff() >= 0).all()
+        assert len(scores.unique()) >= distinct
+    else:
+        assert len(scores.unique()) == len(values), "images are tied that the logits tell apart"
+        assert scores.argsort().tolist() == order
+    logarithm = name in ("entropy", "dismax_entropy", "gen", "kl_matching")
+    with mpmath.workdps(30):
+        expected = [float(-mpmath.log(-v) if logarithm else mpmath.log(v)) for v in values]
+    rtol = 1e-9 if name == "kl_matching" else 1e-13  # p and its template nearly the same at 1e-3
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=rtol, atol=1e-13)
+
+
+@pytest.mark.parametrize("margin", [50.0, 800.0, 9e3])
+def test_a_small_difference_of_large_margins_is_seen(margin: float) -> None:
+    """Two images whose probabilities differ in no digit of float64."""
+    outputs = of_logits([margin, 0.0, -1.0], [margin * (1 + 1e-6), 0.0, -1.0])
+    for name in ("baseline", "entropy", "dismax_entropy", "gen"):
+        low, high = load(name).score(outputs).tolist()
+        assert low < high, name
+    assert outputs.logits.softmax(dim=1).amax(dim=1).unique().numel() == 1
+
+
 # --- energy, GEN -------------------------------------------------------------------------------
 
 
@@ -446,7 +559,7 @@ def test_energy_at_a_high_temperature_tells_images_apart() -> None:
 
 
 def gen_exactly(logits: Sequence[float], gamma: str) -> float:
-    """Minus the generalised entropy of all classes, with 400 digits."""
+    """Minus the logarithm of the generalised entropy of all classes, with 400 digits."""
     with localcontext(prec=400) as context:
         context.Emin = -(10**9)
         exponentials = [Decimal(value).exp() for value in logits]
@@ -455,7 +568,7 @@ def gen_exactly(logits: Sequence[float], gamma: str) -> float:
             (p / total) ** Decimal(gamma) * ((total - p) / total) ** Decimal(gamma)
             for p in exponentials
         ]
-        return -float(sum(terms))
+        return -float(sum(terms).ln())
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 5.0, 30.0, 40.0, 300.0, 700.0])
@@ -471,11 +584,9 @@ def test_gen_of_certain_images() -> None:
     scores = load("gen").score(of_logits([1e6, 0.0, 0.0], [0.0, -1e6, 0.0], [0.0, 0.0, 0.0]))
     two = 2 * (1 / 4) ** 0.1
     three = 3 * (2 / 9) ** 0.1
-    np.testing.assert_allclose(scores.numpy(), [0.0, -two, -three], rtol=1e-12, atol=1e-15)
-
-
-def test_gen_with_one_class_is_finite() -> None:
-    assert load("gen").score(of_logits([3.0])).item() == 0
+    certain = 0.1 * 1e6 - np.log(2**0.1 + 2)  # 1 - p = 2 exp(-1e6), and p = exp(-1e6) twice
+    expected = [certain, -np.log(two), -np.log(three)]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-12)
 
 
 # --- KL matching -------------------------------------------------------------------------------
@@ -490,14 +601,18 @@ def test_kl_matching_leaves_out_classes_that_are_never_predicted() -> None:
     np.testing.assert_allclose(detector.score(test).numpy(), expected, rtol=1e-12)
 
 
-def test_kl_matching_of_a_posterior_that_is_a_template_is_zero() -> None:
+def test_kl_matching_of_a_posterior_that_is_a_template() -> None:
+    """The divergence is zero; its logarithm is that of the rounding, and above all others."""
     held_out = of_logits([3.0, 0.0, 0.0], [0.0, 2.0, 1.0])
     detector = learn(load("kl_matching"), Given(held_out, num_classes=3))
-    np.testing.assert_allclose(detector.score(held_out).numpy(), [0, 0], atol=1e-15)
+    test = of_logits([3.0, 0.0, 0.0], [0.0, 2.0, 1.0], [3.0 + 1e-9, 0.0, 0.0])
+    *exact, near = detector.score(test).tolist()
+    assert min(exact) > -np.log(1e-29)
+    assert np.log(1e16) < near < np.log(1e20)
 
 
 def test_kl_matching_where_probabilities_are_zero() -> None:
-    """A template that is 0 where the image is not: far, but finite; 0 log 0 counts nothing."""
+    """A template that underflows where the image does not: far, but finite."""
     detector = learn(
         load("kl_matching"),
         Given(of_logits([0.0, -3000.0, -3000.0], [-3000.0, 0.0, -3000.0]), num_classes=3),
@@ -506,11 +621,10 @@ def test_kl_matching_where_probabilities_are_zero() -> None:
         [0.0, -3000.0, -3000.0], [0.0, 0.0, -3000.0], [-3000.0, -3000.0, 0.0], [-9.0, 0.0, 0.0]
     )
     match, between, other, spread = detector.score(test).tolist()
-    assert match == pytest.approx(0, abs=1e-12)
-    assert match > between > spread > other > -1000
-    log_tiny = np.log(np.finfo(np.float64).tiny)
-    assert other == pytest.approx(log_tiny, rel=1e-12)
-    assert between == pytest.approx(0.5 * log_tiny + np.log(2), rel=1e-12)
+    assert match > 3000
+    assert match > between > spread > other
+    assert other == pytest.approx(-np.log(3000), rel=1e-12)
+    assert between == pytest.approx(-np.log(0.5 * 3000 - np.log(2)), rel=1e-12)
 
 
 def test_kl_matching_does_not_look_at_labels() -> None:

@@ -226,7 +226,7 @@ def test_scores_are_those_of_the_model(trained: Net) -> None:
         logits = model(normalised(data.tensors[0])).detach().double()
         for detector, expected in {
             "max_logit": logits.amax(1),
-            "baseline": logits.softmax(1).amax(1),
+            "baseline": logits.softmax(1).amax(1).logit(),
         }.items():
             scores = result.scores[detector][name]
             assert scores.dtype == np.float64
@@ -236,6 +236,50 @@ def test_scores_are_those_of_the_model(trained: Net) -> None:
     assert result.skipped == result.failed == result.errors == {}
     assert result.costs == []
     assert (result.model, result.head, result.num_classes) == ("Net", "fc", CLASSES)
+
+
+class Margin(nn.Module):
+    """The largest logit is above the others by a multiple of the image's mean."""
+
+    def __init__(self, scale: float, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(1, classes, bias=False)
+        with torch.no_grad():
+            self.fc.weight.zero_()[0] = scale
+
+    def forward(self, images: Tensor) -> Any:
+        return self.fc(images.mean(dim=(1, 2, 3))[:, None])
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("scale", [5.0, 64.0, 1000.0, 10_000.0])
+def test_confident_images_are_not_tied(scale: float, classes: int) -> None:
+    """Probabilities are 1 and entropies 0 from some scale on; the order stays that of the logit."""
+    generator = torch.Generator().manual_seed(0)
+    means = {name: 0.5 + 0.5 * torch.rand(80, generator=generator) for name in ("id", "other")}
+    means["other"] -= 0.1
+    data = {
+        name: TensorDataset(values.view(-1, 1, 1, 1).expand(-1, 1, 2, 2), torch.zeros(80).long())
+        for name, values in means.items()
+    }
+    result = oodbench.evaluate(
+        Margin(scale, classes),
+        {
+            **{name: name for name in ("max_logit", "baseline", "entropy", "gen")},
+            "cold": oodbench.load_detector("odin", temperature=0.01, epsilon=0.01),
+        },
+        id_data=data["id"],
+        ood_data={"other": data["other"]},
+    )
+    assert not result.failed
+    for name, scores in result.scores.items():
+        for part, values in means.items():
+            assert np.array_equal(scores[part].argsort(), values.numpy().argsort()), name
+    first, *others = (
+        metrics.auroc(scores["id"], scores["other"]) for scores in result.scores.values()
+    )
+    assert 0.6 < first < 0.9
+    assert others == [first] * 4
 
 
 def test_records_are_as_in_runs(trained: Net) -> None:
