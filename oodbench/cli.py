@@ -170,6 +170,8 @@ def run(
     if not done.complete:
         for failure in done.failures:
             _say(f"failed: {failure}")
+        if done.failures:
+            _say("Repeat the command with --debug and --resume to see the tracebacks.")
         _say("Incomplete: something that was asked for is missing; the reasons are above.")
         raise typer.Exit(ExitCode.INCOMPLETE)
 

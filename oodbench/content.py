@@ -275,7 +275,12 @@ def _counts(file: Path, content: Path) -> bool:
     """Whether a file's text is part of a detector, and not stood for by a version."""
     if file.is_relative_to(Path(__file__).parent):
         return False
-    return file.is_relative_to(content) or not any(map(file.is_relative_to, _installed()))
+    return file.is_relative_to(content) or not is_installed(file)
+
+
+def is_installed(file: Path) -> bool:
+    """Whether a file is of the standard library, of an installed package or of Python itself."""
+    return str(file).startswith("<frozen ") or any(map(file.is_relative_to, _installed()))
 
 
 @functools.cache

@@ -275,7 +275,7 @@ def _selected(
     benchmark: BenchmarkSpec,
     statuses: Mapping[str, DetectorStatus],
 ) -> tuple[list[Method], list[Skip]]:
-    """Methods that were named: by their own name, or all those with a detector."""
+    """Methods that were named: by their own name, as MODEL+DETECTOR, or by their detector."""
     chosen: dict[str, Method] = {}
     broken: list[Skip] = []
     for name in names:
@@ -287,11 +287,17 @@ def _selected(
                 _method(f"{model}+{info.label}", model, info, benchmark)
                 for model in benchmark.models
             ]
+        matches = matches or _pair(name, candidates, benchmark, statuses)
         if not matches:
             broken += [skip for skip in skips if skip.method.casefold() == name.casefold()]
             if broken:
                 raise UserError(f"'{name}' was asked for: {broken[0].reason}.")
             known = [method.name for method in candidates] + list(statuses)
+            known += [
+                f"{model}+{info.label}"
+                for model in benchmark.models
+                for info in _declared(statuses)
+            ]
             raise UserError(
                 f"Benchmark '{benchmark.name}' has no method, and there is no detector, '{name}'.",
                 did_you_mean(name, known),
@@ -312,6 +318,56 @@ def _selected(
             )
     _unique_names(chosen.values(), benchmark)
     return list(chosen.values()), []
+
+
+def _pair(
+    name: str,
+    candidates: Sequence[Method],
+    benchmark: BenchmarkSpec,
+    statuses: Mapping[str, DetectorStatus],
+) -> list[Method]:
+    """The method that MODEL+DETECTOR names, in the benchmark or not; none if it names no pair.
+
+    The detector is named by its name or its label; upper and lower case matter only where two
+    detectors differ in nothing else.
+
+    Raises:
+        UserError: if the detector is broken, or the name stands for several methods.
+    """
+    for model in sorted(benchmark.models, key=len, reverse=True):
+        start, rest = name[: len(model)], name[len(model) :].strip()
+        if start.casefold() == model.casefold() and rest.startswith("+"):
+            break
+    else:
+        return []
+    wanted = rest.removeprefix("+").strip()
+    if wanted in statuses:
+        detectors = [_declaration(wanted, statuses, "--methods", benchmark)]
+    else:
+        exact = [info for info in _declared(statuses) if info.label == wanted]
+        detectors = exact or [
+            info
+            for info in _declared(statuses)
+            if wanted.casefold() in (info.name.casefold(), info.label.casefold())
+        ]
+    found = []
+    for info in detectors:
+        listed = [m for m in candidates if (m.model, m.detector.name) == (model, info.name)]
+        usual = [method for method in listed if method.name == f"{model}+{info.label}"]
+        found += usual or listed or [_method(f"{model}+{info.label}", model, info, benchmark)]
+    if len(found) > 1:
+        names = [m.name for m in found if len(detectors) == 1]
+        names = names or [f"{model}+{info.name}" for info in detectors]
+        raise UserError(
+            f"Benchmark '{benchmark.name}': '{name}' stands for several methods.",
+            f"Did you mean {' or '.join(map(repr, names))}?",
+        )
+    return found
+
+
+def _declared(statuses: Mapping[str, DetectorStatus]) -> list[DetectorInfo]:
+    """Declarations of the detectors that are not broken."""
+    return [status.info for status in statuses.values() if status.info is not None]
 
 
 def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:

@@ -476,11 +476,22 @@ MISBEHAVING = {
         ["score nan for image 3 of 'digits'"],
     ),
     "batch_mean": (f"{SCORE}return {LOGITS} - {LOGITS}.mean()", ["scores depend on the batch"]),
-    "raising": (f"{SCORE}raise RuntimeError('no luck')", ["RuntimeError: no luck"]),
+    "raising": (
+        f"{SCORE}raise RuntimeError('no luck')",
+        ["RuntimeError: no luck (detectors/raising.py, line 11)"],
+    ),
+    "in_torch": (
+        f"{SCORE}return (\n            outputs.logits @ outputs.logits\n        )",
+        ["RuntimeError: mat1 and mat2", "(detectors/in_torch.py, line 12)"],
+    ),
+    "in_helper": (
+        f"{SCORE}from _helper import f\n        return f(outputs)",
+        ["KeyError: 'gone' (detectors/in_helper.py, line 12; detectors/_helper.py, line 2)"],
+    ),
     "fit_raises": (
         "    def fit(self, batches):\n        raise ValueError('cannot fit')\n\n"
         f"{SCORE}return {LOGITS}",
-        ["cannot fit"],
+        ["ValueError: cannot fit (detectors/fit_raises.py, line 11)"],
     ),
 }
 
@@ -498,7 +509,8 @@ def misbehaved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for name, (body, _) in MISBEHAVING.items()
     }
     # Swept before the one that behaves: what it does must not reach the others.
-    plugins = content(folder / "content", sweeping(*texts), **texts)
+    helper = "def f(outputs):\n    raise KeyError('gone')\n"
+    plugins = content(folder / "content", sweeping(*texts), **texts, _helper=helper)
     done = process(
         *("run", "tiny", "--plugins", plugins, "--seeds", "1", "--device", "cpu"),
         *("--out", folder / "run"),
@@ -528,6 +540,7 @@ def test_the_reason_of_a_failure_says_what_and_where(misbehaved: dict[str, Any],
     for said in MISBEHAVING[name][1]:
         assert said in reason, f"'{said}' is not in: {reason}"
     assert f"failed: {method} (seed 0): {reason}" in misbehaved["done"].err
+    assert "--debug" in misbehaved["done"].err
 
 
 def swept(command: Command, plugins: Path, name: str, body: str) -> list[dict[str, Any]]:

@@ -202,6 +202,66 @@ def test_an_unknown_method_gets_the_nearest_names() -> None:
     assert "'mahalanobis'" in refusal(methods=["mahalanobs"]).hint
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "detector"),
+    [
+        ("SoftMax+odin", "SoftMax+ODIN", "odin"),
+        ("softmax + baseline", "SoftMax+MaxProb", "baseline"),
+        ("DisMax+odin", "DisMax+ODIN", "odin"),
+        ("DisMax+ODIN", "DisMax+ODIN", "odin"),
+        ("dismax+maxprob", "DisMax+MaxProb", "baseline"),
+        ("SoftMax+knn", "SoftMax+KNN", "knn"),
+        ("SoftMax+KNN", "SoftMax+KNN", "knn"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [None, {"detectors": ["entropy"]}])
+def test_a_model_with_a_detector_can_always_be_named(
+    name: str, method: str, detector: str, sweep: Any
+) -> None:
+    """Whatever the benchmark lists."""
+    known = statuses(knn=Catalog().detectors["knn"])
+    (found,) = plan(benchmark(sweep=sweep), methods=[name], known=known).methods
+    assert (found.name, found.detector.name, found.asked_for) == (method, detector, True)
+
+
+def test_a_pair_that_has_a_name_of_its_own_is_that_method() -> None:
+    odin = {"model": "SoftMax", "detector": "odin", "parameters": {"temperature": 2.0}}
+    mine = benchmark(methods={"SoftMax+MaxProb": METHODS["SoftMax+MaxProb"], "Fixed": odin})
+    (found,) = plan(mine, methods=["SoftMax+odin"]).methods
+    assert (found.name, found.parameters) == ("Fixed", {"temperature": 2.0})
+
+
+def test_a_pair_that_stands_for_several_methods_is_refused() -> None:
+    odin = {"model": "SoftMax", "detector": "odin"}
+    two = benchmark(methods={"A": odin, "B": odin, "C": METHODS["SoftMax+MaxProb"]})
+    error = refusal(two, methods=["SoftMax+ODIN"])
+    assert "stands for several methods" in error.message
+    assert "'A' or 'B'" in error.hint
+    info = Catalog().detectors["knn"].info
+    assert info is not None
+    known = statuses(one=DetectorStatus(replace(info, name="one", label="Same"), None))
+    known |= {"two": DetectorStatus(replace(info, name="two", label="Same"), None)}
+    spec = benchmark(sweep={"detectors": ["entropy"]})
+    error = refusal(spec, methods=["SoftMax+same"], known=known)
+    assert "'SoftMax+one' or 'SoftMax+two'" in error.hint
+    (found,) = plan(spec, methods=["SoftMax+two"], known=known).methods
+    assert found.detector.name == "two"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("SoftMx+knn", "SoftMax+KNN"), ("SoftMax+knnn", "SoftMax+KNN"), ("SoftMax+kn", "SoftMax+KNN")],
+)
+def test_a_misspelt_pair_gets_the_nearest(name: str, near: str) -> None:
+    known = statuses(knn=Catalog().detectors["knn"])
+    assert f"'{near}'" in refusal(methods=[name], known=known).hint
+
+
+def test_a_pair_of_a_broken_detector_says_why() -> None:
+    known = statuses(torn=DetectorStatus(None, "line 3: no luck"))
+    assert "line 3: no luck" in refusal(methods=["SoftMax+torn"], known=known).message
+
+
 def test_two_methods_of_one_name() -> None:
     # The sweep would call it as the method that is named is called.
     spec = benchmark(
