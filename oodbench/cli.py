@@ -15,6 +15,7 @@ from rich.console import Console
 from oodbench.data_cli import data_app
 from oodbench.errors import ExitCode, UserError
 from oodbench.process import prepare_process
+from oodbench.streams import ReaderLeft, finish_output, prepare_streams
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -139,7 +140,7 @@ def run(
     console = _console()
     catalog = Catalog(plugins or ())
     if dry_run:
-        for part in _planned(catalog, benchmark, seeds, _names(methods)):
+        for part in _planned(catalog, benchmark, seeds, _names(methods), console.width):
             console.print(part)
         return
     name = Path(benchmark).stem if benchmark.endswith((".yaml", ".yml")) else benchmark
@@ -164,8 +165,7 @@ def run(
         again = _again(benchmark, folder, methods, seeds, device, plugins, data_root)
         _say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
-    for part in _results(done, console.width):
-        console.print(part)
+    _print_results(done, console)
     console.print(f"Run directory: {folder}", markup=False, highlight=False, soft_wrap=True)
     if not done.complete:
         for failure in done.failures:
@@ -223,12 +223,13 @@ def list_(
     """List what can be named: detectors, benchmarks, datasets or models."""
     from oodbench.catalog import Catalog
     from oodbench.listing import LISTERS, table
+    from oodbench.report.terminal import print_list
 
     rows = LISTERS[kind.value](Catalog(plugins or ()))
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        _console().print(table(kind.value, rows))
+        print_list(table(kind.value, rows))
 
 
 @app.command()
@@ -255,6 +256,9 @@ def report(
         paths = done.write_figures(figures)
         print("\n".join(map(str, paths)) or "There is nothing to draw in this run.")
         return
+    if format_ is Format.table and out is None:
+        _print_results(done, _console())
+        return
     text = FORMATS[format_.value](done.report())
     if out is None:
         print(text)
@@ -265,6 +269,7 @@ def report(
 def main() -> None:
     """Entry point of the `oodbench` command: errors of the user's become one or two lines."""
     prepare_process()
+    prepare_streams()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     level, form = (logging.DEBUG, logging.BASIC_FORMAT) if debug else (logging.WARNING, _FORM)
@@ -273,6 +278,7 @@ def main() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="oodbench")
+        finish_output()
     except UserError as error:
         if debug:
             raise
@@ -287,9 +293,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _say("Interrupted.")
         code = ExitCode.INCOMPLETE
-    except BrokenPipeError:
-        code = ExitCode.OK  # the reader of our output, such as `head`, has had enough
-        sys.stderr.close()
+    except ReaderLeft:
+        code = ExitCode.OK
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 
@@ -322,7 +327,7 @@ def _reporter() -> Reporter:
 
 
 def _planned(
-    catalog: Catalog, benchmark: str, seeds: int, methods: list[str] | None
+    catalog: Catalog, benchmark: str, seeds: int, methods: list[str] | None, width: int
 ) -> list[RenderableType]:
     """What a run of a benchmark or of a suite would do."""
     from oodbench import api, plan_view
@@ -331,21 +336,24 @@ def _planned(
     statuses = catalog.checked_detectors()
     if not catalog.is_suite(benchmark):
         plan = api.plan_run(catalog, benchmark, statuses, seeds=seeds, methods=methods)
-        return plan_view.renderables(plan)
+        return plan_view.renderables(plan, width)
     suite = load_suite(catalog, benchmark)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
-    return plan_view.suite_renderables(suite, plans)
+    return plan_view.suite_renderables(suite, plans, width)
 
 
-def _results(done: Run | SuiteRun, width: int) -> list[RenderableType]:
-    """The leaderboards of a run, or the comparison of a suite."""
+def _print_results(done: Run | SuiteRun, console: Console) -> None:
+    """The leaderboards of a run, or the comparison of a suite, as wide as the console."""
     from oodbench.report import comparison_tables, terminal
     from oodbench.report.comparison import Comparison
 
     report = done.report()
     if isinstance(report, Comparison):
-        return terminal.document_renderables(comparison_tables.overview(report), width)
-    return terminal.renderables(report, width)
+        shown = terminal.document_renderables(comparison_tables.overview(report), console.width)
+    else:
+        shown = terminal.renderables(report, console.width)
+    for part in shown if console.is_terminal else [terminal.plain(shown, console.width).rstrip()]:
+        console.print(part, markup=False, highlight=False, soft_wrap=True)
 
 
 def _names(methods: str | None) -> list[str] | None:

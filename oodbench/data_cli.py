@@ -199,22 +199,26 @@ def _mending(name: str, data_root: Path | None, plugins: list[Path] | None) -> s
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
+    from oodbench.report.tables import Cell, Heading, Section, Table
+    from oodbench.report.terminal import print_list
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("name", "kind", "here", "size", "from"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("name", "here", "size"))
+    headings = (
+        Heading("name", "name", text=True),
+        Heading("kind", "kind", text=True, importance=6),
+        Heading("here", "here", text=True, importance=8),
+        Heading("size", "size", importance=7),
+        Heading("from", "from", text=True, importance=8),
+    )
+    lines = []
     for row in rows:
-        if row["status"] != "ok":
-            table.add_row(row["name"], "BROKEN", "", "", escape(row["error"]), style="red")
-            continue
-        size = "" if row["size"] is None else f"{row['size'] / 1e6:,.1f} MB"
-        source = ", ".join(row["from"]) or escape(row["folder"] or "")
-        table.add_row(row["name"], row["kind"], row["state"], size, source)
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+        if row["status"] == "ok":
+            size = "" if row["size"] is None else f"{row['size'] / 1e6:,.1f} MB"
+            source = ", ".join(row["from"]) or row["folder"] or ""
+            line = (row["name"], row["kind"], row["state"], size, source)
+        else:
+            line = (row["name"], "", "BROKEN", "", " ".join(row["error"].split()))
+        lines.append(tuple(map(Cell, line)))
+    print_list(Table("", headings, (Section("", tuple(lines)),)))
 
 
 def _reporter() -> Reporter:

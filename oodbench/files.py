@@ -74,7 +74,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         UserError: if the disk is full or the place cannot be written.
     """
-    data = content.encode() if isinstance(content, str) else content
+    # Bytes of a file name that are not text cannot be encoded; in JSON the escape is the character.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     make_folder(path.parent)
     with _explained(path):
         if path.is_dir():  # renaming onto it fails too, with words that depend on the system

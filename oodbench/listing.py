@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from oodbench.catalog import BUILT_IN, Catalog
 from oodbench.errors import UserError
 from oodbench.models.registry import HEADS, NETWORKS
+from oodbench.report.tables import Cell, Heading, Section, Table
 from oodbench.suite import load_suite
 
 Row = dict[str, Any]
@@ -124,26 +122,30 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "datasets": ("name", "summary", "shape", "classes", "splits", "source"),
     "models": ("name", "summary", "heads", "source"),
 }
+_IMPORTANCE = {"name": 9, "summary": 8, "needs": 7, "id": 7, "shape": 7, "heads": 7, "source": 4}
+"""Of columns, for `Heading`; 6 of the others."""
 
 
 def table(kind: str, rows: list[Row]) -> Table:
     """The rows as a table; the status is shown where it is not "ok"."""
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in _COLUMNS[kind]:
-        drawn.add_column(column, overflow="fold", no_wrap=column == "name")
+    columns = _COLUMNS[kind]
+    headings = tuple(
+        Heading(name, name, text=name != "classes", importance=_IMPORTANCE.get(name, 6))
+        for name in columns
+    )
+    cells = []
     for row in rows:
-        cells = [_text(row.get(column)) for column in _COLUMNS[kind]]
+        texts = [_text(row.get(column)) for column in columns]
         if row["status"] != "ok":
-            cells[1] = f"{row['status'].upper()}: {cells[1]}"
-        drawn.add_row(*cells, style=None if row["status"] == "ok" else "red")
-    return drawn
+            texts[1] = f"{row['status'].upper()}: {texts[1]}"
+        cells.append(tuple(map(Cell, texts)))
+    return Table("", headings, (Section("", tuple(cells)),))
 
 
 def _text(value: Any) -> str:
-    from rich.markup import escape
-
+    """On one line."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return "" if value is None else escape(str(value))
+    return "" if value is None else " ".join(str(value).split())

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from oodbench import plan_workload as workload
 from oodbench.errors import counted
 from oodbench.plan import Pass, Plan
 from oodbench.plan_workload import Work
+from oodbench.report.tables import Cell, Heading, Section, Table
+from oodbench.report.terminal import paragraph, table_renderables
 from oodbench.suite import Suite
 
-_NUMBERS = ("images", "FLOPs", "trainings", "trained on", "swept")
+_NUMBERS = ("images", "FLOPs", "trainings", "trained on", "training FLOPs", "swept", "sweep FLOPs")
+_IMPORTANCE = {"model": 9, "to": 9, "data": 7, "methods": 7, "method": 9, "reason": 9, "sweeps": 6}
+_IMPORTANCE |= {"benchmark": 9, "FLOPs": 8, "training FLOPs": 8, "sweep FLOPs": 8}
+_IMPORTANCE |= {"images": 7, "trained on": 7, "swept": 7, "ID": 6}
+"""Of columns, for `Heading`; 5 of the others."""
+
 _ESTIMATES = (
     "FLOPs are estimates: convolutions alone, 2 for each multiply-add, training 3 forwards for "
     "each image; ? where those of a network are not known. What is in the cache is not trained "
@@ -24,26 +29,39 @@ _ESTIMATES = (
 )
 
 
-def renderables(plan: Plan) -> list[RenderableType]:
-    """What a run would do: trainings, passes and who shares them, skips, and how much it is."""
-    return [*_plan(plan), Text(_amount(plan)), Text(_ESTIMATES)]
+def renderables(plan: Plan, width: int) -> list[RenderableType]:
+    """What a run would do: trainings, passes and who shares them, skips, and how much it is.
+
+    Args:
+        plan: the plan.
+        width: characters a line may have.
+    """
+    return [*_plan(plan, width), paragraph(_amount(plan), width), paragraph(_ESTIMATES, width)]
 
 
-def suite_renderables(suite: Suite, plans: Mapping[str, Plan]) -> list[RenderableType]:
-    """What a run of a suite would do: the plan of each benchmark, and the sum."""
+def suite_renderables(suite: Suite, plans: Mapping[str, Plan], width: int) -> list[RenderableType]:
+    """What a run of a suite would do: the plan of each benchmark, and the sum.
+
+    Args:
+        suite: the suite.
+        plans: the plan of each benchmark.
+        width: characters a line may have.
+    """
     parts: list[RenderableType] = []
     for plan in plans.values():
-        parts += [*_plan(plan), Text()]
+        parts += [*_plan(plan, width), Text()]
     spec = suite.spec
-    heading = f"Suite '{spec.name}' (version {spec.version}): {len(plans)} benchmarks"
-    parts += [Text(heading, style="bold"), _members(plans), Text()]
+    heading = f"Suite '{spec.name}' (version {spec.version}): {counted(len(plans), 'benchmark')}"
+    parts += [paragraph(heading, width, style="bold")]
+    parts += [*table_renderables(_members(plans), width), Text()]
     if spec.training:
         changes = ", ".join(f"{key}: {value}" for key, value in spec.training.items())
-        parts.append(Text(f"The suite changes the training of every model ({changes})."))
-    return [*parts, Text(_ESTIMATES)]
+        said = f"The suite changes the training of every model ({changes})."
+        parts.append(paragraph(said, width))
+    return [*parts, paragraph(_ESTIMATES, width)]
 
 
-def _plan(plan: Plan) -> list[RenderableType]:
+def _plan(plan: Plan, width: int) -> list[RenderableType]:
     benchmark = plan.benchmark
     heading = (
         f"Plan of benchmark '{benchmark.name}' (version {benchmark.version}): "
@@ -52,51 +70,43 @@ def _plan(plan: Plan) -> list[RenderableType]:
     )
     tables = [_trainings(plan), _passes(plan), *([_skips(plan)] if plan.skips else [])]
     return [
-        Text(heading, style="bold"),
+        paragraph(heading, width, style="bold"),
         Text(),
-        *(part for each in tables for part in (each, Text())),
+        *(part for each in tables for part in (*table_renderables(each, width), Text())),
     ]
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        box=SIMPLE_HEAD,
-        title=title,
-        title_justify="left",
-        title_style="italic",
-        show_edge=False,
-        pad_edge=False,
-        header_style="",
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    headings = tuple(
+        Heading(name, name, text=name not in _NUMBERS, importance=_IMPORTANCE.get(name, 5))
+        for name in columns
     )
-    for column in columns:
-        number = column in _NUMBERS or column.startswith("FLOPs")
-        table.add_column(
-            column, justify="right" if number else "left", no_wrap=number or column == "benchmark"
-        )
-    return table
+    return Table(title, headings, (Section("", tuple(tuple(map(Cell, row)) for row in rows)),))
 
 
 def _trainings(plan: Plan) -> Table:
     seeds = ", ".join(map(str, plan.seeds))
     each = f"for seed {seeds}" if len(plan.seeds) == 1 else f"for each of the seeds {seeds}"
-    table = _table(
-        f"Models (trained unless in the cache, {each})",
-        *("model", "network", "head", "recipe", "images", "FLOPs"),
-    )
+    rows = []
     for name in plan.models:
         model = plan.benchmark.models[name]
         recipe = model.training
-        work = workload.training(plan, name)
         named = f"{recipe.recipe}: " if recipe.recipe else ""
-        table.add_row(
-            name,
-            model.network,
-            model.head,
-            f"{named}{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.schedule} "
-            f"{recipe.learning_rate:g}",
-            *_numbers(work),
+        rows.append(
+            (
+                name,
+                model.network,
+                model.head,
+                f"{named}{counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
+                f"{recipe.schedule} {recipe.learning_rate:g}",
+                *_numbers(workload.training(plan, name)),
+            )
         )
-    return table
+    return _table(
+        f"Models (trained unless in the cache, {each})",
+        ("model", "network", "head", "recipe", "images", "FLOPs"),
+        rows,
+    )
 
 
 def _passes(plan: Plan) -> Table:
@@ -105,56 +115,51 @@ def _passes(plan: Plan) -> Table:
     for planned in plan.passes:
         kind = (planned.model, planned.purpose, planned.methods, planned.split, planned.forwards)
         alike.setdefault(kind, []).append(planned)
-    table = _table(
-        "Passes (for each seed)",
-        *("model", "to", "data", "methods", "sweeps", "images", "FLOPs"),
-    )
+    rows = []
     for (model, purpose, methods, split, forwards), passes in alike.items():
         # The model stands at the beginning of the row.
         names = ", ".join(method.removeprefix(f"{model}+") for method in methods)
-        table.add_row(
-            model,
-            purpose,
-            f"{', '.join(planned.dataset for planned in passes)} ({split})",
-            names,
-            forwards.replace(f"{model}+", "") + ("; all taps" if passes[0].taps else ""),
-            *_numbers(workload.total(workload.sweep(plan, planned) for planned in passes)),
+        rows.append(
+            (
+                model,
+                purpose,
+                f"{', '.join(planned.dataset for planned in passes)} ({split})",
+                names,
+                forwards.replace(f"{model}+", "") + ("; all taps" if passes[0].taps else ""),
+                *_numbers(workload.total(workload.sweep(plan, planned) for planned in passes)),
+            )
         )
-    return table
+    return _table(
+        "Passes (for each seed)",
+        ("model", "to", "data", "methods", "sweeps", "images", "FLOPs"),
+        rows,
+    )
 
 
 def _skips(plan: Plan) -> Table:
-    table = _table("Skipped", "method", "reason")
-    for skip in plan.skips:
-        table.add_row(skip.method, skip.reason)
-    return table
+    rows = [(skip.method, skip.reason) for skip in plan.skips]
+    return _table("Skipped", ("method", "reason"), rows)
 
 
 def _members(plans: Mapping[str, Plan]) -> Table:
     """One row for each benchmark, of all seeds, and the sum."""
-    table = _table(
+
+    def work(parts: Iterable[Plan]) -> tuple[str, ...]:
+        chosen = list(parts)
+        count = sum(len(plan.models) * len(plan.seeds) for plan in chosen)
+        trained = workload.total(workload.trainings(plan) for plan in chosen)
+        swept = workload.total(workload.sweeps(plan) for plan in chosen)
+        return str(count), *_numbers(trained), *_numbers(swept)
+
+    rows = [
+        (name, plan.benchmark.id, ", ".join(plan.benchmark.ood_groups), *work([plan]))
+        for name, plan in plans.items()
+    ]
+    return _table(
         "In all, over all seeds (images are counted once for each epoch, and for each sweep)",
-        *("benchmark", "ID", "OOD", "trainings", "trained on", "FLOPs ", "swept", "FLOPs"),
+        ("benchmark", "ID", "OOD", *_NUMBERS[2:]),
+        [*rows, ("sum", "", "", *work(plans.values()))],
     )
-    for name, plan in plans.items():
-        table.add_row(
-            name,
-            plan.benchmark.id,
-            ", ".join(plan.benchmark.ood_groups),
-            str(len(plan.models) * len(plan.seeds)),
-            *_numbers(workload.trainings(plan)),
-            *_numbers(workload.sweeps(plan)),
-        )
-    table.add_section()
-    table.add_row(
-        "sum",
-        "",
-        "",
-        str(sum(len(plan.models) * len(plan.seeds) for plan in plans.values())),
-        *_numbers(workload.total(workload.trainings(plan) for plan in plans.values())),
-        *_numbers(workload.total(workload.sweeps(plan) for plan in plans.values())),
-    )
-    return table
 
 
 # --- words and numbers -------------------------------------------------------------------------
@@ -164,8 +169,9 @@ def _amount(plan: Plan) -> str:
     trained, swept = workload.trainings(plan), workload.sweeps(plan)
     count = len(plan.models) * len(plan.seeds)
     return (
-        f"In all: {count} trainings over {trained.images:,} images ({_flops(trained)}FLOPs), then "
-        f"sweeps over {swept.images:,} images ({_flops(swept)}FLOPs with tuning and gradients)."
+        f"In all: {counted(count, 'training')} over {counted(trained.images, 'image')} "
+        f"({_flops(trained)}FLOPs), then sweeps over {counted(swept.images, 'image')} "
+        f"({_flops(swept)}FLOPs with tuning and gradients)."
     )
 
 

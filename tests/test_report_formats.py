@@ -9,18 +9,33 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from oodbench import listing, plan_view
+from oodbench.catalog import Catalog
 from oodbench.metrics import METRICS
 from oodbench.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
-from oodbench.report import Leaderboard, terminal
+from oodbench.report import Leaderboard, own_model, terminal
 from oodbench.report.formats import FORMATS
 from oodbench.report.leaderboard import COSTS, ORACLE_LABEL, Choice
-from oodbench.report.tables import longest_piece, parameters_text, wrap
+from oodbench.report.tables import (
+    Cell,
+    Heading,
+    Section,
+    Table,
+    longest_number,
+    longest_piece,
+    parameters_text,
+    wrap,
+)
+from oodbench.report.tables import overview as tables_of
+from oodbench.suite import load_suite, plan_suite
 
 GROUPS = {"letters": "near", "photo-patches": "far", "uniform-noise": "far", "gauss": "far"}
 SPECIAL = "A+b_c%d&e|f<g>"
@@ -284,9 +299,121 @@ def vars_of(record: QualityRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in QualityRecord.__dataclass_fields__}
 
 
+def listed(*kinds: str) -> Iterator[Table]:
+    catalog = Catalog()
+    for kind in kinds:
+        yield listing.table(kind, listing.LISTERS[kind](catalog))
+
+
+def planned() -> Iterator[Table]:
+    catalog = Catalog()
+    suite = load_suite(catalog, "dismax-paper")
+    plans = plan_suite(catalog, suite, catalog.checked_detectors(), seeds=3)
+    yield plan_view._members(plans)
+    for plan in list(plans.values())[:2]:
+        yield from (plan_view._trainings(plan), plan_view._passes(plan), plan_view._skips(plan))
+
+
+def of_detectors(board: Leaderboard) -> Sequence[Table]:
+    """The tables of `evaluate`, which have groups of columns."""
+    board = replace(board, rows=board.rows[:4])
+    whole: Any = {"model": "A", "classes": 10, "best": "bold", "notes": (), "whole": False}
+    return own_model.document(board, **whole).tables
+
+
+NARROW = [40, 50, 56, 60, 80, 100, 120]
+
+
+@pytest.mark.parametrize("width", NARROW)
+@pytest.mark.parametrize("kind", ["report", "plans", "lists", "evaluate"])
+def test_names_and_numbers_can_be_put_together_again(
+    kind: str, width: int, board: Leaderboard
+) -> None:
+    tables = {
+        "report": lambda: tables_of(board, best="*").tables,
+        "plans": planned,
+        "lists": lambda: listed("detectors", "benchmarks", "datasets", "models"),
+        "evaluate": lambda: of_detectors(board),
+    }[kind]()
+    for table in tables:
+        rows = [row for section in table.sections for row in section.rows]
+        bare = replace(table, sections=(Section("", tuple(rows)),), notes=())
+        layout = terminal._layout(bare, terminal._grids(bare)[0], width)
+        shown, _, left_out = terminal.plain(
+            list(terminal.table_renderables(bare, width)), width
+        ).partition("Not shown at this width:")
+        lines = shown.splitlines()
+        assert max(map(len, lines)) <= width, table.title
+        rule = max(
+            i for i, line in enumerate(lines) if set(line) == {"\N{BOX DRAWINGS LIGHT HORIZONTAL}"}
+        )
+        start = 0
+        for index, size in zip(layout.columns, layout.widths, strict=True):
+            pieces = [line[start : start + size].strip() for line in lines[rule + 1 :]]
+            start += size + layout.gap
+            cells = [text_of(row[index]) for row in rows]
+            if table.headings[index].text:
+                found, wanted = "".join(pieces), "".join(cells)
+                assert found.replace(" ", "") == wanted.replace(" ", ""), table.title
+            else:  # numbers are whole, each in one line
+                found_numbers = [" ".join(each.split()) for each in pieces if each]
+                assert found_numbers == [each for each in cells if each], table.title
+        missing = set(range(len(table.headings))) - set(layout.columns)
+        for index in missing:
+            said = "".join(left_out.split())
+            heading = table.headings[index]
+            names = [heading.title, *([heading.group] if heading.group else [])]
+            assert any(name.replace(" ", "") in said for name in names), said
+        assert table.headings[0].title == "#" or 0 in layout.columns
+
+
+def text_of(cell: Cell) -> str:
+    sign = {"best": "*", "tied": "=", None: ""}[cell.mark]
+    return f"{cell.text}{sign} {cell.spread}".strip()
+
+
+@pytest.mark.parametrize("width", NARROW)
+def test_long_names_are_whole_over_lines(width: int) -> None:
+    names = [
+        "Temperature" * 5 + "+x",
+        "a name with spaces and-signs_of/all@kinds",
+        "1e-4 and 1,000,000",
+    ]
+    table = Table(
+        "T",
+        (Heading("Name", "Name", text=True), *(Heading(f"N{i}", f"N{i}") for i in range(9))),
+        (Section("", tuple((Cell(name), *[Cell("123,456.78")] * 9) for name in names)),),
+    )
+    text = terminal.plain(terminal.table_renderables(table, width), width)
+    assert max(map(len, text.splitlines())) <= width
+    body = text.split("\N{BOX DRAWINGS LIGHT HORIZONTAL}\n")[1].split("Not shown")[0]
+    first = "".join(re.sub(r"123,456\.78|\s", "", line) for line in body.splitlines())
+    assert first == "".join(names).replace(" ", "")
+    assert "1e-4" in body
+    assert "1,000,000" in body
+    assert body.count("123,456.78") % 3 == 0
+
+
+def test_the_name_of_a_group_of_columns_is_whole() -> None:
+    names = ("a-group-with-a-very-long-name", "short")
+    headings = [Heading("A", "A", text=True)]
+    headings += [Heading(title, title, group=name) for name in names for title in ("x", "y")]
+    row = tuple(map(Cell, ("m", "1.0", "2.0", "3.0", "4.0")))
+    table = Table("T", tuple(headings), (Section("", (row,)),))
+    lines = terminal.plain(terminal.table_renderables(table, 80), 80).splitlines()
+    above = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("A"))]
+    joined = "".join(
+        line[: above[-1].index("short")].strip(" \N{BOX DRAWINGS LIGHT HORIZONTAL}")
+        for line in above
+    )
+    assert joined == names[0]
+    assert "short" in above[-1]
+
+
 @pytest.mark.parametrize(
     ("text", "width", "lines"),
     [
+        ("1,000 of 1e-4", 6, ["1,000", "of", "1e-4"]),
         ("SoftMax+Mahalanobis", 12, ["SoftMax+", "Mahalanobis"]),
         ("one two three", 7, ["one two", "three"]),
         ("abcdefgh", 3, ["abc", "def", "gh"]),
@@ -296,6 +423,11 @@ def vars_of(record: QualityRecord) -> dict[str, Any]:
 )
 def test_wrap(text: str, width: int, lines: list[str]) -> None:
     assert wrap(text, width) == lines
+
+
+def test_longest_number() -> None:
+    assert longest_number("one 1,000.5, x") == len("1,000.5,")
+    assert longest_number("none-of-them") == 0
 
 
 def test_longest_piece() -> None:

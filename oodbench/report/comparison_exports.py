@@ -88,7 +88,7 @@ def to_json(comparison: Comparison) -> str:
         "agreement": [_agreement(each) for each in comparison.agreements],
         "order": [_order(each) for each in comparison.orders],
     }
-    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _cells(comparison: Comparison) -> Iterator[dict[str, Any]]:

@@ -74,7 +74,7 @@ def to_json(leaderboard: Leaderboard) -> str:
         "absences": [each._asdict() for each in leaderboard.absences],
         "warnings": leaderboard.warnings,
     }
-    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def to_csv(leaderboard: Leaderboard) -> str:

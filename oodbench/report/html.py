@@ -185,4 +185,6 @@ def _rendered(template: str, document: Document) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     filled = environment.from_string(_PARTS + template)
-    return filled.render(document=document, tied=TIED_SIGN, style=_STYLE) + "\n"
+    page = filled.render(document=document, tied=TIED_SIGN, style=_STYLE) + "\n"
+    # The same page wherever it is written to: standard output need not be UTF-8.
+    return page.encode("ascii", "xmlcharrefreplace").decode()

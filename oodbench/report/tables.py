@@ -218,7 +218,8 @@ def full(board: Leaderboard, *, best: str) -> Document:
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters, broken after spaces and the signs + - _ / @ and comma.
 
-    A longer piece without such a sign is cut.
+    Numbers such as 1,000 and 1e-4 are not broken. A longer piece goes on in the next line. Nothing
+    is lost: the lines put together are the text, but for spaces at their ends.
     """
     lines = [""]
     for piece in _pieces(text):
@@ -235,8 +236,14 @@ def longest_piece(text: str) -> int:
     return max((len(piece.rstrip()) for piece in _pieces(text)), default=0)
 
 
+def longest_number(text: str) -> int:
+    """The smallest width at which `wrap` cuts no piece that has a digit in it."""
+    pieces = (piece.rstrip() for piece in _pieces(text))
+    return max((len(piece) for piece in pieces if re.search(r"\d", piece)), default=0)
+
+
 def _pieces(text: str) -> list[str]:
-    return re.split(r"(?<=[ +\-_/@,])(?=\S)", text)
+    return re.split(r"(?<=[ +\-_/@,])(?<![\deE][+\-,](?=\d))(?=\S)", text)
 
 
 # --- the document ------------------------------------------------------------------------------
@@ -518,7 +525,7 @@ def _requirements(board: Leaderboard) -> Table:
         return Cell(row.method), *map(Cell, flags)
 
     titles = [_REQUIREMENT_TITLES[name] for name in REQUIREMENTS]
-    headings = (_METHOD, *(Heading(title, title, text=True) for title in titles))
+    headings = (_METHOD, *(Heading(title, title, text=True, importance=5) for title in titles))
     known = any(row.cost is not None for row in board.rows)
     return Table("What each method requires", headings, _sections(board, cells) if known else ())
 
@@ -558,7 +565,10 @@ def _absences(board: Leaderboard) -> Table:
         )
         for each in board.absences
     )
-    headings = tuple(Heading(title, title, text=True) for title in titles)
+    headings = tuple(
+        Heading(title, title, text=True, importance=5 if title == "Seeds" else 9)
+        for title in titles
+    )
     return Table("Skipped and failed", headings, (Section("", rows),))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from oodbench.report.tables import (
     Document,
     Heading,
     Table,
+    longest_number,
     longest_piece,
     overview,
     wrap,
@@ -32,8 +33,17 @@ _GROUP_GAP = 2
 """Further spaces before a group of columns."""
 
 _NEVER_DROPPED = 9
-_WORDS_WIDTH = 20
-"""Columns are left out before a column of words is made narrower than this."""
+"""Importance of columns that are left out only where not even two of them fit."""
+
+_WORDS_WIDTH, _WORD = 16, 24
+"""Columns are left out before a column of words is narrower than the first, and before a word that
+is not longer than the second goes on in the next line."""
+
+_TIGHT = 8
+"""The first, where nothing less important can be left out."""
+
+_ENDLESS = 100_000
+"""Columns of what is not read by a person: everything in one line."""
 
 
 class _Layout(NamedTuple):
@@ -57,30 +67,41 @@ def renderables(leaderboard: Leaderboard, width: int = 120) -> list[RenderableTy
 
 def document_renderables(document: Document, width: int = 120) -> list[RenderableType]:
     """What to print of a report, as `renderables` of a leaderboard."""
-    shown: list[RenderableType] = [_lines(document.title, width, style="bold")]
-    shown += [_lines(line, width) for line in document.summary]
+    shown: list[RenderableType] = [paragraph(document.title, width, style="bold")]
+    shown += [paragraph(line, width) for line in document.summary]
     if document.warnings:
         shown += [Text(), Text("Warnings", style="bold yellow")]
-        shown += [_lines(f"- {each}", width, indent="  ") for each in document.warnings]
+        shown += [paragraph(f"- {each}", width, indent="  ") for each in document.warnings]
     for table in document.tables:
-        shown += [Text(), *_table(table, width)]
+        shown += [Text(), *table_renderables(table, width)]
     if document.notes:
         shown += [Text(), Text("Notes", style="bold")]
-        shown += [_lines(f"- {note}", width, indent="  ") for note in document.notes]
+        shown += [paragraph(f"- {note}", width, indent="  ") for note in document.notes]
     return shown
 
 
 def render(leaderboard: Leaderboard, width: int = 120) -> str:
-    """The same as plain text, without colours, no line wider than `width`."""
-    return _plain(renderables(leaderboard, width), width)
+    """The same as plain text, without colors, no line wider than `width`."""
+    return plain(renderables(leaderboard, width), width)
 
 
 def render_document(document: Document, width: int = 120) -> str:
-    """A report as plain text, without colours, no line wider than `width`."""
-    return _plain(document_renderables(document, width), width)
+    """A report as plain text, without colors, no line wider than `width`."""
+    return plain(document_renderables(document, width), width)
 
 
-def _plain(shown: Sequence[RenderableType], width: int) -> str:
+def print_list(table: Table) -> None:
+    """Print a table on standard output: fitted to a terminal, elsewhere one line for each row."""
+    console = Console()
+    if not console.is_terminal:
+        print(plain(table_renderables(table, _ENDLESS), _ENDLESS), end="")
+        return
+    for each in table_renderables(table, console.width):
+        console.print(each)
+
+
+def plain(shown: Iterable[RenderableType], width: int) -> str:
+    """What is shown as plain text, without spaces at the ends of lines."""
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
         for each in shown:
@@ -88,15 +109,18 @@ def _plain(shown: Sequence[RenderableType], width: int) -> str:
     return "".join(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 
-def _lines(text: str, width: int, *, indent: str = "", style: str = "") -> Text:
+def paragraph(text: str, width: int, *, indent: str = "", style: str = "") -> Text:
+    """Text in lines of at most `width` characters, those after the first behind `indent`."""
     return Text(f"\n{indent}".join(wrap(text, width - len(indent))), style=style)
 
 
-def _table(table: Table, width: int) -> Iterator[RenderableType]:
+def table_renderables(table: Table, width: int) -> Iterator[RenderableType]:
+    """What to print of a table, as `renderables` of a leaderboard."""
     grids = _grids(table)
     layout = _layout(table, [row for grid in grids for row in grid], width)
-    yield _lines(table.title, width, style="bold")
-    if table.groups:
+    if table.title:
+        yield paragraph(table.title, width, style="bold")
+    if any(table.headings[index].group for index in layout.columns):
         yield _group_line(table.headings, layout)
     # The head stands above the label of the first section, too.
     with_head = not table.sections[0].label
@@ -105,31 +129,42 @@ def _table(table: Table, width: int) -> Iterator[RenderableType]:
     for number, (section, grid) in enumerate(zip(table.sections, grids, strict=True)):
         if section.label:
             yield from [Text()] * (number > 0)
-            yield _lines(section.label, width, style="italic")
+            yield paragraph(section.label, width, style="italic")
         yield _section(table.headings, grid, layout, with_head=with_head and number == 0)
-    left_out = [
-        heading.title for index, heading in enumerate(table.headings) if index not in layout.columns
-    ]
-    if left_out:
-        names = ", ".join(dict.fromkeys(left_out))
-        yield _lines(f"Not shown at this width: {names}.", width, style="dim")
+    if left_out := _left_out(table.headings, layout):
+        yield paragraph(f"Not shown at this width: {', '.join(left_out)}.", width, style="dim")
     for note in table.notes:
-        yield _lines(f"- {note}", width, indent="  ")
+        yield paragraph(f"- {note}", width, indent="  ")
+
+
+def _left_out(headings: Sequence[Heading], layout: _Layout) -> list[str]:
+    """Titles of the columns that are not shown; of a group that is not, its own."""
+    shown = {headings[index].group for index in layout.columns}
+    missing = [each for index, each in enumerate(headings) if index not in layout.columns]
+    titles = [each.title if each.group in shown else each.group for each in missing]
+    return list(dict.fromkeys(titles))
 
 
 def _group_line(headings: Sequence[Heading], layout: _Layout) -> Text:
     """What stands above the columns: each group's name, and a rule over the rest of its columns."""
-    line, start = "", 0
+    blocks: list[tuple[int, int, list[str]]] = []
+    start = 0
     columns = list(zip(layout.columns, layout.widths, strict=True))
     for group, members in groupby(columns, key=lambda column: headings[column[0]].group):
         widths = [width for _, width in members]
         span = sum(widths) + layout.gap * (len(widths) - 1)
         if group:
             inner = span - _GROUP_GAP
-            title = f"{group[: inner - 1]} "
-            line = f"{line:<{start + _GROUP_GAP}}{title:{_RULE}<{inner}}"
+            blocks.append((start + _GROUP_GAP, inner, wrap(group, inner)))
         start += span + layout.gap
-    return Text(line)
+    lines = [""] * max(len(names) for _, _, names in blocks)
+    for place, inner, names in blocks:
+        # Names of several lines end beside each other, with the rule in the last.
+        for number, name in enumerate(names, start=len(lines) - len(names)):
+            last = number == len(lines) - 1 and len(name) < inner
+            shown = f"{name} {'':{_RULE}<{inner - len(name) - 1}}" if last else name
+            lines[number] = f"{lines[number]:<{place}}{shown}"
+    return Text("\n".join(lines))
 
 
 def _section(
@@ -188,39 +223,50 @@ def _padded(cell: Cell, has_mark: bool, spread: int) -> Text:
 def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout:
     """Columns and widths that fit: first closer together, then with words wrapped, then fewer."""
     headings = table.headings
-    heads = [longest_piece(heading.short) for heading in headings]
-    natural = [
-        max(head, *map(len, column))
-        for head, column in zip(heads, zip(*rows, strict=True), strict=True)
-    ]
-    for index in range(len(headings)):
-        natural[index] += _GROUP_GAP if table.starts_group(index) else 0
-    wrapped = [
-        min(full, max(head, _WORDS_WIDTH)) if heading.text else full
-        for heading, head, full in zip(headings, heads, natural, strict=True)
-    ]
-    kept = list(range(len(headings)))
-    while True:
+    columns = [[cell.plain for cell in column] for column in zip(*rows, strict=True)]
+    natural, wrapped, tight = [], [], []
+    for index, (heading, cells) in enumerate(zip(headings, columns, strict=True)):
+        extra = _GROUP_GAP if table.starts_group(index) else 0
+        head = longest_piece(heading.short)
+        if heading.text:
+            whole = max(head, *map(longest_number, cells))
+            full = max(whole, *map(len, cells))
+            word = max(map(longest_piece, cells))
+            natural.append(full + extra)
+            wrapped.append(min(full, max(whole, _WORDS_WIDTH, min(word, _WORD))) + extra)
+            tight.append(max(whole, min(word, _TIGHT)) + extra)
+        else:
+            natural.append(max(head, *map(len, cells)) + extra)
+            wrapped.append(natural[-1])
+            tight.append(natural[-1])
+
+    def fitting(kept: Sequence[int], least: Sequence[int]) -> _Layout | None:
+        """A layout of these columns in which none is narrower than `least`."""
         for gap in (2, 1):
             space = width - gap * (len(kept) - 1)
             if sum(natural[index] for index in kept) <= space:
                 return _Layout(tuple(kept), tuple(natural[index] for index in kept), gap)
-        if sum(wrapped[index] for index in kept) <= space:
-            break
+        if sum(least[index] for index in kept) > space:
+            return None
+        widths = _narrowed([natural[i] for i in kept], [least[i] for i in kept], space)
+        return _Layout(tuple(kept), tuple(widths), gap)
+
+    kept = list(range(len(headings)))
+    while (found := fitting(kept, wrapped)) is None:
         dropped = min(kept, key=lambda index: (headings[index].importance, -index))
         if headings[dropped].importance == _NEVER_DROPPED:
-            wrapped = [
-                head if heading.text else full
-                for heading, head, full in zip(headings, heads, natural, strict=True)
-            ]
             break
         # Groups of columns stay alike.
         twins = headings[dropped].title if headings[dropped].group else None
         kept = [index for index in kept if index != dropped and headings[index].title != twins]
-    widths = _narrowed(
-        [natural[index] for index in kept], [wrapped[index] for index in kept], space
-    )
-    return _Layout(tuple(kept), tuple(widths), gap)
+    while found is None and (found := fitting(kept, tight)) is None:
+        name = next((index for index in kept if headings[index].text), kept[0])
+        if kept == [name]:
+            return _Layout((name,), (width,), 1)
+        last = max(index for index in kept if index != name)
+        group = headings[last].group
+        kept = [i for i in kept if i != last and (not group or headings[i].group != group)]
+    return found
 
 
 def _narrowed(widths: Sequence[int], least: Sequence[int], space: int) -> list[int]:
