@@ -97,6 +97,7 @@ def quality_records(seeds: int) -> list[QualityRecord]:
             accuracy = {**NOTHING, "value": 0.975, "n_id": 1360}
             records.append(QualityRecord(**own, **accuracy, metric=ID_ACCURACY))
     own = {**SHARED, "detector_params": {}, "tuned_on": "none", "metric": "auroc", **NOTHING}
+    own |= {"ood_dataset": "letters", "ood_group": "near"}
     records.append(
         QualityRecord(
             **own, method="DisMax+ReAct", seed=0, status="skipped", reason="needs a linear_head"
