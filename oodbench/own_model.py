@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from oodbench.catalog import Catalog
+from oodbench.data.declared import matching_labels
 from oodbench.data.loaders import LoadedImages
 from oodbench.detector import Detector
 from oodbench.engine.borrowing import (
@@ -159,6 +160,7 @@ def evaluate(
         where = {"head": head, "features": features, "output": output, "num_classes": num_classes}
         classifier, classes, notes = _adapted(module, data, taps, where, scaling, place)
         _check_classes(classes, num_classes)
+        notes += _same_classes(data, classes)
         for source in data.all:
             source.num_classes = classes
         session = Session(
@@ -167,7 +169,7 @@ def evaluate(
         session.run()
         if costs:
             session.measure(_contenders(["baseline"], model_name(module))["baseline"])
-    notes += [source.note for source in data.all if source.note]
+    notes += [note for source in data.all for note in source.notes]
     return _result(session, contenders, classifier, seed, place, notes)
 
 
@@ -436,6 +438,21 @@ def _check_classes(found: int, expected: int | None) -> None:
             f"num_classes is {expected}, and the model gives {found} logits for an image.",
             "Leave num_classes out, or give the model that has as many.",
         )
+
+
+def _same_classes(data: DataSets, num_classes: int) -> list[str]:
+    """Let a label mean the same class in all data; what is to be noted of it."""
+    labelled = {source.name: source for source in data.all if source.declared is not None}
+    declared = {
+        name: source.declared
+        for name, source in labelled.items()
+        if source.declared is not None and source.has_labels
+    }
+    notes = []
+    for name, labels, note in matching_labels(declared, num_classes):
+        labelled[name].relabel = labels
+        notes.append(note)
+    return notes
 
 
 def _kind(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,11 @@ def test_what_a_loader_was_made_with_is_kept() -> None:
 # --- what is not -------------------------------------------------------------------------------
 
 
+def test_a_folder_is_no_data_set_and_what_to_do() -> None:
+    for folder in ("images/", Path("images")):
+        assert "ImageFolder(folder, transform)" in refused(folder).hint
+
+
 @pytest.mark.parametrize("data", [3, "images/", b"x", {"a": 1}, iter([1]), None, object()])
 def test_neither_loader_nor_dataset(data: Any) -> None:
     with pytest.raises(UserError, match=r"^fit_data: expected a DataLoader or a Dataset of"):
@@ -288,7 +294,7 @@ def pil(index: int) -> Image.Image:
 
 
 def raw(index: int) -> np.ndarray:
-    return np.zeros((4, 5, 3), np.uint8)
+    return np.zeros((9, 5, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -296,19 +302,34 @@ def raw(index: int) -> np.ndarray:
     [
         (Items(lambda i: (pil(i), 0)), "image 0 is a PIL image, not a tensor"),
         (Items(pil), "image 0 is a PIL image, not a tensor"),
-        (Items(lambda i: (raw(i), 0)), "image 0 is a numpy array of uint8, not a tensor"),
+        (Items(lambda i: (raw(i), 0)), "images of type uint8 have shape [9, 5, 3]"),
         (Items(lambda i: ("a.png", 0)), "image 0 is a str, not a tensor"),
         (DataLoader(Items(lambda i: (pil(i), 0)), 4), "the batch from image 0 on cannot be read"),
-        (DataLoader(Items(lambda i: (raw(i), 0)), 4), "images are uint8, not floating-point"),
-        (TensorDataset(images().byte(), labels()), "images are uint8, not floating-point"),
-        (TensorDataset(images().int(), labels()), "images are int32, not floating-point"),
+        (DataLoader(Items(lambda i: (raw(i), 0)), 4), "images of type uint8 have shape [9, 5, 3]"),
+        (TensorDataset(images().int(), labels()), "images are int32, neither floating-point nor"),
+        (Items(lambda i: images()[i].bool()), "images are bool, neither floating-point nor uint8"),
         (DataLoader(Items(lambda i: ("a.png", 0)), 4), "images are a tuple, not tensors"),
     ],
 )
-def test_images_that_are_no_floats_are_to_be_converted(data: Any, said: str) -> None:
+def test_images_that_cannot_be_used_are_to_be_converted(data: Any, said: str) -> None:
     error = refused(data)
     assert said in error.message
     assert "ToTensor()" in error.hint
+
+
+def test_images_of_bytes_are_scaled_and_that_is_said() -> None:
+    whole = torch.randint(0, 256, (COUNT, 3, 4, 5), dtype=torch.uint8)
+    for data in (
+        TensorDataset(whole, labels()),
+        DataLoader(TensorDataset(whole, labels()), 5),
+        Items(lambda i: (whole[i].numpy(), 0)),
+    ):
+        source = opened(data, in_unit_range=True)
+        torch.testing.assert_close(read(source)[0], whole.double() / 255, check_dtype=False)
+        assert source.notes == ["fit_data gives images of type uint8: they were scaled to [0, 1]."]
+    floats = opened(pairs())
+    read(floats)
+    assert floats.notes == []
 
 
 @pytest.mark.parametrize(

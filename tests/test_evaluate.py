@@ -1147,7 +1147,7 @@ def test_a_model_on_another_device_than_asked(trained: Net, at: str, asked: str)
 
 
 @pytest.mark.parametrize("argument", ["id_data", "ood_data", "fit_data", "validation_data"])
-@pytest.mark.parametrize("problem", ["empty", "kind", "bytes", "range", "nan"])
+@pytest.mark.parametrize("problem", ["empty", "kind", "integers", "range", "nan"])
 def test_what_is_wrong_with_data_is_said_with_the_argument(
     trained: Net, argument: str, problem: str
 ) -> None:
@@ -1155,7 +1155,7 @@ def test_what_is_wrong_with_data_is_said_with_the_argument(
     data: Any = {
         "empty": TensorDataset(images[:0], labels[:0]),
         "kind": 17,
-        "bytes": TensorDataset((255 * images).byte(), labels),
+        "integers": TensorDataset((255 * images).int(), labels),
         "range": TensorDataset(images * 3 - 1, labels),
         "nan": TensorDataset(images / 0 * 0, labels),
     }[problem]
@@ -1165,11 +1165,33 @@ def test_what_is_wrong_with_data_is_said_with_the_argument(
     said = {
         "empty": "is empty",
         "kind": "expected a DataLoader or a Dataset",
-        "bytes": "images are uint8",
+        "integers": "images are int32",
         "range": "images are in [0, 1]",
         "nan": "image 0 has values that are not finite",
     }
     assert said[problem] in error.message
+
+
+def test_images_of_bytes_give_the_scores_of_the_same_images_in_the_unit_interval(
+    trained: Net,
+) -> None:
+    def scores(kind: str) -> EvaluationResult:
+        bytes_ = {seed: (255 * made(40, seed)[0]).round().byte() for seed in (5, 6, 7)}
+        data = {
+            seed: TensorDataset(each if kind == "bytes" else each.float() / 255, made(40, seed)[1])
+            for seed, each in bytes_.items()
+        }
+        return evaluated(
+            trained, ["baseline"], id_data=data[5], ood_data={"x": data[6]}, fit_data=data[7]
+        )
+
+    given, wanted = scores("bytes"), scores("floats")
+    for name in ("id", "x"):
+        np.testing.assert_array_equal(
+            given.scores["baseline"][name], wanted.scores["baseline"][name]
+        )
+    assert [note for note in given.notes if "ood_data['x'] gives images of type uint8" in note]
+    assert not [note for note in wanted.notes if "uint8" in note]
 
 
 @pytest.mark.parametrize("argument", ["id_data", "fit_data", "validation_data"])

@@ -6,6 +6,7 @@ what is wrong is said with the name of the argument and the position of the imag
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
+from oodbench.data.declared import declared_classes
 from oodbench.data.duplicates import fingerprints
 from oodbench.errors import UserError
 
@@ -30,6 +32,8 @@ _BATCH = 256
 """Images of a batch where the user does not say."""
 _PLACES = 1 << 22
 """Places (height times width) of a batch at most: large images come in smaller batches."""
+_CHANNELS = (1, 3)
+"""Channels of images of type uint8: what tells [channels, height, width] from other orders."""
 _ROUNDING = 1e-3
 """How far outside of [0, 1] a value may be that was resized or decoded."""
 
@@ -37,6 +41,11 @@ _CONVERT = (
     "Convert them with torchvision.transforms.ToTensor(), or with "
     "v2.ToImage() and v2.ToDtype(torch.float32, scale=True)."
 )
+_TRANSFORM = (
+    "Give the data set a transform, such as torchvision.transforms.Compose("
+    "[Resize(256), CenterCrop(224), ToTensor()])."
+)
+_ONE_SIZE = f"Images must have one size. {_TRANSFORM}"
 _EXPECTED = "a DataLoader or a Dataset of (image, label)"
 
 Batch = tuple[Tensor, Tensor | None]
@@ -72,7 +81,10 @@ class LoadedImages:
         self._labelled = labelled
         self._generators = [(each, each.get_state()) for each in _generators(data)]
         self._data = self._readable(data)
+        self.declared = declared_classes(data, name) if labelled else None
+        self.relabel: Sequence[int] = ()
         self.note = self._order_of(self._data)
+        self._scaled = False
         self._first: Batch | None = None
         self._begun: Iterator[Batch] | None = None
         self._count: int | None = None
@@ -91,7 +103,9 @@ class LoadedImages:
             )
         if not readable or isinstance(data, str | bytes | dict):
             hint = ""
-            if hasattr(data, "__getitem__") and not isinstance(data, str | bytes | dict):
+            if isinstance(data, str | os.PathLike):
+                hint = "Read a folder with torchvision.datasets.ImageFolder(folder, transform)."
+            elif hasattr(data, "__getitem__") and not isinstance(data, bytes | dict):
                 hint = "A map-style Dataset needs __len__."
             raise UserError(f"{self.name}: expected {_EXPECTED}, not {_described(data)}.", hint)
         return data
@@ -111,8 +125,14 @@ class LoadedImages:
             "scores are in that order."
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the scores should know of how the images were read."""
+        scaled = f"{self.name} gives images of type uint8: they were scaled to [0, 1]."
+        return [note for note in (self.note, scaled if self._scaled else "") if note]
+
     def first(self) -> Batch:
-        """The first batch, unscaled; the sweep that comes next goes on after it.
+        """The first batch, its labels as they are read; the sweep that comes next goes on after it.
 
         Raises:
             UserError: if there is none, or it is not as it should be.
@@ -151,12 +171,12 @@ class LoadedImages:
             self._check(*self._first, 0)  # more may be known by now
             count = len(self._first[0])
             prints.append(fingerprints(self._first[0]))
-            yield self._first
+            yield self._relabelled(*self._first)
         for images, labels in sweep or self._checked():
             count += len(images)
             if self.fingerprints is None:
                 prints.append(fingerprints(images))
-            yield images, labels
+            yield self._relabelled(images, labels)
         if self._count not in (None, count):
             raise UserError(
                 f"{self.name} gave {self._count} images, and {count} when it was read again.",
@@ -165,6 +185,11 @@ class LoadedImages:
         self._count = count
         if self.fingerprints is None:
             self.fingerprints = np.concatenate(prints)
+
+    def _relabelled(self, images: Tensor, labels: Tensor | None) -> Batch:
+        if labels is None or not self.relabel:
+            return images, labels
+        return images, torch.tensor(self.relabel, device=labels.device)[labels]
 
     def close(self) -> None:
         """Let go of what was begun, and of its workers; put back generators."""
@@ -219,7 +244,7 @@ class LoadedImages:
                 raise UserError(
                     f"{self.name}: image {self._position} has shape {list(image.shape)}, those "
                     f"before it {list(images[0].shape)}.",
-                    "Bring images to one size, with torchvision.transforms.Resize and CenterCrop.",
+                    _ONE_SIZE,
                 )
             images.append(image)
             labels.append(label)
@@ -259,9 +284,9 @@ class LoadedImages:
         )
         hint = ""
         if "PIL." in str(error):
-            hint = "Images are PIL images. " + _CONVERT.replace("them ", "")
+            hint = f"Images are PIL images. {_TRANSFORM}"
         elif "equal size" in str(error) or "resize storage" in str(error):
-            hint = "Bring images to one size, with torchvision.transforms.Resize and CenterCrop."
+            hint = _ONE_SIZE
         position = f"{what} {self._position}"
         if isinstance(self._data, DataLoader):
             position += " on"
@@ -281,12 +306,12 @@ class LoadedImages:
 
     def _image(self, image: Any) -> Tensor:
         """One item's image as a tensor."""
-        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+        if isinstance(image, np.ndarray) and (image.dtype.kind == "f" or image.dtype == np.uint8):
             return torch.from_numpy(image)  # as torch's own loaders take it
         if not isinstance(image, Tensor):
             raise UserError(
                 f"{self.name}: image {self._position} is {_described(image)}, not a tensor.",
-                _CONVERT,
+                _TRANSFORM if _described(image) == "a PIL image" else _CONVERT,
             )
         return image
 
@@ -298,9 +323,10 @@ class LoadedImages:
             if isinstance(images, tuple | list) and any(isinstance(i, Tensor) for i in images):
                 hint = "A batch is (images, labels), each stacked, as torch's own collate_fn does."
             raise UserError(f"{self.name}: images are {_described(images)}, not tensors.", hint)
-        if not images.is_floating_point():
+        if not images.is_floating_point() and images.dtype != torch.uint8:
             raise UserError(
-                f"{self.name}: images are {_name(images.dtype)}, not floating-point.", _CONVERT
+                f"{self.name}: images are {_name(images.dtype)}, neither floating-point nor uint8.",
+                _CONVERT,
             )
         if images.ndim != 4:
             raise UserError(
@@ -313,7 +339,16 @@ class LoadedImages:
                 f"{self.name}: images from {done} on have shape {list(images.shape[1:])}, without "
                 "a pixel."
             )
-        return images
+        if images.dtype != torch.uint8:
+            return images
+        if images.shape[3] in _CHANNELS and images.shape[1] not in _CHANNELS:
+            raise UserError(
+                f"{self.name}: images of type uint8 have shape {list(images.shape[1:])}; expected "
+                "[channels, height, width].",
+                f"Their channels come last. {_CONVERT}",
+            )
+        self._scaled = True
+        return images.float().div_(255)
 
     def _labels(self, given: Any, count: int, done: int) -> Tensor:
         expected = "expected the class of each image, a whole number"
@@ -368,9 +403,16 @@ class LoadedImages:
             )
         if labels is None or self.num_classes is None:
             return
-        wrong = (labels < 0) | (labels >= self.num_classes)
+        count = len(self.relabel) or self.num_classes
+        wrong = (labels < 0) | (labels >= count)
         if bool(wrong.any()):
             index = int(wrong.int().argmax())
+            if self.relabel:
+                raise UserError(
+                    f"{self.name}: image {done + index} has label {int(labels[index])}; the data "
+                    f"set says that its classes are {self.declared}.",
+                    "Correct its `classes` and `class_to_idx`, or its labels.",
+                )
             raise UserError(
                 f"{self.name}: image {done + index} has label {int(labels[index])}; the model has "
                 f"{self.num_classes} classes, so labels are 0 to {self.num_classes - 1}."

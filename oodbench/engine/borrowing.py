@@ -281,7 +281,10 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
         error: what the network raised.
     """
     line = (str(error).strip().splitlines() or [""])[0]
-    hint = ""
+    hint = (
+        "Give images of the size and with the channels that the model takes; a transform, such as "
+        "torchvision.transforms.Resize and CenterCrop, brings them to it."
+    )
     if "same device" in str(error) or "Expected all tensors to be on" in str(error):
         hint = "Give device=... as it is where the model's tensors are."
     return UserError(

@@ -1,0 +1,188 @@
+"""Classes that a data set of torch says it has, and the labels of several such sets as one.
+
+torchvision's data sets have `classes`, the names in the order of the labels, and most of them
+`class_to_idx`. Two sets that number other classes mean other things by one label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate, default_convert
+
+from oodbench.errors import UserError, listed
+
+_DEEPEST = 32
+"""Data sets inside each other that are looked into; one may be inside itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredClasses:
+    """Classes of a data set.
+
+    Attributes:
+        names: in the order of the labels.
+        wrapper: the type of what may give other labels than the data set inside it that has the
+            names; "" if there is nothing like that.
+    """
+
+    names: tuple[str, ...]
+    wrapper: str = ""
+
+    def __str__(self) -> str:
+        return listed(self.names, 8)
+
+
+def declared_classes(data: Any, name: str, depth: int = 0) -> DeclaredClasses | None:
+    """The classes that a data set has, or the data set inside a DataLoader, a Subset, a wrapper.
+
+    What is inside is found as the attribute `dataset`. A `target_transform` may make other labels
+    of those that the names are of: then nothing is known.
+
+    Args:
+        data: a DataLoader or a Dataset.
+        name: what it is called in messages.
+        depth: how far inside it is.
+
+    Returns:
+        None where none are declared.
+
+    Raises:
+        UserError: the parts of a ConcatDataset have other classes than each other.
+    """
+    if depth > _DEEPEST or data is None:
+        return None
+    names = _names(data)
+    if names:
+        changed = _attribute(data, "target_transform") is not None
+        return None if changed else DeclaredClasses(names)
+    if type(data) is ConcatDataset:
+        found = [declared_classes(part, name, depth + 1) for part in data.datasets]
+        known = [part for part in found if part is not None]
+        for part in known:
+            if part.names != known[0].names:
+                raise UserError(
+                    f"{name}: the parts of the ConcatDataset have other classes than each other: "
+                    f"{known[0]}; and {part}.",
+                    "Give all parts the same classes: their order gives the labels.",
+                )
+        return next((part for part in known if part.wrapper), known[0] if known else None)
+    inside = declared_classes(_attribute(data, "dataset"), name, depth + 1)
+    plain = type(data) is Subset or (
+        type(data) is DataLoader and data.collate_fn in (default_collate, default_convert)
+    )
+    if inside is None or plain or inside.wrapper:
+        return inside
+    return DeclaredClasses(inside.names, type(data).__name__)
+
+
+def matching_labels(
+    declared: Mapping[str, DeclaredClasses], num_classes: int
+) -> Iterator[tuple[str, list[int], str]]:
+    """Labels of data sets that have other classes than the model, by the names of the classes.
+
+    The model's classes are those of `fit_data` where it has as many as the model, else those that
+    all sets with as many have.
+
+    Args:
+        declared: argument -> its classes.
+        num_classes: of the model.
+
+    Yields:
+        The argument, the model's label for each of its labels (none if they stay), and a note.
+
+    Raises:
+        UserError: a set has a class that the model does not have, it is not known which set has
+            the model's classes, or a wrapper may have changed labels already.
+    """
+    lists = {name: each.names for name, each in declared.items()}
+    if len(set(lists.values())) < 2:
+        yield from _fewer(declared, num_classes)
+        return
+    whole = {name: names for name, names in lists.items() if len(names) == num_classes}
+    reference = "fit_data" if "fit_data" in whole else next(iter(whole), "")
+    for name, names in lists.items():
+        base = reference or next(iter(lists))
+        if names == lists[base]:
+            continue
+        known = set(lists[base])
+        distinct = len(known) == num_classes and len(set(names)) == len(names)
+        rivals = base != "fit_data" and name in whole
+        wrapper = declared[name].wrapper
+        if rivals or not distinct or not set(names) <= known or wrapper:
+            raise _disagreement(name, base, declared, wrapper)
+        yield (
+            name,
+            [lists[base].index(each) for each in names],
+            f"The classes of {name} ({declared[name]}) are not numbered as those of {base} "
+            f"({declared[base]}): its labels were matched by the names of the classes.",
+        )
+
+
+def _fewer(
+    declared: Mapping[str, DeclaredClasses], num_classes: int
+) -> Iterator[tuple[str, list[int], str]]:
+    """A note where the sets agree and have fewer classes than the model."""
+    for name, each in declared.items():
+        if len(each.names) < num_classes:
+            yield (
+                name,
+                [],
+                f"{name} has {len(each.names)} classes ({each}), the model {num_classes}: label k "
+                "is taken as the model's class k.",
+            )
+            return
+
+
+def _disagreement(
+    name: str, base: str, declared: Mapping[str, DeclaredClasses], wrapper: str
+) -> UserError:
+    hint = (
+        f"A label must mean the same class in both. Map the labels of {name} with a "
+        "target_transform; or, if only the names differ, give both the same `classes` and "
+        "`class_to_idx`."
+    )
+    if wrapper:
+        hint = (
+            f"{name} is or has a {wrapper}, which may give other labels: set its attribute "
+            "`classes` to the names of the classes, in the order of the labels that it gives."
+        )
+    return UserError(
+        f"{name} and {base} have other classes than each other: {name} has {declared[name]}; "
+        f"{base} has {declared[base]}.",
+        hint,
+    )
+
+
+def _names(data: Any) -> tuple[str, ...]:
+    """Names of the classes in the order of the labels; none if a data set does not tell them."""
+    numbers = _attribute(data, "class_to_idx")
+    if isinstance(numbers, Mapping) and numbers:
+        values = list(numbers.values())
+        whole = all(isinstance(value, int | np.integer) for value in values)
+        # Several names may stand for one class, as in ImageNet: then `classes` has them.
+        if whole and sorted(values) == list(range(len(values))):
+            return tuple(str(name) for name in sorted(numbers, key=lambda name: numbers[name]))
+    classes = _attribute(data, "classes")
+    if isinstance(classes, np.ndarray):
+        classes = classes.tolist()
+    if not isinstance(classes, list | tuple) or isinstance(data, DataLoader):
+        return ()
+    if not all(isinstance(name, str | int | tuple) for name in classes):
+        return ()
+    return tuple(_joined(name) for name in classes)
+
+
+def _joined(name: str | int | Sequence[Any]) -> str:
+    return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+
+
+def _attribute(data: Any, name: str) -> Any:
+    """An attribute of somebody else's object, whose properties may raise whatever they like."""
+    try:
+        return getattr(data, name, None)
+    except Exception:
+        return None
