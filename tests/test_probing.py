@@ -503,8 +503,8 @@ def test_a_map_with_its_channels_last_is_a_tap_like_others() -> None:
     )
     for size in (32, (32, 64)):
         found = probed(module, some_images(size)).network
-        assert (found.tap_names, found.channels_last_taps) == (("mixed",), {"mixed"})
-    assert probed(module, some_images(), taps=["first"]).network.channels_last_taps == frozenset()
+        assert (found.tap_names, found.channel_axes) == (("mixed",), {"mixed": 3})
+    assert probed(module, some_images(), taps=["first"]).network.channel_axes == {}
 
 
 def test_blocks_of_one_resolution() -> None:
@@ -525,6 +525,7 @@ def test_blocks_of_one_resolution() -> None:
         ("plain.11", "has no module 'plain.11'"),
         ("unused", "Tap 'unused' does not run when Calls computes its logits"),
         ("pair", "Tap 'pair' gives tuple for 3 images, not a floating-point tensor"),
+        ("nested", "Tap 'nested' gives dict for 3 images, not a floating-point tensor"),
         ("mask", "Tap 'mask' gives bool [3, 3, 32, 32] for 3 images"),
         ("some", "Tap 'some' gives float32 [2, 3, 32, 32] for 3 images"),
         ("total", "Tap 'total' gives float32 [3] for 3 images"),
@@ -534,6 +535,7 @@ def test_named_taps_that_do_not_serve(tap: str, said: str) -> None:
     module = Calls(
         lambda self, x: (
             self.pair(x),
+            self.nested(x),
             self.mask(x),
             self.some(x),
             self.total(x),
@@ -541,7 +543,8 @@ def test_named_taps_that_do_not_serve(tap: str, said: str) -> None:
         )[-1],
         plain=plain(),
         unused=nn.Identity(),
-        pair=Calls(lambda self, x: (x, x)),
+        pair=Calls(lambda self, x: (x > 0, x.sum((1, 2, 3)))),
+        nested=Calls(lambda self, x: {"masks": [x > 0], "name": "nested"}),
         mask=Calls(lambda self, x: x > 0),
         some=Calls(lambda self, x: x[:2]),
         total=Calls(lambda self, x: x.sum((1, 2, 3))),

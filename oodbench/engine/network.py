@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
+from oodbench.models.activations import activation_of, in_usual_order
 from oodbench.models.classifier import Classifier
 
 T = TypeVar("T")
@@ -70,9 +71,11 @@ class _Captured:
     """What the hooks caught of one sweep.
 
     Attributes:
+        images: number of images in the batch.
         versions: of the maps of taps that are the network's own, not copies, when they were caught.
     """
 
+    images: int
     features: Tensor | None = None
     feature_map: Tensor | None = None
     taps: dict[str, Tensor] = field(default_factory=dict)
@@ -137,14 +140,16 @@ class NetworkRunner:
         if self._captured is not None:
             self._captured.feature_map = output
 
-    def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        channels_last = name in self.classifier.network.channels_last_taps
+    def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        axis = self.classifier.network.channel_axes.get(name)
 
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: Any, given: Any) -> None:
             if self._captured is None:
                 return
-            if channels_last:
-                output = output.movedim(-1, 1)
+            output = activation_of(given, self._captured.images)
+            if output is None:
+                raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
+            output = in_usual_order(output, axis)
             # The next module may work in place: vectors are copied, of maps see `outputs`.
             if self.capture.taps:
                 self._captured.taps[name] = pooled(output) if output.ndim > 2 else output.clone()
@@ -193,7 +198,7 @@ class NetworkRunner:
         )
 
     def _sweep(self, images: Tensor) -> tuple[_Captured, Tensor]:
-        captured = _Captured()
+        captured = _Captured(len(images))
         self._captured = captured
         try:
             logits: Tensor = self.classifier(images)
@@ -203,7 +208,7 @@ class NetworkRunner:
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
         """A tap, shape [B, D]; the sweep stops there."""
-        captured = _Captured()
+        captured = _Captured(len(images))
         self._captured, self._stop_at = captured, tap
         try:
             self.classifier(images)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class AdaptedNetwork(Network):
         features_name: name of the module inside it whose output are the penultimate features; None
             if they are the input of the last layer.
         opaque_head: whether the logits are something else than the last layer's weights say.
-        channels_last_taps: taps whose maps come as [B, H, W, D].
+        channel_axes: tap -> axis of its channels, where it is not the usual one.
         output: where the logits are in what the module returns.
         num_classes: C; None to hold logits to what the last layer gives.
     """
@@ -46,7 +47,7 @@ class AdaptedNetwork(Network):
         *,
         features_name: str | None = None,
         opaque_head: bool = False,
-        channels_last_taps: frozenset[str] = frozenset(),
+        channel_axes: Mapping[str, int] = MappingProxyType({}),
         output: Output = None,
         num_classes: int | None = None,
     ) -> None:
@@ -56,7 +57,7 @@ class AdaptedNetwork(Network):
         self.head_name = head_name
         self.features_name = features_name
         self.opaque_head = opaque_head
-        self.channels_last_taps = channels_last_taps
+        self.channel_axes = channel_axes
         self.output = output
         self.num_classes = num_classes
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,14 +64,15 @@ class Network(nn.Module):
         features_module: the module whose output, averaged over places, are the penultimate
             features; None if they are the input of the last layer.
         opaque_head: whether the logits are something else than the last layer's weights say.
-        channels_last_taps: taps whose maps come as [B, H, W, D].
+        channel_axes: tap -> axis of its channels, where it is not the usual one
+            (`oodbench.models.activations`).
     """
 
     tap_names: tuple[str, ...]
     head: nn.Module | None
     features_module: nn.Module | None = None
     opaque_head: bool = False
-    channels_last_taps: frozenset[str] = frozenset()
+    channel_axes: Mapping[str, int] = MappingProxyType({})
 
     @property
     def tap_modules(self) -> dict[str, nn.Module]:

@@ -7,11 +7,9 @@ is watched. Nothing about the module is changed.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import log
 from typing import Any, Literal
 
 import torch
@@ -20,16 +18,11 @@ from torch.nn import functional as F
 
 from oodbench.errors import UserError, did_you_mean
 from oodbench.losses import DistanceHead
+from oodbench.models.activations import activation_of
 from oodbench.models.adapter import AdaptedNetwork, check_taps, model_name
 from oodbench.models.classifier import Network, first_tensor, is_last_layer, vectors
+from oodbench.models.feature_layers import Call, FeatureLayers, ForwardPass, has_weights
 from oodbench.models.returned import HINT, Output, described, find_output, logits_in
-
-_RESERVED = frozenset({"logits", "features"})
-"""What the engine calls a network's output and the input of its last layer."""
-_STEP = 3
-"""A module that makes a map smaller by more, height or width, has several stages in it."""
-_BLOCKS = 4
-"""Taps of a network whose blocks all have one resolution."""
 
 
 class NotFiniteError(Exception):
@@ -42,16 +35,6 @@ class NotFiniteError(Exception):
     def __init__(self, index: int) -> None:
         super().__init__(f"logits of image {index} are not finite")
         self.index = index
-
-
-@dataclass(slots=True)
-class _Call:
-    """A module's calls in one sweep: how many, and the last one's input and output."""
-
-    module: nn.Module
-    count: int
-    given: Any
-    output: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +51,7 @@ class _Sweep:
     """
 
     logits: Tensor
-    calls: dict[str, _Call]
+    calls: dict[str, Call]
     images: int
     size: tuple[int, int]
     output: Output
@@ -83,6 +66,7 @@ class Probed:
         network: shares the module's weights; its last layer and its taps are named.
         logits: what it gave for the images, shape [B, C].
         channels_last: whether it runs in torch's channels_last order.
+        layers: its feature layers, and why these.
         note: which of several outputs was taken for the logits; "" if there was no choice.
         no_head: why its last layer is not known; "" if it is.
     """
@@ -90,6 +74,7 @@ class Probed:
     network: AdaptedNetwork
     logits: Tensor
     channels_last: bool
+    layers: FeatureLayers
     note: str = ""
     no_head: str = ""
 
@@ -159,28 +144,18 @@ def probe(
     if features is not None:
         _check_part(sweep, module, features, "features", of="output")
         last = last if head is not None or _gives_logits(sweep, last) else None
-    chosen: Sequence[str]
-    if taps != "auto":
-        chosen = _names(module, (taps,) if isinstance(taps, str) else taps)
-        check_taps(module, chosen)
-        for name in chosen:
-            _check_tap(sweep, module, name)
-    elif isinstance(module, Network):
-        names = {id(part): name for name, part in module.named_modules()}
-        chosen = tuple(names[id(part)] for part in module.tap_modules.values())
-    else:
-        chosen = _stages(sweep)
+    layers = _feature_layers(sweep, module, taps)
     network = AdaptedNetwork(
         module,
-        tuple(chosen),
+        layers.names,
         last,
         features_name=features,
         opaque_head=last is not None and not _computes_what_it_says(sweep, module, last, features),
-        channels_last_taps=frozenset(name for name in chosen if _ends_in_channels(sweep, name)),
+        channel_axes=layers.axes,
         output=sweep.output,
         num_classes=sweep.logits.shape[1],
     )
-    return Probed(network, sweep.logits, channels_last, sweep.note, why)
+    return Probed(network, sweep.logits, channels_last, layers, sweep.note, why)
 
 
 def _run(
@@ -199,7 +174,7 @@ def _run(
 
 
 def _sweep(module: nn.Module, images: Tensor, output: Output, num_classes: int | None) -> _Sweep:
-    calls: dict[str, _Call] = {}
+    calls: dict[str, Call] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
         def hook(
@@ -207,14 +182,16 @@ def _sweep(module: nn.Module, images: Tensor, output: Output, num_classes: int |
         ) -> None:
             before = calls.pop(name, None)  # the order is that of the last calls
             count = 1 if before is None else before.count + 1
-            given = first_tensor((*inputs, *named.values()))
+            given = activation_of((*inputs, *named.values()), len(images))
+            if given is None:
+                given = first_tensor((*inputs, *named.values()))
             if is_last_layer(part):
                 # What comes after it may work in place.
                 given, output = (
                     value.clone() if isinstance(value, Tensor) else value
                     for value in (given, output)
                 )
-            calls[name] = _Call(part, count, given, output)
+            calls[name] = Call(part, count, given, output)
 
         return hook
 
@@ -287,17 +264,17 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
     return None, "no layer was found that gives the logits"
 
 
-def vectors_of(call: _Call) -> Tensor:
+def vectors_of(call: Call) -> Tensor:
     """What a layer gave, averaged over places, shape [B, ...]."""
     return vectors(call.output, call.module)
 
 
-def _gives_vectors(call: _Call, images: int) -> bool:
+def _gives_vectors(call: Call, images: int) -> bool:
     """Whether a layer is given, and gives, a floating-point tensor with an entry per image."""
     return _is_activation(call.given, images) and _is_activation(call.output, images)
 
 
-def _gives(call: _Call, logits: Tensor) -> bool:
+def _gives(call: Call, logits: Tensor) -> bool:
     """Whether a layer gives the logits, averaged over places if there are several."""
     if not _gives_vectors(call, len(logits)):
         return False
@@ -311,22 +288,22 @@ def _gives_logits(sweep: _Sweep, name: str | None) -> bool:
     return name is not None and _gives(sweep.calls[name], sweep.logits)
 
 
-def _turns_vectors_into_logits(sweep: _Sweep, name: str, call: _Call) -> bool:
+def _turns_vectors_into_logits(sweep: _Sweep, name: str, call: Call) -> bool:
     """Whether a module is a last layer of another make: cosines, a low-rank update, int8."""
     if not name or not _gives_vectors(call, sweep.images) or call.given.ndim != 2:
         return False
     if not _same(call.output, sweep.logits):
         return False
-    if not _has_weights(call.module) and call.given.shape[1] == call.output.shape[1]:
+    if not has_weights(call.module) and call.given.shape[1] == call.output.shape[1]:
         return False  # what comes after the last layer: a rectifier, a temperature
     before = itertools.takewhile(lambda other: other != name, sweep.calls)
     return any(
-        not other.startswith(f"{name}.") and _has_weights(sweep.calls[other].module)
+        not other.startswith(f"{name}.") and has_weights(sweep.calls[other].module)
         for other in before
     )  # else it may be all of the model but for a normalisation
 
 
-def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, _Call]) -> None:
+def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, Call]) -> None:
     """Refuse what is not logits: detectors would take the softmax of a softmax."""
     logits = sweep.logits.double()
     ones = torch.ones(len(logits), dtype=torch.float64, device=logits.device)
@@ -408,7 +385,7 @@ def _check_name(module: nn.Module, argument: str, name: Any) -> None:
         )
 
 
-def _call_of(sweep: _Sweep, module: nn.Module, name: str) -> _Call:
+def _call_of(sweep: _Sweep, module: nn.Module, name: str) -> Call:
     """Calls of a named module; one that has several names is known by its first."""
     part = module.get_submodule(name)
     known = next(first for first, other in module.named_modules() if other is part)
@@ -443,7 +420,25 @@ def _check_part(
         )
 
 
-# --- named taps --------------------------------------------------------------------------------
+# --- feature layers ----------------------------------------------------------------------------
+
+
+def _feature_layers(
+    sweep: _Sweep, module: nn.Module, taps: Literal["auto"] | Sequence[str]
+) -> FeatureLayers:
+    """The feature layers: those that are asked for, those of an oodbench network, or found."""
+    seen = ForwardPass(module, sweep.calls, sweep.images, sweep.size)
+    if taps != "auto":
+        chosen = _names(module, (taps,) if isinstance(taps, str) else taps)
+        check_taps(module, chosen)
+        for name in chosen:
+            _check_tap(seen, name)
+        return FeatureLayers(chosen, "those that taps= names", seen.axes(chosen))
+    if isinstance(module, Network):
+        names = {id(part): name for name, part in module.named_modules()}
+        chosen = tuple(names[id(part)] for part in module.tap_modules.values())
+        return FeatureLayers(chosen, "those that the network names", {})
+    return seen.feature_layers()
 
 
 def _names(module: nn.Module, taps: Any) -> tuple[str, ...]:
@@ -474,27 +469,24 @@ def _names(module: nn.Module, taps: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_tap(sweep: _Sweep, module: nn.Module, name: str) -> None:
-    part = module.get_submodule(name)
-    # A module that has several names is known by its first.
-    known = next(first for first, other in module.named_modules() if other is part)
-    call = sweep.calls.get(known)
+def _check_tap(seen: ForwardPass, name: str) -> None:
+    model = model_name(seen.module)
+    call = seen.call(name)
     if call is None:
         raise UserError(
-            f"Tap '{name}' does not run when {type(module).__name__} computes its logits.",
+            f"Tap '{name}' does not run when {model} computes its logits.",
             "Name a module that runs once, or leave it to taps='auto'.",
         )
     if call.count > 1:
         raise UserError(
-            f"Tap '{name}' runs {call.count} times in one sweep of {type(module).__name__}: "
+            f"Tap '{name}' runs {call.count} times in one sweep of {model}: "
             "which of them is meant cannot be told.",
             "Name a module that runs once, such as the one it is a part of.",
         )
-    if not _is_activation(call.output, sweep.images):
-        shown = _shape(call.output)
+    if activation_of(call.output, seen.images) is None:
         raise UserError(
-            f"Tap '{name}' gives {shown} for {sweep.images} images, not a floating-point tensor "
-            "[images, ...].",
+            f"Tap '{name}' gives {_shape(call.output)} for {seen.images} images, not a "
+            "floating-point tensor [images, ...], or something with one in it.",
             "Name a module with such an output.",
         )
 
@@ -505,137 +497,5 @@ def _shape(value: Any) -> str:
     return type(value).__name__
 
 
-def _is_activation(output: Any, images: int) -> bool:
-    return (
-        isinstance(output, Tensor)
-        and output.is_floating_point()
-        and output.ndim > 1
-        and len(output) == images
-    )
-
-
-# --- the ends of stages ------------------------------------------------------------------------
-
-
-def _stages(sweep: _Sweep) -> tuple[str, ...]:
-    """Names of the modules that end a stage, in order."""
-    maps = _map_ends(sweep)
-    blocks = _block_ends(sweep)
-    order = list(sweep.calls)
-    if len(maps) > 1:
-        # A network of convolutions; tokens that come after its last map count too.
-        after = order.index(maps[-1])
-        blocks = [name for name in blocks if order.index(name) > after and _is_tokens(sweep, name)]
-    elif blocks:
-        maps = []  # its only map is the images cut into patches, or the end of the last block
-    return (*maps, *blocks)
-
-
-def _is_tokens(sweep: _Sweep, name: str) -> bool:
-    return bool(sweep.calls[name].output.ndim == 3)
-
-
-def _map_ends(sweep: _Sweep) -> list[str]:
-    """The last map of each resolution, of those on the way from the images to the logits."""
-    sizes = {
-        name: size
-        for name, call in sweep.calls.items()
-        if (size := _map_size(call.output, sweep)) is not None
-    }
-    steps = _steps(sweep, sizes)
-    pooled = {id(call.output) for call in sweep.calls.values() if _pools(call.module)}
-    ends: list[str] = []
-    # Backwards: a map on a side branch, like those of squeeze-and-excitation, is smaller than one
-    # that comes after it.
-    smallest = 0
-    for name in reversed(sizes):
-        call, (height, width) = sweep.calls[name], sizes[name]
-        inside = [step for step in _ancestors(name) if step in steps]
-        if any(sizes[step] != (height, width) for step in inside):
-            continue  # in the middle of what makes the map smaller
-        if call.count > 1 or name in _RESERVED or _pools(call.module):
-            continue
-        if id(call.output) in pooled and name not in steps:
-            continue  # a container that ends in pooling
-        if height * width == 1 and not _has_weights(call.module):
-            continue  # what was pooled
-        if height * width > smallest and _computed(sweep, name):
-            smallest = height * width
-            ends.insert(0, name)
-    return ends
-
-
-def _steps(sweep: _Sweep, sizes: dict[str, tuple[int, int]]) -> set[str]:
-    """Modules that make a map smaller by one step and are one piece: a block, a stage."""
-    found = set()
-    for name, (height, width) in sizes.items():
-        call = sweep.calls[name]
-        before = _map_size(call.given, sweep)
-        if before is None or call.count > 1 or name in _RESERVED:
-            continue
-        ratio = max(before[0] / height, before[1] / width)
-        if before[0] * before[1] > height * width and ratio <= _STEP:
-            found.add(name)
-    return found
-
-
-def _map_size(value: Any, sweep: _Sweep) -> tuple[int, int] | None:
-    """Height and width of a map [B, D, H, W] or [B, H, W, D]; None if it is none."""
-    if not _is_activation(value, sweep.images) or value.ndim != 4:
-        return None
-    _, first, second, third = value.shape
-    return (first, second) if _has_channels_last(value, sweep) else (second, third)
-
-
-def _has_channels_last(value: Any, sweep: _Sweep) -> bool:
-    """Whether something is a map [B, H, W, D]: its sides are to each other as the images' are."""
-    if not _is_activation(value, sweep.images) or value.ndim != 4:
-        return False
-    _, first, second, third = value.shape
-    shape = log(sweep.size[0] / sweep.size[1])
-    return abs(log(second / third) - shape) > abs(log(first / second) - shape)
-
-
-def _ends_in_channels(sweep: _Sweep, name: str) -> bool:
-    return _has_channels_last(sweep.calls[name].output, sweep)
-
-
-def _pools(module: nn.Module) -> bool:
-    return "Pool" in type(module).__name__
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return any(parameter.ndim > 1 for parameter in module.parameters())
-
-
-def _computed(sweep: _Sweep, name: str) -> bool:
-    """Whether a layer with weights ran before a module ended: it gives no more than the image."""
-    for other, call in sweep.calls.items():
-        if any(parameter.ndim > 1 for parameter in call.module.parameters(recurse=False)):
-            return True
-        if other == name:
-            return False
-    return False
-
-
-def _ancestors(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
-def _block_ends(sweep: _Sweep) -> list[str]:
-    """Up to four of the blocks that follow each other with outputs of one shape, evenly spaced."""
-    rows: dict[tuple[str, type, torch.Size], list[str]] = defaultdict(list)
-    for name, call in sweep.calls.items():
-        is_map = _map_size(call.output, sweep) is not None
-        is_tokens = _is_activation(call.output, sweep.images) and call.output.ndim == 3
-        usable = call.count == 1 and name not in _RESERVED and _has_weights(call.module)
-        if usable and (is_map or is_tokens):
-            parent = name.rpartition(".")[0]
-            rows[parent, type(call.module), call.output.shape].append(name)
-    row = max(rows.values(), key=lambda names: (len(names), -names[0].count(".")), default=[])
-    if len(row) < 2:
-        return []
-    taken = min(len(row), _BLOCKS)
-    return [row[round((index + 1) * len(row) / taken) - 1] for index in range(taken)]
+def _is_activation(value: Any, images: int) -> bool:
+    return isinstance(value, Tensor) and activation_of(value, images) is not None

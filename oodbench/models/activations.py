@@ -1,0 +1,62 @@
+"""The activation in what a module gives, and the order of its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+def activation_of(value: Any, images: int) -> Tensor | None:
+    """What a module gives, or is given, as an activation of a batch.
+
+    Modules may give a tuple, a mapping or a data class, as those of Hugging Face do: such a value
+    counts by its first floating-point tensor with an entry for each image.
+
+    Args:
+        value: any output of a module, or its arguments.
+        images: number of images in the batch.
+
+    Returns:
+        Shape [images, ...] with two axes or more; None if there is no such tensor.
+    """
+    for tensor in _tensors(value):
+        if tensor.ndim > 1 and len(tensor) == images and tensor.is_floating_point():
+            return tensor
+    return None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
+def usual_axis(activation: Tensor) -> int:
+    """The axis of the channels in [B, D], [B, tokens, D] and [B, D, ...]."""
+    return 2 if activation.ndim == 3 else 1
+
+
+def in_usual_order(activation: Tensor, axis: int | None) -> Tensor:
+    """An activation with its channels where detectors expect them.
+
+    Args:
+        activation: shape [B, ...].
+        axis: of its channels; None: it is where it usually is.
+
+    Returns:
+        Shape [B, D], [B, tokens, D] or [B, D, ...].
+    """
+    usual = usual_axis(activation)
+    return activation if axis in (None, usual) else activation.movedim(axis, usual)

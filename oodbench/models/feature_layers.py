@@ -1,0 +1,410 @@
+"""Which modules of a classifier are its feature layers: the ends of its stages, or of blocks.
+
+In this order: what a timm model's `feature_info` names; the list of like modules that holds most of
+the network's weights, if they are stages, or blocks of tokens; the last activation before each
+change of resolution; blocks of one resolution. Nothing is imported to recognise a model: modules
+are known by what they are given and give when a few images are sent through.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodbench.models.activations import activation_of, usual_axis
+
+RESERVED = frozenset({"logits", "features"})
+"""What the engine calls a network's output and the input of its last layer."""
+
+_STEP = 3
+"""A module that makes an activation smaller by more, height or width, has several stages in it."""
+_BLOCKS = 4
+"""Feature layers of a network whose blocks all have one resolution."""
+_EXTRA = 1.5
+"""Sequences whose lengths differ by less have one resolution: class tokens come and go."""
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CHANNELS_FIRST = ("Conv1d", "Conv2d", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm2d")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A module's calls in one forward pass: how many, and the last one's input and output."""
+
+    module: nn.Module
+    count: int
+    given: Any
+    output: Any
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureLayers:
+    """The feature layers of a network.
+
+    Attributes:
+        names: of the modules, in order.
+        reason: why these.
+        axes: name -> axis of the channels, where it is not the usual one (`activations`).
+    """
+
+    names: tuple[str, ...]
+    reason: str
+    axes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How many places an activation has, and its height and width if it is a map."""
+
+    places: int
+    sides: tuple[int, int] | None
+
+    def larger(self, other: _Size) -> bool:
+        """Whether it has more places."""
+        maps = self.sides is not None and other.sides is not None
+        return self.places > other.places * (1 if maps else _EXTRA)
+
+    def like(self, other: _Size) -> bool:
+        """Whether both have one resolution."""
+        if self.sides is not None and other.sides is not None:
+            return self.sides == other.sides
+        return not self.larger(other) and not other.larger(self)
+
+    def step_from(self, before: _Size) -> bool:
+        """Whether it is smaller by one step."""
+        if not before.larger(self):
+            return False
+        if self.sides is None or before.sides is None:
+            return before.places <= _STEP**2 * self.places
+        return max(b / s for b, s in zip(before.sides, self.sides, strict=True)) <= _STEP
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Modules of one kind that follow each other.
+
+    Attributes:
+        names: of the modules; of a list that does not run itself, its last module.
+        parent: name of what they are in.
+        weights: number of parameters that they hold.
+        whole: whether they are all that is in a list.
+    """
+
+    names: tuple[str, ...]
+    parent: str
+    weights: int
+    whole: bool
+
+
+class ForwardPass:
+    """What a forward pass of a few images showed.
+
+    Args:
+        module: the network.
+        calls: name -> calls of a module inside it, in the order in which the last ones ended.
+        images: number of images.
+        size: height and width of the images.
+    """
+
+    def __init__(
+        self, module: nn.Module, calls: Mapping[str, Call], images: int, size: tuple[int, int]
+    ) -> None:
+        self.module, self.calls, self.images, self.size = module, calls, images, size
+        self._modules = dict(module.named_modules())
+        self._order = {name: position for position, name in enumerate(calls)}
+
+    # --- activations ---------------------------------------------------------------------------
+
+    def call(self, name: str) -> Call | None:
+        """Calls of a module, by any of its names; None if it did not run."""
+        part = self.module.get_submodule(name)
+        return self.calls.get(
+            next(first for first, other in self._modules.items() if other is part)
+        )
+
+    def activation(self, name: str) -> Tensor | None:
+        """The activation that a module gave; None if it gave none."""
+        call = self.call(name)
+        return None if call is None else activation_of(call.output, self.images)
+
+    def axis(self, value: Tensor) -> int:
+        """The axis of the channels in an activation.
+
+        Of a map it is told by its sides, which are to each other as the images' are. Where that
+        does not tell, and for a sequence, it is told by the layers that the activation goes to or
+        comes from: convolutions have their channels first, linear layers last.
+        """
+        likely = self._likely_axis(value)
+        if likely is not None:
+            return likely
+        for call in self.calls.values():
+            kind = type(call.module)
+            if kind in (nn.Linear, nn.LayerNorm):
+                axis = value.ndim - 1
+            elif kind.__name__ in _CHANNELS_FIRST:
+                axis = 1
+            else:
+                continue
+            ends = [activation_of(end, self.images) for end in (call.given, call.output)]
+            if any(_equal(end, value) for end in ends):
+                return axis
+        return usual_axis(value)
+
+    def _likely_axis(self, value: Tensor) -> int | None:
+        """The axis of the channels by shape alone; None if two would do, or for a sequence."""
+        if value.ndim != 4:
+            return None if value.ndim == 3 else usual_axis(value)
+        shape = log(self.size[0] / self.size[1])
+        first, second, third = value.shape[1:]
+        if not value.numel():
+            return 1
+        error_first = abs(log(second / third) - shape)
+        error_last = abs(log(first / second) - shape)
+        if error_first == error_last:
+            return None
+        return 3 if error_first > error_last else 1
+
+    def _size(self, value: Any) -> _Size | None:
+        """Size of a map [B, D, H, W] or [B, H, W, D] or of tokens; None of anything else."""
+        tensor = activation_of(value, self.images)
+        if tensor is None or tensor.ndim not in (3, 4) or not tensor.numel():
+            return None
+        axis = self._likely_axis(tensor) or usual_axis(tensor)
+        sides = [n for index, n in enumerate(tensor.shape[1:], 1) if index != axis]
+        if tensor.ndim == 3:
+            return _Size(sides[0], None)
+        return _Size(sides[0] * sides[1], (sides[0], sides[1]))
+
+    @cached_property
+    def _sizes(self) -> dict[str, _Size]:
+        """Module -> size of what it gave, of those that gave a map or tokens."""
+        sizes = {name: self._size(call.output) for name, call in self.calls.items()}
+        return {name: size for name, size in sizes.items() if size is not None}
+
+    def _usable(self, name: str) -> bool:
+        """Whether a module can be a feature layer: it ran once, and gave a map or tokens."""
+        call = self.calls.get(name)
+        return call is not None and call.count == 1 and name in self._sizes
+
+    # --- the choice ----------------------------------------------------------------------------
+
+    def feature_layers(self) -> FeatureLayers:
+        """The feature layers."""
+        names, reason = self._choice()
+        return FeatureLayers(tuple(names), reason, self.axes(names))
+
+    def axes(self, names: Sequence[str]) -> dict[str, int]:
+        """Name -> axis of the channels, of modules whose axis is not the usual one."""
+        found = {}
+        for name in names:
+            activation = self.activation(name)
+            if activation is not None and (axis := self.axis(activation)) != usual_axis(activation):
+                found[name] = axis
+        return found
+
+    def _choice(self) -> tuple[Sequence[str], str]:
+        named = self._feature_info()
+        if named:
+            return self._spread(named), "those that the model's feature_info names"
+        rows = list(self._rows())
+        row = max(
+            rows,
+            key=lambda row: (row.weights, -row.parent.count("."), self._order[row.names[-1]]),
+            default=None,
+        )
+        total = sum(parameter.numel() for parameter in self.module.parameters())
+        if row is not None and row.whole:
+            if len(self._last_of_each(row.names)) > 1:
+                return self._spread(row.names), f"the ends of the stages in {row.parent or 'it'}"
+            tokens = self._sizes[row.names[-1]].sides is None
+            if tokens and 2 * row.weights > total:
+                return self._blocks(row)
+        ends = self._ends()
+        if len(ends) > 1:
+            reason = "the last activation before each change of resolution"
+            # A network of convolutions; tokens that come after its last map count too.
+            if row is not None and self._follow(row, ends):
+                blocks, which = self._blocks(row)
+                maps = [name for name in ends if self._sizes[name].sides is not None]
+                return [*maps, *blocks], f"{reason}, then {which}"
+            return ends, reason
+        if row is not None:
+            return self._blocks(row)
+        return ends, "the last activation with places"
+
+    def _last_of_each(self, names: Sequence[str]) -> Sequence[str]:
+        """Of modules in a row, the last of each resolution."""
+        return [
+            name
+            for name, after in itertools.zip_longest(names, names[1:])
+            if after is None or not self._sizes[after].like(self._sizes[name])
+        ]
+
+    def _spread(self, names: Sequence[str]) -> Sequence[str]:
+        """Up to four modules; of more, the last of each resolution, or else evenly spaced ones."""
+        if len(names) <= _BLOCKS:
+            return names
+        last = self._last_of_each(names)
+        if len(last) > 1:
+            return last
+        return [names[round((index + 1) * len(names) / _BLOCKS) - 1] for index in range(_BLOCKS)]
+
+    def _blocks(self, row: _Row) -> tuple[Sequence[str], str]:
+        names = self._spread(row.names)
+        share = f"{len(names)} of the {len(row.names)}" if len(names) < len(row.names) else "the"
+        return names, f"the ends of {share} blocks in {row.parent or 'it'}"
+
+    # --- timm ----------------------------------------------------------------------------------
+
+    def _feature_info(self) -> list[str]:
+        """What `feature_info` of a timm model, or of one inside, names; nothing if it is amiss."""
+        for prefix, part in self._modules.items():
+            entries = getattr(part, "feature_info", None)
+            entries = getattr(entries, "info", entries)
+            if not isinstance(entries, list | tuple) or not entries:
+                continue
+            names: list[str] = []
+            for entry in entries:
+                named = entry.get("module") if isinstance(entry, Mapping) else None
+                end = self._end(f"{prefix}.{named}" if prefix else str(named)) if named else None
+                if end is None:
+                    return []
+                if end not in names:
+                    names.append(end)
+            return sorted(names, key=self._order.__getitem__)
+        return []
+
+    # --- rows of modules -----------------------------------------------------------------------
+
+    def _end(self, name: str) -> str | None:
+        """The module itself; of a list, which does not run, the module in it that ends last."""
+        if name in self.calls:
+            return name if self._usable(name) and name not in RESERVED else None
+        part = self._modules.get(name)
+        if part is None:
+            return None
+        ends = [self._end(f"{name}.{child}") for child, _ in part.named_children()]
+        return max((end for end in ends if end), key=self._order.__getitem__, default=None)
+
+    def _rows(self) -> Iterator[_Row]:
+        for parent, part in self._modules.items():
+            prefix = f"{parent}." if parent else ""
+            is_list = isinstance(part, _LISTS)
+            kinds: dict[type, list[tuple[str, nn.Module]]] = {}
+            for child, inside in part.named_children():
+                end = self._end(prefix + child)
+                runs = is_list or (end == prefix + child and not isinstance(inside, _LISTS))
+                if end and runs and has_weights(inside):
+                    kinds.setdefault(type(inside), []).append((end, inside))
+            whole = is_list and len(kinds) == 1
+            for members in kinds.values():
+                names = tuple(sorted((end for end, _ in members), key=self._order.__getitem__))
+                composite = next(members[0][1].children(), None) is not None
+                if composite and len(names) > 1 and self._in_succession(names, linked=not whole):
+                    weights = sum(p.numel() for _, inside in members for p in inside.parameters())
+                    yield _Row(names, parent, weights, whole)
+
+    def _in_succession(self, names: Sequence[str], *, linked: bool) -> bool:
+        """Whether modules work one after another, and not side by side on the same activation.
+
+        Args:
+            names: of the modules.
+            linked: whether each has to be given just what the one before it gave.
+        """
+        for before, after in itertools.pairwise(names):
+            given = activation_of(self.calls[after].given, self.images)
+            if _equal(given, self.activation(before)):
+                continue  # also of a block that adds nothing, as one whose last weights are zero
+            if linked or _equal(given, activation_of(self.calls[before].given, self.images)):
+                return False
+        return True
+
+    def _follow(self, row: _Row, ends: Sequence[str]) -> bool:
+        """Whether blocks of tokens come after the last map."""
+        maps = [name for name in ends if self._sizes[name].sides is not None]
+        tokens = all(self._sizes[name].sides is None for name in row.names)
+        return tokens and bool(maps) and self._order[row.names[0]] > self._order[maps[-1]]
+
+    # --- changes of resolution -----------------------------------------------------------------
+
+    def _ends(self) -> list[str]:
+        """The last activation of each resolution, of those on the way from images to logits."""
+        units = self._units()
+        pooled = {id(call.output) for call in self.calls.values() if _pools(call.module)}
+        ends: list[str] = []
+        # Backwards: a map on a side branch, like those of squeeze-and-excitation, is smaller than
+        # one that comes after it.
+        smallest: _Size | None = None
+        for name in reversed(self._sizes):
+            call, size = self.calls[name], self._sizes[name]
+            inside = [unit for unit in _ancestors(name) if unit in units]
+            if any(not self._sizes[unit].like(size) for unit in inside):
+                continue  # in the middle of a block, or of what makes the map smaller
+            if call.count > 1 or name in RESERVED or _pools(call.module):
+                continue
+            if id(call.output) in pooled and name not in units:
+                continue  # a container that ends in pooling
+            if name not in units and self._ends_inside(name):
+                continue  # a container of several stages
+            if size.places == 1 and not has_weights(call.module):
+                continue  # what was pooled
+            if (smallest is None or size.larger(smallest)) and self._computed(name):
+                smallest = size
+                ends.insert(0, name)
+        return ends
+
+    def _ends_inside(self, name: str) -> bool:
+        """Whether a module gives what a module inside it gave."""
+        inside = (other for other in self._sizes if other.startswith(f"{name}."))
+        output = self.activation(name)
+        return any(
+            self.calls[other].count == 1 and self.activation(other) is output for other in inside
+        )
+
+    def _units(self) -> set[str]:
+        """Modules that are one piece: they keep the resolution, or make it smaller by one step."""
+        found = set()
+        for name, after in self._sizes.items():
+            call = self.calls[name]
+            before = self._size(call.given)
+            if before is None or call.count > 1 or name in RESERVED:
+                continue
+            if after.like(before) or after.step_from(before):
+                found.add(name)
+        return found
+
+    def _computed(self, name: str) -> bool:
+        """Whether a layer with weights ran before a module ended: it gives not just the image."""
+        for other, call in self.calls.items():
+            if any(parameter.ndim > 1 for parameter in call.module.parameters(recurse=False)):
+                return True
+            if other == name:
+                return False
+        return False
+
+
+def _equal(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None or first.shape != second.shape:
+        return False
+    return first is second or torch.equal(first, second)
+
+
+def _pools(module: nn.Module) -> bool:
+    return "Pool" in type(module).__name__ and not has_weights(module)
+
+
+def has_weights(module: nn.Module) -> bool:
+    """Whether a module has parameters that are matrices, or of higher rank."""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
