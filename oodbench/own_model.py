@@ -586,34 +586,39 @@ def _result(
         taps=network.tap_names,
         head=network.head_name or "",
         num_classes=session.num_classes,
-        notes=(*notes, *_notes(session, [methods[label] for label in good], network, records)),
+        notes=(
+            *notes,
+            *_layers_note(contenders.values(), network),
+            *_notes(session, [methods[label] for label in good], records),
+        ),
         warnings=(*session.warnings, *score_signs(records)),
     )
 
 
 def _notes(
-    session: Session,
-    methods: Iterable[Method],
-    network: AdaptedNetwork,
-    records: Sequence[QualityRecord],
+    session: Session, methods: Iterable[Method], records: Sequence[QualityRecord]
 ) -> Iterable[str]:
     for label, reason in session.unmeasured.items():
         yield f"The costs of {label} could not be measured: {reason}."
-    stepping, tapping = [], False
+    stepping = []
     for method in methods:
         ties = tie_notes(record for record in records if record.method == method.name)
         for note in (*session.results[method.name].notes, *ties):
             yield f"{method.name}: {note}."
-        tapping |= bool(method.detector.needs & {"taps", "tap_maps"})
         if "input_gradient" in method.detector.needs:
             stepping.append(method.name)
-    if tapping:
-        yield f"Taps: {', '.join(network.tap_names)}."
     if stepping and not session.attackable:
         yield (
             f"{', '.join(stepping)}: normalization was not given, so the step of the input "
             "perturbation is in units of the images as they came, not of a pixel in [0, 1]."
         )
+
+
+def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> Iterable[str]:
+    """Which feature layers the model has, if a detector that was asked for looks at them."""
+    looks = any(each.method.detector.needs & {"taps", "tap_maps"} for each in contenders)
+    if looks and network.tap_names:
+        yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."
 
 
 def _benchmark(model: str, head: nn.Module | None, ood: Sequence[str]) -> BenchmarkSpec:

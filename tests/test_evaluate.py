@@ -425,7 +425,10 @@ def test_what_a_detector_sees(trained: Net) -> None:
     named = evaluated(trained, [Ensemble()], taps=["conv2", "conv1"])
     assert named.taps == ("conv2", "conv1")
     assert not np.allclose(named.scores["ensemble"]["id"], result.scores["ensemble"]["id"])
-    assert "Taps: bn1, bn2." in result.to_text()
+    reason = "the last activation before each change of resolution"
+    assert f"Feature layers: bn1, bn2 ({reason})." in result.notes
+    assert "Feature layers: conv2, conv1 (those that taps= names)." in named.notes
+    assert "Feature layers: bn1, bn2" in result.to_text()
 
 
 def test_held_out_images_are_the_validation_data(trained: Net) -> None:

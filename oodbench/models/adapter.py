@@ -35,6 +35,7 @@ class AdaptedNetwork(Network):
             if they are the input of the last layer.
         opaque_head: whether the logits are something else than the last layer's weights say.
         channel_axes: tap -> axis of its channels, where it is not the usual one.
+        tap_reason: why these are its taps.
         output: where the logits are in what the module returns.
         num_classes: C; None to hold logits to what the last layer gives.
     """
@@ -48,6 +49,7 @@ class AdaptedNetwork(Network):
         features_name: str | None = None,
         opaque_head: bool = False,
         channel_axes: Mapping[str, int] = MappingProxyType({}),
+        tap_reason: str = "",
         output: Output = None,
         num_classes: int | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class AdaptedNetwork(Network):
         self.features_name = features_name
         self.opaque_head = opaque_head
         self.channel_axes = channel_axes
+        self.tap_reason = tap_reason
         self.output = output
         self.num_classes = num_classes
 

@@ -101,6 +101,11 @@ class _Row:
     weights: int
     whole: bool
 
+    @property
+    def where(self) -> str:
+        """What they are in, for a sentence."""
+        return self.parent or "the model"
+
 
 class ForwardPass:
     """What a forward pass of a few images showed.
@@ -221,7 +226,7 @@ class ForwardPass:
         total = sum(parameter.numel() for parameter in self.module.parameters())
         if row is not None and row.whole:
             if len(self._last_of_each(row.names)) > 1:
-                return self._spread(row.names), f"the ends of the stages in {row.parent or 'it'}"
+                return self._spread(row.names), f"the ends of the stages in {row.where}"
             tokens = self._sizes[row.names[-1]].sides is None
             if tokens and 2 * row.weights > total:
                 return self._blocks(row)
@@ -258,7 +263,7 @@ class ForwardPass:
     def _blocks(self, row: _Row) -> tuple[Sequence[str], str]:
         names = self._spread(row.names)
         share = f"{len(names)} of the {len(row.names)}" if len(names) < len(row.names) else "the"
-        return names, f"the ends of {share} blocks in {row.parent or 'it'}"
+        return names, f"the ends of {share} blocks in {row.where}"
 
     # --- timm ----------------------------------------------------------------------------------
 

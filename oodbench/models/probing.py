@@ -66,7 +66,6 @@ class Probed:
         network: shares the module's weights; its last layer and its taps are named.
         logits: what it gave for the images, shape [B, C].
         channels_last: whether it runs in torch's channels_last order.
-        layers: its feature layers, and why these.
         note: which of several outputs was taken for the logits; "" if there was no choice.
         no_head: why its last layer is not known; "" if it is.
     """
@@ -74,7 +73,6 @@ class Probed:
     network: AdaptedNetwork
     logits: Tensor
     channels_last: bool
-    layers: FeatureLayers
     note: str = ""
     no_head: str = ""
 
@@ -152,10 +150,11 @@ def probe(
         features_name=features,
         opaque_head=last is not None and not _computes_what_it_says(sweep, module, last, features),
         channel_axes=layers.axes,
+        tap_reason=layers.reason,
         output=sweep.output,
         num_classes=sweep.logits.shape[1],
     )
-    return Probed(network, sweep.logits, channels_last, layers, sweep.note, why)
+    return Probed(network, sweep.logits, channels_last, sweep.note, why)
 
 
 def _run(
