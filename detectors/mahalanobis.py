@@ -11,7 +11,7 @@ from torch import Tensor
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.regression import LogisticModel, fit_logistic_regression
-from oodbench.statistics import ClassMoments, TiedGaussian
+from oodbench.statistics import ClassMoments, TiedGaussian, require_variation
 
 
 @register(
@@ -52,7 +52,11 @@ class Mahalanobis(Detector):
         self.regression: LogisticModel | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Class means and tied covariance of every tap, in one sweep."""
+        """Class means and tied covariance of every tap, in one sweep.
+
+        Raises:
+            ValueError: if a class has no image, or no tap varies within the classes.
+        """
         moments: dict[str, ClassMoments] = {}
         for outputs in batches:
             assert outputs.labels is not None
@@ -60,6 +64,7 @@ class Mahalanobis(Detector):
                 tap_moments = moments.setdefault(tap, ClassMoments(batches.num_classes))
                 tap_moments.update(features, outputs.labels)
         self.gaussians = {tap: gathered.tied_gaussian() for tap, gathered in moments.items()}
+        require_variation(*self.gaussians.values())
 
     def confidences(self, outputs: Outputs) -> dict[str, Tensor]:
         """M_l of every tap, each of shape [B]."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.statistics import ClassMoments, TiedGaussian
+from oodbench.statistics import ClassMoments, TiedGaussian, require_variation
 
 
 @register(
@@ -31,12 +31,17 @@ class MahalanobisSingle(Detector):
         self.gaussian: TiedGaussian | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Class means and tied covariance, in one sweep."""
+        """Class means and tied covariance, in one sweep.
+
+        Raises:
+            ValueError: if a class has no image, or features do not vary within the classes.
+        """
         moments = ClassMoments(batches.num_classes)
         for outputs in batches:
             assert outputs.labels is not None
             moments.update(outputs.features, outputs.labels)
         self.gaussian = moments.tied_gaussian()
+        require_variation(self.gaussian)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus half the squared distance to the nearest class, shape [B]."""

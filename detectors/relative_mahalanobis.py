@@ -7,7 +7,7 @@ from torch import Tensor
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.functional import squared_distances
-from oodbench.statistics import ClassMoments, TiedGaussian
+from oodbench.statistics import ClassMoments, TiedGaussian, require_variation
 
 
 @register(
@@ -33,12 +33,17 @@ class RelativeMahalanobis(Detector):
         self.background: TiedGaussian | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Both Gaussian models, in one sweep."""
+        """Both Gaussian models, in one sweep.
+
+        Raises:
+            ValueError: if a class has no image, or features do not vary within the classes.
+        """
         moments = ClassMoments(batches.num_classes)
         for outputs in batches:
             assert outputs.labels is not None
             moments.update(outputs.features, outputs.labels)
         self.classes = moments.tied_gaussian()
+        require_variation(self.classes)
         self.background = self.classes.white_background(moments.counts)
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
+from oodbench.bank import FeatureBank
 from oodbench.detector import Batches
-from oodbench.subspace import PrincipalAxes, PrincipalMoments, principal_dimension
+from oodbench.subspace import MeanResiduals, PrincipalAxes, PrincipalMoments, principal_dimension
+
+SAMPLE = 1000
+"""Training images whose residuals are looked at: whether there are any."""
 
 
 @register(
@@ -37,15 +41,26 @@ class Residual(Detector):
         self.axes: PrincipalAxes | None = None
 
     def fit(self, batches: Batches) -> None:
-        """All principal axes, in one sweep."""
-        moments = PrincipalMoments()
+        """All principal axes, in one sweep; the residuals of a sample of the images.
+
+        Raises:
+            ValueError: if there are no images.
+        """
+        moments, bank = PrincipalMoments(), FeatureBank(SAMPLE)
         for outputs in batches:
             moments.update(outputs.features, outputs.head)
+            bank.add(outputs.features)
         self.axes = moments.axes()
+        self.mean_residuals = MeanResiduals.of(bank, self.axes)
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Minus the length of the residual, shape [B]."""
+        """Minus the length of the residual, shape [B].
+
+        Raises:
+            ValueError: if the training features have none.
+        """
         if self.axes is None:
             raise ValueError("Residual has no principal axes yet: call fit first")
         dim = principal_dimension(self.dim, outputs.features.shape[1])
+        self.mean_residuals.at(dim, "the score")
         return -self.axes.residual_norms(outputs.features, dim)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.bank import FeatureBank
 from oodbench.detector import Batches
 from oodbench.functional import check_logits_positive, energy
-from oodbench.subspace import PrincipalAxes, PrincipalMoments, principal_dimension
-
-ROWS = 512
-"""Rows of the bank that are projected on all axes at a time."""
+from oodbench.subspace import MeanResiduals, PrincipalAxes, PrincipalMoments, principal_dimension
 
 
 @register(
@@ -66,12 +62,7 @@ class ViM(Detector):
         self.axes = moments.axes()
         self.mean_logit = largest_logits / bank.seen
         check_logits_positive(self.mean_logit, "ViM")
-        sums = torch.zeros_like(self.axes.origin)
-        for block in bank.blocks:
-            for rows in block.split(ROWS):
-                sums += self.axes.all_residual_norms(rows).sum(dim=0)
-            self.precision = max(torch.finfo(block.dtype).eps, 1e-14 * len(sums))
-        self.mean_residuals: list[float] = (sums / len(bank)).tolist()  # at index d: for dim = d
+        self.mean_residuals = MeanResiduals.of(bank, self.axes)
 
     def alpha(self, dim: int) -> float:
         """Scale of the virtual logit for a dimension of the principal space.
@@ -79,12 +70,7 @@ class ViM(Detector):
         Raises:
             ValueError: if the training features lie in the principal space: no scale fits.
         """
-        if self.mean_residuals[dim] <= self.precision * self.mean_residuals[0]:
-            raise ValueError(
-                f"the training features lie in a space of dim = {dim} up to rounding: without a "
-                "residual, ViM's alpha is not defined. Choose a smaller dim, or fit on more images"
-            )
-        return self.mean_logit / self.mean_residuals[dim]
+        return self.mean_logit / self.mean_residuals.at(dim, "ViM's alpha")
 
     def score(self, outputs: Outputs) -> Tensor:
         """Energy less the virtual logit, shape [B]."""

@@ -38,7 +38,7 @@ class ClassMoments:
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes, dtype=torch.float64)
-        self._precision = torch.finfo(torch.float64).eps
+        self._rounding = torch.finfo(torch.float64).eps ** 2
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -55,8 +55,8 @@ class ClassMoments:
             self._sums = values.new_zeros(self.num_classes, dimension)
             self._squares = values.new_zeros(dimension, dimension)
             self.counts = self.counts.to(values.device)
-            # Rounding the features leaves a variance of eps^2: less than that is no information.
-            self._precision = max(self._precision, eps**2)
+            # Rounding features of size 1 leaves a variance of eps^2: less is no information.
+            self._rounding = max(self._rounding, eps**2)
         values = values - self._origin
         self.counts += torch.bincount(labels, minlength=self.num_classes)
         self._sums.index_add_(0, labels, values)
@@ -75,9 +75,12 @@ class ClassMoments:
         within = self._squares - (means * self.counts[:, None]).T @ means
         total = self.counts.sum()
         mean = self._sums.sum(dim=0) / total + self._origin
-        squares = mean.square() + self._squares.diagonal() / total
-        noise = float(squares.mean()) * self._precision
-        return TiedGaussian(means + self._origin, within / total, self._precision, noise)
+        spread = self._squares.diagonal() / total
+        precision = max(torch.finfo(torch.float64).eps, self._rounding)
+        # Of the features, and of the sums, which are kept in float64 around the first batch's mean.
+        noise = float((mean.square() + spread).mean()) * self._rounding
+        noise += float(spread.mean()) * torch.finfo(torch.float64).eps
+        return TiedGaussian(means + self._origin, within / total, precision, noise)
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,20 @@ class TiedGaussian:
         whitening: Tensor = vectors[:, kept] * values[kept].rsqrt()
         return whitening
 
+    @property
+    def varies(self) -> bool:
+        """Whether the training images vary within their classes, beyond rounding."""
+        return self.whitening.shape[1] > 0
+
+    @cached_property
+    def origin(self) -> Tensor:
+        """The mean of the class means, shape [D]: subtracted first, it leaves no large numbers."""
+        return self.means.mean(dim=0)
+
     @cached_property
     def white_means(self) -> Tensor:
         """Class means where the covariance is the identity, shape [C, R]."""
-        return self.means @ self.whitening
+        return (self.means - self.origin) @ self.whitening
 
     def white(self, features: Tensor) -> Tensor:
         """Features where the covariance is the identity, shape [B, R], float64.
@@ -121,7 +134,7 @@ class TiedGaussian:
         Args:
             features: shape [B, D].
         """
-        return features.double() @ self.whitening
+        return (features.double() - self.origin) @ self.whitening
 
     def class_scores(self, features: Tensor) -> Tensor:
         """-1/2 (f - mu_c)^T Sigma^+ (f - mu_c) for every class, shape [B, C], float64.
@@ -148,3 +161,19 @@ class TiedGaussian:
         within = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         between = (centred * shares[:, None]).T @ centred
         return TiedGaussian(mean[None], within + between, torch.finfo(mean.dtype).eps)
+
+
+def require_variation(*gaussians: TiedGaussian) -> None:
+    """Refuse Gaussians in which every image would have the same distance from every class.
+
+    Args:
+        gaussians: of the feature layers that a score is made of.
+
+    Raises:
+        ValueError: if the features vary in no direction, in none of them.
+    """
+    if not any(gaussian.varies for gaussian in gaussians):
+        raise ValueError(
+            "the training features do not vary within their classes, up to rounding: distances "
+            "from the classes are not defined. Fit on more images, or check the network's features"
+        )

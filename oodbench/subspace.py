@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oodbench.bank import FeatureBank
 from oodbench.detector import Head
+
+ROWS = 512
+"""Rows of a bank that are projected on all axes at a time."""
 
 
 def principal_dimension(asked: int | None, dimension: int) -> int:
@@ -114,3 +118,48 @@ class PrincipalAxes:
         extents = (features.double() - self.origin) @ self.vectors
         # The longest axes come last: the first D - d columns are what is outside.
         return extents.square_().cumsum(dim=1).sqrt_().flip(dims=(1,))
+
+
+@dataclass(frozen=True)
+class MeanResiduals:
+    """Mean residual of training images for every dimension of the principal space.
+
+    Attributes:
+        levels: at index d the mean for dim = d, float64.
+        precision: share of the features' mean length, from o, that is rounding.
+    """
+
+    levels: tuple[float, ...]
+    precision: float
+
+    @staticmethod
+    def of(bank: FeatureBank, axes: PrincipalAxes) -> MeanResiduals:
+        """Those of a sample of training features.
+
+        Args:
+            bank: not empty.
+            axes: of the training features.
+        """
+        sums, precision = torch.zeros_like(axes.origin), 0.0
+        for block in bank.blocks:
+            for rows in block.split(ROWS):
+                sums += axes.all_residual_norms(rows).sum(dim=0)
+            precision = max(torch.finfo(block.dtype).eps, 1e-14 * len(sums))
+        return MeanResiduals(tuple((sums / len(bank)).tolist()), precision)
+
+    def at(self, dim: int, method: str) -> float:
+        """The mean residual outside a principal space.
+
+        Args:
+            dim: its dimension.
+            method: what needs it, for the message.
+
+        Raises:
+            ValueError: if the training features lie in that space: residuals are rounding.
+        """
+        if self.levels[dim] <= self.precision * self.levels[0]:
+            raise ValueError(
+                f"the training features lie in a space of dim = {dim} up to rounding: without a "
+                f"residual, {method} is not defined. Choose a smaller dim, or fit on more images"
+            )
+        return self.levels[dim]

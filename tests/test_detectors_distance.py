@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import oodbench
-from oodbench import Detector, Head, Outputs
+from oodbench import Detector, Head, Outputs, metrics
 from oodbench.catalog import Catalog
 from oodbench.detector import Batches
 from oodbench.statistics import ClassMoments
@@ -433,14 +433,115 @@ def test_dead_units_and_zero_images(name: str) -> None:
     assert torch.isfinite(detector.score(outputs_of(awake))).all()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("vim", "openmax")])
-def test_constant_features(name: str) -> None:
-    """One point: every direction is without information, and no score is NaN."""
+@pytest.mark.parametrize("value", [0.0, 0.7])
+@pytest.mark.parametrize("name", NAMES)
+def test_constant_features(name: str, value: float) -> None:
+    """One point: a score, where there is one, is a number; else the reason is said."""
     labels = torch.arange(IMAGES) % CLASSES
-    for value in (0.0, 0.7):
-        features = torch.full((IMAGES, DIMENSION), value, dtype=torch.float32)
-        detector = fitted(name, outputs_of(features, labels))
-        assert torch.isfinite(detector.score(queried(torch.float32))).all()
+    outputs = outputs_of(torch.full((IMAGES, DIMENSION), value, dtype=torch.float32), labels)
+    reasons = {
+        "mahalanobis_single": "do not vary within their classes, up to rounding",
+        "relative_mahalanobis": "do not vary within their classes, up to rounding",
+        "residual": "lie in a space of dim = 6 up to rounding",
+        "vim": "lie in a space of dim = 6 up to rounding",
+    }
+    if name in reasons:
+        with pytest.raises(ValueError, match=reasons[name]):
+            fitted(name, outputs).score(queried(torch.float32))
+    elif name != "openmax":  # which needs an image that is classified right
+        assert torch.isfinite(fitted(name, outputs).score(queried(torch.float32))).all()
+
+
+def narrow(scale: float, offset: float, dtype: torch.dtype) -> tuple[Outputs, Outputs, Outputs]:
+    """Features around a point that is far away: for fitting, ID and OOD."""
+    fit, known = training(), training(seed=5)
+    far = known.features + 3 * torch.randn(
+        known.features.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64
+    )
+    sides = []
+    for features, labels in (
+        (fit.features, fit.labels),
+        (known.features, known.labels),
+        (far, known.labels),
+    ):
+        sides.append(outputs_of((offset + scale * features).to(dtype), labels))
+    return sides[0], sides[1], sides[2]
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "dtype"),
+    [
+        (1e-5, 1.0, torch.float64),
+        (1e-6, 1.0, torch.float64),
+        (3e-7, -2.0, torch.float64),
+        (1e-9, 1.0, torch.float64),
+        (1e-6, 500.0, torch.float64),
+        (1e-40, 0.0, torch.float64),
+        (1e-4, 1.0, torch.float32),
+        (1e-12, 0.0, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("name", ["mahalanobis_single", "relative_mahalanobis", "mahalanobis"])
+def test_a_narrow_spread_counts_as_far_as_the_type_tells_it(
+    name: str, scale: float, offset: float, dtype: torch.dtype
+) -> None:
+    """Distances in units of the covariance do not change with the scale, nor with the origin."""
+
+    def scores(scale: float, offset: float, dtype: torch.dtype) -> tuple[Array, Array]:
+        fit, known, far = (
+            replace(outputs, taps={"only": outputs.features})
+            for outputs in narrow(scale, offset, dtype)
+        )
+        detector = fitted(name, replace(fit, labels=training().labels))
+        return doubles(detector.score(known)), doubles(detector.score(far))
+
+    found, expected = scores(scale, offset, dtype), scores(1.0, 0.0, torch.float64)
+    assert metrics.auroc(*found) == pytest.approx(metrics.auroc(*expected), abs=1e-3)
+    assert metrics.auroc(*expected) > 0.85
+    if dtype == torch.float64:
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "dtype"),
+    [
+        (1e-17, 1.0, torch.float64),
+        (1e-14, 500.0, torch.float64),
+        (1e-8, 1.0, torch.float32),
+        (1e-5, 500.0, torch.float32),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mahalanobis_single", "do not vary within their classes"),
+        ("relative_mahalanobis", "do not vary within their classes"),
+        ("mahalanobis", "do not vary within their classes"),
+        ("residual", "lie in a space of dim = 6 up to rounding"),
+        ("vim", "lie in a space of dim = 6 up to rounding"),
+    ],
+)
+def test_a_spread_that_is_rounding_is_a_reason_to_fail(
+    name: str, reason: str, scale: float, offset: float, dtype: torch.dtype
+) -> None:
+    fit, known, _ = narrow(scale, offset, dtype)
+    fit = replace(fit, taps={"only": fit.features})
+    if name == "vim":  # which asks first for logits that are positive
+        fit = replace(fit, logits=fit.logits.abs())
+    with pytest.raises(ValueError, match=reason):
+        fitted(name, fit).score(known)
+
+
+def test_one_tap_that_varies_is_enough_for_mahalanobis() -> None:
+    """A tap without information counts the same for every image."""
+    fit, test = training(), queried()
+    both = [
+        replace(outputs, taps={"dead": torch.ones(len(outputs), 3), "alive": outputs.features})
+        for outputs in (fit, test)
+    ]
+    alone = [replace(outputs, taps={"alive": outputs.features}) for outputs in (fit, test)]
+    found, expected = (fitted("mahalanobis", pair[0]).score(pair[1]) for pair in (both, alone))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)

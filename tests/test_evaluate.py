@@ -208,6 +208,14 @@ class Constant(Detector):
         return torch.zeros(len(outputs))
 
 
+@register("loudest")
+class Loudest(Detector):
+    """The largest logit."""
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.logits.amax(dim=1)
+
+
 @register("raising")
 class Raising(Detector):
     """Cannot score."""
@@ -415,7 +423,7 @@ def test_an_instance_is_copied_and_the_fitted_copy_given_back(trained: Net) -> N
 
 def test_a_single_detector_needs_no_list(trained: Net) -> None:
     assert [*evaluated(trained, "energy").scores] == ["energy"]
-    assert [*evaluated(trained, Constant()).scores] == ["constant"]
+    assert [*evaluated(trained, Loudest()).scores] == ["loudest"]
 
 
 def test_what_a_detector_sees(trained: Net) -> None:
@@ -559,10 +567,48 @@ def test_scores_that_depend_on_the_batch_are_a_failure(trained: Net) -> None:
     assert "scores depend on the batch" in result.failed["batchwise"]
 
 
-def test_equal_scores(trained: Net) -> None:
+def test_equal_scores_are_a_failure(trained: Net) -> None:
     result = evaluated(trained, [Constant(), "baseline"])
-    values = [r.value for r in result.records if (r.method, r.metric) == ("constant", "auroc")]
-    assert values == [0.5, 0.5]
+    (reason,) = result.failed.values()
+    assert reason.startswith("all 150 test images, ID and OOD, have the same score, 0:")
+    found = [r for r in result.records if (r.method, r.metric) == ("constant", "auroc")]
+    assert [(r.status, r.value, r.reason) for r in found] == [("failed", None, reason)] * 2
+    assert [*result.scores] == ["baseline"]
+
+
+def test_one_image_with_another_score_is_no_failure(trained: Net) -> None:
+    @register("nearly_constant")
+    class NearlyConstant(Detector):
+        def score(self, outputs: Outputs) -> Tensor:
+            return (outputs.logits.amax(dim=1) > highest).double()
+
+    highest = np.sort(evaluated(trained, Loudest()).scores["loudest"]["id"])[-2]
+    result = evaluated(trained, [NearlyConstant()])
+    assert result.failed == {}
+    assert result.scores["nearly_constant"]["id"].sum() == 1
+
+
+def test_features_that_do_not_vary_are_a_reason(trained: Net) -> None:
+    class Flat(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.fc, self.scale = nn.Linear(72, CLASSES).double(), scale
+
+        def forward(self, images: Tensor) -> Any:
+            return self.fc(1 + self.scale * images.double().flatten(1))
+
+    names = ["mahalanobis_single", "relative_mahalanobis"]
+    result = evaluated(Flat(1e-7), [*names, "energy"])
+    assert result.failed == {}
+    gone = evaluated(Flat(0.0), [*names, "residual", "energy"])
+    assert {name: reason.split(":")[0] for name, reason in gone.failed.items()} == {
+        **dict.fromkeys(
+            names, "the training features do not vary within their classes, up to rounding"
+        ),
+        "residual": "the training features lie in a space of dim = 36 up to rounding",
+        "energy": "all 150 test images, ID and OOD, have the same score, "
+        + gone.failed["energy"].split("score, ")[1].split(":")[0],
+    }
 
 
 @pytest.mark.parametrize(
@@ -1305,7 +1351,7 @@ def test_validation_images_of_several_sizes(trained: Net) -> None:
 
 def test_what_tuning_warns_of_is_a_note(trained: Net) -> None:
     @register("warning", needs=("calibration",))
-    class Complaining(Constant):
+    class Complaining(Loudest):
         def calibrate(self, positives: Outputs, negatives: Outputs) -> None:
             warnings.warn("did not converge\nin file", stacklevel=1)
 

@@ -20,7 +20,7 @@ from oodbench.engine import costs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
-from oodbench.engine.scoring import Scorer, SplitScores, score_split, sweep_outputs
+from oodbench.engine.scoring import DetectorError, Scorer, SplitScores, score_split, sweep_outputs
 from oodbench.engine.tuning import (
     TuningData,
     adversarial_data,
@@ -326,7 +326,26 @@ def _score(
             results[name].error = error
         for name, scores in ood_outcome.scores.items():
             results[name].scores[ood] = scores
+    fail_constant_scores(results)
     return outcome
+
+
+def fail_constant_scores(results: Mapping[str, MethodResult]) -> None:
+    """Mark methods as failed that give one score to every image: they rank nothing.
+
+    Args:
+        results: scored on every test set.
+    """
+    for result in results.values():
+        if result.error is not None or not result.scores:
+            continue
+        scores = np.concatenate([*result.scores.values()])
+        if len(scores) > 1 and (scores == scores[0]).all():
+            result.error = DetectorError(
+                f"all {len(scores)} test images, ID and OOD, have the same score, "
+                f"{scores[0] + 0.0:.6g}: "
+                "the detector tells none apart"
+            )
 
 
 @contextmanager

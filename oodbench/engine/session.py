@@ -18,7 +18,7 @@ from oodbench.data.loaders import LoadedImages
 from oodbench.detector import Detector, Outputs, head_obstacle
 from oodbench.engine import costs
 from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner, gradient_obstacle
-from oodbench.engine.evaluation import MethodResult
+from oodbench.engine.evaluation import MethodResult, fail_constant_scores
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
 from oodbench.engine.network import Capture, arranged, evaluating
@@ -337,6 +337,7 @@ class Session:
                 self.results[label].error = error
             for label, scores in outcome.scores.items():
                 self.results[label].scores[name] = scores
+        fail_constant_scores(self.results)
 
     def _scorers(self) -> dict[str, Scorer]:
         first = self._data.ood[0]
