@@ -55,7 +55,8 @@ Need = Literal[
     "labels",  # true labels while fitting
     "head",  # the weights of a linear last layer
     "dismax_head",  # a network trained with a DisMax-type (distance) head
-    "input_gradient",  # the gradient of a loss with respect to the image
+    "input_gradient",  # a step of the image against the gradient of a loss, before it is scored
+    "input_gradients",  # the gradient of a loss with respect to the image, to score with
     "fit",  # a sweep over the training images before scoring
     "held_out",  # a sweep over labelled images that were not trained on, after it
     "calibration",  # a model of its own, trained on tuning data
@@ -110,6 +111,9 @@ class Outputs:
         tap_maps: name -> activation as it is, shape [B, D_tap, ...]; as for `feature_map`.
         labels: true classes, shape [B], int64; None where the data has none.
         head: the network's last layer.
+        input_gradients: name of a loss of `Detector.gradient_losses` -> its gradient with respect
+            to the images, shape [B, C, H, W], images being in [0, 1]. Given while scoring,
+            calibrating and tuning to detectors that declare the need; empty while fitting.
     """
 
     logits: Tensor
@@ -119,6 +123,7 @@ class Outputs:
     head: Head = field(default_factory=lambda: Head("other"))
     feature_map: Tensor | None = None
     tap_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    input_gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.logits.shape[0])
@@ -133,6 +138,7 @@ class Outputs:
             labels=None if self.labels is None else function(self.labels),
             feature_map=None if self.feature_map is None else function(self.feature_map),
             tap_maps={name: function(tap) for name, tap in self.tap_maps.items()},
+            input_gradients={name: function(g) for name, g in self.input_gradients.items()},
         )
 
     def only(self, needs: Set[str]) -> Outputs:
@@ -142,6 +148,7 @@ class Outputs:
             taps=self.taps if "taps" in needs else {},
             feature_map=self.feature_map if "feature_map" in needs else None,
             tap_maps=self.tap_maps if "tap_maps" in needs else {},
+            input_gradients=self.input_gradients if "input_gradients" in needs else {},
         )
 
     def copied(self, needs: Set[str]) -> Outputs:
@@ -164,12 +171,16 @@ class Outputs:
         """One Outputs from several batches of the same network, in order; without maps."""
         import torch
 
-        first = batches[0].only({"taps"})
+        def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+        first = batches[0].only(set())
         return replace(
             first,
             logits=torch.cat([batch.logits for batch in batches]),
             features=torch.cat([batch.features for batch in batches]),
-            taps={name: torch.cat([batch.taps[name] for batch in batches]) for name in first.taps},
+            taps=joined([batch.taps for batch in batches]),
+            input_gradients=joined([batch.input_gradients for batch in batches]),
             labels=None
             if any(batch.labels is None for batch in batches)
             else torch.cat([batch.labels for batch in batches if batch.labels is not None]),
@@ -219,7 +230,7 @@ class DetectorInfo:
     def cost_class(self) -> str:
         """What one image costs at inference, in sweeps of the network, as declared."""
         if "input_gradient" not in self.needs:
-            return "forward"
+            return "forward" + (" + backward" if "input_gradients" in self.needs else "")
         return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
 
 
@@ -227,6 +238,7 @@ _METHODS: Mapping[str, str] = {
     "fit": "fit",
     "held_out": "fit_held_out",
     "input_gradient": "perturbation_losses",
+    "input_gradients": "gradient_losses",
     "calibration": "calibrate",
 }
 """Need -> the method of a detector that it is called by."""
@@ -279,10 +291,10 @@ def register(
         for method, purpose in required_methods(needs).items():
             if getattr(cls, method) is getattr(Detector, method):
                 declares = f"declares the need '{purpose}' and " if purpose else ""
-                raise UserError(
-                    f"Detector '{name}' {declares}has no method '{method}'.",
-                    f"help(oodbench.Detector.{method}) says what it gets and gives.",
-                )
+                hint = f"help(oodbench.Detector.{method}) says what it gets and gives."
+                if purpose == "input_gradient":
+                    hint += " To score with the gradient itself, declare 'input_gradients'."
+                raise UserError(f"Detector '{name}' {declares}has no method '{method}'.", hint)
         for parameter in search_space:
             if parameter not in parameters:
                 raise UserError(
@@ -313,8 +325,9 @@ def _first_line(docstring: str | None, otherwise: str) -> str:
 class Detector:
     """Maps a classifier's outputs to one score per image; higher means more in-distribution.
 
-    A subclass writes `score`, and where its method has them `fit`, `perturbation_losses` and
-    `calibrate`. Constructor arguments are kept in attributes of the same name.
+    A subclass writes `score`, and where its method has them `fit`, `fit_held_out`,
+    `perturbation_losses`, `gradient_losses` and `calibrate`. Constructor arguments are kept in
+    attributes of the same name.
     """
 
     info: ClassVar[DetectorInfo]
@@ -339,13 +352,41 @@ class Detector:
         Called after `fit` if the detector declares the need "held_out".
         """
 
-    def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:
-        """Per-image losses ([B], differentiable) that the input perturbation decreases.
+    def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor] | Tensor:
+        """Losses that a step of the images decreases before they are scored.
 
-        Called if the detector declares the need "input_gradient"; it then also has an attribute
-        `epsilon`, the step size in units of a [0, 1] pixel. A key is the place where the second
-        sweep is read: "logits", or a tap's name, and the sweep stops there. `score` afterwards sees
-        the outputs in which each of these places was computed from its own perturbed images.
+        Called while scoring if the detector declares the need "input_gradient". The detector then
+        also has an attribute `epsilon`, the step size in units of a [0, 1] pixel: the engine moves
+        each image x to x - epsilon sign(gradient of its loss), and `score` sees the outputs of
+        the moved images. With `epsilon` 0 nothing is moved, and this method is not called.
+
+        Args:
+            outputs: of the images as they are, with their graph; `outputs.labels` is None. Use
+                torch operations only, no `detach()`.
+
+        Returns:
+            place -> loss, shape [B], one finite number for each image (reduction="none"). A place
+            is "logits", or with the need "taps" the name of a tap. For "logits" the moved images
+            go through the whole network, and all of `outputs` but the taps is theirs; for a tap
+            they go as far as the tap, and `outputs.taps[name]` is theirs. Each place has its own
+            moved images. A tensor alone is the loss of "logits".
+        """
+        raise NotImplementedError
+
+    def gradient_losses(self, outputs: Outputs) -> Mapping[str, Tensor] | Tensor:
+        """Losses whose gradients with respect to the images `score` looks at.
+
+        Called before `score`, and before `calibrate`, if the detector declares the need
+        "input_gradients". `outputs.input_gradients` then holds a gradient of shape [B, C, H, W]
+        for each loss, under the same name.
+
+        Args:
+            outputs: of the images, with their graph; `outputs.labels` is None. Use torch operations
+                only, no `detach()`.
+
+        Returns:
+            name -> loss, shape [B], one finite number for each image (reduction="none"). Each loss
+            costs a backward pass. A tensor alone has the name "logits".
         """
         raise NotImplementedError
 

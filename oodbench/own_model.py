@@ -600,17 +600,24 @@ def _notes(
 ) -> Iterable[str]:
     for label, reason in session.unmeasured.items():
         yield f"The costs of {label} could not be measured: {reason}."
-    stepping = []
+    stepping, looking = [], []
     for method in methods:
         ties = tie_notes(record for record in records if record.method == method.name)
         for note in (*session.results[method.name].notes, *ties):
             yield f"{method.name}: {note}."
         if "input_gradient" in method.detector.needs:
             stepping.append(method.name)
+        if "input_gradients" in method.detector.needs:
+            looking.append(method.name)
     if stepping and not session.attackable:
         yield (
             f"{', '.join(stepping)}: normalization was not given, so the step of the input "
             "perturbation is in units of the images as they came, not of a pixel in [0, 1]."
+        )
+    if looking and not session.attackable:
+        yield (
+            f"{', '.join(looking)}: normalization was not given, so gradients are with respect to "
+            "the images as they came, not to pixels in [0, 1]."
         )
 
 

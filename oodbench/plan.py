@@ -458,7 +458,9 @@ def _passes(
             yield _pass(
                 name, benchmark.tuning.split, "tune", model, oracles, datasets, "its own grid"
             )
-        gradients = [m.name for m in mine if "input_gradient" in m.detector.needs]
+        gradients = [
+            m.name for m in mine if m.detector.needs & {"input_gradient", "input_gradients"}
+        ]
         cost = "1 forward" + (f"; + gradients: {', '.join(gradients)}" if gradients else "")
         for name in (benchmark.id, *benchmark.ood_groups):
             yield _pass(name, "test", "score", model, mine, datasets, cost)

@@ -34,7 +34,7 @@ _ATTACK = 4.0
 """A forward and a backward, and two forwards that see whether the network was fooled."""
 _KINDS = 3.0
 """Clean, noisy and attacked images."""
-_SWEPT_ALONE = frozenset({"input_gradient", "feature_map", "tap_maps"})
+_SWEPT_ALONE = frozenset({"input_gradient", "input_gradients", "feature_map", "tap_maps"})
 """What makes a method sweep the tuning images by itself; the others share stored outputs."""
 
 
@@ -110,7 +110,7 @@ def _forwards(plan: Plan, planned: Pass) -> float:
     if planned.purpose == "fit":
         return 1.0
     if planned.purpose == "score":
-        return 1.0 + sum(2 * _share(method) for method in methods)
+        return 1.0 + sum(2 * _share(method) + _shown(method) for method in methods)
     attacked = any(method.tuned_on == "fgsm" for method in methods)
     kinds = _KINDS if attacked else 1.0
     own = [method for method in methods if method.detector.needs & _SWEPT_ALONE]
@@ -125,6 +125,11 @@ def _share(method: Method) -> float:
     return _ENSEMBLE if "taps" in method.detector.needs else 1.0
 
 
+def _shown(method: Method) -> float:
+    """What the gradients that a detector looks at sweep: one loss, of which most have one."""
+    return 1.0 if "input_gradients" in method.detector.needs else 0.0
+
+
 def _grid(method: Method) -> float:
     """Tuning one method on one image."""
     space = method.search_space
@@ -132,4 +137,5 @@ def _grid(method: Method) -> float:
     settings = math.prod(len(values) for name, values in space.items() if name != "epsilon")
     moved = sum(step != 0 for step in steps)
     gradients = settings if moved else 0
-    return 1.0 + _share(method) * (gradients + settings * moved)
+    own = _share(method) * (gradients + settings * moved)
+    return 1.0 + own + _shown(method) * settings * len(steps)

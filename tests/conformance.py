@@ -22,9 +22,11 @@ from torch.nn import functional as F
 
 from oodbench import Detector, Head, Outputs
 from oodbench.data import ImageArray
-from oodbench.detector import NEEDS, Batches
+from oodbench.detector import NEEDS, Batches, required_methods
+from oodbench.engine.contract import checked_losses
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.network import Capture, NetworkRunner, evaluating
+from oodbench.engine.network import LOGITS, Capture, NetworkRunner, evaluating
+from oodbench.engine.perturbation import differentiated, shown_gradients
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.metrics import auroc
@@ -53,6 +55,7 @@ OWN = 8  # units that stand for a class
 SILENT = 10  # units that in-distribution images hardly move
 UNITS = CLASSES * OWN + SILENT
 EARLY = 20
+IMAGES = "(images)"
 FITTING, TUNING, SCORING = 600, 60, 90  # images; the largest k of a search space is 500
 
 _SEEDS = {"fit": 1, "held_out": 2, "positives": 3, "negatives": 4, "id": 5, "ood": 6, "other": 7}
@@ -66,7 +69,8 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
     In-distribution: the units of an image's class are strongly active, the others weakly; two
     groups of units are active in two halves of the map. Out-of-distribution ("negatives", "ood"):
     few units are active, and weakly, except for some that are silent otherwise; all in one place.
-    The logits are float64 in any case.
+    The logits are float64 in any case. For detectors that look at gradients, the features are the
+    images: they lie, as [B, 2, 5, 5], where the gradients come to be (see `with_gradients`).
 
     Args:
         split: "fit" or "held_out" with labels, some of them wrong; "positives", "negatives", "id",
@@ -97,9 +101,7 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
     left, right = torch.tensor([2.0, 0.0]).double(), torch.tensor([0.0, 2.0]).double()
     place = torch.where(torch.arange(UNITS)[:, None] % 2 == 0, left, left if ood else right)
     feature_map = (features[:, :, None] * place)[:, :, None, :].repeat(1, 1, 2, 1)
-    mixing = torch.rand(
-        UNITS, EARLY, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    mixing = _mixing()
     early = (features @ mixing / 10)[:, :, None, None] + 0.1 * normal(EARLY, 3, 3)
     weight, bias = _last_layer(pattern, kind)
     given = None
@@ -114,8 +116,56 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
         head=Head(kind, weight.to(dtype), bias.to(dtype) if kind == "linear" else None),
         feature_map=feature_map,
         tap_maps={"early": early, "late": feature_map},
+        input_gradients={IMAGES: features.reshape(count, 2, 5, 5)},
     ).map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     return replace(outputs, logits=_logits(outputs))
+
+
+def _mixing() -> Tensor:
+    """What the early tap sees of the units, shape [D, D_early]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(UNITS, EARLY, generator=generator, dtype=torch.float64)
+
+
+def with_graph(outputs: Outputs, images: Tensor, kind: Kind) -> Outputs:
+    """Planted outputs with a graph that leads to the images; every value stays as it is.
+
+    Args:
+        outputs: as a detector may see them.
+        images: shape [B, 2, 5, 5], requiring a gradient: the features.
+        kind: of the last layer.
+    """
+    features = images.flatten(1)
+    weight, bias = _last_layer(_pattern(), kind)
+    head = Head(kind, weight.to(features), bias.to(features) if kind == "linear" else None)
+    change = features - features.detach()
+    logits = _logits(replace(outputs, features=features, head=head))
+    early = change.double() @ _mixing().to(features.device) / 10
+    changes = {"early": early.to(features.dtype), "late": change}
+
+    def moved(values: Tensor, by: Tensor) -> Tensor:
+        return values + by.reshape(*by.shape, *(1,) * (values.ndim - 2))
+
+    return replace(
+        outputs,
+        logits=outputs.logits + (logits - logits.detach()),
+        features=outputs.features + change,
+        taps={name: tap + changes[name] for name, tap in outputs.taps.items()},
+        feature_map=None if outputs.feature_map is None else moved(outputs.feature_map, change),
+        tap_maps={name: moved(tap, changes[name]) for name, tap in outputs.tap_maps.items()},
+        input_gradients={},
+    )
+
+
+def with_gradients(detector: Detector, outputs: Outputs) -> Outputs:
+    """Planted outputs with the gradients that a detector looks at, if it does."""
+    images = outputs.input_gradients.get(IMAGES)
+    if "input_gradients" not in detector.info.needs or images is None:
+        return replace(outputs, input_gradients={})
+    with torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        graph = with_graph(outputs, images, kind_of(type(detector)))
+        return replace(outputs, input_gradients=shown_gradients(detector, graph, images))
 
 
 def _pattern() -> Tensor:
@@ -215,7 +265,8 @@ def learn(detector: Detector, view: View, *, size: int = 100, fit_on: str = "fit
         if "held_out" in needs:
             detector.fit_held_out(Sweep(view("held_out"), size))
         if "calibration" in needs:
-            detector.calibrate(view("positives"), view("negatives"))
+            sides = (with_gradients(detector, view(split)) for split in ("positives", "negatives"))
+            detector.calibrate(*sides)
 
 
 @functools.cache
@@ -226,6 +277,7 @@ def _shared(cls: Detecting) -> Detector:
 
 def scores_of(detector: Detector, outputs: Outputs) -> Tensor:
     """Scores, without a graph."""
+    outputs = with_gradients(detector, outputs)
     with torch.no_grad():
         return detector.score(outputs)
 
@@ -261,24 +313,26 @@ def expect_same(found: Tensor, expected: Tensor, tolerance: float, what: str) ->
 
 
 def check_declaration(cls: Detecting) -> None:
-    """Paper, needs and search space are declared, and the defaults lie in the search space."""
+    """Needs and search space are declared, and the defaults lie in the search space.
+
+    A paper is declared whole, with venue, year and url, or not at all.
+    """
     info = cls.info
-    for field in ("label", "title", "venue", "url"):
+    for field in ("label", "title"):
         _expect(bool(getattr(info, field)), f"{info.name}: {field} is empty")
     _expect(info.label.isidentifier(), f"{info.name}: the label {info.label!r} is not one word")
-    _expect(
-        info.year is not None and 1990 <= info.year <= 2100, f"{info.name}: year is {info.year}"
-    )
-    _expect(info.url.startswith("https://"), f"{info.name}: url is {info.url!r}, not https://...")
+    if info.venue or info.year or info.url:  # what is not published has none of them
+        year = info.year or 0
+        _expect(bool(info.venue), f"{info.name}: venue is empty, and year or url is not")
+        _expect(1990 <= year <= 2100, f"{info.name}: year is {info.year}")
+        said = f"{info.name}: url is {info.url!r}, not https://..."
+        _expect(info.url.startswith("https://"), said)
     _expect(info.needs <= set(NEEDS), f"{info.name}: unknown needs {info.needs - set(NEEDS)}")
     _expect(info.cost_class.startswith("forward"), f"{info.name}: cost class {info.cost_class!r}")
-    overridden = {
-        "fit": cls.fit is not Detector.fit,
-        "held_out": cls.fit_held_out is not Detector.fit_held_out,
-        "calibration": cls.calibrate is not Detector.calibrate,
-        "input_gradient": cls.perturbation_losses is not Detector.perturbation_losses,
-    }
-    for need, has in overridden.items():
+    for method, need in required_methods(NEEDS).items():
+        has = getattr(cls, method) is not getattr(Detector, method)
+        if not need:
+            continue
         _expect(
             has == (need in info.needs),
             f"{info.name}: {'has' if has else 'lacks'} the method for the need '{need}', which it "
@@ -579,6 +633,32 @@ def small_classifier(kind: Kind) -> Classifier:
     return classifier
 
 
+def check_losses(cls: Detecting) -> None:
+    """Losses that gradients are taken of: one number for each image, whichever are beside it."""
+    needs, detector = cls.info.needs, _shared(cls)
+    for need, method in (
+        ("input_gradient", "perturbation_losses"),
+        ("input_gradients", "gradient_losses"),
+    ):
+        if need not in needs:
+            continue
+        outputs = views(cls)("id")
+        places = {LOGITS, *outputs.taps} if need == "input_gradient" else None
+
+        def losses(batch: Outputs) -> dict[str, Tensor]:
+            images = planted("id", kind_of(cls)).input_gradients[IMAGES][: len(batch)].clone()
+            graph = with_graph(batch, images.requires_grad_(), kind_of(cls))
+            given = getattr(detector, method)(graph)  # noqa: B023
+            return checked_losses(detector, method, given, len(batch), places)  # noqa: B023
+
+        with torch.enable_grad():
+            whole, part = losses(outputs), losses(outputs[:7])
+        _expect(list(whole) == list(part), f"{cls.info.name}: {method} names {[*whole]}, {[*part]}")
+        for name, loss in whole.items():
+            what = f"{cls.info.name}, the loss '{name}' of {method} in a smaller batch"
+            expect_same(part[name].detach(), loss[:7].detach(), ROUNDING, what)
+
+
 def check_engine(cls: Detecting) -> None:
     """Fitted and scored by the engine, on a network that is the same afterwards.
 
@@ -622,15 +702,27 @@ def engine_scores(classifier: Classifier, cls: Detecting) -> NDArray[np.float64]
                 _expect(fits["M"].error is None, f"{cls.info.name}: {fits['M'].error!r}")
         if "calibration" in needs:
             data = small_images(50, seed=3)
-            positives = Outputs.concatenate(list(sweep_outputs(runner, data)))
             inverted = ImageArray(1 - data.images, data.labels)
-            negatives = Outputs.concatenate(list(sweep_outputs(runner, inverted)))
+            sides = [_seen(runner, detector, images) for images in (data, inverted)]
             with torch.no_grad():
-                detector.calibrate(positives, negatives)
+                detector.calibrate(*sides)
         test = small_images(100, seed=4)
         outcome = score_split(runner, test, scorers, dataset="test", check_batches=True)
     _expect(not outcome.errors, f"{cls.info.name}: {outcome.errors.get('M')!r}")
     return outcome.scores["M"]
+
+
+def _seen(runner: NetworkRunner, detector: Detector, data: ImageArray) -> Outputs:
+    """Outputs of a split, with the gradients that a detector looks at."""
+    if "input_gradients" not in detector.info.needs:
+        return Outputs.concatenate(list(sweep_outputs(runner, data)))
+    parts = []
+    for images, _ in runner.batches(data):
+        with torch.enable_grad():
+            images = images.requires_grad_()
+            still = detector.with_parameters(epsilon=0.0)
+            parts.append(differentiated(runner, still, images, runner.outputs(images)))
+    return Outputs.concatenate(parts)
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
@@ -666,6 +758,7 @@ CHECKS: tuple[Check, ...] = (
     check_parameters_after_fit,
     check_unfitted,
     check_inputs_unchanged,
+    check_losses,
     check_engine,
 )
 """All checks, in the order in which a detector's author would want to see them fail."""

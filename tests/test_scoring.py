@@ -174,8 +174,8 @@ def test_who_raises_fails_alone(tiny: Make, tiny_data: Make) -> None:
     assert {name: type(error).__name__ for name, error in outcome.errors.items()} == {
         "score": "ZeroDivisionError",
         "loss": "ZeroDivisionError",
-        "place": "AssertionError",
-        "constant": "RuntimeError",
+        "place": "DetectorError",
+        "constant": "DetectorError",
     }
     for name in ("good", "slope"):
         alone = scored(classifier, data, {name: detectors[name]})

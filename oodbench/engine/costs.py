@@ -21,7 +21,8 @@ from torch import Tensor
 from oodbench.detector import Outputs
 from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.network import Capture, NetworkRunner
-from oodbench.engine.scoring import Scorer, perturbs, raw_scores, score_batch
+from oodbench.engine.perturbation import differentiates
+from oodbench.engine.scoring import Scorer, raw_scores, score_batch
 from oodbench.models.classifier import Classifier
 
 _REFERENCE = "(reference)"
@@ -95,7 +96,7 @@ class _Sweep:
                 if key in errors:
                     continue
                 try:
-                    if perturbs(scorer):
+                    if differentiates(scorer.detector):
                         whole = functools.partial(score_batch, self.runner, scorer, images)
                         yield key, _seconds(whole)
                         continue
@@ -117,7 +118,7 @@ class _Sweep:
                 if key in errors:
                     continue
                 try:
-                    if perturbs(scorer):
+                    if differentiates(scorer.detector):
                         whole = functools.partial(score_batch, self.runner, scorer)
                         found[key] = self._counted(whole, images, few)
                         continue

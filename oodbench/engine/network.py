@@ -360,7 +360,7 @@ def _set_to_evaluation(module: nn.Module) -> None:
             _set_to_evaluation(part)
 
 
-def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor | None]:
     """Gradient of each per-image loss with respect to the images, one backward sweep each.
 
     Losses are summed, not averaged: the gradient of an image does not depend on its batch.
@@ -368,11 +368,13 @@ def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, T
     Args:
         losses: place -> loss, shape [B], with a graph that leads to `images`.
         images: shape [B, C, H, W], requiring a gradient. The graph is kept.
+
+    Returns:
+        place -> gradient, shape [B, C, H, W]; None if the loss does not depend on the images.
     """
     gradients = {}
     for place, loss in losses.items():
         # Not torch.autograd.grad, which cannot be called under torch's FLOP counter.
         loss.sum().backward(inputs=[images], retain_graph=True)
-        assert images.grad is not None
         gradients[place], images.grad = images.grad, None
     return gradients

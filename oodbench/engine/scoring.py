@@ -13,20 +13,12 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.contract import DetectorError, named
 from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
-from oodbench.engine.perturbation import (
-    gradients_of,
-    perturbed_outputs,
-    step_size,
-    uses_input_gradient,
-)
+from oodbench.engine.perturbation import differentiated, differentiates
 from oodbench.plan import Method
 
 K = TypeVar("K", bound=Hashable)
-
-
-class DetectorError(Exception):
-    """A detector did something it must not; the message says what and on which image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,32 +114,26 @@ def _views(
     scorers: Mapping[K, Scorer],
     errors: dict[K, Exception],
 ) -> tuple[Outputs, dict[K, Outputs]]:
-    """What each scorer sees of a batch: the common outputs, or its own perturbed ones.
+    """What each scorer sees of a batch: the common outputs, or those of its own gradients.
 
     Never the labels: a score is for images whose class nobody knows.
     """
-    perturbing = {key: scorer for key, scorer in scorers.items() if perturbs(scorer)}
+    differentiating = {k: s for k, s in scorers.items() if differentiates(s.detector)}
     # A detector sees copies, made outside: it may take gradients of its own all the same.
-    with torch.enable_grad() if perturbing else torch.inference_mode():
-        if perturbing:
+    with torch.enable_grad() if differentiating else torch.inference_mode():
+        if differentiating:
             images = images.detach().requires_grad_()
         outputs = runner.outputs(images)
         clean = outputs.detach()
         views = dict.fromkeys(scorers, clean)
-        for key, scorer in perturbing.items():
+        for key, scorer in differentiating.items():
             try:
-                gradients = gradients_of(scorer.detector, outputs, images)
-                views[key] = perturbed_outputs(runner, scorer.detector, images, outputs, gradients)
+                views[key] = differentiated(runner, scorer.detector, images, outputs)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise  # the caller's to mend, on a smaller batch
                 errors[key] = error
     return clean, {key: view for key, view in views.items() if key not in errors}
-
-
-def perturbs(scorer: Scorer) -> bool:
-    """Whether scoring takes a gradient: a step of zero would not use it."""
-    return uses_input_gradient(scorer.method) and step_size(scorer.detector) != 0
 
 
 def raw_scores(scorer: Scorer, outputs: Outputs) -> Tensor:
@@ -175,11 +161,11 @@ def checked_scores(
         DetectorError: if they have another shape, or one is not finite.
     """
     scores = raw_scores(scorer, outputs)
-    name = f"detector '{scorer.method.detector.name}'"
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(outputs),):
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise DetectorError(
-            f"{name} gave {shape} for a batch of {len(outputs)} images; expected [{len(outputs)}]"
+            f"{named(scorer.detector)} gave {shape} for a batch of {len(outputs)} images; "
+            f"expected [{len(outputs)}]"
         )
     values: NDArray[np.float64] = scores.double().cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(values))

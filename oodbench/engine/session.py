@@ -22,6 +22,7 @@ from oodbench.engine.evaluation import MethodResult, fail_constant_scores
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
 from oodbench.engine.network import Capture, arranged, evaluating
+from oodbench.engine.perturbation import takes_gradients
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.engine.tuning import (
@@ -188,9 +189,9 @@ class Session:
                 return "is tuned on attacked images: needs labels; validation_data gives none"
             if not self.attackable:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
-        if needs & {"calibration", "input_gradient"}:
+        if "calibration" in needs or takes_gradients(needs):
             images, _ = data.test[ID].first()
-            if images.ndim != 4 and not self.attackable:
+            if "input_gradient" in needs and images.ndim != 4 and not self.attackable:
                 return "perturbs its input by a step in units of a pixel, and these are no images"
             return self._without_gradient.get()
         return None

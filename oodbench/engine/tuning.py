@@ -19,12 +19,13 @@ OOD set: an upper bound.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -36,8 +37,14 @@ from torch.nn import functional as F
 from oodbench import metrics
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.network import NetworkRunner, arranged, input_gradients
-from oodbench.engine.perturbation import gradients_of, perturbed_outputs, uses_input_gradient
+from oodbench.engine.network import NetworkRunner, arranged, input_gradients, is_out_of_memory
+from oodbench.engine.perturbation import (
+    differentiated,
+    gradients_of,
+    perturbed_outputs,
+    shown_gradients,
+    takes_gradients,
+)
 from oodbench.engine.scoring import Scorer, checked_scores
 from oodbench.plan import Method
 from oodbench.specs import TuningSpec
@@ -138,6 +145,7 @@ def adversarial_data(
                 logits = runner.outputs(images).logits
                 loss = F.cross_entropy(logits, labels, reduction="none")
                 gradient = input_gradients({"logits": loss}, images)["logits"]
+                assert gradient is not None
             moved = (images.detach() + spec.fgsm_step * gradient.sign()).clamp(0, 1)
             return moved, logits.argmax(dim=1)
 
@@ -218,8 +226,9 @@ def tune(
 ) -> Tuned:
     """Choose a method's parameters, and calibrate its detector, on tuning data.
 
-    A method without input perturbation is tuned on the stored outputs of the clean images. One that
-    reads maps is scored batch by batch, under every setting: maps are not stored.
+    A method without gradients is tuned on the stored outputs of the clean images. One that reads
+    maps, or gradients of the images, is scored batch by batch, under every setting: maps are not
+    stored, and gradients only where a detector is calibrated on them.
 
     Args:
         runner: attached.
@@ -230,10 +239,14 @@ def tune(
     """
     settings = list(_settings(method.search_space))
     candidates = [detector.with_parameters(**setting) for setting in settings]
-    if uses_input_gradient(method):
-        scored = _scored(method, candidates, _perturbed(runner, detector, settings, method, data))
-    elif method.detector.needs & {"feature_map", "tap_maps"}:
+    needs = method.detector.needs
+    maps, shown = needs & {"feature_map", "tap_maps"}, "input_gradients" in needs
+    if maps or (shown and not _calibrates(method)):
         scored = _scored_in_batches(runner, method, candidates, data)
+    elif takes_gradients(needs):
+        scored = _scored(
+            method, candidates, _with_gradients(runner, detector, settings, method, data)
+        )
     else:
         outputs = clean_outputs(runner, data) if clean is None else clean()
         views = itertools.repeat(_sides(method, outputs), len(candidates))
@@ -316,16 +329,15 @@ def _scored_in_batches(
         scores: dict[int, list[Scores]] = defaultdict(list)
         done = 0
         for batch in _batches(runner, images):
-            for outputs in _forward(runner, batch):
-                for index, candidate in enumerate(candidates):
-                    if index in errors:
-                        continue
-                    try:
-                        found = checked_scores(Scorer(method, candidate), outputs, what, done)
-                        scores[index].append(found)
-                    except Exception as error:
-                        errors[index] = error
-                done += len(outputs)
+            alive = {i: each for i, each in enumerate(candidates) if i not in errors}
+            compute = functools.partial(_scored_batch, runner, method, alive, what, done)
+            for count, found in runner.within_memory(compute, batch, None):
+                for index, result in found.items():
+                    if isinstance(result, Exception):
+                        errors.setdefault(index, result)
+                    else:
+                        scores[index].append(result)
+                done += count
         sides.append(scores)
     positives, negatives = sides
     for index in range(len(candidates)):
@@ -333,6 +345,32 @@ def _scored_in_batches(
             np.concatenate(positives[index]),
             np.concatenate(negatives[index]),
         )
+
+
+def _scored_batch(
+    runner: NetworkRunner,
+    method: Method,
+    candidates: Mapping[int, Detector],
+    what: str,
+    first: int,
+    images: Tensor,
+    labels: Tensor | None,
+) -> dict[int, Scores | Exception]:
+    """Scores of a batch by each candidate, or what it raised; one first forward for all."""
+    graph = takes_gradients(method.detector.needs)
+    found: dict[int, Scores | Exception] = {}
+    with torch.set_grad_enabled(graph):
+        images = images.detach().requires_grad_(graph)
+        outputs = runner.outputs(images)
+        for index, candidate in candidates.items():
+            try:
+                view = differentiated(runner, candidate, images, outputs) if graph else outputs
+                found[index] = checked_scores(Scorer(method, candidate), view, what, first)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                found[index] = error
+    return found
 
 
 def _settings(space: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -357,7 +395,7 @@ def _forward(runner: NetworkRunner, images: Tensor) -> list[Outputs]:
         return [outputs for _, outputs in runner.within_memory(runner.outputs, images, None)]
 
 
-def _perturbed(
+def _with_gradients(
     runner: NetworkRunner,
     detector: Detector,
     settings: Sequence[Mapping[str, Any]],
@@ -370,6 +408,7 @@ def _perturbed(
     other than the step size, and a further forward once per step.
     """
     sides = _sides(method, data)
+    step = "epsilon" if "input_gradient" in method.detector.needs else None
 
     def compute(images: Tensor, labels: Tensor | None) -> list[Outputs]:
         images = images.detach().requires_grad_()
@@ -378,13 +417,18 @@ def _perturbed(
             views = []
             key: dict[str, Any] | None = None
             gradients: dict[str, Tensor] = {}
+            shown: dict[str, Tensor] = {}
             for setting in settings:
                 candidate = detector.with_parameters(**setting)
-                others = {name: value for name, value in setting.items() if name != "epsilon"}
+                others = {name: value for name, value in setting.items() if name != step}
                 if others != key:
-                    key, gradients = others, gradients_of(candidate, outputs, images)
-                view = perturbed_outputs(runner, candidate, images, outputs, gradients)
-                views.append(view.only({"taps"}))
+                    key, shown = others, shown_gradients(candidate, outputs, images)
+                    gradients = gradients_of(candidate, outputs, images) if step else {}
+                view = outputs.detach()
+                if step:
+                    view = perturbed_outputs(runner, candidate, images, outputs, gradients)
+                view = replace(view, input_gradients=shown)
+                views.append(view.only({"taps", "input_gradients"}))
             return views
 
     batches: list[list[Outputs]] = []
