@@ -290,3 +290,30 @@ def test_a_network_that_is_changed_is_noticed(what: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(conformance, "engine_scores", change)
     with pytest.raises(AssertionError, match=r"first\.1"):
         check_engine(declared(Right))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_built_in_detector_says_where_it_was_published(name: str) -> None:
+    info = CATALOG.detectors[name].info
+    assert info is not None
+    assert info.venue
+    assert info.year
+    assert info.url
+
+
+class AcrossTheBatch(Right):
+    """Its loss is compared with that of the other images."""
+
+    epsilon = 0.01
+
+    def perturbation_losses(self, outputs: Outputs) -> Tensor:
+        loss = -outputs.logits.logsumexp(dim=1)
+        return (loss - loss.mean()) * loss
+
+    gradient_losses = perturbation_losses
+
+
+@pytest.mark.parametrize("need", ["input_gradient", "input_gradients"])
+def test_a_loss_that_depends_on_the_batch_fails(need: str) -> None:
+    cls = declared(type("Copy", (AcrossTheBatch,), {}), needs=("features", "fit", need))
+    assert "check_losses" in failing(cls)
