@@ -17,10 +17,11 @@ from torch import Tensor
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
 from oodbench.engine import costs
+from oodbench.engine.contract import DetectorError
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
-from oodbench.engine.scoring import DetectorError, Scorer, SplitScores, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, SplitScores, score_split, sweep_outputs
 from oodbench.engine.tuning import (
     TuningData,
     adversarial_data,
