@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oodbench.catalog import Catalog, DetectorStatus
-from oodbench.errors import UserError
+from oodbench.errors import InterruptedRun, UserError, listed
+from oodbench.holding import claim, held, held_around
 from oodbench.plan import Method, Plan, make_plan
 from oodbench.progress import Reporter, Silent
 from oodbench.records import CostRecord, QualityRecord, TrainingRecord
@@ -69,12 +73,20 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Signs of a mistake in the data that were seen while it ran (`engine.mistakes`)."""
+        """What a reader of its results should know.
+
+        Files that were changed after the run, and signs of a mistake in the data that were seen
+        while it ran (`engine.mistakes`).
+        """
         found = RunDirectory(self.folder).read_description().get("warnings", {})
-        return tuple(
-            text if where == "data" else f"{where}: {text}"
-            for where, texts in found.items()
-            for text in texts
+        changed = self.changed
+        return (
+            *([changed_files(self.folder, changed)] if changed else []),
+            *(
+                text if where == "data" else f"{where}: {text}"
+                for where, texts in found.items()
+                for text in texts
+            ),
         )
 
     @cached_property
@@ -95,10 +107,26 @@ class Run:
         return gallery.of_run(benchmark, self.leaderboard(), self.training, scores, seed)
 
     def write_figures(self, folder: str | Path) -> list[Path]:
-        """Draw what can be drawn into a folder; the files that were written."""
+        """Draw what can be drawn into a folder; the files that were written.
+
+        Raises:
+            UserError: if the folder lies in a run directory that another process holds.
+        """
+        with held_around(Path(folder)):
+            return self._draw(Path(folder))
+
+    def _draw(self, folder: Path) -> list[Path]:
         from oodbench.report import gallery
 
-        return gallery.save_all(self.figures(), Path(folder))
+        return gallery.save_all(self.figures(), folder)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Files with results that are not what the run wrote, or are not there any more.
+
+        Empty for runs of versions that recorded no digests.
+        """
+        return RunDirectory(self.folder).changed()
 
     def report(self) -> Leaderboard:
         """What there is to report: the leaderboard."""
@@ -131,7 +159,18 @@ class SuiteRun:
         """The published tables with what was measured beside them."""
         from oodbench.suite_run import comparison_of
 
-        return comparison_of(SuiteDirectory(self.folder))
+        found = comparison_of(SuiteDirectory(self.folder))
+        if changed := self.changed:
+            said = changed_files(self.folder, changed)
+            found = replace(found, deviations=(said, *found.deviations))
+        return found
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """As `Run.changed`, of all members: "<member>/records.jsonl"."""
+        return tuple(
+            f"{run.folder.name}/{file}" for run in self.members.values() for file in run.changed
+        )
 
     def report(self) -> Comparison:
         """What there is to report: the comparison."""
@@ -151,10 +190,15 @@ class SuiteRun:
         }
 
     def write_figures(self, folder: str | Path) -> list[Path]:
-        """Draw what can be drawn into a folder; the files that were written."""
+        """Draw what can be drawn into a folder; the files that were written.
+
+        Raises:
+            UserError: if the folder lies in a run directory that another process holds.
+        """
         from oodbench.suite_run import write_figures
 
-        return write_figures(SuiteDirectory(self.folder), Path(folder))
+        with held_around(Path(folder)):
+            return write_figures(SuiteDirectory(self.folder), Path(folder))
 
 
 def run(
@@ -197,8 +241,8 @@ def run(
         methods=methods,
         refusal=_refusal(catalog),
     )
-    folder = Path(out) if out is not None else default_folder(plan.benchmark.name, resume=resume)
-    return run_one(plan, folder)
+    with _place(out, plan.benchmark.name, resume) as folder:
+        return run_one(plan, folder)
 
 
 def run_suite(
@@ -248,18 +292,18 @@ def run_suite(
         methods=methods,
         refusal=_refusal(catalog),
     )
-    folder = Path(out) if out is not None else default_folder(loaded.spec.name, resume=resume)
-    state = run_members(
-        loaded,
-        plans,
-        catalog,
-        SuiteDirectory(folder),
-        run_one,
-        resume=resume,
-        request={"seeds": seeds, "methods": None if methods is None else list(methods)},
-        say=say,
-        data_root=None if data_root is None else Path(data_root),
-    )
+    with _place(out, loaded.spec.name, resume) as folder:
+        state = run_members(
+            loaded,
+            plans,
+            catalog,
+            SuiteDirectory(folder),
+            run_one,
+            resume=resume,
+            request={"seeds": seeds, "methods": None if methods is None else list(methods)},
+            say=say,
+            data_root=None if data_root is None else Path(data_root),
+        )
     failures = tuple(
         f"{loaded.spec.member_name(member)}: {reason}" for member, reason in state.reasons.items()
     )
@@ -267,9 +311,26 @@ def run_suite(
 
 
 def open_run(folder: str | Path) -> Run | SuiteRun:
-    """The run on disk in a folder, of a benchmark or of a suite."""
+    """The run on disk in a folder, of a benchmark or of a suite.
+
+    Warns if files with results were changed after the run (`Run.changed`).
+
+    Raises:
+        UserError: if there is none, or its description is not readable.
+    """
     place = Path(folder)
-    return SuiteRun(place) if SuiteDirectory(place).exists() else Run(place)
+    found = SuiteRun(place) if SuiteDirectory(place).exists() else Run(place)
+    if changed := found.changed:
+        warnings.warn(changed_files(place, changed), stacklevel=2)
+    return found
+
+
+def changed_files(folder: Path, names: Sequence[str]) -> str:
+    """What is said of a run whose files were changed after it."""
+    return (
+        f"{folder}: {listed(names)} changed after the run: what is shown is not what was measured. "
+        "`oodbench run` with --resume makes it again."
+    )
 
 
 def _runner(
@@ -310,7 +371,7 @@ def _runner(
         directory.write_text("leaderboard.json", board.to_json())
         # Drawing takes seconds, which only matters where training takes as long.
         if any(record.test_accuracy is not None for record in done.training):
-            done.write_figures(outcome.folder / "figures")
+            done._draw(outcome.folder / "figures")
         return done
 
     return run_one
@@ -349,14 +410,37 @@ def plan_run(
     return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)
 
 
-def default_folder(benchmark: str, *, resume: bool) -> Path:
-    """`runs/<benchmark>-<time>`; to resume, the newest one there is."""
-    if resume:
-        # Times sort as text; the stem guards against digits-open-set being taken for digits.
-        before = sorted(RUNS.glob(f"{benchmark}-[0-9]*-[0-9]*"))
-        if before:
-            return before[-1]
-    return RUNS / f"{benchmark}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+@contextmanager
+def _place(out: str | Path | None, name: str, resume: bool) -> Iterator[Path]:
+    """The run directory, held: the one that was given, the newest to resume, or a new one.
+
+    Raises:
+        UserError: if another process holds it, or it cannot be written.
+        InterruptedRun: if the user stops what is done meanwhile.
+    """
+    if out is not None:
+        folder = Path(out)
+    else:
+        folder = (_newest(name) if resume else None) or _new_folder(name)
+    with held(folder):
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            raise InterruptedRun(folder) from None
+
+
+def _newest(name: str) -> Path | None:
+    """The newest default run directory of a benchmark or a suite."""
+    # Times sort as text; the stem guards against digits-open-set being taken for digits.
+    before = sorted(RUNS.glob(f"{name}-[0-9]*-[0-9]*"))
+    return before[-1] if before else None
+
+
+def _new_folder(name: str) -> Path:
+    """`runs/<name>-<time>`, made now; with a number if another run has taken that name."""
+    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(RUNS / each for each in names if claim(RUNS / each))
 
 
 def load_detector(name: str, /, **parameters: Any) -> Detector:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from oodbench.data_cli import data_app
-from oodbench.errors import ExitCode, UserError
+from oodbench.errors import ExitCode, InterruptedRun, UserError
 from oodbench.process import prepare_process
 from oodbench.streams import ReaderLeft, finish_output, prepare_streams
 
@@ -143,10 +143,8 @@ def run(
         for part in _planned(catalog, benchmark, seeds, _names(methods), console.width):
             console.print(part)
         return
-    name = Path(benchmark).stem if benchmark.endswith((".yaml", ".yml")) else benchmark
-    folder = out or api.default_folder(name, resume=resume)
     options: dict[str, Any] = {
-        "out": folder,
+        "out": out,
         "methods": _names(methods),
         "seeds": seeds,
         "device": device,
@@ -161,12 +159,12 @@ def run(
             done = api.run_suite(benchmark, say=_say, **options)
         else:
             done = api.run(benchmark, **options)
-    except KeyboardInterrupt:
-        again = _again(benchmark, folder, methods, seeds, device, plugins, data_root)
+    except InterruptedRun as stop:
+        again = _again(benchmark, stop.folder, methods, seeds, device, plugins, data_root)
         _say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
     _print_results(done, console)
-    console.print(f"Run directory: {folder}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Run directory: {done.folder}", markup=False, highlight=False, soft_wrap=True)
     if not done.complete:
         for failure in done.failures:
             _say(f"failed: {failure}")
@@ -246,24 +244,37 @@ def report(
         typer.Option("--figures", metavar="DIR", help="Draw the figures into a folder instead."),
     ] = None,
 ) -> None:
-    """Make the reports of a run again, from its records alone."""
+    """Make the reports of a run again, from its records alone.
+
+    Exit code 1, and a warning, if files with results were changed after the run.
+    """
+    import warnings
+
     from oodbench import api
     from oodbench.files import write_atomic
+    from oodbench.holding import held_around
     from oodbench.report.formats import FORMATS
 
-    done = api.open_run(run_directory)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        done = api.open_run(run_directory)
+    for each in said:
+        _say(f"WARNING: {each.message}")
+    code = ExitCode.FINDING if said else ExitCode.OK
     if figures is not None:
         paths = done.write_figures(figures)
         print("\n".join(map(str, paths)) or "There is nothing to draw in this run.")
-        return
+        raise typer.Exit(code)
     if format_ is Format.table and out is None:
         _print_results(done, _console())
-        return
+        raise typer.Exit(code)
     text = FORMATS[format_.value](done.report())
     if out is None:
         print(text)
     else:
-        write_atomic(out, text if text.endswith("\n") else text + "\n")
+        with held_around(out):
+            write_atomic(out, text if text.endswith("\n") else text + "\n")
+    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn the errors of a full or closed disk into a message that says what to do.
 
     Other errors too: a place that the system refuses for whatever reason is the user's to change.
@@ -61,7 +61,7 @@ def make_folder(path: Path) -> Path:
     Raises:
         UserError: if the disk is full or the place cannot be written.
     """
-    with _explained(path):
+    with explained(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -77,7 +77,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     # Bytes of a file name that are not text cannot be encoded; in JSON the escape is the character.
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     make_folder(path.parent)
-    with _explained(path):
+    with explained(path):
         if path.is_dir():  # renaming onto it fails too, with words that depend on the system
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)

@@ -2,32 +2,89 @@
 
 A (method, seed) is *finished* once `records.jsonl` has all its records; its scores and its cost
 were written before that. Every file is written whole: what a killed run leaves is a shorter run.
+
+`run.json` has the SHA-256 of every file with results (`files`), so that a byte that was changed
+afterwards is found. Before files are replaced it also has the digests that they are about to get
+(`writing`): whenever a run is killed, each file is what one of the two says.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
+from oodbench.holding import check_vacant
 from oodbench.records import (
     CostRecord,
     QualityRecord,
     TrainingRecord,
     read_lines,
-    to_lines,
 )
 
 Key = tuple[str, int]
 """A method's name and a seed."""
+
+RECORDS, COSTS, TRAINING = "records.jsonl", "costs.jsonl", "training.jsonl"
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("not a file of the run")
+    return name
+
+
+class _Method(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    method: str
+    seed: int
+    sha256: str
+
+
+class _Checksums(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    data: dict[str, dict[str, str]] = {}
+    checkpoints: dict[str, str] = {}
+    detectors: dict[str, str] = {}
+
+
+class _Description(BaseModel):
+    """The parts of `run.json` that are read again, each of which may be missing."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    run_id: str = ""
+    status: str = ""
+    benchmark: dict[str, Any] = {}
+    seeds: list[int] = []
+    methods: list[_Method] = []
+    versions: dict[str, str] = {}
+    environment: dict[str, Any] = {}
+    checksums: _Checksums = _Checksums()
+    notes: dict[str, Any] = {}
+    warnings: dict[str, list[str]] = {}
+    records: list[_Group] = []
+    files: dict[Annotated[str, AfterValidator(_inside)], str] = {}
+    writing: dict[Annotated[str, AfterValidator(_inside)], str] = {}
 
 
 class RunDirectory:
@@ -59,16 +116,7 @@ class RunDirectory:
             UserError: if it cannot be written, or holds something.
         """
         make_folder(self.folder)
-        try:
-            held = [entry.name for entry in self.folder.iterdir()]
-        except OSError as error:
-            raise UserError(f"Cannot read {self.folder}: {error.strerror}.") from error
-        # What a killed run was in the middle of writing does not count.
-        if not all(name.startswith(TEMPORARY_PREFIX) for name in held):
-            raise UserError(
-                f"{self.folder} is not empty and holds no run.",
-                "Choose an empty or a new folder with --out.",
-            )
+        check_vacant(self.folder)
         self.clean()
 
     def clean(self) -> None:
@@ -93,45 +141,92 @@ class RunDirectory:
             raise UserError(f"Cannot read {self.description_path}: {error}.") from error
         if not isinstance(description, dict):
             raise UserError(f"Cannot read {self.description_path}: it is not a description.")
+        try:
+            _Description.model_validate(description)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"Cannot read {self.description_path}: {where}: {first['msg']}."
+            ) from error
         return description
 
-    def write_description(self, description: Mapping[str, Any]) -> None:
-        """Write `run.json`."""
-        self.write_text("run.json", json.dumps(description, indent=2, allow_nan=False) + "\n")
+    def write(self, description: Mapping[str, Any], contents: Mapping[str, bytes | str]) -> None:
+        """Write files, in the order given, and then `run.json` with their digests.
+
+        Args:
+            description: of the run; `files` and `writing` are added to it.
+            contents: by names relative to the folder. Quality records come last: they are what
+                makes work finished.
+        """
+        before = self.read_description() if self.exists() else dict(description)
+        files = dict(before.get("files", {}))
+        # A run may have been killed when it had written some of what it was about to write.
+        files |= {
+            name: expected
+            for name, expected in before.get("writing", {}).items()
+            if self._digest(name) == expected
+        }
+        new = {name: _sha256(content) for name, content in contents.items()}
+        writing = {name: each for name, each in new.items() if files.get(name) != each}
+        if writing:
+            self._write_description({**before, "files": files, "writing": writing})
+        for name, content in contents.items():
+            if self._digest(name) != new[name]:
+                write_atomic(self.folder / name, content)
+        self._write_description({**description, "files": {**files, **new}})
+
+    def _write_description(self, description: Mapping[str, Any]) -> None:
+        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+        write_atomic(self.description_path, text)
+
+    def changed(self) -> tuple[str, ...]:
+        """Files with results that are not what the run wrote, or are not there any more.
+
+        Also right while another process writes into the directory. Empty for runs of versions that
+        recorded no digests.
+
+        Raises:
+            UserError: if there is no run, or a file cannot be read.
+        """
+        while True:
+            description = self.read_description()
+            files, writing = description.get("files", {}), description.get("writing", {})
+            found = [
+                name
+                for name in {**files, **writing}
+                # What a killed run was about to write is there, or what was there before.
+                if self._digest(name) not in {files.get(name), writing.get(name, files.get(name))}
+            ]
+            # Digests are written before the files: with the same description, nobody has written.
+            if not found or self.read_description() == description:
+                return tuple(found)
+
+    def _digest(self, name: str) -> str | None:
+        """SHA-256 of a file; None if it is not there."""
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"Cannot read {path}: {error.strerror}.") from error
 
     def read_records(self) -> tuple[list[QualityRecord], list[CostRecord]]:
         """All records; empty lists if there are none yet."""
         return (
-            read_lines(QualityRecord, self.folder / "records.jsonl"),
-            read_lines(CostRecord, self.folder / "costs.jsonl"),
+            read_lines(QualityRecord, self.folder / RECORDS),
+            read_lines(CostRecord, self.folder / COSTS),
         )
-
-    def write_records(self, records: Iterable[QualityRecord], costs: Iterable[CostRecord]) -> None:
-        """Write both files, the quality records last: they are what makes work finished."""
-        write_atomic(self.folder / "costs.jsonl", to_lines(costs))
-        write_atomic(self.folder / "records.jsonl", to_lines(records))
 
     def read_training(self) -> list[TrainingRecord]:
         """What each epoch ended with, by model and seed; an empty list if there is nothing yet."""
-        return read_lines(TrainingRecord, self.folder / "training.jsonl")
-
-    def write_training(self, records: Iterable[TrainingRecord]) -> None:
-        """Write the history of the trainings."""
-        write_atomic(self.folder / "training.jsonl", to_lines(records))
-
-    def write_scores(self, key: Key, scores: Mapping[str, NDArray[np.float64]]) -> None:
-        """Write the scores of a method and seed, one array for each data set."""
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w") as archive:  # numpy.savez would not take every name
-            for name, array in scores.items():
-                with archive.open(f"{name}.npy", "w") as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-        write_atomic(self.scores_path(key), content.getvalue())
+        return read_lines(TrainingRecord, self.folder / TRAINING)
 
     def scores_path(self, key: Key) -> Path:
-        """`scores/<method>/seed<k>.npz`."""
-        method, seed = key
-        return self.folder / "scores" / method / f"seed{seed}.npz"
+        """The file with the scores of a method and seed."""
+        return self.folder / scores_name(key)
 
     def read_scores(self, key: Key) -> dict[str, NDArray[np.float64]]:
         """Scores by data set; "id" are those of the ID test images.
@@ -156,3 +251,25 @@ class RunDirectory:
     def write_text(self, name: str, content: str) -> None:
         """Write a file of the run."""
         write_atomic(self.folder / name, content)
+
+
+def scores_name(key: Key) -> str:
+    """`scores/<method>/seed<k>.npz`."""
+    method, seed = key
+    return f"scores/{method}/seed{seed}.npz"
+
+
+def scores_content(scores: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """The file with the scores of a method and seed: one array for each data set."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:  # numpy.savez would not take every name
+        for name, array in scores.items():
+            # A fixed date: equal scores are equal bytes.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _sha256(content: bytes | str) -> str:
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()

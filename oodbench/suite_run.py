@@ -11,6 +11,7 @@ import oodbench
 from oodbench.catalog import Catalog
 from oodbench.errors import UserError
 from oodbench.files import digest
+from oodbench.holding import held
 from oodbench.plan import Plan
 from oodbench.rundir import RunDirectory
 from oodbench.suite import Suite
@@ -93,7 +94,8 @@ def _run(
 ) -> SuiteState:
     """The state after one benchmark was run, or failed."""
     try:
-        done = run_one(plan, folder)
+        with held(folder):
+            done = run_one(plan, folder)
     except Exception as error:  # days of work of the other benchmarks do not hang on this one
         reason = _one_line(str(error) or type(error).__name__)
         if not isinstance(error, UserError):
@@ -123,21 +125,22 @@ def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) 
     directory = RunDirectory(folder)
     if not directory.exists():
         return False
-    held = directory.read_description()
-    detectors = held.get("checksums", {}).get("detectors", {})
+    before = directory.read_description()
+    detectors = before.get("checksums", {}).get("detectors", {})
     return (
-        held.get("status") == "complete"
-        and held.get("versions", {}).get("oodbench") == oodbench.__version__
-        and held.get("benchmark") == plan.benchmark.model_dump(mode="json")
-        and set(plan.seeds) <= set(held.get("seeds", ()))
+        before.get("status") == "complete"
+        and not directory.changed()
+        and before.get("versions", {}).get("oodbench") == oodbench.__version__
+        and before.get("benchmark") == plan.benchmark.model_dump(mode="json")
+        and set(plan.seeds) <= set(before.get("seeds", ()))
         and {method.name for method in plan.methods}
-        <= {method["name"] for method in held.get("methods", ())}
+        <= {method["name"] for method in before.get("methods", ())}
         and all(
             detectors.get(method.detector.name)
             == digest(catalog.entry("detector", method.detector.name).path.read_bytes())
             for method in plan.methods
         )
-        and held.get("checksums", {}).get("data") == data
+        and before.get("checksums", {}).get("data") == data
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -21,7 +23,7 @@ import pytest
 import torch
 
 import oodbench
-from oodbench import cli, files, metrics
+from oodbench import api, cli, files, metrics, rundir
 from oodbench.api import Run
 from oodbench.catalog import Catalog
 from oodbench.engine import run as engine
@@ -132,8 +134,14 @@ def check_same(folder: Path, expected: Path) -> None:
 def forget(folder: Path, finished: Callable[[dict[str, Any]], bool]) -> None:
     """Take records out of a run, as if it had been stopped before it had them."""
     kept = [record for record in records(folder) if finished(record)]
-    path = folder / "records.jsonl"
-    path.write_text("".join(files.canonical_json(record) + "\n" for record in kept))
+    text = "".join(files.canonical_json(record) + "\n" for record in kept)
+    RunDirectory(folder).write(description(folder), {"records.jsonl": text})
+
+
+def description(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / "run.json").read_text())
+    assert isinstance(content, dict)
+    return content
 
 
 @pytest.fixture
@@ -446,7 +454,8 @@ def test_a_description_that_is_no_json(copy: Path) -> None:
     refused(copy, "Cannot read", "run.json", resume=True)
 
 
-def test_records_that_are_none(copy: Path) -> None:
+def test_records_that_are_none_in_a_run_without_digests(copy: Path) -> None:
+    without_digests(copy)
     lines = (copy / "records.jsonl").read_text().splitlines(keepends=True)
     (copy / "records.jsonl").write_text("".join([*lines[:3], "{}\n", *lines[4:]]))
     refused(copy, "records.jsonl:4: not a record", resume=True)
@@ -574,6 +583,8 @@ def test_a_killed_run(
         process.kill()
     process.wait()
     process.stderr.close()
+    if (folder / "run.json").exists():
+        assert Run(folder).changed == (), "nobody has changed a file"
     run(folder, resume=True)
     check_same(folder, complete)
     assert not list(folder.rglob(".writing-*")), f"leftovers after a kill at {delay:.3f} s"
@@ -632,6 +643,217 @@ def test_a_damaged_checkpoint_is_trained_again(
     assert path.with_suffix(".damaged").exists(), "moved aside"
     expected = [r for r in records(complete) if (r["method"], r["seed"]) == (METHODS[0], 0)]
     assert [r["value"] for r in records(tmp_path / "run")] == [r["value"] for r in expected]
+
+
+# --- bytes that were changed after the run ------------------------------------------------------
+
+
+def without_digests(folder: Path) -> None:
+    """As an earlier version wrote it."""
+    described = description(folder)
+    del described["files"], described["records"]
+    (folder / "run.json").write_text(json.dumps(described))
+
+
+def flip(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, path
+    assert len(old) == len(new), "only bytes are changed"
+    path.write_text(text.replace(old, new, 1))
+
+
+def first_value(folder: Path, name: str, key: str) -> tuple[str, str]:
+    """A number of a file and one that differs in a digit."""
+    value = json.loads((folder / name).read_text().splitlines()[0])[key]
+    digits = json.dumps(value)
+    place = max(i for i, char in enumerate(digits) if char in "123456789")
+    other = "7" if digits[place] != "7" else "6"
+    return f'"{key}":{digits}', f'"{key}":{digits[:place]}{other}{digits[place + 1 :]}'
+
+
+CHANGES = [("records.jsonl", "ci_low"), ("costs.jsonl", "flops_per_image")]
+CHANGES += [("records.jsonl", "value"), ("training.jsonl", "train_loss")]
+
+
+def test_every_file_with_results_has_a_digest(complete: Path) -> None:
+    described = description(complete)
+    found = {str(path.relative_to(complete)) for path in complete.glob("scores/*/*.npz")}
+    assert len(found) == len(METHODS) * SEEDS
+    assert set(described["files"]) == {"records.jsonl", "costs.jsonl", "training.jsonl", *found}
+    for name, digest in described["files"].items():
+        assert hashlib.sha256((complete / name).read_bytes()).hexdigest() == digest, name
+    assert "writing" not in described
+    assert Run(complete).changed == ()
+
+
+@pytest.mark.parametrize(("name", "key"), CHANGES)
+@pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html", "latex"])
+def test_a_report_says_that_a_file_was_changed(
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+    name: str,
+    key: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["oodbench", "report", str(copy), "--format", form])
+    for code in (0, 1):
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert ended.value.code == code, said.err
+        assert (f"WARNING: {copy}: {name} changed after the run" in said.err) == bool(code)
+        assert ("--resume" in said.err) == bool(code)
+        shown = said.out.replace("\\_", "_")
+        assert (form != "csv" and "is not what was measured" in " ".join(shown.split())) == (
+            bool(code) and form != "csv"
+        )
+        if code == 0:
+            flip(copy / name, *first_value(copy, name, key))
+
+
+@pytest.mark.parametrize("change", ["flipped", "cut", "longer", "gone"])
+@pytest.mark.parametrize("name", ["records.jsonl", "scores/SoftMax+ODIN/seed1.npz"])
+def test_changed_files_are_named(copy: Path, name: str, change: str) -> None:
+    path = copy / name
+    content = bytearray(path.read_bytes())
+    if change == "flipped":
+        content[len(content) // 2] ^= 1
+    changed = {"cut": content[:-1], "longer": content + b"\n"}.get(change, content)
+    path.unlink() if change == "gone" else path.write_bytes(changed)
+    with pytest.warns(UserWarning, match=re.escape(f"{name} changed after the run")):
+        found = api.open_run(copy)
+    assert found.changed == (name,)
+
+
+def test_a_run_of_before_there_were_digests(copy: Path, recwarn: pytest.WarningsRecorder) -> None:
+    without_digests(copy)
+    flip(copy / "records.jsonl", *first_value(copy, "records.jsonl", "value"))
+    assert api.open_run(copy).changed == ()
+    assert not recwarn.list
+
+
+def test_resuming_does_again_what_was_changed(
+    copy: Path, work: Counter[str], complete: Path
+) -> None:
+    flip(copy / "records.jsonl", *first_value(copy, "records.jsonl", "value"))
+    first = records(copy)[0]
+    with pytest.warns(UserWarning, match=r"records\.jsonl .* changed after the run; done again"):
+        run(copy, resume=True)
+    label = f"seed {first['seed']}"
+    assert work == Counter([f"{first['method']} {label}", f"{first['model']} {label}"])
+    check_same(copy, complete)
+    assert Run(copy).changed == ()
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "costs.jsonl"])
+def test_resuming_does_all_again_where_nothing_can_be_read(
+    copy: Path, complete: Path, work: Counter[str], name: str
+) -> None:
+    (copy / name).write_text("{}\n")
+    with pytest.warns(UserWarning, match=f"{name} .* changed after the run; done again"):
+        run(copy, resume=True)
+    assert set(work) >= {f"{method} seed {seed}" for method in METHODS for seed in range(SEEDS)}
+    check_same(copy, complete)
+
+
+def test_resuming_makes_the_history_again(copy: Path, complete: Path, work: Counter[str]) -> None:
+    flip(copy / "training.jsonl", *first_value(copy, "training.jsonl", "train_loss"))
+    with pytest.warns(UserWarning, match=r"training\.jsonl changed after the run"):
+        run(copy, resume=True)
+    assert not [name for name in work if "+" in name], "no method is done again"
+    assert (copy / "training.jsonl").read_bytes() == (complete / "training.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("options", [{"methods": ["SoftMax+ODIN"]}, {"seeds": 1}])
+def test_changed_records_are_not_lost(copy: Path, options: dict[str, Any]) -> None:
+    (copy / "records.jsonl").write_text("")
+    refused(copy, "changed after the run", "DisMax+Entropy (seed 1)", resume=True, **options)
+
+
+VERSIONS = [{"b": b"1", "scores/a.npz": b"1", "records.jsonl": b"1"}]
+VERSIONS += [{"scores/b.npz": b"1", "records.jsonl": b"2", "b": b"2"}]
+VERSIONS += [{"scores/a.npz": b"3", "records.jsonl": b"3", "b": b"1"}]
+
+
+def write_until(directory: RunDirectory, version: int, writes: int) -> bool:
+    """Write a version; killed when so many files are written. Whether it was."""
+    write, left = rundir.write_atomic, writes
+
+    def killed(path: Path, content: bytes | str) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        write(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rundir, "write_atomic", killed)
+        try:
+            directory.write({"status": str(version)}, VERSIONS[version])
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("second", range(6))
+@pytest.mark.parametrize("first", range(6))
+def test_no_kill_makes_a_false_alarm(tmp_path: Path, first: int, second: int) -> None:
+    """Killed between any two files, twice: what was not changed is not called so, the rest is."""
+    directory = RunDirectory(tmp_path)
+    killed = [write_until(directory, 0, first), write_until(directory, 1, second)]
+    killed += [write_until(directory, 2, 2)]
+    assert (any(killed[:2]), killed[2]) == (min(first, second) < 5, True)
+    assert directory.changed() == ()
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        name, content = str(path.relative_to(tmp_path)), path.read_bytes()
+        if name != "run.json":
+            path.write_bytes(b"x")
+            assert directory.changed() == (name,)
+            path.write_bytes(content)
+    assert not write_until(directory, 2, 9)
+    assert directory.changed() == ()
+    assert {name: (tmp_path / name).read_bytes() for name in VERSIONS[2]} == VERSIONS[2]
+
+
+def test_no_false_alarm_while_another_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.write({}, VERSIONS[0])
+    read, reads = RunDirectory.read_description, 0
+
+    def read_and_write(self: RunDirectory) -> dict[str, Any]:
+        nonlocal reads
+        reads += 1
+        found = read(self)
+        if reads in (1, 3):
+            monkeypatch.setattr(RunDirectory, "read_description", read)
+            RunDirectory(tmp_path).write({}, VERSIONS[reads // 2 + 1])
+            monkeypatch.setattr(RunDirectory, "read_description", read_and_write)
+        return found
+
+    monkeypatch.setattr(RunDirectory, "read_description", read_and_write)
+    assert directory.changed() == ()
+    assert reads >= 4, "it looked again"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("benchmark", []),
+        ("seeds", "0"),
+        ("methods", [{"name": 5}]),
+        ("checksums", {"checkpoints": [1]}),
+        ("files", {"records.jsonl": 5}),
+        ("files", {"../../etc/passwd": "0"}),
+        ("records", {}),
+    ],
+)
+def test_a_description_of_a_wrong_type(copy: Path, key: str, value: object) -> None:
+    (copy / "run.json").write_text(json.dumps(description(copy) | {key: value}))
+    with pytest.raises(UserError, match=rf"Cannot read .*run\.json: {key}"):
+        api.open_run(copy)
 
 
 def test_unreadable_scores_are_said(copy: Path) -> None:

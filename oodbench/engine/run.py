@@ -30,14 +30,22 @@ from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.engine.scoring import Scorer
 from oodbench.engine.stores import DataStore, ModelStore
-from oodbench.errors import UserError
+from oodbench.errors import UserError, listed
 from oodbench.files import canonical_json, digest
 from oodbench.models.classifier import Classifier
 from oodbench.plan import Method, Plan
 from oodbench.progress import Reporter
-from oodbench.records import CostRecord, QualityRecord, TrainingRecord
+from oodbench.records import CostRecord, QualityRecord, TrainingRecord, to_lines
 from oodbench.report.signs import tie_notes
-from oodbench.rundir import Key, RunDirectory
+from oodbench.rundir import (
+    COSTS,
+    RECORDS,
+    TRAINING,
+    Key,
+    RunDirectory,
+    scores_content,
+    scores_name,
+)
 from oodbench.training import deterministic, has_bfloat16
 from oodbench.training_state import tensors_digest
 
@@ -119,6 +127,7 @@ class _Run:
         self.before: Mapping[str, Any] = {}
         self.checkpoints: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
+        self.unwritten: dict[str, bytes] = {}
         self.duplicates: dict[str, int] = {}
         self.warnings: dict[str, list[str]] = {}
 
@@ -148,7 +157,7 @@ class _Run:
 
     def _unit(self, model: str, seed: int) -> None:
         todo = [m for m in self.plan.methods_of(model) if (m.name, seed) not in self.records]
-        if not todo:
+        if not todo and (model, seed) in self.trainings:
             self.say.done(f"{model}, seed {seed}: finished before")
             return
         label = f"{model}, seed {seed}"
@@ -161,6 +170,9 @@ class _Run:
         )
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
         todo = self._without_other_weights(model, seed, tensors_digest(weights), todo)
+        if not todo:
+            self.say.done(f"{label}: finished before; its training history is made again")
+            return
         detectors = {
             method.name: self.catalog.load_detector(method.detector.name, method.parameters)
             for method in todo
@@ -249,7 +261,7 @@ class _Run:
                 )
                 continue
             key = method.name, seed
-            self.directory.write_scores(key, result.scores)
+            self.unwritten[scores_name(key)] = scores_content(result.scores)
             self.costs[key] = self.recorder.cost(method, seed, result)
             self.records[key] = records[method.name]
 
@@ -340,53 +352,119 @@ class _Run:
         self.checkpoints = dict(before.get("checksums", {}).get("checkpoints", {}))
         self.notes = dict(before.get("notes", {}))
         self.warnings = dict(before.get("warnings", {}))
-        for record in self.directory.read_training():
-            self.trainings.setdefault((record.model, record.seed), []).append(record)
+        altered = set(self.directory.changed())
+        if TRAINING in altered:
+            self.say.warn(f"{folder / TRAINING} changed after the run; it is made again.")
+        else:
+            for record in self.directory.read_training():
+                self.trainings.setdefault((record.model, record.seed), []).append(record)
         changed = {
             name
             for name, checksum in self._detector_checksums().items()
             if before.get("checksums", {}).get("detectors", {}).get(name, checksum) != checksum
         }
-        self._take_up(changed)
+        self._take_up(changed, altered)
 
-    def _take_up(self, changed_detectors: set[str]) -> None:
-        records, costs = self.directory.read_records()
+    def _take_up(self, changed_detectors: set[str], altered: set[str]) -> None:
+        """Keep what is finished.
+
+        Args:
+            changed_detectors: names of detectors that are others now.
+            altered: files that were changed after the run.
+        """
+        by_key, measured = self._read_unaltered(altered)
+        expected = len(metrics.METRICS) * len(self.benchmark.ood_groups) + 1
+        for key, group in by_key.items():
+            whole = (
+                len(group) == expected
+                and all(record.status == "ok" for record in group)
+                and key in measured
+            )
+            if whole and key in self._planned and scores_name(key) in altered:
+                self.say.warn(
+                    f"{self.directory.scores_path(key)} changed after the run; done again: "
+                    f"{_label(key)}."
+                )
+            elif (
+                whole
+                and group[0].detector not in changed_detectors
+                and self.directory.has_scores(key, self.benchmark.ood_groups)
+            ):
+                self.records[key] = group
+                self.costs[key] = measured[key]
+            elif key not in self._planned:  # and not tried again now
+                self.records[key] = group
+                self.costs |= {key: measured[key]} if key in measured else {}
+
+    @cached_property
+    def _planned(self) -> set[Key]:
+        return {(m.name, seed) for m in self.plan.methods for seed in self.plan.seeds}
+
+    def _read_unaltered(
+        self, altered: set[str]
+    ) -> tuple[dict[Key, list[QualityRecord]], dict[Key, CostRecord]]:
+        """Records and costs in the directory, without those that were changed after the run.
+
+        Raises:
+            UserError: if records were changed that this plan does not make again.
+        """
+        suspect = sorted({RECORDS, COSTS} & altered)
+        try:
+            records, costs = self.directory.read_records()
+        except UserError:
+            if not suspect:
+                raise
+            records, costs = [], []
         measured = {(cost.method, cost.seed): cost for cost in costs}
         by_key: dict[Key, list[QualityRecord]] = {}
         for record in records:
             by_key.setdefault((record.method, record.seed), []).append(record)
-        expected = len(metrics.METRICS) * len(self.benchmark.ood_groups) + 1
-        planned = {(m.name, seed) for m in self.plan.methods for seed in self.plan.seeds}
-        for key, group in by_key.items():
-            finished = (
-                len(group) == expected
-                and all(record.status == "ok" for record in group)
-                and group[0].detector not in changed_detectors
-                and key in measured
-                and self.directory.has_scores(key, self.benchmark.ood_groups)
+        if not suspect:
+            return by_key, measured
+        digests = {
+            (entry["method"], entry["seed"]): entry["sha256"]
+            for entry in self.before.get("records", ())
+        }
+        kept = {
+            key: group
+            for key, group in by_key.items()
+            if digests.get(key) == _digest(group, measured.get(key))
+        }
+        gone = [key for key in digests if key not in kept]
+        skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}
+        lost = [key for key in gone if key not in self._planned | skipped]
+        files = f"{' and '.join(suspect)} in {self.directory.folder}"
+        if lost:
+            raise UserError(
+                f"{files} changed after the run; what was lost is {listed(map(_label, lost))}, "
+                "which is not to be done now.",
+                "Resume with the methods and seeds of the run, or start a new one with --out.",
             )
-            if finished:
-                self.records[key] = group
-                self.costs[key] = measured[key]
-            elif key not in planned:  # skipped or failed, and not tried again now
-                self.records[key] = group
+        again = [key for key in gone if key in self._planned]
+        self.say.warn(
+            f"{files} changed after the run; done again: {listed(map(_label, again)) or 'nothing'}."
+        )
+        return kept, measured
 
     def _write(self, status: str) -> None:
         """Write the description and all records; in an order that depends on the plan alone."""
-        self.directory.write_description(self._description(status))
         models = list(self.benchmark.models)
-        self.directory.write_training(
+        trainings = [
             record
             for key in sorted(self.trainings, key=lambda key: (models.index(key[0]), key[1]))
             for record in self.trainings[key]
-        )
+        ]
         order = {method.name: index for index, method in enumerate(self.plan.methods)}
         order |= {skip.method: len(order) + i for i, skip in enumerate(self.plan.skips)}
         keys = sorted(self.records, key=lambda key: (order.get(key[0], len(order)), *key))
-        self.directory.write_records(
-            [record for key in keys for record in self.records[key]],
-            [self.costs[key] for key in keys if key in self.costs],
-        )
+        contents: dict[str, bytes | str] = {
+            **self.unwritten,
+            TRAINING: to_lines(trainings),
+            COSTS: to_lines(self.costs[key] for key in keys if key in self.costs),
+            RECORDS: to_lines(record for key in keys for record in self.records[key]),
+        }
+        self.directory.write(self._description(status), contents)
+        self.unwritten.clear()
 
     def _description(self, status: str) -> Mapping[str, Any]:
         """What `run.json` says; of a resumed run also what this plan left out."""
@@ -429,6 +507,14 @@ class _Run:
                 "checkpoints": dict(sorted(self.checkpoints.items())),
                 "detectors": {**detectors, **self._detector_checksums()},
             },
+            "records": [
+                {
+                    "method": key[0],
+                    "seed": key[1],
+                    "sha256": _digest(group, self.costs.get(key)),
+                }
+                for key, group in sorted(self.records.items())
+            ],
             "duplicates_of_id_images": self.duplicates,
             "notes": self.notes,
             "warnings": self.warnings,
@@ -440,6 +526,16 @@ class _Run:
             for (method, seed), group in self.records.items()
             if group[0].status == "failed"
         ]
+
+
+def _label(key: Key) -> str:
+    method, seed = key
+    return f"{method} (seed {seed})"
+
+
+def _digest(records: Sequence[QualityRecord], cost: CostRecord | None) -> str:
+    """What tells when the records of a method and seed have been changed."""
+    return digest(to_lines(records), to_lines([] if cost is None else [cost]))
 
 
 def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:
