@@ -7,8 +7,9 @@ import math
 import shutil
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from oodbench.catalog import Catalog
 from oodbench.data.declared import matching_labels
 from oodbench.data.loaders import LoadedImages
-from oodbench.detector import Detector
+from oodbench.detector import Detector, DetectorInfo
 from oodbench.engine.borrowing import (
     BorrowedClassifier,
     CheckedRunner,
@@ -34,12 +35,12 @@ from oodbench.engine.borrowing import (
     type_of,
 )
 from oodbench.engine.device import find_device
-from oodbench.engine.evaluation import Evaluation
-from oodbench.engine.network import arranged, evaluating
+from oodbench.engine.evaluation import Evaluation, MethodResult
+from oodbench.engine.network import arranged, evaluating, is_out_of_memory
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.engine.session import ID, Contender, DataSets, Session
-from oodbench.errors import UserError
+from oodbench.errors import UserError, did_you_mean
 from oodbench.files import digest
 from oodbench.models.adapter import AdaptedNetwork, Function, model_name
 from oodbench.models.probing import NotFiniteError, agree, probe, unwrapped
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from oodbench.report import Leaderboard
     from oodbench.report.tables import Document
 
+Model = nn.Module | Callable[[Tensor], Any]
+
 Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
 
 _FEW = 3
@@ -63,24 +66,27 @@ _FEW = 3
 
 
 def evaluate(
-    model: nn.Module | Callable[[Tensor], Any],
-    detectors: Sequence[str | Detector] | Mapping[str, str | Detector],
+    model: Model | Mapping[str, Model],
+    detectors: str | Detector | Sequence[str | Detector] | Mapping[str, str | Detector],
     *,
     id_data: Any,
     ood_data: Mapping[str, Any],
     fit_data: Any = None,
     validation_data: Any = None,
-    taps: Literal["auto"] | Sequence[str] = "auto",
-    head: str | None = None,
-    features: str | None = None,
-    output: Output = None,
-    normalization: Normalization | None = None,
+    taps: Literal["auto"] | Sequence[str] | Mapping[str, Any] = "auto",
+    head: str | Mapping[str, Any] | None = None,
+    features: str | Mapping[str, Any] | None = None,
+    output: Output | Mapping[str, Any] = None,
+    normalization: Normalization | Mapping[str, Any] | None = None,
     num_classes: int | None = None,
+    tune: str | Sequence[str] = "none",
+    plugins: str | Path | Sequence[str | Path] = (),
     device: str | torch.device = "auto",
     seed: int = 0,
     costs: bool = False,
+    errors: Literal["skip", "raise"] = "skip",
 ) -> EvaluationResult:
-    """Try detectors on a trained classifier of your own.
+    """Try detectors on a trained classifier of your own, or on several.
 
     Each data set is read once for all detectors that are fitted on it or score it; only detectors
     that perturb their input compute more. The model is given back as it was, whatever happens:
@@ -104,12 +110,17 @@ def evaluate(
     a module that turns vectors into logits; else name it. Detectors that use the weights of the
     last layer run if the logits are W f + b. The others are skipped with that reason.
 
+    Several models stand on one leaderboard: give a mapping from a name to each. Their methods are
+    called "NAME+DETECTOR", and each model reads the data once. What belongs to a model (`taps`,
+    `head`, `features`, `output`, `normalization`) is then the same for all, or a mapping, too.
+
     Args:
         model: maps images [B, channels, H, W], or what else the data give, [B, ...], to logits
-            [B, C].
+            [B, C]; or a mapping from names to several.
         detectors: names of `oodbench list detectors`, or instances; or a mapping from a label of
-            yours to either, to compare two settings of one detector. Instances are copied, and the
-            copies fitted: see `EvaluationResult.detectors`.
+            yours to either, to compare two settings of one detector; "all" for every detector that
+            there is. Instances are copied, and the copies fitted: see
+            `EvaluationResult.detectors`.
         id_data: in-distribution images to test on.
         ood_data: name -> out-of-distribution images.
         fit_data: images that the model was trained on, with labels, best without augmentation.
@@ -127,53 +138,150 @@ def evaluate(
             [0, 1]. None: images come as the model takes them, and the steps of input perturbation
             (ODIN) are in their units.
         num_classes: C, to be held against the model's; default: the model's.
+        tune: labels of detectors to tune, or "all": each combination of the values of their search
+            space is tried on attacked images of `validation_data`, as in benchmarks
+            (`oodbench.engine.tuning`). Of an instance only if it is named.
+        plugins: folders of detectors besides the built-in ones, as in `oodbench.run`.
         device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
             "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
         seed: of tuning data, and of all that data sets draw from global generators, which are put
             back.
-        costs: measure what each detector costs beside the maximum-probability baseline.
+        costs: measure what each detector costs beside the maximum-probability baseline of the same
+            model.
+        errors: "skip": a detector that raises is left out and named in the result; "raise": what
+            the first one raised is raised.
 
     Returns:
         Scores, records and tables; a notebook shows the leaderboard.
 
     Raises:
         UserError: an argument, an image or a label is not as it should be, the model gives no
-            logits for the images, or no detector can run. A detector that raises is left out and
-            named in the result.
+            logits for the images, or no detector can run.
+        Exception: with errors="raise", what a detector raised.
     """
-    module = _module(model)
-    contenders = _contenders(detectors, model_name(module))
+    models = _models(model)
+    several = isinstance(model, Mapping)
+    catalog = Catalog((plugins,) if isinstance(plugins, str | Path) else tuple(plugins))
+    asked, broken = _asked(detectors, catalog, tune)
     _check_seed(seed)
-    place = _device(device, module)
-    scaling = _normalization(normalization)
+    if errors not in ("skip", "raise"):
+        raise UserError(f"errors: expected 'skip' or 'raise', not {errors!r}.")
+    places = {name: _device(device, module) for name, module in models.items()}
+    own = {
+        "taps": ("auto", taps),
+        "head": (None, head),
+        "features": (None, features),
+        "output": (None, output),
+        "normalization": (None, normalization),
+    }
+    options = {name: _options(own, name, models, several) for name in models}
+    scalings = {name: _normalization(each.pop("normalization")) for name, each in options.items()}
+    first = next(iter(models))
+    tried: list[_Tried] = []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
-        for kind in {place.type, "cpu"}:  # or in this
+        for kind in {"cpu", *(place.type for place in places.values())}:  # or in this
             stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(reproducible(seed, place))
-        data = _data(id_data, ood_data, fit_data, validation_data, in_unit_range=bool(scaling))
+        stack.enter_context(reproducible(seed, places[first]))
+        unit = scalings[first] is not None
+        data = _data(id_data, ood_data, fit_data, validation_data, in_unit_range=unit)
         stack.callback(data.close)
         for source in data.all:
             source.first()
-        stack.enter_context(borrowed(module, place))
-        stack.enter_context(evaluating(module))
-        where = {"head": head, "features": features, "output": output, "num_classes": num_classes}
-        classifier, classes, notes = _adapted(module, data, taps, where, scaling, place)
-        _check_classes(classes, num_classes)
-        notes += _same_classes(data, classes)
-        for source in data.all:
-            source.num_classes = classes
-        session = Session(
-            classifier, contenders, data, classes, attackable=scaling is not None, seed=seed
-        )
-        session.run()
-        if costs:
-            session.measure(_contenders(["baseline"], model_name(module))["baseline"])
-    notes += [note for source in data.all for note in source.notes]
-    return _result(session, contenders, classifier, seed, place, notes)
+        for name, module in models.items():
+            with ExitStack() as inner:
+                if name != first:
+                    inner.enter_context(reproducible(seed, places[name]))
+                for source in data.all:
+                    source.in_unit_range = scalings[name] is not None
+                inner.enter_context(_user_errors(module))
+                inner.enter_context(borrowed(module, places[name]))
+                inner.enter_context(evaluating(module))
+                classifier, classes, notes = _adapted(
+                    module, data, options[name], num_classes, scalings[name], places[name]
+                )
+                notes += _same_classes(data, classes)
+                for source in data.all:
+                    source.num_classes = classes
+                shown = name if several else model_name(module)
+                contenders = _contenders(asked, catalog, shown, prefix=f"{name}+" * several)
+                session = Session(
+                    classifier,
+                    contenders,
+                    data,
+                    classes,
+                    attackable=scalings[name] is not None,
+                    seed=seed,
+                )
+                session.run(stop_early=errors == "raise")
+                if costs:
+                    (baseline,), _ = _asked("baseline", Catalog(), "none")
+                    reference = _contenders([baseline], Catalog(), shown, prefix="")["baseline"]
+                    session.measure(reference)
+                tried.append(_Tried(shown, session, contenders, classifier, notes, places[name]))
+            failed = [each.error for each in session.results.values() if each.error is not None]
+            if failed and errors == "raise":
+                raise failed[0]
+    about_data = [note for source in data.all for note in source.notes]
+    return _result(tried, broken, seed, about_data, several=several)
+
+
+@contextmanager
+def _user_errors(module: nn.Module) -> Iterator[None]:
+    """What a model raises where it was not expected, as an error of the user's, with its cause."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise UserError(
+            f"The model {model_name(module)} could not be evaluated: {type(error).__name__}: "
+            f"{line}.",
+            "The images may be too many for the memory: give smaller batches."
+            if is_out_of_memory(error)
+            else "",
+        ) from error
 
 
 # --- arguments ---------------------------------------------------------------------------------
+
+
+def _models(model: Any) -> dict[str, nn.Module]:
+    """Name -> module; of a single model the name is "model"."""
+    if not isinstance(model, Mapping):
+        return {"model": _module(model)}
+    if not model:
+        raise UserError("model names none.", 'Give {"name": model, ...}.')
+    for name in model:
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"model: expected a name for each model, not {name!r}.")
+    return {name: _module(each) for name, each in model.items()}
+
+
+def _options(
+    own: Mapping[str, tuple[Any, Any]], name: str, models: Mapping[str, Any], several: bool
+) -> dict[str, Any]:
+    """What was given for one model: of each argument its own, or what is given for all.
+
+    Args:
+        own: argument -> its default and what was given.
+        name: of the model.
+        models: all of them.
+        several: whether they were given by name.
+    """
+    found = {}
+    for argument, (default, given) in own.items():
+        if several and isinstance(given, Mapping):
+            for other in given:
+                if other not in models:
+                    raise UserError(
+                        f"{argument}: there is no model {other!r}.",
+                        did_you_mean(str(other), models),
+                    )
+            given = given.get(name, default)
+        found[argument] = given
+    return found
 
 
 def _module(model: Any) -> nn.Module:
@@ -193,24 +301,45 @@ def _module(model: Any) -> nn.Module:
     return module
 
 
-def _contenders(
-    detectors: Sequence[str | Detector] | Mapping[str, str | Detector], model: str
-) -> dict[str, Contender]:
-    """Label -> a detector that is nobody else's."""
-    if isinstance(detectors, str | Detector):
-        detectors = [detectors]
-    if not isinstance(detectors, Iterable):
-        raise UserError(
-            f"detectors: expected names or instances, or a mapping to them, not {detectors!r}.",
-            "`oodbench list detectors` shows what there is.",
-        )
-    pairs = detectors.items() if isinstance(detectors, Mapping) else ((None, d) for d in detectors)
-    catalog = Catalog()
-    found: dict[str, Contender] = {}
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A detector that was asked for.
+
+    Attributes:
+        label: what it is called.
+        given: a name, or an instance that is the user's.
+        info: its declaration.
+        fixed: parameters that are not tuned.
+        tuned_on: whether it is tuned.
+    """
+
+    label: str
+    given: str | Detector
+    info: DetectorInfo
+    fixed: Mapping[str, Any]
+    tuned_on: TuningProtocol
+
+
+def _asked(detectors: Any, catalog: Catalog, tune: Any) -> tuple[list[_Asked], dict[str, str]]:
+    """The detectors that were asked for; and those that are broken, with the reason."""
+    broken: dict[str, str] = {}
+    if isinstance(detectors, str) and detectors == "all":
+        pairs = _all(catalog, broken)
+    elif isinstance(detectors, Mapping):
+        pairs = list(detectors.items())
+    else:
+        if isinstance(detectors, str | Detector):
+            detectors = [detectors]
+        if not isinstance(detectors, Iterable):
+            raise UserError(
+                f"detectors: expected names or instances, or a mapping to them, not {detectors!r}.",
+                "`oodbench list detectors` shows what there is.",
+            )
+        pairs = [(None, given) for given in detectors]
+    found: dict[str, tuple[Any, Detector]] = {}
     for label, given in pairs:
         detector = _detector(given, catalog)
-        info = detector.info
-        name = info.name if label is None else label
+        name = detector.info.name if label is None else label
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"detectors: expected a label for each detector, not {name!r}.")
         if name in found:
@@ -218,11 +347,64 @@ def _contenders(
                 f"detectors: '{name}' is given twice.",
                 f"Give a mapping: {{'{name} 1': ..., '{name} 2': ...}}.",
             )
-        fixed = {} if isinstance(given, str) else detector.parameters
-        tuned: TuningProtocol = "fgsm" if "calibration" in info.needs else "none"
-        found[name] = Contender(Method(name, model, info, fixed, tuned), detector)
+        found[name] = given, detector
     if not found:
         raise UserError("detectors names none.", "`oodbench list detectors` shows what there is.")
+    return _with_tuning(found, tune), broken
+
+
+def _all(catalog: Catalog, broken: dict[str, str]) -> list[tuple[str | None, str]]:
+    """Every detector that there is; those that cannot be loaded are entered in `broken`."""
+    names: list[tuple[str | None, str]] = []
+    for name in catalog.detectors:
+        try:
+            catalog.load_detector(name)
+        except UserError as error:
+            broken[name] = f"the detector is broken: {error.message.rstrip('.')}"
+        else:
+            names.append((None, name))
+    return names
+
+
+def _with_tuning(found: Mapping[str, tuple[Any, Detector]], tune: Any) -> list[_Asked]:
+    """Detectors with the parameters that are fixed, and whether the others are tuned."""
+    expected = "expected 'all', 'none', or labels of detectors"
+    named: Sequence[Any] = ()
+    if isinstance(tune, str):
+        named = () if tune in ("all", "none") else (tune,)
+    elif isinstance(tune, Sequence):
+        named = tune
+    else:
+        raise UserError(f"tune: {expected}, not {tune!r}.")
+    for label in named:
+        if label not in found:
+            raise UserError(
+                f"tune: {expected}; there is no detector {label!r}.",
+                did_you_mean(str(label), found),
+            )
+        info = found[label][1].info
+        if not info.search_space and "calibration" not in info.needs:
+            raise UserError(f"tune: detector '{info.name}' declares no search space.")
+    asked = []
+    for label, (given, detector) in found.items():
+        info = detector.info
+        fixed = {} if isinstance(given, str) or label in named else detector.parameters
+        wanted = label in named or (tune == "all" and bool(set(info.search_space) - set(fixed)))
+        # One that trains a model of its own needs tuning data in any case.
+        tuned: TuningProtocol = "fgsm" if wanted or "calibration" in info.needs else "none"
+        asked.append(_Asked(label, given, info, fixed, tuned))
+    return asked
+
+
+def _contenders(
+    asked: Iterable[_Asked], catalog: Catalog, model: str, *, prefix: str
+) -> dict[str, Contender]:
+    """Method -> a detector that is nobody else's."""
+    found = {}
+    for each in asked:
+        name = f"{prefix}{each.label}"
+        method = Method(name, model, each.info, each.fixed, each.tuned_on)
+        found[name] = Contender(method, _detector(each.given, catalog))
     return found
 
 
@@ -341,8 +523,8 @@ def _data(
 def _adapted(
     module: nn.Module,
     data: DataSets,
-    taps: Literal["auto"] | Sequence[str],
-    where: Mapping[str, Any],
+    options: Mapping[str, Any],
+    num_classes: int | None,
     scaling: Scaling | None,
     device: torch.device,
 ) -> tuple[BorrowedClassifier, int, list[str]]:
@@ -369,7 +551,7 @@ def _adapted(
     alone = wrapped(module, channels_last=True)
     few = arranged(images[:_FEW].to(device), alone.dtype)
     try:
-        probed = probe(module, alone.normalised(few), taps, **where)
+        probed = probe(module, alone.normalised(few), num_classes=num_classes, **options)
     except UserError:
         raise
     except NotFiniteError as error:
@@ -389,6 +571,7 @@ def _adapted(
             if few.shape[1:] not in seen:
                 seen.add(few.shape[1:])
                 runner.look_at(few, source.name)
+    _check_classes(probed.num_classes, num_classes)
     return classifier, probed.num_classes, notes
 
 
@@ -462,6 +645,21 @@ def _kind(value: Any) -> str:
 # --- what comes of it --------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """What was found of a model.
+
+    Attributes:
+        taps: names of the modules that are its feature layers.
+        head: name of the module that is its last layer; "" if it is not known.
+        num_classes: C.
+    """
+
+    taps: tuple[str, ...]
+    head: str
+    num_classes: int
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class EvaluationResult:
     """What came of `oodbench.evaluate`; it prints as a table, and a notebook shows it as one.
@@ -476,10 +674,7 @@ class EvaluationResult:
         failed: detector -> what went wrong while it ran.
         errors: detector that failed -> what was raised.
         detectors: detector -> the fitted and tuned instance that scored.
-        model: name of the model's class.
-        taps: names of the modules that are the model's taps.
-        head: name of the module that is its last layer; "" if it is not known.
-        num_classes: C.
+        models: name -> what was found of a model; of a single one the name of its class.
         notes: what a reader of the tables should know of this call.
         warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
     """
@@ -490,12 +685,37 @@ class EvaluationResult:
     skipped: Mapping[str, str]
     errors: Mapping[str, Exception]
     detectors: Mapping[str, Detector]
-    model: str
-    taps: tuple[str, ...]
-    head: str
-    num_classes: int
+    models: Mapping[str, EvaluatedModel]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def model(self) -> str:
+        """Name of the model's class; names of several."""
+        return ", ".join(self.models)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """`EvaluatedModel.taps` of the only model."""
+        return self._only().taps
+
+    @property
+    def head(self) -> str:
+        """`EvaluatedModel.head` of the only model."""
+        return self._only().head
+
+    @property
+    def num_classes(self) -> int:
+        """`EvaluatedModel.num_classes` of the only model."""
+        return self._only().num_classes
+
+    def _only(self) -> EvaluatedModel:
+        if len(self.models) > 1:
+            raise UserError(
+                f"There are several models: {self.model}.",
+                f"Ask one of them: result.models[{next(iter(self.models))!r}].",
+            )
+        return next(iter(self.models.values()))
 
     @property
     def failed(self) -> dict[str, str]:
@@ -506,7 +726,9 @@ class EvaluationResult:
         """The records, ranked, for every format there is (`to_csv`, `to_json`, `to_latex` ...)."""
         from oodbench.report import Leaderboard
 
-        return Leaderboard.from_records(self.records, self.costs, self.warnings)
+        sets = [record.ood_dataset for record in self.records if record.ood_dataset is not None]
+        order = tuple(dict.fromkeys(sets))
+        return Leaderboard.from_records(self.records, self.costs, self.warnings, order=order)
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown, with every metric."""
@@ -540,58 +762,115 @@ class EvaluationResult:
 
         return own_model.document(
             self.leaderboard(),
-            model=self.model,
-            classes=self.num_classes,
+            models={name: each.num_classes for name, each in self.models.items()},
             best=best,
             notes=self.notes,
             whole=whole,
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A model, and what came of the detectors on it.
+
+    Attributes:
+        name: of the model in records.
+        session: has run.
+        contenders: method -> detector, also those that were skipped.
+        classifier: the model as it was run.
+        notes: on it.
+        device: where it ran.
+    """
+
+    name: str
+    session: Session
+    contenders: Mapping[str, Contender]
+    classifier: BorrowedClassifier
+    notes: Sequence[str]
+    device: torch.device
+
+    @property
+    def network(self) -> AdaptedNetwork:
+        assert isinstance(self.classifier.network, AdaptedNetwork)
+        return self.classifier.network
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        return {label: each.method for label, each in self.contenders.items()}
+
+    @property
+    def errors(self) -> dict[str, Exception]:
+        results = self.session.results
+        return {label: each.error for label, each in results.items() if each.error is not None}
+
+    @property
+    def good(self) -> dict[str, MethodResult]:
+        results = self.session.results
+        return {label: each for label, each in results.items() if each.error is None}
+
+
 def _result(
-    session: Session,
-    contenders: Mapping[str, Contender],
-    classifier: BorrowedClassifier,
+    tried: Sequence[_Tried],
+    broken: Mapping[str, str],
     seed: int,
-    device: torch.device,
-    notes: Sequence[str],
+    about_data: Sequence[str],
+    *,
+    several: bool,
 ) -> EvaluationResult:
-    errors = {label: r.error for label, r in session.results.items() if r.error is not None}
+    errors = {label: error for each in tried for label, error in each.errors.items()}
     for error in errors.values():
         traceback.clear_frames(error.__traceback__)  # they hold images, outputs and the model
-    good = {label: each for label, each in session.results.items() if label not in errors}
+    good = {label: result for each in tried for label, result in each.good.items()}
     scores = {label: dict(result.scores) for label, result in good.items()}
-    methods = {label: each.method for label, each in contenders.items()}
-    network = classifier.network
-    assert isinstance(network, AdaptedNetwork)
-    model = model_name(network.module)
+    ood = tried[0].session.ood
+    names = ", ".join(each.name for each in tried)
+    device = tried[0].device
     recorder = Recorder(
-        _benchmark(model, network.head, session.ood),
-        digest(model, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
+        _benchmark({each.name: each.network.head for each in tried}, ood),
+        digest(names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
         torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
-    records = list(_records(session, recorder, methods, seed))
+    records: list[QualityRecord] = []
+    notes: list[str] = []
+    found_warnings: list[str] = []
+    everywhere = set[str].intersection(*(set(each.session.warnings) for each in tried))
+    for each in tried:
+        prefix = f"{each.name}: " if several else ""
+        mine = list(_records(each.session, recorder, each.methods, seed))
+        records += mine
+        of_model = [*each.notes, *_layers_note(each.contenders.values(), each.network)]
+        notes += [f"{prefix}{note}" for note in of_model]
+        notes += _notes(each.session, [each.methods[label] for label in each.good], mine)
+        found_warnings += [
+            warning if warning in everywhere else f"{prefix}{warning}"
+            for warning in each.session.warnings
+        ]
+        for name, reason in broken.items():
+            label = f"{each.name}+{name}" if several else name
+            records += recorder.missing(label, each.name, name, seed, "skipped", reason)
+    skipped = {label: why for each in tried for label, why in each.session.skipped.items()}
+    for each in tried:
+        skipped |= {(f"{each.name}+{n}" if several else n): why for n, why in broken.items()}
     return EvaluationResult(
         scores=scores,
         records=records,
         costs=[
-            recorder.cost(methods[label], seed, result)
-            for label, result in good.items()
+            recorder.cost(each.methods[label], seed, result)
+            for each in tried
+            for label, result in each.good.items()
             if result.cost is not None
         ],
-        skipped=session.skipped,
+        skipped=skipped,
         errors=errors,
-        detectors={label: result.detectors[session.ood[0]] for label, result in good.items()},
-        model=model,
-        taps=network.tap_names,
-        head=network.head_name or "",
-        num_classes=session.num_classes,
-        notes=(
-            *notes,
-            *_layers_note(contenders.values(), network),
-            *_notes(session, [methods[label] for label in good], records),
-        ),
-        warnings=(*session.warnings, *score_signs(records)),
+        detectors={label: result.detectors[ood[0]] for label, result in good.items()},
+        models={
+            each.name: EvaluatedModel(
+                each.network.tap_names, each.network.head_name or "", each.session.num_classes
+            )
+            for each in tried
+        },
+        notes=tuple(dict.fromkeys([*notes, *about_data])),
+        warnings=tuple(dict.fromkeys([*found_warnings, *score_signs(records)])),
     )
 
 
@@ -602,6 +881,10 @@ def _notes(
         yield f"The costs of {label} could not be measured: {reason}."
     stepping, looking = [], []
     for method in methods:
+        if method.tuned_on != "none" and method.search_space:
+            chosen = session.results[method.name].detectors[session.ood[0]].parameters
+            values = ", ".join(f"{key}={_shown(chosen[key])}" for key in method.search_space)
+            yield f"{method.name}: tuned on attacked validation images, which chose {values}."
         ties = tie_notes(record for record in records if record.method == method.name)
         for note in (*session.results[method.name].notes, *ties):
             yield f"{method.name}: {note}."
@@ -621,6 +904,10 @@ def _notes(
         )
 
 
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> Iterable[str]:
     """Which feature layers the model has, if a detector that was asked for looks at them."""
     looks = any(each.method.detector.needs & {"taps", "tap_maps"} for each in contenders)
@@ -628,17 +915,19 @@ def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> It
         yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."
 
 
-def _benchmark(model: str, head: nn.Module | None, ood: Sequence[str]) -> BenchmarkSpec:
+def _benchmark(heads: Mapping[str, nn.Module | None], ood: Sequence[str]) -> BenchmarkSpec:
     """What records say of the benchmark. Nothing in it was read from a file: nothing is checked."""
     layers = {info.layer: name for name, info in HEADS.items()}
-    loss = layers.get(type(head).__name__, "unknown")
-    values: dict[str, Any] = {"head": loss}
+    models = {}
+    for model, head in heads.items():
+        values: dict[str, Any] = {"head": layers.get(type(head).__name__, "unknown")}
+        models[model] = ModelSpec.model_construct(**values)
     said: dict[str, Any] = {
         "name": "evaluate",
         "version": 1,
         "id": ID,
         "ood": {None: tuple(ood)},  # in no group
-        "models": {model: ModelSpec.model_construct(**values)},
+        "models": models,
         "evaluation": EvaluationSpec(),
     }
     return BenchmarkSpec.model_construct(**said)

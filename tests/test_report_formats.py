@@ -318,7 +318,8 @@ def planned() -> Iterator[Table]:
 def of_detectors(board: Leaderboard) -> Sequence[Table]:
     """The tables of `evaluate`, which have groups of columns."""
     board = replace(board, rows=board.rows[:4])
-    whole: Any = {"model": "A", "classes": 10, "best": "bold", "notes": (), "whole": False}
+    models = {row.model: 10 for row in board.rows}
+    whole: Any = {"models": models, "best": "bold", "notes": (), "whole": False}
     return own_model.document(board, **whole).tables
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +18,22 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import oodbench
-from oodbench import EvaluationResult, UserError, own_model
+from oodbench import Detector, EvaluationResult, Outputs, UserError, own_model, register
+from oodbench.catalog import Catalog
+from oodbench.detector import Batches
 from oodbench.specs import EvaluationSpec
 
 CLASSES = 6
 
 
+@cache
+def _catalog(plugins: tuple[Any, ...] = ()) -> Catalog:
+    return Catalog(plugins)
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_model, "Catalog", _catalog)
     monkeypatch.setattr(own_model, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
 
 
@@ -491,3 +501,246 @@ def test_a_forward_under_no_grad() -> None:
     found = evaluated(Decorated(lambda backbone, x: backbone(x)), ["odin", "energy"])
     assert list(found.scores) == ["energy"]
     assert "gradient" in found.skipped["odin"]
+
+
+# --- models that do not keep to anything -------------------------------------------------------
+
+
+class Hostile(nn.Module):
+    """A classifier that does something at one of its calls."""
+
+    def __init__(self, act: Callable[[int, Tensor, nn.Module], Any], at: int | None) -> None:
+        super().__init__()
+        self.net = classifier()
+        self.act, self.at, self.calls = act, at, 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += 1
+        if self.at is None or self.calls == self.at:
+            return self.act(self.calls, x, self.net)
+        return self.net(x)
+
+
+def _raise(calls: int, x: Tensor, net: nn.Module) -> Any:
+    raise ZeroDivisionError("on purpose")
+
+
+def _out_of_memory(calls: int, x: Tensor, net: nn.Module) -> Any:
+    raise torch.OutOfMemoryError("no memory")
+
+
+HOSTILE: dict[str, Callable[[int, Tensor, nn.Module], Any]] = {
+    "raises": _raise,
+    "out of memory": _out_of_memory,
+    "not finite": lambda calls, x, net: net(x) * torch.nan,
+    "nothing": lambda calls, x, net: None,
+    "one row too few": lambda calls, x, net: net(x)[1:],
+    "other classes": lambda calls, x, net: net(x)[:, :-1],
+    "whole numbers": lambda calls, x, net: net(x).long(),
+    "a tuple": lambda calls, x, net: (net(x), 1),
+    "no features": lambda calls, x, net: torch.zeros(len(x), CLASSES),
+    "twice": lambda calls, x, net: net(x) + net(x[:1]),
+    "the state": lambda calls, x, net: net(x) + calls,
+    "without a graph": lambda calls, x, net: net(x).detach(),
+    "a view of the input": lambda calls, x, net: x.flatten(1)[:, :CLASSES],
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_exception_but_a_users_leaves_evaluate(what: str) -> None:
+    """Whatever a model does at whichever of its calls."""
+    labels = torch.arange(48) % CLASSES
+    given = data(
+        id_data=TensorDataset(images(48, 0), labels),
+        validation_data=TensorDataset(images(20, 3), labels[:20]),
+        normalization=(0.5, 0.25),
+    )
+    names = ["baseline", "knn", "react", "odin", "gram", "mahalanobis"]
+    counting = Hostile(lambda calls, x, net: net(x), None)
+    oodbench.evaluate(counting, names, **given, costs=True)
+    places = 10 if what == "raises" else 3
+    ended = 0
+    for at in (None, *range(1, counting.calls + 1, counting.calls // places)):
+        model = Hostile(HOSTILE[what], at)
+        try:
+            result = oodbench.evaluate(model, names, **given, costs=True)
+        except UserError:
+            ended += 1
+        else:
+            assert set(result.scores) | set(result.skipped) | set(result.failed) == set(names)
+        assert not model.net[0][0]._forward_hooks, "no hook is left"
+    harmless = ("the state", "without a graph", "a view of the input", "no features", "twice")
+    assert ended or what in harmless
+
+
+# --- several models, all detectors, tuning -----------------------------------------------------
+
+
+def test_several_models_on_one_board() -> None:
+    torch.manual_seed(3)
+    first, second = classifier(), nn.Sequential(body(), pooling(), nn.Linear(12, CLASSES))
+    detectors = {"baseline": "baseline", "near": "knn"}
+    found = evaluated({"a": first, "b": lambda x: second(x)}, detectors, costs=True)
+    assert list(found.scores) == ["a+baseline", "a+near", "b+baseline"]
+    assert list(found.skipped) == ["b+near"]
+    for name, model in (("a", first), ("b", second)):
+        alone = evaluated(model, ["baseline"]).scores["baseline"]
+        for dataset, scores in found.scores[f"{name}+baseline"].items():
+            np.testing.assert_allclose(scores, alone[dataset], rtol=1e-6)
+    board = found.leaderboard()
+    assert {(row.method, row.model) for row in board.rows} == {
+        ("a+baseline", "a"),
+        ("a+near", "a"),
+        ("b+baseline", "b"),
+    }
+    assert {cost.method for cost in found.costs} == set(found.scores)
+    assert found.models["a"].head == "2"
+    assert found.models["b"].head == ""
+    text = " ".join(found.to_text().split())
+    assert "3 methods on a, b" in text
+    assert "a: 6 classes, accuracy" in text
+    assert "b: 6 classes, accuracy" in text
+    with pytest.raises(UserError, match="several models: a, b"):
+        _ = found.head
+
+
+def test_what_belongs_to_one_of_several_models() -> None:
+    model = classifier()
+    tupled = Returning(lambda logits, *rest: {"a": logits + 1, "b": logits})
+    found = evaluated({"x": model, "y": tupled}, ["energy"], output={"y": "b"})
+    np.testing.assert_array_equal(found.scores["x+energy"]["id"], found.scores["y+energy"]["id"])
+    for given, said in (
+        ({"models": {"x": model}, "output": {"z": 1}}, "output: there is no model 'z'"),
+        ({"models": {}}, "model names none"),
+        ({"models": {"": model}}, "expected a name for each model"),
+        ({"models": {"x": 3}}, "not a int"),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluated(given["models"], ["energy"], output=given.get("output"))
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """A folder of detectors: one that works, and one that cannot be imported."""
+    folder = tmp_path / "mine" / "detectors"
+    folder.mkdir(parents=True)
+    (folder / "margin.py").write_text(
+        "from oodbench import Detector, register\n\n\n"
+        '@register("margin")\n'
+        "class Margin(Detector):\n"
+        '    """How far the first logit is ahead."""\n\n'
+        "    def score(self, outputs):\n"
+        "        first, second = outputs.logits.topk(2, dim=1).values.unbind(dim=1)\n"
+        "        return first - second\n"
+    )
+    (folder / "wrecked.py").write_text(
+        "from oodbench import Detector, register\nimport no_such_module\n\n\n"
+        '@register("wrecked")\nclass Wrecked(Detector):\n'
+        '    """None."""\n\n    def score(self, outputs):\n        return outputs.logits[:, 0]\n'
+    )
+    return tmp_path / "mine"
+
+
+def test_all_detectors_and_those_of_a_folder(plugin: Path) -> None:
+    found = evaluated(classifier(), "all", plugins=[plugin])
+    names = set(Catalog([plugin]).detectors)
+    assert len(names) > 30
+    assert set(found.scores) | set(found.skipped) | set(found.failed) == names
+    assert {"energy", "knn", "margin", "vim"} <= set(found.scores)
+    assert "no_such_module" in found.skipped["wrecked"]
+    assert "DisMax head" in found.skipped["mmles"]
+    assert "validation_data" in found.skipped["mahalanobis"]
+    statuses = {r.method: r.status for r in found.records}
+    assert statuses["wrecked"] == "skipped"
+    assert list(evaluated(classifier(), "margin", plugins=str(plugin)).scores) == ["margin"]
+    with pytest.raises(UserError, match="margin"):
+        evaluated(classifier(), "margin")
+
+
+def fooled() -> dict[str, Any]:
+    """Data that a model can be tuned on: validation images are labelled as it classifies them."""
+    with torch.no_grad():
+        validation = images(160, 3)
+        labels = classifier()((validation - 0.5) / 0.25).argmax(1)
+    return {"validation_data": TensorDataset(validation, labels), "normalization": (0.5, 0.25)}
+
+
+def test_tuning_is_that_of_benchmarks() -> None:
+    model, given = classifier(), fooled()
+    detectors = ["baseline", "odin", "react"]
+    as_they_come = evaluated(model, detectors, **given)
+    assert {r.tuned_on for r in as_they_come.records} == {"none"}
+    assert not any("tuned" in note for note in as_they_come.notes)
+    some = evaluated(model, detectors, tune=["odin"], **given)
+    every = evaluated(model, detectors, tune="all", **given)
+    assert {r.method: r.tuned_on for r in some.records} == {
+        "baseline": "none",
+        "odin": "fgsm",
+        "react": "none",
+    }
+    assert {r.method: r.tuned_on for r in every.records} == {
+        "baseline": "none",
+        "odin": "fgsm",
+        "react": "fgsm",
+    }
+    np.testing.assert_array_equal(some.scores["odin"]["id"], every.scores["odin"]["id"])
+    chosen = every.detectors["odin"].parameters
+    space = every.detectors["odin"].info.search_space
+    assert all(chosen[name] in values for name, values in space.items())
+    (note,) = [note for note in every.notes if note.startswith("odin: tuned on attacked")]
+    assert f"temperature={chosen['temperature']:g}" in note
+    assert f"epsilon={chosen['epsilon']:g}" in note
+    again = evaluated(model, [Catalog().load_detector("odin", chosen)], **given)
+    np.testing.assert_allclose(
+        again.scores["odin"]["id"], every.scores["odin"]["id"], rtol=1e-6, atol=1e-9
+    )
+
+
+def test_what_cannot_be_tuned() -> None:
+    without = evaluated(classifier(), ["odin", "energy"], tune="odin")
+    assert "validation_data" in without.skipped["odin"]
+    mine = Catalog().load_detector("odin", {"temperature": 7.0})
+    kept = evaluated(classifier(), {"mine": mine}, tune="all", **fooled())
+    assert kept.detectors["mine"].parameters["temperature"] == 7.0, "an instance is as it was set"
+    tuned = evaluated(classifier(), {"mine": mine}, tune=["mine"], **fooled())
+    assert {r.tuned_on for r in tuned.records} == {"fgsm"}
+    for tune, said in (
+        ("react", "there is no detector 'react'"),
+        (["baseline"], "declares no search space"),
+        (3, "expected 'all', 'none', or labels"),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluated(classifier(), ["baseline", "odin"], tune=tune)
+
+
+@pytest.mark.parametrize("method", ["fit", "score"])
+def test_what_a_detector_raised_may_be_raised(method: str) -> None:
+    @register("breaking", needs=("fit",))
+    class Breaking(Detector):
+        """Raises."""
+
+        def fit(self, batches: Batches) -> None:
+            for _ in batches:
+                if method == "fit":
+                    raise LookupError("in fit")
+
+        def score(self, outputs: Outputs) -> Tensor:
+            raise LookupError("in score")
+
+    kept = evaluated(classifier(), ["energy", Breaking()])
+    assert list(kept.scores) == ["energy"]
+    with pytest.raises(LookupError, match=f"in {method}") as caught:
+        evaluated(classifier(), ["energy", Breaking()], errors="raise")
+    assert caught.traceback[-1].name == method, "it points into the detector"
+    assert evaluated(classifier(), ["energy"], errors="raise").failed == {}
+    with pytest.raises(UserError, match="errors: expected 'skip' or 'raise'"):
+        evaluated(classifier(), ["energy"], errors="ignore")
+
+
+def test_sets_stay_in_the_order_given() -> None:
+    sets = {name: TensorDataset(images(20, 5).square()) for name in ("z", "m", "a")}
+    found = evaluated(classifier(), ["energy"], ood_data=sets)
+    text = found.to_text()
+    assert text.index("z (20)") < text.index("m (20)") < text.index("a (20)")
+    assert [each.name for each in found.leaderboard().ood_sets] == ["z", "m", "a"]
+    assert list(found.scores["energy"]) == ["id", "z", "m", "a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,7 +18,12 @@ from oodbench.data import ImageArray
 from oodbench.data.loaders import LoadedImages
 from oodbench.detector import Detector, Outputs, head_obstacle
 from oodbench.engine import costs
-from oodbench.engine.borrowing import BorrowedClassifier, CheckedRunner, gradient_obstacle
+from oodbench.engine.borrowing import (
+    BorrowedClassifier,
+    CheckedRunner,
+    cannot_take,
+    gradient_obstacle,
+)
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
@@ -39,6 +45,9 @@ from oodbench.specs import TuningSpec
 
 ID = "id"
 """What in-distribution scores are called."""
+
+ID_DATA = "id_data"
+"""The argument that in-distribution images are given as."""
 
 REFERENCE = "(baseline)"
 
@@ -104,14 +113,26 @@ class _Once(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._made: list[T] = []
+        self._error: Exception | None = None
         self.seconds = 0.0
 
     def get(self) -> T:
-        """What was made."""
+        """What was made.
+
+        Raises:
+            Exception: what making it raised; it is not tried again.
+        """
+        if self._error is not None:
+            raise self._error
         if not self._made:
             started = time.perf_counter()
-            self._made.append(self._make())
-            self.seconds = time.perf_counter() - started
+            try:
+                self._made.append(self._make())
+            except Exception as error:
+                self._error = error
+                raise
+            finally:
+                self.seconds = time.perf_counter() - started
         return self._made[0]
 
 
@@ -182,14 +203,15 @@ class Session:
                 return f"needs {wanted}"
             if need in needs and "labels" in needs and source is not None and not source.has_labels:
                 return f"needs labels; {source.name} gives images alone"
-        if "calibration" in needs:
+        tuned = method.tuned_on != "none"
+        if tuned:
             if data.validation is None:
                 return f"is tuned on attacked images: needs {data.for_need('held_out')[0]}"
             if not data.validation.has_labels:
                 return "is tuned on attacked images: needs labels; validation_data gives none"
             if not self.attackable:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
-        if "calibration" in needs or takes_gradients(needs):
+        if tuned or takes_gradients(needs):
             images, _ = data.test[ID].first()
             if "input_gradient" in needs and images.ndim != 4 and not self.attackable:
                 return "perturbs its input by a step in units of a pixel, and these are no images"
@@ -204,8 +226,12 @@ class Session:
         with evaluating(self._classifier):
             return gradient_obstacle(self._classifier, few)
 
-    def run(self) -> None:
-        """Fit, tune and score."""
+    def run(self, *, stop_early: bool = False) -> None:
+        """Fit, tune and score.
+
+        Args:
+            stop_early: stop after the first step in which a detector failed.
+        """
         needs = frozenset[str]().union(
             *(each.method.detector.needs for each in self.contenders.values())
         )
@@ -214,14 +240,22 @@ class Session:
         few, _ = self._runner.placed(self._data.test[ID].first()[0][:4])
         name = None
         if "feature_map" in needs:
-            with evaluating(self._classifier):
-                name = find_map(self._classifier, few)
+            try:
+                with evaluating(self._classifier):
+                    name = find_map(self._classifier, few)
+            except Exception as error:
+                raise cannot_take(self._classifier, few, ID_DATA, error) from error
         self._runner.capture = Capture.of(needs, name)
+        steps: list[Callable[[], None]] = [
+            *(functools.partial(self._fit, need) for need in FITTED_ON),
+            self._tune,
+            self._score,
+        ]
         with self._runner.attached():
-            for need in FITTED_ON:
-                self._fit(need)
-            self._tune()
-            self._score()
+            for step in steps:
+                step()
+                if stop_early and len(self._alive()) < len(self.contenders):
+                    return
         read = {each.name: each.fingerprints for each in self._data.all}
         self.warnings += shared_signs({k: v for k, v in read.items() if v is not None})
 
@@ -277,7 +311,7 @@ class Session:
                 started = time.perf_counter()
                 try:
                     data = attacked.get()
-                except TuningError as error:
+                except Exception as error:  # no attack, or the model's own
                     result.error = error
                     continue
 
@@ -362,13 +396,16 @@ class Session:
         reference = known[0] if known else Scorer(renamed, baseline.detector)
         first, _ = self._data.test[ID].first()
         images, _ = self._runner.placed(first[: self._runner.batch_size])
-        measured, errors = costs.measure(
-            self._classifier,
-            scorers,
-            (self._classifier, reference),
-            images,
-            map_name=self._runner.capture.map_name,
-        )
+        try:
+            measured, errors = costs.measure(
+                self._classifier,
+                scorers,
+                (self._classifier, reference),
+                images,
+                map_name=self._runner.capture.map_name,
+            )
+        except Exception as error:  # the model's: scores are not lost for it
+            measured, errors = {}, dict.fromkeys(scorers, error)
         for label, cost in measured.items():
             self.results[label].cost = cost
         self.unmeasured = {

@@ -207,6 +207,8 @@ class Leaderboard:
         records: Iterable[QualityRecord],
         costs: Iterable[CostRecord],
         warnings: Iterable[str] = (),
+        *,
+        order: Sequence[str] = (),
     ) -> Leaderboard:
         """Aggregate records over seeds and rank the methods. The order of records does not matter.
 
@@ -214,6 +216,7 @@ class Leaderboard:
             records: quality records of one benchmark, of any number of methods, seeds and sets.
             costs: cost records of the same benchmark; methods may lack them.
             warnings: signs of a mistake that the records do not show.
+            order: OOD sets in the order to show within their group; the others follow by name.
 
         Raises:
             UserError: there are no records; they are of several benchmarks, versions or data sets
@@ -228,7 +231,7 @@ class Leaderboard:
         costs_of: dict[str, list[CostRecord]] = defaultdict(list)
         for cost in costs:
             costs_of[cost.method].append(cost)
-        ood_sets = _ood_sets(valid)
+        ood_sets = _ood_sets(valid, order)
         columns = _columns(ood_sets)
         # A skipped method never ran: its record's seed is none that others lack.
         seeds = tuple(sorted({record.seed for record in records if record.status != "skipped"}))
@@ -349,7 +352,7 @@ def _one_size(dataset: str, sizes: set[int | None]) -> int | None:
     return known[0] if known else None
 
 
-def _ood_sets(records: Sequence[QualityRecord]) -> tuple[OodSet, ...]:
+def _ood_sets(records: Sequence[QualityRecord], order: Sequence[str]) -> tuple[OodSet, ...]:
     groups: dict[str, set[str | None]] = defaultdict(set)
     sizes: dict[str, set[int | None]] = defaultdict(set)
     for record in records:
@@ -364,7 +367,12 @@ def _ood_sets(records: Sequence[QualityRecord]) -> tuple[OodSet, ...]:
                 f"{', '.join(sorted(map(str, found)))}."
             )
         sets.append(OodSet(name, found.pop(), _one_size(name, sizes[name])))
-    return tuple(sorted(sets, key=lambda each: (_group_order(each.group), each.name)))
+
+    def place(each: OodSet) -> tuple[tuple[int, str], int, str]:
+        known = order.index(each.name) if each.name in order else len(order)
+        return _group_order(each.group), known, each.name
+
+    return tuple(sorted(sets, key=place))
 
 
 def _group_order(group: str | None) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from oodbench.errors import counted
@@ -27,14 +27,18 @@ _DETECTOR = Heading("Detector", "Detector", text=True)
 
 
 def document(
-    board: Leaderboard, *, model: str, classes: int, best: str, notes: Sequence[str], whole: bool
+    board: Leaderboard,
+    *,
+    models: Mapping[str, int],
+    best: str,
+    notes: Sequence[str],
+    whole: bool,
 ) -> Document:
     """The report.
 
     Args:
-        board: records of one model and one seed.
-        model: name of the model.
-        classes: C.
+        board: records of one seed.
+        models: name of a model -> C.
         best: how the format shows the best value of a column, in words.
         notes: what else there is to say.
         whole: whether every metric and every parameter is shown.
@@ -46,20 +50,29 @@ def document(
     tables = [_reworded(t) for t in source.tables if not t.title.startswith(left_out)]
     if board.rows:
         tables.insert(0, _quality(board))
+    what = "detector" if len(models) == 1 else "method"
     return Document(
-        title=f"{counted(len(board.rows), 'detector')} on {model}",
-        summary=tuple(_summary(board, classes)),
+        title=f"{counted(len(board.rows), what)} on {', '.join(models)}",
+        summary=tuple(_summary(board, models)),
         tables=tuple(tables),
         notes=(*_notes(board, best, whole=whole), *notes),
         warnings=board.warnings,
     )
 
 
-def _summary(board: Leaderboard, classes: int) -> Iterator[str]:
-    images = "" if board.id_images is None else f"{counted(board.id_images, 'image')}, "
-    accuracies = [row.id_accuracy for row in board.rows if row.id_accuracy is not None]
-    accuracy = f", accuracy {100 * accuracies[0].mean:.1f} %" if accuracies else ""
-    yield f"In-distribution: {images}{classes} classes{accuracy}."
+def _summary(board: Leaderboard, models: Mapping[str, int]) -> Iterator[str]:
+    images = "" if board.id_images is None else counted(board.id_images, "image")
+    said = {name: f"{classes} classes" for name, classes in models.items()}
+    for row in board.rows:
+        if row.id_accuracy is not None:
+            said[row.model] = (
+                f"{models[row.model]} classes, accuracy {100 * row.id_accuracy.mean:.1f} %"
+            )
+    if len(models) == 1:
+        yield f"In-distribution: {', '.join(filter(None, (images, *said.values())))}."
+    else:
+        yield f"In-distribution: {images}." if images else ""
+        yield from (f"{name}: {words}." for name, words in said.items())
     if board.ood_sets:
         sets = (f"{each.name} ({each.images:,})" for each in board.ood_sets)
         yield f"OOD: {', '.join(sets)}."
