@@ -43,9 +43,10 @@ from oodbench.engine.session import ID, Contender, DataSets, Session
 from oodbench.errors import UserError, did_you_mean
 from oodbench.files import digest
 from oodbench.models.adapter import AdaptedNetwork, Function, model_name
-from oodbench.models.probing import NotFiniteError, agree, probe, unwrapped
+from oodbench.models.probing import NotFiniteError, probe, unwrapped
 from oodbench.models.registry import HEADS
 from oodbench.models.returned import Output
+from oodbench.models.rounding import agree
 from oodbench.plan import Method
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
 from oodbench.report.signs import score_signs, tie_notes

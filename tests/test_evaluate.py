@@ -426,6 +426,41 @@ def test_a_single_detector_needs_no_list(trained: Net) -> None:
     assert [*evaluated(trained, Loudest()).scores] == ["loudest"]
 
 
+class Autocast(nn.Module):
+    """Runs a module in bfloat16 and gives logits in float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.module(images).float()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.ReLU(inplace=True)])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64", "autocast"])
+def test_maps_are_found_in_every_type(kind: str, activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+    )
+    images = torch.rand(24, 3, 10, 10)
+    data = {
+        "id_data": TensorDataset(images, torch.arange(24) % 5),
+        "ood_data": {"o": TensorDataset(1 - images)},
+    }
+    expected = oodbench.evaluate(model, ["rankfeat", "energy"], **data)
+    dtype = getattr(torch, "bfloat16" if kind == "autocast" else kind)
+    other = Autocast(model) if kind == "autocast" else copy.deepcopy(model).to(dtype)
+    result = oodbench.evaluate(other, ["rankfeat", "energy"], **data)
+    assert (result.failed, result.skipped) == ({}, {})
+    for name, scores in result.scores.items():
+        close = torch.finfo(dtype).eps + 1e-5
+        np.testing.assert_allclose(scores["id"], expected.scores[name]["id"], rtol=2 * close)
+        assert kind == "float64" or not np.array_equal(scores["id"], expected.scores[name]["id"])
+
+
 def test_what_a_detector_sees(trained: Net) -> None:
     result = evaluated(trained, [Ensemble()])
     assert result.failed == {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from oodbench import Detector, Outputs, models, register
 from oodbench.data import ImageArray
 from oodbench.detector import Batches
+from oodbench.engine.borrowing import BorrowedClassifier
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.meters import SweepMeter
 from oodbench.engine.network import Capture, NetworkRunner
@@ -74,6 +75,91 @@ def test_the_map_of_other_networks(middle: nn.Module, features: int, expected: s
     classifier = classifier_of(models.adapt(Own(middle, features)))
     assert find_map(classifier, photographs()) == expected
     assert not any(module._forward_hooks for module in classifier.modules())
+
+
+class Tokens(nn.Module):
+    """A map [B, D, H, W], rectified, as tokens [B, H W, D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2).relu()
+
+
+class Turned(nn.Module):
+    """A map with its channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+class Mapping(nn.Module):
+    """A map in what blocks of Hugging Face return."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"mask": x > 0, "state": (x.relu(), None)}
+
+
+class Mean(nn.Module):
+    """Over the places of an activation."""
+
+    def __init__(self, *axes: int, times: float = 1.0) -> None:
+        super().__init__()
+        self.axes, self.times = axes, times
+
+    def forward(self, x: Any) -> Tensor:
+        x = x["state"][0] if isinstance(x, dict) else x
+        return self.times * x.mean(self.axes)
+
+
+LAYOUTS = {
+    "map": (nn.ReLU(), Mean(2, 3)),
+    "channels last": (Turned(), Mean(1, 2)),
+    "tokens": (Tokens(), Mean(1)),
+    "mapping": (Mapping(), Mean(2, 3)),
+    "first of one axis": (nn.ReLU(), nn.Sequential(Mean(2), Mean(2))),
+}
+TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def of_type(network: nn.Module, dtype: torch.dtype) -> BorrowedClassifier:
+    adapted = models.adapt(network.to(dtype)).eval()
+    place = torch.device("cpu")
+    return BorrowedClassifier(adapted, None, dtype=dtype, device=place, channels_last=True)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_map_in_every_type_and_layout(layout: str, dtype: torch.dtype) -> None:
+    before, mean = LAYOUTS[layout]
+    for size in (32, 8):  # of the second, the map has as many channels as rows and columns
+        network = Own(nn.Sequential(before, mean), 6)
+        classifier = of_type(network, dtype)
+        images = photographs()[..., :size, :size]
+        assert find_map(classifier, images) == "module.middle.0"
+        capture = Capture.of({"feature_map"}, "module.middle.0")
+        runner = NetworkRunner(classifier, batch_size=4, capture=capture)
+        with runner.attached(), torch.no_grad():
+            outputs = runner.outputs(images)
+            expected = network.conv(images.to(dtype))
+        if layout != "channels last":
+            expected = expected.relu()
+        assert outputs.feature_map is not None
+        found = outputs.feature_map.flatten(2)
+        torch.testing.assert_close(found, expected.flatten(2), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(found.mean(dim=2), outputs.features, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "times"),
+    [
+        (torch.bfloat16, 1.04),
+        (torch.float16, 1.005),
+        (torch.float32, 1 + 1e-4),
+        (torch.float64, 1 + 1e-12),
+    ],
+)
+def test_what_is_not_the_mean_is_told_in_every_type(dtype: torch.dtype, times: float) -> None:
+    network = Own(nn.Sequential(nn.ReLU(), Mean(2, 3, times=times)), 6)
+    assert find_map(of_type(network, dtype), photographs()) is None
 
 
 def in_place() -> Classifier:

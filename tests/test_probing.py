@@ -297,6 +297,39 @@ def test_a_hook_may_make_a_last_layer_opaque() -> None:
         assert not probed(mixed).network.opaque_head
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.bfloat16, 0.1), (torch.float16, 0.02), (torch.float32, 1e-4), (torch.float64, 1e-12)],
+)
+def test_a_small_update_of_the_last_layer_is_seen_as_far_as_the_type_allows(
+    dtype: torch.dtype, size: float
+) -> None:
+    images = some_images().to(dtype)
+    for update, opaque in ((0.0, False), (size, True)):
+        torch.manual_seed(0)
+        module = nn.Sequential(*plain()[:8], Low(update)).to(dtype)
+        assert probed(module, images).network.opaque_head is opaque
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_logits_in_another_type_than_the_last_layer(dtype: torch.dtype) -> None:
+    for inside, outside in ((torch.float32, dtype), (dtype, torch.float32)):
+        module = Calls(
+            lambda self, x, outside=outside: self.net(x).to(outside), net=plain().to(inside)
+        )
+        network = probed(module, some_images().to(inside)).network
+        assert (network.head_name, network.opaque_head) == ("net.8", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("last", "said"), [(nn.Softmax(1), "probab"), (nn.LogSoftmax(1), "log-")])
+def test_probabilities_in_half_precision(dtype: torch.dtype, last: nn.Module, said: str) -> None:
+    for classes in (7, 300):
+        torch.manual_seed(classes)
+        module = nn.Sequential(*plain()[:8], nn.Linear(8, classes), last).to(dtype)
+        assert f"returns {said}" in refused(module, some_images().to(dtype)).message
+
+
 def test_a_last_layer_that_is_given_its_input_by_name() -> None:
     module = Calls(lambda self, x: self.fc(input=self.body(x)), body=plain()[:8], fc=plain()[8])
     found = probed(module)

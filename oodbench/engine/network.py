@@ -15,6 +15,7 @@ from oodbench.data import ImageArray
 from oodbench.detector import Outputs
 from oodbench.models.activations import activation_of, in_usual_order
 from oodbench.models.classifier import Classifier
+from oodbench.models.feature_map import as_map
 
 T = TypeVar("T")
 
@@ -136,9 +137,9 @@ class NetworkRunner:
         if self._captured is not None:
             self._captured.features = features.clone()  # what comes later may work in place
 
-    def _capture_map(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _capture_map(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._captured is not None:
-            self._captured.feature_map = output
+            self._captured.feature_map = activation_of(output, self._captured.images)
 
     def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         axis = self.classifier.network.channel_axes.get(name)
@@ -185,7 +186,9 @@ class NetworkRunner:
         if features is None or features.ndim != 2 or len(features) != len(images):
             shown = "none" if features is None else f"{list(features.shape)}"
             raise RuntimeError(f"penultimate features are {shown} for {len(images)} images")
-        if self.capture.feature_map and feature_map is None:
+        if feature_map is not None:
+            feature_map = as_map(feature_map, features)
+        elif self.capture.feature_map:
             feature_map = features[:, :, None, None]
         return Outputs(
             logits.double(),

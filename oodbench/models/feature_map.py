@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oodbench.models.activations import activation_of
 from oodbench.models.classifier import Classifier
+from oodbench.models.rounding import within_rounding
 
 
 def find_map(classifier: Classifier, images: Tensor) -> str | None:
-    """The module whose output, averaged over space, is the input of the last layer.
+    """The module whose output, averaged over places, is the input of the last layer.
 
     Found by looking at what every module gives for a few images: which it is cannot be read off a
-    network's structure.
+    network's structure. The output may be a map, with its channels first or last, or tokens, and
+    may come in a tuple or a mapping; the mean has to be the features up to rounding.
 
     Args:
         classifier: in evaluation mode.
@@ -22,16 +25,17 @@ def find_map(classifier: Classifier, images: Tensor) -> str | None:
 
     Returns:
         The last such module's name within `classifier.network`; None if there is none (a
-        transformer; a network with several layers after pooling).
+        transformer that classifies by a class token; a network with several layers after pooling).
     """
     maps: dict[str, Tensor] = {}
     features: list[Tensor] = []
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4:
+            activation = activation_of(output, len(images))
+            if activation is not None and activation.ndim in (3, 4):
                 maps.pop(name, None)  # the order is that of the last call
-                maps[name] = output
+                maps[name] = activation
 
         return hook
 
@@ -50,11 +54,47 @@ def find_map(classifier: Classifier, images: Tensor) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    found = None
-    for name, output in maps.items():
-        if output.shape[:2] == features[-1].shape and output[0, 0].numel() > 1:
-            # In a network of two types, each may have another.
-            pooled, expected = output.float().mean(dim=(2, 3)), features[-1].float()
-            if torch.allclose(pooled, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
-                found = name
-    return found
+    found: dict[int, str] = {}
+    for name, activation in maps.items():
+        arranged = _arrangements(activation, features[-1])
+        if any(_averages_to(each, features[-1]) for each in arranged):
+            found[activation.ndim] = name
+    return found.get(4, found.get(3))  # a sequence may be a map of which one side was averaged
+
+
+def as_map(activation: Tensor, features: Tensor) -> Tensor:
+    """What the module of `find_map` gave, as a map.
+
+    Args:
+        activation: a map or tokens, channels first or last.
+        features: the penultimate features, shape [B, D].
+
+    Returns:
+        Shape [B, D, H, W]; of tokens [B, D, N, 1].
+    """
+    found = _arrangements(activation, features)
+    if len(found) == 1:
+        return found[0]
+    errors = [float((each.mean(dim=(2, 3)) - features).abs().sum()) for each in found]
+    return found[errors.index(min(errors))]
+
+
+def _arrangements(activation: Tensor, features: Tensor) -> list[Tensor]:
+    """An activation as maps [B, D, H, W], in all ways that have D channels and several places."""
+    size = features.shape[1]
+    axes = [axis for axis in (1, activation.ndim - 1) if activation.shape[axis] == size]
+    maps = [activation.movedim(axis, 1) for axis in axes]
+    maps = [each[..., None] if each.ndim == 3 else each for each in maps]
+    return [each for each in maps if each[0, 0].numel() > 1]
+
+
+def _averages_to(feature_map: Tensor, features: Tensor) -> bool:
+    """Whether the mean of a map [B, D, H, W] over its places is the features [B, D]."""
+    values = feature_map.double().flatten(2)
+    return within_rounding(
+        values.mean(dim=2),
+        feature_map,
+        given=features,
+        scale=values.abs().mean(dim=2),
+        terms=values.shape[2],
+    )

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import log
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from oodbench.models.adapter import AdaptedNetwork, check_taps, model_name
 from oodbench.models.classifier import Network, first_tensor, is_last_layer, vectors
 from oodbench.models.feature_layers import Call, FeatureLayers, ForwardPass, has_weights
 from oodbench.models.returned import HINT, Output, described, find_output, logits_in
+from oodbench.models.rounding import precision, same, within_rounding
 
 
 class NotFiniteError(Exception):
@@ -280,7 +282,16 @@ def _gives(call: Call, logits: Tensor) -> bool:
     output = vectors_of(call)
     if output.shape != logits.shape:
         return False
-    return agree(output, logits) if call.output.numel() > output.numel() else _same(output, logits)
+    if call.output.numel() == output.numel():
+        return same(output, logits)
+    values = call.output.double()
+    return within_rounding(
+        vectors(values, call.module),
+        call.output,
+        given=logits,
+        scale=vectors(values.abs(), call.module),
+        terms=values[0].numel() // output[0].numel(),
+    )
 
 
 def _gives_logits(sweep: _Sweep, name: str | None) -> bool:
@@ -291,7 +302,7 @@ def _turns_vectors_into_logits(sweep: _Sweep, name: str, call: Call) -> bool:
     """Whether a module is a last layer of another make: cosines, a low-rank update, int8."""
     if not name or not _gives_vectors(call, sweep.images) or call.given.ndim != 2:
         return False
-    if not _same(call.output, sweep.logits):
+    if not same(call.output, sweep.logits):
         return False
     if not has_weights(call.module) and call.given.shape[1] == call.output.shape[1]:
         return False  # what comes after the last layer: a rectifier, a temperature
@@ -305,11 +316,13 @@ def _turns_vectors_into_logits(sweep: _Sweep, name: str, call: Call) -> bool:
 def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, Call]) -> None:
     """Refuse what is not logits: detectors would take the softmax of a softmax."""
     logits = sweep.logits.double()
+    # Each is rounded in proportion to itself; of a logarithm, that is more.
+    rounding = 1e-3 + precision(sweep.logits) * (1 + log(logits.shape[1]))
     ones = torch.ones(len(logits), dtype=torch.float64, device=logits.device)
     kind = ""
-    if torch.allclose(logits.exp().sum(dim=1), ones, atol=1e-3):
+    if torch.allclose(logits.exp().sum(dim=1), ones, atol=rounding):
         kind = "log-probabilities"
-    elif bool((logits >= 0).all()) and torch.allclose(logits.sum(dim=1), ones, atol=1e-3):
+    elif bool((logits >= 0).all()) and torch.allclose(logits.sum(dim=1), ones, atol=rounding):
         kind = "probabilities"
     if not kind:
         return
@@ -320,7 +333,7 @@ def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, Call
             for name, call in reversed([*layers.items()])
             if _gives_vectors(call, sweep.images)
             and vectors_of(call).shape == logits.shape
-            and torch.allclose(F.softmax(vectors_of(call).double(), 1), activated, atol=1e-3)
+            and torch.allclose(F.softmax(vectors_of(call).double(), 1), activated, atol=rounding)
         ),
         None,
     )
@@ -349,23 +362,15 @@ def _computes_what_it_says(
     bias: Tensor | None = getattr(layer, "bias", None)
     if weight.shape != (sweep.logits.shape[1], inputs.shape[1]) or isinstance(layer, DistanceHead):
         return False
+    values = inputs.double()
     with torch.no_grad():
-        expected = F.linear(inputs.double(), weight, None if bias is None else bias.double())
-    return agree(expected, sweep.logits)
-
-
-def agree(first: Tensor, second: Tensor) -> bool:
-    """Whether logits are the same but for the order of operations, in the lower of their types."""
-    precision = max(torch.finfo(logits.dtype).eps for logits in (first, second))
-    difference = (first.double() - second.double()).abs().max()
-    return bool(difference <= precision**0.5 * second.abs().max())
-
-
-def _same(output: Any, logits: Tensor) -> bool:
-    """Whether two tensors agree, up to the rounding of another type; NaN agrees with NaN."""
-    if not isinstance(output, Tensor) or output.shape != logits.shape:
-        return False
-    return torch.allclose(output.double(), logits.double(), rtol=1e-6, atol=0, equal_nan=True)
+        bias = values.new_zeros(len(weight)) if bias is None else bias.detach().double()
+        expected = F.linear(values, weight, bias)
+        # Errors of the terms add up as their squares do.
+        scale = F.linear(values.square(), weight.square(), bias.square()).sqrt() + expected.abs()
+    rounded = (inputs, next(layer.parameters()), first_tensor(_call_of(sweep, module, head).output))
+    terms = weight.shape[1]
+    return within_rounding(expected, *rounded, given=sweep.logits, scale=scale, terms=terms)
 
 
 # --- named modules -----------------------------------------------------------------------------
