@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodbench.catalog import Catalog, DetectorStatus
+from oodbench.catalog import Catalog, DetectorStatus, Plugin
 from oodbench.errors import InterruptedRun, UserError, listed
 from oodbench.holding import claim, held, held_around
 from oodbench.plan import Method, Plan, make_plan
@@ -208,7 +208,7 @@ def run(
     methods: Sequence[str] | None = None,
     seeds: int = 3,
     device: str = "auto",
-    plugins: Sequence[str | Path] = (),
+    plugins: Sequence[Plugin] = (),
     data_root: str | Path | None = None,
     resume: bool = False,
     progress: Reporter | None = None,
@@ -221,7 +221,8 @@ def run(
         methods: names of methods or detectors; default: all of the benchmark.
         seeds: number of seeds, 0 .. seeds - 1.
         device: "auto", "cpu", "cuda" or "cuda:i".
-        plugins: folders of content besides the built-in one.
+        plugins: folders of content besides the built-in one, and classes of detectors that are in
+            no folder, such as those of a notebook.
         data_root: folder of data sets that do not come built in; recorded with the run.
         resume: continue what is in `out`; without `out`, the newest run of the benchmark.
         progress: takes what there is to say; default: nothing is said.
@@ -252,7 +253,7 @@ def run_suite(
     methods: Sequence[str] | None = None,
     seeds: int = 3,
     device: str = "auto",
-    plugins: Sequence[str | Path] = (),
+    plugins: Sequence[Plugin] = (),
     data_root: str | Path | None = None,
     resume: bool = False,
     progress: Reporter | None = None,
@@ -269,7 +270,8 @@ def run_suite(
         methods: names of methods or detectors; default: all of every benchmark.
         seeds: number of seeds, 0 .. seeds - 1.
         device: "auto", "cpu", "cuda" or "cuda:i".
-        plugins: folders of content besides the built-in one.
+        plugins: folders of content besides the built-in one, and classes of detectors that are in
+            no folder, such as those of a notebook.
         data_root: folder of data sets that do not come built in; recorded with the runs.
         resume: continue what is in `out`; without `out`, the newest run of the suite.
         progress: takes what each benchmark has to say; default: nothing is said.

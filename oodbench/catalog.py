@@ -3,19 +3,21 @@
 One way for everybody's content. A *folder of content* has up to three sub-folders, `detectors/`,
 `benchmarks/` and `data_manifests/`; ours is laid out exactly as a user's. Read in this order: the
 built-in folder; folders given by hand (`--plugins`, `OODBENCH_PLUGINS`); installed distributions
-that declare the entry point group `oodbench.plugins`.
+that declare the entry point group `oodbench.plugins`. A detector's class that is in no folder, such
+as one of a notebook, is given itself.
 
 Making a catalogue reads files and runs none of them, and imports no torch.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from oodbench.content import built_in_folder, plugin_packages
 from oodbench.detector import Detector, DetectorInfo
@@ -28,6 +30,11 @@ from oodbench.yamlfile import named_as_file, read_mapping, read_spec, validate
 
 PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
 BUILT_IN = "built-in"
+
+log = logging.getLogger(__name__)
+
+Plugin = str | Path | type[Detector]
+"""A folder of content, or a detector's class."""
 
 Kind = Literal["detector", "benchmark", "dataset", "publication"]
 _FOLDERS: Mapping[Kind, tuple[str, str]] = {
@@ -45,14 +52,30 @@ class Entry:
     Attributes:
         name: the stem of the file.
         kind: what it is.
-        path: the file.
-        source: "built-in", the folder it was found in, or "distribution NAME".
+        path: the file; of a class that was given itself "<class MODULE.NAME>".
+        source: "built-in", the folder it was found in, "distribution NAME" or "class".
+        cls: the class that was given itself; None for a file.
     """
 
     name: str
     kind: Kind
     path: Path
     source: str
+    cls: type[Detector] | None = None
+
+    def same_as(self, other: Entry) -> bool:
+        """Whether both are one thing: a file that is reached by two ways, such as a link."""
+        if self.cls is not None or other.cls is not None:
+            return self.cls is other.cls
+        return self.path.samefile(other.path)
+
+    def load(self) -> type[Detector]:
+        """The class of a detector; this runs its file.
+
+        Raises:
+            BrokenDetectorError: if it does not import or declares no detector of its name.
+        """
+        return load_class(self.path) if self.cls is None else self.cls
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +95,21 @@ class Catalog:
     """All content that can be named.
 
     Args:
-        plugins: folders of content besides the built-in one.
+        plugins: folders of content besides the built-in one, and detectors' classes.
+
+    Attributes:
+        plugins: the folders.
+        classes: the classes.
 
     Raises:
-        UserError: if a folder is not there or has none of the three sub-folders, or two files
-            have one name.
+        UserError: if a folder is not there or has none of the three sub-folders, two files have
+            one name, or a class is not registered.
     """
 
-    def __init__(self, plugins: Iterable[str | Path] = ()) -> None:
-        self.plugins = tuple(Path(folder).expanduser().resolve() for folder in plugins)
+    def __init__(self, plugins: Iterable[Plugin] = ()) -> None:
+        given = [plugins] if isinstance(plugins, str | Path | type) else list(plugins)
+        self.classes = tuple(map(_checked_class, (p for p in given if not _is_path(p))))
+        self.plugins = tuple(Path(p).expanduser().resolve() for p in given if _is_path(p))
         self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in _FOLDERS}
         for source, folder in _content_folders(self.plugins):
             for kind, (subfolder, suffix) in _FOLDERS.items():
@@ -88,13 +117,16 @@ class Catalog:
                 for path in sorted(files, key=lambda path: path.stem):
                     if not path.name.startswith(("_", ".")):
                         self._add(Entry(path.stem, kind, path, source))
+        for cls in self.classes:
+            path = Path(f"<class {cls.__module__}.{cls.__qualname__}>")
+            self._add(Entry(cls.info.name, "detector", path, "class", cls))
 
     def _add(self, entry: Entry) -> None:
         other = self.entries[entry.kind].setdefault(entry.name, entry)
-        # A file that is reached by two ways, such as a link, is one file.
-        if other is not entry and not entry.path.samefile(other.path):
+        if other is not entry and not entry.same_as(other):
+            files = "A file and a class" if entry.cls or other.cls else "Two files"
             raise UserError(
-                f"Two files are the {entry.kind} '{entry.name}': {other.path} and {entry.path}.",
+                f"{files} are the {entry.kind} '{entry.name}': {other.path} and {entry.path}.",
                 "Rename one of them; a name stands for one thing.",
             )
 
@@ -133,7 +165,7 @@ class Catalog:
         for name, status in statuses.items():
             if status.error is None:
                 try:
-                    info = load_class(self.entries["detector"][name].path).info
+                    info = self.entries["detector"][name].load().info
                     statuses[name] = DetectorStatus(info, None)
                 except BrokenDetectorError as error:
                     statuses[name] = DetectorStatus(None, str(error))
@@ -141,6 +173,8 @@ class Catalog:
 
     @staticmethod
     def _read(entry: Entry) -> tuple[DetectorStatus, bool]:
+        if entry.cls is not None:
+            return DetectorStatus(entry.cls.info, None), True
         try:
             reading = read_detector(entry.path)
         except BrokenDetectorError as error:
@@ -156,7 +190,7 @@ class Catalog:
         """
         entry = self.entry("detector", name)
         try:
-            cls = load_class(entry.path)
+            cls = entry.load()
         except BrokenDetectorError as error:
             raise UserError(f"Detector '{name}' is broken ({entry.path}): {error}.") from error
         return instantiate(cls, parameters or {})
@@ -304,8 +338,33 @@ def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
                 "Plug-ins lie in sub-folders called detectors/, benchmarks/ and data_manifests/.",
             )
         yield str(folder), folder
-    for distribution, _, location in plugin_packages():
+    for distribution, package, location in plugin_packages():
+        if not any((location / subfolder).is_dir() for subfolder, _ in _FOLDERS.values()):
+            log.warning("package %s of %s has no folder detectors/", package, distribution)
         yield f"distribution {distribution}", location
+
+
+def _is_path(given: Any) -> TypeGuard[str | Path]:
+    return isinstance(given, str | Path)
+
+
+def _checked_class(given: Any) -> type[Detector]:
+    """A class that was given among the plug-ins.
+
+    Raises:
+        UserError: if it is no registered detector's.
+    """
+    if not isinstance(given, type) or not issubclass(given, Detector):
+        raise UserError(
+            f"plugins: expected folders and classes of detectors, not {given!r}.",
+            "Give a folder's path, or a class that @oodbench.register decorates.",
+        )
+    if "info" not in vars(given):
+        raise UserError(
+            f"plugins: {given.__name__} is not registered.",
+            'Decorate the class with @oodbench.register("name", needs=...).',
+        )
+    return given
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from oodbench.debugging import breakpoints
+
 
 class Reporter(Protocol):
     """Takes what a run has to say while it works."""
@@ -85,7 +87,8 @@ class PlainLines:
     def work(self, total: int) -> Iterator[None]:
         """A piece of work."""
         self._started = self._printed = time.monotonic()
-        yield
+        with breakpoints(lambda: None):
+            yield
 
     def stage(self, text: str) -> None:
         """Nothing yet: a line is printed when the stage ends, or takes long."""
@@ -127,28 +130,42 @@ class Bar:
             transient=True,
         )
         self._stage = ""
+        self._plain: PlainLines | None = None  # what goes on when a debugger has been started
 
     @contextmanager
     def work(self, total: int) -> Iterator[None]:
         """Show the bar while it lasts."""
-        with self._progress:
+        with breakpoints(self._make_room), self._progress:
             self._task = self._progress.add_task("", total=total)
             try:
                 yield
             finally:  # the next piece of work has a bar of its own
                 self._progress.remove_task(self._task)
 
+    def _make_room(self) -> None:
+        """Take the bar off the terminal, for good: a debugger needs it."""
+        if self._plain is None:
+            self._progress.stop()
+            self._plain = PlainLines(self._console)
+            self._plain.stage(self._stage)
+
     def stage(self, text: str) -> None:
         """Show what is being done."""
+        if self._plain is not None:
+            self._plain.stage(text)
         self._stage = text
         self._progress.update(self._task, description=text)
 
     def detail(self, text: str) -> None:
         """Show how far it is."""
+        if self._plain is not None:
+            self._plain.detail(text)
         self._progress.update(self._task, description=f"{self._stage}: {text}")
 
     def done(self, text: str) -> None:
         """Move the bar."""
+        if self._plain is not None:
+            self._plain.done(text)
         self._progress.advance(self._task)
 
     def warn(self, text: str) -> None:

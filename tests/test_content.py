@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import multiprocessing
 import os
 import pickle
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 from conformance import fitted, scores_of, views
+from torch import Tensor
 
-from oodbench import Detector
+from oodbench import Detector, Outputs, register
 from oodbench.catalog import Catalog
 from oodbench.content import module_name, source_digest, source_files
 from oodbench.errors import UserError
@@ -72,8 +74,6 @@ def folder(place: Path, imports: str, shift: float = 0.0, name: str = "mine") ->
 
 def scored(cls: type[Detector]) -> float:
     """What a detector of `folder` gives for an image whose largest logit is 0."""
-    from oodbench import Outputs
-
     return float(cls().score(Outputs(torch.zeros(1, 3).double(), torch.zeros(1, 2)))[0])
 
 
@@ -332,3 +332,194 @@ def test_the_checksum_covers_modules_that_no_version_stands_for(
 def test_built_in_detectors_are_covered_by_their_file_and_the_version(name: str) -> None:
     path = Catalog().entry("detector", name).path
     assert source_files(path.resolve()) == [path.resolve()]
+
+
+# --- plug-in packages -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The folder of an installed distribution: a package with detectors and the entry point."""
+    site = tmp_path / "site"
+    info, package = site / "acme_ood-1.0.dist-info", site / "acme_ood"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-ood\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[oodbench.plugins]\nacme = acme_ood\n")
+    folder(package, "from _shared import moved\nfrom acme_ood.maths import one", 2.0)
+    (package / "__init__.py").write_text("")
+    (package / "maths.py").write_text("one = 1\n")
+    return site
+
+
+_FITTED_ELSEWHERE = """
+import pickle, sys
+from oodbench.catalog import Catalog
+detector = Catalog().load_detector("mine", {"scale": 3.0})
+open(sys.argv[1], "wb").write(pickle.dumps(detector))
+print(type(detector).__module__)
+"""
+_SCORED_ELSEWHERE = """
+import pickle, sys, torch
+from oodbench import Outputs
+detector = pickle.load(open(sys.argv[1], "rb"))
+print(float(detector.score(Outputs(torch.zeros(1, 3).double(), torch.zeros(1, 2)))[0]))
+"""
+
+
+def test_an_installed_package_is_listed_run_and_pickled(tmp_path: Path, installed: Path) -> None:
+    """Also from another place on the disk: the package names its modules, not the folder."""
+
+    def python(site: Path, *arguments: str) -> str:
+        path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    rows = json.loads(python(installed, "-m", "oodbench", "list", "detectors", "--json"))
+    (row,) = [row for row in rows if row["name"] == "mine"]
+    assert (row["status"], row["source"]) == ("ok", "distribution acme-ood")
+    stored = str(tmp_path / "stored")
+    module = python(installed, "-c", _FITTED_ELSEWHERE, stored).strip()
+    assert module == "oodbench.content.package:acme_ood.mine"
+    elsewhere = installed.rename(tmp_path / "elsewhere")
+    assert float(python(elsewhere, "-c", _SCORED_ELSEWHERE, stored)) == 3 + 0.5 + 2
+
+
+def test_a_package_counts_in_the_checksum_of_its_detectors(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(installed))
+    path = Catalog().entry("detector", "mine").path
+    names = {file.name for file in source_files(path.resolve())}
+    assert names == {"mine.py", "_shared.py", "maths.py", "__init__.py"}
+
+
+def test_an_editable_package_that_is_also_given_is_no_conflict(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(installed))
+    assert Catalog([installed / "acme_ood"]).detectors["mine"].error is None
+
+
+def test_a_package_without_content_is_said(
+    tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    (installed / "acme_ood" / "detectors").rename(tmp_path / "gone")
+    monkeypatch.syspath_prepend(str(installed))
+    assert "mine" not in Catalog().detectors
+    assert "acme_ood of acme-ood has no folder detectors/" in caplog.text
+
+
+# --- classes in no file ---------------------------------------------------------------------------
+
+
+@register("of_a_notebook", label="OfANotebook")
+class OfANotebook(Detector):
+    """The largest logit."""
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.logits.amax(dim=1)
+
+
+def test_a_class_is_a_plug_in(tmp_path: Path) -> None:
+    catalog = Catalog([OfANotebook])
+    assert type(catalog.load_detector("of_a_notebook")) is OfANotebook
+    statuses = catalog.checked_detectors()["of_a_notebook"], catalog.imported_detectors()
+    assert statuses[0].info is OfANotebook.info is statuses[1]["of_a_notebook"].info
+    assert catalog.entry("detector", "of_a_notebook").source == "class"
+    assert Catalog([OfANotebook, OfANotebook]).classes == (OfANotebook,) * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (OfANotebook(), "expected folders and classes of detectors"),
+        (dict, "expected folders and classes of detectors"),
+        (type("Plain", (Detector,), {}), "Plain is not registered"),
+        (type("Child", (OfANotebook,), {}), "Child is not registered"),
+        (3, "not 3"),
+    ],
+)
+def test_what_is_no_plug_in_is_said(given: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Catalog([given])
+
+
+def test_a_class_with_the_name_of_a_file(tmp_path: Path) -> None:
+    folder(tmp_path, "moved = max", name="of_a_notebook")
+    with pytest.raises(UserError, match="A file and a class are the detector 'of_a_notebook'"):
+        Catalog([tmp_path, OfANotebook])
+
+
+_NOTEBOOK = """
+import sys, torch, oodbench
+from torch.utils.data import TensorDataset
+
+@oodbench.register("mine", label="Mine")
+class Mine(oodbench.Detector):
+    \"\"\"The largest logit.\"\"\"
+
+    def score(self, outputs):
+        if len(sys.argv) > 2:
+            raise RuntimeError("no luck")
+        return outputs.logits.amax(dim=1)
+
+data = TensorDataset(torch.rand(20, 12), torch.arange(20) % 3)
+images = TensorDataset(torch.rand(20, 3, 4, 4), torch.arange(20) % 3)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+result = oodbench.evaluate(model, [Mine(), "energy"], id_data=images, ood_data={"o": images})
+print(sorted(result.scores), result.failed)
+for resume in (False, True):
+    run = oodbench.run(
+        sys.argv[1] + "/tiny.yaml", methods=["SoftMax+mine"], seeds=1, device="cpu", plugins=[Mine],
+        out=sys.argv[1] + "/run", resume=resume,
+    )
+    methods = sorted({record.method for record in run.records})
+    print(run.complete, [run.records[0].reason], methods)
+"""
+
+_TINY = """\
+schema_version: 1
+name: tiny
+version: 1
+title: Tiny
+summary: For tests
+id: digits
+ood: {near: [letters]}
+models:
+  SoftMax: {network: resnet8, head: softmax,
+            training: {epochs: 1, batch_size: 128, learning_rate: 0.1}}
+methods: {SoftMax+MaxProb: {model: SoftMax, detector: baseline}}
+evaluation: {resamples: 100}
+"""
+
+
+@pytest.mark.parametrize("how", ["runs", "fails"])
+def test_a_detector_of_a_session_without_a_file(tmp_path: Path, how: str) -> None:
+    """As in a notebook or at the prompt: `python -` reads the program from its input."""
+    (tmp_path / "tiny.yaml").write_text(_TINY)
+    done = subprocess.run(
+        [sys.executable, "-", str(tmp_path), *(["fail"] if how == "fails" else [])],
+        input=_NOTEBOOK,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    if how == "runs":
+        assert lines[0] == "['energy', 'mine'] {}"
+        assert lines[1:] == ["True [None] ['SoftMax+Mine']"] * 2
+    else:
+        reason = "RuntimeError: no luck (<stdin>, line 11)"
+        assert lines[0] == f"['energy'] {{'mine': '{reason}'}}"
+        assert lines[1:] == [f"False ['{reason}'] ['SoftMax+Mine']"] * 2
+    description = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert description["plugins"] == ["class __main__.Mine"]
+    assert "in no file" in description["checksums"]["detectors"]["mine"]

@@ -49,6 +49,9 @@ from oodbench.rundir import (
 from oodbench.training import deterministic, has_bfloat16
 from oodbench.training_state import tensors_digest
 
+IN_NO_FILE = "a class that is in no file of a plug-in folder"
+"""Checksum of such a detector: nobody knows all that it is made of, so it is always run again."""
+
 DESCRIPTION_SCHEMA = 1
 
 log = logging.getLogger(__name__)
@@ -309,8 +312,11 @@ class _Run:
 
     def _detector_checksums(self) -> dict[str, str]:
         names = sorted({method.detector.name for method in self.plan.methods})
-        paths = {name: self.catalog.entry("detector", name).path for name in names}
-        return {name: source_digest(path) for name, path in paths.items()}
+        entries = {name: self.catalog.entry("detector", name) for name in names}
+        return {
+            name: source_digest(entry.path) if entry.cls is None else IN_NO_FILE
+            for name, entry in entries.items()
+        }
 
     def _open(self, resume: bool) -> None:
         """Create the directory, or take up what is finished in it."""
@@ -362,6 +368,7 @@ class _Run:
             name
             for name, checksum in self._detector_checksums().items()
             if before.get("checksums", {}).get("detectors", {}).get(name, checksum) != checksum
+            or checksum == IN_NO_FILE
         }
         self._take_up(changed, altered)
 
@@ -493,7 +500,10 @@ class _Run:
             + others,
             "skipped": {skip.method: skip.reason for skip in self.plan.skips},
             "data_root": None if self.data_root is None else str(self.data_root),
-            "plugins": [_shown(folder) for folder in self.catalog.plugins],
+            "plugins": [
+                *(_shown(folder) for folder in self.catalog.plugins),
+                *(f"class {cls.__module__}.{cls.__qualname__}" for cls in self.catalog.classes),
+            ],
             "versions": _versions(),
             "environment": {
                 "platform": platform.platform(),

@@ -1,0 +1,55 @@
+"""A fitted detector: it learns from the training images, and its hyperparameter is tuned.
+
+`needs=("fit", ...)` makes the engine call `fit` with the training images before scoring, and
+"labels" gives their classes. `search_space` lists the values that tuning tries.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodbench import Detector, Outputs, register
+from oodbench.detector import Batches
+
+
+@register(
+    "class_cosine",
+    label="ClassCosine",
+    title="Cosine of the features to the nearest class mean",
+    needs=("features", "fit", "labels"),
+    search_space={"power": (0.5, 1.0)},
+)
+class ClassCosine(Detector):
+    """max_c cos(g(f), mean_c) of the penultimate features f, with g(f) = sign(f) |f|^power.
+
+    Args:
+        power: below 1 it weakens the largest features.
+    """
+
+    def __init__(self, power: float = 1.0) -> None:
+        self.power = power
+        self.means: Tensor | None = None  # [C, D]; fitted state starts empty
+
+    def fit(self, batches: Batches) -> None:
+        """Sums while fitting, no batches: memory does not grow with the number of images."""
+        sums: Tensor | float = 0.0
+        counts: Tensor | float = 0.0
+        for outputs in batches:  # each loop over `batches` is a pass over the training images
+            assert outputs.labels is not None
+            members = F.one_hot(outputs.labels, batches.num_classes).double()  # [B, C]
+            sums = sums + members.T @ outputs.features.double()  # [C, D]
+            counts = counts + members.sum(dim=0)  # [C]
+        assert isinstance(sums, Tensor)
+        assert isinstance(counts, Tensor)
+        # Fitted once for all values of `power`: the power is applied while scoring.
+        self.means = sums / counts[:, None]
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """One score per image, shape [B]."""
+        if self.means is None:
+            raise ValueError("ClassCosine has no class means yet: call fit first")
+        features, means = self._powered(outputs.features.double()), self._powered(self.means)
+        return (F.normalize(features, dim=1) @ F.normalize(means, dim=1).T).amax(dim=1)
+
+    def _powered(self, values: Tensor) -> Tensor:
+        return torch.sign(values) * values.abs() ** self.power
