@@ -94,7 +94,8 @@ def evaluate(
     weights, their storage and order, modes, hooks, gradients. What a `forward` of your own collects
     in Python stays.
 
-    Data are DataLoaders or Datasets of (image, label), or of images alone where no label is needed:
+    Data are DataLoaders or Datasets of (image, label), of mappings with keys such as "pixel_values"
+    and "labels", or "image" and "label", or of images alone where no label is needed:
     OOD data, whose labels are ignored; ID data, which then give no accuracy. A DataLoader that
     shuffles is read in the order of its data set, so that scores line up with it. They may be read
     more than once.

@@ -317,6 +317,35 @@ def test_images_that_cannot_be_used_are_to_be_converted(data: Any, said: str) ->
     assert "ToTensor()" in error.hint
 
 
+@pytest.mark.parametrize(
+    "keys", [("pixel_values", "labels"), ("image", "label"), ("img", "fine_label"), ("x", "y")]
+)
+def test_mappings_give_images_and_labels_by_their_keys(keys: tuple[str, str]) -> None:
+    image, label = keys
+    expected = read(opened(pairs()))
+    items = Items(lambda i: {"id": f"{i}", label: int(labels()[i]), image: images()[i]})
+    for data in (items, DataLoader(items, 5)):
+        found = read(opened(data))
+        torch.testing.assert_close(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1])
+    without = opened(Items(lambda i: {image: images()[i]}), labelled=False)
+    torch.testing.assert_close(read(without)[0], expected[0])
+
+
+def test_of_a_mapping_the_tensor_is_taken_and_not_the_picture_it_was_made_of() -> None:
+    items = Items(lambda i: {"image": pil(i), "pixel_values": images()[i], "labels": 0})
+    torch.testing.assert_close(read(opened(items))[0], read(opened(pairs()))[0])
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 9), (2, 3, 4, 5)])
+def test_inputs_of_other_ranks_are_read(shape: tuple[int, ...]) -> None:
+    whole = torch.rand(COUNT, *shape)
+    for data in (TensorDataset(whole, labels()), DataLoader(TensorDataset(whole, labels()), 5)):
+        torch.testing.assert_close(read(opened(data))[0], whole.double(), check_dtype=False)
+    tokens = torch.randint(0, 50, (COUNT, 6))
+    assert read(opened(TensorDataset(tokens, labels())))[0].tolist() == tokens.tolist()
+
+
 def test_images_of_bytes_are_scaled_and_that_is_said() -> None:
     whole = torch.randint(0, 256, (COUNT, 3, 4, 5), dtype=torch.uint8)
     for data in (
@@ -335,11 +364,25 @@ def test_images_of_bytes_are_scaled_and_that_is_said() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (Items(lambda i: {"image": images()[i], "label": 0}), "a dict with the keys 'image'"),
-        (Items(lambda i: ()), "an item is a tuple; expected (image, label)"),
-        (DataLoader(Items(lambda i: {"pixels": images()[i]}), 4), "a batch is a dict with the key"),
-        (TensorDataset(images().flatten(1), labels()), "shape [23, 40]; expected [images, chan"),
-        (Items(lambda i: images()), "expected [images, channels, height, width]"),
+        (Items(lambda i: ()), "an item is an empty tuple; expected (image, label)"),
+        (Items(lambda i: {}), "an item is an empty dict; expected (image, label)"),
+        (
+            DataLoader(Items(lambda i: {"pixels": images()[i]}), 4),
+            "a batch is a dict with the keys 'pixels', of which none is known to be the images.",
+        ),
+        (
+            Items(lambda i: {"image": images()[i], "x": images()[i]}),
+            "a dict with the keys 'image', 'x', of which 'image', 'x' may be the images.",
+        ),
+        (
+            Items(lambda i: {"image": images()[i], "label": 0, "labels": 1}),
+            "of which 'label', 'labels' may be the labels.",
+        ),
+        (Items(lambda i: torch.tensor(1.0)), "expected [images, channels, height, width], or [im"),
+        (
+            TensorDataset(torch.zeros(4, 7, dtype=torch.uint8)),
+            "images of type uint8 have shape [7]; expected [channels, height, width]",
+        ),
         (
             Items(lambda i: torch.zeros(3, 4, 4 + (i == 5))),
             "image 5 has shape [3, 4, 5], those before it [3, 4, 4]",

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import oodbench
 from oodbench import Detector, EvaluationResult, Outputs, UserError, own_model, register
@@ -744,3 +744,107 @@ def test_sets_stay_in_the_order_given() -> None:
     assert text.index("z (20)") < text.index("m (20)") < text.index("a (20)")
     assert [each.name for each in found.leaderboard().ood_sets] == ["z", "m", "a"]
     assert list(found.scores["energy"]) == ["id", "z", "m", "a"]
+
+
+# --- batches and inputs of other kinds ---------------------------------------------------------
+
+
+def test_data_as_mappings() -> None:
+    """As Hugging Face's data sets give them."""
+
+    class Mapped(Dataset[Any]):
+        def __init__(self, pairs: Any) -> None:
+            self.pairs = pairs
+
+        def __len__(self) -> int:
+            return len(self.pairs)
+
+        def __getitem__(self, index: int) -> Any:
+            image, *label = self.pairs[index]
+            return {"pixel_values": image, **({"labels": label[0]} if label else {})}
+
+    given = data()
+    named = {
+        "id_data": DataLoader(Mapped(given["id_data"]), 10),
+        "ood_data": {"far": Mapped(given["ood_data"]["far"])},
+        "fit_data": Mapped(given["fit_data"]),
+    }
+    detectors = ["energy", "mahalanobis_single"]
+    found = evaluated(classifier(), detectors, **named)
+    assert_same_scores(found, evaluated(classifier(), detectors))
+    assert found.records[-1].metric == "id_accuracy", "labels were read"
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(50, 12), nn.Linear(12, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(self.embed(ids).mean(1))  # type: ignore[no-any-return]
+
+
+RANKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
+    "vectors": (
+        lambda: nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, CLASSES)),
+        lambda count: torch.rand(count, 5),
+    ),
+    "series": (
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 12, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+            nn.Linear(12, CLASSES),
+        ),
+        lambda count: torch.rand(count, 3, 9),
+    ),
+    "series and a 1x1 convolution": (
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 12, 3),
+            nn.ReLU(),
+            nn.Conv1d(12, CLASSES, 1),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+        ),
+        lambda count: torch.rand(count, 3, 9),
+    ),
+    "volumes": (
+        lambda: nn.Sequential(
+            nn.Conv3d(2, 12, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+            nn.Linear(12, CLASSES),
+        ),
+        lambda count: torch.rand(count, 2, 5, 6, 7),
+    ),
+    "tokens": (Tokens, lambda count: torch.randint(0, 50, (count, 8))),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_inputs_that_are_no_images(name: str) -> None:
+    make, draw = RANKS[name]
+    torch.manual_seed(0)
+    model, inputs, others, training = make(), draw(40), draw(30), draw(60)
+    sets = {
+        "id_data": TensorDataset(inputs, torch.arange(40) % CLASSES),
+        "ood_data": {"o": TensorDataset(others)},
+        "fit_data": TensorDataset(training, torch.arange(60) % CLASSES),
+    }
+    detectors = ["energy", "knn", "vim", "react", "mahalanobis_single", "odin"]
+    found = evaluated(model, detectors, **sets, costs=True)
+    assert found.failed == {}
+    assert list(found.scores) == detectors[:-1]
+    assert ("whole numbers" if name == "tokens" else "no images") in found.skipped["odin"]
+    with torch.no_grad():
+        expected = model(inputs).logsumexp(1)
+    np.testing.assert_allclose(found.scores["energy"]["id"], expected, rtol=1e-5)
+    if name in ("series", "volumes"):
+        scale = (0.4, 0.2)
+        scaled = evaluated(model, ["energy", "odin"], **sets, normalization=scale)
+        with torch.no_grad():
+            expected = model((inputs - 0.4) / 0.2).logsumexp(1)
+        np.testing.assert_allclose(scaled.scores["energy"]["id"], expected, rtol=1e-5)
+        assert "odin" in scaled.scores, "the step is in units of [0, 1]"

@@ -7,7 +7,7 @@ what is wrong is said with the name of the argument and the position of the imag
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,13 @@ _CHANNELS = (1, 3)
 _ROUNDING = 1e-3
 """How far outside of [0, 1] a value may be that was resized or decoded."""
 
+_IMAGE_KEYS = (
+    *("pixel_values", "image", "images", "img", "imgs", "inputs", "input", "x"),
+    *("input_values", "input_features", "input_ids"),
+)
+"""Keys under which mappings hold the images, or what else a model takes."""
+_LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "fine_label")
+
 _CONVERT = (
     "Convert them with torchvision.transforms.ToTensor(), or with "
     "v2.ToImage() and v2.ToDtype(torch.float32, scale=True)."
@@ -56,7 +63,8 @@ class LoadedImages:
 
     Args:
         data: a DataLoader, or a map-style or iterable Dataset, that gives (image, label), more than
-            that, or images alone. A DataLoader that shuffles its data set, or a part of it, is read
+            that, images alone, or mappings with such keys as "pixel_values" and "labels", or
+            "image" and "label". A DataLoader that shuffles its data set, or a part of it, is read
             in order, and a last batch that it would drop is read; other samplers are left as they
             are. Its generators are put back by `close`.
         name: the argument that it was given as, for messages.
@@ -157,6 +165,9 @@ class LoadedImages:
     def batches(self) -> Iterator[Batch]:
         """Images [B, C, H, W], floating-point, and labels [B], int64, or None; in order, checked.
 
+        What a model takes may have another shape [B, ...]: vectors, series, volumes; or be whole
+        numbers [B, T], which name tokens.
+
         Raises:
             UserError: if something cannot be read or is not as it should be, or another sweep gave
                 another number of images.
@@ -238,7 +249,7 @@ class LoadedImages:
         for item in self._reading(self._items, "image"):
             image, label = self._parts(item, "an item")
             image = self._image(image)
-            if not images and self._position == 0 and image.ndim == 3:
+            if not images and self._position == 0 and image.ndim > 1:
                 size = max(1, min(_BATCH, _PLACES // max(1, image[0].numel())))
             if images and image.shape != images[0].shape:
                 raise UserError(
@@ -296,13 +307,36 @@ class LoadedImages:
         """Images and labels of a batch, or of one item."""
         if isinstance(given, tuple | list) and given:
             return given[0], given[1] if len(given) > 1 else None
-        if isinstance(given, dict) or (isinstance(given, tuple | list) and not given):
-            keys = f" with the keys {', '.join(map(repr, given))}" if given else ""
+        if isinstance(given, Mapping) and given:
+            return self._named(given, what)
+        if isinstance(given, tuple | list | Mapping):
             raise UserError(
-                f"{self.name}: {what} is a {type(given).__name__}{keys}; expected (image, label).",
+                f"{self.name}: {what} is an empty {type(given).__name__}; expected (image, label).",
                 "Give a Dataset, or a collate_fn, that makes pairs.",
             )
         return given, None
+
+    def _named(self, given: Mapping[Any, Any], what: str) -> tuple[Any, Any]:
+        """Images and labels of a mapping, as Hugging Face's data sets give it, by their keys."""
+        images, labels = (
+            [key for key in keys if key in given] for keys in (_IMAGE_KEYS, _LABEL_KEYS)
+        )
+        arrays = [key for key in images if _is_array(given[key])]
+        if len(arrays) == 1:
+            images = arrays  # and not the PIL image that it was made of
+        for kind, known, found in (
+            ("images", _IMAGE_KEYS, images),
+            ("labels", _LABEL_KEYS, labels),
+        ):
+            if len(found) > 1 or (not found and kind == "images"):
+                named = f"{', '.join(map(repr, found))} may be" if found else "none is known to be"
+                raise UserError(
+                    f"{self.name}: {what} is a {type(given).__name__} with the keys "
+                    f"{', '.join(map(repr, given))}, of which {named} the {kind}.",
+                    f"Name one of them {known[0]!r} or {known[1]!r}, or give a Dataset, or a "
+                    "collate_fn, that makes pairs.",
+                )
+        return given[images[0]], given[labels[0]] if labels else None
 
     def _image(self, image: Any) -> Tensor:
         """One item's image as a tensor."""
@@ -323,16 +357,17 @@ class LoadedImages:
             if isinstance(images, tuple | list) and any(isinstance(i, Tensor) for i in images):
                 hint = "A batch is (images, labels), each stacked, as torch's own collate_fn does."
             raise UserError(f"{self.name}: images are {_described(images)}, not tensors.", hint)
-        if not images.is_floating_point() and images.dtype != torch.uint8:
+        if images.ndim < 2:
+            raise UserError(
+                f"{self.name}: images from {done} on have shape {list(images.shape)}; expected "
+                "[images, channels, height, width], or [images, ...].",
+                "A Dataset gives single images [channels, height, width]; a DataLoader batches.",
+            )
+        tokens = images.ndim == 2 and images.dtype in (torch.int32, torch.int64)
+        if not (images.is_floating_point() or images.dtype == torch.uint8 or tokens):
             raise UserError(
                 f"{self.name}: images are {_name(images.dtype)}, neither floating-point nor uint8.",
                 _CONVERT,
-            )
-        if images.ndim != 4:
-            raise UserError(
-                f"{self.name}: images from {done} on have shape {list(images.shape)}; expected "
-                "[images, channels, height, width].",
-                "A Dataset gives single images [channels, height, width]; a DataLoader batches.",
             )
         if len(images) and not images.numel():
             raise UserError(
@@ -341,11 +376,13 @@ class LoadedImages:
             )
         if images.dtype != torch.uint8:
             return images
-        if images.shape[3] in _CHANNELS and images.shape[1] not in _CHANNELS:
+        channels = (images.shape[1], images.shape[-1])
+        if images.ndim == 2 or (channels[1] in _CHANNELS and channels[0] not in _CHANNELS):
+            last = images.ndim > 2
             raise UserError(
                 f"{self.name}: images of type uint8 have shape {list(images.shape[1:])}; expected "
                 "[channels, height, width].",
-                f"Their channels come last. {_CONVERT}",
+                f"{'Their channels come last. ' * last}{_CONVERT}",
             )
         self._scaled = True
         return images.float().div_(255)

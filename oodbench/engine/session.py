@@ -211,9 +211,12 @@ class Session:
                 return "is tuned on attacked images: needs labels; validation_data gives none"
             if not self.attackable:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
+            if data.validation.first()[0].ndim != 4:
+                return "is tuned on attacked images [channels, height, width]; these are no images"
         if tuned or takes_gradients(needs):
             images, _ = data.test[ID].first()
-            if "input_gradient" in needs and images.ndim != 4 and not self.attackable:
+            steps = "input_gradient" in needs and images.is_floating_point()
+            if steps and images.ndim != 4 and not self.attackable:
                 return "perturbs its input by a step in units of a pixel, and these are no images"
             return self._without_gradient.get()
         return None
