@@ -106,7 +106,7 @@ class Catalog:
             one name, or a class is not registered.
     """
 
-    def __init__(self, plugins: Iterable[Plugin] = ()) -> None:
+    def __init__(self, plugins: Plugin | Iterable[Plugin] = ()) -> None:
         given = [plugins] if isinstance(plugins, str | Path | type) else list(plugins)
         self.classes = tuple(map(_checked_class, (p for p in given if not _is_path(p))))
         self.plugins = tuple(Path(p).expanduser().resolve() for p in given if _is_path(p))

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from oodbench.catalog import Catalog
+from oodbench.catalog import Catalog, Plugin
 from oodbench.data.declared import matching_labels
 from oodbench.data.loaders import LoadedImages
 from oodbench.detector import Detector, DetectorInfo
@@ -81,7 +80,7 @@ def evaluate(
     normalization: Normalization | Mapping[str, Any] | None = None,
     num_classes: int | None = None,
     tune: str | Sequence[str] = "none",
-    plugins: str | Path | Sequence[str | Path] = (),
+    plugins: Plugin | Sequence[Plugin] = (),
     device: str | torch.device = "auto",
     seed: int = 0,
     costs: bool = False,
@@ -143,7 +142,7 @@ def evaluate(
         tune: labels of detectors to tune, or "all": each combination of the values of their search
             space is tried on attacked images of `validation_data`, as in benchmarks
             (`oodbench.engine.tuning`). Of an instance only if it is named.
-        plugins: folders of detectors besides the built-in ones, as in `oodbench.run`.
+        plugins: folders of detectors besides the built-in ones, and classes, as in `oodbench.run`.
         device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
             "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
         seed: of tuning data, and of all that data sets draw from global generators, which are put
@@ -163,7 +162,7 @@ def evaluate(
     """
     models = _models(model)
     several = isinstance(model, Mapping)
-    catalog = Catalog((plugins,) if isinstance(plugins, str | Path) else tuple(plugins))
+    catalog = Catalog(plugins)
     asked, broken = _asked(detectors, catalog, tune)
     _check_seed(seed)
     if errors not in ("skip", "raise"):
