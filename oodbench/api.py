@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 """Where runs go that are not told where, below the working directory."""
 
+_NOTHING_TO_RESUME = "There is nothing to resume in {folder}: a new run begins there."
+
 
 @dataclass(frozen=True)
 class Run:
@@ -243,6 +245,8 @@ def run(
         refusal=_refusal(catalog),
     )
     with _place(out, plan.benchmark.name, resume) as folder:
+        if resume and not RunDirectory(folder).exists():
+            (progress or Silent()).warn(_NOTHING_TO_RESUME.format(folder=folder))
         return run_one(plan, folder)
 
 
@@ -294,7 +298,10 @@ def run_suite(
         methods=methods,
         refusal=_refusal(catalog),
     )
+    reporter = progress or Silent()
     with _place(out, loaded.spec.name, resume) as folder:
+        if resume and not SuiteDirectory(folder).exists():
+            reporter.warn(_NOTHING_TO_RESUME.format(folder=folder))
         state = run_members(
             loaded,
             plans,
@@ -304,6 +311,7 @@ def run_suite(
             resume=resume,
             request={"seeds": seeds, "methods": None if methods is None else list(methods)},
             say=say,
+            progress=reporter,
             data_root=None if data_root is None else Path(data_root),
         )
     failures = tuple(

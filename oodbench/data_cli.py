@@ -96,7 +96,7 @@ def fetch(
                 verification.repair(spec, root, say)
             decoded = StoredDataset(spec, root, say).decoded()
             total = sum(split["count"] for split in decoded.record["splits"].values())
-            say.done(f"{spec.name}: {total:,} images, decoded into {decoded.folder}")
+            say.done(f"{spec.name}: {counted(total, 'image')}, decoded into {decoded.folder}")
 
 
 @data_app.command()

@@ -69,8 +69,9 @@ def listed(values: Iterable[object], most: int = 5) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """A number of things, as in "1 image" and "2,000 images"."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+    """A number of things, as in "1 image", "2,000 images" and "3 classes"."""
+    plural = f"{thing}es" if thing.endswith(("s", "x", "ch")) else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else plural}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from oodbench.files import canonical_json
 from oodbench.specs import TuningProtocol
 
 SCHEMA_VERSION = 1
-ADDED_LATER = frozenset({"tie_fraction"})
+ADDED_LATER = frozenset({"tie_fraction", "time_scatter"})
 """Fields that older versions did not write: a line without one has the field's default."""
 
 _ROUNDING = 1e-9
@@ -111,6 +111,8 @@ class CostRecord:
         fit_seconds: sweep over the training images and fitting.
         tune_seconds: making tuning data, sweeping the grid, training the detector's own model.
         peak_memory_bytes: weights, detector state and live tensors while a batch is scored.
+        time_scatter: of the repetitions whose median is `ms_per_image_batched`, the longest less
+            the shortest, over the median; None in records made before it was recorded.
         input_preprocessing .. ad_hoc_models: the columns of the DisMax paper's Table 1.
     """
 
@@ -135,6 +137,7 @@ class CostRecord:
     ood_or_adversarial_samples: bool
     post_processing_phase: bool
     ad_hoc_models: bool
+    time_scatter: Amount | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from oodbench.errors import UserError
 from oodbench.files import digest
 from oodbench.holding import held
 from oodbench.plan import Plan
+from oodbench.progress import Reporter
 from oodbench.rundir import RunDirectory
 from oodbench.suite import Suite
 from oodbench.suite_directory import SuiteDirectory, SuiteState
@@ -42,11 +44,13 @@ def run_members(
     resume: bool,
     request: Mapping[str, Any],
     say: Callable[[str], None],
+    progress: Reporter,
     data_root: Path | None = None,
 ) -> SuiteState:
     """Run every benchmark of a suite that is not done yet.
 
-    What one benchmark fails with is kept as its reason, and the others are run nevertheless.
+    All data sets are fetched first. A benchmark whose data sets are not to be had is not run. What
+    one benchmark fails with is kept as its reason, and the others are run nevertheless.
     After each, `suite.json`, the comparison and the figures are written: a stop loses nothing.
 
     Args:
@@ -58,15 +62,27 @@ def run_members(
         resume: go on with what is in the directory.
         request: what was asked for, for the description.
         say: takes a line before and after each benchmark.
+        progress: takes how far fetching the data sets is.
         data_root: where the data sets are, to see whether they are those of a finished benchmark.
 
     Returns:
         How far each benchmark is.
 
     Raises:
-        UserError: if the directory cannot be used.
+        UserError: if the directory cannot be used, or no benchmark has its data sets.
     """
     state = directory.open(SuiteState(suite.spec, suite.published), resume=resume)
+    absent = _absent(plans.values(), data_root, progress)
+    for name, error in absent.items():
+        say(f"data set '{name}' is missing: {_one_line(error.message)}")
+    if not state.status and all(absent.keys() & plan.datasets.keys() for plan in plans.values()):
+        with suppress(OSError):
+            directory.folder.rmdir()  # nothing is in it
+        raise UserError(
+            f"No benchmark of suite '{suite.spec.name}' can be run: data sets are missing: "
+            f"{', '.join(absent)}.",
+            next(iter(absent.values())).hint,
+        )
     directory.write(state, "running", request)
     count = len(suite.members)
     for number, (member, benchmark) in enumerate(suite.members.items(), start=1):
@@ -75,6 +91,13 @@ def run_members(
         if state.status.get(member) == "complete" and is_done(plan, catalog, folder, data_root):
             say(f"{label}: finished before")
             continue
+        if lacking := [name for name in plan.datasets if name in absent]:
+            reason = f"data sets are missing: {', '.join(lacking)}"
+            say(f"{label}: not run, {reason}")
+            state = state.with_member(member, "failed", reason)
+            directory.write(state, "running", request)
+            write_reports(directory)
+            continue
         say(label)
         state = _run(member, plan, folder, run_one, state, say)
         directory.write(state, "running", request)
@@ -82,6 +105,28 @@ def run_members(
     directory.write(state, "complete" if state.complete else "incomplete", request)
     write_reports(directory)
     return state
+
+
+def _absent(
+    plans: Iterable[Plan], data_root: Path | None, progress: Reporter
+) -> dict[str, UserError]:
+    """Fetch and decode every data set of some plans; those that are not to be had, and why."""
+    from oodbench.data.places import root_folder
+    from oodbench.data.stored import StoredDataset
+
+    specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
+    stored = [spec for spec in specs.values() if spec.kind != "builtin"]
+    absent = {}
+    with progress.work(len(stored)):
+        for spec in stored:
+            progress.stage(f"data set {spec.name}")
+            try:
+                StoredDataset(spec, root_folder(data_root), progress).decoded()
+                progress.done(f"data set {spec.name}: ready")
+            except UserError as error:
+                absent[spec.name] = error
+                progress.done(f"data set {spec.name}: missing")
+    return absent
 
 
 def _run(

@@ -732,6 +732,40 @@ def test_a_benchmark_of_a_suite_has_reports_like_any_other(
     assert "Benchmark tiny, version 1" in done.out
 
 
+def test_a_suite_without_any_data_says_so_once(command: Command, tmp_path: Path) -> None:
+    plugins = with_suite(tmp_path / "content")
+    suite = (plugins / "benchmarks" / "pair.yaml").read_text()
+    suite = suite.replace("  tiny: {network: Net, id: Digits}\n", "")
+    suite = suite.replace("ood: {letters: Letters}", "ood: {lost: Letters}")
+    (plugins / "benchmarks" / "pair.yaml").write_text(suite)
+    done = command("run", "pair", "--plugins", plugins, "--seeds", "1", "--out", "run")
+    assert done.code == 2
+    assert done.out == "", "no tables"
+    assert done.err.count("data set 'lost' is missing: ") == 1
+    assert (
+        "error: No benchmark of suite 'pair' can be run: data sets are missing: lost." in done.err
+    )
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("benchmark", ["tiny", "pair"])
+def test_nothing_to_resume(command: Command, tmp_path: Path, benchmark: str) -> None:
+    plugins = with_suite(tmp_path / "content")
+    done = command(
+        *("run", benchmark, "--plugins", plugins, "--seeds", "1", "--device", "cpu"),
+        *("--methods", "SoftMax+MaxProb", "--out", "new", "--resume"),
+    )
+    assert done.err.count("There is nothing to resume in new: a new run begins there.") == 1
+    assert done.code == {"tiny": 0, "pair": 3}[benchmark]
+    done = command(
+        *("run", "tiny", "--plugins", plugins, "--seeds", "1", "--device", "cpu"),
+        *("--methods", "SoftMax+MaxProb", "--resume"),
+        *("--out", {"tiny": "new", "pair": "new/tiny"}[benchmark]),
+    )
+    assert "nothing to resume" not in done.err
+    assert "finished before" in done.err
+
+
 def test_a_suite_goes_on(command: Command, suite_run: tuple[Done, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(suite_run[1], folder)

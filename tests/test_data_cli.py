@@ -246,7 +246,7 @@ def test_verify_what_is_whole(command: Command, fetched: str, tmp_path: Path) ->
     assert done.code == 0
     assert done.out == ""
     assert (
-        f"{fetched}: 1 of 1 files as in the manifest; 20 unpacked files as recorded; "
+        f"{fetched}: 1 of 1 file as in the manifest; 20 unpacked files as recorded; "
         "20 decoded images as recorded; 0 problems"
     ) in done.err
     assert "my_svhn: 2 of 2 files as in the manifest; 60 decoded images" in done.err

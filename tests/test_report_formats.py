@@ -19,6 +19,7 @@ from rich.console import Console
 
 from oodbench import listing, plan_view
 from oodbench.catalog import Catalog
+from oodbench.errors import counted
 from oodbench.metrics import METRICS
 from oodbench.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
 from oodbench.report import Leaderboard, own_model, terminal
@@ -435,6 +436,21 @@ def test_longest_number() -> None:
 def test_longest_piece() -> None:
     assert longest_piece("SoftMax+Mahalanobis (x)") == len("Mahalanobis")
     assert longest_piece("") == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "thing", "text"),
+    [
+        (1, "method", "1 method"),
+        (0, "method", "0 methods"),
+        (2, "class", "2 classes"),
+        (1, "class", "1 class"),
+        (1234, "image", "1,234 images"),
+        (3, "batch", "3 batches"),
+    ],
+)
+def test_one_of_a_thing_is_not_many(count: int, thing: str, text: str) -> None:
+    assert counted(count, thing) == text
 
 
 # --- documents ---------------------------------------------------------------------------------

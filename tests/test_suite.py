@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oodbench import api
+from oodbench import api, suite_run
 from oodbench.catalog import Catalog
 from oodbench.engine import run as engine
 from oodbench.errors import UserError
@@ -537,9 +537,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.failures[0].startswith("tiny-lost: ")
     assert [line for line in said if line.startswith("[")] == [
         "[1/3] tiny-one",
-        "[2/3] tiny-lost",
+        "[2/3] tiny-lost: not run, data sets are missing: lost",
         "[3/3] tiny-two",
     ]
+    # Said once, before the first benchmark.
+    (missing,) = [line for line in said if line.startswith("data set 'lost' is missing: ")]
+    assert said.index(missing) < said.index("[1/3] tiny-one")
     return folder / "run"
 
 
@@ -623,6 +626,7 @@ def test_what_is_done_is_not_done_again(
         raise UserError("not now")
 
     monkeypatch.setattr(engine, "run", refuse)
+    monkeypatch.setattr(suite_run, "_absent", lambda *_: {})
     before = records(finished, "tiny-one")
     done = again(finished, tmp_path / "run")
     assert begun == ["tiny-lost"]
@@ -685,6 +689,7 @@ def test_a_surprise_in_one_benchmark(
         raise RuntimeError("out of\nmemory")
 
     monkeypatch.setattr(engine, "run", explode)
+    monkeypatch.setattr(suite_run, "_absent", lambda *_: {})
     done = again(finished, tmp_path / "run")
     assert done.failures == ("tiny-lost: RuntimeError: out of memory",)
 

@@ -29,7 +29,7 @@ from oodbench.data.pictures import CorruptImageError, WrongShapeError, picture
 from oodbench.data.places import decoded_root
 from oodbench.data.sealed import DamagedRecordError, read_sealed, write_sealed
 from oodbench.data.sources import Source
-from oodbench.errors import UserError
+from oodbench.errors import UserError, counted
 from oodbench.files import canonical_json, digest
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -194,7 +194,10 @@ def decode(
             for split, indices in parts[source].items():
 
                 def progress(count: int, split: str = split, before: int = done) -> None:
-                    say(f"decoding {spec.name} ({split}): {before + count:,} of {total:,} images")
+                    say(
+                        f"decoding {spec.name} ({split}): {before + count:,} of "
+                        f"{counted(total, 'image')}"
+                    )
 
                 writer = _SplitWriter(spec, split, images, indices)
                 splits[split] = writer.write(temporary, pool, progress)

@@ -59,7 +59,8 @@ class StoredDataset:
         if skipped:
             self._say.warn(
                 f"data set '{self._spec.name}', split '{split}': {len(skipped)} of "
-                f"{len(data) + len(skipped)} images could not be decoded and are left out: "
+                f"{counted(len(data) + len(skipped), 'image')} could not be decoded and are left "
+                "out: "
                 f"{visible(', '.join(skipped[:3]))}{' ...' if len(skipped) > 3 else ''}"
             )
         for what, count in decoded.lost(split).items():

@@ -26,7 +26,7 @@ from oodbench.data.places import PLACE, content_folder, dataset_folder, unpacked
 from oodbench.data.sealed import DamagedRecordError
 from oodbench.data.sources import Source
 from oodbench.data.stored import StoredDataset
-from oodbench.errors import UserError
+from oodbench.errors import UserError, counted
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -127,7 +127,7 @@ def _verify_files(
         elif path is None:
             missing.append(mine)
     if spec.files:
-        result.checked.append(f"{present} of {len(spec.files)} files as in the manifest")
+        result.checked.append(f"{present} of {counted(len(spec.files), 'file')} as in the manifest")
     return missing
 
 
@@ -221,7 +221,7 @@ def _verify_arrays(decoded: Decoded, result: Verification, say: Callable[[str], 
                 Finding("decoded", decoded.folder / name, problem, folder=decoded.folder)
             )
     total = sum(split["count"] for split in decoded.record["splits"].values())
-    result.checked.append(f"{total:,} decoded images as recorded")
+    result.checked.append(f"{counted(total, 'decoded image')} as recorded")
 
 
 def _verify_sources(

@@ -37,6 +37,7 @@ class InferenceCost:
         flops: floating-point operations.
         latency_ms: one image alone.
         ms_per_image: a batch, over its size.
+        scatter: of the repetitions of `ms_per_image` (`scatter`).
         relative: `ms_per_image` over the reference's.
         peak_memory_bytes: weights, detector state, live tensors.
     """
@@ -46,6 +47,7 @@ class InferenceCost:
     flops: float
     latency_ms: float
     ms_per_image: float
+    scatter: float
     relative: float | None
     peak_memory_bytes: int
 
@@ -198,9 +200,12 @@ def measure(
                 forwards=counts.forwards,
                 backwards=counts.backwards,
                 flops=counts.flops / len(few),
-                latency_ms=1e3 * single[key],
-                ms_per_image=1e3 * batched[key] / len(images),
-                relative=None if divided_by is None else batched[key] / divided_by,
+                latency_ms=1e3 * statistics.median(single[key]),
+                ms_per_image=1e3 * statistics.median(batched[key]) / len(images),
+                scatter=scatter(batched[key]),
+                relative=None
+                if divided_by is None
+                else statistics.median(batched[key]) / statistics.median(divided_by),
                 peak_memory_bytes=tensor_bytes(classifier)
                 + tensor_bytes(scorers[key].detector)
                 + counts.peak_bytes,
@@ -223,15 +228,20 @@ def _sweeps(
 
 def _rounds(
     sweeps: Sequence[_Sweep], images: Tensor, rounds: int, errors: dict[str, Exception]
-) -> dict[str, float]:
-    """Median seconds of each method; the first round warms up and does not count."""
+) -> dict[str, list[float]]:
+    """Seconds of each method, a repetition after the other; the first warms up and is left out."""
     times: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):
         for sweep in sweeps:
             for key, seconds in sweep.seconds(images, errors):
                 if number:
                     times[key].append(seconds)
-    return {key: statistics.median(found) for key, found in times.items() if key not in errors}
+    return {key: found for key, found in times.items() if key not in errors}
+
+
+def scatter(times: Sequence[float]) -> float:
+    """How far repetitions of a measurement are apart: longest less shortest, over their median."""
+    return (max(times) - min(times)) / statistics.median(times)
 
 
 def _seconds(score: Callable[[], Tensor]) -> float:

@@ -97,6 +97,7 @@ class Recorder:
             fit_seconds=result.fit_seconds,
             tune_seconds=result.tune_seconds,
             peak_memory_bytes=result.cost.peak_memory_bytes,
+            time_scatter=result.cost.scatter,
             **method.requirements(),
         )
 

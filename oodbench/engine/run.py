@@ -30,7 +30,7 @@ from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.engine.scoring import Scorer
 from oodbench.engine.stores import DataStore, ModelStore
-from oodbench.errors import UserError, listed
+from oodbench.errors import UserError, counted, listed
 from oodbench.files import canonical_json, digest
 from oodbench.models.classifier import Classifier
 from oodbench.plan import Method, Plan
@@ -203,7 +203,7 @@ class _Run:
         source = "checkpoint from the cache" if trained_before else "trained"
         failed = [m.name for m in todo if evaluation.results[m.name].error is not None]
         self.say.done(
-            f"{label}: {source}, test accuracy {accuracy:.1f} %, {len(todo)} methods"
+            f"{label}: {source}, test accuracy {accuracy:.1f} %, {counted(len(todo), 'method')}"
             + (f"; FAILED: {', '.join(failed)}" if failed else "")
         )
 

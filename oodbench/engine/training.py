@@ -9,7 +9,7 @@ import torch
 from oodbench.catalog import Catalog
 from oodbench.checkpoints import read_history
 from oodbench.engine.stores import DataStore, ModelStore
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.progress import Reporter
 from oodbench.specs import BenchmarkSpec
 
@@ -61,8 +61,8 @@ def train_models(
                 store.trained(name, seed)
                 last = read_history(path)[-1]
                 say.done(
-                    f"{label}: {source}, {last['epoch']} epochs, loss {last['loss']:.3f}, "
-                    f"training accuracy {100 * last['accuracy']:.1f} %"
+                    f"{label}: {source}, {counted(last['epoch'], 'epoch')}, "
+                    f"loss {last['loss']:.3f}, training accuracy {100 * last['accuracy']:.1f} %"
                 )
                 paths[label] = path
     return paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from oodbench.errors import counted
 from oodbench.report.comparison import (
     Agreement,
     Compared,
@@ -37,6 +38,9 @@ def full(comparison: Comparison) -> Document:
 
 
 def _document(comparison: Comparison, chosen: Sequence[ComparedTable]) -> Document:
+    measured = [table for table in chosen if any(each.measured for each in table.cells.values())]
+    empty = [table.title for table in chosen if table not in measured]
+    chosen = measured
     titles = {table.title for table in chosen}
     tables = [
         _members(comparison.members),
@@ -48,13 +52,14 @@ def _document(comparison: Comparison, chosen: Sequence[ComparedTable]) -> Docume
         title=f"Suite {comparison.suite}, version {comparison.version}: {comparison.title}",
         summary=tuple(_summary(comparison)),
         tables=tuple(table for table in tables if any(part.rows for part in table.sections)),
-        notes=tuple(_notes(comparison, chosen)) if chosen else (),
+        notes=tuple(_notes(comparison, chosen, empty)),
     )
 
 
 def _summary(comparison: Comparison) -> Iterator[str]:
     complete = sum(member.status == "complete" for member in comparison.members)
-    yield f"{complete} of {len(comparison.members)} benchmarks are complete."
+    verb = "is" if len(comparison.members) == 1 else "are"
+    yield f"{complete} of {counted(len(comparison.members), 'benchmark')} {verb} complete."
     seeds = sorted({seed for member in comparison.members for seed in member.seeds})
     if seeds:
         yield f"Seeds: {', '.join(map(str, seeds))}."
@@ -221,7 +226,13 @@ def _orders(orders: Iterable[Order]) -> Table:
 # --- words and numbers -------------------------------------------------------------------------
 
 
-def _notes(comparison: Comparison, chosen: Sequence[ComparedTable]) -> Iterator[str]:
+def _notes(
+    comparison: Comparison, chosen: Sequence[ComparedTable], empty: Sequence[str]
+) -> Iterator[str]:
+    if empty:
+        yield f"Nothing is measured yet for: {'; '.join(empty)}."
+    if not chosen:
+        return
     yield (
         "Higher is better except for losses; ID is the positive class. Measured: mean over seeds. "
         "Difference: measured minus published. A cell that was not measured is empty."

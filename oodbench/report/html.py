@@ -5,7 +5,7 @@ from __future__ import annotations
 from jinja2 import Environment, StrictUndefined
 
 from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables import TIED_SIGN, Document, full
+from oodbench.report.tables import Document, full
 
 _STYLE = """\
 .oodbench h1 { font-size: 1.5rem; } .oodbench h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -144,7 +144,7 @@ _PARTS = """\
 {% elif table.starts_group(column) %} class="first"{% endif %}>\
 {% if cell.mark == "best" %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}\
 {% if table.has_marks(column) %}\
-<span class="mark">{{ tied if cell.mark == "tied" }}</span>{% endif %}\
+<span class="mark">{{ cell.sign }}</span>{% endif %}\
 {% if cell.spread %} <span class="spread">{{ cell.spread }}</span>{% endif %}</td>
 {% endif %}
 {% endfor %}
@@ -185,6 +185,6 @@ def _rendered(template: str, document: Document) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     filled = environment.from_string(_PARTS + template)
-    page = filled.render(document=document, tied=TIED_SIGN, style=_STYLE) + "\n"
+    page = filled.render(document=document, style=_STYLE) + "\n"
     # The same page wherever it is written to: standard output need not be UTF-8.
     return page.encode("ascii", "xmlcharrefreplace").decode()

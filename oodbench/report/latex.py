@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.tables import (
     TIED_SIGN,
+    UNSTEADY_SIGN,
     Cell,
     Document,
     Heading,
@@ -38,6 +39,12 @@ _REPLACEMENTS = {
     "\N{MULTIPLICATION SIGN}": r"$\times$",
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _REPLACEMENTS)))
+
+_SIGNS = {
+    # Superscripts without width: the digits above and below stay aligned.
+    TIED_SIGN: r"\rlap{$^{=}$}",
+    UNSTEADY_SIGN: r"\rlap{$^{\sim}$}",
+}
 
 _PARAGRAPH = 40
 """Columns with longer words than this are set as paragraphs."""
@@ -133,9 +140,8 @@ def _cell(cell: Cell) -> str:
     text = _escaped(cell.text)
     if cell.mark == "best":
         text = rf"\textbf{{{text}}}"
-    elif cell.mark == "tied":
-        # Superscript and without width: the digits above and below stay aligned.
-        text += rf"\rlap{{$^{{{TIED_SIGN}}}$}}"
+    elif cell.sign:
+        text += _SIGNS[cell.sign]
     return f"{text} {_escaped(cell.spread)}".rstrip()
 
 

@@ -35,8 +35,11 @@ TIMES = (
     "fit_seconds",
     "tune_seconds",
 )
-COSTS = (*COUNTS, *TIMES, "peak_memory_bytes")
+COSTS = (*COUNTS, *TIMES, "peak_memory_bytes", "time_scatter")
 """Costs by the names that records use, in the order in which they are shown."""
+
+_LARGEST = ("peak_memory_bytes", "time_scatter")
+"""Costs of which the largest over seeds is shown, not the mean."""
 
 Mark = Literal["best", "tied"]
 # metric -> OOD set (None for the ID accuracy) -> seed -> what was measured
@@ -102,8 +105,9 @@ class Cost:
         seeds: number of seeds it was measured for.
         devices: where it was measured.
         values: by the names of `COSTS` and in the records' units: means over seeds, peak
-            memory the largest. Not medians of times: where seeds were tuned to different steps,
-            time and counts must speak of the same. None if no record has a finite value.
+            memory and scatter the largest. Not medians of times: where seeds were tuned to
+            different steps, time and counts must speak of the same. None if no record has a finite
+            value.
         requires: the five requirements of the DisMax paper's Table 1, by the names of
             `records.REQUIREMENTS`; true if true for any seed.
     """
@@ -516,7 +520,7 @@ def _cost(costs: Sequence[CostRecord]) -> Cost | None:
         found = values(name)
         if not found:
             return None
-        return float(max(found)) if name == "peak_memory_bytes" else fmean(found)
+        return float(max(found)) if name in _LARGEST else fmean(found)
 
     return Cost(
         seeds=len({cost.seed for cost in costs}),

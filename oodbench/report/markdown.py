@@ -7,7 +7,7 @@ import re
 from tabulate import tabulate
 
 from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables import TIED_SIGN, Cell, Document, Section, Table, full
+from oodbench.report.tables import Cell, Document, Section, Table, full
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$])")
 
@@ -49,8 +49,8 @@ def _cell(cell: Cell) -> str:
     text = _escaped(cell.text)
     if cell.mark == "best":
         text = f"**{text}**"
-    elif cell.mark == "tied":
-        text += TIED_SIGN
+    else:
+        text += _escaped(cell.sign)
     return f"{text} {cell.spread}".rstrip()
 
 

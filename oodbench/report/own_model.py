@@ -62,11 +62,12 @@ def document(
 
 def _summary(board: Leaderboard, models: Mapping[str, int]) -> Iterator[str]:
     images = "" if board.id_images is None else counted(board.id_images, "image")
-    said = {name: f"{classes} classes" for name, classes in models.items()}
+    said = {name: counted(classes, "class") for name, classes in models.items()}
     for row in board.rows:
         if row.id_accuracy is not None:
             said[row.model] = (
-                f"{models[row.model]} classes, accuracy {100 * row.id_accuracy.mean:.1f} %"
+                f"{counted(models[row.model], 'class')}, "
+                f"accuracy {100 * row.id_accuracy.mean:.1f} %"
             )
     if len(models) == 1:
         yield f"In-distribution: {', '.join(filter(None, (images, *said.values())))}."

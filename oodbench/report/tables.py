@@ -7,8 +7,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any
+from itertools import groupby, pairwise
+from typing import Any, Literal
 
 from oodbench.metrics import METRICS
 from oodbench.records import REQUIREMENTS
@@ -19,6 +19,7 @@ from oodbench.report.leaderboard import (
     Absence,
     Choice,
     Column,
+    Cost,
     Entry,
     Leaderboard,
     Mark,
@@ -27,6 +28,12 @@ from oodbench.report.leaderboard import (
 
 TIED_SIGN = "="
 """Follows a value that is tied with the best; ASCII, so that it survives any terminal and font."""
+
+UNSTEADY_SIGN = "~"
+"""Follows a time whose repetitions scatter too much."""
+
+SCATTER_LIMIT = 0.2
+"""Repetitions that scatter by more than this fraction of their median are marked."""
 
 BASELINE_SIGN = "\N{MULTIPLICATION SIGN}"
 SPREAD_SIGN = "\N{PLUS-MINUS SIGN}"
@@ -50,13 +57,19 @@ class Cell:
 
     Attributes:
         text: what it says; empty if there is nothing to say.
-        mark: whether the value is the best of its column or tied with it.
+        mark: whether the value is the best of its column or tied with it; or a time that is
+            "unsteady".
         spread: what follows the value and its mark.
     """
 
     text: str = ""
-    mark: Mark | None = None
+    mark: Mark | Literal["unsteady"] | None = None
     spread: str = ""
+
+    @property
+    def sign(self) -> str:
+        """What follows the text because of the mark; the best value is shown by its type."""
+        return {"tied": TIED_SIGN, "unsteady": UNSTEADY_SIGN}.get(self.mark or "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,8 +514,15 @@ def _costs(board: Leaderboard) -> Table:
         return (
             Cell(_name(row, board)),
             value_cell(row.entries.get(("auroc", mean))),
-            *(Cell(show(_cost_of(row, name))) for name, show, _ in columns),
+            *(
+                Cell(show(_cost_of(row, name)), "unsteady" if unsteady(row, name) else None)
+                for name, show, _ in columns
+            ),
         )
+
+    def unsteady(row: Row, name: str) -> bool:
+        timed = name in ("ms_per_image_batched", "relative_to_baseline")
+        return timed and (_cost_of(row, "time_scatter") or 0.0) > SCATTER_LIMIT
 
     def key(row: Row) -> tuple[float, str]:
         time = _cost_of(row, "ms_per_image_batched")
@@ -513,7 +533,40 @@ def _costs(board: Leaderboard) -> Table:
         Heading("AUROC mean (%)", "AUROC mean (%)", importance=6),
         *(heading for _, _, heading in columns),
     )
-    return Table("Cost, the fastest first", headings, _sections(board, cells, key) if costs else ())
+    ordered = order_is_clear(costs)
+    notes = []
+    if not ordered:
+        notes.append(
+            "Differences of times that are within the scatter of their repetitions decide nothing."
+        )
+    if any(unsteady(row, "ms_per_image_batched") for row in board.rows):
+        notes.append(
+            f"{UNSTEADY_SIGN} after a time: its repetitions scatter by more than "
+            f"{SCATTER_LIMIT:.0%} (the longest less the shortest, over their median), as on a "
+            "machine that has other work."
+        )
+    return Table(
+        "Cost, the fastest first" if ordered else "Cost, sorted by measured time",
+        headings,
+        _sections(board, cells, key) if costs else (),
+        tuple(notes),
+    )
+
+
+def order_is_clear(costs: Sequence[Cost]) -> bool:
+    """Whether times are further apart than repetitions of their measurement scatter.
+
+    A time stands for the interval of half its scatter to either side of it. The order is clear if
+    no interval reaches the next; not if the scatter of a time is not known.
+    """
+    intervals = []
+    for cost in costs:
+        time, scatter = cost.values["ms_per_image_batched"], cost.values["time_scatter"]
+        if time is None or scatter is None:
+            return False
+        intervals.append((time * (1 - scatter / 2), time * (1 + scatter / 2), time))
+    intervals.sort(key=lambda interval: interval[2])
+    return all(before[1] < after[0] for before, after in pairwise(intervals))
 
 
 def _requirements(board: Leaderboard) -> Table:

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.tables import (
-    TIED_SIGN,
     Cell,
     Document,
     Heading,
@@ -215,7 +214,7 @@ def _grids(table: Table) -> list[list[list[Text]]]:
 
 
 def _padded(cell: Cell, has_mark: bool, spread: int) -> Text:
-    sign = {"best": BEST_SIGN, "tied": TIED_SIGN, None: " "}[cell.mark] if has_mark else ""
+    sign = f"{BEST_SIGN if cell.mark == 'best' else cell.sign:1}" if has_mark else ""
     text = Text(cell.text + sign, style="bold" if cell.mark == "best" else "")
     return text.append(f" {cell.spread:>{spread}}", style="not bold") if spread else text
 
