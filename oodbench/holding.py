@@ -36,10 +36,13 @@ DESCRIPTIONS = ("run.json", "suite.json")
 def held(folder: Path) -> Iterator[None]:
     """Hold the directory of a run or of a suite; it is made if there is none.
 
+    One that was made and that nothing came into is removed at the end.
+
     Raises:
         UserError: if someone else holds it, if it cannot be written, or if it holds something that
             is neither a run nor a suite.
     """
+    new = not folder.exists()
     make_folder(folder)
     check_vacant(folder)
     path = folder / LOCK
@@ -57,6 +60,9 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         _release(path, descriptor)
+        if new:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def _acquire(path: Path) -> int | None:

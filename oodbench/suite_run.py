@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +75,6 @@ def run_members(
     for name, error in absent.items():
         say(f"data set '{name}' is missing: {_one_line(error.message)}")
     if not state.status and all(absent.keys() & plan.datasets.keys() for plan in plans.values()):
-        with suppress(OSError):
-            directory.folder.rmdir()  # nothing is in it
         raise UserError(
             f"No benchmark of suite '{suite.spec.name}' can be run: data sets are missing: "
             f"{', '.join(absent)}.",
