@@ -36,11 +36,11 @@ class MahalanobisSingle(Detector):
         Raises:
             ValueError: if a class has no image, or features do not vary within the classes.
         """
-        moments = ClassMoments(batches.num_classes)
+        moments = batches.shared(ClassMoments, batches.num_classes)
         for outputs in batches:
             assert outputs.labels is not None
-            moments.update(outputs.features, outputs.labels)
-        self.gaussian = moments.tied_gaussian()
+            batches.once(moments.update, outputs.features, outputs.labels)
+        self.gaussian = batches.once(moments.tied_gaussian)
         require_variation(self.gaussian)
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -38,11 +38,11 @@ class RelativeMahalanobis(Detector):
         Raises:
             ValueError: if a class has no image, or features do not vary within the classes.
         """
-        moments = ClassMoments(batches.num_classes)
+        moments = batches.shared(ClassMoments, batches.num_classes)
         for outputs in batches:
             assert outputs.labels is not None
-            moments.update(outputs.features, outputs.labels)
-        self.classes = moments.tied_gaussian()
+            batches.once(moments.update, outputs.features, outputs.labels)
+        self.classes = batches.once(moments.tied_gaussian)
         require_variation(self.classes)
         self.background = self.classes.white_background(moments.counts)
 

@@ -46,11 +46,11 @@ class Residual(Detector):
         Raises:
             ValueError: if there are no images.
         """
-        moments, bank = PrincipalMoments(), FeatureBank(SAMPLE)
+        moments, bank = batches.shared(PrincipalMoments), FeatureBank(SAMPLE)
         for outputs in batches:
-            moments.update(outputs.features, outputs.head)
+            batches.once(moments.update, outputs.features, outputs.head)
             bank.add(outputs.features)
-        self.axes = moments.axes()
+        self.axes = batches.once(moments.axes)
         self.mean_residuals = MeanResiduals.of(bank, self.axes)
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -53,13 +53,13 @@ class ViM(Detector):
             ValueError: if there are no images, or the mean largest logit is not positive: alpha
                 would not be either, and the residual would count for an image.
         """
-        moments, bank = PrincipalMoments(), FeatureBank(self.bank_size)
+        moments, bank = batches.shared(PrincipalMoments), FeatureBank(self.bank_size)
         largest_logits = 0.0
         for outputs in batches:
-            moments.update(outputs.features, outputs.head)
+            batches.once(moments.update, outputs.features, outputs.head)
             bank.add(outputs.features)
             largest_logits += float(outputs.logits.amax(dim=1).sum())
-        self.axes = moments.axes()
+        self.axes = batches.once(moments.axes)
         self.mean_logit = largest_logits / bank.seen
         check_logits_positive(self.mean_logit, "ViM")
         self.mean_residuals = MeanResiduals.of(bank, self.axes)

@@ -187,16 +187,47 @@ class Outputs:
         )
 
 
+S = TypeVar("S")
+R = TypeVar("R")
+
+
 class Batches:
     """A sweep over a split, as `Detector.fit` sees it: an iterable of Outputs.
 
     Iterating a second time sweeps the split again.
+
+    What several detectors compute in the same way can be computed once for all of them::
+
+        moments = batches.shared(ClassMoments, batches.num_classes)
+        for outputs in batches:
+            batches.once(moments.update, outputs.features, outputs.labels)
+        gaussian = batches.once(moments.tied_gaussian)
     """
 
     num_classes: int
 
     def __iter__(self) -> Iterator[Outputs]:
         raise NotImplementedError
+
+    def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
+        """One object for all detectors that ask for it.
+
+        Args:
+            kind: makes it.
+            arguments: of `kind`; others make another object.
+            of: what it is computed from; something else makes another object.
+        """
+        return kind(*arguments)
+
+    def once(self, method: Callable[..., R], *arguments: Any) -> R:
+        """Call a method of a shared object, once for all detectors at this place of the sweep.
+
+        Call it for every batch, with what is the same for all who share the object.
+
+        Returns:
+            What the method returned. What it raised is raised for every detector.
+        """
+        return method(*arguments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -432,3 +432,109 @@ def test_fitted_together_is_fitted_alone(tiny: Make, tiny_data: Make) -> None:
             other = detector.gaussians[tap]  # type: ignore[attr-defined]
             torch.testing.assert_close(other.means, gaussian.means, rtol=0, atol=0)
             torch.testing.assert_close(other.covariance, gaussian.covariance, rtol=0, atol=0)
+
+
+# --- what several detectors share --------------------------------------------------------------
+
+
+class Sums:
+    """A statistic that counts how often it is computed."""
+
+    made: list[Sums] = []  # noqa: RUF012 - the test's own
+
+    def __init__(self, start: int = 0) -> None:
+        self.total, self.updates, self.results = float(start), 0, 0
+        Sums.made.append(self)
+
+    def update(self, features: Tensor) -> None:
+        self.total += float(features[:, 0].sum())
+        self.updates += 1
+
+    def result(self) -> Tensor:
+        self.results += 1
+        if self.total < 0:
+            raise ValueError("a negative sum")
+        return torch.tensor(self.total)
+
+
+class Shares(Recorder):
+    start = 0
+    scale = 1.0
+    of = "features"
+
+    def fit(self, batches: Batches) -> None:
+        sums = batches.shared(Sums, self.start, of=self.of)
+        self.seen.append([])
+        for outputs in batches:
+            self.note(outputs)
+            batches.once(sums.update, self.scale * outputs.features)
+        self.result = batches.once(sums.result)
+
+
+class SharesLater(Shares):
+    def fit(self, batches: Batches) -> None:
+        self.sweep(batches)
+        super().fit(batches)
+
+
+class Scaled(Shares):
+    scale = 2.0
+
+
+class ScaledApart(Scaled):
+    of = "scaled features"
+
+
+class Negative(Shares):
+    start = -100
+
+
+@pytest.fixture
+def made() -> list[Sums]:
+    Sums.made.clear()
+    return Sums.made
+
+
+def test_what_is_shared_is_computed_once(made: list[Sums]) -> None:
+    detectors = {"a": Shares(), "b": Shares(), "later": SharesLater(), "c": Shares()}
+    fitted = fit_together(detectors, Source(), num_classes=3)
+    assert {fit.error for fit in fitted.values()} == {None}
+    (sums,) = made
+    assert (sums.updates, sums.results) == (5, 1)
+    assert {float(each.result) for each in detectors.values()} == {20.0}
+    assert detectors["a"].result is detectors["b"].result
+    assert all(each.seen[-1] == ALL for each in detectors.values())
+    assert fitted["a"].shared_seconds == 0.0
+    assert fitted["b"].shared_seconds > 0.0, "alone, it would have computed it"
+
+
+def test_what_is_not_the_same_is_not_shared(made: list[Sums]) -> None:
+    class Later(Shares):
+        start = 7
+
+    detectors = {"a": Shares(), "apart": ScaledApart(), "other": Later(), "wrong": Scaled()}
+    fitted = fit_together(detectors, Source(), num_classes=3)
+    assert [fit.error is None for fit in fitted.values()] == [True, True, True, False]
+    assert "given other values by another detector" in str(fitted["wrong"].error)
+    assert [float(each.result) for name, each in detectors.items() if name != "wrong"] == [
+        20.0,
+        40.0,
+        27.0,
+    ]
+    assert len(made) == 3
+
+
+def test_what_fails_for_one_fails_for_all_who_share_it(made: list[Sums]) -> None:
+    errors = fit(Source(), a=Negative(), b=Negative(), c=Shares())
+    assert str(errors["a"]) == str(errors["b"]) == "a negative sum"
+    assert errors["c"] is None
+    assert made[0].results == 1
+
+
+def test_alone_it_is_as_in_company(made: list[Sums]) -> None:
+    breaks, shares = Breaks(), Shares()
+    fit(Source(), breaks=breaks, shares=shares)
+    alone = Shares()
+    fit(Source(), alone=alone)
+    assert float(alone.result) == float(shares.result)
+    assert [each.updates for each in made] == [5, 5]

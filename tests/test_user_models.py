@@ -848,3 +848,30 @@ def test_inputs_that_are_no_images(name: str) -> None:
             expected = model((inputs - 0.4) / 0.2).logsumexp(1)
         np.testing.assert_allclose(scaled.scores["energy"]["id"], expected, rtol=1e-5)
         assert "odin" in scaled.scores, "the step is in units of [0, 1]"
+
+
+@pytest.mark.parametrize(
+    ("together", "decompositions"),
+    [
+        (("mahalanobis_single", "relative_mahalanobis"), 2),  # within the classes, and of all
+        (("residual", "vim"), 1),
+        (("vim", "mahalanobis_single", "residual", "relative_mahalanobis"), 3),
+    ],
+)
+def test_eigendecompositions_are_shared_and_scores_are_those_of_each_alone(
+    together: tuple[str, ...], decompositions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = classifier()
+    alone = {name: evaluated(model, [name]).scores[name] for name in together}
+    decompose, calls = torch.linalg.eigh, []
+
+    def counted(matrix: Tensor) -> Any:
+        calls.append(matrix.shape)
+        return decompose(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    found = evaluated(model, together)
+    assert len(calls) == decompositions
+    for name, sets in alone.items():
+        for dataset, scores in sets.items():
+            np.testing.assert_array_equal(found.scores[name][dataset], scores)

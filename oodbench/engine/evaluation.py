@@ -198,7 +198,7 @@ def _fit(
     # Alone, a method would have paid for the sweep and for its own part of the work.
     sweep_seconds = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
     for name, fit in fits.items():
-        results[name].fit_seconds += sweep_seconds + fit.seconds
+        results[name].fit_seconds += sweep_seconds + fit.seconds + fit.shared_seconds
         results[name].error = fit.error
 
 

@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any, TypeVar
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor
 
 from oodbench.detector import Batches, Detector, Outputs
 
@@ -29,10 +31,13 @@ class Fitted:
     Attributes:
         seconds: spent inside the detector.
         error: what it raised, or None.
+        shared_seconds: that other detectors spent on what is shared: alone, it would have been this
+            one.
     """
 
     seconds: float
     error: Exception | None
+    shared_seconds: float = 0.0
 
 
 class _Asked(Enum):
@@ -43,11 +48,84 @@ class _Asked(Enum):
     FINISHED = auto()
 
 
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """A call of a method of a shared object, and what came of it."""
+
+    place: int
+    arguments: tuple[Any, ...]
+    value: Any
+    error: Exception | None
+    seconds: float
+
+
+class _Statistics:
+    """Objects that several detectors share, and what was last computed with each."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Any, Any] = {}
+        self._called: dict[tuple[int, str], _Called] = {}
+
+    def get(self, kind: Callable[..., S], arguments: tuple[Any, ...], of: str) -> S:
+        key = kind, arguments, of
+        if key not in self._objects:
+            self._objects[key] = kind(*arguments)
+        found: S = self._objects[key]
+        return found
+
+    def once(self, place: int, method: Any, arguments: tuple[Any, ...]) -> tuple[Any, float]:
+        """What a method returns at a place of a sweep; and the seconds if another had it called.
+
+        Raises:
+            RuntimeError: the other gave it other tensors.
+            Exception: what the method raised.
+        """
+        owner = getattr(method, "__self__", None)
+        if not any(owner is each for each in self._objects.values()):
+            return method(*arguments), 0.0
+        key = id(owner), method.__name__
+        before = self._called.get(key)
+        if before is None or before.place < place:
+            started, value, error = time.perf_counter(), None, None
+            try:
+                value = method(*arguments)
+            except Exception as raised:
+                error = raised
+            seconds = time.perf_counter() - started
+            called = self._called[key] = _Called(place, arguments, value, error, seconds)
+            shared = 0.0
+        else:  # of a place before, only a detector that sweeps again asks
+            called = before
+            shared = before.seconds if before.place == place else 0.0
+            if before.place == place and not all(map(_equal, before.arguments, arguments)):
+                raise RuntimeError(
+                    f"{method.__qualname__} was given other values by another detector: name what "
+                    "they are with batches.shared(..., of=...)"
+                )
+        if called.error is not None:
+            raise called.error
+        return called.value, shared
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two arguments are the same, if they are tensors."""
+    return not isinstance(first, Tensor) or torch.equal(first, second)
+
+
 class _Reader(Batches):
     """The batches that one detector sees, and its greenlet."""
 
-    def __init__(self, detector: Detector, num_classes: int, *, held_out: bool) -> None:
+    def __init__(
+        self, detector: Detector, num_classes: int, statistics: _Statistics, *, held_out: bool
+    ) -> None:
         self.num_classes = num_classes
+        self._statistics = statistics
+        self._place = 0
+        self.shared_seconds = 0.0
         self.wants_sweep = False
         self.finished = False
         self.error: Exception | None = None
@@ -71,12 +149,25 @@ class _Reader(Batches):
     def __iter__(self) -> Iterator[Outputs]:
         self._sweeps += 1
         this_sweep = self._sweeps
+        self._place = 0
         outputs = self._ask(_Asked.SWEEP)
         while outputs is not None:
             yield outputs
             if this_sweep != self._sweeps:  # zip(batches, batches) would get every other batch
                 raise RuntimeError("fit went on with a sweep after it had begun another")
             outputs = self._ask(_Asked.BATCH)
+            self._place += 1
+
+    def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
+        """As the base class says."""
+        return self._statistics.get(kind, arguments, of)
+
+    def once(self, method: Callable[..., R], *arguments: Any) -> R:
+        """As the base class says."""
+        value: R
+        value, seconds = self._statistics.once(self._place, method, arguments)
+        self.shared_seconds += seconds
+        return value
 
     def _ask(self, asked: _Asked) -> Outputs | None:
         """The next batch, or None at the end of the sweep."""
@@ -175,8 +266,9 @@ def fit_together(
     Returns:
         name -> how it went; an exception in one detector does not disturb the others.
     """
+    statistics = _Statistics()
     readers = {
-        name: _Reader(detector, num_classes, held_out=held_out)
+        name: _Reader(detector, num_classes, statistics, held_out=held_out)
         for name, detector in detectors.items()
     }
     try:
@@ -196,4 +288,7 @@ def fit_together(
     finally:
         for reader in readers.values():
             reader.abandon()
-    return {name: Fitted(reader.seconds, reader.error) for name, reader in readers.items()}
+    return {
+        name: Fitted(reader.seconds, reader.error, reader.shared_seconds)
+        for name, reader in readers.items()
+    }

@@ -296,7 +296,7 @@ class Session:
         # Alone, a detector would have paid for the sweep and for its own part of the work.
         sweep = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
         for label, fit in fits.items():
-            self.results[label].fit_seconds += sweep + fit.seconds
+            self.results[label].fit_seconds += sweep + fit.seconds + fit.shared_seconds
             self.results[label].error = fit.error
         self.warnings += labels_signs(source.name, seen, fitted_on=need == "fit")
 
