@@ -53,6 +53,11 @@ def built_in_folder() -> Path:
     return shipped if shipped.is_dir() else package.parent
 
 
+@functools.cache
+def _built_in_detectors() -> Path:
+    return (built_in_folder() / DETECTORS).resolve()
+
+
 def plugin_packages() -> Iterator[tuple[str, str, Path]]:
     """Distribution, package and folder of every installed package with plug-ins.
 
@@ -106,7 +111,7 @@ def is_content(module: str, *, built_in: bool = True) -> bool:
 
 def _key(folder: Path) -> str:
     """What a folder of detectors is called in the names of its modules."""
-    if folder == (built_in_folder() / DETECTORS).resolve():
+    if folder == _built_in_detectors():
         return _BUILT_IN
     for _, package, location in plugin_packages():
         if folder == (location / DETECTORS).resolve():
@@ -117,7 +122,7 @@ def _key(folder: Path) -> str:
 def _folders(key: str) -> list[Path]:
     """The folder of detectors behind such a name; several for a namespace package."""
     if key == _BUILT_IN:
-        return [(built_in_folder() / DETECTORS).resolve()]
+        return [_built_in_detectors()]
     name = key.removeprefix(_PACKAGE).replace("%2E", ".").replace("%25", "%")
     if key.startswith(_PACKAGE):
         return [(location / DETECTORS).resolve() for location in _package_folders(name, name)]
@@ -171,6 +176,8 @@ def _file_spec(name: str, file: Path, folder: Path, package: str) -> ModuleSpec 
 class _Loader(SourceFileLoader):
     """Runs a file's text as it is now: no bytecode is kept, which could be that of an older text.
 
+    Built-in detectors without helpers are loaded as every installed module is.
+
     Args:
         name: of the module.
         file: its file.
@@ -184,6 +191,8 @@ class _Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> Any:
         """The compiled text, in which helpers are imported under their full names."""
+        if _is_plain(self._folder):
+            return super().get_code(fullname)
         tree = ast.parse(self.get_data(self.path), filename=self.path)
         tree = ast.fix_missing_locations(_Helpers(self._folder, self._package).visit(tree))
         return compile(tree, self.path, "exec", dont_inherit=True)
@@ -233,6 +242,13 @@ def helper(folder: Path, module: str) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
+def _is_plain(folder: Path) -> bool:
+    """Whether a folder is that of the built-in detectors, and no helper lies beside them."""
+    if folder != _built_in_detectors():
+        return False
+    return not any(e.name.startswith("_") and e.name != "__pycache__" for e in folder.iterdir())
+
+
 # Last in line would be too late: for a folder's `__path__` the usual finder finds files, too.
 sys.meta_path.insert(0, _Finder())
 
@@ -249,6 +265,8 @@ def source_files(path: Path) -> list[Path]:
     Args:
         path: the file, resolved.
     """
+    if _is_plain(path.parent):
+        return [path]
     content = path.parent.parent if path.parent.name == DETECTORS else path.parent
     found = {path: None}
     waiting = [path]
