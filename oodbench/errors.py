@@ -70,7 +70,7 @@ def listed(values: Iterable[object], most: int = 5) -> str:
 
 def counted(count: int, thing: str) -> str:
     """A number of things, as in "1 image", "2,000 images" and "3 classes"."""
-    plural = f"{thing}es" if thing.endswith(("s", "x", "ch")) else f"{thing}s"
+    plural = f"{thing}es" if thing.endswith(("s", "x", "tch")) else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"
 
 

@@ -39,7 +39,7 @@ from oodbench.engine.network import arranged, evaluating, is_out_of_memory
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.engine.session import ID, Contender, DataSets, Session
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.files import digest
 from oodbench.models.adapter import AdaptedNetwork, Function, model_name
 from oodbench.models.probing import NotFiniteError, probe, unwrapped
@@ -47,6 +47,7 @@ from oodbench.models.registry import HEADS
 from oodbench.models.returned import Output
 from oodbench.models.rounding import agree
 from oodbench.plan import Method
+from oodbench.progress import ProgressArgument, reporter_of
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
 from oodbench.report.signs import score_signs, tie_notes
 from oodbench.specs import BenchmarkSpec, EvaluationSpec, ModelSpec, TuningProtocol
@@ -85,6 +86,7 @@ def evaluate(
     seed: int = 0,
     costs: bool = False,
     errors: Literal["skip", "raise"] = "skip",
+    progress: ProgressArgument = "auto",
 ) -> EvaluationResult:
     """Try detectors on a trained classifier of your own, or on several.
 
@@ -151,6 +153,10 @@ def evaluate(
             model.
         errors: "skip": a detector that raises is left out and named in the result; "raise": what
             the first one raised is raised.
+        progress: "auto": a bar on a terminal, one line in a notebook; elsewhere a line on standard
+            error when nothing was said for nearly ten seconds, with rate and time left. True: the
+            same, with a line for each model that is done. False: nothing. Or a reporter
+            (`oodbench.progress.Reporter`).
 
     Returns:
         Scores, records and tables; a notebook shows the leaderboard.
@@ -160,6 +166,7 @@ def evaluate(
             logits for the images, or no detector can run.
         Exception: with errors="raise", what a detector raised.
     """
+    say = reporter_of(progress)
     models = _models(model)
     several = isinstance(model, Mapping)
     catalog = Catalog(plugins)
@@ -179,7 +186,8 @@ def evaluate(
     scalings = {name: _normalization(each.pop("normalization")) for name, each in options.items()}
     first = next(iter(models))
     tried: list[_Tried] = []
-    with ExitStack() as stack:
+    with say.work(len(models)), ExitStack() as stack:
+        say.stage("reading the first images")
         stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
         for kind in {"cpu", *(place.type for place in places.values())}:  # or in this
             stack.enter_context(torch.autocast(kind, enabled=False))
@@ -190,6 +198,7 @@ def evaluate(
         for source in data.all:
             source.first()
         for name, module in models.items():
+            say.stage(name if several else model_name(module))
             with ExitStack() as inner:
                 if name != first:
                     inner.enter_context(reproducible(seed, places[name]))
@@ -213,6 +222,7 @@ def evaluate(
                     classes,
                     attackable=scalings[name] is not None,
                     seed=seed,
+                    report=say.detail,
                 )
                 session.run(stop_early=errors == "raise")
                 if costs:
@@ -223,8 +233,11 @@ def evaluate(
             failed = [each.error for each in session.results.values() if each.error is not None]
             if failed and errors == "raise":
                 raise failed[0]
+            say.done(f"{shown}: {counted(len(contenders), 'detector')}")
     about_data = [note for source in data.all for note in source.notes]
-    return _result(tried, broken, seed, about_data, several=several)
+    with say.work(1):
+        say.stage("confidence intervals")
+        return _result(tried, broken, seed, about_data, several=several, report=say.detail)
 
 
 @contextmanager
@@ -817,6 +830,7 @@ def _result(
     about_data: Sequence[str],
     *,
     several: bool,
+    report: Callable[[str], None],
 ) -> EvaluationResult:
     errors = {label: error for each in tried for label, error in each.errors.items()}
     for error in errors.values():
@@ -837,7 +851,7 @@ def _result(
     everywhere = set[str].intersection(*(set(each.session.warnings) for each in tried))
     for each in tried:
         prefix = f"{each.name}: " if several else ""
-        mine = list(_records(each.session, recorder, each.methods, seed))
+        mine = list(_records(each.session, recorder, each.methods, seed, report))
         records += mine
         of_model = [*each.notes, *_layers_note(each.contenders.values(), each.network)]
         notes += [f"{prefix}{note}" for note in of_model]
@@ -935,10 +949,15 @@ def _benchmark(heads: Mapping[str, nn.Module | None], ood: Sequence[str]) -> Ben
 
 
 def _records(
-    session: Session, recorder: Recorder, methods: Mapping[str, Method], seed: int
+    session: Session,
+    recorder: Recorder,
+    methods: Mapping[str, Method],
+    seed: int,
+    report: Callable[[str], None],
 ) -> Iterable[QualityRecord]:
     correct = session.correct
     for label, method in methods.items():
+        report(label)
         who = (label, method.model, method.detector.name, seed)
         if label in session.skipped:
             yield from recorder.missing(*who, "skipped", session.skipped[label])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -18,8 +20,10 @@ from rich.progress import (
 )
 
 from oodbench.debugging import breakpoints
+from oodbench.errors import UserError, counted
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Takes what a run has to say while it works."""
 
@@ -70,42 +74,58 @@ class Silent:
 
 
 class PlainLines:
-    """One line for each stage that ends, with the seconds since the start.
+    """Lines with the seconds since the start.
 
-    A stage that takes long says now and then how far it is.
+    What is being done is printed when nothing has been for nearly ten seconds, whoever is at work.
+
+    Args:
+        console: where to.
+        every_stage: print a line for each stage that ends, too, however short.
     """
 
-    _PATIENCE = 30.0
-    """Seconds without a line after which a detail is printed."""
+    _PATIENCE = 9.0
+    """Seconds without a line after which there is one."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, *, every_stage: bool = True) -> None:
+        self._console, self._every_stage = console, every_stage
         self._started = self._printed = time.monotonic()
-        self._stage = ""
+        self._stage = self._detail = ""
 
     @contextmanager
     def work(self, total: int) -> Iterator[None]:
         """A piece of work."""
         self._started = self._printed = time.monotonic()
-        with breakpoints(lambda: None):
+        ended = threading.Event()
+        reminder = threading.Thread(target=self._remind, args=(ended,), daemon=True)
+        reminder.start()
+        try:
             yield
+        finally:
+            ended.set()
+            reminder.join()
+
+    def _remind(self, ended: threading.Event) -> None:
+        """Say what is being done whenever there was no line for long, until the work ends."""
+        while not ended.wait(max(0.01, self._printed + self._PATIENCE - time.monotonic())):
+            if time.monotonic() - self._printed >= self._PATIENCE:
+                self._say("... " + ": ".join(filter(None, (self._stage, self._detail))))
 
     def stage(self, text: str) -> None:
         """Nothing yet: a line is printed when the stage ends, or takes long."""
-        self._stage = text
+        self._stage, self._detail = text, ""
 
     def detail(self, text: str) -> None:
-        """One line, if there was none for a while."""
-        if time.monotonic() - self._printed >= self._PATIENCE:
-            self._say(f"... {self._stage}: {text}")
+        """Nothing yet: a line is printed if there was none for long."""
+        self._detail = text
 
     def done(self, text: str) -> None:
-        """One line."""
-        self._say(text)
+        """One line, if there is one for every stage."""
+        if self._every_stage:
+            self._say(text)
 
     def _say(self, text: str) -> None:
-        self._print(f"{time.monotonic() - self._started:6.1f} s  {text}")
         self._printed = time.monotonic()
+        self._print(f"{self._printed - self._started:6.1f} s  {text}")
 
     def warn(self, text: str) -> None:
         """One line that says it is a warning."""
@@ -115,17 +135,62 @@ class PlainLines:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+class OneLine:
+    """One line that is written over, for notebooks; it is gone when the work has ended."""
+
+    _INTERVAL = 0.2
+    """Seconds between two states of the line."""
+
+    def __init__(self, write: Callable[[str], Any]) -> None:
+        self._write = write
+        self._stage = ""
+        self._width, self._shown = 0, -self._INTERVAL
+        self._total = self._ended = 0
+
+    @contextmanager
+    def work(self, total: int) -> Iterator[None]:
+        """A piece of work."""
+        self._total, self._ended = total, 0
+        try:
+            yield
+        finally:
+            self._write("\r" + " " * self._width + "\r")
+
+    def stage(self, text: str) -> None:
+        """Show what is being done."""
+        self._stage = text
+        self._show(text)
+
+    def detail(self, text: str) -> None:
+        """Show how far it is."""
+        if time.monotonic() - self._shown >= self._INTERVAL:
+            self._show(": ".join(filter(None, (self._stage, text))))
+
+    def done(self, text: str) -> None:
+        """Count."""
+        self._ended += 1
+
+    def warn(self, text: str) -> None:
+        """One line that stays."""
+        self._write("\r" + f"warning: {text}".ljust(self._width) + "\n")
+
+    def _show(self, text: str) -> None:
+        shown = f"[{self._ended}/{self._total}] {text}"
+        self._write("\r" + shown.ljust(self._width))
+        self._width, self._shown = len(shown), time.monotonic()
+
+
 class Bar:
     """A progress bar with the present stage beside it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            SpinnerColumn(),
+            SpinnerColumn("line"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
         )
@@ -160,7 +225,8 @@ class Bar:
         """Show how far it is."""
         if self._plain is not None:
             self._plain.detail(text)
-        self._progress.update(self._task, description=f"{self._stage}: {text}")
+        description = ": ".join(filter(None, (self._stage, text)))
+        self._progress.update(self._task, description=description)
 
     def done(self, text: str) -> None:
         """Move the bar."""
@@ -176,3 +242,82 @@ class Bar:
 def reporter_for(console: Console) -> Reporter:
     """A bar on a terminal, plain lines elsewhere."""
     return Bar(console) if console.is_terminal else PlainLines(console)
+
+
+ProgressArgument = Literal["auto"] | bool | Reporter
+"""What a caller may ask for: see `reporter_of`."""
+
+
+def reporter_of(progress: ProgressArgument) -> Reporter:
+    """The reporter that the argument `progress` of a function asks for.
+
+    Args:
+        progress: "auto": a bar on a terminal, one line in a notebook; elsewhere a line on standard
+            error when nothing was said for nearly ten seconds, so that short work says nothing.
+            True: the same, with a line for each step that ends. False: nothing. A reporter: itself.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if progress is False:
+        return Silent()
+    if progress is True or (isinstance(progress, str) and progress == "auto"):
+        console = Console(stderr=True)
+        if console.is_jupyter:
+            return OneLine(sys.stderr.write)
+        if console.is_terminal:
+            return Bar(console)
+        return PlainLines(console, every_stage=progress is True)
+    if not isinstance(progress, Reporter):
+        raise UserError(
+            f"progress: expected 'auto', True, False or a reporter, not {progress!r}.",
+            "A reporter has the methods of oodbench.progress.Reporter.",
+        )
+    return progress
+
+
+class Meter:
+    """How far a pass over images is, with its rate and the time left.
+
+    Args:
+        say: takes a line, ten times a second at most.
+        what: what is done with the images.
+        total: number of images; None if it is not known.
+    """
+
+    _INTERVAL = 0.1
+
+    def __init__(self, say: Callable[[str], None], what: str, total: int | None) -> None:
+        self.what = what
+        self._say, self._total = say, total
+        self._done = 0
+        self._started = time.monotonic()
+        self._next = self._started + self._INTERVAL
+
+    def add(self, images: int) -> None:
+        """So many images more are done."""
+        self._done += images
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._INTERVAL
+            self._say(self.text(now - self._started))
+
+    def text(self, seconds: float) -> str:
+        """What there is to say after a time."""
+        if self._total is None:
+            parts = [counted(self._done, "image")]
+        else:
+            parts = [f"{self._done:,} of {counted(self._total, 'image')}"]
+        rate = self._done / seconds if seconds > 0 else 0.0
+        if rate > 0:
+            parts.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s")
+            if self._total is not None:
+                parts.append(f"{_clock((self._total - self._done) / rate)} left")
+        return f"{self.what}: {', '.join(parts)}"
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, with hours if there are any."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

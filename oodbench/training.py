@@ -151,6 +151,7 @@ def train(
     held_out: ImageArray | None = None,
     state: TrainingState | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_images: Callable[[int], None] = lambda count: None,
 ) -> tuple[Classifier, list[Epoch]]:
     """Train a classifier from scratch, or from where it was stopped.
 
@@ -167,6 +168,7 @@ def train(
         held_out: ID images that a head with a temperature is calibrated on.
         state: where the state after each epoch is kept, and taken up from.
         on_epoch: called after each epoch.
+        on_images: called after each step with the number of images in it.
 
     Returns:
         The classifier after the last epoch, in evaluation mode, and its history.
@@ -175,6 +177,7 @@ def train(
         UserError: if the loss stops being finite; the message names the step.
     """
     training = Training(spec, num_classes, data, seed, device, distributed.current())
+    training.on_images = on_images
     asked = spec.training.test_accuracy
     try:
         with deterministic(device), seeded(seed + 7919 * training.group.rank, device):
@@ -239,6 +242,7 @@ class Training:
         )
         self.images, self.labels = resident(data, device), torch.from_numpy(data.labels).to(device)
         self.generator = torch.Generator().manual_seed(seed)
+        self.on_images: Callable[[int], None] = lambda count: None
         self._state: TrainingState | None = None
         self._network: nn.Module | None = None
 
@@ -292,6 +296,7 @@ class Training:
             losses[step] = self.step(rows, right)
             if self.device.type == "cpu" or step % _CHECK_EVERY == 0 or step == steps - 1:
                 self._check(losses[: step + 1], number)
+            self.on_images(len(rows))
         distributed.summed(right)
         weights = torch.tensor([len(rows) for rows in order.tensor_split(steps)])
         mean_loss = float((losses.cpu() * weights).sum() / count)

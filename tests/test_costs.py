@@ -45,7 +45,9 @@ class Sweep:
 def test_repetitions_are_kept_without_the_one_that_warms_up() -> None:
     times = {case: values for case, (values, _) in REPETITIONS.items() if len(values) == 4}
     sweeps: Any = [Sweep(times)]
-    assert costs._rounds(sweeps, torch.empty(1), 4, {}) == times
+    said: list[str] = []
+    assert costs._rounds(sweeps, torch.empty(1), 4, {}, said.append) == times
+    assert said[-1] == "measuring costs of 1 image at a time, repetition 5 of 5"
 
 
 def board(*methods: tuple[float, float | None], seeds: int = 1) -> Leaderboard:

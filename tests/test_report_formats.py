@@ -447,6 +447,7 @@ def test_longest_piece() -> None:
         (1, "class", "1 class"),
         (1234, "image", "1,234 images"),
         (3, "batch", "3 batches"),
+        (2, "epoch", "2 epochs"),
     ],
 )
 def test_one_of_a_thing_is_not_many(count: int, thing: str, text: str) -> None:

@@ -158,6 +158,17 @@ class LoadedImages:
         return self._first
 
     @property
+    def size(self) -> int | None:
+        """Number of images; None if the data do not say and no pass has come to its end."""
+        if self._count is not None:
+            return self._count
+        data: Any = self._data.sampler if isinstance(self._data, DataLoader) else self._data
+        try:
+            return len(data)
+        except Exception:  # what the user's object raises
+            return None
+
+    @property
     def has_labels(self) -> bool:
         """Whether labels are wanted and there."""
         return self.first()[1] is not None

@@ -23,6 +23,7 @@ from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_
 from oodbench.engine.network import Capture, NetworkRunner
 from oodbench.engine.perturbation import differentiates
 from oodbench.engine.scoring import Scorer, raw_scores, score_batch
+from oodbench.errors import counted
 from oodbench.models.classifier import Classifier
 
 _REFERENCE = "(reference)"
@@ -164,6 +165,7 @@ def measure(
     *,
     map_name: str | None = None,
     rounds: int = 4,
+    report: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, InferenceCost], dict[str, Exception]]:
     """Measure every method of a model.
 
@@ -178,6 +180,7 @@ def measure(
         images: one batch, on the device.
         map_name: name of the classifier's module that gives the map before pooling.
         rounds: timed repetitions after one that warms up.
+        report: takes how far it is, between measurements.
 
     Returns:
         method -> cost, and method -> error of those that failed.
@@ -189,8 +192,8 @@ def measure(
         divisor = _REFERENCE
         others = _sweeps(reference[0], {divisor: reference[1]}, len(images), None)
     errors: dict[str, Exception] = {}
-    batched = _rounds([*sweeps, *others], images, rounds, errors)
-    single = _rounds([*sweeps, *others], images[:1], rounds + 1, errors)
+    batched = _rounds([*sweeps, *others], images, rounds, errors, report)
+    single = _rounds([*sweeps, *others], images[:1], rounds + 1, errors, report)
     divided_by = batched.get(divisor) if divisor else None
     few = images[:16]  # counts per image do not depend on how many there are
     costs = {}
@@ -227,12 +230,20 @@ def _sweeps(
 
 
 def _rounds(
-    sweeps: Sequence[_Sweep], images: Tensor, rounds: int, errors: dict[str, Exception]
+    sweeps: Sequence[_Sweep],
+    images: Tensor,
+    rounds: int,
+    errors: dict[str, Exception],
+    report: Callable[[str], None],
 ) -> dict[str, list[float]]:
     """Seconds of each method, a repetition after the other; the first warms up and is left out."""
     times: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):
         for sweep in sweeps:
+            report(
+                f"measuring costs of {counted(len(images), 'image')} at a time, "
+                f"repetition {number + 1} of {rounds + 1}"
+            )
             for key, seconds in sweep.seconds(images, errors):
                 if number:
                     times[key].append(seconds)

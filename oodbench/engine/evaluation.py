@@ -118,8 +118,10 @@ def evaluate(
         batch_size=benchmark.evaluation.batch_size,
         capture=Capture.of(needs, _map_name(classifier, needs, data(benchmark.id, "test"))),
     )
+    runner.report = on_stage
     with runner.attached():
         on_stage("fitting")
+        runner.doing = "fitting"
         signs: list[str] = []
         for need, split in FITTED_ON.items():
             train = functools.partial(data, benchmark.id, split)
@@ -133,6 +135,8 @@ def evaluate(
             result = results[method.name]
             if result.error is None:
                 detector = detectors[method.name]
+                runner.doing = f"tuning {method.name}"
+                on_stage(runner.doing)
                 _tune(runner, method, detector, result, source, tuple(benchmark.ood_groups))
         on_stage("scoring")
         outcome = _score(runner, methods, results, benchmark, data)
@@ -148,7 +152,12 @@ def evaluate(
         if results[method.name].error is None
     }
     measured, errors = costs.measure(
-        classifier, scorers, reference, images, map_name=runner.capture.map_name
+        classifier,
+        scorers,
+        reference,
+        images,
+        map_name=runner.capture.map_name,
+        report=on_stage,
     )
     for name, cost in measured.items():
         results[name].cost = cost

@@ -16,6 +16,7 @@ from oodbench.detector import Outputs
 from oodbench.models.activations import activation_of, in_usual_order
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import as_map
+from oodbench.progress import Meter
 
 T = TypeVar("T")
 
@@ -99,6 +100,10 @@ class NetworkRunner:
         classifier: normalises its input, names its taps and its head.
         batch_size: images per sweep; halved, for good, when memory runs out.
         capture: what to capture beside logits and features.
+
+    Attributes:
+        report: takes how far a pass is; set it to see it.
+        doing: what a pass is made for, in words.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class NetworkRunner:
         self._captured: _Captured | None = None  # None: the sweep is not this runner's
         self._stop_at: str | None = None
         self._copies_maps = False
+        self.report: Callable[[str], None] = lambda text: None
+        self.doing = "reading"
 
     @contextmanager
     def attached(self) -> Iterator[NetworkRunner]:
@@ -227,14 +234,22 @@ class NetworkRunner:
         The batch size is read anew for each batch: see `within_memory`.
         """
         if isinstance(data, ImageArray):
+            meter = self.meter(len(data))
             for rows in self._rows(len(data)):
                 images = torch.tensor(data.images[rows])  # a copy: maps are read-only
                 labels = None if data.labels is None else torch.tensor(data.labels[rows])
                 yield self.placed(images, labels)
+                meter.add(len(images))
             return
+        meter = self.meter(getattr(data, "size", None))
         for images, labels in data.batches():
             for rows in self._rows(len(images)):
                 yield self.placed(images[rows], None if labels is None else labels[rows])
+                meter.add(len(images[rows]))
+
+    def meter(self, total: int | None) -> Meter:
+        """Tells `report` how far a pass is that does what `doing` says."""
+        return Meter(self.report, self.doing, total)
 
     def _rows(self, count: int) -> Iterator[slice]:
         start = 0

@@ -245,7 +245,12 @@ class _Run:
             quality = pool.map(
                 lambda method: list(self.recorder.quality(method, seed, evaluation)), measured
             )
-            records = dict(zip([method.name for method in measured], quality, strict=True))
+            records = {}
+            for method, found in zip(measured, quality, strict=True):
+                records[method.name] = found
+                self.say.detail(
+                    f"confidence intervals of {len(records)} of {counted(len(measured), 'method')}"
+                )
         for method in methods:
             result = evaluation.results[method.name]
             notes = [*result.notes, *tie_notes(records.get(method.name, ()))]

@@ -73,6 +73,7 @@ def score_split(
         dataset: name of the data set, for messages.
         check_batches: check on the first batch that scores do not depend on the batch.
     """
+    runner.doing = f"scoring {dataset}"
     result: SplitScores[K] = SplitScores()
     parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in scorers}
     predicted: list[NDArray[np.int64]] = []

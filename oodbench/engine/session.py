@@ -146,6 +146,7 @@ class Session:
         num_classes: C.
         attackable: whether images are in [0, 1], so that they can be attacked.
         seed: of the tuning data.
+        report: takes how far it is.
 
     Attributes:
         results: label -> what came of a detector that was not skipped.
@@ -164,7 +165,9 @@ class Session:
         *,
         attackable: bool,
         seed: int,
+        report: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._report = report
         self._classifier, self._data, self._seed = classifier, data, seed
         self.num_classes, self.attackable = num_classes, attackable
         self._without_gradient = _Once(self._gradient_obstacle)
@@ -240,6 +243,7 @@ class Session:
         )
         largest = max(len(source.first()[0]) for source in self._data.all)
         self._runner = CheckedRunner(self._classifier, batch_size=largest)
+        self._runner.report = self._report
         few, _ = self._runner.placed(self._data.test[ID].first()[0][:4])
         name = None
         if "feature_map" in needs:
@@ -285,6 +289,8 @@ class Session:
             return
         _, source = self._data.for_need(need)
         assert source is not None
+        self._runner.doing = f"fitting on {source.name}"
+        self._report(self._runner.doing)
         started = time.perf_counter()
         seen = Confusion.empty(self.num_classes)
         fits = fit_together(
@@ -308,6 +314,7 @@ class Session:
         outputs = _Once(lambda: clean_outputs(self._runner, attacked.get()))
         for label, each in self._alive().items():
             result, chosen = self.results[label], each.detector
+            self._runner.doing = f"tuning {label}"
             if each.method.tuned_on != "none":
                 # Each would have paid for what was made for all.
                 waited = attacked.seconds
@@ -406,6 +413,7 @@ class Session:
                 (self._classifier, reference),
                 images,
                 map_name=self._runner.capture.map_name,
+                report=self._report,
             )
         except Exception as error:  # the model's: scores are not lost for it
             measured, errors = {}, dict.fromkeys(scorers, error)

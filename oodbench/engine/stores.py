@@ -10,9 +10,10 @@ import torch
 
 from oodbench.checkpoints import CheckpointKey, load_or_train, read_history
 from oodbench.data import ImageArray, checked_split
+from oodbench.errors import counted
 from oodbench.models import create_loss, head_info
 from oodbench.models.classifier import Classifier
-from oodbench.progress import Reporter, Silent
+from oodbench.progress import Meter, Reporter, Silent
 from oodbench.specs import BenchmarkSpec, DatasetSpec, ModelSpec, SplitName
 from oodbench.training import new_classifier, train, with_precision
 from oodbench.training_state import Epoch, TrainingState
@@ -120,24 +121,33 @@ class ModelStore:
         spec, dataset = key.model, self._benchmark.id
         state = TrainingState(key.state_path, key.address)
 
+        images = self._data.get(dataset, "train")
+        epochs = spec.training.epochs
+        what = f"training, {counted(epochs, 'epoch')}"
+        meter = Meter(self._say.detail, what, epochs * len(images))
+
         def on_epoch(epoch: Epoch) -> None:
+            nonlocal meter
             tested = epoch.test_accuracy
-            self._say.detail(
-                f"training, epoch {epoch.epoch}/{spec.training.epochs}, "
+            said = (
+                f"training, after epoch {epoch.epoch} of {epochs}: "
                 f"loss {epoch.loss:.3f}, accuracy {100 * epoch.accuracy:.1f} %"
                 + ("" if tested is None else f", test accuracy {100 * tested:.1f} %")
             )
+            self._say.detail(said)
+            meter = Meter(self._say.detail, said, (epochs - epoch.epoch) * len(images))
 
         tested = spec.training.test_accuracy != "no"
         calibrated = head_info(spec.head).calibrated
         return train(
             spec,
             self._num_classes,
-            self._data.get(dataset, "train"),
+            images,
             seed=key.seed,
             device=self._device,
             test=self._data.get(dataset, "test") if tested else None,
             held_out=self._data.get(dataset, "validation") if calibrated else None,
             state=state,
             on_epoch=on_epoch,
+            on_images=lambda count: meter.add(count),
         )

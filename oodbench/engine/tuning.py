@@ -382,11 +382,12 @@ def _settings(space: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 
 def _batches(runner: NetworkRunner, images: Tensor) -> Iterator[Tensor]:
     """Images on the device, batch by batch; the size is read anew for each batch."""
-    start = 0
+    start, meter = 0, runner.meter(len(images))
     while start < len(images):
         batch = images[start : start + runner.batch_size]
         start += len(batch)
         yield arranged(batch.to(runner.device), runner.classifier.dtype)
+        meter.add(len(batch))
 
 
 def _forward(runner: NetworkRunner, images: Tensor) -> list[Outputs]:
