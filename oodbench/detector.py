@@ -280,6 +280,12 @@ def required_methods(needs: Iterable[str]) -> dict[str, str]:
     return {"score": "", **{_METHODS[need]: need for need in needs if need in _METHODS}}
 
 
+def undeclared_methods(written: Iterable[str], needs: Iterable[str]) -> dict[str, str]:
+    """Methods that a class writes and no need of its calls: method -> the need that would."""
+    declared, names = set(needs), set(written)
+    return {m: n for n, m in _METHODS.items() if m in names and n not in declared}
+
+
 D = TypeVar("D", bound="type[Detector]")
 
 
@@ -307,11 +313,17 @@ def register(
         search_space: parameter -> values to try when it is tuned.
 
     Raises:
-        UserError: if a need is unknown, a method that it is for is missing, or a parameter of the
-            search space is not one of the constructor's.
+        UserError: if a need is unknown, a method that it is for is missing, a method is for a need
+            that is not declared, or a parameter of the search space is not one of the
+            constructor's.
     """
 
     def decorate(cls: D) -> D:
+        if isinstance(needs, str):
+            raise UserError(
+                f"Detector '{name}': needs: expected a tuple of names, not {needs!r}.",
+                f"Write needs=({needs!r},).",
+            )
         for need in needs:
             if need not in NEEDS:
                 raise UserError(
@@ -325,7 +337,15 @@ def register(
                 hint = f"help(oodbench.Detector.{method}) says what it gets and gives."
                 if purpose == "input_gradient":
                     hint += " To score with the gradient itself, declare 'input_gradients'."
+                if purpose == "input_gradients":
+                    hint += " To move the images before they are scored, declare 'input_gradient'."
                 raise UserError(f"Detector '{name}' {declares}has no method '{method}'.", hint)
+        for method, purpose in undeclared_methods(vars(cls), needs).items():
+            raise UserError(
+                f"Detector '{name}' has a method '{method}' and does not declare the need "
+                f"'{purpose}': the method would never be called.",
+                f"Add '{purpose}' to needs, or remove the method.",
+            )
         for parameter in search_space:
             if parameter not in parameters:
                 raise UserError(

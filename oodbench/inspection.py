@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.content import helper
-from oodbench.detector import NEEDS, DetectorInfo, required_methods
+from oodbench.detector import NEEDS, DetectorInfo, required_methods, undeclared_methods
 from oodbench.errors import did_you_mean
 
 
@@ -273,6 +273,7 @@ class _TopLevel:
                     and all(self._value(value) for value in values)
                     and any(_last_name(base) == "Detector" for base in node.bases)
                     and required_methods(needs).keys() <= _methods(node)
+                    and not undeclared_methods(_methods(node), needs)
                     and searched <= _constructor_arguments(node)
                 )
         return False

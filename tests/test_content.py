@@ -451,6 +451,21 @@ def test_what_is_no_plug_in_is_said(given: Any, said: str) -> None:
         Catalog([given])
 
 
+@pytest.mark.parametrize(
+    ("needs", "method", "said"),
+    [
+        ("fit", "fit", "expected a tuple of names, not 'fit'"),
+        ((), "calibrate", "does not declare the need 'calibration'"),
+        (("fit",), "score", "declares the need 'fit' and has no method 'fit'"),
+        (("input_gradients",), "score", "has no method 'gradient_losses'"),
+    ],
+)
+def test_a_class_is_checked_as_a_file_is(needs: Any, method: str, said: str) -> None:
+    written = {name: lambda self, *given: None for name in {"score", method}}
+    with pytest.raises(UserError, match=said):
+        register("wrong", needs=needs)(type("Wrong", (Detector,), written))
+
+
 def test_a_class_with_the_name_of_a_file(tmp_path: Path) -> None:
     folder(tmp_path, "moved = max", name="of_a_notebook")
     with pytest.raises(UserError, match="A file and a class are the detector 'of_a_notebook'"):

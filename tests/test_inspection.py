@@ -156,6 +156,14 @@ UNCERTAIN_CLASSES = {
         CLASS.format(arguments=", needs=('input_gradient',)"),
         "declares the need 'input_gradient' and has no method 'perturbation_losses'",
     ),
+    "undeclared": (
+        CLASS.format(arguments="") + "    def fit(self, batches):\n        pass\n",
+        "has a method 'fit' and does not declare the need 'fit'",
+    ),
+    "no gradient losses": (
+        CLASS.format(arguments=", needs=('input_gradients',)"),
+        "declares the need 'input_gradients' and has no method 'gradient_losses'",
+    ),
     "register not imported": (
         CLASS.format(arguments="").replace("@register", "@oodbench.register"),
         "NameError: name 'oodbench' is not defined",

@@ -23,4 +23,5 @@ class MapNorm(Detector):
         """One score per image, shape [B]."""
         assert outputs.feature_map is not None
         channels = outputs.feature_map.double().relu().flatten(2)  # [B, D, H * W]
-        return channels.norm(dim=2).mean(dim=1)
+        scores: Tensor = channels.norm(dim=2).mean(dim=1)
+        return scores

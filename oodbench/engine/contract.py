@@ -17,6 +17,10 @@ class DetectorError(Exception):
     """A detector did something it must not; the message says what and on which image."""
 
 
+class TuningError(Exception):
+    """Tuning data that cannot tune anything; the message says why and what to do."""
+
+
 def named(detector: Detector) -> str:
     """A detector's name for messages, with its file."""
     module = sys.modules.get(type(detector).__module__)

@@ -6,8 +6,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from oodbench.content import is_content, is_installed
-from oodbench.engine.contract import DetectorError
-from oodbench.engine.tuning import TuningError
+from oodbench.engine.contract import DetectorError, TuningError
 from oodbench.errors import UserError
 
 

@@ -24,6 +24,7 @@ from oodbench.engine.borrowing import (
     cannot_take,
     gradient_obstacle,
 )
+from oodbench.engine.contract import TuningError
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
@@ -33,7 +34,6 @@ from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.engine.tuning import (
     TuningData,
-    TuningError,
     adversarial_data,
     clean_outputs,
     tune,

@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from oodbench import metrics
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.contract import TuningError
 from oodbench.engine.network import NetworkRunner, arranged, input_gradients, is_out_of_memory
 from oodbench.engine.perturbation import (
     differentiated,
@@ -45,16 +46,13 @@ from oodbench.engine.perturbation import (
     shown_gradients,
     takes_gradients,
 )
+from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, checked_scores
 from oodbench.plan import Method
 from oodbench.specs import TuningSpec
 from oodbench.training import as_floats, resident
 
 log = logging.getLogger(__name__)
-
-
-class TuningError(Exception):
-    """Tuning data that cannot tune anything; the message says why and what to do."""
 
 
 T = TypeVar("T", Tensor, Outputs)
@@ -266,7 +264,7 @@ def tune(
     if failures:
         warnings.warn(
             f"tuned without {len(failures)} of {len(settings)} settings, which failed: "
-            f"{failures[0]}",
+            f"{reason_of(failures[0])}",
             stacklevel=2,
         )
     return best
