@@ -17,8 +17,9 @@ from oodbench.errors import InterruptedRun, UserError, listed
 from oodbench.holding import claim, held, held_around
 from oodbench.plan import Method, Plan, make_plan
 from oodbench.progress import Reporter, Silent
-from oodbench.records import CostRecord, QualityRecord, TrainingRecord
-from oodbench.rundir import RunDirectory
+from oodbench.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
+from oodbench.rundir import DIFFERENCES, RunDirectory
+from oodbench.specs import EvaluationSpec
 from oodbench.suite import load_suite, plan_suite
 from oodbench.suite_directory import SuiteDirectory
 
@@ -71,7 +72,7 @@ class Run:
         """The records, aggregated and ranked."""
         from oodbench.report import Leaderboard
 
-        return Leaderboard.from_records(self.records, self.costs, self.warnings)
+        return Leaderboard.from_records(self.records, self.costs, self.warnings, self.differences)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -90,6 +91,26 @@ class Run:
                 for text in texts
             ),
         )
+
+    @cached_property
+    def differences(self) -> list[DifferenceRecord]:
+        """For each metric, column and method, how far the best method is ahead of it.
+
+        Read from the run, or computed from the scores if they were not kept; empty if the scores
+        were not either.
+        """
+        from oodbench import differences
+
+        directory = RunDirectory(self.folder)
+        found = [] if DIFFERENCES in self.changed else directory.read_differences()
+        if differences.belong(found, self.records):
+            return found
+        benchmark = directory.read_description().get("benchmark", {})
+        resamples = EvaluationSpec.model_validate(benchmark.get("evaluation", {})).resamples
+        try:
+            return differences.from_scores(self.records, directory.read_scores, resamples)
+        except UserError:  # scores are missing
+            return []
 
     @cached_property
     def training(self) -> list[TrainingRecord]:
@@ -357,6 +378,7 @@ def _runner(
     """
     from oodbench.engine.device import find_device
     from oodbench.engine.run import run as carry_out
+    from oodbench.report.run_files import RUN_FILES
 
     if data_root is not None and not Path(data_root).is_dir():
         raise UserError(
@@ -376,9 +398,8 @@ def _runner(
         )
         done = Run(outcome.folder, outcome.complete, outcome.failures)
         board, directory = done.leaderboard(), RunDirectory(outcome.folder)
-        directory.write_text("leaderboard.md", board.to_markdown())
-        directory.write_text("leaderboard.csv", board.to_csv())
-        directory.write_text("leaderboard.json", board.to_json())
+        for name, written in RUN_FILES.items():
+            directory.write_text(name, written(board))
         # Drawing takes seconds, which only matters where training takes as long.
         if any(record.test_accuracy is not None for record in done.training):
             done._draw(outcome.folder / "figures")

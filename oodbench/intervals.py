@@ -7,10 +7,13 @@ resample is a weight for each image, not an array of its own to sort.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from oodbench import metrics
+from oodbench.files import digest
 
 # Counts held at a time. A few rows of 20,000 images stay in a core's cache; more only costs memory.
 _BLOCK = 1 << 16
@@ -71,6 +74,43 @@ def bootstrap(
     _check_counts("id_counts", id_counts, (resamples, ranking.n_id))
     _check_counts("ood_counts", ood_counts, (resamples, ranking.n_ood))
     return _measure_resamples(ranking, id_counts, ood_counts)
+
+
+class SharedResamples:
+    """Draws of data sets: the same for every method, model and seed, in every process.
+
+    They depend on nothing but the name of a data set and its number of images.
+
+    Args:
+        resamples: number of resamples, R.
+    """
+
+    def __init__(self, resamples: int) -> None:
+        self._resamples = resamples
+        self._drawn: dict[tuple[str, int], npt.NDArray[np.unsignedinteger[Any]]] = {}
+
+    def counts(self, dataset: str, images: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """How often each image is drawn, shape [R, images]."""
+        key = dataset, images
+        if key not in self._drawn:
+            generator = np.random.default_rng([int(digest(dataset)[:8], 16), images])
+            self._drawn[key] = resample_counts(images, self._resamples, generator)
+        return self._drawn[key]
+
+    def bootstrap(
+        self,
+        id_dataset: str,
+        id_scores: npt.NDArray[np.float64],
+        ood_dataset: str,
+        ood_scores: npt.NDArray[np.float64],
+    ) -> dict[str, metrics.Array]:
+        """As the function `bootstrap`, on the draws of these data sets."""
+        return bootstrap(
+            id_scores,
+            ood_scores,
+            self.counts(id_dataset, len(id_scores)),
+            self.counts(ood_dataset, len(ood_scores)),
+        )
 
 
 def _measure_resamples(

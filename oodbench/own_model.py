@@ -21,6 +21,7 @@ from oodbench.catalog import Catalog, Plugin
 from oodbench.data.declared import matching_labels
 from oodbench.data.loaders import LoadedImages
 from oodbench.detector import Detector, DetectorInfo
+from oodbench.differences import differences_to_best
 from oodbench.engine.borrowing import (
     BorrowedClassifier,
     CheckedRunner,
@@ -48,7 +49,7 @@ from oodbench.models.returned import Output
 from oodbench.models.rounding import agree
 from oodbench.plan import Method
 from oodbench.progress import ProgressArgument, reporter_of
-from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
+from oodbench.records import ID_ACCURACY, CostRecord, DifferenceRecord, QualityRecord
 from oodbench.report.signs import score_signs, tie_notes
 from oodbench.specs import BenchmarkSpec, EvaluationSpec, ModelSpec, TuningProtocol
 
@@ -684,6 +685,7 @@ class EvaluationResult:
         records: every metric of every detector on every OOD set with its 95% interval, as in the
             records of a run; then the classifier's accuracy, if `id_data` has labels.
         costs: one for each detector if they were measured.
+        differences: how far the best detector is ahead of each other one, as in a run.
         skipped: detector -> why it could not run.
         failed: detector -> what went wrong while it ran.
         errors: detector that failed -> what was raised.
@@ -696,6 +698,7 @@ class EvaluationResult:
     scores: Mapping[str, Mapping[str, NDArray[np.float64]]]
     records: list[QualityRecord]
     costs: list[CostRecord]
+    differences: list[DifferenceRecord]
     skipped: Mapping[str, str]
     errors: Mapping[str, Exception]
     detectors: Mapping[str, Detector]
@@ -742,7 +745,9 @@ class EvaluationResult:
 
         sets = [record.ood_dataset for record in self.records if record.ood_dataset is not None]
         order = tuple(dict.fromkeys(sets))
-        return Leaderboard.from_records(self.records, self.costs, self.warnings, order=order)
+        return Leaderboard.from_records(
+            self.records, self.costs, self.warnings, self.differences, order=order
+        )
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown, with every metric."""
@@ -869,6 +874,7 @@ def _result(
     return EvaluationResult(
         scores=scores,
         records=records,
+        differences=differences_to_best(records, recorder.resampled.__getitem__),
         costs=[
             recorder.cost(each.methods[label], seed, result)
             for each in tried

@@ -171,6 +171,54 @@ class TrainingRecord:
     schema_version: int = SCHEMA_VERSION
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DifferenceRecord:
+    """How far the best method of a column is ahead of another one (`oodbench.differences`).
+
+    Attributes:
+        column_kind: "mean" (of all OOD sets), "worst", "group" or "set".
+        column: name of the set or group; "mean" or "worst" otherwise.
+        method: the method.
+        best: the method with the best mean.
+        methods: number of methods that were compared.
+        seeds: number of seeds that both have.
+        difference: mean paired difference, a fraction; positive where `best` is better, also for
+            metrics that are better if they are lower.
+        ci_low, ci_high: the interval, which allows for the number of methods; the two methods are
+            tied if it reaches 0.
+        image_error, seed_error: standard errors of the difference from the sampling of the test
+            images, and from training again (moderated; 0 with one seed).
+        degrees_of_freedom: of `seed_error`; 0 with one seed.
+        image_critical, seed_critical: what the two are multiplied with; the interval's half-width
+            is the root of the sum of both squares.
+    """
+
+    run_id: Text
+    benchmark: Text
+    benchmark_version: int
+    metric: Text
+    column_kind: Literal["mean", "worst", "group", "set"]
+    column: Text
+    method: Text
+    best: Text
+    methods: Count
+    seeds: Count
+    difference: Number
+    ci_low: Number
+    ci_high: Number
+    image_error: Amount
+    seed_error: Amount
+    degrees_of_freedom: Amount
+    image_critical: Amount
+    seed_critical: Amount
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def tied(self) -> bool:
+        """Whether the two are not shown to differ."""
+        return self.ci_low <= 0
+
+
 REQUIREMENTS = (
     "input_preprocessing",
     "feature_ensemble",
@@ -180,15 +228,16 @@ REQUIREMENTS = (
 )
 """Names of the columns of the DisMax paper's Table 1, in its order."""
 
-R = TypeVar("R", QualityRecord, CostRecord, TrainingRecord)
+Record = QualityRecord | CostRecord | TrainingRecord | DifferenceRecord
+R = TypeVar("R", QualityRecord, CostRecord, TrainingRecord, DifferenceRecord)
 
 
-def to_lines(records: Iterable[QualityRecord | CostRecord | TrainingRecord]) -> str:
+def to_lines(records: Iterable[Record]) -> str:
     """JSON, one record a line, keys sorted."""
     return "".join(canonical_json(_values(record)) + "\n" for record in records)
 
 
-def _values(record: QualityRecord | CostRecord | TrainingRecord) -> dict[str, Any]:
+def _values(record: Record) -> dict[str, Any]:
     # Not dataclasses.asdict, which copies every value deeply.
     return {name: getattr(record, name) for name in record.__slots__}
 
@@ -259,7 +308,7 @@ def _check(record: QualityRecord) -> None:
         raise ValueError(f"ci_low is {low} and ci_high is {high}")
 
 
-def _form(kind: type[QualityRecord | CostRecord | TrainingRecord]) -> type[BaseModel]:
+def _form(kind: type[Record]) -> type[BaseModel]:
     """What a line must be: the keys of the class, values of exactly these types."""
     types = get_type_hints(kind, include_extras=True)
     values: dict[str, Any] = {
@@ -273,7 +322,10 @@ def _form(kind: type[QualityRecord | CostRecord | TrainingRecord]) -> type[BaseM
     return create_model(kind.__name__, __config__=strict, **values)
 
 
-_FORMS = {kind.__name__: _form(kind) for kind in (QualityRecord, CostRecord, TrainingRecord)}
+_FORMS = {
+    kind.__name__: _form(kind)
+    for kind in (QualityRecord, CostRecord, TrainingRecord, DifferenceRecord)
+}
 
 
 def _shown(value: Any) -> str:

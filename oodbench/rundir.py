@@ -27,6 +27,7 @@ from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
 from oodbench.holding import check_vacant
 from oodbench.records import (
     CostRecord,
+    DifferenceRecord,
     QualityRecord,
     TrainingRecord,
     read_lines,
@@ -36,6 +37,7 @@ Key = tuple[str, int]
 """A method's name and a seed."""
 
 RECORDS, COSTS, TRAINING = "records.jsonl", "costs.jsonl", "training.jsonl"
+DIFFERENCES = "differences.jsonl"
 
 
 def _inside(name: str) -> str:
@@ -223,6 +225,10 @@ class RunDirectory:
     def read_training(self) -> list[TrainingRecord]:
         """What each epoch ended with, by model and seed; an empty list if there is nothing yet."""
         return read_lines(TrainingRecord, self.folder / TRAINING)
+
+    def read_differences(self) -> list[DifferenceRecord]:
+        """How far the best method of each column is ahead; an empty list if nothing is there."""
+        return read_lines(DifferenceRecord, self.folder / DIFFERENCES)
 
     def scores_path(self, key: Key) -> Path:
         """The file with the scores of a method and seed."""

@@ -16,6 +16,8 @@ READABLE = "oodbench.readable"
 
 _SUBSTITUTES = {
     "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{UPWARDS ARROW}": "^",
+    "\N{DOWNWARDS ARROW}": "v",
     "\N{MULTIPLICATION SIGN}": "x",
     "\N{BOX DRAWINGS LIGHT HORIZONTAL}": "-",
     "\N{BOX DRAWINGS HEAVY HORIZONTAL}": "-",

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from oodbench.report.formats import FORMATS
 from oodbench.report.training import accuracy_curves, histories, last_epochs
 from oodbench.specs import PublishedSpec, SuiteSpec
 
-T_975 = {1: 12.706204736, 2: 4.302652730}
+T_975 = {2: 4.302652730}
 """Quantiles of Student's t from a printed table."""
 
 PUBLISHED: dict[str, Any] = {
@@ -280,6 +281,7 @@ def test_training_is_what_the_last_epoch_ended_with() -> None:
             epoch(1, test_loss=9.0, test_accuracy=0.1),
             epoch(1, 1, test_loss=9.0, test_accuracy=0.1),
             epoch(2, 1, test_loss=1.3, test_accuracy=0.96),
+            epoch(2, 2, test_loss=1.2, test_accuracy=0.95),
         )
     )
     place = Place("Net", "Digits", None)
@@ -289,12 +291,26 @@ def test_training_is_what_the_last_epoch_ended_with() -> None:
     assert loss.rounding == pytest.approx(0.0005)
     assert loss.measured is not None
     assert accuracy.measured is not None
-    assert (loss.measured.mean, accuracy.measured.mean) == (pytest.approx(1.2), 0.95)
-    half = T_975[1] * math.sqrt(2) * 0.1 / math.sqrt(2)
+    assert (loss.measured.mean, accuracy.measured.mean) == pytest.approx((1.2, 0.95))
+    half = T_975[2] * 0.1 / math.sqrt(3)
     assert loss.measured.ci_high == pytest.approx(1.2 + half), "a loss is not cut at 1"
-    assert loss.measured.ci_low == 0.0
-    assert accuracy.measured.ci_high == 1.0
+    assert loss.measured.ci_low == pytest.approx(1.2 - half)
+    assert accuracy.measured.ci_high == pytest.approx(0.95 + half / 10)
     assert accuracy.covered
+    steep = of_runs({0: 0.02, 1: 0.9, 2: 0.99}, ceiling=1.0)
+    assert steep is not None
+    assert (steep.ci_low, steep.ci_high) == (0.0, 1.0)
+
+
+def test_two_trainings_show_their_values() -> None:
+    """Student's t with one degree of freedom says nothing."""
+    found = comparison(training=(epoch(2, test_loss=1.1), epoch(2, 1, test_loss=1.34)))
+    cell = table(found, "t2").cells[Place("Net", "Digits", None), "test_loss", "SoftMax"]
+    assert cell.measured is not None
+    assert (cell.measured.ci_low, cell.measured.ci_high, cell.covered) == (None, None, None)
+    for text in (found.to_markdown(), found.to_text(200)):
+        assert "1.100, 1.340" in text
+        assert "2 seeds: no interval over seeds" in re.sub(r"\s+", " ", text)
 
 
 def test_one_training_has_no_interval() -> None:
@@ -357,17 +373,28 @@ def test_agreement_counts_and_averages() -> None:
     assert (base.cells, base.measured) == (2, 1)
 
 
-def test_order_counts_rows_where_both_are_measured() -> None:
+@pytest.mark.parametrize(
+    ("base", "ours", "here", "every_seed"),
+    [
+        ((0.80,), (0.90,), True, False),  # one seed shows nothing
+        ((0.80, 0.95), (0.81, 0.96), True, True),  # far apart between seeds, the same on each
+        ((0.80, 0.95), (0.99, 0.94), True, False),
+        ((0.80, 0.95, 0.7), (0.82, 0.97, 0.71), True, True),
+        ((0.82, 0.97), (0.80, 0.95), False, False),
+    ],
+)
+def test_order_counts_rows_and_pairs_seeds(
+    base: tuple[float, ...], ours: tuple[float, ...], here: bool, every_seed: bool
+) -> None:
     found = comparison(
-        quality("SoftMax+MaxProb", "letters", 0.80),
-        quality("DisMax+Entropy", "letters", 0.90),  # clearly ahead
+        *(quality("SoftMax+MaxProb", "letters", value, seed) for seed, value in enumerate(base)),
+        *(quality("DisMax+Entropy", "letters", value, seed) for seed, value in enumerate(ours)),
         quality("SoftMax+MaxProb", "noise", 0.80),
-        quality("DisMax+Entropy", "noise", 0.81),  # ahead, intervals overlap
     )
     (order,) = found.orders
     assert (order.ahead, order.behind) == ("Ours", "Base")
     assert (order.rows, order.published) == (2, 1), "published: ahead on letters only"
-    assert (order.measured, order.here, order.clearly) == (2, 2, 1)
+    assert (order.measured, order.here, order.every_seed) == (1, here, every_seed)
 
 
 # --- formats --------------------------------------------------------------------------------------

@@ -1434,7 +1434,7 @@ def test_tables(trained: Net) -> None:
     frame = result.to_pandas().set_index("method")
     assert f"{100 * frame.loc['energy', 'auroc.set.noise']:.1f}" == auroc
     assert frame.loc["mmles", "status"] == "skipped"
-    assert "temperature=1" in result.to_markdown()
+    assert "temperature 1" in result.to_markdown()
     page = result._repr_html_()
     assert "<html" not in page
     assert "<body" not in page
@@ -1442,6 +1442,26 @@ def test_tables(trained: Net) -> None:
     for rule in rules.split("}")[:-1]:
         for selector in rule.split("{")[0].split(","):
             assert selector.strip().startswith(".oodbench"), "nothing around it is restyled"
+
+
+def test_ties_are_paired_differences(trained: Net) -> None:
+    detectors = {"a": "energy", "b": "energy", "c": "baseline", "d": "odin"}
+    result = evaluated(trained, detectors)
+    board = result.leaderboard()
+    assert board.tested
+    rows = {row.method: row for row in board.rows}
+    for key, entry in rows["a"].entries.items():
+        assert entry.mark == rows["b"].entries[key].mark, "equal scores have equal marks"
+    # The mean, the worst and two sets; the best one has none.
+    assert len(result.differences) == 3 * 4 * 6
+    text = " ".join(result.to_text().split())
+    assert "their paired difference" in text
+    assert "corrected for 4 methods" in text
+    assert "overlap" not in text
+    assert "FPR95\N{DOWNWARDS ARROW}" in text
+    one = evaluated(trained, ["energy"])
+    assert {each.mark for row in one.leaderboard().rows for each in row.entries.values()} == {None}
+    assert "Best of its column" not in one.to_text()
 
 
 def test_tables_of_one_set_and_many(trained: Net) -> None:

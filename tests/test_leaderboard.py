@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from paired import compared
 
+from oodbench.columns import Column
 from oodbench.errors import UserError
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
 from oodbench.report import Leaderboard
-from oodbench.report.leaderboard import Column, Entry, Row
+from oodbench.report.estimates import of_runs
+from oodbench.report.leaderboard import FPR, Entry, Row
 
-T_975 = {1: 12.706204736, 2: 4.302652730}
+T_975 = {2: 4.302652730}
 """Quantiles of Student's t from a printed table."""
 
 
@@ -122,8 +126,9 @@ def test_one_set_has_mean_std_and_both_sources_of_uncertainty() -> None:
 
 
 def test_sets_are_averaged_for_each_seed_before_the_spread_is_taken() -> None:
-    # The sets move against each other: their mean is 0.85 for both seeds.
-    found = entry(leaderboard(values("A", {"x": [0.8, 0.9], "y": [0.9, 0.8]})), "A", "mean")
+    # The sets move against each other: their mean is 0.85 for every seed.
+    by_set = {"x": [0.8, 0.9, 0.86], "y": [0.9, 0.8, 0.84]}
+    found = entry(leaderboard(values("A", by_set)), "A", "mean")
     assert found.estimate.mean == pytest.approx(0.85)
     assert found.estimate.std == pytest.approx(0, abs=1e-12)
     assert found.estimate.ci_low == pytest.approx(0.83)
@@ -136,6 +141,8 @@ def test_sampling_half_widths_are_averaged_over_seeds_and_sets() -> None:
         quality("A", 1, "x", 0.5, ci_low=0.44, ci_high=0.54),
         quality("A", 0, "y", 0.7, ci_low=0.66, ci_high=0.71),
         quality("A", 1, "y", 0.7, ci_low=0.66, ci_high=0.71),
+        quality("A", 2, "x", 0.5, ci_low=0.42, ci_high=0.53),
+        quality("A", 2, "y", 0.7, ci_low=0.66, ci_high=0.71),
     ]
     found = entry(leaderboard(records), "A", "mean").estimate
     assert found.ci_low == pytest.approx(0.6 - (0.08 + 0.04) / 2)
@@ -143,9 +150,21 @@ def test_sampling_half_widths_are_averaged_over_seeds_and_sets() -> None:
 
 
 def test_intervals_are_clipped() -> None:
-    found = entry(leaderboard(values("A", {"x": [0.05, 0.95]})), "A", "x").estimate
-    assert T_975[1] * found.std / math.sqrt(2) > 1  # type: ignore[operator]
+    found = entry(leaderboard(values("A", {"x": [0.05, 0.5, 0.95]})), "A", "x").estimate
+    assert T_975[2] * found.std / math.sqrt(3) > 0.5  # type: ignore[operator]
     assert (found.ci_low, found.ci_high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("pair", [(0.9, 0.91), (0.4, 0.99), (0.7, 0.7)])
+def test_two_seeds_have_no_interval_and_keep_their_values(pair: tuple[float, float]) -> None:
+    # Student's t with one degree of freedom would say 0 to 100 %.
+    found = entry(leaderboard(values("A", {"x": list(pair)})), "A", "x").estimate
+    assert found.mean == pytest.approx(sum(pair) / 2)
+    assert (found.ci_low, found.ci_high, found.seeds) == (None, None, 2)
+    assert dict(found.by_seed) == dict(enumerate(pair))
+    runs = of_runs(dict(enumerate(pair)))
+    assert runs is not None
+    assert (runs.ci_low, runs.ci_high, dict(runs.by_seed)) == (None, None, dict(enumerate(pair)))
 
 
 def test_one_seed_has_no_std_and_the_bootstrap_interval_alone() -> None:
@@ -212,13 +231,55 @@ def test_no_mean_and_no_worst_set_where_a_set_is_missing() -> None:
 # --- ranks and marks ---------------------------------------------------------------------------
 
 
-def test_rank_best_and_ties() -> None:
-    # Intervals: A [0.93, 0.96], B [0.91, 0.94] overlap; C [0.88, 0.91] overlaps B, but not A.
-    board = leaderboard(
-        values("C", {"x": [0.90]}), values("A", {"x": [0.95]}), values("B", {"x": [0.93]})
+def test_ties_are_paired_differences_and_not_overlaps_of_intervals() -> None:
+    # The intervals of all three overlap.
+    wide = {"ci_low": 0.5, "ci_high": 1.0}
+    records = (
+        values("C", {"x": [0.90]}, **wide)
+        + values("A", {"x": [0.95]}, **wide)
+        + values("B", {"x": [0.93]}, **wide)
     )
+    differences = compared(records, {"B": 0.03, "C": 0.04})
+    board = Leaderboard.from_records(records, [], differences=differences)
     assert [(row.rank, row.method) for row in board.rows] == [(1, "A"), (2, "B"), (3, "C")]
+    assert board.tested
     assert marks(board, "x") == {"A": "best", "B": "tied", "C": None}
+    behind = entry(board, "C", "x").behind
+    assert behind is not None
+    assert (behind.best, behind.difference) == ("A", pytest.approx(0.05))
+    assert entry(board, "A", "x").behind is None
+
+
+def test_without_differences_the_best_alone_is_marked() -> None:
+    board = leaderboard(values("A", {"x": [0.95]}), values("B", {"x": [0.949]}))
+    assert not board.tested
+    assert marks(board, "x") == {"A": "best", "B": None}
+    assert "cannot be tested without scores" in board.to_markdown()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda each: replace(each, difference=each.difference + 0.01),
+        lambda each: replace(each, best="C"),
+        lambda each: replace(each, methods=3),
+        lambda each: replace(each, metric="dtacc"),
+    ],
+)
+def test_differences_of_other_records_are_not_used(change: Any) -> None:
+    records = values("A", {"x": [0.95]}) + values("B", {"x": [0.93]})
+    differences = compared(records, {"B": 1.0})
+    assert marks(Leaderboard.from_records(records, [], differences=differences), "x")["B"] == "tied"
+    others = [change(each) for each in differences]
+    board = Leaderboard.from_records(records, [], differences=others)
+    assert (board.tested, marks(board, "x")["B"]) == (False, None)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_single_method_has_no_marks(count: int) -> None:
+    board = leaderboard(values("A", {"x": [0.9] * count, "y": [0.8] * count}))
+    assert {each.mark for each in row(board, "A").entries.values()} == {None}
+    assert "Best of its column" not in board.to_markdown()
 
 
 def test_methods_with_equal_means_share_rank_and_mark() -> None:
@@ -240,10 +301,24 @@ def test_lower_is_better_for_fpr() -> None:
     assert marks(board, "x", name) == {"A": None, "B": "best"}
 
 
-def test_without_intervals_only_equal_means_are_tied() -> None:
-    bare = {"ci_low": None, "ci_high": None}
-    board = leaderboard(values("A", {"x": [0.9]}, **bare), values("B", {"x": [0.8999]}, **bare))
-    assert marks(board, "x") == {"A": "best", "B": None}
+def test_fpr95_is_what_tnr_leaves_and_lower_is_better() -> None:
+    # Not the recorded fpr95_ood_positive, which fixes the other rate.
+    records = [
+        record
+        for method, tnr, other in (("A", 0.7, 0.1), ("B", 0.4, 0.05))
+        for record in (
+            quality(method, 0, "x", 0.9),
+            quality(method, 0, "x", tnr, metric="tnr_at_95_tpr", ci_low=tnr - 0.2),
+            quality(method, 0, "x", other, metric="fpr95_ood_positive"),
+        )
+    ]
+    board = leaderboard(records)
+    assert board.metrics == ("auroc", FPR, "tnr_at_95_tpr", "fpr95_ood_positive")
+    found = entry(board, "A", "x", FPR).estimate
+    assert (found.mean, found.ci_low, found.ci_high) == pytest.approx((0.3, 0.29, 0.5))
+    assert marks(board, "x", FPR) == {"A": "best", "B": None}
+    assert marks(board, "x", "fpr95_ood_positive") == {"A": None, "B": "best"}
+    assert entry(board, "A", "worst", FPR).set_name == "x"
 
 
 def test_oracles_have_their_own_ranking_and_no_marks() -> None:
@@ -365,7 +440,7 @@ def test_the_order_of_records_does_not_matter() -> None:
         for seed in range(3)
         for name in ("letters", "x", "y")
     ]
-    # Two leaders with one mean and different intervals: a third may overlap only one of them.
+    # Two leaders with one mean and different intervals.
     records += [
         quality("P", seed, name, 0.97, ci_low=low)
         for seed in range(3)

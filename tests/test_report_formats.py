@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import random
@@ -15,16 +16,24 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from paired import compared
 from rich.console import Console
 
 from oodbench import listing, plan_view
 from oodbench.catalog import Catalog
 from oodbench.errors import counted
 from oodbench.metrics import METRICS
-from oodbench.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
+from oodbench.records import (
+    ID_ACCURACY,
+    REQUIREMENTS,
+    CostRecord,
+    DifferenceRecord,
+    QualityRecord,
+)
 from oodbench.report import Leaderboard, own_model, terminal
 from oodbench.report.formats import FORMATS
-from oodbench.report.leaderboard import COSTS, ORACLE_LABEL, Choice
+from oodbench.report.leaderboard import COSTS, ORACLE_LABEL, SHOWN, Choice
+from oodbench.report.run_files import RUN_FILES
 from oodbench.report.tables import (
     Cell,
     Heading,
@@ -140,9 +149,16 @@ def cost_records(seeds: int) -> list[CostRecord]:
     ]
 
 
+def differences(records: list[QualityRecord]) -> list[DifferenceRecord]:
+    """Of which one is a tie in every column."""
+    widths = dict.fromkeys(METHODS, 0.0) | {"SoftMax+Mahalanobis": 0.1}
+    return compared(records, widths)
+
+
 @pytest.fixture(scope="module")
 def board() -> Leaderboard:
-    return Leaderboard.from_records(quality_records(3), cost_records(3))
+    records = quality_records(3)
+    return Leaderboard.from_records(records, cost_records(3), differences=differences(records))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +211,8 @@ def test_the_order_of_records_does_not_change_a_byte(name: str, board: Leaderboa
     records, costs = quality_records(3), cost_records(3)
     random.Random(2).shuffle(records)
     random.Random(3).shuffle(costs)
-    assert FORMATS[name](Leaderboard.from_records(records, costs)) == FORMATS[name](board)
+    shuffled = Leaderboard.from_records(records, costs, differences=differences(records))
+    assert FORMATS[name](shuffled) == FORMATS[name](board)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -220,7 +237,13 @@ def test_nothing_but_skipped_methods(name: str) -> None:
 def test_documents_explain_marks_and_intervals(name: str, board: Leaderboard) -> None:
     text = re.sub(r"\s+", " ", unescaped(name, FORMATS[name](board)))
     for wanted in (
-        "= after a value: tied with the best, because their intervals overlap",
+        "= after a value: tied with the best.",
+        "paired difference",
+        "corrected for 8 methods",
+        "chosen by the same data",
+        "the share of OOD images that are accepted where at least 95% of the ID images are",
+        "100 % minus TNR@95TPR",
+        "FPR95 (OOD positive) is another metric",
         "The 95% interval is that of the mean",
         "Student",
         "all share test images",
@@ -233,7 +256,7 @@ def test_documents_explain_marks_and_intervals(name: str, board: Leaderboard) ->
 def test_methods_with_missing_seeds_say_so() -> None:
     records = [r for r in quality_records(3) if (r.method, r.seed) != ("SoftMax+Energy", 2)]
     text = Leaderboard.from_records(records, []).to_markdown()
-    assert "| SoftMax+Energy (2/3 seeds)" in text
+    assert re.search(r"\| SoftMax +\| Energy \(2/3 seeds\)", text)
     assert "fewer than the others" in text
 
 
@@ -253,7 +276,7 @@ def test_at_120_columns_every_column_of_the_leaderboard_is_there(board: Leaderbo
     text = board.to_text(120)
     assert "Not shown" not in text
     head = text.split("Quality (%) and cost")[1].split("\N{BOX DRAWINGS LIGHT HORIZONTAL}")[0]
-    for wanted in ("near", "far", "mean", "interval", "Worst", "95TPR", "acc.", "Fwd/", "base"):
+    for wanted in ("near", "far", "mean", "interval", "Worst", "FPR95", "acc.", "Fwd/", "base"):
         assert wanted in head
 
 
@@ -543,7 +566,7 @@ def test_json_holds_every_value_and_no_nan(board: Leaderboard) -> None:
     assert [each["method"] for each in content["methods"]] == [row.method for row in board.rows]
     for row, each in zip(board.rows, content["methods"], strict=True):
         found = {(q["metric"], q["column_kind"], q["column"]): q for q in each["quality"]}
-        assert len(found) == len(each["quality"]) == len(METRICS) * (2 + 2 + 4) + 1
+        assert len(found) == len(each["quality"]) == len(SHOWN) * (2 + 2 + 4) + 1
         for (metric, column), entry in row.entries.items():
             quality = found[metric, column.kind, column.name]
             assert quality["mean"] == entry.estimate.mean
@@ -558,7 +581,7 @@ def test_json_holds_every_value_and_no_nan(board: Leaderboard) -> None:
 def test_csv_has_a_line_for_each_method_metric_and_column(board: Leaderboard) -> None:
     lines = list(csv.DictReader(io.StringIO(board.to_csv())))
     by_key = {(x["method"], x["metric"], x["column_kind"], x["column"]): x for x in lines}
-    assert len(by_key) == len(lines) == len(METHODS) * (len(METRICS) * 8 + 1) + 2
+    assert len(by_key) == len(lines) == len(METHODS) * (len(SHOWN) * 8 + 1) + 2
     line = by_key["DisMax+Entropy", "auroc", "mean", "mean"]
     assert float(line["mean"]) == pytest.approx(mean_of(board, "DisMax+Entropy"), abs=5e-7)
     assert (line["rank"], line["mark"], line["seeds"]) == ("1", "best", "3")
@@ -590,11 +613,130 @@ def test_parameters_text() -> None:
     same = Choice(0, None, {"temperature": 1000.0, "epsilon": 0.0014})
     other = Choice(1, None, {"temperature": 1000.0, "epsilon": 0.002})
     by_set = (Choice(2, "x", {"k": 1}), Choice(2, "y", {"k": 2}))
-    assert parameters_text([same]) == "epsilon=0.0014, temperature=1000"
-    assert parameters_text([same, other]) == "epsilon=per seed, temperature=1000"
-    assert parameters_text(by_set) == "k=per OOD set"
-    assert parameters_text([Choice(0, None, {"taps": ["a", 2.0]})]) == "taps=[a, 2]"
+    assert parameters_text([same]) == "epsilon 0.0014; temperature 1000"
+    assert parameters_text([same, other]) == "epsilon 0.0014, 0.002; temperature 1000"
+    assert parameters_text(by_set) == "k 1 (x), 2 (y)"
+    assert parameters_text([Choice(0, None, {"k": 1}), *by_set]) == "k 1 (x), 1, 2 (y)"
+    assert parameters_text([Choice(0, None, {"taps": ["a", 2.0]})]) == "taps [a, 2]"
+    assert parameters_text([same, other], ["temperature"]) == "temperature 1000"
     assert parameters_text([]) == "-"
+
+
+@pytest.mark.parametrize(
+    ("steps", "shown"),
+    [
+        ((0.0, 0.0014, 0.0), "Required; chosen: epsilon 0, 0.0014, 0"),
+        ((0.0, 0.0, 0.0), "Required; chosen: none (epsilon 0)"),
+        ((0.01, 0.01), "Required; chosen: epsilon 0.01"),
+    ],
+)
+def test_chosen_values_are_printed_by_seed(steps: tuple[float, ...], shown: str) -> None:
+    records = [
+        replace(r, detector_params={"epsilon": steps[r.seed], "k": 3})
+        for r in quality_records(len(steps))
+        if r.status == "ok"
+    ]
+    costs = [
+        replace(cost, input_preprocessing=cost.method in ("SoftMax+ODIN", "SoftMax+MaxProb"))
+        for cost in cost_records(len(steps))
+    ]
+    board = Leaderboard.from_records(records, costs)
+    for name in ("table", "md", "html", "latex"):
+        text = re.sub(r"\s+", " ", unescaped(name, FORMATS[name](board)))
+        assert shown in text, name
+        assert shown.split("(")[-1].removeprefix("Required; chosen: ").rstrip(")") + "; k 3" in text
+        assert "per seed" not in text
+    # What was not tuned did not choose.
+    assert re.search(r"\| MaxProb +\| Required +\|", board.to_markdown())
+
+
+def test_two_seeds_show_their_values() -> None:
+    records = quality_records(2)
+    board = Leaderboard.from_records(records, [], differences=differences(records))
+    first = board.rows[0].entries["auroc", board.column("mean")].estimate.by_seed
+    values = ", ".join(f"{100 * value:.1f}" for value in first.values())
+    for name in ("table", "md", "html", "latex"):
+        text = re.sub(r"\s+", " ", unescaped(name, FORMATS[name](board)))
+        assert values in text, name
+        assert "2 seeds: no interval over seeds" in text
+        assert "Both seeds" in text or "Both \\\\ seeds" in text
+        assert "Student" not in text
+        assert "95% interval (%)" not in text
+        assert "\N{PLUS-MINUS SIGN}" not in text
+
+
+def test_training_and_detector_have_columns_of_their_own_where_there_is_room(
+    board: Leaderboard,
+) -> None:
+    assert re.search(r"\| SoftMax +\| ODIN +\| FGSM", board.to_markdown())
+    assert '<td class="text">SoftMax</td>\n<td class="text">ODIN</td>' in board.to_html()
+    assert re.search(r" SoftMax +ODIN +FGSM", board.to_text(160))
+    assert re.search(r" SoftMax\+ODIN +FGSM", board.to_text(100))
+
+
+def test_arrows_say_which_way_is_better(board: Leaderboard) -> None:
+    up, down = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+    for text in (board.to_markdown(), html.unescape(board.to_html())):
+        for wanted in (f"AUROC{up} mean (%)", f"FPR95{down} mean (%)", f"TNR@95TPR{up}"):
+            assert wanted in text
+        assert f"FPR95 (OOD positive){down}" in text
+    assert r"FPR95$\downarrow$" in board.to_latex()
+    assert f"AUROC{up}" in board.to_text(120)
+
+
+# --- the files of a run ------------------------------------------------------------------------
+
+
+def test_files_about_quality_are_the_same_whatever_the_costs(board: Leaderboard) -> None:
+    records = quality_records(3)
+    slower = [
+        replace(cost, ms_per_image_batched=7.0, device="another", fit_seconds=3.0 * cost.seed)
+        for cost in cost_records(2)
+    ]
+    others = [replace(record, run_id="another") for record in records]
+    other = Leaderboard.from_records(others, slower, differences=differences(others))
+    nothing = Leaderboard.from_records(records, [], differences=differences(records))
+    for name, written in RUN_FILES.items():
+        same = name.startswith(("quality", "summary"))
+        assert (written(board) == written(other)) is same, name
+        assert (written(board) == written(nothing)) is same, name
+
+
+def test_files_about_cost_are_about_nothing_else(board: Leaderboard) -> None:
+    text = RUN_FILES["cost.md"](board)
+    assert text.count("\n## ") == 3  # cost, requirements, notes
+    assert "Costs were measured on cpu" in text
+    assert "Student" not in text
+    content = json.loads(RUN_FILES["cost.json"](board))
+    costs = {each["method"]: each["cost"] for each in content["methods"]}
+    assert list(costs) == [row.method for row in board.rows]
+    assert costs["SoftMax+Energy"] is None
+    assert costs["SoftMax+ODIN"]["forwards_per_image"] == pytest.approx(1.35)
+    quality = json.loads(RUN_FILES["quality.json"](board))
+    assert {each["cost"] for each in quality["methods"]} == {None}
+
+
+def test_the_summary_has_one_row_for_each_method(board: Leaderboard) -> None:
+    content = json.loads(RUN_FILES["summary.json"](board))
+    rows = content["methods"]
+    assert [each["method"] for each in rows] == [row.method for row in board.rows] + [
+        "SoftMax+Vim",
+        "DisMax+ReAct",
+    ]
+    assert len({tuple(each) for each in rows}) == 1  # a table: every row has every field
+    first, second = rows[0], rows[1]
+    assert (first["rank"], first["auroc_mark"], second["auroc_mark"]) == (1, "best", "tied")
+    assert first["auroc"] == mean_of(board, "DisMax+Entropy")
+    assert first["auroc_ci_low"] < first["auroc"] < first["auroc_ci_high"]
+    tnr = board.rows[0].entries["tnr_at_95_tpr", board.column("mean")].estimate
+    assert first["fpr95"] == pytest.approx(1 - tnr.mean)
+    assert first["fpr95_ci_low"] == pytest.approx(1 - tnr.ci_high)
+    assert first["id_accuracy"] == 0.975
+    assert (rows[-1]["status"], rows[-1]["reason"], rows[-1]["auroc"]) == (
+        "skipped",
+        "needs a linear_head",
+        None,
+    )
 
 
 def test_reports_need_no_torch() -> None:

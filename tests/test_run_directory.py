@@ -29,7 +29,8 @@ from oodbench.catalog import Catalog
 from oodbench.engine import run as engine
 from oodbench.engine.stores import ModelStore
 from oodbench.errors import UserError
-from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord
+from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord, to_lines
+from oodbench.report.run_files import RUN_FILES
 from oodbench.rundir import RunDirectory
 
 TINY = """\
@@ -118,12 +119,14 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def check_same(folder: Path, expected: Path) -> None:
-    """The same records byte for byte, and the same scores."""
+    """The same records and differences byte for byte, and the same scores."""
     got = (folder / "records.jsonl").read_text().splitlines()
     wanted = (expected / "records.jsonl").read_text().splitlines()
     different = [(g, w) for g, w in zip(got, wanted, strict=False) if g != w]
     assert not different, f"{len(different)} records differ, first:\n{different[0]}"
     assert len(got) == len(wanted), f"{len(got)} records, expected {len(wanted)}"
+    for name in ("differences.jsonl", "quality.md", "quality.json", "summary.json"):
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
     for path in expected.glob("scores/*/*.npz"):
         with np.load(path) as want, np.load(folder / path.relative_to(expected)) as have:
             assert set(have) == set(want), path
@@ -278,6 +281,46 @@ def test_leaderboards_follow_from_the_records(complete: Path) -> None:
     assert (complete / "leaderboard.md").read_text() == board.to_markdown()
     assert (complete / "leaderboard.csv").read_text() == board.to_csv()
     assert (complete / "leaderboard.json").read_text() == board.to_json()
+    assert (complete / "quality.md").read_text() == board.without_costs().to_markdown()
+    for name, written in RUN_FILES.items():
+        assert (complete / name).read_text(encoding="utf-8") == written(board), name
+
+
+def test_differences_follow_from_the_scores(copy: Path) -> None:
+    """A run of an older version has no file of them."""
+    kept = Run(copy).differences
+    methods, columns = len(METHODS), 2 + len(SETS) + len(SETS)
+    assert len(kept) == (methods - 1) * columns * 6
+    assert Run(copy).leaderboard().tested
+    (copy / "differences.jsonl").unlink()
+    assert Run(copy).differences == kept
+    # Those of fewer methods are not those of the run.
+    (copy / "differences.jsonl").write_text(to_lines(kept[1:]))
+    assert Run(copy).differences == kept
+    assert run(copy, resume=True).differences == kept
+    assert RunDirectory(copy).read_differences() == kept
+    assert not RunDirectory(copy).changed()
+    shutil.rmtree(copy / "scores" / METHODS[0])
+    assert Run(copy).differences == kept
+    (copy / "differences.jsonl").unlink()
+    assert Run(copy).differences == []
+    assert "cannot be tested without scores" in Run(copy).leaderboard().to_markdown()
+
+
+def test_differences_are_of_the_same_images_and_seeds(complete: Path) -> None:
+    done = Run(complete)
+    records = {(r.method, r.seed, r.ood_dataset, r.metric): r.value for r in done.records}
+    for each in done.differences:
+        if each.column_kind == "set":
+            sign = -1 if each.metric == "fpr95_ood_positive" else 1
+            by_seed = [
+                sign * (records[each.best, seed, each.column, each.metric] or 0.0)
+                - sign * (records[each.method, seed, each.column, each.metric] or 0.0)
+                for seed in range(SEEDS)
+            ]
+            assert each.difference == pytest.approx(np.mean(by_seed), abs=1e-12)
+            assert (each.seeds, each.methods) == (SEEDS, len(METHODS))
+            assert each.ci_low <= each.difference <= each.ci_high
 
 
 @pytest.mark.parametrize("cache", ["the same", "another"])
@@ -679,7 +722,8 @@ def test_every_file_with_results_has_a_digest(complete: Path) -> None:
     described = description(complete)
     found = {str(path.relative_to(complete)) for path in complete.glob("scores/*/*.npz")}
     assert len(found) == len(METHODS) * SEEDS
-    assert set(described["files"]) == {"records.jsonl", "costs.jsonl", "training.jsonl", *found}
+    results = {"records.jsonl", "costs.jsonl", "training.jsonl", "differences.jsonl"}
+    assert set(described["files"]) == results | found
     for name, digest in described["files"].items():
         assert hashlib.sha256((complete / name).read_bytes()).hexdigest() == digest, name
     assert "writing" not in described

@@ -48,8 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a name that is not ASCII in it."""
     place = tmp_path_factory.mktemp("run")
     write_atomic(place / "run.json", json.dumps({"status": "complete"}))
-    write_atomic(place / "records.jsonl", to_lines(quality_records(2)))
-    write_atomic(place / "costs.jsonl", to_lines(cost_records(2)))
+    write_atomic(place / "records.jsonl", to_lines(quality_records(3)))
+    write_atomic(place / "costs.jsonl", to_lines(cost_records(3)))
     return place
 
 
@@ -80,6 +80,7 @@ def test_what_programs_read_is_the_same_in_every_encoding(name: str, folder: Pat
     ("text", "ascii_text"),
     [
         ("99.8 \N{PLUS-MINUS SIGN}0.2", "99.8 +-0.2"),
+        ("AUROC\N{UPWARDS ARROW} FPR95\N{DOWNWARDS ARROW}", "AUROC^ FPR95v"),
         ("\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 3 + "\N{MULTIPLICATION SIGN}", "---x"),
         ("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve\N{HORIZONTAL ELLIPSIS}", "naive..."),
         (os.fsdecode(b"\xe4\xff.png"), r"\xe4\xff.png"),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
+from oodbench.differences import id_key, id_scores
 from oodbench.engine import costs
 from oodbench.engine.contract import DetectorError
 from oodbench.engine.fitting import fit_together
@@ -61,7 +62,7 @@ class MethodResult:
 
     def id_scores(self, ood: str) -> NDArray[np.float64]:
         """Scores of the ID test images, by the detector that judges an OOD set."""
-        return self.scores[id_key(ood) if id_key(ood) in self.scores else "id"]
+        return id_scores(self.scores, ood)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,6 @@ class Evaluation:
     results: Mapping[str, MethodResult]
     correct: NDArray[np.bool_]
     warnings: tuple[str, ...] = ()
-
-
-def id_key(ood: str) -> str:
-    """Key of the ID test scores of a method that is tuned on each OOD set."""
-    return f"id@{ood}"
 
 
 def evaluate(

@@ -7,11 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from oodbench import intervals, metrics
+from oodbench import differences, intervals, metrics
 from oodbench.engine.evaluation import Evaluation, MethodResult, chosen_parameters
-from oodbench.files import digest
 from oodbench.plan import Method
 from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord, Status, TrainingRecord
 from oodbench.specs import BenchmarkSpec, TuningProtocol
@@ -24,23 +22,28 @@ class Recorder:
         benchmark: what is run.
         run_id: of the run.
         device: name of the device, for cost records.
+
+    Attributes:
+        resampled: method and seed -> the metrics on the resamples that all methods share, for each
+            method whose quality records were made.
     """
 
     def __init__(self, benchmark: BenchmarkSpec, run_id: str, device: str) -> None:
         self._benchmark, self._run_id, self._device = benchmark, run_id, device
-        self._resamples: dict[tuple[str, int], NDArray[np.unsignedinteger[Any]]] = {}
+        self._shared = intervals.SharedResamples(benchmark.evaluation.resamples)
+        self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
 
     def quality(self, method: Method, seed: int, evaluation: Evaluation) -> Iterable[QualityRecord]:
         """Every metric on every OOD set with its interval, then the classifier's accuracy."""
         result = evaluation.results[method.name]
-        id_counts = self._resample(self._benchmark.id, len(evaluation.correct))
+        id_dataset = self._benchmark.id
+        kept: dict[str, differences.Values] = {}
         for ood, group in self._benchmark.ood_groups.items():
             id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
             values = metrics.evaluate(id_scores, ood_scores)
             tied = metrics.tie_fraction(id_scores, ood_scores)
-            resampled = intervals.bootstrap(
-                id_scores, ood_scores, id_counts, self._resample(ood, len(ood_scores))
-            )
+            resampled = self._shared.bootstrap(id_dataset, id_scores, ood, ood_scores)
+            kept[ood] = differences.as_kept(resampled)
             blank = self._blank(method.name, method.model, method.detector.name, seed)
             for metric, value in values.items():
                 low, high = intervals.percentile_interval(resampled[metric])
@@ -58,7 +61,10 @@ class Recorder:
                     n_ood=len(ood_scores),
                     tie_fraction=tied,
                 )
+        if method.tuned_on != differences.ORACLE:
+            self.resampled[method.name, seed] = kept
         correct = evaluation.correct
+        id_counts = self._shared.counts(id_dataset, len(correct))
         low, high = intervals.percentile_interval(
             id_counts.astype(np.float64) @ correct / len(correct)
         )
@@ -73,6 +79,10 @@ class Recorder:
             ci_high=high,
             n_id=len(correct),
         )
+
+    def resample(self, key: differences.Key, scores: differences.Scores) -> None:
+        """Resample the scores of a method and seed that were recorded before."""
+        self.resampled[key] = differences.resample(scores, self._shared, self._benchmark.id)
 
     def cost(self, method: Method, seed: int, result: MethodResult) -> CostRecord:
         """What the method costs.
@@ -168,13 +178,3 @@ class Recorder:
             n_id=None,
             n_ood=None,
         )
-
-    def _resample(self, dataset: str, images: int) -> NDArray[np.unsignedinteger[Any]]:
-        """Bootstrap draws of a data set: the same for every method, model and seed."""
-        key = dataset, images
-        if key not in self._resamples:
-            generator = np.random.default_rng([int(digest(dataset)[:8], 16), images])
-            self._resamples[key] = intervals.resample_counts(
-                images, self._benchmark.evaluation.resamples, generator
-            )
-        return self._resamples[key]

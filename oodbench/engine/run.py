@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import oodbench
-from oodbench import distributed, metrics
+from oodbench import differences, distributed, metrics
 from oodbench.catalog import Catalog
 from oodbench.content import source_digest
 from oodbench.data.duplicates import digests
@@ -35,10 +35,17 @@ from oodbench.files import canonical_json, digest
 from oodbench.models.classifier import Classifier
 from oodbench.plan import Method, Plan
 from oodbench.progress import Reporter
-from oodbench.records import CostRecord, QualityRecord, TrainingRecord, to_lines
+from oodbench.records import (
+    CostRecord,
+    DifferenceRecord,
+    QualityRecord,
+    TrainingRecord,
+    to_lines,
+)
 from oodbench.report.signs import tie_notes
 from oodbench.rundir import (
     COSTS,
+    DIFFERENCES,
     RECORDS,
     TRAINING,
     Key,
@@ -133,6 +140,7 @@ class _Run:
         self.unwritten: dict[str, bytes] = {}
         self.duplicates: dict[str, int] = {}
         self.warnings: dict[str, list[str]] = {}
+        self.differences: list[DifferenceRecord] = []
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -153,6 +161,7 @@ class _Run:
                 self.records[skip.method, seed] = self.recorder.missing(
                     skip.method, skip.model, skip.detector, seed, "skipped", skip.reason
                 )
+        self._compare()
         failures = self._failures()
         complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
         self._write("complete" if complete else "incomplete")
@@ -273,6 +282,29 @@ class _Run:
             self.costs[key] = self.recorder.cost(method, seed, result)
             self.records[key] = records[method.name]
 
+    def _compare(self) -> None:
+        """Compare every method with the best ones, also those that were finished before."""
+        records = [record for group in self.records.values() for record in group]
+        if differences.belong(self.differences, records):
+            return
+        before = {
+            (record.method, record.seed)
+            for record in records
+            if record.status == "ok" and record.tuned_on != differences.ORACLE
+        } - self.recorder.resampled.keys()
+        try:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                for _ in pool.map(
+                    lambda key: self.recorder.resample(key, self.directory.read_scores(key)),
+                    sorted(before),
+                ):
+                    pass
+        except UserError as error:
+            self.say.warn(f"{error.message} No ties are shown without them.")
+            return
+        found = differences.differences_to_best(records, self.recorder.resampled.__getitem__)
+        self.unwritten[DIFFERENCES] = to_lines(found).encode()
+
     # --- the run directory ---------------------------------------------------------------------
 
     @cached_property
@@ -364,6 +396,8 @@ class _Run:
         self.notes = dict(before.get("notes", {}))
         self.warnings = dict(before.get("warnings", {}))
         altered = set(self.directory.changed())
+        if DIFFERENCES not in altered:
+            self.differences = self.directory.read_differences()
         if TRAINING in altered:
             self.say.warn(f"{folder / TRAINING} changed after the run; it is made again.")
         else:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal, NamedTuple
 
+from oodbench.columns import Column
 from oodbench.errors import UserError
 from oodbench.metrics import METRICS
 from oodbench.records import QualityRecord, TrainingRecord
 from oodbench.report.estimates import Estimate, of_runs
-from oodbench.report.leaderboard import Column, Leaderboard
+from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.training import Histories, histories, last_epochs
 from oodbench.specs import (
     ComparisonSpec,
@@ -194,7 +195,7 @@ class Order(NamedTuple):
         published: in how many of them it is ahead by the published values.
         measured: how many rows have both methods measured.
         here: in how many of these it is ahead.
-        clearly: in how many of these the intervals do not overlap.
+        every_seed: in how many of these it is ahead on each seed that both have, two at least.
     """
 
     table: str
@@ -205,7 +206,7 @@ class Order(NamedTuple):
     published: int
     measured: int
     here: int
-    clearly: int
+    every_seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,5 +513,12 @@ def _order(table: ComparedTable, measure: Measure, ahead: str, behind: str) -> O
         ),
         measured=len(both),
         here=len(here),
-        clearly=sum(not one.overlaps(other) for one, other in here),
+        every_seed=sum(_on_every_seed(one, other, sign) for one, other in here),
     )
+
+
+def _on_every_seed(one: Estimate, other: Estimate, sign: int) -> bool:
+    """Whether the first is ahead on each seed that both have; one seed shows nothing."""
+    seeds = one.by_seed.keys() & other.by_seed.keys()
+    ahead = [sign * (one.by_seed[seed] - other.by_seed[seed]) > 0 for seed in seeds]
+    return len(ahead) > 1 and all(ahead)

@@ -155,6 +155,8 @@ def _cells(compared: Compared, measure: Measure) -> tuple[Cell, Cell, Cell, Cell
     interval = ""
     if found.ci_low is not None and found.ci_high is not None:
         interval = f"{_number(found.ci_low, measure)}-{_number(found.ci_high, measure)}"
+    elif len(found.by_seed) > 1:
+        interval = ", ".join(_number(value, measure) for value in found.by_seed.values())
     return (
         published,
         Cell(_number(found.mean, measure)),
@@ -202,7 +204,7 @@ def _orders(orders: Iterable[Order]) -> Table:
         Heading("Is ahead of", "Is ahead of", text=True),
         Heading("Published: in rows", "Paper"),
         Heading("Measured: in rows", "Here"),
-        Heading("Measured: intervals apart", "Intervals apart"),
+        Heading("Measured: on every seed", "Every seed"),
     )
     sections = tuple(
         Section(
@@ -213,7 +215,7 @@ def _orders(orders: Iterable[Order]) -> Table:
                     Cell(f"{each.ahead} > {each.behind}"),
                     Cell(f"{each.published} of {each.rows}"),
                     Cell(f"{each.here} of {each.measured}" if each.measured else ""),
-                    Cell(f"{each.clearly} of {each.measured}" if each.measured else ""),
+                    Cell(f"{each.every_seed} of {each.measured}" if each.measured else ""),
                 )
                 for each in mine
             ),
@@ -240,7 +242,8 @@ def _notes(
     yield (
         f"The {LEVEL:.0%} interval is that of the mean over seeds. For detection it combines the "
         "sampling of the test images and the spread over seeds, as on the leaderboards; for "
-        "training it has the spread over seeds alone, and with one seed there is none."
+        "training it has the spread over seeds alone, and with one seed there is none. 2 seeds: no "
+        "interval over seeds; both values stand in its place, separated by a comma."
     )
     yield (
         f"{COVERED_SIGN} after a difference: the interval reaches a value that is printed like "
@@ -251,8 +254,8 @@ def _notes(
     if any(table.about == "detection" for table in chosen):
         yield (
             "All methods were measured on the same checkpoints, models of one name on the same "
-            "data in the same order. Intervals apart: they do not overlap; a paired test might "
-            "tell more methods apart."
+            "data in the same order. On every seed: in these rows the method is ahead on each of "
+            "two or more seeds. The leaderboard of each benchmark says which methods are tied."
         )
     seeds = {
         cell.measured.seeds

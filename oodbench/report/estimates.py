@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
+
+from oodbench.differences import mean_of_sets
 
 LEVEL = 0.95
 """Confidence level of the intervals: that of the bootstrap intervals in the records."""
+
+FEWEST_SEEDS = 3
+"""Fewer give no interval over seeds: Student's t with one degree of freedom says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +32,11 @@ class Estimate:
     Attributes:
         mean: mean over seeds.
         std: standard deviation over seeds, with seeds - 1 degrees of freedom; None for one seed.
-        ci_low: lower end of the confidence interval of the mean; None if the records have none.
+        ci_low: lower end of the confidence interval of the mean; None if the records have none, and
+            with two seeds.
         ci_high: upper end.
         seeds: number of seeds.
+        by_seed: the value of each seed.
     """
 
     mean: float
@@ -37,14 +44,7 @@ class Estimate:
     ci_low: float | None
     ci_high: float | None
     seeds: int
-
-    def overlaps(self, other: Estimate) -> bool:
-        """Whether the two intervals share a point; without intervals, whether the means agree."""
-        if self.ci_low is None or self.ci_high is None:
-            return self.mean == other.mean
-        if other.ci_low is None or other.ci_high is None:
-            return self.mean == other.mean
-        return self.ci_low <= other.ci_high and other.ci_low <= self.ci_high
+    by_seed: Mapping[int, float] = field(default_factory=dict)
 
 
 def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
@@ -59,7 +59,8 @@ def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
         conservative: they are exact if the errors are perfectly correlated.
     (b) Another training run gives another model. With S seeds of standard deviation s, the
         half-width is Student's interval of a mean, t(S - 1) * s / sqrt(S). One seed says nothing
-        about this, and the interval then has (a) alone.
+        about this, and the interval then has (a) alone. Two say next to nothing (t is 12.7): there
+        is no interval, and reports show the two values.
 
     The two are independent, so their half-widths are added in quadrature, on the lower and on the
     upper side separately: bootstrap intervals near 1 are lopsided. Ends are clipped to [0, 1].
@@ -71,12 +72,14 @@ def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
     Returns:
         The estimate; None if no seed has every set.
     """
-    seeds = sorted(set[int].intersection(*map(set, by_set))) if by_set else []
-    if not seeds:
+    by_seed = mean_of_sets([{s: each.value for s, each in seen.items()} for seen in by_set])
+    if not by_seed:
         return None
-    values = [fmean(seen[seed].value for seen in by_set) for seed in seeds]
+    seeds, values = list(by_seed), list(by_seed.values())
     mean = fmean(values)
     std = stdev(values) if len(values) > 1 else None
+    if 1 < len(seeds) < FEWEST_SEEDS:
+        return Estimate(mean, std, None, None, len(seeds), by_seed)
     spread = 0.0 if std is None else _spread(std, len(values))
     measured = [[seen[seed] for seed in seeds] for seen in by_set]
     below = _mean_half_width([[(m.ci_low, m.value) for m in seen] for seen in measured])
@@ -87,14 +90,15 @@ def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
         ci_low=None if below is None else max(0.0, mean - math.hypot(below, spread)),
         ci_high=None if above is None else min(1.0, mean + math.hypot(above, spread)),
         seeds=len(seeds),
+        by_seed=by_seed,
     )
 
 
 def of_runs(by_seed: Mapping[int, float], *, ceiling: float = math.inf) -> Estimate | None:
     """Mean over seeds of a value that is recorded without the error of its sampling.
 
-    Of the two sources of uncertainty of `estimate` the interval has (b) alone; with one seed there
-    is none.
+    Of the two sources of uncertainty of `estimate` the interval has (b) alone; with fewer than
+    three seeds there is none.
 
     Args:
         by_seed: the value of each seed, not negative.
@@ -107,11 +111,12 @@ def of_runs(by_seed: Mapping[int, float], *, ceiling: float = math.inf) -> Estim
         return None
     values = list(by_seed.values())
     mean = fmean(values)
-    if len(values) == 1:
-        return Estimate(mean, None, None, None, 1)
-    std = stdev(values)
+    std = stdev(values) if len(values) > 1 else None
+    if std is None or len(values) < FEWEST_SEEDS:
+        return Estimate(mean, std, None, None, len(values), dict(by_seed))
     half = _spread(std, len(values))
-    return Estimate(mean, std, max(0.0, mean - half), min(ceiling, mean + half), len(values))
+    low, high = max(0.0, mean - half), min(ceiling, mean + half)
+    return Estimate(mean, std, low, high, len(values), dict(by_seed))
 
 
 def _spread(std: float, seeds: int) -> float:

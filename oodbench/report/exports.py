@@ -8,13 +8,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from oodbench.columns import Column
 from oodbench.records import ID_ACCURACY, REQUIREMENTS
-from oodbench.report.estimates import LEVEL
-from oodbench.report.leaderboard import COSTS, ORACLE_LABEL, Column, Cost, Leaderboard, Row
+from oodbench.report.estimates import LEVEL, Estimate
+from oodbench.report.leaderboard import (
+    COSTS,
+    FPR,
+    ORACLE_LABEL,
+    RANKED_BY,
+    Cost,
+    Entry,
+    Leaderboard,
+    Row,
+)
 from oodbench.report.tables import parameters_text
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ JSON_SCHEMA_VERSION = 1
 
 _METHOD_FIELDS = ("section", "rank", "method", "model", "loss", "detector", "tuned_on")
 _QUALITY_FIELDS = ("metric", "column_kind", "column", "mean", "std", "ci_low", "ci_high", "seeds")
+_BEHIND_FIELDS = ("behind_best", "behind_ci_low", "behind_ci_high")
 CSV_FIELDS = (
     *_METHOD_FIELDS,
     "parameters",
@@ -31,6 +42,7 @@ CSV_FIELDS = (
     "reason",
     *_QUALITY_FIELDS,
     "mark",
+    *_BEHIND_FIELDS,
     "worst_set",
     "n_id",
     "n_ood",
@@ -45,18 +57,18 @@ def to_json(leaderboard: Leaderboard) -> str:
 
     `methods[*].quality` has an entry for each metric and column; `column_kind` is "mean" (of all
     OOD sets), "worst", "group", "set" or "id" (for `id_accuracy`), and `mark` is "best", "tied" or
-    null. What is unknown is null; there is never a NaN.
+    null. `behind_best` is the mean paired difference to the best method, positive where that is
+    better, with its simultaneous interval; `by_seed` the value of each seed. What is unknown is
+    null; there is never a NaN.
     """
     content = {
-        "schema_version": JSON_SCHEMA_VERSION,
-        "benchmark": leaderboard.benchmark,
-        "benchmark_version": leaderboard.version,
-        "id_dataset": leaderboard.id_dataset,
+        **_about(leaderboard),
         "id_images": leaderboard.id_images,
         "ood_sets": [each._asdict() for each in leaderboard.ood_sets],
         "seeds": leaderboard.seeds,
         "confidence_level": LEVEL,
         "metrics": leaderboard.metrics,
+        "ties_tested": leaderboard.tested,
         "methods": [
             {
                 **_identity(row),
@@ -64,8 +76,8 @@ def to_json(leaderboard: Leaderboard) -> str:
                 "complete": row.complete,
                 "parameters": [choice._asdict() for choice in row.choices],
                 "quality": [
-                    {**values, "mark": mark, "worst_set": worst}
-                    for values, mark, worst, _ in _quality(row, leaderboard)
+                    {**values, "by_seed": each.by_seed}
+                    for values, each, _ in _quality(row, leaderboard)
                 ],
                 "cost": _cost(row.cost),
             }
@@ -74,6 +86,79 @@ def to_json(leaderboard: Leaderboard) -> str:
         "absences": [each._asdict() for each in leaderboard.absences],
         "warnings": leaderboard.warnings,
     }
+    return _json(content)
+
+
+def cost_json(leaderboard: Leaderboard) -> str:
+    """What each method costs, for programs: means over seeds, and the largest memory."""
+    content = {
+        **_about(leaderboard),
+        "methods": [{**_identity(row), "cost": _cost(row.cost)} for row in leaderboard.rows],
+    }
+    return _json(content)
+
+
+def summary_json(leaderboard: Leaderboard) -> str:
+    """One row for each method, for programs: what the first table says of its quality.
+
+    `auroc` and `fpr95` are means over the OOD sets and seeds with their intervals and marks,
+    `fpr95` with ID as the positive class (`leaderboard.FPR`). Methods without values have the
+    `status` "skipped" or "failed" and a `reason`. Nothing depends on the run or the machine.
+    """
+    rows: list[dict[str, Any]] = []
+    mean = leaderboard.column("mean")
+    for row in leaderboard.rows:
+        line = {
+            **_identity(row),
+            "status": "ok",
+            "reason": None,
+            "parameters": parameters_text(row.choices),
+            "seeds": row.seeds,
+            "complete": row.complete,
+        }
+        for name, metric in (("auroc", RANKED_BY), ("fpr95", FPR)):
+            entry = row.entries.get((metric, mean))
+            line |= _ends(name, None if entry is None else entry.estimate)
+            line[f"{name}_mark"] = None if entry is None else entry.mark
+        rows.append(line | _ends(ID_ACCURACY, row.id_accuracy))
+    fields = dict.fromkeys(key for row in rows for key in row)
+    rows += [fields | line for line in _absent(leaderboard)]
+    return _json({**_about(leaderboard), "methods": rows})
+
+
+def _ends(name: str, found: Estimate | None) -> dict[str, float | None]:
+    return {
+        name: None if found is None else found.mean,
+        f"{name}_ci_low": None if found is None else found.ci_low,
+        f"{name}_ci_high": None if found is None else found.ci_high,
+    }
+
+
+def _about(leaderboard: Leaderboard) -> dict[str, Any]:
+    return {
+        "schema_version": JSON_SCHEMA_VERSION,
+        "benchmark": leaderboard.benchmark,
+        "benchmark_version": leaderboard.version,
+        "id_dataset": leaderboard.id_dataset,
+    }
+
+
+def _absent(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
+    """A line for each method without values."""
+    present = {row.method for row in leaderboard.rows}
+    for each in leaderboard.absences:
+        if each.method not in present:
+            present.add(each.method)
+            yield {
+                "section": each.status,
+                "method": each.method,
+                "detector": each.detector,
+                "status": each.status,
+                "reason": each.reason,
+            }
+
+
+def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
@@ -112,26 +197,13 @@ def to_pandas(leaderboard: Leaderboard) -> pd.DataFrame:
             "seeds": len(row.seeds),
             "parameters": parameters_text(row.choices),
         }
-        for values, _, worst, name in _quality(row, leaderboard):
+        for values, _, name in _quality(row, leaderboard):
             flat[name] = values["mean"]
             flat |= {f"{name}.{end}": values[end] for end in ("std", "ci_low", "ci_high")}
-            if worst is not None:
-                flat[f"{name}.set"] = worst
+            if values["worst_set"] is not None:
+                flat[f"{name}.set"] = values["worst_set"]
         rows.append(flat | (_flat_cost(row.cost) if row.cost is not None else {}))
-    present = {row.method for row in leaderboard.rows}
-    for each in leaderboard.absences:
-        if each.method not in present:
-            present.add(each.method)
-            rows.append(
-                {
-                    "section": each.status,
-                    "method": each.method,
-                    "detector": each.detector,
-                    "status": each.status,
-                    "reason": each.reason,
-                    "seeds": 0,
-                }
-            )
+    rows += [{**line, "seeds": 0} for line in _absent(leaderboard)]
     # Types with a value for "unknown", so that whole numbers and booleans stay what they are.
     kinds = {"rank": "Int64", **dict.fromkeys(REQUIREMENTS, "boolean")}
     frame = pd.DataFrame(rows)
@@ -150,24 +222,32 @@ def _identity(row: Row) -> dict[str, Any]:
     }
 
 
-def _quality(
-    row: Row, board: Leaderboard
-) -> Iterator[tuple[dict[str, Any], str | None, str | None, str]]:
-    """For each metric and column: its values, its mark, its worst set, and a flat name for it."""
+def _quality(row: Row, board: Leaderboard) -> Iterator[tuple[dict[str, Any], Estimate, str]]:
+    """For each metric and column: its values, its estimate, and a flat name for it."""
     for metric in board.metrics:
         for column in board.columns:
             entry = row.entries.get((metric, column))
             if entry is not None:
-                values = {"metric": metric, "column_kind": column.kind, "column": column.name}
-                yield (
-                    values | asdict(entry.estimate),
-                    entry.mark,
-                    entry.set_name,
-                    f"{metric}.{_flat_name(column)}",
-                )
+                about = {"metric": metric, "column_kind": column.kind, "column": column.name}
+                yield about | _entry(entry), entry.estimate, f"{metric}.{_flat_name(column)}"
     if row.id_accuracy is not None:
-        values = {"metric": ID_ACCURACY, "column_kind": "id", "column": board.id_dataset}
-        yield values | asdict(row.id_accuracy), None, None, ID_ACCURACY
+        about = {"metric": ID_ACCURACY, "column_kind": "id", "column": board.id_dataset}
+        yield about | _entry(Entry(row.id_accuracy, None, None)), row.id_accuracy, ID_ACCURACY
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    found, behind = entry.estimate, entry.behind
+    ends = () if behind is None else (behind.difference, behind.ci_low, behind.ci_high)
+    return {
+        "mean": found.mean,
+        "std": found.std,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+        "seeds": found.seeds,
+        "mark": entry.mark,
+        **dict(zip_longest(_BEHIND_FIELDS, ends)),
+        "worst_set": entry.set_name,
+    }
 
 
 def _flat_name(column: Column) -> str:
@@ -195,14 +275,12 @@ def _csv_lines(board: Leaderboard) -> Iterator[dict[str, Any]]:
             "status": "ok",
             **(_flat_cost(row.cost) if row.cost is not None else {}),
         }
-        for values, mark, worst, _ in _quality(row, board):
+        for values, _, _ in _quality(row, board):
             yield {
                 **method,
                 **values,
-                "mark": mark,
-                "worst_set": worst,
                 "n_id": board.id_images,
-                "n_ood": sizes.get(worst or values["column"]),
+                "n_ood": sizes.get(values["worst_set"] or values["column"]),
             }
     for each in board.absences:
         yield {

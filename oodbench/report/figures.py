@@ -151,7 +151,9 @@ def alpha(detection: Sequence[AlphaLine], accuracy: AlphaLine, title: str) -> Fi
             _label_ends(
                 axes, [(line.label, 100 * line.points[max(line.points)].mean) for line in lines]
             )
-    about = "what alpha does; mean over seeds, 95 % interval"
+    seeds = {each.seeds for line in (*detection, accuracy) for each in line.points.values()}
+    spread = "mean and range over 2 seeds" if seeds == {2} else "mean over seeds, 95 % interval"
+    about = f"what alpha does; {spread}"
     figure.suptitle(f"{title}: {about}", x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -265,10 +267,8 @@ def _points(axes: Axes, line: AlphaLine, colour: str, *, shift: float) -> None:
     means = [100 * each.mean for each in found]
     axes.plot(alphas, means, color=colour, marker="o", markersize=4.5, linewidth=1.4)
     ends = [
-        (100 * (each.mean - each.ci_low), 100 * (each.ci_high - each.mean))
-        if each.ci_low is not None and each.ci_high is not None
-        else (0.0, 0.0)
-        for each in found
+        (100 * (each.mean - low), 100 * (high - each.mean))
+        for each, (low, high) in ((each, _bar(each)) for each in found)
     ]
     axes.errorbar(
         alphas,
@@ -280,6 +280,14 @@ def _points(axes: Axes, line: AlphaLine, colour: str, *, shift: float) -> None:
         elinewidth=1.0,
         capsize=3,
     )
+
+
+def _bar(found: Estimate) -> tuple[float, float]:
+    """The ends of an interval; of two seeds, their values."""
+    if found.ci_low is not None and found.ci_high is not None:
+        return found.ci_low, found.ci_high
+    values = found.by_seed.values() or (found.mean,)
+    return min(values), max(values)
 
 
 def _histograms(axes: Axes, by_set: Mapping[str, NDArray[np.float64]]) -> None:

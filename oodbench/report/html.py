@@ -164,7 +164,7 @@ _PARTS = """\
 
 def render(leaderboard: Leaderboard) -> str:
     """The full report of a leaderboard."""
-    return render_document(full(leaderboard, best="bold"))
+    return render_document(full(leaderboard, best="bold", split=True))
 
 
 def render_document(document: Document) -> str:

@@ -37,6 +37,8 @@ _REPLACEMENTS = {
     "*": "{*}",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{UPWARDS ARROW}": r"$\uparrow$",
+    "\N{DOWNWARDS ARROW}": r"$\downarrow$",
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _REPLACEMENTS)))
 

@@ -10,11 +10,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from oodbench.columns import Column, columns_of
+from oodbench.differences import ORACLE, belong
 from oodbench.errors import UserError
-from oodbench.metrics import METRICS
-from oodbench.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
+from oodbench.metrics import METRICS, Metric
+from oodbench.records import (
+    ID_ACCURACY,
+    REQUIREMENTS,
+    CostRecord,
+    DifferenceRecord,
+    QualityRecord,
+)
 from oodbench.report.estimates import Estimate, Measurement, estimate
 from oodbench.report.signs import score_signs
 
@@ -24,7 +33,28 @@ if TYPE_CHECKING:
 RANKED_BY = "auroc"
 """Methods are ranked by the mean of this metric over the OOD sets."""
 
-ORACLE = "ood_oracle"
+FPR = "fpr_at_95_tpr"
+"""The field's FPR95, with ID as the positive class: 1 minus TNR@95TPR, and so not in records."""
+
+_TNR = "tnr_at_95_tpr"
+
+SHOWN: Mapping[str, Metric] = MappingProxyType(
+    {
+        "auroc": METRICS["auroc"],
+        FPR: Metric(
+            "False positive rate at 95% true positive rate, in-distribution positive",
+            "FPR95",
+            False,
+        ),
+        **METRICS,
+    }
+)
+"""The metrics of a leaderboard, in the order in which they are shown: the recorded ones and FPR95.
+
+FPR95 is the share of OOD images that are accepted where at least 95% of the ID images are. It is
+not `fpr95_ood_positive`, the share of ID images that are rejected where 95% of the OOD images are.
+"""
+
 ORACLE_LABEL = "oracle: tuned on the OOD sets it is tested on"
 
 COUNTS = ("forwards_per_image", "backwards_per_image", "flops_per_image")
@@ -60,33 +90,22 @@ class OodSet(NamedTuple):
     images: int | None
 
 
-class Column(NamedTuple):
-    """What a value is about: one OOD set, the mean of a group, the mean of all, or the worst set.
-
-    Attributes:
-        kind: which of these it is.
-        name: the name of the set or the group; "mean" or "worst" otherwise.
-        sets: names of the OOD sets it is made from.
-    """
-
-    kind: Literal["mean", "worst", "group", "set"]
-    name: str
-    sets: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One metric of one method in one column.
 
     Attributes:
         estimate: mean over seeds with its interval.
-        mark: "best" of the column, "tied" with the best because the intervals overlap, or None.
+        mark: "best" of the column, "tied" with the best because the paired difference is not shown
+            to be more than 0, or None.
         set_name: the set that a value of the column "worst" is of; None in other columns.
+        behind: how far the best method is ahead; None for the best, and if that is not known.
     """
 
     estimate: Estimate
     mark: Mark | None
     set_name: str | None
+    behind: DifferenceRecord | None = None
 
 
 class Choice(NamedTuple):
@@ -186,10 +205,11 @@ class Leaderboard:
         id_images: number of ID test images; None if the records do not say.
         ood_sets: the OOD sets, group by group; "near" comes first, "far" next.
         seeds: every seed that any method ran or tried.
-        metrics: names of the metrics recorded, in the order of `metrics.METRICS`.
+        metrics: names of the metrics, in the order of `SHOWN`.
         columns: the mean, the worst set, the groups, the sets.
         rows: methods with values: the ranked ones, then the oracles.
         absences: methods and seeds that were skipped or failed.
+        tested: whether it is known which methods are tied with the best; without scores it is not.
         warnings: signs of a mistake in data or scores, a sentence each.
     """
 
@@ -203,6 +223,7 @@ class Leaderboard:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     absences: tuple[Absence, ...]
+    tested: bool
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -211,6 +232,7 @@ class Leaderboard:
         records: Iterable[QualityRecord],
         costs: Iterable[CostRecord],
         warnings: Iterable[str] = (),
+        differences: Iterable[DifferenceRecord] = (),
         *,
         order: Sequence[str] = (),
     ) -> Leaderboard:
@@ -220,6 +242,8 @@ class Leaderboard:
             records: quality records of one benchmark, of any number of methods, seeds and sets.
             costs: cost records of the same benchmark; methods may lack them.
             warnings: signs of a mistake that the records do not show.
+            differences: how far the best methods are ahead (`oodbench.differences`), which says
+                which methods are tied with them. Those of other records are not used.
             order: OOD sets in the order to show within their group; the others follow by name.
 
         Raises:
@@ -236,7 +260,7 @@ class Leaderboard:
         for cost in costs:
             costs_of[cost.method].append(cost)
         ood_sets = _ood_sets(valid, order)
-        columns = _columns(ood_sets)
+        columns = columns_of({each.name: each.group for each in ood_sets})
         # A skipped method never ran: its record's seed is none that others lack.
         seeds = tuple(sorted({record.seed for record in records if record.status != "skipped"}))
         measured = {method: _measured(mine) for method, mine in by_method.items()}
@@ -245,6 +269,12 @@ class Leaderboard:
             raise UserError(
                 f"The records have a metric that this version does not know: {min(unknown)}."
             )
+        differences = list(differences)
+        tested = bool(differences) and belong(differences, valid)
+        behind: dict[tuple[str, str, str, str], DifferenceRecord] = {
+            (each.metric, each.column_kind, each.column, each.method): each
+            for each in (differences if tested else ())
+        }
         rows = [
             _row(mine, measured[method], columns, seeds, costs_of[method])
             for method, mine in by_method.items()
@@ -256,13 +286,16 @@ class Leaderboard:
             id_images=_one_size(id_dataset, {r.n_id for r in valid if r.metric != ID_ACCURACY}),
             ood_sets=ood_sets,
             seeds=seeds,
-            metrics=tuple(metric for metric in METRICS if metric in names),
+            metrics=tuple(
+                metric for metric in SHOWN if (_TNR if metric == FPR else metric) in names
+            ),
             columns=columns,
             rows=(
-                *_ranked(_marked([row for row in rows if not row.oracle]), columns[0]),
-                *_ranked([row for row in rows if row.oracle], columns[0]),
+                *_ranked(_marked([row for row in rows if not row.oracle], behind), columns[0]),
+                *_ranked([_with_fpr(row) for row in rows if row.oracle], columns[0]),
             ),
             absences=_absences(records),
+            tested=tested,
             warnings=tuple(dict.fromkeys([*warnings, *score_signs(valid)])),
         )
 
@@ -274,6 +307,10 @@ class Leaderboard:
     def column(self, kind: Literal["mean", "worst"]) -> Column:
         """The column with the mean over all OOD sets, or with the worst of them."""
         return next(column for column in self.columns if column.kind == kind)
+
+    def without_costs(self) -> Leaderboard:
+        """The leaderboard with nothing on it that another run with the same scores changes."""
+        return replace(self, rows=tuple(replace(row, cost=None) for row in self.rows))
 
     def to_text(self, width: int = 120) -> str:
         """Plain text, no line wider than `width` characters."""
@@ -384,20 +421,6 @@ def _group_order(group: str | None) -> tuple[int, str]:
     if group is None:
         return 3, ""
     return {"near": 0, "far": 1}.get(group, 2), group
-
-
-def _columns(ood_sets: Sequence[OodSet]) -> tuple[Column, ...]:
-    names = tuple(each.name for each in ood_sets)
-    groups: dict[str, list[str]] = {}
-    for each in ood_sets:
-        if each.group is not None:
-            groups.setdefault(each.group, []).append(each.name)
-    return (
-        Column("mean", "mean", names),
-        Column("worst", "worst", names),
-        *(Column("group", group, tuple(members)) for group, members in groups.items()),
-        *(Column("set", name, (name,)) for name in names),
-    )
 
 
 def _measured(records: Iterable[QualityRecord]) -> Measured:
@@ -533,40 +556,56 @@ def _cost(costs: Sequence[CostRecord]) -> Cost | None:
 # --- all methods -------------------------------------------------------------------------------
 
 
-def _marked(rows: Sequence[Row]) -> list[Row]:
+def _marked(
+    rows: Sequence[Row], behind: Mapping[tuple[str, str, str, str], DifferenceRecord]
+) -> list[Row]:
     """The rows with the best entry of each metric and column marked, and those tied with it.
 
-    A tie is an overlap of two intervals. All methods are tested on the same images, so their
-    difference is known better than the intervals suggest: a paired test would tell apart some
-    methods that are called tied here.
+    Nothing is marked where there is only one method. The best methods have equal means; others are
+    tied with them if the paired difference says so.
     """
-    # Several methods may share the best mean, with intervals that differ.
-    best: dict[tuple[str, Column], list[Estimate]] = {}
+    found: dict[tuple[str, Column], list[float]] = defaultdict(list)
     for row in rows:
         for key, entry in row.entries.items():
-            gap = _goodness(key[0], entry.estimate) - (
-                _goodness(key[0], best[key][0]) if key in best else -math.inf
-            )
-            if gap > 0:
-                best[key] = [entry.estimate]
-            elif gap == 0:
-                best[key].append(entry.estimate)
+            found[key].append(_goodness(key[0], entry.estimate))
 
-    def mark(key: tuple[str, Column], found: Estimate) -> Mark | None:
-        if found.mean == best[key][0].mean:
-            return "best"
-        return "tied" if any(found.overlaps(leader) for leader in best[key]) else None
+    def marked(row: Row, key: tuple[str, Column], entry: Entry) -> Entry:
+        metric, column = key
+        if len(found[key]) == 1:
+            return entry
+        if _goodness(metric, entry.estimate) == max(found[key]):
+            return replace(entry, mark="best")
+        difference = behind.get((metric, column.kind, column.name, row.method))
+        tied = difference is not None and difference.tied
+        return replace(entry, mark="tied" if tied else None, behind=difference)
 
     return [
-        replace(
-            row,
-            entries={
-                key: Entry(entry.estimate, mark(key, entry.estimate), entry.set_name)
-                for key, entry in row.entries.items()
-            },
+        _with_fpr(
+            replace(row, entries={key: marked(row, key, each) for key, each in row.entries.items()})
         )
         for row in rows
     ]
+
+
+def _with_fpr(row: Row) -> Row:
+    """The row with FPR95, which says what TNR@95TPR says."""
+    entries = dict(row.entries)
+    for (metric, column), entry in row.entries.items():
+        if metric == _TNR:
+            entries[FPR, column] = replace(entry, estimate=_complement(entry.estimate))
+    return replace(row, entries=entries)
+
+
+def _complement(found: Estimate) -> Estimate:
+    """The estimate of 1 minus the value."""
+    return Estimate(
+        mean=1 - found.mean,
+        std=found.std,
+        ci_low=None if found.ci_high is None else 1 - found.ci_high,
+        ci_high=None if found.ci_low is None else 1 - found.ci_low,
+        seeds=found.seeds,
+        by_seed={seed: 1 - value for seed, value in found.by_seed.items()},
+    )
 
 
 def _ranked(rows: Iterable[Row], column: Column) -> list[Row]:

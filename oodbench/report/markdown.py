@@ -14,7 +14,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$])")
 
 def render(leaderboard: Leaderboard) -> str:
     """The full report of a leaderboard."""
-    return render_document(full(leaderboard, best="bold"))
+    return render_document(full(leaderboard, best="bold", split=True))
 
 
 def render_document(document: Document) -> str:

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from oodbench.errors import counted
 from oodbench.report.estimates import LEVEL
-from oodbench.report.leaderboard import RANKED_BY, Leaderboard, Row
+from oodbench.report.leaderboard import FPR, RANKED_BY, Leaderboard, Row
 from oodbench.report.tables import (
     BASELINE_SIGN,
-    TIED_SIGN,
     TUNED_ON,
     Cell,
     Document,
@@ -19,7 +18,9 @@ from oodbench.report.tables import (
     Table,
     full,
     interval_text,
+    metric_title,
     overview,
+    ties_note,
     value_cell,
 )
 
@@ -44,7 +45,7 @@ def document(
         whole: whether every metric and every parameter is shown.
     """
     source = (full if whole else overview)(board, best=best)
-    left_out: tuple[str, ...] = ("Quality", "AUROC on each", "TNR@95TPR on each")
+    left_out = ("Quality", *(f"{metric_title(metric)} on each" for metric in (RANKED_BY, FPR)))
     if not whole:
         left_out += ("What each",)
     tables = [_reworded(t) for t in source.tables if not t.title.startswith(left_out)]
@@ -80,25 +81,26 @@ def _summary(board: Leaderboard, models: Mapping[str, int]) -> Iterator[str]:
 
 
 def _quality(board: Leaderboard) -> Table:
-    """AUROC and TNR: mean over the OOD sets with its interval, then each set."""
+    """AUROC and FPR95: mean over the OOD sets with its interval, then each set."""
     mean = board.column("mean")
     sets = [column for column in board.columns if column.kind == "set"]
     several = len(sets) > 1
     what = " mean" if several else ""
+    auroc, fpr = metric_title(RANKED_BY), metric_title(FPR)
     tuned = any(row.tuned_on != "none" for row in board.rows)
     costs = any(row.cost is not None for row in board.rows)
     headings = [Heading("#", "#", importance=8), _DETECTOR]
     if tuned:
         headings.append(Heading("Tuned on", "Tuned on", text=True, importance=5))
     headings += [
-        Heading(f"AUROC{what}", f"AUROC{what}"),
+        Heading(f"{auroc}{what}", f"{auroc}{what}"),
         Heading(f"{LEVEL:.0%} interval", f"{LEVEL:.0%} interval", importance=7),
-        Heading(f"TNR@95TPR{what}", f"TNR@95TPR{what}", importance=6),
+        Heading(f"{fpr}{what}", f"{fpr}{what}", importance=8),
     ]
     if several:
         for column in sets:
-            headings.append(Heading("AUROC", "AUROC", importance=4, group=column.name))
-            headings.append(Heading("TNR@95TPR", "TNR", importance=3, group=column.name))
+            headings.append(Heading(auroc, auroc, importance=4, group=column.name))
+            headings.append(Heading(fpr, fpr, importance=3, group=column.name))
     if costs:
         time = f"Time ({BASELINE_SIGN} baseline)"
         headings.append(Heading(time, f"Time {BASELINE_SIGN}base", importance=7))
@@ -111,11 +113,11 @@ def _quality(board: Leaderboard) -> Table:
         found += [
             value_cell(average),
             Cell(interval_text(average.estimate) if average else ""),
-            value_cell(row.entries.get(("tnr_at_95_tpr", mean))),
+            value_cell(row.entries.get((FPR, mean))),
         ]
         for column in sets if several else ():
             found.append(value_cell(row.entries.get((RANKED_BY, column))))
-            found.append(value_cell(row.entries.get(("tnr_at_95_tpr", column))))
+            found.append(value_cell(row.entries.get((FPR, column))))
         if costs:
             ratio = None if row.cost is None else row.cost.values["relative_to_baseline"]
             found.append(Cell("" if ratio is None else f"{ratio:.1f}"))
@@ -140,10 +142,11 @@ def _notes(board: Leaderboard, best: str, *, whole: bool) -> Iterator[str]:
         return
     yield (
         "AUROC: how often an in-distribution image scores above an OOD image; 50 is chance. "
-        "TNR@95TPR: the share of OOD images that is rejected when 95 % of the in-distribution "
-        "images are accepted."
+        "FPR95: the share of OOD images that is accepted when 95 % of the in-distribution images "
+        "are, 100 % minus TNR@95TPR."
     )
-    yield f"Best of its column: {best}. {TIED_SIGN} tied with the best: the 95% intervals overlap."
+    if len(board.rows) > 1:
+        yield f"Best of its column: {best}. {ties_note(len(board.rows), len(board.seeds))}"
     if whole:
         yield (
             f"The {LEVEL:.0%} interval is a bootstrap over the test images; that of a mean has the "

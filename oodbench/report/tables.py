@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any, Literal
 
-from oodbench.metrics import METRICS
+from oodbench.columns import Column
 from oodbench.records import REQUIREMENTS
-from oodbench.report.estimates import LEVEL, Estimate
+from oodbench.report.estimates import FEWEST_SEEDS, LEVEL, Estimate
 from oodbench.report.leaderboard import (
+    FPR,
     ORACLE_LABEL,
     RANKED_BY,
+    SHOWN,
     Absence,
     Choice,
-    Column,
     Cost,
     Entry,
     Leaderboard,
@@ -35,10 +36,16 @@ UNSTEADY_SIGN = "~"
 SCATTER_LIMIT = 0.2
 """Repetitions that scatter by more than this fraction of their median are marked."""
 
+UP_SIGN, DOWN_SIGN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+"""Follow the name of a metric that is better if it is higher, or lower."""
+
 BASELINE_SIGN = "\N{MULTIPLICATION SIGN}"
 SPREAD_SIGN = "\N{PLUS-MINUS SIGN}"
 
 MEBIBYTE = 2.0**20
+
+STEP = "epsilon"
+"""The parameter with the step of the input perturbation, by its name in every detector."""
 
 TUNED_ON = {"none": "-", "fgsm": "FGSM", "ood_oracle": "OOD oracle"}
 
@@ -171,23 +178,31 @@ class Document:
     warnings: tuple[str, ...] = ()
 
 
-def overview(board: Leaderboard, *, best: str) -> Document:
-    """What a person looks at first: quality with cost, cost, requirements, absences.
+def overview(board: Leaderboard, *, best: str, split: bool = False) -> Document:
+    """What a person looks at first: quality with cost, cost, requirements, chosen values, absences.
 
     Args:
         board: the leaderboard.
         best: how the format shows the best value of a column, in words.
+        split: whether a method has two columns, what was trained and the detector, and not one.
     """
-    tables = [_leaderboard(board), _costs(board), _requirements(board), _absences(board)]
+    tables = [
+        _leaderboard(board, split),
+        _costs(board, split),
+        _requirements(board, split),
+        _chosen(board, split),
+        _absences(board),
+    ]
     return _document(board, tables, best)
 
 
-def full(board: Leaderboard, *, best: str) -> Document:
+def full(board: Leaderboard, *, best: str, split: bool = False) -> Document:
     """The overview, and the tables behind it: each OOD set, each metric, each method.
 
     Args:
         board: the leaderboard.
         best: how the format shows the best value of a column, in words.
+        split: whether a method has two columns, what was trained and the detector, and not one.
     """
     sets = [column for column in board.columns if column.kind == "set"]
     groups = {each.name: each.group for each in board.ood_sets}
@@ -197,27 +212,29 @@ def full(board: Leaderboard, *, best: str) -> Document:
         for column in sets
     ]
     tables = [
-        _leaderboard(board),
+        _leaderboard(board, split),
         *(
             _details(
                 board,
-                f"{METRICS[metric].short_title} on each OOD set (%)",
+                split,
+                f"{metric_title(metric)} on each OOD set (%)",
                 [
                     (metric, column, title or column.name)
                     for m, column, title in per_set
                     if m == metric
                 ],
             )
-            for metric in ("auroc", "tnr_at_95_tpr")
+            for metric in ("auroc", FPR)
             if metric in board.metrics
         ),
         _details(
             board,
+            split,
             "All metrics, mean over the OOD sets (%)",
-            [(metric, board.column("mean"), _metric_title(metric)) for metric in board.metrics],
+            [(metric, board.column("mean"), metric_title(metric)) for metric in board.metrics],
         ),
-        _costs(board),
-        _requirements(board),
+        _costs(board, split),
+        _requirements(board, split),
         _methods(board),
         _absences(board),
     ]
@@ -226,6 +243,13 @@ def full(board: Leaderboard, *, best: str) -> Document:
         note = "AUPR depends on the numbers of ID and OOD images, which are given at the top."
         document = replace(document, notes=(*document.notes, note))
     return document
+
+
+def cost(board: Leaderboard, *, best: str, split: bool = False) -> Document:
+    """What the methods cost and require, as in the overview, and nothing else."""
+    tables = [_costs(board, split), _requirements(board, split)]
+    document = _document(board, tables, best)
+    return replace(document, notes=(*_mark_notes(board, best), *_cost_notes(board)))
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -299,20 +323,29 @@ def _notes(board: Leaderboard, best: str) -> tuple[str, ...]:
             f"{ORACLE_LABEL[0].upper()}{ORACLE_LABEL[1:]}. Such methods saw what they should not "
             "have known; they have their own ranking and are never marked as best."
         )
-    costs = [row.cost for row in board.rows if row.cost is not None]
-    if costs:
-        devices = sorted({device for cost in costs for device in cost.devices})
-        found.append(
-            f"Costs were measured on {', '.join(devices)}: means over seeds (of medians "
-            "over repetitions), memory the largest. A method tuned to a step of zero needs no "
-            "gradient, so seeds may differ. Forwards and backwards are counted; part of a network "
-            f"counts as its share. Time ({BASELINE_SIGN} baseline) is the time of an "
-            "image in a batch over that of the benchmark's reference method. FLOPs count a "
-            "multiply-add as 2."
-            + (" Times on different devices are not comparable." if len(devices) > 1 else "")
-        )
-        found.append("Requirements are the columns of Table 1 of the DisMax paper.")
+    found += _cost_notes(board)
     return tuple(found)
+
+
+def _cost_notes(board: Leaderboard) -> Iterator[str]:
+    costs = [row.cost for row in board.rows if row.cost is not None]
+    if not costs:
+        return
+    devices = sorted({device for cost in costs for device in cost.devices})
+    yield (
+        f"Costs were measured on {', '.join(devices)}: means over seeds (of medians "
+        "over repetitions), memory the largest. A method tuned to a step of zero needs no "
+        "gradient, so seeds may differ. Forwards and backwards are counted; part of a network "
+        f"counts as its share. Time ({BASELINE_SIGN} baseline) is the time of an "
+        "image in a batch over that of the benchmark's reference method. FLOPs count a "
+        "multiply-add as 2."
+        + (" Times on different devices are not comparable." if len(devices) > 1 else "")
+    )
+    yield (
+        "Requirements are the columns of Table 1 of the DisMax paper. Where a method that perturbs "
+        "its input was tuned, the steps that it chose stand beside it, one for each seed: a step "
+        "of 0 is no perturbation."
+    )
 
 
 def _quality_notes(board: Leaderboard, best: str) -> list[str]:
@@ -322,34 +355,18 @@ def _quality_notes(board: Leaderboard, best: str) -> list[str]:
         "Higher scores mean more in-distribution; ID is the positive class unless a metric says "
         "otherwise. Methods are ranked by mean AUROC over the OOD sets, averaged over seeds."
     ]
-    interval = (
-        f"The {LEVEL:.0%} interval is that of the mean. It combines, in quadrature and on each "
-        "side, (a) the sampling of the test images: the bootstrap half-width, averaged over seeds "
-        "and OOD sets, not shrunk, because all share test images; "
-    )
-    if seeds - {1}:
-        found.append(
-            f"{SPREAD_SIGN} is the standard deviation over seeds, with seeds - 1 degrees of "
-            "freedom."
-        )
-        interval += (
-            "(b) the spread over seeds: Student's t interval of the mean. With few seeds (b) is "
-            "wide, as it should be. Ends are clipped to 0 and 100%."
-        )
-        if 1 in seeds:
-            interval += " Methods with one seed have (a) alone."
-        found.append(interval)
-    else:
-        found.append(
-            interval
-            + "(b) the spread over seeds, which one seed cannot show: these intervals have (a) "
-            "alone, and say nothing of what another training run would give."
-        )
     found.append(
-        f"Best of its column: {best}. {TIED_SIGN} after a value: tied with the best, because "
-        "their intervals overlap. Methods are tested on the same images, so a paired test might "
-        "still tell them apart."
+        f"FPR95: the share of OOD images that are accepted where at least {LEVEL:.0%} of the ID "
+        "images are (ID is the positive class): 100 % minus TNR@95TPR."
+        + (
+            f" {SHOWN['fpr95_ood_positive'].short_title} is another metric: the share of ID images "
+            "that are rejected where at least 95% of the OOD images are."
+            if "fpr95_ood_positive" in board.metrics
+            else ""
+        )
     )
+    found += _interval_notes(seeds)
+    found += _mark_notes(board, best)
     found.append("Worst set: the OOD set on which the method does worst, averaged over seeds.")
     if any(not row.complete for row in board.rows):
         found.append(
@@ -359,11 +376,81 @@ def _quality_notes(board: Leaderboard, best: str) -> list[str]:
     return found
 
 
+def _interval_notes(seeds: Set[int]) -> Iterator[str]:
+    """How an interval is made with these numbers of seeds."""
+    if max(seeds, default=1) >= FEWEST_SEEDS:
+        yield (
+            f"{SPREAD_SIGN} is the standard deviation over seeds, with seeds - 1 degrees of "
+            "freedom."
+        )
+    if seeds - {2}:
+        images = (
+            f"The {LEVEL:.0%} interval is that of the mean. It combines, in quadrature and on each "
+            "side, (a) the sampling of the test images: the bootstrap half-width, averaged over "
+            "seeds and OOD sets, not shrunk, because all share test images; "
+        )
+        if seeds - {1, 2}:
+            yield images + (
+                "(b) the spread over seeds: Student's t interval of the mean. With few seeds (b) "
+                "is wide, as it should be. Ends are clipped to 0 and 100%."
+                + (" Methods with one seed have (a) alone." if 1 in seeds else "")
+            )
+        else:
+            yield images + (
+                "(b) the spread over seeds, which one seed cannot show: these intervals have (a) "
+                "alone, and say nothing of what another training run would give."
+            )
+    if 2 in seeds:
+        yield "2 seeds: no interval over seeds; the values of both stand in its place."
+
+
+def _mark_notes(board: Leaderboard, best: str) -> Iterator[str]:
+    """What the marks of a board say; nothing where nothing is marked."""
+    ranked = [row for row in board.rows if not row.oracle]
+    if len(ranked) < 2:
+        return
+    if not board.tested:
+        yield (
+            f"Best of its column: {best}. Which methods are tied with it is not known: differences "
+            "cannot be tested without scores."
+        )
+        return
+    yield f"Best of its column: {best}. {ties_note(len(ranked), len(board.seeds))}"
+
+
+def ties_note(methods: int, seeds: int) -> str:
+    """What a tie is, in words, and what it does not say.
+
+    Args:
+        methods: number of methods that are compared.
+        seeds: number of seeds, the most of any method.
+    """
+    text = (
+        f"{TIED_SIGN} after a value: tied with the best. The two are compared on the same images"
+        f"{' and the same seeds' if seeds > 1 else ''}; they are tied if the {LEVEL:.0%} interval "
+        "of their paired difference, on bootstrap resamples that all methods share, reaches 0. The "
+        f"intervals are corrected for {methods} methods, of which the best one is chosen by the "
+        "same data (multiple comparisons with the best). A tie is no proof that two methods are "
+        "equal. "
+    )
+    if seeds == 1:
+        return text + (
+            "Each model was trained once, so the sampling of the test images alone counts: another "
+            "training may give another order."
+        )
+    return text + (
+        "The interval has the sampling of the test images and the spread of the difference over "
+        f"seeds; {seeds} seeds say little of that spread, so it is moderated by that of the other "
+        "methods' differences."
+    )
+
+
 _Show = Callable[[float | None], str]
 
 # --- tables ------------------------------------------------------------------------------------
 
 _METHOD = Heading("Method", "Method", text=True)
+_SPLIT = (Heading("Training", "Training", text=True), Heading("Detector", "Detector", text=True))
 _TUNED = Heading("Tuned on", "Tuned on", text=True, importance=7)
 
 
@@ -383,21 +470,39 @@ def _sections(
     return tuple(parts)
 
 
-def _leaderboard(board: Leaderboard) -> Table:
+def _who(split: bool) -> tuple[Heading, ...]:
+    """Heads of the columns that name a method."""
+    return _SPLIT if split else (_METHOD,)
+
+
+def _named(row: Row, board: Leaderboard, split: bool) -> tuple[Cell, ...]:
+    """The cells that name a method, with what is missing beside it."""
+    missing = _missing(row, board)
+    if not split:
+        return (Cell(row.method + missing),)
+    return Cell(row.model), Cell(row.method.removeprefix(f"{row.model}+") + missing)
+
+
+def _leaderboard(board: Leaderboard, split: bool) -> Table:
     mean, worst = board.column("mean"), board.column("worst")
     # A group with every set in it would repeat the mean.
     groups = [column for column in board.groups if column.sets != mean.sets]
     has_cost = any(row.cost is not None for row in board.rows)
+    auroc, fpr = metric_title("auroc"), metric_title(FPR)
+    interval = interval_title(row.entries.get((RANKED_BY, mean)) for row in board.rows)
     headings = [
         Heading("#", "#", importance=8),
-        _METHOD,
+        *_who(split),
         _TUNED,
-        *(Heading(f"AUROC {each.name} (%)", f"AUROC {each.name}", importance=8) for each in groups),
-        Heading("AUROC mean (%)", "AUROC mean"),
-        Heading(f"{LEVEL:.0%} interval (%)", f"{LEVEL:.0%} interval", importance=5),
-        Heading("AUROC worst set (%)", "AUROC worst", importance=6),
+        *(
+            Heading(f"{auroc} {each.name} (%)", f"{auroc} {each.name}", importance=8)
+            for each in groups
+        ),
+        Heading(f"{auroc} mean (%)", f"{auroc} mean"),
+        Heading(f"{interval} (%)", interval, importance=5),
+        Heading(f"{fpr} mean (%)", f"{fpr} mean", importance=8),
+        Heading(f"{auroc} worst set (%)", f"{auroc} worst", importance=6),
         Heading("Worst set", "Worst set", text=True, importance=2),
-        Heading("TNR@95TPR mean (%)", "TNR@95TPR mean", importance=3),
         Heading("ID accuracy (%)", "ID acc.", importance=1),
     ]
     if has_cost:
@@ -411,14 +516,14 @@ def _leaderboard(board: Leaderboard) -> Table:
         lowest = row.entries.get(("auroc", worst))
         found = [
             Cell("" if row.rank is None else str(row.rank)),
-            Cell(_name(row, board)),
+            *_named(row, board, split),
             Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
             *(value_cell(row.entries.get(("auroc", each))) for each in groups),
             value_cell(average, spread=True),
             Cell(interval_text(average.estimate) if average else ""),
+            value_cell(row.entries.get((FPR, mean))),
             value_cell(lowest),
             Cell((lowest.set_name or "") if lowest else ""),
-            value_cell(row.entries.get(("tnr_at_95_tpr", mean))),
             Cell(_percent(row.id_accuracy.mean) if row.id_accuracy else ""),
         ]
         if has_cost:
@@ -436,21 +541,23 @@ def _leaderboard(board: Leaderboard) -> Table:
     return Table(title, tuple(headings), _sections(board, cells))
 
 
-def _details(board: Leaderboard, title: str, columns: Sequence[tuple[str, Column, str]]) -> Table:
+def _details(
+    board: Leaderboard, split: bool, title: str, columns: Sequence[tuple[str, Column, str]]
+) -> Table:
     """Methods against (metric, column) pairs, each under its own title."""
-    headings = (_METHOD, *(Heading(title, title) for _, _, title in columns))
+    headings = (*_who(split), *(Heading(title, title) for _, _, title in columns))
 
     def cells(row: Row) -> tuple[Cell, ...]:
         values = (
             value_cell(row.entries.get((metric, column)), spread=True)
             for metric, column, _ in columns
         )
-        return Cell(_name(row, board)), *values
+        return *_named(row, board, split), *values
 
     return Table(title, headings, _sections(board, cells))
 
 
-def _costs(board: Leaderboard) -> Table:
+def _costs(board: Leaderboard, split: bool) -> Table:
     mean = board.column("mean")
     costs = [row.cost for row in board.rows if row.cost is not None]
 
@@ -467,6 +574,7 @@ def _costs(board: Leaderboard) -> Table:
         for name in ("forwards_per_image", "backwards_per_image")
     )
     operations, prefix = _scale([each.values["flops_per_image"] for each in costs])
+    auroc = metric_title("auroc")
     batched = "Batched (ms/image)"
     times = f"Time ({BASELINE_SIGN} baseline)"
     flops = f"{prefix}FLOPs per image"
@@ -512,7 +620,7 @@ def _costs(board: Leaderboard) -> Table:
 
     def cells(row: Row) -> tuple[Cell, ...]:
         return (
-            Cell(_name(row, board)),
+            *_named(row, board, split),
             value_cell(row.entries.get(("auroc", mean))),
             *(
                 Cell(show(_cost_of(row, name)), "unsteady" if unsteady(row, name) else None)
@@ -529,8 +637,8 @@ def _costs(board: Leaderboard) -> Table:
         return math.inf if time is None else time, row.method
 
     headings = (
-        _METHOD,
-        Heading("AUROC mean (%)", "AUROC mean (%)", importance=6),
+        *_who(split),
+        Heading(f"{auroc} mean (%)", f"{auroc} mean (%)", importance=6),
         *(heading for _, _, heading in columns),
     )
     ordered = order_is_clear(costs)
@@ -569,18 +677,44 @@ def order_is_clear(costs: Sequence[Cost]) -> bool:
     return all(before[1] < after[0] for before, after in pairwise(intervals))
 
 
-def _requirements(board: Leaderboard) -> Table:
+def _requirements(board: Leaderboard, split: bool) -> Table:
     def cells(row: Row) -> tuple[Cell, ...]:
-        if row.cost is None:
-            flags = [""] * len(REQUIREMENTS)
-        else:
-            flags = ["Required" if row.cost.requires[name] else "-" for name in REQUIREMENTS]
-        return Cell(row.method), *map(Cell, flags)
+        return *_named(row, board, split), *(Cell(_required(row, name)) for name in REQUIREMENTS)
 
     titles = [_REQUIREMENT_TITLES[name] for name in REQUIREMENTS]
-    headings = (_METHOD, *(Heading(title, title, text=True, importance=5) for title in titles))
+    headings = (
+        *_who(split),
+        *(Heading(title, title, text=True, importance=5) for title in titles),
+    )
     known = any(row.cost is not None for row in board.rows)
     return Table("What each method requires", headings, _sections(board, cells) if known else ())
+
+
+def _required(row: Row, name: str) -> str:
+    """Whether a method requires something; where it was tuned to a step, which step."""
+    if row.cost is None:
+        return ""
+    if not row.cost.requires[name]:
+        return "-"
+    steps = {choice.values.get(STEP) for choice in row.choices}
+    if name != "input_preprocessing" or row.tuned_on == "none" or steps <= {None}:
+        return "Required"
+    chosen = parameters_text(row.choices, (STEP,))
+    return f"Required; chosen: {f'none ({chosen})' if steps == {0} else chosen}"
+
+
+def _chosen(board: Leaderboard, split: bool) -> Table:
+    """The parameters of the methods that were tuned."""
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        tuned_on = TUNED_ON.get(row.tuned_on, row.tuned_on)
+        chosen = parameters_text(row.choices)
+        return *_named(row, board, split), Cell(tuned_on), Cell(chosen), Cell(_list(row.seeds))
+
+    titles = ("Tuned on", "Detector parameters", "Seeds")
+    headings = (*_who(split), *(Heading(title, title, text=True) for title in titles))
+    tuned = replace(board, rows=tuple(row for row in board.rows if row.tuned_on != "none"))
+    return Table("Chosen by tuning", headings, _sections(tuned, cells))
 
 
 def _methods(board: Leaderboard) -> Table:
@@ -628,25 +762,37 @@ def _absences(board: Leaderboard) -> Table:
 # --- cells -------------------------------------------------------------------------------------
 
 
-def parameters_text(choices: Sequence[Choice]) -> str:
-    """Detector parameters on one line: "epsilon=0.0014, temperature=1000".
+def parameters_text(choices: Sequence[Choice], names: Collection[str] | None = None) -> str:
+    """Detector parameters on one line: "epsilon 0, 0.0014, 0; temperature 1000".
 
-    Where seeds chose differently the value reads "per seed"; where the OOD sets of one seed did,
-    "per OOD set".
+    Several values are those of the seeds, in order; values that all seeds share are given once.
+    Where the OOD sets of a seed have several, each value is followed by its set in brackets.
+
+    Args:
+        choices: the parameters of each seed.
+        names: which parameters; default: all.
     """
-    names = sorted({name for choice in choices for name in choice.values})
+    if names is None:
+        names = {name for choice in choices for name in choice.values}
     parts = []
-    for name in names:
-        by_seed: dict[int, set[str]] = defaultdict(set)
+    for name in sorted(names):
+        by_set: dict[str | None, list[str]] = {}
+        sets = dict.fromkeys(each.ood_dataset for each in choices if each.ood_dataset is not None)
         for choice in choices:
-            by_seed[choice.seed].add(_parameter(choice.values.get(name)))
-        if any(len(values) > 1 for values in by_seed.values()):
-            text = "per OOD set"
+            value = _parameter(choice.values.get(name))
+            # A seed whose sets agree says it once, and it holds for each of them.
+            for ood in sets if choice.ood_dataset is None and sets else (choice.ood_dataset,):
+                by_set.setdefault(ood, []).append(value)
+        texts = {ood: _once(values) for ood, values in by_set.items()}
+        if len(set(texts.values())) > 1:
+            parts.append(f"{name} " + ", ".join(f"{text} ({ood})" for ood, text in texts.items()))
         else:
-            values = set[str]().union(*by_seed.values())
-            text = values.pop() if len(values) == 1 else "per seed"
-        parts.append(f"{name}={text}")
-    return ", ".join(parts) or "-"
+            parts.append(f"{name} {next(iter(texts.values()))}")
+    return "; ".join(parts) or "-"
+
+
+def _once(values: Sequence[str]) -> str:
+    return values[0] if len(set(values)) == 1 else ", ".join(values)
 
 
 def _parameter(value: Any) -> str:
@@ -657,13 +803,13 @@ def _parameter(value: Any) -> str:
     return str(value)
 
 
-def _name(row: Row, board: Leaderboard) -> str:
-    """The method's name, with what is missing beside it."""
+def _missing(row: Row, board: Leaderboard) -> str:
+    """What stands beside the name of a method that is not complete."""
     if row.complete:
-        return row.method
+        return ""
     if len(row.seeds) < len(board.seeds):
-        return f"{row.method} ({len(row.seeds)}/{len(board.seeds)} seeds)"
-    return f"{row.method} (sets missing)"
+        return f" ({len(row.seeds)}/{len(board.seeds)} seeds)"
+    return " (sets missing)"
 
 
 def value_cell(entry: Entry | None, *, spread: bool = False) -> Cell:
@@ -671,11 +817,11 @@ def value_cell(entry: Entry | None, *, spread: bool = False) -> Cell:
 
     Args:
         entry: the value.
-        spread: whether its standard deviation over seeds follows.
+        spread: whether its standard deviation over seeds follows, if there are three or more.
     """
     if entry is None:
         return Cell()
-    std = entry.estimate.std if spread else None
+    std = entry.estimate.std if spread and entry.estimate.seeds >= FEWEST_SEEDS else None
     after = "" if std is None else SPREAD_SIGN + _percent(std)
     return Cell(_percent(entry.estimate.mean), entry.mark, after)
 
@@ -685,15 +831,24 @@ def _percent(fraction: float) -> str:
 
 
 def interval_text(found: Estimate) -> str:
-    """A confidence interval in percent; empty if there is none."""
+    """A confidence interval in percent; with two seeds their values; empty if there is neither."""
+    if found.seeds == 2:
+        return ", ".join(map(_percent, found.by_seed.values()))
     if found.ci_low is None or found.ci_high is None:
         return ""
     return f"{_percent(found.ci_low)}-{_percent(found.ci_high)}"
 
 
-def _metric_title(metric: str) -> str:
-    about = METRICS[metric]
-    return about.short_title + ("" if about.higher_is_better else ", lower is better")
+def metric_title(metric: str) -> str:
+    """The abbreviation of a metric of `SHOWN`, with an arrow that says which way is better."""
+    about = SHOWN[metric]
+    return f"{about.short_title}{UP_SIGN if about.higher_is_better else DOWN_SIGN}"
+
+
+def interval_title(entries: Iterable[Entry | None]) -> str:
+    """The head of a column of `interval_text`."""
+    seeds = {entry.estimate.seeds for entry in entries if entry is not None}
+    return "Both seeds" if seeds == {2} else f"{LEVEL:.0%} interval"
 
 
 def _list(seeds: Sequence[int]) -> str:

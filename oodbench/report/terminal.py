@@ -31,6 +31,9 @@ _RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 _GROUP_GAP = 2
 """Further spaces before a group of columns."""
 
+_SPLIT_WIDTH = 132
+"""From this width on a method has two columns, what was trained and the detector."""
+
 _NEVER_DROPPED = 9
 """Importance of columns that are left out only where not even two of them fit."""
 
@@ -61,7 +64,8 @@ def renderables(leaderboard: Leaderboard, width: int = 120) -> list[RenderableTy
         width: characters a line may have. Columns that do not fit are left out, the least
             important first, and named below the table; text is wrapped; numbers stay whole.
     """
-    return document_renderables(overview(leaderboard, best=f"bold, with {BEST_SIGN}"), width)
+    best, split = f"bold, with {BEST_SIGN}", width >= _SPLIT_WIDTH
+    return document_renderables(overview(leaderboard, best=best, split=split), width)
 
 
 def document_renderables(document: Document, width: int = 120) -> list[RenderableType]:

@@ -1,0 +1,39 @@
+"""What a value on a leaderboard is about: one OOD set, or several of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+
+class Column(NamedTuple):
+    """One OOD set, the mean of a group, the mean of all, or the worst set.
+
+    Attributes:
+        kind: which of these it is.
+        name: the name of the set or the group; "mean" or "worst" otherwise.
+        sets: names of the OOD sets it is made from.
+    """
+
+    kind: Literal["mean", "worst", "group", "set"]
+    name: str
+    sets: tuple[str, ...]
+
+
+def columns_of(groups: Mapping[str, str | None]) -> tuple[Column, ...]:
+    """The columns of a benchmark: the mean, the worst set, the groups, the sets.
+
+    Args:
+        groups: OOD set -> its group, or None, in the order in which they are shown.
+    """
+    names = tuple(groups)
+    members: dict[str, list[str]] = {}
+    for name, group in groups.items():
+        if group is not None:
+            members.setdefault(group, []).append(name)
+    return (
+        Column("mean", "mean", names),
+        Column("worst", "worst", names),
+        *(Column("group", group, tuple(sets)) for group, sets in members.items()),
+        *(Column("set", name, (name,)) for name in names),
+    )

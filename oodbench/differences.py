@@ -1,0 +1,284 @@
+"""Paired differences of each method to the best one of a column: what ties are decided by.
+
+All methods of a benchmark are tested on the same images, and those of one model on the same
+checkpoints: the difference of two methods is known better than either. Its error has two parts:
+
+- The test images are a sample. All methods and seeds are resampled on the same draws of a data set
+  (`intervals.SharedResamples`), so the standard deviation over resamples of the mean difference is
+  its standard error, whatever the correlations.
+- Another training gives another model. The differences of the seeds, paired by seed, scatter.
+
+`oodbench.simultaneous` makes intervals from both that allow for the number of methods, and for the
+best one being chosen by the same data. A method is tied with the best if its interval reaches 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from oodbench import intervals, simultaneous
+from oodbench.columns import Column, columns_of
+from oodbench.metrics import METRICS
+from oodbench.records import DifferenceRecord, QualityRecord
+
+ORACLE = "ood_oracle"
+"""How methods are tuned that saw the OOD sets: they are compared with nothing."""
+
+Key = tuple[str, int]
+"""A method's name and a seed."""
+
+Values = Mapping[str, npt.NDArray[np.floating]]
+"""Metric -> values on the shared resamples, shape [R]."""
+
+Resampled = Mapping[str, Values]
+"""OOD set -> values."""
+
+Scores = Mapping[str, npt.NDArray[np.float64]]
+"""Data set -> scores; "id" is the ID test set, or "id@SET" for each OOD set."""
+
+_Recorded = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""Method -> OOD set -> seed -> value of one metric."""
+
+
+class _Pair(NamedTuple):
+    """A method and the best one of a column.
+
+    Attributes:
+        method: the method.
+        best: the best one.
+        seeds: seeds that both have.
+        differences: for each of these, how far the best one is ahead.
+        sets: the OOD sets that the two are measured on: of the column, or the worst of each.
+    """
+
+    method: str
+    best: str
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    sets: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """All methods of one metric and column, against the best one.
+
+    Attributes:
+        metric: name of the metric.
+        column: the column.
+        methods: number of methods.
+        pairs: one for each method but the best.
+    """
+
+    metric: str
+    column: Column
+    methods: int
+    pairs: tuple[_Pair, ...]
+
+
+def id_key(ood: str) -> str:
+    """Key of the ID test scores of a method that is tuned on each OOD set."""
+    return f"id@{ood}"
+
+
+def id_scores(scores: Scores, ood: str) -> npt.NDArray[np.float64]:
+    """Scores of the ID test images, by the detector that judges an OOD set."""
+    return scores[id_key(ood) if id_key(ood) in scores else "id"]
+
+
+def differences_to_best(
+    records: Iterable[QualityRecord], resampled: Callable[[Key], Resampled]
+) -> list[DifferenceRecord]:
+    """For each metric, column and method but the best one: the difference with its interval.
+
+    Methods that were tuned on the OOD sets are left out.
+
+    Args:
+        records: quality records of one run.
+        resampled: gives the metrics of a method and seed on the resamples that all share.
+
+    Returns:
+        The records, in an order that does not depend on that of the quality records; none where
+        fewer than two methods have values.
+    """
+    records = list(records)
+    kept: dict[Key, Resampled] = {}
+
+    def values(key: Key) -> Resampled:
+        if key not in kept:
+            kept[key] = resampled(key)
+        return kept[key]
+
+    found = []
+    for comparison in _comparisons(records):
+        pairs = comparison.pairs
+        errors = [_image_error(comparison.metric, pair, values) for pair in pairs]
+        ranges = simultaneous.intervals(
+            [pair.differences for pair in pairs], errors, comparison.methods
+        )
+        for pair, range_ in zip(pairs, ranges, strict=True):
+            found.append(
+                DifferenceRecord(
+                    run_id=records[0].run_id,
+                    benchmark=records[0].benchmark,
+                    benchmark_version=records[0].benchmark_version,
+                    metric=comparison.metric,
+                    column_kind=comparison.column.kind,
+                    column=comparison.column.name,
+                    method=pair.method,
+                    best=pair.best,
+                    methods=comparison.methods,
+                    seeds=len(pair.seeds),
+                    difference=range_.mean,
+                    ci_low=range_.low,
+                    ci_high=range_.high,
+                    image_error=range_.image_error,
+                    seed_error=range_.seed_error,
+                    degrees_of_freedom=range_.degrees_of_freedom,
+                    image_critical=range_.image_critical,
+                    seed_critical=range_.seed_critical,
+                )
+            )
+    return found
+
+
+def from_scores(
+    records: Iterable[QualityRecord], scores: Callable[[Key], Scores], resamples: int
+) -> list[DifferenceRecord]:
+    """As `differences_to_best`, from scores.
+
+    Args:
+        records: quality records of one run.
+        scores: gives those of a method and seed.
+        resamples: number of bootstrap resamples.
+    """
+    records = list(records)
+    shared = intervals.SharedResamples(resamples)
+    id_dataset = records[0].id_dataset if records else ""
+
+    def resampled(key: Key) -> Resampled:
+        return resample(scores(key), shared, id_dataset)
+
+    return differences_to_best(records, resampled)
+
+
+def resample(
+    scores: Scores, shared: intervals.SharedResamples, id_dataset: str
+) -> dict[str, Values]:
+    """The metrics of one method and seed on every OOD set, on the shared resamples.
+
+    Kept in float32: what is made of them is a standard error.
+    """
+    return {
+        ood: as_kept(shared.bootstrap(id_dataset, id_scores(scores, ood), ood, found))
+        for ood, found in scores.items()
+        if not (ood == "id" or ood.startswith(id_key("")))
+    }
+
+
+def as_kept(values: Mapping[str, npt.NDArray[np.float64]]) -> Values:
+    """Bootstrap values as they are kept until a run ends: half as large."""
+    return {metric: found.astype(np.float32) for metric, found in values.items()}
+
+
+def belong(differences: Iterable[DifferenceRecord], records: Iterable[QualityRecord]) -> bool:
+    """Whether differences are those of these quality records, and all of them.
+
+    A run that was stopped, or goes on with other methods, may have older ones on disk.
+    """
+    expected = {
+        (each.metric, each.column.kind, each.column.name, pair.method): (
+            pair.best,
+            each.methods,
+            len(pair.seeds),
+            fmean(pair.differences),
+        )
+        for each in _comparisons(list(records))
+        for pair in each.pairs
+    }
+    found = {
+        (each.metric, each.column_kind, each.column, each.method): (
+            each.best,
+            each.methods,
+            each.seeds,
+            each.difference,
+        )
+        for each in differences
+    }
+    return found.keys() == expected.keys() and all(
+        found[key][:3] == values[:3] and math.isclose(found[key][3], values[3], abs_tol=1e-9)
+        for key, values in expected.items()
+    )
+
+
+# --- who is compared with whom -----------------------------------------------------------------
+
+
+def _comparisons(records: Sequence[QualityRecord]) -> Iterator[_Comparison]:
+    groups: dict[str, str | None] = {}
+    values: dict[str, dict[str, dict[str, dict[int, float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    for record in records:
+        if record.status == "ok" and record.ood_dataset is not None:
+            groups[record.ood_dataset] = record.ood_group
+            if record.tuned_on != ORACLE and record.value is not None:
+                of_method = values[record.metric][record.method]
+                of_method[record.ood_dataset][record.seed] = record.value
+    columns = columns_of({name: groups[name] for name in sorted(groups)})
+    for metric in METRICS:
+        for column in columns:
+            yield from _comparison(metric, column, values.get(metric, {}))
+
+
+def _comparison(metric: str, column: Column, values: _Recorded) -> Iterator[_Comparison]:
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    sets: dict[str, tuple[str, ...]] = {}
+    by_seed: dict[str, dict[int, float]] = {}
+    for method, by_set in sorted(values.items()):
+        chosen = _sets(column, by_set, sign)
+        found = mean_of_sets([by_set.get(name, {}) for name in chosen])
+        if found:
+            sets[method] = chosen
+            by_seed[method] = {seed: sign * value for seed, value in found.items()}
+    if len(by_seed) < 2:
+        return
+    best = max(by_seed, key=lambda method: fmean(by_seed[method].values()))
+    pairs = []
+    for method, mine in by_seed.items():
+        seeds = tuple(sorted(mine.keys() & by_seed[best].keys()))
+        if method != best and seeds:
+            ahead = tuple(by_seed[best][seed] - mine[seed] for seed in seeds)
+            pairs.append(_Pair(method, best, seeds, ahead, (sets[best], sets[method])))
+    yield _Comparison(metric, column, len(by_seed), tuple(pairs))
+
+
+def _sets(column: Column, by_set: Mapping[str, Mapping[int, float]], sign: int) -> tuple[str, ...]:
+    """The OOD sets of a column; the worst of them for that column, if all are there."""
+    if column.kind != "worst" or not all(by_set.get(name) for name in column.sets):
+        return column.sets
+    return (min(column.sets, key=lambda name: (sign * fmean(by_set[name].values()), name)),)
+
+
+def mean_of_sets(by_set: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Seed -> mean over OOD sets, of the seeds that have every set."""
+    seeds = sorted(set[int].intersection(*map(set, by_set))) if by_set else []
+    return {seed: fmean(found[seed] for found in by_set) for seed in seeds}
+
+
+def _image_error(metric: str, pair: _Pair, resampled: Callable[[Key], Resampled]) -> float:
+    """Standard deviation over the shared resamples of the mean difference."""
+
+    def mean(method: str, sets: Sequence[str]) -> npt.NDArray[np.float64]:
+        found = [resampled((method, seed))[name][metric] for seed in pair.seeds for name in sets]
+        return np.asarray(np.mean(found, axis=0, dtype=np.float64))
+
+    difference = mean(pair.best, pair.sets[0]) - mean(pair.method, pair.sets[1])
+    return float(difference.std(ddof=1)) if len(difference) > 1 else 0.0

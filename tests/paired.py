@@ -1,0 +1,29 @@
+"""Differences between methods, for records that no scores were made for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from oodbench.differences import differences_to_best
+from oodbench.metrics import METRICS
+from oodbench.records import DifferenceRecord, QualityRecord
+
+
+def compared(
+    records: Sequence[QualityRecord], half_widths: Mapping[str, float]
+) -> list[DifferenceRecord]:
+    """Differences to the best, with an interval of a given half-width for each method."""
+    flat = dict.fromkeys(METRICS, np.zeros(10))
+    found = differences_to_best(records, lambda key: defaultdict(lambda: flat))
+    return [
+        replace(
+            each,
+            ci_low=each.difference - half_widths[each.method],
+            ci_high=each.difference + half_widths[each.method],
+        )
+        for each in found
+    ]
