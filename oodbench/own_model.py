@@ -403,12 +403,22 @@ def _with_tuning(found: Mapping[str, tuple[Any, Detector]], tune: Any) -> list[_
     asked = []
     for label, (given, detector) in found.items():
         info = detector.info
-        fixed = {} if isinstance(given, str) or label in named else detector.parameters
+        fixed = {} if isinstance(given, str) or label in named else _parameters(detector)
         wanted = label in named or (tune == "all" and bool(set(info.search_space) - set(fixed)))
         # One that trains a model of its own needs tuning data in any case.
         tuned: TuningProtocol = "fgsm" if wanted or "calibration" in info.needs else "none"
         asked.append(_Asked(label, given, info, fixed, tuned))
     return asked
+
+
+def _parameters(detector: Detector) -> dict[str, Any]:
+    try:
+        return detector.parameters
+    except AttributeError as error:
+        raise UserError(
+            f"Detector '{detector.info.name}' does not keep what its constructor takes: {error}.",
+            "Keep each argument in an attribute of the same name.",
+        ) from None
 
 
 def _contenders(
@@ -445,7 +455,13 @@ def _detector(given: Any, catalog: Catalog) -> Detector:
             f"Detector '{given.info.name}' needs input gradients and has no step size.",
             "Give it an attribute 'epsilon', a number in units of a [0, 1] pixel.",
         )
-    return copy.deepcopy(given)
+    try:
+        return copy.deepcopy(given)
+    except Exception as error:  # its own code
+        raise UserError(
+            f"Detector '{given.info.name}' cannot be copied: {type(error).__name__}: {error}.",
+            "Keep no open files, generators or locks in it.",
+        ) from error
 
 
 def _device(name: str | torch.device, module: nn.Module) -> torch.device:
@@ -930,9 +946,11 @@ def _shown(value: Any) -> str:
 
 
 def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> Iterable[str]:
-    """Which feature layers the model has, if a detector that was asked for looks at them."""
-    looks = any(each.method.detector.needs & {"taps", "tap_maps"} for each in contenders)
-    if looks and network.tap_names:
+    """What was taken for features and feature layers, if a detector looks at them."""
+    needs = frozenset[str]().union(*(each.method.detector.needs for each in contenders))
+    if network.head_name is not None and network.head_note and needs & {"features", "feature_map"}:
+        yield network.head_note
+    if needs & {"taps", "tap_maps"} and network.tap_names:
         yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."
 
 

@@ -431,7 +431,7 @@ def test_what_is_not_logits(module: nn.Module, said: str, hint: str) -> None:
 def test_models_without_a_known_last_layer_give_logits(module: nn.Module, why: str) -> None:
     found = probed(module)
     assert found.network.head is None
-    assert why in found.no_head
+    assert why in found.network.head_note
     runner = NetworkRunner(Classifier(found.network, (0.0,), (1.0,)), batch_size=3)
     with runner.attached(), torch.no_grad():
         outputs = runner.outputs(some_images())

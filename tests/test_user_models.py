@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
@@ -27,8 +28,12 @@ CLASSES = 6
 
 
 @cache
-def _catalog(plugins: tuple[Any, ...] = ()) -> Catalog:
-    return Catalog(plugins)
+def _built_in() -> Catalog:
+    return Catalog()
+
+
+def _catalog(plugins: Any = ()) -> Catalog:
+    return Catalog(plugins) if plugins else _built_in()
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +140,9 @@ def test_black_boxes_give_the_scores_of_their_logits(name: str) -> None:
     found = evaluated(box, detectors, costs=True)
     ran = {"baseline", "energy", "odin"} - ({"odin"} if "numpy" in name else set())
     assert found.scores.keys() == ran
-    assert all("head=" in found.skipped[label] for label in ("knn", "vim"))
+    for label in ("knn", "vim"):
+        assert "needs the features" in found.skipped[label]
+        assert ("head=" if "holds an exported" in name else "nn.Module") in found.skipped[label]
     assert found.head == ""
     for label in ran:
         np.testing.assert_allclose(
@@ -291,6 +298,8 @@ def test_heads_that_are_not_linear_give_features_and_no_weights(name: str) -> No
     model = nn.Sequential(parts, make()).eval()
     found = evaluated(model, ["energy", "knn", "vim"])
     assert found.head == head
+    guessed = any(f"The features are the input of '{head}'" in note for note in found.notes)
+    assert guessed == ("after it" in name or "rectifier" in name)
     assert found.skipped == {
         "vim": "needs the weights of a linear last layer; the logits of the model do not come from "
         "one"
@@ -490,6 +499,13 @@ def test_without_gradients_only_what_needs_them_is_left_out(name: str) -> None:
     for label in ("odin", "mahalanobis"):
         assert "gradient" in found.skipped[label]
         assert "requires_grad_(False)" in found.skipped[label], "what to do"
+
+
+def test_a_gradient_that_is_zero_everywhere_is_none() -> None:
+    model = Probe(lambda backbone, x: backbone((255 * x).round() / 255))
+    found = evaluated(model, ["odin", "energy"])
+    assert list(found.scores) == ["energy"]
+    assert "gradient" in found.skipped["odin"]
 
 
 def test_a_forward_under_no_grad() -> None:
@@ -875,3 +891,29 @@ def test_eigendecompositions_are_shared_and_scores_are_those_of_each_alone(
     for name, sets in alone.items():
         for dataset, scores in sets.items():
             np.testing.assert_array_equal(found.scores[name][dataset], scores)
+
+
+def test_detectors_that_cannot_be_copied_or_do_not_keep_their_arguments() -> None:
+    @register("holding")
+    class Holding_(Detector):  # noqa: N801
+        """Holds a lock."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def score(self, outputs: Outputs) -> Tensor:
+            return outputs.logits[:, 0]
+
+    @register("forgetting")
+    class Forgetting(Detector):
+        """Forgets its argument."""
+
+        def __init__(self, power: int = 2) -> None:
+            self.p = power
+
+        def score(self, outputs: Outputs) -> Tensor:
+            return outputs.logits[:, 0]
+
+    for detector, said in ((Holding_(), "cannot be copied"), (Forgetting(), "does not keep")):
+        with pytest.raises(UserError, match=said):
+            evaluated(classifier(), [detector])

@@ -308,7 +308,7 @@ def gradient_obstacle(classifier: Classifier, images: Tensor) -> str | None:
             images = images.detach().requires_grad_()
             logits: Tensor = classifier(images)
             logits.sum().backward(inputs=[images])
-            if images.grad is not None:
+            if images.grad is not None and bool(images.grad.any()):
                 return None
     except Exception as error:  # a model under inference mode, in int8, or frozen, may raise
         if is_out_of_memory(error):

@@ -39,6 +39,7 @@ from oodbench.engine.tuning import (
     tune,
 )
 from oodbench.errors import UserError
+from oodbench.models.adapter import UNWATCHED
 from oodbench.models.feature_map import find_map
 from oodbench.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
@@ -136,6 +137,19 @@ class _Once(Generic[T]):
         return self._made[0]
 
 
+def _without_features(why: str) -> str:
+    """The reason of a detector that needs features that are not known."""
+    if why == UNWATCHED:
+        return (
+            f"needs the features, the input of the model's last layer; {why}: give the "
+            "torch.nn.Module that it was made from"
+        )
+    return (
+        f"needs the features, the input of the model's last layer ({why}): name the layer with "
+        "head=..., or the module that gives the features with features=..."
+    )
+
+
 class Session:
     """Runs detectors on a classifier; what comes of it is in its attributes.
 
@@ -191,10 +205,7 @@ class Session:
         needs, data = method.detector.needs, self._data
         network = self._classifier.network
         if needs & {"features", "feature_map"} and not network.has_features:
-            return (
-                "needs the features, the input of the last layer, which is not known: name the "
-                "layer with head=..., or the module that gives the features with features=..."
-            )
+            return _without_features(getattr(network, "head_note", ""))
         obstacle = head_obstacle(needs, self._classifier.describe_head().kind, "the model")
         if obstacle is not None:
             return obstacle

@@ -38,6 +38,7 @@ class AdaptedNetwork(Network):
         tap_reason: why these are its taps.
         output: where the logits are in what the module returns.
         num_classes: C; None to hold logits to what the last layer gives.
+        head_note: how the last layer was found, or why it was not; "" if there is nothing to say.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class AdaptedNetwork(Network):
         tap_reason: str = "",
         output: Output = None,
         num_classes: int | None = None,
+        head_note: str = "",
     ) -> None:
         super().__init__()
         self.module = module
@@ -63,6 +65,7 @@ class AdaptedNetwork(Network):
         self.tap_reason = tap_reason
         self.output = output
         self.num_classes = num_classes
+        self.head_note = head_note
 
     # Properties and no sub-modules: a layer that is registered twice is stored twice.
     @property
@@ -121,6 +124,10 @@ class AdaptedNetwork(Network):
         return logits
 
 
+UNWATCHED = "its parts cannot be watched"
+"""Why the last layer of a function, or of a module of TorchScript or torch.export, is not known."""
+
+
 class Function(nn.Module):
     """A function, or any other callable, that maps normalised images to logits, as a module.
 
@@ -171,7 +178,9 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
     else:
         _check_names(module, (head,))
     check_taps(module, taps)
-    return AdaptedNetwork(module, tuple(taps), head)
+    # Whether what comes after a convolution keeps it linear cannot be told without running it.
+    opaque = not isinstance(module.get_submodule(head), nn.Linear | DistanceHead)
+    return AdaptedNetwork(module, tuple(taps), head, opaque_head=opaque)
 
 
 def create_adapted(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from oodbench.errors import UserError, did_you_mean
 from oodbench.losses import DistanceHead
 from oodbench.models.activations import activation_of
-from oodbench.models.adapter import AdaptedNetwork, check_taps, model_name
+from oodbench.models.adapter import UNWATCHED, AdaptedNetwork, Function, check_taps, model_name
 from oodbench.models.classifier import Network, first_tensor, is_last_layer, vectors
 from oodbench.models.feature_layers import Call, FeatureLayers, ForwardPass, has_weights
 from oodbench.models.returned import HINT, Output, described, find_output, logits_in
@@ -69,14 +69,12 @@ class Probed:
         logits: what it gave for the images, shape [B, C].
         channels_last: whether it runs in torch's channels_last order.
         note: which of several outputs was taken for the logits; "" if there was no choice.
-        no_head: why its last layer is not known; "" if it is.
     """
 
     network: AdaptedNetwork
     logits: Tensor
     channels_last: bool
     note: str = ""
-    no_head: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -155,8 +153,9 @@ def probe(
         tap_reason=layers.reason,
         output=sweep.output,
         num_classes=sweep.logits.shape[1],
+        head_note=why,
     )
-    return Probed(network, sweep.logits, channels_last, sweep.note, why)
+    return Probed(network, sweep.logits, channels_last, sweep.note)
 
 
 def _run(
@@ -243,7 +242,7 @@ def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
 
 
 def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
-    """Name of the last layer, or None and why it is not known."""
+    """Name of the last layer and a note on it, or None and why it is not known."""
     model = model_name(module)
     layers = {name: call for name, call in sweep.calls.items() if is_last_layer(call.module)}
     _check_no_probabilities(sweep, model, layers)
@@ -259,9 +258,13 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
     classes = sweep.logits.shape[1]
     ends = [name for name, call in usable.items() if vectors_of(call).shape[1] == classes]
     if len(ends) == 1 and usable[ends[0]].count == 1:
-        return ends[0], ""
-    if not sweep.calls:
-        return None, "its parts cannot be watched"
+        return ends[0], (
+            f"The features are the input of '{ends[0]}', the only linear layer with an output for "
+            "each class, though the logits are not its output; head= or features= name others."
+        )
+    makes = (torch.jit.ScriptModule, torch.fx.GraphModule, Function)
+    if isinstance(module, makes) or not sweep.calls:
+        return None, UNWATCHED
     return None, "no layer was found that gives the logits"
 
 
