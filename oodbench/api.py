@@ -12,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oodbench import arguments
 from oodbench.catalog import Catalog, DetectorStatus, Plugin
 from oodbench.errors import InterruptedRun, UserError, listed
 from oodbench.holding import claim, held, held_around
-from oodbench.plan import Method, Plan, make_plan
+from oodbench.plan import Method, Plan, make_plan, parameters_error
+from oodbench.probe import probe_parameters
 from oodbench.progress import Reporter, Silent
 from oodbench.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.rundir import DIFFERENCES, RunDirectory
@@ -253,6 +255,9 @@ def run(
     Raises:
         UserError: if something that was asked for is not there or not valid.
     """
+    plugins, methods, seeds = _checked(
+        plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
+    )
     catalog = Catalog(plugins)
     # Misspelt names are found before torch is loaded, which takes seconds.
     plan_run(catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods)
@@ -307,6 +312,9 @@ def run_suite(
     """
     from oodbench.suite_run import run_members
 
+    plugins, methods, seeds = _checked(
+        plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
+    )
     catalog = Catalog(plugins)
     loaded = load_suite(catalog, str(suite))
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
@@ -361,6 +369,25 @@ def changed_files(folder: Path, names: Sequence[str]) -> str:
     return (
         f"{folder}: {listed(names)} changed after the run: what is shown is not what was measured. "
         "`oodbench run` with --resume makes it again."
+    )
+
+
+def _checked(
+    plugins: Any, methods: Any, seeds: Any, *, resume: Any, **places: Any
+) -> tuple[list[Plugin], list[str] | None, int]:
+    """Plug-ins, names of methods and number of seeds, as they are to be used.
+
+    Raises:
+        UserError: if one of them, `resume` or a place has another type.
+    """
+    arguments.truth("resume", resume)
+    for name, place in places.items():
+        if place is not None or name in ("benchmark", "suite"):
+            arguments.path(name, place)
+    return (
+        arguments.plugins("plugins", plugins),
+        None if methods is None else arguments.names("methods", methods),
+        arguments.whole_number("seeds", seeds, 1, arguments.MOST_SEEDS),
     )
 
 
@@ -439,6 +466,22 @@ def plan_run(
     """
     spec = catalog.benchmark(str(benchmark))
     return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)
+
+
+def check_parameters(plan: Plan, catalog: Catalog) -> None:
+    """Refuse parameters that a detector does not take, without importing it in this process.
+
+    What `run` finds when it makes the detectors, for those who only look at the plan.
+
+    Raises:
+        UserError: naming file, line and method.
+    """
+    wanted = [method for method in plan.methods if method.parameters]
+    files = [catalog.entry("detector", method.detector.name).path for method in wanted]
+    pairs = zip(files, (method.parameters for method in wanted), strict=True)
+    for method, error in zip(wanted, probe_parameters(list(pairs)), strict=True):
+        if error is not None:
+            raise parameters_error(method, plan.benchmark, *error)
 
 
 @contextmanager

@@ -347,9 +347,12 @@ def _planned(
     statuses = catalog.checked_detectors()
     if not catalog.is_suite(benchmark):
         plan = api.plan_run(catalog, benchmark, statuses, seeds=seeds, methods=methods)
+        api.check_parameters(plan, catalog)
         return plan_view.renderables(plan, width)
     suite = load_suite(catalog, benchmark)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
+    for member in plans.values():
+        api.check_parameters(member, catalog)
     return plan_view.suite_renderables(suite, plans, width)
 
 

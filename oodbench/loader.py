@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from oodbench.content import is_content, module_name, source_files
 from oodbench.detector import Detector
@@ -49,19 +51,61 @@ def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
 
 
 def _checked(cls: type[Detector], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, held to the types that the constructor declares."""
+    """The parameters, held to the types that the constructor declares.
+
+    Raises:
+        ValueError: one has another type, or a number is not finite.
+    """
     try:
         types = get_type_hints(cls.__init__)
     except NameError:  # a type that is imported for checkers only
         types = {}
     checked = {}
     for name, value in parameters.items():
+        plain = value.item() if getattr(value, "shape", None) == () else value  # of numpy, torch
+        if not _finite(plain):
+            raise ValueError(f"{name}: input should be a finite number, not {plain!r}")
         try:
-            checked[name] = TypeAdapter(types.get(name, Any)).validate_python(value)
+            checked[name] = _held_to(types.get(name, Any), plain)
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
-            raise ValueError(f"{name}: {problem[0].lower()}{problem[1:]}") from error
+            raise ValueError(f"{name}: {problem[0].lower()}{problem[1:]}, not {plain!r}") from error
     return checked
+
+
+def _held_to(annotation: Any, value: Any) -> Any:
+    """A value of a declared type: True and "1" are no numbers, and 2.0 is no whole number.
+
+    Lists, and texts for a path or an enumeration, are taken as JSON gives them: YAML has no tuples.
+
+    Raises:
+        ValidationError: it is of another type.
+    """
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    except PydanticUserError:  # a type that pydantic knows nothing of
+        return value
+    try:
+        return adapter.validate_python(value, strict=True)
+    except ValidationError:
+        if not isinstance(value, str | list | tuple | dict):
+            raise
+        try:
+            text = json.dumps(value)
+        except (TypeError, ValueError):  # not of JSON's types
+            text = ""
+        if not text:
+            raise
+    return adapter.validate_json(text, strict=True)
+
+
+def _finite(value: Any) -> bool:
+    """Whether no number in a value is infinite or NaN."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
 
 
 def _arguments(parameters: Mapping[str, Any]) -> str:

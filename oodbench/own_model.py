@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from oodbench import arguments
 from oodbench.catalog import Catalog, Plugin
 from oodbench.data.declared import matching_labels
 from oodbench.data.loaders import LoadedImages
@@ -170,9 +171,12 @@ def evaluate(
     say = reporter_of(progress)
     models = _models(model)
     several = isinstance(model, Mapping)
-    catalog = Catalog(plugins)
+    catalog = Catalog(tuple(arguments.plugins("plugins", plugins)))
     asked, broken = _asked(detectors, catalog, tune)
     _check_seed(seed)
+    arguments.truth("costs", costs)
+    if num_classes is not None:
+        arguments.whole_number("num_classes", num_classes, 1)
     if errors not in ("skip", "raise"):
         raise UserError(f"errors: expected 'skip' or 'raise', not {errors!r}.")
     places = {name: _device(device, module) for name, module in models.items()}
@@ -355,8 +359,7 @@ def _asked(detectors: Any, catalog: Catalog, tune: Any) -> tuple[list[_Asked], d
     for label, given in pairs:
         detector = _detector(given, catalog)
         name = detector.info.name if label is None else label
-        if not isinstance(name, str) or not name.strip():
-            raise UserError(f"detectors: expected a label for each detector, not {name!r}.")
+        arguments.visible_name("detectors", name)
         if name in found:
             raise UserError(
                 f"detectors: '{name}' is given twice.",
@@ -496,7 +499,9 @@ def _normalization(given: Any) -> Scaling | None:
     expected = "expected (mean, std), a number per channel in each"
     try:
         mean, std = (
-            tuple(map(float, part)) if hasattr(part, "__len__") else (float(part),)
+            tuple(map(_real, part))
+            if hasattr(part, "__len__") and not isinstance(part, str)
+            else (_real(part),)
             for part in given
         )
     except (TypeError, ValueError):
@@ -514,6 +519,12 @@ def _normalization(given: Any) -> Scaling | None:
     return mean, std
 
 
+def _real(value: Any) -> float:
+    if isinstance(value, str | bytes | bool):
+        raise TypeError
+    return float(value)
+
+
 def _data(
     id_data: Any, ood_data: Any, fit_data: Any, validation_data: Any, *, in_unit_range: bool
 ) -> DataSets:
@@ -526,8 +537,7 @@ def _data(
     if not ood_data:
         raise UserError("ood_data names no data set.", 'Give ood_data={"name": ...}.')
     for name in ood_data:
-        if not isinstance(name, str) or not name.strip():
-            raise UserError(f"ood_data: expected a name for each data set, not {name!r}.")
+        arguments.visible_name("ood_data", name)
     if ID in ood_data:
         raise UserError(
             f"ood_data: '{ID}' is what the in-distribution scores are called.",
@@ -657,6 +667,8 @@ def _check_classes(found: int, expected: int | None) -> None:
 def _same_classes(data: DataSets, num_classes: int) -> list[str]:
     """Let a label mean the same class in all data; what is to be noted of it."""
     labelled = {source.name: source for source in data.all if source.declared is not None}
+    for source in labelled.values():
+        source.relabel = ()  # of a model before this one
     declared = {
         name: source.declared
         for name, source in labelled.items()

@@ -13,7 +13,9 @@ from oodbench.catalog import Catalog, DetectorStatus
 from oodbench.detector import DetectorInfo, head_obstacle
 from oodbench.errors import UserError, did_you_mean
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
+from oodbench.names import method_obstacle, shortened
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName, TuningProtocol
+from oodbench.yamlfile import place_of
 
 Purpose = Literal["fit", "tune", "score"]
 
@@ -159,7 +161,7 @@ def make_plan(
         candidates, skips = _selected(methods, candidates, skips, benchmark, statuses)
     runnable = []
     for method in candidates:
-        reason = _cannot_run(method, benchmark) or refusal(method)
+        reason = _cannot_run(method, benchmark) or _refused(method, benchmark, refusal)
         if reason is None:
             runnable.append(method)
         else:
@@ -175,6 +177,27 @@ def make_plan(
         passes=tuple(_passes(benchmark, datasets, runnable)),
         reference=reference,
     )
+
+
+def _refused(
+    method: Method, benchmark: BenchmarkSpec, refusal: Callable[[Method], str | None]
+) -> str | None:
+    try:
+        return refusal(method)
+    except UserError as error:
+        raise parameters_error(method, benchmark, error.message, error.hint) from error
+
+
+def parameters_error(
+    method: Method, benchmark: BenchmarkSpec, message: str, hint: str
+) -> UserError:
+    """The error of a method whose detector cannot be made, and where its parameters are written."""
+    keys = ("methods", method.name, "parameters")
+    if not method.parameters:
+        return UserError(message, hint)
+    file = benchmark.file
+    where = f"Benchmark '{benchmark.name}'" if file is None else place_of(file, keys)
+    return UserError(f"{where}: methods.{shortened(method.name)}.parameters: {message}", hint)
 
 
 def _known(key: str, name: str, known: Iterable[str], benchmark: BenchmarkSpec) -> None:
@@ -260,11 +283,12 @@ def _unique_names(methods: Iterable[Method], benchmark: BenchmarkSpec) -> None:
                 f"{method.model} with {method.detector.name}.",
                 "Give one of them a name of its own under methods:, or exclude it.",
             )
-        allowed = all(char.isalnum() or char in "+-_. ()=" for char in method.name)
-        if not method.name or not allowed or method.name != method.name.strip(" ."):
+        problem = method_obstacle(method.name)
+        if problem is not None:
             raise UserError(
-                f"Benchmark '{benchmark.name}': method '{method.name}' cannot name a folder.",
-                "Use letters, digits, and + - _ = ( ); spaces and dots not at the ends.",
+                f"Benchmark '{benchmark.name}': method '{shortened(method.name)}' cannot name a "
+                f"folder: {problem}.",
+                "Give the method, its model or the detector's label another name.",
             )
 
 

@@ -1,6 +1,7 @@
-"""Whether detectors' files import: `python -m oodbench.probe FILE ...` prints JSON.
+"""Whether detectors' files import and take parameters, found out in another process.
 
-Run in a process of its own, so that the one that makes a list imports no torch.
+`python -m oodbench.probe` reads trials as JSON and prints JSON, so that the process that makes a
+list, or a plan, imports no torch.
 """
 
 from __future__ import annotations
@@ -9,76 +10,111 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from oodbench import __version__
 from oodbench.content import source_digest
 from oodbench.errors import UserError
-from oodbench.files import cache_folder, digest, write_atomic
+from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.inspection import BrokenDetectorError
-from oodbench.loader import load_class
+from oodbench.loader import instantiate, load_class
 
 TIME_LIMIT = 60
 """Seconds that importing may take, torch included."""
 
 
+Trial = tuple[Path, str]
+"""A detector's file, and parameters to make an instance with, as JSON; "" to import it only."""
+
+
 def probe(files: Sequence[Path]) -> dict[Path, str | None]:
     """Import each file in another process.
-
-    A success is remembered by the content of the file and of its helpers; a failure is not, since
-    installing a package may mend it.
 
     Returns:
         file -> why it does not import, or None.
     """
+    found = _tried([(file, "") for file in files])
+    return {file: error for (file, _), error in found.items()}
+
+
+def probe_parameters(
+    wanted: Sequence[tuple[Path, Mapping[str, Any]]],
+) -> list[tuple[str, str] | None]:
+    """Make an instance of each file's detector with parameters, in another process.
+
+    Returns:
+        In the same order: message and hint of why that is not possible, or None.
+    """
+    trials = [(file, canonical_json(dict(parameters))) for file, parameters in wanted]
+    found = _tried(trials)
+    errors = [found[trial] for trial in trials]
+    return [None if error is None else _parted(error) for error in errors]
+
+
+def _parted(error: str) -> tuple[str, str]:
+    message, _, hint = error.partition("\n")
+    return message, hint
+
+
+def _tried(trials: Sequence[Trial]) -> dict[Trial, str | None]:
+    """Trial -> why it fails, or None.
+
+    A success is remembered by the content of the file and of its helpers, and the parameters; a
+    failure is not, since installing a package may mend it.
+    """
     remembered = cache_folder() / "probed"
-    marks = {file: remembered / digest(source_digest(file), sys.version) for file in files}
-    unknown = [file for file in files if not marks[file].exists()]
-    errors: dict[Path, str | None] = dict.fromkeys(files)
-    for file, error in _import_elsewhere(unknown).items():
-        errors[file] = error
+    marks = {
+        trial: remembered / digest(source_digest(trial[0]), sys.version, __version__, trial[1])
+        for trial in trials
+    }
+    unknown = [trial for trial in marks if not marks[trial].exists()]
+    errors: dict[Trial, str | None] = dict.fromkeys(marks)
+    for trial, error in _tried_elsewhere(unknown).items():
+        errors[trial] = error
         if error is None:
             # A cache that cannot be written costs time, not the list.
             with contextlib.suppress(UserError):
-                write_atomic(marks[file], "")
+                write_atomic(marks[trial], "")
     return errors
 
 
-def _import_elsewhere(files: Sequence[Path]) -> dict[Path, str | None]:
-    """File -> why it does not import, or None; found by one other process for all files."""
-    if not files:
+def _tried_elsewhere(trials: Sequence[Trial]) -> dict[Trial, str | None]:
+    """Trial -> why it fails, or None; found by one other process for all."""
+    if not trials:
         return {}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "oodbench.probe", *map(str, files)],
+            [sys.executable, "-m", "oodbench.probe"],
+            input=json.dumps([(str(file), parameters) for file, parameters in trials]),
             capture_output=True,
             text=True,
             check=False,
             timeout=TIME_LIMIT,
         )
         found = json.loads(done.stdout.splitlines()[-1])
-        return {file: found[str(file)] for file in files}
+        return dict(zip(trials, found, strict=True))
     except subprocess.TimeoutExpired:
         why = f"takes longer than {TIME_LIMIT} s to import"
     except (ValueError, IndexError, KeyError, TypeError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         why = f"stops Python while it is imported: {last}"
-    if len(files) == 1:
-        return {files[0]: why}
+    if len(trials) == 1:
+        return {trials[0]: why}
     # One of them is to blame: find out which.
-    return {file: error for one in files for file, error in _import_elsewhere([one]).items()}
+    return {trial: error for one in trials for trial, error in _tried_elsewhere([one]).items()}
 
 
-def _main(files: Sequence[str]) -> None:
-    errors: dict[str, str | None] = {}
-    for file in files:
-        try:
-            load_class(Path(file))
-            errors[file] = None
-        except BrokenDetectorError as error:
-            errors[file] = str(error)
-    print("\n" + json.dumps(errors))
+def _error_of(file: str, parameters: str) -> str | None:
+    try:
+        detector = load_class(Path(file))
+        if parameters:
+            instantiate(detector, json.loads(parameters))
+    except (BrokenDetectorError, UserError) as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    print("\n" + json.dumps([_error_of(*trial) for trial in json.load(sys.stdin)]))

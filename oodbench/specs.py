@@ -1,14 +1,18 @@
 """What a data set, a model, a benchmark *is*: frozen values, validated when they are read.
 
-Nothing here touches a file or a tensor. Unknown keys and wrong types are errors
-(`oodbench.yamlfile` turns them into messages that name the file and the key).
+Nothing here touches a file or a tensor. Unknown keys and wrong types are errors: `yes`, `"1"` and
+1.0 are no whole numbers (`oodbench.yamlfile` turns errors into messages that name file, line and
+key).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,20 +20,105 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     model_validator,
 )
 
+from oodbench.names import method_obstacle, obstacle, shortened
 from oodbench.recipes import RECIPES, values_for
 
 SplitName = Literal["train", "validation", "test"]
 
 
 class Spec(BaseModel):
-    """Base of every spec: immutable, strict about keys."""
+    """Base of every spec: immutable, strict about keys and types."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        str_strip_whitespace=True,
+        allow_inf_nan=False,
     )
+    _file: Path | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, whichever files they were read from."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was read from; None if it was made in a program."""
+        return self._file
+
+    def read_from(self, path: Path) -> Self:
+        """The same, which knows its file."""
+        self._file = path
+        return self
+
+
+def _file_name(name: str) -> str:
+    problem = obstacle(name)
+    if problem is not None:
+        raise ValueError(f"'{shortened(name)}' cannot name a file: {problem}")
+    return name
+
+
+def _method_name(name: str) -> str:
+    problem = method_obstacle(name)
+    if problem is not None:
+        raise ValueError(f"'{shortened(name)}' cannot name a folder: {problem}")
+    return name
+
+
+def _path(path: str) -> str:
+    if any(ord(char) < ord(" ") for char in path):
+        raise ValueError(f"{path!r} is no path: it has a control character")
+    return path
+
+
+def recordable(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of any kind that the description of a run can hold: what JSON has.
+
+    Raises:
+        ValueError: if one is not finite, or neither text, number, true, false, null, a list of
+            such nor a mapping from texts to such.
+    """
+    for key, value in values.items():
+        _check_recordable(value, key)
+    return values
+
+
+def _check_recordable(value: Any, key: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}: input should be a finite number, not {value}")
+    if isinstance(value, dict):
+        for inner, each in value.items():
+            if not isinstance(inner, str):
+                raise ValueError(f"{key}: the key {inner!r} is no text; write it in quotes")
+            _check_recordable(each, f"{key}.{inner}")
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            _check_recordable(each, f"{key}.{index}")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(
+            f"{key}: a {type(value).__name__} cannot be recorded; write text in quotes, as in "
+            f"'{value}'"
+        )
+
+
+Text = Annotated[str, Field(min_length=1)]
+FileName = Annotated[str, AfterValidator(_file_name)]
+"""What files and folders are called by."""
+MethodName = Annotated[str, AfterValidator(_method_name)]
+"""What folders of scores are called by."""
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_path)]
+Options = Annotated[dict[str, Any], AfterValidator(recordable)]
+"""Arguments of something that checks them itself."""
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], Field(strict=False)]
+"""A list in YAML and JSON; what is in it is held to its type as strictly as elsewhere."""
 
 
 # --- data sets ---------------------------------------------------------------------------------
@@ -40,7 +129,7 @@ class FileSpec(Spec):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the file in the data set's folder."""
-    urls: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()
+    urls: Several[Annotated[str, Field(pattern=r"^https?://")]] = ()
     """Where to get it, the preferred mirror first; none if it must be put there by hand."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
@@ -70,27 +159,27 @@ class DatasetSpec(Spec):
     """A data set's manifest (`data_manifests/<name>.yaml`)."""
 
     schema_version: Literal[1]
-    name: str
-    title: str
-    summary: str
+    name: FileName
+    title: Text
+    summary: Text
     kind: Literal["builtin", "torchvision", "folder", "list", "npz"]
     """Where images come from: a function of oodbench, a data set class of torchvision, a folder of
     images, a text file that lists images, or numpy archives."""
-    builder: str | None = None
+    builder: Text | None = None
     """Kinds builtin and torchvision: the name of what reads the images."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     """Keyword arguments of what reads the images."""
-    paths: dict[SplitName, str] = Field(default_factory=dict)
+    paths: dict[SplitName, PathText] = Field(default_factory=dict)
     """Kinds folder, list and npz: where the images of a split are, in the data set's folder."""
-    folder: str | None = None
+    folder: PathText | None = None
     """The data set's folder in the data root; default: the data set's name."""
-    files: tuple[FileSpec, ...] = ()
+    files: Several[FileSpec] = ()
     """What the folder is filled from; empty for folders that the user brings."""
     resize: ResizeSpec | None = None
     """None: every image must have the `shape` already."""
     corrupt_images: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop with its name, or be left out and counted."""
-    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
     """Channels, height, width."""
     num_classes: PositiveInt | None = None
     """Number of classes; null for data that is only ever out-of-distribution."""
@@ -102,9 +191,9 @@ class DatasetSpec(Spec):
         default_factory=dict
     )
     """Fingerprints of the decoded splits, where they are the same on every machine."""
-    licence: str
-    citation: str
-    url: str | None = None
+    licence: Text
+    citation: Text
+    url: Text | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:
@@ -153,14 +242,14 @@ class TrainingSpec(Spec):
     it replaces single values.
     """
 
-    recipe: str | None = None
+    recipe: Text | None = None
     """The recipe that the values were taken from."""
     epochs: PositiveInt
     batch_size: PositiveInt
     """Images per step, over all devices together."""
     learning_rate: PositiveFloat
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
+    milestones: Several[Annotated[float, Field(gt=0, lt=1)]] = (0.5, 0.75)
     """For the step schedule: fractions of the epochs after which the rate is divided by ten."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
@@ -185,8 +274,8 @@ class TrainingSpec(Spec):
 class NormalisationSpec(Spec):
     """What images in [0, 1] are normalised with, per channel."""
 
-    mean: tuple[float, ...]
-    std: tuple[PositiveFloat, ...]
+    mean: Several[float]
+    std: Several[PositiveFloat]
 
     @model_validator(mode="after")
     def _same_length(self) -> NormalisationSpec:
@@ -198,13 +287,13 @@ class NormalisationSpec(Spec):
 class ModelSpec(Spec):
     """A classifier: its network, its head (and so its loss), its training."""
 
-    network: str
+    network: Text
     """Name of a network (`oodbench list models`), or "module:callable" of one of your own."""
-    network_options: dict[str, Any] = Field(default_factory=dict)
+    network_options: Options = Field(default_factory=dict)
     """For "module:callable": keyword arguments of the callable."""
-    taps: tuple[str, ...] = ()
+    taps: Several[Text] = ()
     """For "module:callable": names of the modules whose output is a tap, in order."""
-    head: str
+    head: Text
     """Name of a head with its loss (`oodbench list models`)."""
     loss_options: dict[str, float] = Field(default_factory=dict)
     """Options of the loss, such as DisMax's `alpha`."""
@@ -255,7 +344,7 @@ class TuningSpec(Spec):
     """Noise of the noisy images in units of the normalised image (Lee et al. 2018, ResNet)."""
     min_adversarial: PositiveInt = 20
     """Fewest images that must be fooled for tuning to mean anything."""
-    detectors: Literal["all"] | tuple[str, ...] = "all"
+    detectors: Literal["all"] | Several[Text] = "all"
     """The detectors that are tuned; the others run with the parameters their papers propose."""
 
     def protocol_for(self, detector: str) -> TuningProtocol:
@@ -267,9 +356,9 @@ class TuningSpec(Spec):
 class MethodSpec(Spec):
     """A method with a name of its own: a model, a detector, its parameters."""
 
-    model: str
-    detector: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    model: Text
+    detector: Text
+    parameters: Options = Field(default_factory=dict)
     """Arguments of the detector; a parameter given here is not tuned."""
     tuning: TuningProtocol | None = None
     """Overrides the benchmark's protocol for this method."""
@@ -278,16 +367,16 @@ class MethodSpec(Spec):
 class SweepSpec(Spec):
     """Every model with every detector; what `methods` names already is left as named there."""
 
-    models: Literal["all"] | tuple[str, ...] = "all"
-    detectors: Literal["all"] | tuple[str, ...] = "all"
+    models: Literal["all"] | Several[Text] = "all"
+    detectors: Literal["all"] | Several[Text] = "all"
 
 
 class ExcludeSpec(Spec):
     """A combination of the sweep that is left out, and why."""
 
-    model: str
-    detector: str
-    reason: str
+    model: Text
+    detector: Text
+    reason: Text
 
 
 class EvaluationSpec(Spec):
@@ -302,20 +391,20 @@ class BenchmarkSpec(Spec):
     """A benchmark (`benchmarks/<name>.yaml`): what is ID, what is OOD, which models and methods."""
 
     schema_version: Literal[1]
-    name: str
+    name: FileName
     version: PositiveInt
     """Raised whenever results before and after are not comparable."""
-    title: str
-    summary: str
-    id: str
+    title: Text
+    summary: Text
+    id: Text
     """The in-distribution data set; trained on its `train` split, tested on its `test` split."""
-    ood: dict[str, tuple[str, ...]]
+    ood: dict[Text, Several[Text]]
     """Group ("near", "far") -> data sets, tested on their `test` splits."""
-    models: dict[str, ModelSpec]
-    methods: dict[str, MethodSpec] = Field(default_factory=dict)
+    models: dict[MethodName, ModelSpec]
+    methods: dict[MethodName, MethodSpec] = Field(default_factory=dict)
     sweep: SweepSpec | None = None
-    exclude: tuple[ExcludeSpec, ...] = ()
-    reference: str | None = None
+    exclude: Several[ExcludeSpec] = ()
+    reference: Text | None = None
     """The method whose time the others' are divided by; its detector needs only the logits."""
     tuning: TuningSpec = TuningSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -380,7 +469,7 @@ class PublishedRow(Spec):
     network: str
     id: str
     ood: str | None = None
-    values: dict[str, tuple[float, ...]]
+    values: dict[str, Several[float]]
     """Measure -> its value in each column, as printed."""
 
 
@@ -392,12 +481,12 @@ class PublishedTable(Spec):
     place: str
     """Where it stands there."""
     title: str
-    columns: tuple[str, ...]
+    columns: Several[Text]
     measures: dict[str, MeasureSpec]
     """By the names that records use where the definitions agree."""
-    notes: tuple[str, ...] = ()
+    notes: Several[Text] = ()
     """What a reader of the numbers should know."""
-    rows: tuple[PublishedRow, ...]
+    rows: Several[PublishedRow]
 
     @model_validator(mode="after")
     def _whole(self) -> PublishedTable:
@@ -425,10 +514,10 @@ class PublishedSpec(Spec):
     """Published numbers (`benchmarks/published/<name>.yaml`)."""
 
     schema_version: Literal[1]
-    name: str
-    title: str
+    name: FileName
+    title: Text
     sources: dict[str, SourceSpec]
-    caveats: tuple[str, ...] = ()
+    caveats: Several[Text] = ()
     tables: dict[str, PublishedTable]
 
     @model_validator(mode="after")
@@ -461,7 +550,7 @@ class ComparisonSpec(Spec):
     title: str
     published: str
     """Name of the published table."""
-    measures: tuple[str, ...]
+    measures: Several[Text]
     columns: dict[str, str]
     """Column of the published table -> method (detection) or model (training) of every member."""
     overview: bool = True
@@ -475,10 +564,10 @@ class SuiteSpec(Spec):
     """
 
     schema_version: Literal[1]
-    name: str
+    name: FileName
     version: PositiveInt
-    title: str
-    summary: str
+    title: Text
+    summary: Text
     members: dict[str, MemberSpec]
     """Name of a benchmark -> what it is in the tables; in the order in which they are run."""
     ood: dict[str, str] = Field(default_factory=dict)
@@ -486,9 +575,9 @@ class SuiteSpec(Spec):
     published: str | None = None
     """Name of the file with the published numbers."""
     tables: dict[str, ComparisonSpec] = Field(default_factory=dict)
-    training: dict[str, Any] = Field(default_factory=dict)
+    training: Options = Field(default_factory=dict)
     """Put over the training of every model of every member."""
-    deviations: tuple[str, ...] = ()
+    deviations: Several[Text] = ()
     """Where the protocol differs from that of the published values."""
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     """Ends the names of members whose training is changed, so that results never mix."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from oodbench.errors import UserError, did_you_mean
+from oodbench.names import shortened
 from oodbench.specs import Spec
 
 S = TypeVar("S", bound=Spec)
@@ -21,7 +24,11 @@ _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _StrictLoader(_BaseLoader):  # type: ignore[misc]
-    """The safe loader, which also refuses a key that is written twice."""
+    """The safe loader, strict about what YAML 1.1 reads in ways that few people know.
+
+    It refuses a key that is written twice, and numbers that are read to another base without
+    saying so: 010 is 8, and 1:30 is 90. It reads 1e-3 as a number; YAML 1.1 wants a dot in it.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -44,6 +51,34 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
             seen.add(key)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
+
+
+def _number(loader: Any, node: yaml.ScalarNode) -> int | float:
+    """A number whose digits mean what they seem to."""
+    text = node.value.lstrip("+-")
+    if ":" in text or (text.startswith("0") and text.isdigit() and len(text) > 1):
+        base = "60" if ":" in text else "8"
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"{node.value} is read as a number of base {base}; write numbers without "
+            f"{'colons' if ':' in text else 'zeros before them'}, and text in quotes",
+            node.start_mark,
+        )
+    whole = node.tag == "tag:yaml.org,2002:int"
+    number: int | float = (loader.construct_yaml_int if whole else loader.construct_yaml_float)(
+        node
+    )
+    return number
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _number)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$", re.ASCII),
+    list("-+.0123456789"),
+)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -81,31 +116,63 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
     """The spec a mapping describes.
 
     Raises:
-        UserError: naming the file, the key, and what was expected there.
+        UserError: naming the file, the line, the key, and what was expected there.
     """
     try:
-        return spec.model_validate(content)
+        return spec.model_validate(content).read_from(path)
     except ValidationError as failure:
         errors = failure.errors()
         error = errors[0]
         # A key that may be of two kinds gives an error for each: they are one for the user.
         alike = [other for other in errors if _place(other) == _place(error)]
-        key = _place(error)
+        key = ".".join(map(shortened, _place(error)))
         message, hint = error["msg"], ""
+        where = _place(error)
         if error["type"] == "extra_forbidden":
             message = "unknown key"
             hint = did_you_mean(str(error["loc"][-1]), _keys_beside(spec, error["loc"]))
         elif error["type"] == "missing":
             message = "this key is required"
+            where = where[:-1]
         elif error["type"] == "value_error":
             message = str(error["ctx"]["error"])
+            # A validator of the whole says the key in its message.
+            where = where or tuple(message.partition(":")[0].split("."))
         else:
             wanted = " or ".join(dict.fromkeys(other["msg"] for other in alike))
             message = f"{wanted[0].lower()}{wanted[1:]}, not {_shown(error['input'])}"
+            if isinstance(error["input"], bool):
+                hint = "YAML reads yes, no, on and off as true and false; write text in quotes."
         more = len(errors) - len(alike)
         if more:
             hint = f"{hint} ({more} more like it below it)".strip()
-        raise UserError(f"{path}: {key + ': ' if key else ''}{message}.", hint) from failure
+        text = f"{place_of(path, where)}: {key + ': ' if key else ''}{message}."
+        raise UserError(text, hint) from failure
+
+
+def place_of(path: Path, keys: Sequence[str]) -> str:
+    """A file, and the line of a key in it: "FILE:LINE"; the file alone if the key is not in it.
+
+    Args:
+        path: a YAML file; what it extends is not looked into.
+        keys: from the top down; numbers of list items as text.
+    """
+    try:
+        node: Any = yaml.compose(path.read_text(encoding="utf-8"), Loader=_BaseLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return str(path)
+    line = None
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = [pair for pair in node.value if getattr(pair[0], "value", None) == key]
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            found = [(node.value[int(key)], node.value[int(key)])]
+        else:
+            found = []
+        if not found:
+            return str(path)
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return str(path) if line is None else f"{path}:{line}"
 
 
 def read_spec(spec: type[S], path: Path) -> S:
@@ -138,10 +205,10 @@ def _type_name(value: Any) -> str:
     )
 
 
-def _place(error: ErrorDetails) -> str:
-    """The key of an error; pydantic's names of the kinds of a union are left out."""
+def _place(error: ErrorDetails) -> tuple[str, ...]:
+    """The keys of an error, without pydantic's names of the kinds of a union, and of a key."""
     parts = [str(part) for part in error["loc"]]
-    return ".".join(part for part in parts if not part.endswith("]"))
+    return tuple(part for part in parts if not part.endswith("]"))
 
 
 def _shown(value: Any) -> str:

@@ -363,6 +363,49 @@ def test_dry_run_does_nothing(command: Command, plugins: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+VALUES: list[tuple[str, str, str]] = [
+    ("models: {SoftMax: {training: {epochs: yes}}}", "epochs", "valid integer, not True"),
+    ("models: {SoftMax: {training: {epochs: 010}}}", "010", "read as a number of base 8"),
+    (
+        "methods: {X: {model: SoftMax, detector: knn, parameters: {k: true}}}",
+        "X.parameters",
+        "True",
+    ),
+    ("methods: {X: {model: SoftMax, detector: knn, parameters: {k: 1.5}}}", "X.parameters", "1.5"),
+    (
+        "methods: {X: {model: SoftMax, detector: knn, parameters: {k: -1}}}",
+        "X.parameters: Detector 'knn' cannot be made",
+        "k must be at least 1, not -1",
+    ),
+    (
+        "methods: {X: {model: SoftMax, detector: odin, parameters: {temperature: .inf}}}",
+        "methods.X.parameters",
+        "temperature: input should be a finite number",
+    ),
+    (f"methods: {{{'M' * 300}: {{model: SoftMax, detector: energy}}}}", "methods.MMM", "300 bytes"),
+    (f"methods: {{{'漢' * 100}: {{model: SoftMax, detector: energy}}}}", "methods.漢", "300 bytes"),
+    ("methods: {CON: {model: SoftMax, detector: energy}}", "methods.CON", "device on Windows"),
+    (f"models: {{{'M' * 300}: {{network: resnet8, head: softmax}}}}", "models.MMM", "300 bytes"),
+]
+
+
+@pytest.mark.parametrize(("line", "key", "said"), VALUES)
+@pytest.mark.parametrize("options", [["--dry-run"], ["--out", "run"]])
+def test_values_that_could_only_fail_later_are_refused_with_the_plan(
+    command: Command, tmp_path: Path, line: str, key: str, said: str, options: list[str]
+) -> None:
+    text = "schema_version: 1\nextends: digits\nname: mine\nversion: 1\ntitle: t\nsummary: s\n"
+    (tmp_path / "mine.yaml").write_text(f"{text}{line}\n", encoding="utf-8")
+    done = command("run", "mine.yaml", "--seeds", "1", *options)
+    assert done.code == 2
+    assert done.out == ""
+    assert re.match(r"error: .*mine\.yaml:7:", done.err), done.err
+    assert key in done.err
+    assert said in done.err
+    assert len(done.err) < 500
+    assert not list((tmp_path / "run").glob("*"))
+
+
 def test_a_run_leaves_the_files_of_the_contract(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     assert files == {

@@ -658,7 +658,7 @@ def test_features_that_do_not_vary_are_a_reason(trained: Net) -> None:
         (None, "not None", "list detectors"),
         (3, "not 3", "list detectors"),
         (["energy", "energy"], "'energy' is given twice", "mapping"),
-        ({"": "energy"}, "expected a label", ""),
+        ({"": "energy"}, "detectors: expected a name of printable characters", ""),
     ],
 )
 def test_detectors_that_are_not(trained: Net, detectors: Any, said: str, hint: str) -> None:
@@ -1186,6 +1186,23 @@ def test_seeds_that_are_not(trained: Net, seed: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"costs": "no"}, "costs: expected True or False, not 'no'."),
+        ({"costs": 1}, "costs: expected True or False, not 1."),
+        ({"num_classes": True}, "num_classes: expected a whole number from 1, not True."),
+        ({"num_classes": 4.0}, "num_classes: expected a whole number from 1, not 4.0."),
+        ({"num_classes": "4"}, "num_classes: expected a whole number from 1, not '4'."),
+        ({"normalization": ("0.5", "0.2")}, "normalization: expected (mean, std)"),
+        ({"normalization": (True, 0.2)}, "normalization: expected (mean, std)"),
+        ({"normalization": ([0.4, "0.5"], STD)}, "normalization: expected (mean, std)"),
+    ],
+)
+def test_arguments_of_another_type(trained: Net, given: dict[str, Any], said: str) -> None:
+    assert refused(trained, **given).message.startswith(said)
+
+
 def test_images_of_another_shape(trained: Net) -> None:
     wider = TensorDataset(torch.rand(5, 2, 6, 9))
     assert evaluated(trained, ["baseline"], ood_data={"wide": wider}).failed == {}
@@ -1299,8 +1316,12 @@ def test_labels_outside_of_the_classes(trained: Net, argument: str, label: int) 
         ({}, "ood_data names no data set."),
         ([pairs(3, 0)], "ood_data: expected a mapping from names to data, not a list."),
         ({"id": pairs(3, 0)}, "ood_data: 'id' is what the in-distribution scores are called."),
-        ({3: pairs(3, 0)}, "ood_data: expected a name for each data set, not 3."),
-        ({" ": pairs(3, 0)}, "ood_data: expected a name for each data set, not ' '."),
+        ({3: pairs(3, 0)}, "ood_data: expected a name of printable characters, not 3."),
+        ({" ": pairs(3, 0)}, "ood_data: expected a name of printable characters, not ' '."),
+        (
+            {"a\nb": pairs(3, 0)},
+            "ood_data: expected a name of printable characters, not 'a\\nb'.",
+        ),
     ],
 )
 def test_ood_data_that_name_none(trained: Net, given: Any, said: str) -> None:

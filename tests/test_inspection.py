@@ -309,11 +309,11 @@ def test_success_is_remembered_failure_is_not(
     assert "ZeroDivisionError" in str(first[files[1]])
     asked: list[Path] = []
 
-    def elsewhere(unknown: list[Path]) -> dict[Path, str | None]:
-        asked.extend(unknown)
+    def elsewhere(unknown: list[probing.Trial]) -> dict[probing.Trial, str | None]:
+        asked.extend(file for file, _ in unknown)
         return dict.fromkeys(unknown)
 
-    monkeypatch.setattr(probing, "_import_elsewhere", elsewhere)
+    monkeypatch.setattr(probing, "_tried_elsewhere", elsewhere)
     probe(files)
     assert asked == [files[1]], "only what failed is tried again"
     asked.clear()
@@ -335,16 +335,16 @@ def test_a_cache_that_cannot_be_written_costs_nothing(
 ) -> None:
     (tmp_path / "blocked").write_text("a file")
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / "blocked" / "cache"))
-    monkeypatch.setattr(probing, "_import_elsewhere", lambda files: dict.fromkeys(files))
+    monkeypatch.setattr(probing, "_tried_elsewhere", lambda files: dict.fromkeys(files))
     path = light(tmp_path, "x = tuple('ab')\n")
     assert probe([path]) == {path: None}
 
 
 def test_listing_runs_no_certain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(files: list[Path]) -> dict[Path, str | None]:
-        pytest.fail(f"started another process for {[os.fspath(path) for path in files]}")
+    def never(trials: list[probing.Trial]) -> dict[probing.Trial, str | None]:
+        pytest.fail(f"started another process for {[os.fspath(path) for path, _ in trials]}")
 
-    monkeypatch.setattr(probing, "_import_elsewhere", never)
+    monkeypatch.setattr(probing, "_tried_elsewhere", never)
     (tmp_path / "detectors").mkdir()
     file(tmp_path / "detectors")
     statuses = Catalog([tmp_path]).checked_detectors()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from oodbench.errors import UserError
 from oodbench.specs import BenchmarkSpec, DatasetSpec
-from oodbench.yamlfile import read_mapping, read_spec, validate
+from oodbench.yamlfile import place_of, read_mapping, read_spec, validate
 
 MANIFEST = """\
 schema_version: 1
@@ -216,6 +218,164 @@ def test_a_recipe_fits_the_network(tmp_path: Path, network: str, epochs: int, ba
     content["models"]["head"]["training"] = {"recipe": "lee", "epochs": 7}
     training = validate(BenchmarkSpec, content, tmp_path / "x.yaml").models["head"].training
     assert (training.epochs, training.batch_size) == (7, batch), "one value is replaced"
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("1e-3", 1e-3),
+        ("5E4", 5e4),
+        ("-1e+2", -100.0),
+        ("+.5e1", 5.0),
+        ("1.5e-3", 1.5e-3),
+        ("0.5", 0.5),
+        ("0", 0),
+        ("-3", -3),
+        ("1_000", 1000),
+        ("0x1F", 31),
+        ("e5", "e5"),
+        ("1e", "1e"),
+        ("'1e5'", "1e5"),
+        ("'010'", "010"),
+        ("08a", "08a"),
+    ],
+)
+def test_numbers_are_what_they_seem_to_be(tmp_path: Path, value: str, read: Any) -> None:
+    found = read_mapping(file(tmp_path, f"a: {value}\n"))["a"]
+    assert (found, type(found)) == (read, type(read))
+
+
+@pytest.mark.parametrize("value", ["010", "-07", "00", "+012", "1:30", "190:20:30", "1:30.5"])
+def test_numbers_to_another_base_are_refused(tmp_path: Path, value: str) -> None:
+    """YAML 1.1 reads 010 as 8 and 1:30 as 90."""
+    error = refusal(tmp_path, f"a: 1\nb: [1, {value}]\n")
+    assert f":2:8: not valid YAML: {value} is read as a number of base" in error.message
+
+
+WRONG: list[tuple[str, str, str]] = [
+    ("test: 10", "test: yes", "splits.test: input should be a valid integer, not True"),
+    ("test: 10", "test: 10.0", "splits.test: input should be a valid integer, not 10.0"),
+    ("test: 10", "test: '10'", "splits.test: input should be a valid integer, not '10'"),
+    ("test: 10", "test: 08", "splits.test: input should be a valid integer, not '08'"),
+    ("[1, 8, 8]", "[on, 8, 8]", "shape.0: input should be a valid integer, not True"),
+    ("[1, 8, 8]", "[1, 8, '8']", "shape.2: input should be a valid integer, not '8'"),
+    ("title: Mine", "title: 3", "title: input should be a valid string, not 3"),
+    ("title: Mine", "title: ''", "title: string should have at least 1 character"),
+    ("title: Mine", "title: ' '", "title: string should have at least 1 character"),
+    ("licence: none", "licence: no", "licence: input should be a valid string, not False"),
+]
+
+
+@pytest.mark.parametrize(("line", "wrong", "said"), WRONG)
+def test_wrong_types_name_the_line(tmp_path: Path, line: str, wrong: str, said: str) -> None:
+    text = MANIFEST.replace(line, wrong)
+    number = next(i for i, each in enumerate(text.splitlines(), 1) if wrong in each)
+    error = refusal(tmp_path, text)
+    assert f"mine.yaml:{number}: {said}" in error.message
+    if "True" in said or "False" in said:
+        assert "YAML reads yes, no, on and off as true and false" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": True}, "version: input should be a valid integer, not True"),
+        ({"evaluation": {"resamples": True}}, "evaluation.resamples: input should be a valid int"),
+        ({"tuning": {"fgsm_step": True}}, "tuning.fgsm_step: input should be a valid number"),
+        ({"tuning": {"noise_std": "0.1"}}, "tuning.noise_std: input should be a valid number"),
+        (
+            {"methods": {"A": {"model": "head", "detector": ""}}},
+            "methods.A.detector: string should",
+        ),
+        ({"ood": {"": ["letters"]}}, "string should have at least 1 character"),
+        ({"ood": {"near": [""]}}, "ood.near.0: string should have at least 1 character"),
+        ({"name": "NUL"}, "name: 'NUL' cannot name a file: that is a device on Windows"),
+        ({"name": "a/b"}, "name: 'a/b' cannot name a file: it has the character /"),
+        ({"name": "b" * 201}, "cannot name a file: it has 201 bytes, and 200 are the most"),
+        ({"name": "\u20ac" * 67}, "cannot name a file: it has 201 bytes, and 200 are the most"),
+    ],
+)
+def test_values_that_could_only_fail_later(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        validate(BenchmarkSpec, benchmark(**changes), tmp_path / "mine.yaml")
+    assert said in raised.value.message
+    assert len(raised.value.message) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"epochs": True}, "epochs: input should be a valid integer, not True"),
+        ({"epochs": 2.0}, "epochs: input should be a valid integer, not 2.0"),
+        ({"learning_rate": True}, "learning_rate: input should be a valid number, not True"),
+        ({"learning_rate": "0.1"}, "learning_rate: input should be a valid number, not '0.1'"),
+        ({"nesterov": 1}, "nesterov: input should be a valid boolean, not 1"),
+        ({"compile": "yes"}, "compile: input should be a valid boolean, not 'yes'"),
+        ({"milestones": [True]}, "milestones.0: input should be a valid number, not True"),
+        ({"augment": {"crop_padding": True}}, "augment.crop_padding: input should be a valid int"),
+    ],
+)
+def test_training_of_another_type(tmp_path: Path, training: dict[str, Any], said: str) -> None:
+    content = benchmark()
+    content["models"]["head"]["training"] |= training
+    with pytest.raises(UserError) as raised:
+        validate(BenchmarkSpec, content, tmp_path / "mine.yaml")
+    assert f"models.head.training.{said}" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (float("inf"), "p: input should be a finite number, not inf"),
+        (float("nan"), "p: input should be a finite number, not nan"),
+        ([1.0, [2.0, float("-inf")]], "p.1.1: input should be a finite number, not -inf"),
+        ({"q": float("nan")}, "p.q: input should be a finite number, not nan"),
+        ({3: 1}, "p: the key 3 is no text"),
+        (datetime.date(2020, 1, 2), "p: a date cannot be recorded; write text in quotes"),
+        (b"x", "p: a bytes cannot be recorded"),
+    ],
+)
+def test_parameters_that_cannot_be_recorded(tmp_path: Path, value: Any, said: str) -> None:
+    """Wherever a file may have values of any kind."""
+    method = {"model": "head", "detector": "baseline", "parameters": {"p": value}}
+    network = benchmark()["models"]["head"] | {"network": "m:f", "network_options": {"p": value}}
+    manifest = yaml.safe_load(MANIFEST) | {"options": {"p": value}}
+    for spec, content, key in (
+        (BenchmarkSpec, benchmark(methods={"A": method}), "methods.A.parameters"),
+        (BenchmarkSpec, benchmark(models={"head": network}), "models.head.network_options"),
+        (DatasetSpec, manifest, "options"),
+    ):
+        with pytest.raises(UserError) as raised:
+            validate(spec, content, tmp_path / "mine.yaml")  # type: ignore[type-var]
+        assert f"{key}: {said}" in raised.value.message
+
+
+def test_a_line_is_that_of_the_key(tmp_path: Path) -> None:
+    text = "a:\n  b:\n  - c: 1\n    d: {e: 2}\nf.g: 3\n"
+    path = file(tmp_path, text)
+    for keys, line in (
+        (("a",), 1),
+        (("a", "b"), 2),
+        (("a", "b", "0", "c"), 3),
+        (("a", "b", "0", "d", "e"), 4),
+        (("f.g",), 5),
+    ):
+        assert place_of(path, keys) == f"{path}:{line}"
+    for keys in ((), ("x",), ("a", "x"), ("a", "b", "1"), ("a", "b", "x"), ("f.g", "h")):
+        assert place_of(path, keys) == str(path)
+    assert place_of(tmp_path / "none.yaml", ("a",)) == str(tmp_path / "none.yaml")
+
+
+def test_specs_that_say_the_same_are_the_same(tmp_path: Path) -> None:
+    """Whichever files they were read from, and also if none."""
+    first, second = (
+        validate(BenchmarkSpec, benchmark(), tmp_path / name) for name in ("a.yaml", "b.yaml")
+    )
+    assert first == second == BenchmarkSpec.model_validate(benchmark())
+    assert (first.file, second.file) == (tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert first != BenchmarkSpec.model_validate(benchmark(version=2))
 
 
 def test_specs_are_frozen(tmp_path: Path) -> None:

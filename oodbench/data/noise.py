@@ -6,14 +6,16 @@ Detection in Neural Networks", ICLR 2018, whose noise sets hold 10,000 colour im
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from oodbench.data.arrays import ImageArray
 from oodbench.data.sampling import Counts, count_for, split_generator
 from oodbench.specs import SplitName
 
-Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
+Shape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
 
 
 def uniform_noise(

@@ -40,7 +40,7 @@ def call(spec: DatasetSpec, split: str, reader: str, function: Callable[..., T],
             + ", ".join(f"'{name}'" for name in unknown),
             f"It takes: {', '.join(accepted) or 'none'}.",
         )
-    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    checked = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(function)
     try:
         return checked(*args, **spec.options)
     except ValidationError as error:
