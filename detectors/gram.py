@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.functional import max_probability
-from oodbench.gram import gram_row_sums
+from oodbench.gram import check_ranges_fit, gram_row_sums
 
 
 @register(
@@ -18,50 +21,96 @@ from oodbench.gram import gram_row_sums
     venue="ICML",
     year=2020,
     url="https://arxiv.org/abs/1912.12510",
-    needs=("tap_maps", "fit", "held_out"),
+    needs=("layers", "fit", "held_out"),
 )
 class Gram(Detector):
-    """-sum_l delta_l / E[delta_l], the deviations of every tap's Gram matrices from their ranges.
+    """-sum_l delta_l / E[delta_l], the deviations of every layer's Gram matrices from their ranges.
 
     delta_l sums, over the orders p = 1 .. powers and the channels, how far the row sum of
     (F^p F^pT)^(1/p) lies outside of [min, max] of the training images of the same predicted class,
     relative to the bound that is passed: (min - g) / (|min| + 1e-6) or (g - max) / (|max| + 1e-6).
-    E[delta_l] is its mean over held-out images, plus 1e-7. These are the authors' constants and
-    classes. Unlike there, F is taken at the taps and not at every convolution and activation, and
-    an image of a class that is predicted for no training image is held against the range over all
-    of them.
+    It is divided by the largest softmax probability. E[delta_l] is its mean over held-out images,
+    plus 1e-7. F are the activations of every convolution and activation function.
 
-    Ranges take 2 x classes x powers x channels numbers for every tap.
+    Orders, constants, classes and the division are those of the authors' code. It takes six
+    activations of each residual block; of these, what no module gives, such as the sum of two
+    branches, is left out here. An image of a class that is predicted for no training image is held
+    against the range over all of them.
+
+    With few layers, or very many training images, most images deviate nowhere and are tied at 0.
+
+    Ranges take 2 x classes x powers x channels numbers for every layer, at most 2 GiB in all; a
+    forward pass keeps powers x channels numbers of an image.
 
     Args:
         powers: the highest order.
-        divide_by_confidence: divide deviations by the maximum softmax probability, which is in the
-            authors' code and not in the formula above.
+        layers: "all" convolutions and activation functions; a number of them, evenly spaced up to
+            the last; or "taps", the feature layers.
+        divide_by_confidence: divide deviations by the largest softmax probability, which is in the
+            authors' code and not in the paper's formula.
     """
 
-    def __init__(self, powers: int = 10, divide_by_confidence: bool = False) -> None:
+    def __init__(
+        self,
+        powers: int = 10,
+        layers: int | Literal["all", "taps"] = "all",
+        divide_by_confidence: bool = True,
+    ) -> None:
         if powers < 1:
             raise ValueError(f"powers must be at least 1, not {powers}")
         self.powers = powers
+        counts = isinstance(layers, int) and not isinstance(layers, bool)
+        if layers not in ("all", "taps") and not (counts and layers >= 1):  # type: ignore[operator]
+            raise ValueError(f"layers must be all, taps or a number of at least 1, not {layers}")
+        self.layers = layers
         self.divide_by_confidence = divide_by_confidence
         self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
         self.expected: dict[str, Tensor] = {}
 
+    def choose_layers(self, layers: Sequence[str], taps: Sequence[str]) -> Sequence[str]:
+        """All layers, some of them, or the taps.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        found = taps if self.layers == "taps" else layers
+        if not found:
+            kind = (
+                "feature layer" if self.layers == "taps" else "convolution or activation function"
+            )
+            raise ValueError(
+                f"the network has no {kind} that is a module: name feature layers with "
+                "taps=[...], and take these with layers = taps"
+            )
+        if isinstance(self.layers, str) or self.layers >= len(found):
+            return found
+        step = len(found) / self.layers
+        return [found[round(step * (index + 1)) - 1] for index in range(self.layers)]
+
+    def reduce_layer(self, activation: Tensor) -> Tensor:
+        """Row sums of every order, shape [B, powers, channels]."""
+        return gram_row_sums(activation, self.powers)
+
     def fit(self, batches: Batches) -> None:
-        """The ranges of every tap, class, order and channel, in one sweep."""
+        """The ranges of every layer, class, order and channel, in one sweep.
+
+        Raises:
+            ValueError: if there are no images, or the ranges would take more than 2 GiB.
+        """
         self.ranges, self.expected = {}, {}
         seen = torch.zeros(batches.num_classes, dtype=torch.bool)
         for outputs in batches:
             classes = outputs.logits.argmax(dim=1)
             seen = seen.to(classes.device)
             seen[classes] = True
-            for tap, activation in outputs.tap_maps.items():
-                sums = gram_row_sums(activation, self.powers)
-                if tap not in self.ranges:
+            if not self.ranges:
+                check_ranges_fit(outputs.layers, batches.num_classes)
+            for layer, sums in outputs.layers.items():
+                if layer not in self.ranges:
                     unset = sums.new_full((batches.num_classes, *sums.shape[1:]), torch.inf)
-                    self.ranges[tap] = (unset, -unset)
+                    self.ranges[layer] = (unset, -unset)
                 rows = classes[:, None, None].expand_as(sums)
-                lower, upper = self.ranges[tap]
+                lower, upper = self.ranges[layer]
                 lower.scatter_reduce_(0, rows, sums, "amin")
                 upper.scatter_reduce_(0, rows, sums, "amax")
         if not seen.any():
@@ -71,34 +120,35 @@ class Gram(Detector):
             upper[~seen] = upper.amax(dim=0)
 
     def fit_held_out(self, batches: Batches) -> None:
-        """The mean deviation of every tap, in one sweep."""
+        """The mean deviation of every layer, in one sweep."""
         count, totals = 0, dict.fromkeys(self.ranges, torch.zeros((), dtype=torch.float64))
         for outputs in batches:
             count += len(outputs)
-            for tap, deviations in self.deviations(outputs).items():
-                totals[tap] = totals[tap] + deviations.sum()
+            for layer, deviations in self.deviations(outputs).items():
+                totals[layer] = totals[layer] + deviations.sum()
         if not count:
             raise ValueError("no held-out images: the expected deviations are not defined")
-        self.expected = {tap: total / count + 1e-7 for tap, total in totals.items()}
+        self.expected = {layer: total / count + 1e-7 for layer, total in totals.items()}
 
     def deviations(self, outputs: Outputs) -> dict[str, Tensor]:
-        """delta_l of every tap, each of shape [B], float64."""
+        """delta_l of every layer, each of shape [B], float64."""
         if not self.ranges:
             raise ValueError("Gram has no ranges yet: call fit first")
         classes = outputs.logits.argmax(dim=1)
         scale = max_probability(outputs.logits) if self.divide_by_confidence else 1.0
         found = {}
-        for tap, (lower, upper) in self.ranges.items():
-            sums = gram_row_sums(outputs.tap_maps[tap], self.powers)
-            low, high = lower[classes], upper[classes]
+        for layer, (lower, upper) in self.ranges.items():
+            sums = outputs.layers[layer][:, : self.powers]
+            low, high = lower[classes, : self.powers], upper[classes, : self.powers]
             below = (low - sums).clamp_(min=0) / (low.abs() + 1e-6)
             above = (sums - high).clamp_(min=0) / (high.abs() + 1e-6)
-            found[tap] = (below + above).sum(dim=(1, 2), dtype=torch.float64) / scale
+            found[layer] = (below + above).sum(dim=(1, 2), dtype=torch.float64) / scale
         return found
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Minus the normalised deviations of all taps, summed, shape [B]."""
+        """Minus the normalised deviations of all layers, summed, shape [B]."""
         if not self.expected:
             raise ValueError("Gram has no expected deviations yet: call fit and fit_held_out first")
         deviations = self.deviations(outputs)
-        return -torch.stack([deviations[tap] / self.expected[tap] for tap in deviations]).sum(dim=0)
+        scaled = [deviations[layer] / self.expected[layer] for layer in deviations]
+        return -torch.stack(scaled).sum(dim=0)

@@ -52,6 +52,7 @@ Need = Literal[
     "feature_map",  # the map whose mean over space is the penultimate features
     "taps",  # every tap of the network, pooled to a vector: a feature ensemble
     "tap_maps",  # every tap as it is, before pooling
+    "layers",  # every convolution and activation, reduced while the network runs
     "labels",  # true labels while fitting
     "head",  # the weights of a linear last layer
     "dismax_head",  # a network trained with a DisMax-type (distance) head
@@ -111,6 +112,10 @@ class Outputs:
         tap_maps: name -> activation as it is, shape [B, D_tap, ...]; as for `feature_map`.
         labels: true classes, shape [B], int64; None where the data has none.
         head: the network's last layer.
+        layers: name of a layer -> what the detector's `reduce_layer` made of its activation, shape
+            [B, ...]; in the order of the network. Given while fitting and scoring to detectors that
+            declare the need; the activations themselves are not kept.
+        reduced: the engine's: method -> its `layers`.
         input_gradients: name of a loss of `Detector.gradient_losses` -> its gradient with respect
             to the images, shape [B, C, H, W], images being in [0, 1]. Given while scoring,
             calibrating and tuning to detectors that declare the need; empty while fitting.
@@ -124,6 +129,8 @@ class Outputs:
     feature_map: Tensor | None = None
     tap_maps: Mapping[str, Tensor] = field(default_factory=dict)
     input_gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    reduced: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.logits.shape[0])
@@ -139,6 +146,11 @@ class Outputs:
             feature_map=None if self.feature_map is None else function(self.feature_map),
             tap_maps={name: function(tap) for name, tap in self.tap_maps.items()},
             input_gradients={name: function(g) for name, g in self.input_gradients.items()},
+            layers={name: function(layer) for name, layer in self.layers.items()},
+            reduced={
+                method: {name: function(layer) for name, layer in layers.items()}
+                for method, layers in self.reduced.items()
+            },
         )
 
     def only(self, needs: Set[str]) -> Outputs:
@@ -149,14 +161,24 @@ class Outputs:
             feature_map=self.feature_map if "feature_map" in needs else None,
             tap_maps=self.tap_maps if "tap_maps" in needs else {},
             input_gradients=self.input_gradients if "input_gradients" in needs else {},
+            layers=self.layers if "layers" in needs else {},
+            reduced=self.reduced if "layers" in needs else {},
         )
 
-    def copied(self, needs: Set[str]) -> Outputs:
-        """What a detector gets that declares `needs`: contiguous copies, to change at will."""
+    def copied(self, needs: Set[str], method: str = "") -> Outputs:
+        """What a detector gets that declares `needs`: contiguous copies, to change at will.
+
+        Args:
+            needs: of the detector.
+            method: whose `layers` it gets.
+        """
         import torch
 
-        return self.only(needs).map(
-            lambda tensor: tensor.clone(memory_format=torch.contiguous_format)
+        layers = self.reduced.get(method, self.layers)
+        return (
+            replace(self, layers=layers, reduced={})
+            .only(needs)
+            .map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
         )
 
     def detach(self) -> Outputs:
@@ -271,6 +293,7 @@ _METHODS: Mapping[str, str] = {
     "input_gradient": "perturbation_losses",
     "input_gradients": "gradient_losses",
     "calibration": "calibrate",
+    "layers": "reduce_layer",
 }
 """Need -> the method of a detector that it is called by."""
 
@@ -438,6 +461,33 @@ class Detector:
         Returns:
             name -> loss, shape [B], one finite number for each image (reduction="none"). Each loss
             costs a backward pass. A tensor alone has the name "logits".
+        """
+        raise NotImplementedError
+
+    def choose_layers(self, layers: Sequence[str], taps: Sequence[str]) -> Sequence[str]:
+        """The layers that `reduce_layer` is called for, if the detector declares the need "layers".
+
+        Args:
+            layers: names of the convolutions and activation functions, in the order in which they
+                run; one that runs several times has a name for each. Empty if there are none.
+            taps: names of the feature layers, in order.
+
+        Returns:
+            Some of these names; all of `layers` if a detector does not write this method.
+        """
+        return layers
+
+    def reduce_layer(self, activation: Tensor) -> Tensor:
+        """What `fit` and `score` see of a layer, as `outputs.layers[name]`.
+
+        Called in each forward pass, as soon as the layer has run, if the detector declares the need
+        "layers": the activations of all layers of a batch are never in memory together.
+
+        Args:
+            activation: shape [B, D], [B, tokens, D] or [B, D, ...]. Do not change it in place.
+
+        Returns:
+            Shape [B, ...], much smaller. An image's entry must not depend on other images.
         """
         raise NotImplementedError
 

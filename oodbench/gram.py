@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,31 @@ BLOCKS = {"cpu": 2**19, "cuda": 2**25}
 On a CPU their powers stay in its cache. A GPU waits for many small operations: its blocks are as
 large as two buffers of 128 MiB hold in float32.
 """
+
+
+MOST_BYTES = 2 * 2**30
+"""Of the ranges of one detector."""
+
+
+def check_ranges_fit(row_sums: Mapping[str, Tensor], classes: int) -> None:
+    """Refuse ranges, two row sums for every class, that take too much memory.
+
+    Args:
+        row_sums: layer -> row sums, shape [B, powers, D].
+        classes: C.
+
+    Raises:
+        ValueError: if the ranges would take more than 2 GiB.
+    """
+    numbers = sum(sums[0].numel() * sums.element_size() for sums in row_sums.values())
+    size = 2 * classes * numbers
+    if size > MOST_BYTES:
+        fitting = max(1, len(row_sums) * MOST_BYTES // size)
+        raise ValueError(
+            f"the ranges of {len(row_sums)} layers and {classes} classes would take "
+            f"{size / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:.0f}: take fewer layers, such "
+            f"as layers = {fitting}, or lower powers"
+        )
 
 
 def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
@@ -24,7 +51,7 @@ def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
     m_i M (sum_x u_ix^p sum_j (m_j / M)^p u_jx^p)^(1/p), which is exact algebra.
 
     Args:
-        activation: shape [B, D], [B, tokens, D] or [B, D, ...]: as in `Outputs.tap_maps`.
+        activation: shape [B, D], [B, tokens, D] or [B, D, ...]: as `Detector.reduce_layer` gets it.
         powers: the highest order.
 
     Returns:

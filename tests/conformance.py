@@ -25,6 +25,7 @@ from oodbench.data import ImageArray
 from oodbench.detector import NEEDS, Batches, required_methods
 from oodbench.engine.contract import checked_losses
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.network import LOGITS, Capture, NetworkRunner, evaluating
 from oodbench.engine.perturbation import differentiated, shown_gradients
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
@@ -213,10 +214,21 @@ def kind_of(cls: Detecting) -> Kind:
     return "dismax" if "dismax_head" in cls.info.needs else "linear"
 
 
+def reading(cls: Detecting, outputs: Outputs) -> Outputs:
+    """With what a detector that reads layers makes of every tap's map."""
+    if "layers" not in cls.info.needs:
+        return outputs
+    detector = cls()
+    return replace(
+        outputs,
+        layers={name: detector.reduce_layer(tap) for name, tap in outputs.tap_maps.items()},
+    )
+
+
 def seen_by(cls: Detecting, outputs: Outputs) -> Outputs:
     """What a detector may use: everything that it does not declare is missing, or not a number."""
     needs = cls.info.needs
-    view = outputs.only(needs)
+    view = reading(cls, outputs).only(needs)
     if "features" not in needs:
         view = replace(view, features=torch.full_like(view.features, torch.nan))
     if "labels" not in needs:
@@ -358,7 +370,7 @@ def check_declares_what_it_uses(cls: Detecting) -> None:
     """
 
     def everything(split: str) -> Outputs:
-        return planted(split, kind_of(cls)).map(torch.clone)
+        return reading(cls, planted(split, kind_of(cls))).map(torch.clone)
 
     expect_same(
         scores_of(_shared(cls), views(cls)("id")),
@@ -428,6 +440,7 @@ def _joined(first: Outputs, second: Outputs) -> Outputs:
         if first.feature_map is None
         else torch.cat([batch.feature_map for batch in both if batch.feature_map is not None]),
         tap_maps={name: torch.cat([b.tap_maps[name] for b in both]) for name in first.tap_maps},
+        layers={name: torch.cat([b.layers[name] for b in both]) for name in first.layers},
     )
 
 
@@ -577,6 +590,7 @@ def _tensors(outputs: Outputs) -> dict[str, Tensor]:
         "the head's weight": outputs.head.weight,
         **{f"tap '{name}'": tap for name, tap in outputs.taps.items()},
         **{f"the map of tap '{name}'": tap for name, tap in outputs.tap_maps.items()},
+        **{f"layer '{name}'": layer for name, layer in outputs.layers.items()},
     }
     return {place: tensor for place, tensor in tensors.items() if tensor is not None}
 
@@ -686,8 +700,11 @@ def engine_scores(classifier: Classifier, cls: Detecting) -> NDArray[np.float64]
     if "input_gradient" in needs:
         detector = detector.with_parameters(epsilon=0.01)
     with evaluating(classifier):
-        name = find_map(classifier, torch.from_numpy(small_images(4, seed=0).images))
-    runner = NetworkRunner(classifier, batch_size=64, capture=Capture.of(needs, name))
+        few = torch.from_numpy(small_images(4, seed=0).images)
+        name = find_map(classifier, few)
+    readers, errors = layer_readers(classifier, {"M": detector}, few)
+    _expect(not errors, f"{cls.info.name}: {errors.get('M')!r}")
+    runner = NetworkRunner(classifier, batch_size=64, capture=Capture.of(needs, name, readers))
     scorers = {"M": Scorer(Method("M", "model", cls.info, {}), detector)}
     with runner.attached():
         for need in ("fit", "held_out"):

@@ -16,6 +16,7 @@ from torch import Tensor
 import oodbench
 from oodbench import Detector, Head, Outputs
 from oodbench.detector import Batches
+from oodbench.gram import gram_row_sums
 
 Array = NDArray[np.float64]
 
@@ -43,9 +44,15 @@ def outputs_of(feature_map: Tensor, seed: int = 0, **taps: Tensor) -> Outputs:
     bias = torch.randn(CLASSES, generator=generator(8), dtype=torch.float64)
     head = Head("linear", weight.to(feature_map), bias.to(feature_map))
     features = feature_map.mean(dim=(2, 3))
-    return Outputs(
-        head.logits(features), features, head=head, feature_map=feature_map, tap_maps=taps
+    return reading(
+        Outputs(head.logits(features), features, head=head, feature_map=feature_map), **taps
     )
+
+
+def reading(outputs: Outputs, **taps: Tensor) -> Outputs:
+    """The same with other maps, and with what Gram makes of them while a network runs."""
+    layers = {name: gram_row_sums(tap, 10) for name, tap in taps.items()}
+    return replace(outputs, tap_maps=taps, layers=layers)
 
 
 def images(count: int, seed: int, spread: float = 1.0) -> Outputs:
@@ -162,9 +169,9 @@ def test_declarations() -> None:
         ),
         "rankfeat": ({"feature_map", "head"}, {}, {"base": "energy"}),
         "gram": (
-            {"tap_maps", "fit", "held_out"},
+            {"layers", "fit", "held_out"},
             {},
-            {"powers": 10, "divide_by_confidence": False},
+            {"powers": 10, "layers": "all", "divide_by_confidence": True},
         ),
     }
     for name, (needs, space, defaults) in expected.items():
@@ -263,7 +270,7 @@ def test_no_linear_head(
 def test_images_without_activation(name: str, training: Outputs, held_out: Outputs) -> None:
     nothing = outputs_of(torch.zeros(3, DIMENSION, 4, 3, dtype=torch.float64))
     taps = {name: torch.zeros_like(tap[:3]) for name, tap in training.tap_maps.items()}
-    nothing = replace(nothing, tap_maps=taps)
+    nothing = reading(nothing, **taps)
     scores = fit(name, training, held_out).score(nothing)
     assert torch.isfinite(scores).all()
     if name != "gram":  # nothing, whatever is made of it, leaves the bias
@@ -496,7 +503,7 @@ def test_gram_by_hand(
     np.testing.assert_allclose(detector.score(test_images), expected, rtol=1e-9)
     # Deviations from a bound that is near zero, where tokens' signs cancel, have no digits left.
     narrow = [
-        single(replace(part, tap_maps={"stem": part.tap_maps["stem"]}))
+        reading(single(part), stem=part.tap_maps["stem"].float())
         for part in (training, held_out, test_images)
     ]
     detector = fit("gram", narrow[0], narrow[1], **parameters)
@@ -530,8 +537,8 @@ def test_gram_class_that_was_never_predicted(
     logits = test_images.logits.clone()
     logits[:, 2] = 1e3
     unexpected = replace(test_images, logits=logits)
-    held = gram_deviations(fewer, held_out, 10, False)
-    given = gram_deviations(fewer, unexpected, 10, False)
+    held = gram_deviations(fewer, held_out, 10, True)
+    given = gram_deviations(fewer, unexpected, 10, True)
     expected = -sum(given[tap] / (held[tap].mean() + 1e-7) for tap in given)
     scores = fit("gram", fewer, held_out).score(unexpected)
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
@@ -544,11 +551,11 @@ def test_gram_of_large_activations(
 
     def large(outputs: Outputs) -> Outputs:
         taps = {tap: 1e6 * outputs.tap_maps[tap].abs().float() for tap in ("stem", "vector")}
-        return replace(outputs, tap_maps=taps)
+        return reading(outputs, **taps)
 
     def plain(outputs: Outputs) -> Outputs:
         taps = {tap: 1e6 * outputs.tap_maps[tap].abs() for tap in ("stem", "vector")}
-        return replace(outputs, tap_maps=taps)
+        return reading(outputs, **taps)
 
     scores = fit("gram", large(training), large(held_out)).score(large(test_images))
     expected = fit("gram", plain(training), plain(held_out)).score(plain(test_images))
@@ -559,12 +566,56 @@ def test_gram_of_large_activations(
 def test_gram_errors(training: Outputs) -> None:
     with pytest.raises(ValueError, match="powers must be at least 1, not 0"):
         load("gram", powers=0)
+    for layers in (0, -3, True, "some", 2.5):
+        with pytest.raises(ValueError, match=f"layers must be all, taps or a number.*{layers}"):
+            load("gram", layers=layers)
     with pytest.raises(ValueError, match="no training images to fit on"):
         load("gram").fit(Sweep(training[:0]))
     detector = load("gram")
     detector.fit(Sweep(training))
     with pytest.raises(ValueError, match="no held-out images"):
         detector.fit_held_out(Sweep(training[:0]))
+
+
+def test_gram_chooses_layers() -> None:
+    layers, taps = [f"layer{index}" for index in range(9)], ["stem", "stage"]
+
+    def chosen(option: Any) -> list[str]:
+        return list(load("gram", layers=option).choose_layers(layers, taps))
+
+    assert chosen("all") == layers
+    assert chosen("taps") == taps
+    assert chosen(3) == ["layer2", "layer5", "layer8"]
+    assert chosen(1) == ["layer8"]
+    for count in range(1, 9):
+        assert len(set(chosen(count))) == count
+        assert chosen(count)[-1] == "layer8"
+    assert chosen(9) == chosen(100) == layers
+    with pytest.raises(ValueError, match="no convolution or activation function that is a module"):
+        load("gram").choose_layers([], taps)
+    with pytest.raises(ValueError, match="no feature layer"):
+        load("gram", layers="taps").choose_layers(layers, [])
+
+
+def test_gram_of_fewer_powers_after_the_fit(
+    training: Outputs, held_out: Outputs, test_images: Outputs
+) -> None:
+    detector = fit("gram", training, held_out).with_parameters(powers=3)
+    detector.fit_held_out(Sweep(held_out))
+    expected = fit("gram", training, held_out, powers=3).score(test_images)
+    torch.testing.assert_close(detector.score(test_images), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gram_refuses_ranges_that_take_too_much_memory(
+    training: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = sum(layer.shape[2] for layer in training.layers.values())
+    size = 2 * CLASSES * 10 * channels * 8
+    monkeypatch.setattr("oodbench.gram.MOST_BYTES", size - 1)
+    with pytest.raises(ValueError, match=r"ranges of 4 layers and 4 classes .* layers = 3"):
+        load("gram").fit(Sweep(training))
+    monkeypatch.setattr("oodbench.gram.MOST_BYTES", size)
+    load("gram").fit(Sweep(training))
 
 
 # --- what they are for -------------------------------------------------------------------------
@@ -574,10 +625,10 @@ def test_gram_finds_other_correlations(training: Outputs, held_out: Outputs) -> 
     """Channels that go together, with the same means and variances of each channel."""
 
     def correlated(outputs: Outputs) -> Outputs:
-        return replace(outputs, tap_maps={"stem": outputs.tap_maps["stem"]})
+        return reading(outputs, stem=outputs.tap_maps["stem"])
 
     detector = fit("gram", correlated(training), correlated(held_out))
     inside = correlated(images(50, seed=11))
     stem = inside.tap_maps["stem"]
-    outside = replace(inside, tap_maps={"stem": stem[:, :1].expand_as(stem)})
+    outside = reading(inside, stem=stem[:, :1].expand_as(stem))
     assert detector.score(outside).median() < detector.score(inside).median()

@@ -36,6 +36,7 @@ from oodbench.catalog import Catalog
 from oodbench.data import ImageArray, load_split
 from oodbench.detector import NEEDS, Batches, DetectorInfo
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.models.classifier import Classifier, Network
@@ -572,7 +573,9 @@ CASES = (
         "gram",
         "Gram",
         gram,
-        settings="same orders; fitted on predicted classes; its expected deviations set to ours",
+        parameters={"layers": "taps", "divide_by_confidence": False},
+        settings="same orders; our `layers` taps, not divided by the confidence; fitted on "
+        "predicted classes; its expected deviations set to ours",
         tolerance=5e-5,
     ),
     Case(
@@ -685,9 +688,12 @@ def score_together(
         case.name: oodbench.load_detector(case.ours, **dict(case.parameters)) for case in cases
     }
     needs = frozenset().union(*(INFOS[case.ours].needs for case in cases))
+    few = torch.tensor(images.train.images[:8])
     with evaluating(classifier):
-        map_name = find_map(classifier, torch.tensor(images.train.images[:8]))
-    runner = NetworkRunner(classifier, batch_size=128, capture=Capture.of(needs, map_name))
+        map_name = find_map(classifier, few)
+    readers, errors = layer_readers(classifier, detectors, few)
+    assert not errors, errors
+    runner = NetworkRunner(classifier, batch_size=128, capture=Capture.of(needs, map_name, readers))
     with runner.attached():
         for need, data in (("fit", images.train), ("held_out", images.held_out)):
             fits = fit_together(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from oodbench.detector import Outputs
 from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.network import Capture, NetworkRunner
+from oodbench.engine.network import NOTHING, Capture, NetworkRunner
 from oodbench.engine.perturbation import differentiates
 from oodbench.engine.scoring import Scorer, raw_scores, score_batch
 from oodbench.errors import counted
@@ -78,7 +78,8 @@ class _Sweep:
     scorers: dict[str, Scorer] = field(default_factory=dict)
 
     def outputs(self, images: Tensor) -> Outputs:
-        with torch.inference_mode():
+        methods = [scorer.method.name for scorer in self.scorers.values()]
+        with torch.inference_mode(), self.runner.reading(methods):
             return self.runner.outputs(images)
 
     def _timed_outputs(self, images: Tensor) -> tuple[Outputs, float]:
@@ -163,7 +164,7 @@ def measure(
     reference: tuple[Classifier, Scorer] | None,
     images: Tensor,
     *,
-    map_name: str | None = None,
+    capture: Capture = NOTHING,
     rounds: int = 4,
     report: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, InferenceCost], dict[str, Exception]]:
@@ -178,19 +179,19 @@ def measure(
         reference: the method that times are divided by, or None. Used if it is not one of the
             scorers, which then is.
         images: one batch, on the device.
-        map_name: name of the classifier's module that gives the map before pooling.
+        capture: what all of them together capture; each alone captures its part of it.
         rounds: timed repetitions after one that warms up.
         report: takes how far it is, between measurements.
 
     Returns:
         method -> cost, and method -> error of those that failed.
     """
-    sweeps = _sweeps(classifier, scorers, len(images), map_name)
+    sweeps = _sweeps(classifier, scorers, len(images), capture)
     divisor = None if reference is None else reference[1].method.name
     others: list[_Sweep] = []
     if reference is not None and divisor not in scorers:
         divisor = _REFERENCE
-        others = _sweeps(reference[0], {divisor: reference[1]}, len(images), None)
+        others = _sweeps(reference[0], {divisor: reference[1]}, len(images), NOTHING)
     errors: dict[str, Exception] = {}
     batched = _rounds([*sweeps, *others], images, rounds, errors, report)
     single = _rounds([*sweeps, *others], images[:1], rounds + 1, errors, report)
@@ -217,12 +218,14 @@ def measure(
 
 
 def _sweeps(
-    classifier: Classifier, scorers: Mapping[str, Scorer], batch_size: int, map_name: str | None
+    classifier: Classifier, scorers: Mapping[str, Scorer], batch_size: int, whole: Capture
 ) -> list[_Sweep]:
     """One for each set of activations that a method captures."""
     grouped: dict[Capture, dict[str, Scorer]] = defaultdict(dict)
     for key, scorer in scorers.items():
-        grouped[Capture.of(scorer.method.detector.needs, map_name)][key] = scorer
+        readers = [reader for reader in whole.readers if reader.method == scorer.method.name]
+        alone = Capture.of(scorer.method.detector.needs, whole.map_name, readers)
+        grouped[alone][key] = scorer
     return [
         _Sweep(classifier, NetworkRunner(classifier, batch_size=batch_size, capture=capture), mine)
         for capture, mine in grouped.items()

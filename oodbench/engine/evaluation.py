@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from oodbench.differences import id_key, id_scores
 from oodbench.engine import costs
 from oodbench.engine.contract import DetectorError
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
 from oodbench.engine.scoring import Scorer, SplitScores, score_split, sweep_outputs
@@ -109,10 +111,14 @@ def evaluate(
     """
     results = {method.name: MethodResult() for method in methods}
     needs = frozenset[str]().union(*(method.detector.needs for method in methods))
+    few = _few(classifier, needs, data(benchmark.id, "test"))
+    readers, errors = layer_readers(classifier, detectors, few)
+    for name, error in errors.items():
+        results[name].error = error
     runner = NetworkRunner(
         classifier,
         batch_size=benchmark.evaluation.batch_size,
-        capture=Capture.of(needs, _map_name(classifier, needs, data(benchmark.id, "test"))),
+        capture=Capture.of(needs, _map_name(classifier, needs, few), readers),
     )
     runner.report = on_stage
     with runner.attached():
@@ -152,7 +158,7 @@ def evaluate(
         scorers,
         reference,
         images,
-        map_name=runner.capture.map_name,
+        capture=runner.capture,
         report=on_stage,
     )
     for name, cost in measured.items():
@@ -163,11 +169,18 @@ def evaluate(
     return Evaluation(results, outcome.correct, tuple(signs))
 
 
-def _map_name(classifier: Classifier, needs: Set[str], images: ImageArray) -> str | None:
+def _few(classifier: Classifier, needs: Set[str], images: ImageArray) -> Tensor:
+    """A few images to look at the network with; none if no detector needs that."""
+    if not needs & {"feature_map", "layers"}:
+        return torch.empty(0)
+    few, _ = next(NetworkRunner(classifier, batch_size=4).batches(images))
+    return few
+
+
+def _map_name(classifier: Classifier, needs: Set[str], few: Tensor) -> str | None:
     """Name of the module that gives the map before pooling, if a detector needs it."""
     if "feature_map" not in needs:
         return None
-    few, _ = next(NetworkRunner(classifier, batch_size=4).batches(images))
     with evaluating(classifier):
         return find_map(classifier, few)
 
@@ -196,7 +209,7 @@ def _fit(
     started = time.perf_counter()
     fits = fit_together(
         to_fit,
-        lambda: seen.watched(sweep_outputs(runner, split)),
+        lambda: seen.watched(sweep_outputs(runner, split, to_fit)),
         len(seen.counts),
         held_out=need == "held_out",
     )

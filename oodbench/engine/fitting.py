@@ -120,8 +120,15 @@ class _Reader(Batches):
     """The batches that one detector sees, and its greenlet."""
 
     def __init__(
-        self, detector: Detector, num_classes: int, statistics: _Statistics, *, held_out: bool
+        self,
+        name: str,
+        detector: Detector,
+        num_classes: int,
+        statistics: _Statistics,
+        *,
+        held_out: bool,
     ) -> None:
+        self._name = name
         self.num_classes = num_classes
         self._statistics = statistics
         self._place = 0
@@ -187,7 +194,7 @@ class _Reader(Batches):
     def give(self, outputs: Outputs) -> None:
         """Hand over a batch; back when the detector is done with it."""
         # A copy: what a detector does in place is not to reach the next one.
-        self._go_on(outputs.copied(self._needs))
+        self._go_on(outputs.copied(self._needs, self._name))
 
     def end_sweep(self) -> None:
         """Say that the sweep is over; back when the detector has done what it does next."""
@@ -268,7 +275,7 @@ def fit_together(
     """
     statistics = _Statistics()
     readers = {
-        name: _Reader(detector, num_classes, statistics, held_out=held_out)
+        name: _Reader(name, detector, num_classes, statistics, held_out=held_out)
         for name, detector in detectors.items()
     }
     try:

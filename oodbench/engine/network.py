@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,7 @@ from oodbench.detector import Outputs
 from oodbench.models.activations import activation_of, in_usual_order
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import as_map
+from oodbench.models.layers import Layer
 from oodbench.progress import Meter
 
 T = TypeVar("T")
@@ -41,6 +43,21 @@ class _Reached(Exception):  # noqa: N818 - a signal, not an error
 
 
 @dataclass(frozen=True, slots=True)
+class LayerReader:
+    """What a method makes of layers while the network runs.
+
+    Attributes:
+        method: its name.
+        layers: the layers that it chose.
+        reduce: activation [B, ...] -> what is kept of it, [B, ...].
+    """
+
+    method: str
+    layers: tuple[Layer, ...]
+    reduce: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Capture:
     """What a runner captures beside logits and features.
 
@@ -49,19 +66,27 @@ class Capture:
         tap_maps: every tap as it is.
         feature_map: the map before pooling.
         map_name: name of the module that gives it (`oodbench.models.find_map`); None if none does.
+        readers: methods that reduce layers while the network runs.
     """
 
     taps: bool = False
     tap_maps: bool = False
     feature_map: bool = False
     map_name: str | None = None
+    readers: tuple[LayerReader, ...] = ()
 
     @staticmethod
-    def of(needs: Set[str], map_name: str | None = None) -> Capture:
+    def of(
+        needs: Set[str], map_name: str | None = None, readers: Iterable[LayerReader] = ()
+    ) -> Capture:
         """What detectors need that declare `needs`."""
         feature_map = "feature_map" in needs
         return Capture(
-            "taps" in needs, "tap_maps" in needs, feature_map, map_name if feature_map else None
+            "taps" in needs,
+            "tap_maps" in needs,
+            feature_map,
+            map_name if feature_map else None,
+            tuple(readers) if "layers" in needs else (),
         )
 
 
@@ -75,6 +100,8 @@ class _Captured:
     Attributes:
         images: number of images in the batch.
         versions: of the maps of taps that are the network's own, not copies, when they were caught.
+        calls: module -> how often it has run.
+        reduced: method -> layer -> what the method made of it.
     """
 
     images: int
@@ -83,6 +110,8 @@ class _Captured:
     taps: dict[str, Tensor] = field(default_factory=dict)
     tap_maps: dict[str, Tensor] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    reduced: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def overwritten(self) -> bool:
@@ -121,6 +150,20 @@ class NetworkRunner:
         self._copies_maps = False
         self.report: Callable[[str], None] = lambda text: None
         self.doing = "reading"
+        self._reading: Set[str] = frozenset()
+
+    @contextmanager
+    def reading(self, methods: Iterable[str]) -> Iterator[None]:
+        """Reduce layers for some methods; for no others, and for none outside of it.
+
+        Args:
+            methods: their names; those that reduce no layers do not matter.
+        """
+        before, self._reading = self._reading, frozenset(methods)
+        try:
+            yield
+        finally:
+            self._reading = before
 
     @contextmanager
     def attached(self) -> Iterator[NetworkRunner]:
@@ -139,6 +182,35 @@ class NetworkRunner:
         if self.capture.feature_map and self.capture.map_name is not None:
             module = self.classifier.network.get_submodule(self.capture.map_name)
             yield module.register_forward_hook(self._capture_map)
+        modules = {layer.module for reader in self.capture.readers for layer in reader.layers}
+        for name in modules:
+            module = self.classifier.network.get_submodule(name)
+            yield module.register_forward_hook(self._reduce_layer(name))
+
+    def _reduce_layer(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        readers: dict[int, list[tuple[Layer, LayerReader]]] = defaultdict(list)
+        for reader in self.capture.readers:
+            for layer in reader.layers:
+                if layer.module == name:
+                    readers[layer.call].append((layer, reader))
+
+        def hook(module: nn.Module, inputs: Any, given: Any) -> None:
+            captured = self._captured
+            if captured is None or self._stop_at is not None:
+                return
+            call = captured.calls[name]
+            captured.calls[name] += 1
+            for layer, reader in readers.get(call, ()):
+                if reader.method not in self._reading:
+                    continue
+                output = activation_of(given, captured.images)
+                if output is None:
+                    raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
+                with torch.no_grad():
+                    made = reader.reduce(in_usual_order(output.detach(), layer.axis))
+                captured.reduced.setdefault(reader.method, {})[layer.name] = made
+
+        return hook
 
     def _capture_features(self, features: Tensor) -> None:
         if self._captured is not None:
@@ -205,6 +277,7 @@ class NetworkRunner:
             self._head,
             feature_map,
             captured.tap_maps,
+            reduced=captured.reduced,
         )
 
     def _sweep(self, images: Tensor) -> tuple[_Captured, Tensor]:

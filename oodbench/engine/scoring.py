@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -124,12 +124,14 @@ def _views(
     with torch.enable_grad() if differentiating else torch.inference_mode():
         if differentiating:
             images = images.detach().requires_grad_()
-        outputs = runner.outputs(images)
+        with runner.reading(scorer.method.name for scorer in scorers.values()):
+            outputs = runner.outputs(images)
         clean = outputs.detach()
         views = dict.fromkeys(scorers, clean)
         for key, scorer in differentiating.items():
             try:
-                views[key] = differentiated(runner, scorer.detector, images, outputs)
+                with runner.reading([scorer.method.name]):
+                    views[key] = differentiated(runner, scorer.detector, images, outputs)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise  # the caller's to mend, on a smaller batch
@@ -142,7 +144,7 @@ def raw_scores(scorer: Scorer, outputs: Outputs) -> Tensor:
 
     It sees what it declared that it needs, as a copy: what it does in place reaches no other.
     """
-    view = outputs.copied(scorer.method.detector.needs)
+    view = outputs.copied(scorer.method.detector.needs, scorer.method.name)
     with torch.no_grad():
         return scorer.detector.score(view)
 
@@ -208,10 +210,20 @@ def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor
     return raw_scores(scorer, views[""])
 
 
-def sweep_outputs(runner: NetworkRunner, data: ImageArray | ImageSource) -> Iterator[Outputs]:
-    """Outputs of a split, batch by batch, without a graph: a sweep that detectors are fitted on."""
+def sweep_outputs(
+    runner: NetworkRunner, data: ImageArray | ImageSource, methods: Iterable[str] | None = None
+) -> Iterator[Outputs]:
+    """Outputs of a split, batch by batch, without a graph: a sweep that detectors are fitted on.
+
+    Args:
+        runner: attached.
+        data: the split.
+        methods: those that are fitted, and may reduce layers; default: all.
+    """
+    everyone = (reader.method for reader in runner.capture.readers)
+    reading = frozenset(everyone if methods is None else methods)
     for images, labels in runner.batches(data):
         # What is fitted takes part in gradients later; detectors are given copies, made outside.
-        with torch.inference_mode():
+        with torch.inference_mode(), runner.reading(reading):
             parts = runner.within_memory(runner.outputs, images, labels)
         yield from (outputs for _, outputs in parts)

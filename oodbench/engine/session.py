@@ -27,8 +27,9 @@ from oodbench.engine.borrowing import (
 from oodbench.engine.contract import TuningError
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
-from oodbench.engine.network import Capture, arranged, evaluating
+from oodbench.engine.network import Capture, LayerReader, arranged, evaluating
 from oodbench.engine.perturbation import takes_gradients
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
@@ -38,7 +39,7 @@ from oodbench.engine.tuning import (
     clean_outputs,
     tune,
 )
-from oodbench.errors import UserError
+from oodbench.errors import UserError, counted
 from oodbench.models.adapter import UNWATCHED
 from oodbench.models.feature_map import find_map
 from oodbench.plan import FITTED_ON, Method
@@ -150,6 +151,14 @@ def _without_features(why: str) -> str:
     )
 
 
+def _reads(reader: LayerReader) -> str:
+    """Which layers a detector reads, in words."""
+    convolutions = sum(layer.convolution for layer in reader.layers)
+    names = [layer.name for layer in reader.layers]
+    ends = ": " + (f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]) if names else ""
+    return f"reads {counted(len(names), 'layer')} ({counted(convolutions, 'convolution')}){ends}"
+
+
 class Session:
     """Runs detectors on a classifier; what comes of it is in its attributes.
 
@@ -256,14 +265,20 @@ class Session:
         self._runner = CheckedRunner(self._classifier, batch_size=largest)
         self._runner.report = self._report
         few, _ = self._runner.placed(self._data.test[ID].first()[0][:4])
+        detectors = {label: each.detector for label, each in self.contenders.items()}
         name = None
-        if "feature_map" in needs:
-            try:
+        try:
+            if "feature_map" in needs:
                 with evaluating(self._classifier):
                     name = find_map(self._classifier, few)
-            except Exception as error:
-                raise cannot_take(self._classifier, few, ID_DATA, error) from error
-        self._runner.capture = Capture.of(needs, name)
+            readers, failures = layer_readers(self._classifier, detectors, few)
+        except Exception as error:
+            raise cannot_take(self._classifier, few, ID_DATA, error) from error
+        for label, failure in failures.items():
+            self.results[label].error = failure
+        for reader in readers:
+            self.results[reader.method].notes.append(_reads(reader))
+        self._runner.capture = Capture.of(needs, name, readers)
         steps: list[Callable[[], None]] = [
             *(functools.partial(self._fit, need) for need in FITTED_ON),
             self._tune,
@@ -306,7 +321,7 @@ class Session:
         seen = Confusion.empty(self.num_classes)
         fits = fit_together(
             detectors,
-            lambda: seen.watched(sweep_outputs(self._runner, source)),
+            lambda: seen.watched(sweep_outputs(self._runner, source, detectors)),
             self.num_classes,
             held_out=need == "held_out",
         )
@@ -423,7 +438,7 @@ class Session:
                 scorers,
                 (self._classifier, reference),
                 images,
-                map_name=self._runner.capture.map_name,
+                capture=self._runner.capture,
                 report=self._report,
             )
         except Exception as error:  # the model's: scores are not lost for it

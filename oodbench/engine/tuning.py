@@ -238,7 +238,7 @@ def tune(
     settings = list(_settings(method.search_space))
     candidates = [detector.with_parameters(**setting) for setting in settings]
     needs = method.detector.needs
-    maps, shown = needs & {"feature_map", "tap_maps"}, "input_gradients" in needs
+    maps, shown = needs & {"feature_map", "tap_maps", "layers"}, "input_gradients" in needs
     if maps or (shown and not _calibrates(method)):
         scored = _scored_in_batches(runner, method, candidates, data)
     elif takes_gradients(needs):
@@ -359,7 +359,8 @@ def _scored_batch(
     found: dict[int, Scores | Exception] = {}
     with torch.set_grad_enabled(graph):
         images = images.detach().requires_grad_(graph)
-        outputs = runner.outputs(images)
+        with runner.reading([method.name]):
+            outputs = runner.outputs(images)
         for index, candidate in candidates.items():
             try:
                 view = differentiated(runner, candidate, images, outputs) if graph else outputs

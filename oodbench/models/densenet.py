@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from oodbench.models.classifier import Network
 
@@ -24,10 +23,12 @@ class Bottleneck(nn.Module):
         self.conv1 = _convolution(in_channels, 4 * growth, 1)
         self.bn2 = nn.BatchNorm2d(4 * growth)
         self.conv2 = _convolution(4 * growth, growth, 3)
+        # Modules, and one for each call: detectors look at what they give.
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Input and new channels, shape [B, in_channels + k, H, W]."""
-        new = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        new = self.conv2(self.relu2(self.bn2(self.conv1(self.relu1(self.bn1(x))))))
         return torch.cat([x, new], dim=1)
 
 

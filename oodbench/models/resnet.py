@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from oodbench.models.classifier import Network
 
@@ -23,6 +22,8 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = _convolution(out_channels, out_channels, 3)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        # Modules, and one for each call: detectors look at what they give.
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.shortcut = (
             nn.Identity()
             if stride == 1 and in_channels == out_channels
@@ -33,8 +34,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Post-activation residual block."""
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(residual + self.shortcut(x))
+        residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        activation: Tensor = self.relu2(residual + self.shortcut(x))
+        return activation
 
 
 class ResNet(Network):

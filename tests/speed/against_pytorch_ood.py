@@ -55,6 +55,7 @@ import oodbench
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.models.classifier import Classifier
@@ -189,7 +190,12 @@ def our_runner(case: Case, detectors: Sequence[Detector]) -> Iterator[NetworkRun
         few, _ = next(NetworkRunner(case.classifier, batch_size=4).batches(case.splits["id"]))
         with evaluating(case.classifier):
             name = find_map(case.classifier, few)
-    runner = NetworkRunner(case.classifier, batch_size=case.batch, capture=Capture.of(needs, name))
+    few, _ = next(NetworkRunner(case.classifier, batch_size=4).batches(case.splits["id"]))
+    named = {detector.info.name: detector for detector in detectors}
+    readers, _ = layer_readers(case.classifier, named, few)
+    runner = NetworkRunner(
+        case.classifier, batch_size=case.batch, capture=Capture.of(needs, name, readers)
+    )
     with runner.attached():
         yield runner
 
@@ -252,7 +258,7 @@ def our_work(case: Case, names: Sequence[str]) -> Work:
 
     def copied(name: str, outputs: Outputs) -> Outputs:
         started = time.perf_counter()
-        view = outputs.copied(detectors[name].info.needs)
+        view = outputs.copied(detectors[name].info.needs, name)
         copies[name] += time.perf_counter() - started
         return view
 
@@ -389,6 +395,8 @@ PAIRS: Mapping[str, Pair] = {
             num_classes=CLASSES,
         ),
         powers=4,
+        layers="taps",
+        divide_by_confidence=False,
     ),
     # --- with gradients, or of several layers: compared one by one
     "odin": pair(

@@ -31,6 +31,7 @@ from oodbench.catalog import Catalog
 from oodbench.detector import Detector, Head, Outputs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.meters import tensor_bytes
+from oodbench.gram import gram_row_sums
 from oodbench.plan import FITTED_ON
 
 GOAL = 4 * 2**30
@@ -90,6 +91,7 @@ class Source:
                 self.head,
                 feature_map,
                 {"penultimate": feature_map},
+                layers={"penultimate": gram_row_sums(feature_map, 10)},
             )
 
 
