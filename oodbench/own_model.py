@@ -145,7 +145,8 @@ def evaluate(
         num_classes: C, to be held against the model's; default: the model's.
         tune: labels of detectors to tune, or "all": each combination of the values of their search
             space is tried on attacked images of `validation_data`, as in benchmarks
-            (`oodbench.engine.tuning`). Of an instance only if it is named.
+            (`oodbench.engine.tuning`). Of an instance only if it is named. Tables show what was
+            chosen.
         plugins: folders of detectors besides the built-in ones, and classes, as in `oodbench.run`.
         device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
             "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
@@ -930,10 +931,6 @@ def _notes(
         yield f"The costs of {label} could not be measured: {reason}."
     stepping, looking = [], []
     for method in methods:
-        if method.tuned_on != "none" and method.search_space:
-            chosen = session.results[method.name].detectors[session.ood[0]].parameters
-            values = ", ".join(f"{key}={_shown(chosen[key])}" for key in method.search_space)
-            yield f"{method.name}: tuned on attacked validation images, which chose {values}."
         ties = tie_notes(record for record in records if record.method == method.name)
         for note in (*session.results[method.name].notes, *ties):
             yield f"{method.name}: {note}."
@@ -951,10 +948,6 @@ def _notes(
             f"{', '.join(looking)}: normalization was not given, so gradients are with respect to "
             "the images as they came, not to pixels in [0, 1]."
         )
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> Iterable[str]:

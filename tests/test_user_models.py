@@ -686,7 +686,7 @@ def test_tuning_is_that_of_benchmarks() -> None:
     detectors = ["baseline", "odin", "react"]
     as_they_come = evaluated(model, detectors, **given)
     assert {r.tuned_on for r in as_they_come.records} == {"none"}
-    assert not any("tuned" in note for note in as_they_come.notes)
+    assert "Chosen by tuning" not in as_they_come.to_text()
     some = evaluated(model, detectors, tune=["odin"], **given)
     every = evaluated(model, detectors, tune="all", **given)
     assert {r.method: r.tuned_on for r in some.records} == {
@@ -703,9 +703,9 @@ def test_tuning_is_that_of_benchmarks() -> None:
     chosen = every.detectors["odin"].parameters
     space = every.detectors["odin"].info.search_space
     assert all(chosen[name] in values for name, values in space.items())
-    (note,) = [note for note in every.notes if note.startswith("odin: tuned on attacked")]
-    assert f"temperature={chosen['temperature']:g}" in note
-    assert f"epsilon={chosen['epsilon']:g}" in note
+    shown = " ".join(every.to_text().partition("Chosen by tuning")[2].split())
+    assert f"temperature {chosen['temperature']:g}" in shown
+    assert f"epsilon {chosen['epsilon']:g}" in shown
     again = evaluated(model, [Catalog().load_detector("odin", chosen)], **given)
     np.testing.assert_allclose(
         again.scores["odin"]["id"], every.scores["odin"]["id"], rtol=1e-6, atol=1e-9
