@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import UserDict, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -332,6 +334,24 @@ def test_mappings_give_images_and_labels_by_their_keys(keys: tuple[str, str]) ->
     torch.testing.assert_close(read(without)[0], expected[0])
 
 
+Named = namedtuple("Named", ["label", "image"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda image, label: Named(label, image),
+        lambda image, label: SimpleNamespace(label=label, image=image),
+        lambda image, label: UserDict(label=label, image=image),
+    ],
+)
+def test_objects_with_names_give_images_and_labels_by_them(make: Callable[..., Any]) -> None:
+    expected = read(opened(pairs()))
+    found = read(opened(Items(lambda i: make(images()[i], int(labels()[i])))))
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+
+
 def test_of_a_mapping_the_tensor_is_taken_and_not_the_picture_it_was_made_of() -> None:
     items = Items(lambda i: {"image": pil(i), "pixel_values": images()[i], "labels": 0})
     torch.testing.assert_close(read(opened(items))[0], read(opened(pairs()))[0])
@@ -368,11 +388,11 @@ def test_images_of_bytes_are_scaled_and_that_is_said() -> None:
         (Items(lambda i: {}), "an item is an empty dict; expected (image, label)"),
         (
             DataLoader(Items(lambda i: {"pixels": images()[i]}), 4),
-            "a batch is a dict with the keys 'pixels', of which none is known to be the images.",
+            "a batch has the entries 'pixels', of which none is known to be the images.",
         ),
         (
             Items(lambda i: {"image": images()[i], "x": images()[i]}),
-            "a dict with the keys 'image', 'x', of which 'image', 'x' may be the images.",
+            "an item has the entries 'image', 'x', of which 'image', 'x' may be the images.",
         ),
         (
             Items(lambda i: {"image": images()[i], "label": 0, "labels": 1}),

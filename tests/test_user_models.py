@@ -396,6 +396,10 @@ Named = namedtuple("Named", ["features", "logits"])
 OUTPUTS: dict[str, tuple[Callable[..., Any], Any]] = {
     "a mapping": (lambda logits, features, maps: {"x": features, "logits": logits}, None),
     "an object": (lambda logits, features, maps: SimpleNamespace(x=features, logits=logits), None),
+    "CLIP's": (
+        lambda logits, features, maps: {"image_embeds": features, "logits_per_image": logits},
+        None,
+    ),
     "a named tuple": (lambda logits, features, maps: Named(features, logits), None),
     "the only matrix": (lambda logits, features, maps: {"maps": maps, "out": logits}, None),
     "a loss first": (lambda logits, features, maps: (maps.mean(), logits), None),

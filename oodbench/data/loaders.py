@@ -316,6 +316,9 @@ class LoadedImages:
 
     def _parts(self, given: Any, what: str) -> tuple[Any, Any]:
         """Images and labels of a batch, or of one item."""
+        fields = _fields(given)
+        if any(key in fields for key in _IMAGE_KEYS):
+            return self._named(fields, what)
         if isinstance(given, tuple | list) and given:
             return given[0], given[1] if len(given) > 1 else None
         if isinstance(given, Mapping) and given:
@@ -342,7 +345,7 @@ class LoadedImages:
             if len(found) > 1 or (not found and kind == "images"):
                 named = f"{', '.join(map(repr, found))} may be" if found else "none is known to be"
                 raise UserError(
-                    f"{self.name}: {what} is a {type(given).__name__} with the keys "
+                    f"{self.name}: {what} has the entries "
                     f"{', '.join(map(repr, given))}, of which {named} the {kind}.",
                     f"Name one of them {known[0]!r} or {known[1]!r}, or give a Dataset, or a "
                     "collate_fn, that makes pairs.",
@@ -532,6 +535,16 @@ def _generators(data: Any) -> Iterator[torch.Generator]:
         holders = (data, getattr(data, "sampler", None), batches, getattr(batches, "sampler", None))
         found = [getattr(holder, "generator", None) for holder in holders]
         yield from {id(each): each for each in found if isinstance(each, torch.Generator)}.values()
+
+
+def _fields(given: Any) -> Mapping[str, Any]:
+    """The named parts of a named tuple, or of an object that is made of nothing else."""
+    if isinstance(given, tuple) and hasattr(given, "_fields"):
+        return dict(zip(given._fields, given, strict=True))
+    if isinstance(given, Tensor | Mapping) or not hasattr(given, "__dict__"):
+        return {}
+    fields: Mapping[str, Any] = vars(given)
+    return fields
 
 
 def _is_array(value: Any) -> bool:

@@ -14,6 +14,9 @@ from oodbench.errors import UserError
 Output = str | int | Callable[[Any], Any] | None
 """Where the logits are: a key or an attribute, a position, a function; None: what is returned."""
 
+_NAMES = ("logits", "logits_per_image")
+"""What entries with the logits are called by Transformers; the second by its CLIP."""
+
 HINT = "Say where the logits are with output=: a key, a position, or a function of what it returns."
 
 
@@ -59,8 +62,9 @@ def find_output(
     if isinstance(returned, Tensor | np.ndarray):
         return None, ""
     entries = _entries(returned)
-    if isinstance(entries.get("logits"), Tensor | np.ndarray):
-        return "logits", ""
+    for name in _NAMES:
+        if isinstance(entries.get(name), Tensor | np.ndarray):
+            return name, ""
 
     def may_be_logits(value: Any) -> bool:
         return (
@@ -113,7 +117,7 @@ def _entries(returned: Any) -> Mapping[Any, Any]:
         return returned
     if isinstance(returned, tuple | list):
         names = getattr(returned, "_fields", ())
-        if "logits" in names:
+        if set(_NAMES) & set(names):
             return dict(zip(names, returned, strict=True))
         return dict(enumerate(returned))
     return getattr(returned, "__dict__", {})
