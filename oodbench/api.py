@@ -22,7 +22,7 @@ from oodbench.progress import Reporter, Silent
 from oodbench.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.rundir import DIFFERENCES, RunDirectory
 from oodbench.specs import EvaluationSpec
-from oodbench.suite import load_suite, plan_suite
+from oodbench.suite import Change, load_suite, plan_suite
 from oodbench.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
@@ -236,6 +236,9 @@ def run(
     plugins: Sequence[Plugin] = (),
     data_root: str | Path | None = None,
     resume: bool = False,
+    tune: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    epochs: int | None = None,
     progress: Reporter | None = None,
 ) -> Run:
     """Run a benchmark: what `oodbench run` does.
@@ -250,6 +253,11 @@ def run(
             no folder, such as those of a notebook.
         data_root: folder of data sets that do not come built in; recorded with the run.
         resume: continue what is in `out`; without `out`, the newest run of the benchmark.
+        tune: names of the detectors whose search space is swept, whatever the benchmark says; or
+            "all", or "none".
+        limit: for a first try: most images of each split (`oodbench.data.limiting`).
+        epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
+            not the benchmark's; every report says so, and they never mix with others.
         progress: takes what there is to say; default: nothing is said.
 
     Raises:
@@ -258,9 +266,9 @@ def run(
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
-    catalog = Catalog(plugins)
+    catalog, change = Catalog(plugins), Change.read(tune, limit, epochs)
     # Misspelt names are found before torch is loaded, which takes seconds.
-    plan_run(catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods)
+    plan_run(catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, change=change)
     run_one = _runner(catalog, device, data_root, resume, progress)
     plan = plan_run(
         catalog,
@@ -269,8 +277,10 @@ def run(
         seeds=seeds,
         methods=methods,
         refusal=_refusal(catalog),
+        change=change,
     )
-    with _place(out, plan.benchmark.name, resume) as folder:
+    name = change.folder_name(catalog.benchmark(str(benchmark)).name)
+    with _place(out, name, resume) as folder:
         if resume and not RunDirectory(folder).exists():
             (progress or Silent()).warn(_NOTHING_TO_RESUME.format(folder=folder))
         return run_one(plan, folder)
@@ -286,6 +296,9 @@ def run_suite(
     plugins: Sequence[Plugin] = (),
     data_root: str | Path | None = None,
     resume: bool = False,
+    tune: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    epochs: int | None = None,
     progress: Reporter | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> SuiteRun:
@@ -304,6 +317,11 @@ def run_suite(
             no folder, such as those of a notebook.
         data_root: folder of data sets that do not come built in; recorded with the runs.
         resume: continue what is in `out`; without `out`, the newest run of the suite.
+        tune: names of the detectors whose search space is swept, whatever the benchmark says; or
+            "all", or "none".
+        limit: for a first try: most images of each split (`oodbench.data.limiting`).
+        epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
+            not the benchmark's; every report says so, and they never mix with others.
         progress: takes what each benchmark has to say; default: nothing is said.
         say: takes a line before and after each benchmark.
 
@@ -315,8 +333,9 @@ def run_suite(
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )
-    catalog = Catalog(plugins)
-    loaded = load_suite(catalog, str(suite))
+    catalog, change = Catalog(plugins), Change.read(tune, limit, epochs)
+    whole = load_suite(catalog, str(suite))
+    loaded = whole.changed(change)
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
     run_one = _runner(catalog, device, data_root, resume, progress)
     plans = plan_suite(
@@ -328,7 +347,7 @@ def run_suite(
         refusal=_refusal(catalog),
     )
     reporter = progress or Silent()
-    with _place(out, loaded.spec.name, resume) as folder:
+    with _place(out, change.folder_name(whole.spec.name), resume) as folder:
         if resume and not SuiteDirectory(folder).exists():
             reporter.warn(_NOTHING_TO_RESUME.format(folder=folder))
         state = run_members(
@@ -458,13 +477,14 @@ def plan_run(
     seeds: int,
     methods: Sequence[str] | None,
     refusal: Callable[[Method], str | None] = lambda method: None,
+    change: Change | None = None,
 ) -> Plan:
     """The plan of a run, without doing any of it.
 
     Raises:
         UserError: as `oodbench.plan.make_plan`.
     """
-    spec = catalog.benchmark(str(benchmark))
+    spec = (change or Change()).of(catalog.benchmark(str(benchmark)))
     return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)
 
 

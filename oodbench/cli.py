@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from oodbench.api import Run, SuiteRun
     from oodbench.catalog import Catalog
     from oodbench.progress import Reporter
+    from oodbench.suite import Change
 
 app = typer.Typer(
     name="oodbench",
@@ -128,6 +130,26 @@ def run(
         typer.Option("--resume", help="Continue a run: finished work is not done again."),
     ] = False,
     data_root: DataRoot = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            "--tune",
+            metavar="NAMES|all|none",
+            help="Detectors whose search space is swept, instead of those of the benchmark.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", metavar="N", min=1, help="For a first try: at most N images a split."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs", metavar="N", min=1, help="For a first try: train for at most N epochs."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards.
@@ -136,11 +158,13 @@ def run(
     """
     from oodbench import api
     from oodbench.catalog import Catalog
+    from oodbench.suite import Change
 
     console = _console()
     catalog = Catalog(plugins or ())
+    change = Change.read(tune, limit, epochs)
     if dry_run:
-        for part in _planned(catalog, benchmark, seeds, _names(methods), console.width):
+        for part in _planned(catalog, benchmark, seeds, _names(methods), change, console.width):
             console.print(part)
         return
     options: dict[str, Any] = {
@@ -151,6 +175,9 @@ def run(
         "plugins": plugins or (),
         "data_root": data_root,
         "resume": resume,
+        "tune": tune,
+        "limit": limit,
+        "epochs": epochs,
         "progress": _reporter(),
     }
     done: api.Run | api.SuiteRun
@@ -161,6 +188,8 @@ def run(
             done = api.run(benchmark, **options)
     except InterruptedRun as stop:
         again = _again(benchmark, stop.folder, methods, seeds, device, plugins, data_root)
+        for option, value in (("--tune", tune), ("--limit", limit), ("--epochs", epochs)):
+            again += f" {option} {shlex.quote(str(value))}" if value is not None else ""
         _say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
     _print_results(done, console)
@@ -338,7 +367,12 @@ def _reporter() -> Reporter:
 
 
 def _planned(
-    catalog: Catalog, benchmark: str, seeds: int, methods: list[str] | None, width: int
+    catalog: Catalog,
+    benchmark: str,
+    seeds: int,
+    methods: list[str] | None,
+    change: Change,
+    width: int,
 ) -> list[RenderableType]:
     """What a run of a benchmark or of a suite would do."""
     from oodbench import api, plan_view
@@ -346,10 +380,12 @@ def _planned(
 
     statuses = catalog.checked_detectors()
     if not catalog.is_suite(benchmark):
-        plan = api.plan_run(catalog, benchmark, statuses, seeds=seeds, methods=methods)
+        plan = api.plan_run(
+            catalog, benchmark, statuses, seeds=seeds, methods=methods, change=change
+        )
         api.check_parameters(plan, catalog)
         return plan_view.renderables(plan, width)
-    suite = load_suite(catalog, benchmark)
+    suite = load_suite(catalog, benchmark).changed(change)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
     for member in plans.values():
         api.check_parameters(member, catalog)
@@ -381,8 +417,6 @@ def _names(methods: str | None) -> list[str] | None:
 
 def _again(benchmark: str, folder: Path, *options: Any) -> str:
     """The command that continues a run."""
-    import shlex
-
     methods, seeds, device, plugins, data_root = options
     words = ["oodbench", "run", benchmark, "--resume", "--out", str(folder)]
     words += ["--methods", methods] if methods else []

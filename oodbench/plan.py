@@ -6,12 +6,13 @@ Made from a benchmark and a catalogue alone: no tensor, no file of images, no to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
-from oodbench.catalog import Catalog, DetectorStatus
+from oodbench.catalog import BUILT_IN, Catalog, DetectorStatus
 from oodbench.detector import DetectorInfo, head_obstacle
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
 from oodbench.names import method_obstacle, shortened
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName, TuningProtocol
@@ -48,6 +49,11 @@ class Method:
         """What is left to tune: the declared space without the parameters that are fixed."""
         space = self.detector.search_space
         return {name: values for name, values in space.items() if name not in self.parameters}
+
+    @property
+    def untuned(self) -> tuple[str, ...]:
+        """Parameters that have a search space and keep their defaults."""
+        return tuple(self.search_space) if self.tuned_on == "none" else ()
 
     def requirements(self) -> dict[str, bool]:
         """The five columns of the DisMax paper's Table 1, from what the detector declares."""
@@ -159,6 +165,8 @@ def make_plan(
     reference = _reference(benchmark, statuses)
     if methods is not None:
         candidates, skips = _selected(methods, candidates, skips, benchmark, statuses)
+    _check_tuned(benchmark, candidates, statuses)
+    candidates = [_tuned(method, benchmark, catalog) for method in candidates]
     runnable = []
     for method in candidates:
         reason = _cannot_run(method, benchmark) or _refused(method, benchmark, refusal)
@@ -216,7 +224,7 @@ def _candidates(
     skips: list[Skip] = []
     for name, spec in benchmark.methods.items():
         info = _declaration(spec.detector, statuses, f"methods.{name}.detector", benchmark)
-        found.append(_method(name, spec.model, info, benchmark, spec.parameters, spec.tuning, True))
+        found.append(Method(name, spec.model, info, spec.parameters, asked_for=True))
     if benchmark.sweep is not None:
         taken = {(method.model, method.detector.name) for method in found}
         taken |= {(excluded.model, excluded.detector) for excluded in benchmark.exclude}
@@ -233,24 +241,54 @@ def _candidates(
                     skips.append(Skip(name, model, detector, reason, asked_for=False))
                     continue
                 info = _declaration(detector, statuses, "sweep.detectors", benchmark)
-                found.append(_method(f"{model}+{info.label}", model, info, benchmark))
+                found.append(Method(f"{model}+{info.label}", model, info))
     _unique_names(found, benchmark)
     return found, skips
 
 
-def _method(
-    name: str,
-    model: str,
-    info: DetectorInfo,
-    benchmark: BenchmarkSpec,
-    parameters: Mapping[str, Any] | None = None,
-    tuning: TuningProtocol | None = None,
-    asked_for: bool = False,
-) -> Method:
-    fixed = dict(parameters or {})
-    tunable = "calibration" in info.needs or set(info.search_space) - set(fixed)
-    protocol = tuning or benchmark.tuning.protocol_for(info.name)
-    return Method(name, model, info, fixed, protocol if tunable else "none", asked_for)
+def _tunable(method: Method) -> bool:
+    return bool("calibration" in method.detector.needs or method.search_space)
+
+
+def _tuned(method: Method, benchmark: BenchmarkSpec, catalog: Catalog) -> Method:
+    """The method with the protocol that it is tuned by."""
+    if not _tunable(method):
+        return method
+    named = benchmark.methods.get(method.name)
+    entry = catalog.entries["detector"].get(method.detector.name)
+    protocol = benchmark.tuning.protocol_for(
+        method.detector.name,
+        plugin=entry is None or entry.source != BUILT_IN,
+        own=None if named is None else named.tuning,
+    )
+    return replace(method, tuned_on=protocol)
+
+
+def _check_tuned(
+    benchmark: BenchmarkSpec, methods: Sequence[Method], statuses: Mapping[str, DetectorStatus]
+) -> None:
+    """What `--tune` names is there and has something to tune."""
+    tune = benchmark.tuning.tune
+    if tune is None or tune == "none":
+        return
+    own = {spec.tuning for spec in benchmark.methods.values()} - {None, "none"}
+    if benchmark.tuning.protocol == "none" and not own:
+        raise UserError(
+            f"--tune: benchmark '{benchmark.name}' has no protocol to tune by "
+            "(tuning.protocol: none).",
+            "Leave out --tune, or give the benchmark a protocol.",
+        )
+    for name in tune if tune != "all" else ():
+        info = _declaration(name, statuses, "--tune", benchmark)
+        if not info.search_space and "calibration" not in info.needs:
+            raise UserError(
+                f"--tune: detector '{name}' has no search space: there is nothing to tune.",
+                "Name detectors with a search space, or all, or none.",
+            )
+        mine = [method for method in methods if method.detector.name == name]
+        if not any(_tunable(method) for method in mine):
+            fixed = "its parameters are given" if mine else "no method of this run has it"
+            raise UserError(f"--tune: there is nothing to tune of '{name}': {fixed}.")
 
 
 def _declaration(
@@ -307,10 +345,7 @@ def _selected(
         matches = matches or [m for m in candidates if m.detector.name == name]
         if not matches and name in statuses:
             info = _declaration(name, statuses, "--methods", benchmark)
-            matches = [
-                _method(f"{model}+{info.label}", model, info, benchmark)
-                for model in benchmark.models
-            ]
+            matches = [Method(f"{model}+{info.label}", model, info) for model in benchmark.models]
         matches = matches or _pair(name, candidates, benchmark, statuses)
         if not matches:
             broken += [skip for skip in skips if skip.method.casefold() == name.casefold()]
@@ -329,17 +364,7 @@ def _selected(
         for method in matches:
             # A detector's name asks for it where it can run; a method's name asks for it outright.
             asked_for = method.name.casefold() == name.casefold() or len(matches) == 1
-            chosen.setdefault(
-                method.name,
-                Method(
-                    method.name,
-                    method.model,
-                    method.detector,
-                    method.parameters,
-                    method.tuned_on,
-                    asked_for,
-                ),
-            )
+            chosen.setdefault(method.name, replace(method, asked_for=asked_for))
     _unique_names(chosen.values(), benchmark)
     return list(chosen.values()), []
 
@@ -378,7 +403,7 @@ def _pair(
     for info in detectors:
         listed = [m for m in candidates if (m.model, m.detector.name) == (model, info.name)]
         usual = [method for method in listed if method.name == f"{model}+{info.label}"]
-        found += usual or listed or [_method(f"{model}+{info.label}", model, info, benchmark)]
+        found += usual or listed or [Method(f"{model}+{info.label}", model, info)]
     if len(found) > 1:
         names = [m.name for m in found if len(detectors) == 1]
         names = names or [f"{model}+{info.name}" for info in detectors]
@@ -404,7 +429,8 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     if obstacle is not None:
         return obstacle
     if "calibration" in needs and method.tuned_on == "none":
-        return "needs tuning data; the benchmark does not tune it"
+        who = "--tune leaves it out" if benchmark.tuning.tune else "the benchmark does not tune it"
+        return f"needs tuning data; {who}"
     return None
 
 
@@ -422,7 +448,7 @@ def _reference(benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus])
             "logits.",
             "Choose a method that costs one forward.",
         )
-    return _method(name, spec.model, info, benchmark, spec.parameters)
+    return Method(name, spec.model, info, spec.parameters)
 
 
 def _skip(method: Method, reason: str) -> Skip:
@@ -451,6 +477,13 @@ def _check_data(
                 f"Benchmark '{benchmark.name}' needs the {split} split of '{name}' {why}; "
                 f"its manifest has: {', '.join(datasets[name].splits)}."
             )
+    classes, most = datasets[benchmark.id].num_classes or 0, benchmark.most_images
+    if most is not None and most < classes:
+        raise UserError(
+            f"--limit: {counted(most, 'image')} cannot have one of each of the {classes} classes "
+            f"of '{benchmark.id}'.",
+            f"Give at least {classes}.",
+        )
     shape = datasets[benchmark.id].shape
     for name, spec in datasets.items():
         if spec.shape != shape:
@@ -465,6 +498,7 @@ def _check_data(
 def _passes(
     benchmark: BenchmarkSpec, datasets: Mapping[str, DatasetSpec], methods: Sequence[Method]
 ) -> Iterable[Pass]:
+    make = partial(_pass, benchmark, datasets)
     for model in benchmark.models:
         mine = [method for method in methods if method.model == model]
         if not mine:
@@ -472,38 +506,37 @@ def _passes(
         for need, split in FITTED_ON.items():
             fitted = [method for method in mine if need in method.detector.needs]
             if fitted:
-                yield _pass(benchmark.id, split, "fit", model, fitted, datasets, "1 forward")
+                yield make(benchmark.id, split, "fit", model, fitted, "1 forward")
         tuned = [method for method in mine if method.tuned_on != "none"]
         if tuned:
             tuning = benchmark.tuning.split
-            yield _pass(benchmark.id, tuning, "tune", model, tuned, datasets, "its own grid")
+            yield make(benchmark.id, tuning, "tune", model, tuned, "its own grid")
         oracles = [method for method in tuned if method.tuned_on == "ood_oracle"]
         for name in benchmark.ood_groups if oracles else ():
-            yield _pass(
-                name, benchmark.tuning.split, "tune", model, oracles, datasets, "its own grid"
-            )
+            yield make(name, benchmark.tuning.split, "tune", model, oracles, "its own grid")
         gradients = [
             m.name for m in mine if m.detector.needs & {"input_gradient", "input_gradients"}
         ]
         cost = "1 forward" + (f"; + gradients: {', '.join(gradients)}" if gradients else "")
         for name in (benchmark.id, *benchmark.ood_groups):
-            yield _pass(name, "test", "score", model, mine, datasets, cost)
+            yield make(name, "test", "score", model, mine, cost)
 
 
 def _pass(
+    benchmark: BenchmarkSpec,
+    datasets: Mapping[str, DatasetSpec],
     dataset: str,
-    split: str,
+    split: SplitName,
     purpose: Purpose,
     model: str,
     methods: Sequence[Method],
-    datasets: Mapping[str, DatasetSpec],
     forwards: str,
 ) -> Pass:
     return Pass(
         model=model,
         dataset=dataset,
         split=split,
-        images=datasets[dataset].splits[split],  # type: ignore[index]
+        images=benchmark.images_of(datasets[dataset], split),
         purpose=purpose,
         methods=tuple(method.name for method in methods),
         taps=any(method.detector.needs & {"taps", "tap_maps"} for method in methods),

@@ -12,7 +12,7 @@ from oodbench import plan_workload as workload
 from oodbench.errors import counted
 from oodbench.plan import Pass, Plan
 from oodbench.plan_workload import Work
-from oodbench.report.tables import Cell, Heading, Section, Table
+from oodbench.report.tables import Cell, Heading, Section, Table, untuned_note
 from oodbench.report.terminal import paragraph, table_renderables
 from oodbench.suite import Suite
 
@@ -69,10 +69,13 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
         f"{counted(len(plan.seeds), 'seed')}"
     )
     tables = [_trainings(plan), _passes(plan), *([_skips(plan)] if plan.skips else [])]
+    untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
+    notes = [paragraph(untuned_note(untuned), width), Text()] if untuned else []
     return [
         paragraph(heading, width, style="bold"),
         Text(),
         *(part for each in tables for part in (*table_renderables(each, width), Text())),
+        *notes,
     ]
 
 

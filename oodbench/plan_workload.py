@@ -69,11 +69,12 @@ def total(parts: Iterable[Work]) -> Work:
 
 def training(plan: Plan, model: str) -> Work:
     """One training of a model, with the test accuracies that it notes."""
-    splits = plan.datasets[plan.benchmark.id].splits
+    dataset = plan.datasets[plan.benchmark.id]
     spec = plan.benchmark.models[model]
     recipe = spec.training
     tests = {"no": 0, "last": 1, "each": recipe.epochs}[recipe.test_accuracy]
-    images, tested = splits["train"] * recipe.epochs, splits["test"] * tests
+    images = plan.benchmark.images_of(dataset, "train") * recipe.epochs
+    tested = plan.benchmark.images_of(dataset, "test") * tests
     forwards = _TRAINING * images + tested
     return Work(images + tested, _flops(plan, spec, forwards))
 

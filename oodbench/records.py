@@ -26,7 +26,7 @@ from oodbench.files import canonical_json
 from oodbench.specs import TuningProtocol
 
 SCHEMA_VERSION = 1
-ADDED_LATER = frozenset({"tie_fraction", "time_scatter"})
+ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned"})
 """Fields that older versions did not write: a line without one has the field's default."""
 
 _ROUNDING = 1e-9
@@ -69,7 +69,8 @@ class QualityRecord:
     `value` and the interval are fractions in [0, 1]; None unless `status` is "ok".
     `ood_dataset`, `ood_group` and `n_ood` are None for the metric `id_accuracy`. `tie_fraction` is
     the fraction of all pairs of an ID and an OOD image whose scores are equal; None for
-    `id_accuracy` and in records made before it was recorded.
+    `id_accuracy` and in records made before it was recorded. `untuned` names the parameters that
+    have a search space and were left at their defaults; None if there are none.
     """
 
     run_id: Text
@@ -94,6 +95,7 @@ class QualityRecord:
     status: Status = "ok"
     reason: str | None = None
     tie_fraction: Fraction | None = None
+    untuned: list[Text] | None = None
     schema_version: int = SCHEMA_VERSION
 
 

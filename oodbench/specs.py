@@ -24,10 +24,13 @@ from pydantic import (
     model_validator,
 )
 
+from oodbench.errors import counted
 from oodbench.names import method_obstacle, obstacle, shortened
 from oodbench.recipes import RECIPES, values_for
 
 SplitName = Literal["train", "validation", "test"]
+WORDS = {"title", "summary"}
+"""Keys of a benchmark and of a suite that no result depends on."""
 
 
 class Spec(BaseModel):
@@ -61,6 +64,15 @@ def _file_name(name: str) -> str:
     problem = obstacle(name)
     if problem is not None:
         raise ValueError(f"'{shortened(name)}' cannot name a file: {problem}")
+    return name
+
+
+_LIMITED = "not the benchmark: limited to "
+
+
+def _run_name(name: str) -> str:
+    """A file's name, perhaps with the label of what is limited (`LimitSpec.labelled`)."""
+    _file_name(name.partition(f" ({_LIMITED}")[0])
     return name
 
 
@@ -109,6 +121,7 @@ def _check_recordable(value: Any, key: str) -> None:
 
 Text = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, AfterValidator(_file_name)]
+RunName = Annotated[str, AfterValidator(_run_name)]
 """What files and folders are called by."""
 MethodName = Annotated[str, AfterValidator(_method_name)]
 """What folders of scores are called by."""
@@ -301,6 +314,13 @@ class ModelSpec(Spec):
     """None: mean and standard deviation of the training images."""
     training: TrainingSpec
 
+    def with_at_most(self, epochs: int) -> ModelSpec:
+        """The same, trained for fewer epochs if it has more."""
+        fewer = min(epochs, self.training.epochs)
+        return self.model_copy(
+            update={"training": self.training.model_copy(update={"epochs": fewer})}
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _expand_recipe(cls, values: Any) -> Any:
@@ -345,11 +365,30 @@ class TuningSpec(Spec):
     min_adversarial: PositiveInt = 20
     """Fewest images that must be fooled for tuning to mean anything."""
     detectors: Literal["all"] | Several[Text] = "all"
-    """The detectors that are tuned; the others run with the parameters their papers propose."""
+    """The built-in detectors that are tuned; the others run with the parameters their papers
+    propose."""
+    tune: Literal["all", "none"] | Several[Text] | None = None
+    """What `--tune` asks for: every detector with a search space, none, or exactly these,
+    whatever the benchmark says of single detectors and methods."""
 
-    def protocol_for(self, detector: str) -> TuningProtocol:
-        """How a detector is tuned."""
-        tuned = self.detectors == "all" or detector in self.detectors
+    def protocol_for(
+        self, detector: str, *, plugin: bool, own: TuningProtocol | None
+    ) -> TuningProtocol:
+        """How the detector of a method is tuned.
+
+        Args:
+            detector: its name.
+            plugin: whether it does not come with oodbench. A benchmark that limits tuning to some
+                detectors cannot know of it: it is tuned.
+            own: the method's own protocol, if the benchmark gives one.
+        """
+        if self.tune is not None:
+            asked_for = self.tune == "all" or (self.tune != "none" and detector in self.tune)
+            chosen = self.protocol if own is None or own == "none" else own
+            return chosen if asked_for else "none"
+        if own is not None:
+            return own
+        tuned = plugin or self.detectors == "all" or detector in self.detectors
         return self.protocol if tuned else "none"
 
 
@@ -387,11 +426,49 @@ class EvaluationSpec(Spec):
     """Bootstrap resamples of each confidence interval."""
 
 
+class LimitSpec(Spec):
+    """Less than a benchmark asks for, for a first try; its results are not the benchmark's.
+
+    Set by `--limit` and `--epochs`, not in a benchmark's file.
+    """
+
+    images: PositiveInt | None = None
+    """Most images of a split that is fitted, tuned or tested on."""
+    epochs: PositiveInt | None = None
+    """Most epochs of a training."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> LimitSpec:
+        if self.images is None and self.epochs is None:
+            raise ValueError("give images, epochs, or both")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What every report says of such results."""
+        parts = [] if self.images is None else [f"{counted(self.images, 'image')} a set"]
+        parts += [] if self.epochs is None else [counted(self.epochs, "epoch")]
+        return f"{_LIMITED}{' and '.join(parts)}"
+
+    def labelled(self, name: str) -> str:
+        """The name of what is limited, by which its results never mix with those of the whole."""
+        return f"{name} ({self.label})"
+
+    def check(self, name: str) -> None:
+        """Refuse a name that does not say what is limited."""
+        if not name.endswith(f" ({self.label})"):
+            raise ValueError("limited: is not for files; run with --limit N or --epochs N")
+
+
+_FEWEST_TO_TUNE = 4
+"""Images that must be fooled in a first try: two to fit on and two to select by."""
+
+
 class BenchmarkSpec(Spec):
     """A benchmark (`benchmarks/<name>.yaml`): what is ID, what is OOD, which models and methods."""
 
     schema_version: Literal[1]
-    name: FileName
+    name: RunName
     version: PositiveInt
     """Raised whenever results before and after are not comparable."""
     title: Text
@@ -408,9 +485,13 @@ class BenchmarkSpec(Spec):
     """The method whose time the others' are divided by; its detector needs only the logits."""
     tuning: TuningSpec = TuningSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    limited: LimitSpec | None = None
+    """Less than the benchmark, for a first try; the name says so."""
 
     @model_validator(mode="after")
     def _consistent(self) -> BenchmarkSpec:
+        if self.limited is not None:
+            self.limited.check(self.name)
         sets = [dataset for group in self.ood.values() for dataset in group]
         if not sets:
             raise ValueError("ood: names no data set")
@@ -436,6 +517,42 @@ class BenchmarkSpec(Spec):
     def _known_model(self, model: str, where: str) -> None:
         if model not in self.models:
             raise ValueError(f"{where}: no model '{model}' here (models: {', '.join(self.models)})")
+
+    def limited_to(self, limit: LimitSpec) -> BenchmarkSpec:
+        """The same with less: epochs here, images where they are read (`engine.stores`)."""
+        models = self.models
+        if limit.epochs is not None:
+            models = {name: model.with_at_most(limit.epochs) for name, model in models.items()}
+        tuning = self.tuning
+        if limit.images is not None:
+            fewest = min(tuning.min_adversarial, _FEWEST_TO_TUNE)
+            tuning = tuning.model_copy(update={"min_adversarial": fewest})
+        return self.model_copy(
+            update={
+                "name": limit.labelled(self.name),
+                "models": models,
+                "tuning": tuning,
+                "limited": limit,
+            }
+        )
+
+    def tuning_only(self, tune: Literal["all", "none"] | tuple[str, ...]) -> BenchmarkSpec:
+        """The same with other detectors tuned."""
+        return self.model_copy(update={"tuning": self.tuning.model_copy(update={"tune": tune})})
+
+    @property
+    def most_images(self) -> int | None:
+        """Most images that are taken of a split; None for all."""
+        return None if self.limited is None else self.limited.images
+
+    def images_of(self, dataset: DatasetSpec, split: SplitName) -> int:
+        """How many images of a split are taken."""
+        count = dataset.splits[split]
+        return count if self.most_images is None else min(count, self.most_images)
+
+    def identity(self) -> dict[str, Any]:
+        """What results depend on: everything but the words for people."""
+        return self.model_dump(mode="json", exclude=WORDS)
 
     @property
     def ood_groups(self) -> dict[str, str]:
@@ -564,7 +681,7 @@ class SuiteSpec(Spec):
     """
 
     schema_version: Literal[1]
-    name: FileName
+    name: RunName
     version: PositiveInt
     title: Text
     summary: Text
@@ -581,9 +698,15 @@ class SuiteSpec(Spec):
     """Where the protocol differs from that of the published values."""
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     """Ends the names of members whose training is changed, so that results never mix."""
+    limited: LimitSpec | None = None
+    """Less than the members ask for, for a first try; the name says so."""
+    tune: Literal["all", "none"] | Several[Text] | None = None
+    """What `--tune` asks for."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SuiteSpec:
+        if self.limited is not None:
+            self.limited.check(self.name)
         if not self.members:
             raise ValueError("members: names no benchmark")
         if self.tables and self.published is None:
@@ -603,5 +726,18 @@ class SuiteSpec(Spec):
         return self
 
     def member_name(self, benchmark: str) -> str:
-        """What a member's benchmark is called in this suite."""
+        """What a member's benchmark is called in this suite, and its folder."""
         return benchmark if self.suffix is None else f"{benchmark}-{self.suffix}"
+
+    def benchmark_name(self, benchmark: str) -> str:
+        """What the records of a member say that they are of."""
+        name = self.member_name(benchmark)
+        return name if self.limited is None else self.limited.labelled(name)
+
+    def limited_to(self, limit: LimitSpec) -> SuiteSpec:
+        """The same with less; the members are limited where they are read."""
+        return self.model_copy(update={"name": limit.labelled(self.name), "limited": limit})
+
+    def identity(self) -> dict[str, Any]:
+        """What results depend on: everything but the words for people."""
+        return self.model_dump(mode="json", exclude=WORDS)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from oodbench import arguments
 from oodbench.catalog import Catalog, DetectorStatus, is_suite, merged
 from oodbench.errors import UserError, did_you_mean
 from oodbench.metrics import METRICS
@@ -18,10 +19,68 @@ from oodbench.specs import (
     TRAINING_MEASURES,
     BenchmarkSpec,
     ComparisonSpec,
+    LimitSpec,
     PublishedSpec,
     SuiteSpec,
 )
 from oodbench.yamlfile import named_as_file, read_spec, validate
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the options of a run change in a benchmark.
+
+    Attributes:
+        tune: "all", "none" or names: the detectors that are tuned; None as the benchmark says.
+        limit: less than the benchmark asks for; None for all of it.
+    """
+
+    tune: Literal["all", "none"] | tuple[str, ...] | None = None
+    limit: LimitSpec | None = None
+
+    @classmethod
+    def read(
+        cls, tune: str | Sequence[str] | None, limit: int | None, epochs: int | None
+    ) -> Change:
+        """From the options as they are given.
+
+        Raises:
+            UserError: if one is not valid.
+        """
+        images, most_epochs = (
+            None if value is None else arguments.whole_number(option, value, 1, 2**63 - 1)
+            for option, value in (("--limit", limit), ("--epochs", epochs))
+        )
+        given = images is not None or most_epochs is not None
+        return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
+
+    def of(self, benchmark: BenchmarkSpec) -> BenchmarkSpec:
+        """The benchmark with it."""
+        if self.tune is not None:
+            benchmark = benchmark.tuning_only(self.tune)
+        return benchmark if self.limit is None else benchmark.limited_to(self.limit)
+
+    def folder_name(self, name: str) -> str:
+        """What a default run directory begins with."""
+        return name if self.limit is None else f"{name}-limited"
+
+
+def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[str, ...] | None:
+    """Which detectors to tune, from names in a sequence or between commas."""
+    if tune is None:
+        return None
+    given: Sequence[Any] = tune.split(",") if isinstance(tune, str) else tune
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise UserError(f"--tune: expected names, all or none, not {tune!r}.")
+    names = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
+    if not names:
+        raise UserError("--tune: expected names separated by commas, all, or none.")
+    for word in ("all", "none"):
+        if word in names:
+            if len(names) > 1:
+                raise UserError(f"--tune: '{word}' stands alone, without names.")
+            return "all" if word == "all" else "none"
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +102,15 @@ class Suite:
     def names(self) -> tuple[str, ...]:
         """What the members are called in this suite, in the order in which they are run."""
         return tuple(benchmark.name for benchmark in self.members.values())
+
+    def changed(self, change: Change) -> Suite:
+        """The suite with a change to each of its members."""
+        spec = self.spec if change.limit is None else self.spec.limited_to(change.limit)
+        return Suite(
+            spec.model_copy(update={"tune": change.tune}),
+            self.published,
+            {name: change.of(benchmark) for name, benchmark in self.members.items()},
+        )
 
 
 def load_suite(catalog: Catalog, name: str) -> Suite:

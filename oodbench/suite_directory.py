@@ -112,7 +112,7 @@ class SuiteDirectory:
                 "Continue it with --resume, or choose another folder with --out.",
             )
         before = self.read()
-        if before.suite != state.suite:
+        if before.suite.identity() != state.suite.identity():
             same = (before.suite.name, before.suite.version) == (
                 state.suite.name,
                 state.suite.version,

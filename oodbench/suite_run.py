@@ -157,11 +157,12 @@ def _run(
 
 def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
     """Whether a run directory holds all that a plan asks for, of the same data and detectors."""
-    from oodbench.engine.run import data_checksums
+    from oodbench.engine.run import data_checksums, without_words
     from oodbench.engine.stores import DataStore
 
     try:
-        data = data_checksums(plan, DataStore(plan.datasets, data_root))
+        store = DataStore(plan.datasets, data_root, most=plan.benchmark.most_images)
+        data = data_checksums(plan, store)
     except UserError:
         return False  # to be said when the benchmark is run
     directory = RunDirectory(folder)
@@ -173,7 +174,7 @@ def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) 
         before.get("status") == "complete"
         and not directory.changed()
         and before.get("versions", {}).get("oodbench") == oodbench.__version__
-        and before.get("benchmark") == plan.benchmark.model_dump(mode="json")
+        and without_words(before.get("benchmark", {})) == plan.benchmark.identity()
         and set(plan.seeds) <= set(before.get("seeds", ()))
         and {method.name for method in plan.methods}
         <= {method["name"] for method in before.get("methods", ())}

@@ -22,7 +22,7 @@ from oodbench.errors import UserError
 from oodbench.plan import FITTED_ON, Method, Plan, make_plan
 from oodbench.plan_view import renderables, suite_renderables
 from oodbench.specs import BenchmarkSpec, DatasetSpec
-from oodbench.suite import load_suite, plan_suite
+from oodbench.suite import Change, load_suite, plan_suite
 from oodbench.yamlfile import validate
 
 TRAINING = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1}
@@ -344,6 +344,197 @@ def test_tuning_can_be_kept_to_some_detectors() -> None:
     error = refusal(benchmark(tuning={"detectors": ["mahalonobis"]}))
     assert "tuning.detectors: unknown name 'mahalonobis'" in error.message
     assert "mahalanobis" in error.hint
+
+
+PLUG_IN = """\
+from oodbench import Detector, register
+
+
+@register("{name}", label="{label}", search_space={space})
+class Mine(Detector):
+    \"\"\"A detector.\"\"\"
+
+    def __init__(self, power: float = 1.0) -> None:
+        self.power = power
+
+    def score(self, outputs):
+        return outputs.logits.max(dim=1).values * self.power
+"""
+
+
+@pytest.fixture
+def plug_ins(tmp_path: Path) -> Catalog:
+    (tmp_path / "detectors").mkdir()
+    for name, space in (("mine", {"power": (1.0, 2.0)}), ("plain", {})):
+        text = PLUG_IN.format(name=name, label=name.title(), space=space)
+        (tmp_path / "detectors" / f"{name}.py").write_text(text)
+    return Catalog([tmp_path])
+
+
+def tuned(spec: BenchmarkSpec, catalog: Catalog, **options: Any) -> dict[str, str]:
+    known = {name: catalog.detectors[name] for name in (*DETECTORS, "mine", "plain")}
+    planned = plan(spec, known=known, catalog=catalog, **options)
+    return {method.name: method.tuned_on for method in planned.methods}
+
+
+def test_a_plug_in_with_a_search_space_is_tuned(plug_ins: Catalog) -> None:
+    """Also where a benchmark, which cannot know of it, keeps tuning to some detectors."""
+    sweep = {"models": ["SoftMax"]}
+    for detectors in (["mahalanobis"], []):
+        spec = benchmark(sweep=sweep, tuning={"detectors": detectors})
+        found = tuned(spec, plug_ins)
+        assert found["SoftMax+Mine"] == "fgsm"
+        assert found["SoftMax+Plain"] == "none", "nothing to tune"
+        assert found["SoftMax+ODIN"] == "none", "the benchmark limits tuning of built-in ones"
+    named = {**METHODS, "My own": {"model": "SoftMax", "detector": "mine", "tuning": "none"}}
+    found = tuned(benchmark(methods=named, tuning={"detectors": []}), plug_ins)
+    assert found["My own"] == "none", "unless the benchmark says otherwise by name"
+    assert (
+        tuned(benchmark(sweep=sweep, tuning={"protocol": "none"}), plug_ins)["SoftMax+Mine"]
+        == "none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tune", "expected"),
+    [
+        ("all", {"SoftMax+ODIN", "SoftMax+Mahalanobis", "SoftMax+Mine"}),
+        ("none", set()),
+        (["odin"], {"SoftMax+ODIN"}),
+        ("mine,mahalanobis", {"SoftMax+Mahalanobis", "SoftMax+Mine"}),
+        (" mine , mine ", {"SoftMax+Mine"}),
+    ],
+)
+def test_tune_goes_before_the_benchmark(
+    plug_ins: Catalog, tune: str | list[str], expected: set[str]
+) -> None:
+    change = Change.read(tune, None, None)
+    for tuning in ({}, {"detectors": ["odin"]}, {"detectors": []}):
+        spec = change.of(benchmark(sweep={"models": ["SoftMax"]}, tuning=tuning))
+        found = tuned(spec, plug_ins)
+        assert {name for name, protocol in found.items() if protocol != "none"} == expected
+    fixed = {**METHODS, "F": {"model": "SoftMax", "detector": "odin", "tuning": "ood_oracle"}}
+    spec = change.of(benchmark(methods=fixed, sweep={"models": ["SoftMax"]}))
+    assert tuned(spec, plug_ins)["F"] == ("ood_oracle" if "SoftMax+ODIN" in expected else "none")
+
+
+def test_what_tune_leaves_out_and_needs_tuning_is_skipped() -> None:
+    planned = plan(Change.read("odin", None, None).of(benchmark()))
+    assert [(s.method, s.reason) for s in planned.skips] == [
+        ("SoftMax+Mahalanobis", "needs tuning data; --tune leaves it out")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tune", "options", "said"),
+    [
+        ("odni", {}, "there is no detector 'odni'"),
+        ("baseline", {}, "detector 'baseline' has no search space"),
+        ("odin", {"methods": ["SoftMax+MaxProb"]}, "no method of this run has it"),
+        ("all", {"tuning": {"protocol": "none"}}, "has no protocol to tune by"),
+    ],
+)
+def test_tune_names_what_can_be_tuned(tune: str, options: dict[str, Any], said: str) -> None:
+    methods = options.pop("methods", None)
+    spec = Change.read(tune, None, None).of(benchmark(**options))
+    error = refusal(spec, methods=methods)
+    assert said in error.message
+
+
+@pytest.mark.parametrize("tune", ["", " , ", "all,odin", ["none", "odin"], 5, [1, 2]])
+def test_tune_takes_names_or_all_or_none(tune: Any) -> None:
+    with pytest.raises(UserError, match="--tune"):
+        Change.read(tune, None, None)
+
+
+def test_a_search_space_that_is_not_tuned_is_said() -> None:
+    spec = benchmark(tuning={"detectors": ["mahalanobis"]})
+    method = next(m for m in plan(spec).methods if m.detector.name == "odin")
+    assert set(method.untuned) == {"temperature", "epsilon"}
+    assert "Search space not tuned: odin (" in drawn(spec)
+    assert "Search space not tuned" not in drawn(benchmark())
+    parameters = {"temperature": 1000.0, "epsilon": 0.0014}
+    fixed = {"F": {"model": "SoftMax", "detector": "odin", "parameters": parameters}}
+    assert plan(benchmark(methods=fixed, tuning={"detectors": []})).methods[0].untuned == ()
+
+
+# --- less than the benchmark, for a first try ---------------------------------------------------
+
+
+def limited(images: int | None = None, epochs: int | None = None) -> BenchmarkSpec:
+    slow = {**SOFTMAX, "training": {**TRAINING, "epochs": 20}}
+    spec = benchmark(models={"SoftMax": slow, "DisMax": DISMAX})
+    return Change.read(None, images, epochs).of(spec)
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "name"),
+    [
+        (100, None, "mine (not the benchmark: limited to 100 images a set)"),
+        (2000, 1, "mine (not the benchmark: limited to 2,000 images a set and 1 epoch)"),
+        (None, 30, "mine (not the benchmark: limited to 30 epochs)"),
+    ],
+)
+def test_the_name_says_what_is_limited(images: int | None, epochs: int | None, name: str) -> None:
+    spec = limited(images, epochs)
+    assert spec.name == name
+    assert spec.limited is not None
+    assert validate(BenchmarkSpec, spec.model_dump(mode="json"), Path("run.json")) == spec
+    found = {model: each.training.epochs for model, each in spec.models.items()}
+    assert found == {"SoftMax": min(20, epochs or 20), "DisMax": 1}
+    for width in (40, 80, 120):
+        text = " ".join(drawn(spec, width=width).split())
+        assert f"Plan of benchmark '{name}' (version 1)" in text
+
+
+def test_images_that_are_limited_are_counted_so() -> None:
+    whole, part = plan(limited(epochs=20)), plan(limited(images=100))
+    assert max(each.images for each in whole.passes) > 100
+    assert {each.images for each in part.passes} == {100}
+    assert workload.training(part, "SoftMax").images == 20 * 100
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((0, None), "--limit: expected a whole number from 1, not 0"),
+        ((True, None), "--limit: expected a whole number"),
+        ((1.5, None), "--limit: expected a whole number"),
+        ((None, -1), "--epochs: expected a whole number"),
+        ((None, "2"), "--epochs: expected a whole number"),
+    ],
+)
+def test_limits_are_whole_numbers(options: tuple[Any, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Change.read(None, *options)
+
+
+def test_every_class_needs_an_image() -> None:
+    error = refusal(limited(images=9))
+    assert "--limit: 9 images cannot have one of each of the 10 classes of 'digits'" in str(error)
+    assert "10" in error.hint
+    plan(limited(images=10))
+
+
+def test_a_file_cannot_call_itself_limited() -> None:
+    with pytest.raises(UserError, match="--limit N or --epochs N"):
+        benchmark(limited={"images": 100})
+
+
+def test_a_limited_suite_keeps_its_folders() -> None:
+    suite = load_suite(Catalog(), "dismax-paper-quick")
+    part = suite.changed(Change.read("odin", 500, 1))
+    label = "(not the benchmark: limited to 500 images a set and 1 epoch)"
+    assert part.spec.name == f"dismax-paper-quick {label}"
+    assert [part.spec.member_name(m) for m in part.members] == [
+        suite.spec.member_name(m) for m in suite.members
+    ]
+    for member, spec in part.members.items():
+        assert (
+            spec.name == part.spec.benchmark_name(member) == f"{suite.members[member].name} {label}"
+        )
+        assert spec.tuning.tune == ("odin",)
+    assert part.spec.identity() != suite.spec.identity()
 
 
 def held_out(**fields: Any) -> dict[str, DetectorStatus]:

@@ -53,6 +53,7 @@ from oodbench.rundir import (
     scores_content,
     scores_name,
 )
+from oodbench.specs import WORDS
 from oodbench.training import deterministic, has_bfloat16
 from oodbench.training_state import tensors_digest
 
@@ -129,7 +130,7 @@ class _Run:
         self.directory = directory
         self.device = device
         self.say = say
-        self.data = DataStore(plan.datasets, data_root, say)
+        self.data = DataStore(plan.datasets, data_root, say, plan.benchmark.most_images)
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
@@ -316,7 +317,7 @@ class _Run:
     def run_id(self) -> str:
         """The same work has the same id: spec, data, package version."""
         return digest(
-            canonical_json(self.benchmark.model_dump(mode="json")),
+            canonical_json(self.benchmark.identity()),
             canonical_json(data_checksums(self.plan, self.data)),
             oodbench.__version__,
         )[:16]
@@ -368,11 +369,12 @@ class _Run:
             )
         before = self.directory.read_description()
         held = before.get("benchmark", {})
-        if held != self.benchmark.model_dump(mode="json"):
+        if without_words(held) != self.benchmark.identity():
             name, number = held.get("name"), held.get("version")
             other = f"'{name}' version {number}"
             if (name, number) == (self.benchmark.name, self.benchmark.version):
-                other = f"another state of '{name}'"
+                keys = listed(_different(without_words(held), self.benchmark.identity()), 3)
+                other = f"another state of '{name}' ({keys})"
             raise UserError(
                 f"{folder} holds a run of benchmark {other}, not of '{self.benchmark.name}' "
                 f"version {self.benchmark.version} as it is now; their results do not mix.",
@@ -423,6 +425,7 @@ class _Run:
         for key, group in by_key.items():
             whole = (
                 len(group) == expected
+                and group[0].tuned_on == self._planned.get(key, group[0].tuned_on)
                 and all(record.status == "ok" for record in group)
                 and key in measured
             )
@@ -443,8 +446,9 @@ class _Run:
                 self.costs |= {key: measured[key]} if key in measured else {}
 
     @cached_property
-    def _planned(self) -> set[Key]:
-        return {(m.name, seed) for m in self.plan.methods for seed in self.plan.seeds}
+    def _planned(self) -> dict[Key, str]:
+        """What is to be done, and what it is tuned on."""
+        return {(m.name, seed): m.tuned_on for m in self.plan.methods for seed in self.plan.seeds}
 
     def _read_unaltered(
         self, altered: set[str]
@@ -478,7 +482,7 @@ class _Run:
         }
         gone = [key for key in digests if key not in kept]
         skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}
-        lost = [key for key in gone if key not in self._planned | skipped]
+        lost = [key for key in gone if key not in {*self._planned, *skipped}]
         files = f"{' and '.join(suspect)} in {self.directory.folder}"
         if lost:
             raise UserError(
@@ -531,6 +535,7 @@ class _Run:
                     "model": method.model,
                     "detector": method.detector.name,
                     "tuned_on": method.tuned_on,
+                    "untuned": list(method.untuned),
                     "reference": method.detector.reference,
                     "url": method.detector.url,
                 }
@@ -585,6 +590,22 @@ def _label(key: Key) -> str:
 def _digest(records: Sequence[QualityRecord], cost: CostRecord | None) -> str:
     """What tells when the records of a method and seed have been changed."""
     return digest(to_lines(records), to_lines([] if cost is None else [cost]))
+
+
+def without_words(benchmark: Mapping[str, Any]) -> dict[str, Any]:
+    """A benchmark as `run.json` has it, without what no result depends on."""
+    return {key: value for key, value in benchmark.items() if key not in WORDS}
+
+
+def _different(held: Any, now: Any, key: str = "") -> list[str]:
+    """Keys whose values differ, with dots between them."""
+    if not isinstance(held, dict) or not isinstance(now, dict):
+        return [] if held == now else [key]
+    return [
+        each
+        for name in {**held, **now}
+        for each in _different(held.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    ]
 
 
 def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:

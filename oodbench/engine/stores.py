@@ -10,6 +10,7 @@ import torch
 
 from oodbench.checkpoints import CheckpointKey, load_or_train, read_history
 from oodbench.data import ImageArray, checked_split
+from oodbench.data.limiting import limited
 from oodbench.errors import counted
 from oodbench.models import create_loss, head_info
 from oodbench.models.classifier import Classifier
@@ -26,6 +27,7 @@ class DataStore:
         specs: the manifests by name.
         data_root: the folder that data sets lie in; default: `OODBENCH_DATA`, else in the cache.
         say: takes progress and warnings; default: warnings become Python warnings.
+        most: most images of a split; None for all (`oodbench.data.limiting`).
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class DataStore:
         specs: Mapping[str, DatasetSpec],
         data_root: str | Path | None = None,
         say: Reporter | None = None,
+        most: int | None = None,
     ) -> None:
         self._specs, self._data_root, self._say = specs, data_root, say or Silent()
+        self._most = most
         self._loaded: dict[tuple[str, str], tuple[ImageArray, str]] = {}
 
     def num_classes(self, dataset: str) -> int:
@@ -53,7 +57,11 @@ class DataStore:
         key = dataset, split
         if key not in self._loaded:
             spec = self._specs[dataset]
-            self._loaded[key] = checked_split(spec, split, self._data_root, self._say)
+            data, fingerprint = checked_split(spec, split, self._data_root, self._say)
+            if self._most is not None and len(data) > self._most:
+                data = limited(data, self._most, dataset, split)
+                fingerprint = data.fingerprint()
+            self._loaded[key] = data, fingerprint
         return self._loaded[key]
 
 

@@ -47,7 +47,9 @@ def train_models(
             did_you_mean(model, benchmark.models),
         )
     names = [model] if model is not None else list(benchmark.models)
-    data = DataStore({benchmark.id: catalog.dataset(benchmark.id)}, data_root, say)
+    data = DataStore(
+        {benchmark.id: catalog.dataset(benchmark.id)}, data_root, say, benchmark.most_images
+    )
     store = ModelStore(benchmark, data, device, say)
     store.check(names)
     paths = {}

@@ -338,7 +338,9 @@ class Comparison:
         Raises:
             UserError: if records are of another benchmark or contradict each other.
         """
-        measured = {each.member: _measured(each) for each in members}
+        measured = {
+            each.member: _measured(each, suite.benchmark_name(each.member)) for each in members
+        }
         tables = []
         if published is not None:
             for name, table in suite.tables.items():
@@ -388,12 +390,13 @@ class _Measured:
         return of_runs(last_epochs(self.trainings, model, measure), **ceiling)
 
 
-def _measured(member: MemberRecords) -> _Measured:
+def _measured(member: MemberRecords, benchmark: str) -> _Measured:
     records: tuple[QualityRecord | TrainingRecord, ...] = (*member.quality, *member.training)
     for record in records:
-        if record.benchmark != member.name:
+        if record.benchmark != benchmark:
             raise UserError(
-                f"Records in the folder of '{member.name}' are of benchmark '{record.benchmark}'.",
+                f"Records in the folder of '{member.name}' are of benchmark '{record.benchmark}', "
+                f"not of '{benchmark}'.",
                 "Give the records of one suite.",
             )
     ok = any(record.status == "ok" for record in member.quality)

@@ -48,6 +48,7 @@ CSV_FIELDS = (
     "n_ood",
     *COSTS,
     *REQUIREMENTS,
+    "benchmark",
 )
 """Columns of the CSV file."""
 
@@ -75,6 +76,7 @@ def to_json(leaderboard: Leaderboard) -> str:
                 "seeds": row.seeds,
                 "complete": row.complete,
                 "parameters": [choice._asdict() for choice in row.choices],
+                "untuned": row.untuned,
                 "quality": [
                     {**values, "by_seed": each.by_seed}
                     for values, each, _ in _quality(row, leaderboard)
@@ -173,6 +175,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
     writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
     for line in _csv_lines(leaderboard):
+        line["benchmark"] = leaderboard.benchmark
         writer.writerow({key: _plain(value) for key, value in line.items()})
     return file.getvalue()
 

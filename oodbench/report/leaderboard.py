@@ -155,6 +155,7 @@ class Row:
         entries: by metric and column, where there is a value.
         id_accuracy: test accuracy of the classifier; None if not recorded.
         cost: None if not recorded.
+        untuned: parameters that have a search space and were left at their defaults.
     """
 
     rank: int | None
@@ -169,6 +170,7 @@ class Row:
     entries: Mapping[tuple[str, Column], Entry]
     id_accuracy: Estimate | None
     cost: Cost | None
+    untuned: tuple[str, ...] = ()
 
     @property
     def oracle(self) -> bool:
@@ -493,6 +495,7 @@ def _row(
         entries=entries,
         id_accuracy=estimate([measured.get(ID_ACCURACY, {}).get(None, {})]),
         cost=_cost(costs),
+        untuned=tuple(dict.fromkeys(name for record in records for name in record.untuned or ())),
     )
 
 

@@ -318,6 +318,8 @@ def _notes(board: Leaderboard, best: str) -> tuple[str, ...]:
     found: list[str] = []
     if board.rows:
         found += _quality_notes(board, best)
+    if any(row.untuned for row in board.rows):
+        found.append(untuned_note((row.detector, row.untuned) for row in board.rows))
     if any(row.oracle for row in board.rows):
         found.append(
             f"{ORACLE_LABEL[0].upper()}{ORACLE_LABEL[1:]}. Such methods saw what they should not "
@@ -345,6 +347,19 @@ def _cost_notes(board: Leaderboard) -> Iterator[str]:
         "Requirements are the columns of Table 1 of the DisMax paper. Where a method that perturbs "
         "its input was tuned, the steps that it chose stand beside it, one for each seed: a step "
         "of 0 is no perturbation."
+    )
+
+
+def untuned_note(untuned: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Which search spaces were not swept.
+
+    Args:
+        untuned: detectors, each with the parameters that were left at their defaults.
+    """
+    each = {f"{name} ({', '.join(names)})": None for name, names in untuned if names}
+    return (
+        f"Search space not tuned: {', '.join(sorted(each))}. These run with their defaults; "
+        "--tune NAMES, or --tune all, chooses values."
     )
 
 
