@@ -48,7 +48,7 @@ class Change:
             UserError: if one is not valid.
         """
         images, most_epochs = (
-            None if value is None else arguments.whole_number(option, value, 1, 2**63 - 1)
+            None if value is None else arguments.whole_number(option, value, 1)
             for option, value in (("--limit", limit), ("--epochs", epochs))
         )
         given = images is not None or most_epochs is not None
