@@ -46,8 +46,9 @@ class ASH(Detector):
 
     Args:
         variant: "s", "p" or "b".
-        percentile: p, a fraction in [0, 1). 0.9 is that of the authors' configurations for ASH-S
-            on CIFAR and ImageNet; pytorch-ood's is 0.65.
+        percentile: p, a fraction in [0, 1). The authors' configurations for ASH-S have 0.95 for
+            CIFAR-10 and CIFAR-100 (0.9 in earlier revisions) and 0.9 for ImageNet, which is also
+            OpenOOD's; pytorch-ood's is 0.65.
         on: "pooled", as in the authors' code: h are the features after pooling. "map", as in
             pytorch-ood: h is the map before it.
         base: what the changed logits are scored with: "energy" or "max_probability".
@@ -67,6 +68,11 @@ class ASH(Detector):
         self.on = on
         check_choice("base", base, BaseScore)
         self.base = base
+
+    @property
+    def works_on_map(self) -> bool:
+        """Whether activations are changed before pooling."""
+        return self.on == "map"
 
     def score(self, outputs: Outputs) -> Tensor:
         """Score of the logits of shaped activations, shape [B]."""

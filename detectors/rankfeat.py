@@ -22,7 +22,8 @@ class RankFeat(Detector):
     """Energy of W pool(X - s1 u1 v1^T) + b, with X the last map as a matrix of [D, HW].
 
     (s1, u1, v1) is the largest singular triple of X. Only the last map is used (the paper's Block
-    4): fusing its logits with those of Block 3 takes another sweep through the last stage.
+    4). The authors' code takes the mean of these logits and of those that the last stage makes of
+    Block 3's map without its triple, which takes another forward pass through that stage.
 
     Args:
         base: what the changed logits are scored with: "energy" or "max_probability".

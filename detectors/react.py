@@ -55,6 +55,11 @@ class ReAct(Detector):
         self.base = base
         self.quantiles = StreamingQuantiles(SAMPLE)
 
+    @property
+    def works_on_map(self) -> bool:
+        """Whether activations are changed before pooling."""
+        return self.on == "map"
+
     def fit(self, batches: Batches) -> None:
         """Quantiles of the training activations; of a sample of them, if they are many."""
         self.quantiles = StreamingQuantiles(SAMPLE)

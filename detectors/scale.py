@@ -52,6 +52,11 @@ class SCALE(Detector):
         check_choice("base", base, BaseScore)
         self.base = base
 
+    @property
+    def works_on_map(self) -> bool:
+        """Whether activations are changed before pooling."""
+        return self.on == "map"
+
     def score(self, outputs: Outputs) -> Tensor:
         """Score of the logits of scaled features, shape [B]."""
         values = activations(outputs, self.on)

@@ -502,6 +502,15 @@ class Detector:
         """
         raise NotImplementedError
 
+    @property
+    def works_on_map(self) -> bool:
+        """Whether `outputs.feature_map` is looked at, with the present parameters.
+
+        Where no module of the network gives that map, the result then has a note. A detector that
+        declares the need "feature_map" for some of its parameters overrides this.
+        """
+        return "feature_map" in self.info.needs
+
     @classmethod
     def parameter_names(cls) -> tuple[str, ...]:
         """Names of the constructor's arguments."""

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 TRANSLATION = 10_000.0
-"""libMR's default. It is no detail: the larger, the nearer the fit is to a Gumbel distribution."""
+"""That of the copy of libMR which the authors of OpenMax fit with; libMR itself has 1.
+
+It is no detail: the larger, the nearer the fit is to a Gumbel distribution.
+"""
 
 STEPS = 60
 """Halvings of a bracket whose ends differ by a factor below 1 + T / e: full precision."""

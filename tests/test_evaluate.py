@@ -611,6 +611,32 @@ def test_equal_scores_are_a_failure(trained: Net) -> None:
     assert [*result.scores] == ["baseline"]
 
 
+def test_a_detector_that_works_on_maps_says_that_there_is_none(trained: Net) -> None:
+    class ByToken(nn.Module):
+        """The first place stands for all of them, as a class token does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(2, 8, 3), nn.Linear(8, CLASSES)
+
+        def forward(self, images: Tensor) -> Any:
+            return self.fc(self.conv(images).relu()[:, :, 0, 0])
+
+    def load(name: str, **parameters: Any) -> Detector:
+        return oodbench.load_detector(name, **parameters)
+
+    detectors = {
+        **{f"{name} on maps": load(name, on="map") for name in ("ash", "scale", "react")},
+        **{name: load(name) for name in ("ash", "scale", "react")},
+    }
+    said = "no module of the network gives a map whose mean are the penultimate features"
+    result = evaluated(ByToken(), {**detectors, "rankfeat": "rankfeat"})
+    noted = [note.split(":")[0] for note in result.notes if said in note]
+    assert noted == ["ash on maps", "scale on maps", "react on maps"]
+    assert "needs a map of more than one place" in result.failed["rankfeat"]
+    assert not any(said in note for note in evaluated(trained, detectors).notes)
+
+
 def test_one_image_with_another_score_is_no_failure(trained: Net) -> None:
     @register("nearly_constant")
     class NearlyConstant(Detector):

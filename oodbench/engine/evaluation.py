@@ -115,10 +115,12 @@ def evaluate(
     readers, errors = layer_readers(classifier, detectors, few)
     for name, error in errors.items():
         results[name].error = error
+    map_name = _map_name(classifier, needs, few)
+    note_missing_map(results, detectors, map_name)
     runner = NetworkRunner(
         classifier,
         batch_size=benchmark.evaluation.batch_size,
-        capture=Capture.of(needs, _map_name(classifier, needs, few), readers),
+        capture=Capture.of(needs, map_name, readers),
     )
     runner.report = on_stage
     with runner.attached():
@@ -347,6 +349,28 @@ def _score(
             results[name].scores[ood] = scores
     fail_constant_scores(results)
     return outcome
+
+
+NO_MAP = (
+    "no module of the network gives a map whose mean are the penultimate features, so it works on "
+    "these features, after pooling"
+)
+
+
+def note_missing_map(
+    results: Mapping[str, MethodResult], detectors: Mapping[str, Detector], map_name: str | None
+) -> None:
+    """Note for detectors that work on maps that there is none.
+
+    Args:
+        results: method -> result, to be noted in.
+        detectors: method -> detector.
+        map_name: of the module that gives the map; None if none does.
+    """
+    if map_name is None:
+        for name, detector in detectors.items():
+            if name in results and detector.works_on_map:
+                results[name].notes.append(NO_MAP)
 
 
 def fail_constant_scores(results: Mapping[str, MethodResult]) -> None:

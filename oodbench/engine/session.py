@@ -25,7 +25,7 @@ from oodbench.engine.borrowing import (
     gradient_obstacle,
 )
 from oodbench.engine.contract import TuningError
-from oodbench.engine.evaluation import MethodResult, fail_constant_scores
+from oodbench.engine.evaluation import MethodResult, fail_constant_scores, note_missing_map
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
@@ -276,6 +276,7 @@ class Session:
             raise cannot_take(self._classifier, few, ID_DATA, error) from error
         for label, failure in failures.items():
             self.results[label].error = failure
+        note_missing_map(self.results, detectors, name)
         for reader in readers:
             self.results[reader.method].notes.append(_reads(reader))
         self._runner.capture = Capture.of(needs, name, readers)
