@@ -99,7 +99,8 @@ class PlainLines:
         reminder = threading.Thread(target=self._remind, args=(ended,), daemon=True)
         reminder.start()
         try:
-            yield
+            with breakpoints(ended.set):  # no line comes between what the user types
+                yield
         finally:
             ended.set()
             reminder.join()

@@ -132,3 +132,12 @@ def test_a_breakpoint_without_a_terminal(plugins: Path, variable: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert ("('value', 42)" in done.stdout) == (variable != "0")
+
+
+def test_to_quit_without_a_terminal_interrupts_the_run(plugins: Path) -> None:
+    done = subprocess.run(
+        stopping(plugins, "score"), input="q\n", capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 3, done.stderr
+    assert "Interrupted" in done.stderr
+    assert "failed" not in done.stderr
