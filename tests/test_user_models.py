@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import oodbench
@@ -230,6 +231,33 @@ def test_a_1x1_convolution_is_a_linear_head(before_pooling: bool) -> None:
     assert_same_scores(found, expected)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+    ],
+)
+@pytest.mark.parametrize("convolution", [True, False])
+def test_a_last_layer_whose_weight_is_made_of_others_is_linear(
+    made: Any, convolution: bool
+) -> None:
+    torch.manual_seed(0)
+    last = made(nn.Conv2d(12, CLASSES, 1) if convolution else nn.Linear(12, CLASSES))
+    middle = [nn.AdaptiveAvgPool2d(1), last, nn.Flatten()] if convolution else [pooling(), last]
+    model = nn.Sequential(body(), *middle).eval()
+    plain = nn.Linear(12, CLASSES)
+    with torch.no_grad():
+        model(images(2, 0))
+        plain.weight.copy_(last.weight.flatten(1))
+        plain.bias.copy_(last.bias)
+    expected = evaluated(nn.Sequential(model[0], pooling(), plain), ["energy", "vim", "dice"])
+    found = evaluated(model, ["energy", "vim", "dice"])
+    assert found.skipped == {}
+    assert_same_scores(found, expected)
+
+
 def test_logits_with_places_of_size_one() -> None:
     model = classifier()
     bare = nn.Sequential(*with_convolution(model, before_pooling=False))[:-1]  # type: ignore[arg-type]
@@ -259,6 +287,17 @@ class LowRank(nn.Module):
         return self.base(features) + self.up(self.down(features))
 
 
+class Beside(LowRank):
+    """The same in a model's own forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = pooling()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(self.pool(maps))
+
+
 class Tempered(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         return logits / 1.7
@@ -278,6 +317,7 @@ class Squeezing(nn.Module):
 HEADS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "cosines": (lambda: nn.Sequential(pooling(), Cosine()), "1.1"),
     "an update of low rank": (lambda: nn.Sequential(pooling(), LowRank()), "1.1"),
+    "an update of low rank before it is known": (Beside, "1.base"),
     "batch normalization after it": (
         lambda: nn.Sequential(pooling(), nn.Linear(12, CLASSES), nn.BatchNorm1d(CLASSES, eps=1.0)),
         "1.1",
@@ -299,7 +339,7 @@ def test_heads_that_are_not_linear_give_features_and_no_weights(name: str) -> No
     found = evaluated(model, ["energy", "knn", "vim"])
     assert found.head == head
     guessed = any(f"The features are the input of '{head}'" in note for note in found.notes)
-    assert guessed == ("after it" in name or "rectifier" in name)
+    assert guessed == any(words in name for words in ("after it", "rectifier", "before it"))
     assert found.skipped == {
         "vim": "needs the weights of a linear last layer; the logits of the model do not come from "
         "one"

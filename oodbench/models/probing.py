@@ -257,6 +257,8 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
             return name, ""
     classes = sweep.logits.shape[1]
     ends = [name for name, call in usable.items() if vectors_of(call).shape[1] == classes]
+    if len(ends) > 1:  # the second half of an update of low rank is no last layer of its own
+        ends = [name for name in ends if not _follows_a_layer(usable, usable[name])]
     if len(ends) == 1 and usable[ends[0]].count == 1:
         return ends[0], (
             f"The features are the input of '{ends[0]}', the only linear layer with an output for "
@@ -266,6 +268,14 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
     if isinstance(module, makes) or not sweep.calls:
         return None, UNWATCHED
     return None, "no layer was found that gives the logits"
+
+
+def _follows_a_layer(layers: Mapping[str, Call], call: Call) -> bool:
+    """Whether a layer is given what another layer gave, as it is."""
+    return any(
+        other.output.shape == call.given.shape and torch.equal(other.output, call.given)
+        for other in layers.values()
+    )
 
 
 def vectors_of(call: Call) -> Tensor:
@@ -361,9 +371,12 @@ def _computes_what_it_says(
     else:
         call = _call_of(sweep, module, features)
         inputs = vectors(first_tensor(call.output), call.module)
-    weight = next(layer.parameters()).detach().double().flatten(1)
+    if isinstance(layer, DistanceHead):
+        return False
+    # A layer may make its weight of other parameters, as weight normalization does.
+    weight: Tensor = getattr(layer, "weight").detach().double().flatten(1)  # noqa: B009
     bias: Tensor | None = getattr(layer, "bias", None)
-    if weight.shape != (sweep.logits.shape[1], inputs.shape[1]) or isinstance(layer, DistanceHead):
+    if weight.shape != (sweep.logits.shape[1], inputs.shape[1]):
         return False
     values = inputs.double()
     with torch.no_grad():
