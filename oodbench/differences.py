@@ -8,6 +8,12 @@ checkpoints: the difference of two methods is known better than either. Its erro
   its standard error, whatever the correlations.
 - Another training gives another model. The differences of the seeds, paired by seed, scatter.
 
+Fractions are compared by their normal quantiles (probits; sqrt(2) times the probit of an AUROC is
+the detection index d_a). A training that is a little better or worse moves these by about as much
+wherever a method stands. And nothing that is as good as a method at 100 % can scatter: on this
+scale a method at 55 % is not tied with it because it scatters widely. Values closer to 0 or 1 than
+half an image of the smallest data set count as that.
+
 `oodbench.simultaneous` makes intervals from both that allow for the number of methods, and for the
 best one being chosen by the same data. A method is tied with the best if its interval reaches 0.
 """
@@ -56,6 +62,8 @@ class _Pair(NamedTuple):
         best: the best one.
         seeds: seeds that both have.
         differences: for each of these, how far the best one is ahead.
+        shifts: likewise on the scale of `_probit`.
+        resolution: how close to 0 and 1 a value can be told from them.
         sets: the OOD sets that the two are measured on: of the column, or the worst of each.
     """
 
@@ -63,6 +71,8 @@ class _Pair(NamedTuple):
     best: str
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
+    shifts: tuple[float, ...]
+    resolution: float
     sets: tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -120,10 +130,8 @@ def differences_to_best(
     for comparison in _comparisons(records):
         pairs = comparison.pairs
         errors = [_image_error(comparison.metric, pair, values) for pair in pairs]
-        ranges = simultaneous.intervals(
-            [pair.differences for pair in pairs], errors, comparison.methods
-        )
-        for pair, range_ in zip(pairs, ranges, strict=True):
+        ranges = simultaneous.intervals([pair.shifts for pair in pairs], errors, comparison.methods)
+        for pair, shift in zip(pairs, ranges, strict=True):
             found.append(
                 DifferenceRecord(
                     run_id=records[0].run_id,
@@ -136,14 +144,15 @@ def differences_to_best(
                     best=pair.best,
                     methods=comparison.methods,
                     seeds=len(pair.seeds),
-                    difference=range_.mean,
-                    ci_low=range_.low,
-                    ci_high=range_.high,
-                    image_error=range_.image_error,
-                    seed_error=range_.seed_error,
-                    degrees_of_freedom=range_.degrees_of_freedom,
-                    image_critical=range_.image_critical,
-                    seed_critical=range_.seed_critical,
+                    difference=fmean(pair.differences),
+                    shift=shift.mean,
+                    shift_low=shift.low,
+                    shift_high=shift.high,
+                    image_error=shift.image_error,
+                    seed_error=shift.seed_error,
+                    degrees_of_freedom=shift.degrees_of_freedom,
+                    image_critical=shift.image_critical,
+                    seed_critical=shift.seed_critical,
                 )
             )
     return found
@@ -223,6 +232,8 @@ def belong(differences: Iterable[DifferenceRecord], records: Iterable[QualityRec
 
 def _comparisons(records: Sequence[QualityRecord]) -> Iterator[_Comparison]:
     groups: dict[str, str | None] = {}
+    images = [n for r in records for n in (r.n_id, r.n_ood) if r.status == "ok" and n]
+    resolution = 0.5 / min(images, default=1000)
     values: dict[str, dict[str, dict[str, dict[int, float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(dict))
     )
@@ -235,10 +246,12 @@ def _comparisons(records: Sequence[QualityRecord]) -> Iterator[_Comparison]:
     columns = columns_of({name: groups[name] for name in sorted(groups)})
     for metric in METRICS:
         for column in columns:
-            yield from _comparison(metric, column, values.get(metric, {}))
+            yield from _comparison(metric, column, values.get(metric, {}), resolution)
 
 
-def _comparison(metric: str, column: Column, values: _Recorded) -> Iterator[_Comparison]:
+def _comparison(
+    metric: str, column: Column, values: _Recorded, resolution: float
+) -> Iterator[_Comparison]:
     sign = 1 if METRICS[metric].higher_is_better else -1
     sets: dict[str, tuple[str, ...]] = {}
     by_seed: dict[str, dict[int, float]] = {}
@@ -247,16 +260,20 @@ def _comparison(metric: str, column: Column, values: _Recorded) -> Iterator[_Com
         found = mean_of_sets([by_set.get(name, {}) for name in chosen])
         if found:
             sets[method] = chosen
-            by_seed[method] = {seed: sign * value for seed, value in found.items()}
+            by_seed[method] = found
     if len(by_seed) < 2:
         return
-    best = max(by_seed, key=lambda method: fmean(by_seed[method].values()))
+    best = max(by_seed, key=lambda method: sign * fmean(by_seed[method].values()))
     pairs = []
     for method, mine in by_seed.items():
         seeds = tuple(sorted(mine.keys() & by_seed[best].keys()))
         if method != best and seeds:
-            ahead = tuple(by_seed[best][seed] - mine[seed] for seed in seeds)
-            pairs.append(_Pair(method, best, seeds, ahead, (sets[best], sets[method])))
+            both = [(by_seed[best][seed], mine[seed]) for seed in seeds]
+            ahead = tuple(sign * (one - other) for one, other in both)
+            one, other = (_probit(np.array(each), resolution) for each in zip(*both, strict=True))
+            shifts = tuple(map(float, sign * (one - other)))
+            pair = _Pair(method, best, seeds, ahead, shifts, resolution, (sets[best], sets[method]))
+            pairs.append(pair)
     yield _Comparison(metric, column, len(by_seed), tuple(pairs))
 
 
@@ -274,11 +291,22 @@ def mean_of_sets(by_set: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _image_error(metric: str, pair: _Pair, resampled: Callable[[Key], Resampled]) -> float:
-    """Standard deviation over the shared resamples of the mean difference."""
+    """Standard deviation over the shared resamples of the mean difference of probits."""
 
     def mean(method: str, sets: Sequence[str]) -> npt.NDArray[np.float64]:
-        found = [resampled((method, seed))[name][metric] for seed in pair.seeds for name in sets]
-        return np.asarray(np.mean(found, axis=0, dtype=np.float64))
+        by_seed = [
+            np.mean([resampled((method, seed))[name][metric] for name in sets], axis=0)
+            for seed in pair.seeds
+        ]
+        probits = _probit(np.array(by_seed, dtype=np.float64), pair.resolution)
+        return np.asarray(probits.mean(axis=0))
 
     difference = mean(pair.best, pair.sets[0]) - mean(pair.method, pair.sets[1])
     return float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+
+
+def _probit(values: npt.NDArray[np.float64], resolution: float) -> npt.NDArray[np.float64]:
+    """The normal quantile of fractions, none closer to 0 and 1 than the number of images tells."""
+    from scipy.special import ndtri
+
+    return np.asarray(ndtri(np.clip(values, resolution, 1 - resolution)))

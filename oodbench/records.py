@@ -186,9 +186,10 @@ class DifferenceRecord:
         seeds: number of seeds that both have.
         difference: mean paired difference, a fraction; positive where `best` is better, also for
             metrics that are better if they are lower.
-        ci_low, ci_high: the interval, which allows for the number of methods; the two methods are
-            tied if it reaches 0.
-        image_error, seed_error: standard errors of the difference from the sampling of the test
+        shift: mean paired difference of the normal quantiles (probits) of the values.
+        shift_low, shift_high: its interval, which allows for the number of methods; the two methods
+            are tied if it reaches 0.
+        image_error, seed_error: standard errors of the shift from the sampling of the test
             images, and from training again (moderated; 0 with one seed).
         degrees_of_freedom: of `seed_error`; 0 with one seed.
         image_critical, seed_critical: what the two are multiplied with; the interval's half-width
@@ -206,8 +207,9 @@ class DifferenceRecord:
     methods: Count
     seeds: Count
     difference: Number
-    ci_low: Number
-    ci_high: Number
+    shift: Number
+    shift_low: Number
+    shift_high: Number
     image_error: Amount
     seed_error: Amount
     degrees_of_freedom: Amount
@@ -218,7 +220,7 @@ class DifferenceRecord:
     @property
     def tied(self) -> bool:
         """Whether the two are not shown to differ."""
-        return self.ci_low <= 0
+        return self.shift_low <= 0
 
 
 REQUIREMENTS = (

@@ -16,14 +16,17 @@ from oodbench.records import DifferenceRecord, QualityRecord
 def compared(
     records: Sequence[QualityRecord], half_widths: Mapping[str, float]
 ) -> list[DifferenceRecord]:
-    """Differences to the best, with an interval of a given half-width for each method."""
+    """Differences to the best, with an interval of a given half-width for each method.
+
+    On the scale of the values, not of probits.
+    """
     flat = dict.fromkeys(METRICS, np.zeros(10))
     found = differences_to_best(records, lambda key: defaultdict(lambda: flat))
     return [
         replace(
             each,
-            ci_low=each.difference - half_widths[each.method],
-            ci_high=each.difference + half_widths[each.method],
+            shift_low=each.difference - half_widths[each.method],
+            shift_high=each.difference + half_widths[each.method],
         )
         for each in found
     ]

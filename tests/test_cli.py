@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from oodbench import cli
+from oodbench.report.run_files import RUN_FILES
 
 TINY = """\
 schema_version: 1
@@ -408,14 +409,15 @@ def test_values_that_could_only_fail_later_are_refused_with_the_plan(
 
 def test_a_run_leaves_the_files_of_the_contract(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    contract = {"leaderboard.md", "leaderboard.csv", "leaderboard.json"}
+    assert contract | {"quality.md", "quality.json", "summary.json"} < RUN_FILES.keys()
     assert files == {
         "run.json",
         "records.jsonl",
         "costs.jsonl",
         "training.jsonl",
-        "leaderboard.md",
-        "leaderboard.csv",
-        "leaderboard.json",
+        "differences.jsonl",
+        *RUN_FILES,
         "scores/SoftMax+MaxProb/seed0.npz",
         "scores/SoftMax+Entropy/seed0.npz",
     }

@@ -320,7 +320,7 @@ def test_differences_are_of_the_same_images_and_seeds(complete: Path) -> None:
             ]
             assert each.difference == pytest.approx(np.mean(by_seed), abs=1e-12)
             assert (each.seeds, each.methods) == (SEEDS, len(METHODS))
-            assert each.ci_low <= each.difference <= each.ci_high
+            assert each.shift_low <= each.shift <= each.shift_high
 
 
 @pytest.mark.parametrize("cache", ["the same", "another"])

@@ -34,7 +34,7 @@ JSON_SCHEMA_VERSION = 1
 
 _METHOD_FIELDS = ("section", "rank", "method", "model", "loss", "detector", "tuned_on")
 _QUALITY_FIELDS = ("metric", "column_kind", "column", "mean", "std", "ci_low", "ci_high", "seeds")
-_BEHIND_FIELDS = ("behind_best", "behind_ci_low", "behind_ci_high")
+_BEHIND_FIELDS = ("behind_best", "probit_shift", "probit_shift_low", "probit_shift_high")
 CSV_FIELDS = (
     *_METHOD_FIELDS,
     "parameters",
@@ -59,8 +59,8 @@ def to_json(leaderboard: Leaderboard) -> str:
     `methods[*].quality` has an entry for each metric and column; `column_kind` is "mean" (of all
     OOD sets), "worst", "group", "set" or "id" (for `id_accuracy`), and `mark` is "best", "tied" or
     null. `behind_best` is the mean paired difference to the best method, positive where that is
-    better, with its simultaneous interval; `by_seed` the value of each seed. What is unknown is
-    null; there is never a NaN.
+    better, and `probit_shift` that of probits with its interval; `by_seed` has the value of each
+    seed. What is unknown is null; there is never a NaN.
     """
     content = {
         **_about(leaderboard),
@@ -240,7 +240,11 @@ def _quality(row: Row, board: Leaderboard) -> Iterator[tuple[dict[str, Any], Est
 
 def _entry(entry: Entry) -> dict[str, Any]:
     found, behind = entry.estimate, entry.behind
-    ends = () if behind is None else (behind.difference, behind.ci_low, behind.ci_high)
+    ends = (
+        ()
+        if behind is None
+        else (behind.difference, behind.shift, behind.shift_low, behind.shift_high)
+    )
     return {
         "mean": found.mean,
         "std": found.std,

@@ -443,7 +443,8 @@ def ties_note(methods: int, seeds: int) -> str:
     text = (
         f"{TIED_SIGN} after a value: tied with the best. The two are compared on the same images"
         f"{' and the same seeds' if seeds > 1 else ''}; they are tied if the {LEVEL:.0%} interval "
-        "of their paired difference, on bootstrap resamples that all methods share, reaches 0. The "
+        "of their paired difference, on bootstrap resamples that all methods share and on the "
+        "scale of normal quantiles (probits), reaches 0. The "
         f"intervals are corrected for {methods} methods, of which the best one is chosen by the "
         "same data (multiple comparisons with the best). A tie is no proof that two methods are "
         "equal. "
