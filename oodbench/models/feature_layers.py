@@ -29,6 +29,7 @@ _BLOCKS = 4
 """Feature layers of a network whose blocks all have one resolution."""
 _EXTRA = 1.5
 """Sequences whose lengths differ by less have one resolution: class tokens come and go."""
+_CHANGES = "the last activation before each change of resolution"
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CHANNELS_FIRST = ("Conv1d", "Conv2d", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm2d")
 
@@ -115,14 +116,21 @@ class ForwardPass:
         calls: name -> calls of a module inside it, in the order in which the last ones ended.
         images: number of images.
         size: height and width of the images.
+        head: name of the last layer, which no feature layer comes after; None if it is not known.
     """
 
     def __init__(
-        self, module: nn.Module, calls: Mapping[str, Call], images: int, size: tuple[int, int]
+        self,
+        module: nn.Module,
+        calls: Mapping[str, Call],
+        images: int,
+        size: tuple[int, int],
+        head: str | None = None,
     ) -> None:
         self.module, self.calls, self.images, self.size = module, calls, images, size
         self._modules = dict(module.named_modules())
         self._order = {name: position for position, name in enumerate(calls)}
+        self._last = self._order.get(head or "", len(calls))
 
     # --- activations ---------------------------------------------------------------------------
 
@@ -188,8 +196,9 @@ class ForwardPass:
 
     @cached_property
     def _sizes(self) -> dict[str, _Size]:
-        """Module -> size of what it gave, of those that gave a map or tokens."""
-        sizes = {name: self._size(call.output) for name, call in self.calls.items()}
+        """Module -> size of what it gave, of those before the head that gave a map or tokens."""
+        before = itertools.islice(self.calls.items(), self._last)
+        sizes = {name: self._size(call.output) for name, call in before}
         return {name: size for name, size in sizes.items() if size is not None}
 
     def _usable(self, name: str) -> bool:
@@ -223,22 +232,19 @@ class ForwardPass:
             key=lambda row: (row.weights, -row.parent.count("."), self._order[row.names[-1]]),
             default=None,
         )
-        total = sum(parameter.numel() for parameter in self.module.parameters())
-        if row is not None and row.whole:
-            if len(self._last_of_each(row.names)) > 1:
-                return self._spread(row.names), f"the ends of the stages in {row.where}"
-            tokens = self._sizes[row.names[-1]].sides is None
-            if tokens and 2 * row.weights > total:
-                return self._blocks(row)
+        if row is not None and row.whole and len(self._last_of_each(row.names)) > 1:
+            return self._spread(row.names), f"the ends of the stages in {row.where}"
         ends = self._ends()
+        maps = [name for name in ends if self._sizes[name].sides is not None]
+        if row is not None and len(ends) > 1 and self._are_after(row, maps, ends):
+            # Tokens of one resolution after maps: a transformer, whose maps are its stem if it
+            # holds most of the weights.
+            blocks, which = self._blocks(row)
+            if 2 * row.weights > sum(each.numel() for each in self.module.parameters()):
+                return blocks, which
+            return [*maps, *blocks], f"{_CHANGES}, then {which}"
         if len(ends) > 1:
-            reason = "the last activation before each change of resolution"
-            # A network of convolutions; tokens that come after its last map count too.
-            if row is not None and self._follow(row, ends):
-                blocks, which = self._blocks(row)
-                maps = [name for name in ends if self._sizes[name].sides is not None]
-                return [*maps, *blocks], f"{reason}, then {which}"
-            return ends, reason
+            return ends, _CHANGES
         if row is not None:
             return self._blocks(row)
         return ends, "the last activation with places"
@@ -309,11 +315,25 @@ class ForwardPass:
                     kinds.setdefault(type(inside), []).append((end, inside))
             whole = is_list and len(kinds) == 1
             for members in kinds.values():
-                names = tuple(sorted((end for end, _ in members), key=self._order.__getitem__))
-                composite = next(members[0][1].children(), None) is not None
-                if composite and len(names) > 1 and self._in_succession(names, linked=not whole):
-                    weights = sum(p.numel() for _, inside in members for p in inside.parameters())
-                    yield _Row(names, parent, weights, whole)
+                row = self._row(parent, members, whole=whole)
+                if row is not None:
+                    yield row
+            if isinstance(part, nn.ModuleList) and len(kinds) > 1:
+                row = self._row(
+                    parent, [each for kind in kinds.values() for each in kind], whole=True
+                )
+                if row is not None and len(self._last_of_each(row.names)) > 1:
+                    yield row  # stages of several kinds
+
+    def _row(
+        self, parent: str, members: Sequence[tuple[str, nn.Module]], *, whole: bool
+    ) -> _Row | None:
+        names = tuple(sorted((end for end, _ in members), key=self._order.__getitem__))
+        composite = all(next(inside.children(), None) is not None for _, inside in members)
+        if not composite or len(names) < 2 or not self._in_succession(names, linked=not whole):
+            return None
+        weights = sum(p.numel() for _, inside in members for p in inside.parameters())
+        return _Row(names, parent, weights, whole)
 
     def _in_succession(self, names: Sequence[str], *, linked: bool) -> bool:
         """Whether modules work one after another, and not side by side on the same activation.
@@ -330,11 +350,11 @@ class ForwardPass:
                 return False
         return True
 
-    def _follow(self, row: _Row, ends: Sequence[str]) -> bool:
-        """Whether blocks of tokens come after the last map."""
-        maps = [name for name in ends if self._sizes[name].sides is not None]
+    def _are_after(self, row: _Row, maps: Sequence[str], ends: Sequence[str]) -> bool:
+        """Whether blocks of tokens come after the last map, and are all that does."""
         tokens = all(self._sizes[name].sides is None for name in row.names)
-        return tokens and bool(maps) and self._order[row.names[0]] > self._order[maps[-1]]
+        first = self._order[row.names[0]]
+        return tokens and len(ends) - len(maps) <= 1 and all(self._order[n] < first for n in maps)
 
     # --- changes of resolution -----------------------------------------------------------------
 
@@ -351,18 +371,28 @@ class ForwardPass:
             inside = [unit for unit in _ancestors(name) if unit in units]
             if any(not self._sizes[unit].like(size) for unit in inside):
                 continue  # in the middle of a block, or of what makes the map smaller
+            if any(self._pools_tokens(other) for other in _ancestors(name)):
+                continue
             if call.count > 1 or name in RESERVED or _pools(call.module):
                 continue
-            if id(call.output) in pooled and name not in units:
+            if id(call.output) in pooled and (name not in units or size.places == 1):
                 continue  # a container that ends in pooling
             if name not in units and self._ends_inside(name):
                 continue  # a container of several stages
-            if size.places == 1 and not has_weights(call.module):
+            if size.places == 1 and (size.sides is None or not has_weights(call.module)):
                 continue  # what was pooled
             if (smallest is None or size.larger(smallest)) and self._computed(name):
                 smallest = size
                 ends.insert(0, name)
         return ends
+
+    def _pools_tokens(self, name: str) -> bool:
+        """Whether a module makes a vector of tokens, by attention."""
+        call = self.calls.get(name)
+        if call is None or name in self._sizes or self.activation(name) is None:
+            return False
+        before = self._size(call.given)
+        return before is not None and before.sides is None
 
     def _ends_inside(self, name: str) -> bool:
         """Whether a module gives what a module inside it gave."""

@@ -142,7 +142,7 @@ def probe(
     if features is not None:
         _check_part(sweep, module, features, "features", of="output")
         last = last if head is not None or _gives_logits(sweep, last) else None
-    layers = _feature_layers(sweep, module, taps)
+    layers = _feature_layers(sweep, module, taps, last)
     network = AdaptedNetwork(
         module,
         layers.names,
@@ -444,10 +444,10 @@ def _check_part(
 
 
 def _feature_layers(
-    sweep: _Sweep, module: nn.Module, taps: Literal["auto"] | Sequence[str]
+    sweep: _Sweep, module: nn.Module, taps: Literal["auto"] | Sequence[str], head: str | None
 ) -> FeatureLayers:
     """The feature layers: those that are asked for, those of an oodbench network, or found."""
-    seen = ForwardPass(module, sweep.calls, sweep.images, sweep.size)
+    seen = ForwardPass(module, sweep.calls, sweep.images, sweep.size, head)
     if taps != "auto":
         chosen = _names(module, (taps,) if isinstance(taps, str) else taps)
         check_taps(module, chosen)
