@@ -31,7 +31,7 @@ def within_rounding(
     coarse = precision(given, *others)
     summed = min(coarse, torch.finfo(torch.float32).eps)
     tolerance = (2 * coarse + 4 * terms**0.5 * summed) * scale
-    smallest = max(kind.smallest_normal * kind.eps for kind in kinds)
+    smallest = terms * max(kind.smallest_normal * kind.eps for kind in kinds)
     return bool(((computed - given.double()).abs() <= tolerance + smallest).all())
 
 
