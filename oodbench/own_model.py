@@ -955,7 +955,7 @@ def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> It
     needs = frozenset[str]().union(*(each.method.detector.needs for each in contenders))
     if network.head_name is not None and network.head_note and needs & {"features", "feature_map"}:
         yield network.head_note
-    if needs & {"taps", "tap_maps"} and network.tap_names:
+    if needs & {"taps", "tap_maps", "layers"} and network.tap_names:
         yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."
 
 
