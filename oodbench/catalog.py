@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeGuard
 from oodbench.content import built_in_folder, plugin_packages
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.errors import UserError, did_you_mean
+from oodbench.files import expanded
 from oodbench.inspection import BrokenDetectorError, read_detector
 from oodbench.loader import instantiate, load_class
 from oodbench.probe import probe
@@ -109,7 +110,7 @@ class Catalog:
     def __init__(self, plugins: Plugin | Iterable[Plugin] = ()) -> None:
         given = [plugins] if isinstance(plugins, str | Path | type) else list(plugins)
         self.classes = tuple(map(_checked_class, (p for p in given if not _is_path(p))))
-        self.plugins = tuple(Path(p).expanduser().resolve() for p in given if _is_path(p))
+        self.plugins = tuple(expanded(p).resolve() for p in given if _is_path(p))
         self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in _FOLDERS}
         for source, folder in _content_folders(self.plugins):
             for kind, (subfolder, suffix) in _FOLDERS.items():
@@ -256,7 +257,7 @@ class Catalog:
         Raises:
             UserError: if there is none.
         """
-        given = Path(name).expanduser()
+        given = expanded(name)
         # A name is a name even where a file is called so; a path has a folder or a suffix.
         if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
             if not given.is_file():
@@ -327,7 +328,7 @@ def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
     built_in = built_in_folder()
     yield BUILT_IN, built_in
     variable = os.environ.get(PLUGINS_VARIABLE, "")
-    named = [Path(part).expanduser().resolve() for part in variable.split(os.pathsep) if part]
+    named = [expanded(part).resolve() for part in variable.split(os.pathsep) if part]
     folders = dict.fromkeys([*plugins, *named])
     folders.pop(built_in.resolve(), None)  # in a checkout, `--plugins .` names what is there anyway
     for folder in folders:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from oodbench.data_cli import data_app
+from oodbench.data_cli import data_app, given_path
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 from oodbench.process import prepare_process
 from oodbench.streams import ReaderLeft, finish_output, prepare_streams
@@ -67,7 +67,12 @@ class Format(StrEnum):
 
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugins", metavar="DIR", help="A folder of your own content; repeatable."),
+    typer.Option(
+        "--plugins",
+        parser=given_path,
+        metavar="DIR",
+        help="A folder of your own content; repeatable.",
+    ),
 ]
 Methods = Annotated[
     str | None,
@@ -82,7 +87,10 @@ Device = Annotated[
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        "--data-root", metavar="DIR", help="Folder of data sets that do not come built in."
+        "--data-root",
+        parser=given_path,
+        metavar="DIR",
+        help="Folder of data sets that do not come built in.",
     ),
 ]
 Benchmark = Annotated[
@@ -118,7 +126,10 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Run directory. Default: runs/<benchmark>-<time>."
+            "--out",
+            parser=given_path,
+            metavar="DIR",
+            help="Run directory. Default: runs/<benchmark>-<time>.",
         ),
     ] = None,
     methods: Methods = None,
@@ -266,11 +277,17 @@ def report(
     ],
     format_: Annotated[Format, typer.Option("--format", help="Form of the report.")] = Format.table,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it to a file.")
+        Path | None,
+        typer.Option("--out", parser=given_path, metavar="FILE", help="Write it to a file."),
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Draw the figures into a folder instead."),
+        typer.Option(
+            "--figures",
+            parser=given_path,
+            metavar="DIR",
+            help="Draw the figures into a folder instead.",
+        ),
     ] = None,
 ) -> None:
     """Make the reports of a run again, from its records alone.

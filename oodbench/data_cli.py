@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from oodbench.progress import Reporter
     from oodbench.specs import DatasetSpec
 
+
+def given_path(text: str) -> Path:
+    """A path of the command line: not nothing, which an unset variable of the shell gives."""
+    if not text.strip():
+        raise typer.BadParameter("expected a path, not nothing")
+    return Path(text)
+
+
 data_app = typer.Typer(
     help="Data sets: what is here, where it comes from, whether it is whole.",
     no_args_is_help=True,
@@ -26,11 +34,18 @@ data_app = typer.Typer(
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets, by name.")]
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data-root", metavar="DIR", help="The folder that data sets lie in."),
+    typer.Option(
+        "--data-root", parser=given_path, metavar="DIR", help="The folder that data sets lie in."
+    ),
 ]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugins", metavar="DIR", help="A folder of your own content; repeatable."),
+    typer.Option(
+        "--plugins",
+        parser=given_path,
+        metavar="DIR",
+        help="A folder of your own content; repeatable.",
+    ),
 ]
 
 

@@ -18,11 +18,26 @@ TEMPORARY_PREFIX = ".writing-"
 """What the names of files begin with while they are being written."""
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of "~".
+
+    Raises:
+        UserError: if it begins with "~NAME" and nobody is called so.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} begins with the home folder of a user who is not there.",
+            "Write the whole path, or ./~... for a folder that is called so.",
+        ) from error
+
+
 def cache_folder() -> Path:
     """Where checkpoints are kept: `OODBENCH_CACHE`, or the platform's user cache folder."""
     chosen = os.environ.get("OODBENCH_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("oodbench"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from oodbench.arguments import MOST_SEEDS, whole_number
 from oodbench.catalog import BUILT_IN, Catalog, DetectorStatus
 from oodbench.detector import DetectorInfo, head_obstacle
 from oodbench.errors import UserError, counted, did_you_mean
@@ -149,8 +150,7 @@ def make_plan(
             for is broken, an option is not one of the loss's, the reference needs more than the
             logits, or a data set lacks a split that is needed.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds: expected a whole number from 1, not {seeds}.")
+    whole_number("--seeds", seeds, 1, MOST_SEEDS)
     for name, model in benchmark.models.items():
         if not is_callable_name(model.network):
             _known(f"models.{name}.network", model.network, NETWORKS, benchmark)

@@ -407,6 +407,29 @@ def test_values_that_could_only_fail_later_are_refused_with_the_plan(
     assert not list((tmp_path / "run").glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--out", ""], "Invalid value for '--out': expected a path, not nothing."),
+        (["run", "--data-root", " "], "Invalid value for '--data-root': expected a path"),
+        (["run", "--plugins", ""], "Invalid value for '--plugins': expected a path"),
+        (["report", "x", "--figures", ""], "Invalid value for '--figures': expected a path"),
+        (["data", "list", "--data-root", ""], "Invalid value for '--data-root': expected a path"),
+        (["run", "--dry-run", "--seeds", "1000000000"], "--seeds: expected a whole number from 1"),
+        (["run", "--plugins", "~nobody-here/x"], "~nobody-here/x begins with the home folder of"),
+        (["run", "~nobody-here/x.yaml"], "~nobody-here/x.yaml begins with the home folder of"),
+        (["data", "path", "cifar10", "--data-root", "~nobody-here"], "~nobody-here begins with"),
+    ],
+)
+def test_options_that_are_no_paths_or_numbers(
+    command: Command, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    done = command(*arguments)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {said}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_leaves_the_files_of_the_contract(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     contract = {"leaderboard.md", "leaderboard.csv", "leaderboard.json"}

@@ -1244,6 +1244,15 @@ def test_images_of_another_shape(trained: Net) -> None:
         )
 
 
+def test_images_whose_channels_come_last(trained: Net) -> None:
+    images = torch.rand(5, 6, 6, 3)
+    error = refused(trained, ood_data={"x": TensorDataset(images)}, normalization=None)
+    assert "cannot take the images of ood_data['x'], of shape [6, 6, 3]" in error.message
+    assert error.hint.startswith("Their channels come last")
+    wide = refused(trained, ood_data={"x": torch.rand(5, 7, 6, 6)}, normalization=None)
+    assert wide.hint.startswith("Give images of the size and with the channels")
+
+
 def test_devices(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluated(trained, ["baseline"], device="cpu").failed == {}
     assert evaluated(trained, ["baseline"], device=torch.device("cpu")).failed == {}

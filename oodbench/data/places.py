@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from oodbench.files import cache_folder
+from oodbench.files import cache_folder, expanded
 from oodbench.specs import DatasetSpec
 
 DATA_VARIABLE = "OODBENCH_DATA"
@@ -17,12 +17,12 @@ PLACE = f"--data-root or {DATA_VARIABLE}"
 def root_folder(given: str | Path | None = None) -> Path:
     """The folder that data sets lie in: as given, else `OODBENCH_DATA`, else in the cache."""
     chosen = given or os.environ.get(DATA_VARIABLE)
-    return Path(chosen).expanduser() if chosen else cache_folder() / "data"
+    return expanded(chosen) if chosen else cache_folder() / "data"
 
 
 def dataset_folder(spec: DatasetSpec, root: Path) -> Path:
     """The folder of a data set; an absolute `folder` of the manifest is itself."""
-    return root / Path(spec.folder or spec.name).expanduser()
+    return root / expanded(spec.folder or spec.name)
 
 
 def unpacked_folder(spec: DatasetSpec, root: Path) -> Path:

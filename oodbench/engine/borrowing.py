@@ -285,6 +285,11 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
         "Give images of the size and with the channels that the model takes; a transform, such as "
         "torchvision.transforms.Resize and CenterCrop, brings them to it."
     )
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        hint = (
+            "Their channels come last; give [channels, height, width], as "
+            "torchvision.transforms.ToTensor() does."
+        )
     if "same device" in str(error) or "Expected all tensors to be on" in str(error):
         hint = "Give device=... as it is where the model's tensors are."
     return UserError(
