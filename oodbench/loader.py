@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -17,6 +16,7 @@ from oodbench.content import is_content, module_name, source_files
 from oodbench.detector import Detector
 from oodbench.errors import UserError, did_you_mean
 from oodbench.inspection import BrokenDetectorError
+from oodbench.specs import number_obstacle
 
 
 def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
@@ -63,8 +63,9 @@ def _checked(cls: type[Detector], parameters: Mapping[str, Any]) -> dict[str, An
     checked = {}
     for name, value in parameters.items():
         plain = value.item() if getattr(value, "shape", None) == () else value  # of numpy, torch
-        if not _finite(plain):
-            raise ValueError(f"{name}: input should be a finite number, not {plain!r}")
+        problem = next((each for each in map(number_obstacle, _inside(plain)) if each), None)
+        if problem is not None:
+            raise ValueError(f"{name}: {problem}, not {plain!r}")
         try:
             checked[name] = _held_to(types.get(name, Any), plain)
         except ValidationError as error:
@@ -99,13 +100,15 @@ def _held_to(annotation: Any, value: Any) -> Any:
     return adapter.validate_json(text, strict=True)
 
 
-def _finite(value: Any) -> bool:
-    """Whether no number in a value is infinite or NaN."""
-    if isinstance(value, float):
-        return math.isfinite(value)
+def _inside(value: Any) -> Iterator[Any]:
+    """What is in lists and mappings, or the value itself."""
     if isinstance(value, Mapping):
-        return all(map(_finite, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_finite, value))
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for each in value:
+        yield from _inside(each)
 
 
 def _arguments(parameters: Mapping[str, Any]) -> str:

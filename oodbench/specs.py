@@ -14,15 +14,15 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     PrivateAttr,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from oodbench.errors import counted
 from oodbench.names import method_obstacle, obstacle, shortened
@@ -89,6 +89,22 @@ def _path(path: str) -> str:
     return path
 
 
+def _no_truth(value: Any) -> Any:
+    """True equals 1, and is no number."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("truth", "input should be 1")
+    return value
+
+
+def number_obstacle(value: Any) -> str | None:
+    """Why a value is a number that nothing can be computed with, or None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "input should be a finite number"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "input should be a number of at most 64 bits"
+    return None
+
+
 def recordable(values: dict[str, Any]) -> dict[str, Any]:
     """Values of any kind that the description of a run can hold: what JSON has.
 
@@ -102,8 +118,9 @@ def recordable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_recordable(value: Any, key: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{key}: input should be a finite number, not {value}")
+    problem = number_obstacle(value)
+    if problem is not None:
+        raise ValueError(f"{key}: {problem}, not {value}")
     if isinstance(value, dict):
         for inner, each in value.items():
             if not isinstance(inner, str):
@@ -119,10 +136,15 @@ def _check_recordable(value: Any, key: str) -> None:
         )
 
 
+LARGEST = 2**63 - 1
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
+SchemaVersion = Annotated[Literal[1], BeforeValidator(_no_truth)]
 Text = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, AfterValidator(_file_name)]
-RunName = Annotated[str, AfterValidator(_run_name)]
 """What files and folders are called by."""
+RunName = Annotated[str, AfterValidator(_run_name)]
+"""What run directories are called by."""
 MethodName = Annotated[str, AfterValidator(_method_name)]
 """What folders of scores are called by."""
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_path)]
@@ -171,7 +193,7 @@ class ResizeSpec(Spec):
 class DatasetSpec(Spec):
     """A data set's manifest (`data_manifests/<name>.yaml`)."""
 
-    schema_version: Literal[1]
+    schema_version: SchemaVersion
     name: FileName
     title: Text
     summary: Text
@@ -467,7 +489,7 @@ _FEWEST_TO_TUNE = 4
 class BenchmarkSpec(Spec):
     """A benchmark (`benchmarks/<name>.yaml`): what is ID, what is OOD, which models and methods."""
 
-    schema_version: Literal[1]
+    schema_version: SchemaVersion
     name: RunName
     version: PositiveInt
     """Raised whenever results before and after are not comparable."""
@@ -630,7 +652,7 @@ class PublishedTable(Spec):
 class PublishedSpec(Spec):
     """Published numbers (`benchmarks/published/<name>.yaml`)."""
 
-    schema_version: Literal[1]
+    schema_version: SchemaVersion
     name: FileName
     title: Text
     sources: dict[str, SourceSpec]
@@ -680,7 +702,7 @@ class SuiteSpec(Spec):
     A file in `benchmarks/` with the key `members`.
     """
 
-    schema_version: Literal[1]
+    schema_version: SchemaVersion
     name: RunName
     version: PositiveInt
     title: Text

@@ -122,9 +122,10 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
         return spec.model_validate(content).read_from(path)
     except ValidationError as failure:
         errors = failure.errors()
-        error = errors[0]
+        first = _place(errors[0])
         # A key that may be of two kinds gives an error for each: they are one for the user.
-        alike = [other for other in errors if _place(other) == _place(error)]
+        alike = [other for other in errors if _place(other)[: len(first)] == first]
+        error = max(alike, key=lambda other: len(_place(other)))  # the item of a list, not the list
         key = ".".join(map(shortened, _place(error)))
         message, hint = error["msg"], ""
         where = _place(error)
@@ -139,7 +140,8 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
             # A validator of the whole says the key in its message.
             where = where or tuple(message.partition(":")[0].split("."))
         else:
-            wanted = " or ".join(dict.fromkeys(other["msg"] for other in alike))
+            same = [other["msg"] for other in alike if _place(other) == _place(error)]
+            wanted = " or ".join(dict.fromkeys(same))
             message = f"{wanted[0].lower()}{wanted[1:]}, not {_shown(error['input'])}"
             if isinstance(error["input"], bool):
                 hint = "YAML reads yes, no, on and off as true and false; write text in quotes."

@@ -81,6 +81,7 @@ def test_devices_have_names() -> None:
         ("knn", {"k": 2.0}, "k: input should be a valid integer, not 2.0"),
         ("knn", {"k": "5"}, "k: input should be a valid integer, not '5'"),
         ("knn", {"k": -1}, "k must be at least 1, not -1"),
+        ("knn", {"k": 2**63}, "k: input should be a number of at most 64 bits"),
         ("knn", {"k": float("inf")}, "k: input should be a finite number, not inf"),
         ("odin", {"temperature": True}, "temperature: input should be a valid number, not True"),
         ("odin", {"temperature": float("nan")}, "temperature: input should be a finite number"),

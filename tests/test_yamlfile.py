@@ -280,6 +280,9 @@ def test_wrong_types_name_the_line(tmp_path: Path, line: str, wrong: str, said: 
     ("changes", "said"),
     [
         ({"version": True}, "version: input should be a valid integer, not True"),
+        ({"version": 2**63}, "version: input should be less than or equal to 9223372036854775807"),
+        ({"schema_version": True}, "schema_version: input should be 1, not True"),
+        ({"tuning": {"detectors": [True]}}, "tuning.detectors.0: input should be a valid string"),
         ({"evaluation": {"resamples": True}}, "evaluation.resamples: input should be a valid int"),
         ({"tuning": {"fgsm_step": True}}, "tuning.fgsm_step: input should be a valid number"),
         ({"tuning": {"noise_std": "0.1"}}, "tuning.noise_std: input should be a valid number"),
@@ -330,6 +333,7 @@ def test_training_of_another_type(tmp_path: Path, training: dict[str, Any], said
     [
         (float("inf"), "p: input should be a finite number, not inf"),
         (float("nan"), "p: input should be a finite number, not nan"),
+        (2**63, "p: input should be a number of at most 64 bits"),
         ([1.0, [2.0, float("-inf")]], "p.1.1: input should be a finite number, not -inf"),
         ({"q": float("nan")}, "p.q: input should be a finite number, not nan"),
         ({3: 1}, "p: the key 3 is no text"),
