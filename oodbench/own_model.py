@@ -130,8 +130,9 @@ def evaluate(
         ood_data: name -> out-of-distribution images.
         fit_data: images that the model was trained on, with labels, best without augmentation.
         validation_data: labelled in-distribution images that it was not trained on.
-        taps: names of the modules that detectors with a feature ensemble look at; "auto": the ends
-            of the network's stages (`oodbench.models.probing`).
+        taps: names of the modules that detectors with a feature ensemble look at, the feature
+            layers; one that gives a tuple or a mapping counts by its first tensor. "auto": the ends
+            of stages or blocks, and a note says which and why (`oodbench.models.feature_layers`).
         head: name of the module that is the last layer, where it is not found: its input, averaged
             over places, are the features.
         features: name of the module whose output, averaged over places, are the features, if they

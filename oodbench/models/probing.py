@@ -111,10 +111,9 @@ def probe(
     W f + b of them, it is marked as opaque, and detectors do not see its weights. A model in which
     no such layer is seen, such as a function or a module of TorchScript, gives logits alone.
 
-    With "auto", taps are the ends of stages: the last map before each change of resolution, and
-    the last one before pooling; in a network that has blocks of one resolution, such as a
-    transformer, the ends of up to four of them. A module that runs several times in one sweep is
-    never a tap; an oodbench network keeps the taps it names.
+    With "auto", taps are the ends of stages or blocks (`oodbench.models.feature_layers`). A module
+    that runs several times in one sweep is never a tap; an oodbench network keeps those that it
+    names.
 
     Args:
         module: in evaluation mode, on the device of `images`, and not wrapped.
