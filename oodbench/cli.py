@@ -304,6 +304,7 @@ def report(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         done = api.open_run(run_directory)
+    done.report()  # what cannot be read is an error, and nothing is to be warned of
     for each in said:
         _say(f"WARNING: {each.message}")
     code = ExitCode.FINDING if said else ExitCode.OK

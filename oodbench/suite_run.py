@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import oodbench
 from oodbench.catalog import Catalog
 from oodbench.errors import UserError
-from oodbench.files import digest
 from oodbench.holding import held
 from oodbench.plan import Plan
 from oodbench.progress import Reporter
@@ -157,7 +156,12 @@ def _run(
 
 def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
     """Whether a run directory holds all that a plan asks for, of the same data and detectors."""
-    from oodbench.engine.run import data_checksums, without_words
+    from oodbench.engine.run import (
+        IN_NO_FILE,
+        data_checksums,
+        detector_checksum,
+        without_words,
+    )
     from oodbench.engine.stores import DataStore
 
     try:
@@ -180,7 +184,8 @@ def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) 
         <= {method["name"] for method in before.get("methods", ())}
         and all(
             detectors.get(method.detector.name)
-            == digest(catalog.entry("detector", method.detector.name).path.read_bytes())
+            == detector_checksum(catalog, method.detector.name)
+            != IN_NO_FILE
             for method in plan.methods
         )
         and before.get("checksums", {}).get("data") == data

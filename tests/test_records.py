@@ -182,6 +182,7 @@ def test_every_form_of_report_refuses(
     assert report(folder, monkeypatch, "--format", form) == 2
     said = capsys.readouterr()
     assert said.out == ""
+    assert said.err.startswith("error: ")
     assert f"{name}.jsonl:1: not a record" in said.err
     assert f"({key} is " in said.err
     assert "Traceback" not in said.err

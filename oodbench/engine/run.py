@@ -350,11 +350,7 @@ class _Run:
 
     def _detector_checksums(self) -> dict[str, str]:
         names = sorted({method.detector.name for method in self.plan.methods})
-        entries = {name: self.catalog.entry("detector", name) for name in names}
-        return {
-            name: source_digest(entry.path) if entry.cls is None else IN_NO_FILE
-            for name, entry in entries.items()
-        }
+        return {name: detector_checksum(self.catalog, name) for name in names}
 
     def _open(self, resume: bool) -> None:
         """Create the directory, or take up what is finished in it."""
@@ -590,6 +586,12 @@ def _label(key: Key) -> str:
 def _digest(records: Sequence[QualityRecord], cost: CostRecord | None) -> str:
     """What tells when the records of a method and seed have been changed."""
     return digest(to_lines(records), to_lines([] if cost is None else [cost]))
+
+
+def detector_checksum(catalog: Catalog, name: str) -> str:
+    """What changes with the source of a detector and of the helper files that it imports."""
+    entry = catalog.entry("detector", name)
+    return source_digest(entry.path) if entry.cls is None else IN_NO_FILE
 
 
 def without_words(benchmark: Mapping[str, Any]) -> dict[str, Any]:
