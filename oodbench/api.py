@@ -74,7 +74,8 @@ class Run:
         """The records, aggregated and ranked."""
         from oodbench.report import Leaderboard
 
-        return Leaderboard.from_records(self.records, self.costs, self.warnings, self.differences)
+        board = Leaderboard.from_records(self.records, self.costs, self.warnings, self.differences)
+        return replace(board, about=_about(RunDirectory(self.folder).read_description()))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -366,6 +367,18 @@ def run_suite(
         f"{loaded.spec.member_name(member)}: {reason}" for member, reason in state.reasons.items()
     )
     return SuiteRun(folder, state.complete, failures)
+
+
+def _about(description: Mapping[str, Any]) -> tuple[str, ...]:
+    """When and with what a run was made, in sentences."""
+    versions, written = description.get("versions", {}), description.get("written")
+    found = []
+    if written:
+        found.append(f"Run of {str(written)[:16].replace('T', ' ')} UTC.")
+    if version := versions.get("oodbench"):
+        revision = versions.get("oodbench_revision")
+        found.append(f"oodbench {version}{f', revision {revision}' if revision else ''}.")
+    return tuple(found)
 
 
 def open_run(folder: str | Path) -> Run | SuiteRun:

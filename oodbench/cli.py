@@ -275,7 +275,9 @@ def report(
     run_directory: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run directory, of a benchmark or of a suite.")
     ],
-    format_: Annotated[Format, typer.Option("--format", help="Form of the report.")] = Format.table,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="Form of the report. Default: table.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", parser=given_path, metavar="FILE", help="Write it to a file."),
@@ -286,9 +288,13 @@ def report(
             "--figures",
             parser=given_path,
             metavar="DIR",
-            help="Draw the figures into a folder instead.",
+            help="Draw the figures into a folder, too.",
         ),
     ] = None,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="With --format latex: ten methods, for a paper's column."),
+    ] = False,
 ) -> None:
     """Make the reports of a run again, from its records alone.
 
@@ -299,7 +305,7 @@ def report(
     from oodbench import api
     from oodbench.files import write_atomic
     from oodbench.holding import held_around
-    from oodbench.report.formats import FORMATS
+    from oodbench.report.formats import FORMATS, compact_table
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -308,14 +314,20 @@ def report(
     for each in said:
         _say(f"WARNING: {each.message}")
     code = ExitCode.FINDING if said else ExitCode.OK
+    if compact and format_ is not Format.latex:
+        raise UserError("--compact is a form of --format latex.", "Give both.")
     if figures is not None:
         paths = done.write_figures(figures)
-        print("\n".join(map(str, paths)) or "There is nothing to draw in this run.")
-        raise typer.Exit(code)
-    if format_ is Format.table and out is None:
+        listed = "\n".join(map(str, paths)) or "There is nothing to draw in this run."
+        if format_ is None and out is None:
+            print(listed)
+            raise typer.Exit(code)
+        _say(listed)  # standard output may be the report
+    if format_ in (None, Format.table) and out is None:
         _print_results(done, _console())
         raise typer.Exit(code)
-    text = FORMATS[format_.value](done.report())
+    found = done.report()
+    text = compact_table(found) if compact else FORMATS[(format_ or Format.table).value](found)
     if out is None:
         print(text)
     else:

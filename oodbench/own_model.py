@@ -785,9 +785,9 @@ class EvaluationResult:
 
         return markdown.render_document(self._document(best="bold", whole=True))
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self, *, wide: bool = False) -> pd.DataFrame:
         """One row for each detector (`Leaderboard.to_pandas`)."""
-        return self.leaderboard().to_pandas()
+        return self.leaderboard().to_pandas(wide=wide)
 
     def to_text(self, width: int = 120) -> str:
         """Plain text, no line wider than `width` characters."""

@@ -860,6 +860,53 @@ def test_suites_are_listed_among_the_benchmarks(command: Command) -> None:
     assert len(rows["dismax-paper"]["members"]) == 6
 
 
+def test_a_page_and_figures(command: Command, finished: Path, tmp_path: Path) -> None:
+    done = command("report", finished, "--format", "html", "--figures", "figures")
+    assert done.code == 0
+    assert done.out.startswith("<!DOCTYPE html>")
+    assert "Run of 20" in done.out
+    assert "oodbench 0" in done.out
+    assert list((tmp_path / "figures").glob("*.png"))
+    assert "scores.png" in done.err
+    command("report", finished, "--figures", "other", "--format", "md", "--out", "page.md")
+    assert (tmp_path / "page.md").read_text().startswith("# Benchmark tiny")
+    assert list((tmp_path / "other").glob("*.png"))
+
+
+def test_a_compact_table(command: Command, finished: Path, suite_run: tuple[Done, Path]) -> None:
+    done = command("report", finished, "--format", "latex", "--compact")
+    assert done.code == 0
+    assert done.out.count("\\begin{table}") == 1
+    check_refusal(command("report", finished, "--compact"), "--compact", "--format latex")
+    refused = command("report", suite_run[1], "--format", "latex", "--compact")
+    check_refusal(refused, "--compact", "no leaderboard")
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_a_report_is_as_wide_as_the_terminal(
+    command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    shown = command("report", finished).out
+    assert "\x1b[1m" in shown, "bold"
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert width - 20 < max(map(len, lines)) <= width
+    monkeypatch.delenv("FORCE_COLOR")
+    assert "\x1b" not in command("report", finished).out
+
+
+@pytest.mark.parametrize("kind", ["detectors", "benchmarks", "datasets", "models"])
+def test_piped_lists_have_one_line_for_each_row(command: Command, kind: str) -> None:
+    rows = json.loads(command("list", kind, "--json").out)
+    lines = command("list", kind).out.splitlines()
+    assert len(lines) == len(rows) + 2
+    for row, line in zip(rows, lines[2:], strict=True):
+        assert line.startswith(row["name"])
+        assert " ".join(row["summary"].split()) in line
+
+
 def test_figures_of_a_run(command: Command, finished: Path, suite_run: tuple[Done, Path]) -> None:
     done = command("report", finished, "--figures", "drawn")
     assert done.code == 0, done.err

@@ -1488,7 +1488,9 @@ def test_tables(trained: Net) -> None:
     for shown in (text, result.to_markdown(), result._repr_html_()):
         assert auroc in shown
     frame = result.to_pandas().set_index("method")
-    assert f"{100 * frame.loc['energy', 'auroc.set.noise']:.1f}" == auroc
+    assert f"{100 * frame.loc['energy', 'auroc_noise']:.1f}" == auroc
+    wide = result.to_pandas(wide=True).set_index("method")
+    assert wide.loc["energy", "auroc.set.noise"] == frame.loc["energy", "auroc_noise"]
     assert frame.loc["mmles", "status"] == "skipped"
     assert "temperature 1" in result.to_markdown()
     page = result._repr_html_()

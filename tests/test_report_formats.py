@@ -30,7 +30,7 @@ from oodbench.records import (
     DifferenceRecord,
     QualityRecord,
 )
-from oodbench.report import Leaderboard, own_model, terminal
+from oodbench.report import Leaderboard, latex, own_model, terminal
 from oodbench.report.formats import FORMATS
 from oodbench.report.leaderboard import COSTS, ORACLE_LABEL, SHOWN, Choice
 from oodbench.report.run_files import RUN_FILES
@@ -540,7 +540,10 @@ def test_latex_escapes_and_is_balanced(board: Leaderboard) -> None:
     text = board.to_latex()
     assert r"A+b\_c\%d\&e\textbar{}f\textless{}g\textgreater{}" in text
     assert rf"\textbf{{{100 * mean_of(board, 'DisMax+Entropy'):.1f}}}" in text
-    assert re.search(r"\d\\rlap\{\$\^\{=\}\$\}", text)
+    # The sign has room of its own, in every row of its column: nothing is printed over it.
+    assert "rlap" not in text
+    assert re.search(r"\d\$\^\{=\}\$ \$\\pm\$", text)
+    assert re.search(r"\d\}?\\phantom\{\$\^\{=\}\$\} \$\\pm\$", text)
     bare = re.sub(r"\\[\\{}&%$#_]", "", text)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
@@ -595,7 +598,7 @@ def test_csv_has_a_line_for_each_method_metric_and_column(board: Leaderboard) ->
 
 
 def test_pandas_has_a_row_for_each_method(board: Leaderboard) -> None:
-    frame = board.to_pandas()
+    frame = board.to_pandas(wide=True)
     assert list(frame["method"]) == [row.method for row in board.rows] + [
         "SoftMax+Vim",
         "DisMax+ReAct",
@@ -607,6 +610,64 @@ def test_pandas_has_a_row_for_each_method(board: Leaderboard) -> None:
     assert first["auroc.worst"] == first[f"auroc.set.{first['auroc.worst.set']}"]
     assert first["auroc.group.near"] == first["auroc.set.letters"]
     assert frame.set_index("method").loc["SoftMax+Vim", "status"] == "failed"
+
+
+def test_the_usual_frame_is_tidy(board: Leaderboard, without_costs: Leaderboard) -> None:
+    frame = board.to_pandas()
+    assert len(frame.columns) <= 30 < len(board.to_pandas(wide=True).columns)
+    assert not [name for name in frame.columns if "." in name], "no packed names"
+    assert list(frame["method"]) == list(board.to_pandas(wide=True)["method"])
+    first = frame.set_index("method").loc["DisMax+Entropy"]
+    assert first["auroc"] == mean_of(board, "DisMax+Entropy")
+    assert first["auroc_ci_low"] < first["auroc"] < first["auroc_ci_high"]
+    assert {"auroc_near", "auroc_far", "fpr95", "worst_set", "relative_to_baseline"} <= set(frame)
+    assert frame["rank"].dtype == "Int64"
+    assert frame.set_index("method").loc["SoftMax+Vim", "status"] == "failed"
+    assert "relative_to_baseline" not in without_costs.to_pandas()
+
+
+def test_a_notebook_shows_a_table(board: Leaderboard) -> None:
+    shown = board._repr_html_()
+    assert "<table" in shown
+    assert "DisMax+Entropy" in shown or "<td" in shown
+    assert "<html" not in shown
+    assert repr(board) == (
+        "<Leaderboard of 'toy_set' version 3: 10 methods, 3 seeds, best: DisMax+Entropy>"
+    )
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_a_compact_table_has_ten_methods_and_five_columns(count: int) -> None:
+    records = [
+        QualityRecord(**{**vars_of(record), "method": f"SoftMax+Detector_{number}"})
+        for number in range(count)
+        for record in quality_records(2)
+        if record.method == SPECIAL
+    ]
+    text = latex.render_compact(Leaderboard.from_records(records, []))
+    rows = [line for line in text.splitlines() if line.startswith("SoftMax+Detector")]
+    assert len(rows) == min(10, count)
+    assert {row.count("&") for row in rows} == {4}
+    assert text.count(r"\begin{table}") == 1
+    assert f"of {count} with the highest AUROC" in text
+
+
+def test_pages_say_when_and_with_what_they_were_made(board: Leaderboard) -> None:
+    made = replace(board, about=("Run of 2026-01-02 03:04 UTC.", "oodbench 1.2, revision abc."))
+    page = made.to_html()
+    assert "Run of 2026-01-02 03:04 UTC. oodbench 1.2, revision abc." in page
+    assert "Test accuracy of the models: SoftMax 97.5 %." in page
+    for name in ("table", "md", "csv", "json", "latex"):
+        assert FORMATS[name](made) == FORMATS[name](board), "the same whenever the scores are"
+
+
+def test_a_phone_shows_names_and_auroc_first(board: Leaderboard) -> None:
+    table = board.to_html().split("<h2>")[1]
+    heads = re.findall(r'<th scope="col"([^>]*)>(.*?)</th>', table)
+    plain = [re.sub("<[^>]*>", "", text) for attributes, text in heads if "minor" not in attributes]
+    assert plain[-1].startswith("AUROC")
+    assert plain[-1].endswith("mean")
+    assert set(plain[:-1]) <= {"Method", "Training", "Detector"}
 
 
 def test_parameters_text() -> None:

@@ -6,11 +6,12 @@ import datetime
 import logging
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -635,10 +636,25 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+@cache
+def _revision() -> dict[str, str]:
+    """The git revision of oodbench's source tree, if it runs from one."""
+    folder = Path(oodbench.__file__).parents[1]
+    if not (folder / ".git").exists():
+        return {}
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"oodbench_revision": done.stdout.strip()}
+
+
 def _versions() -> dict[str, str]:
     packages: Sequence[str] = ("torch", "numpy", "scikit-learn", "scipy", "pillow")
     return {
         "oodbench": oodbench.__version__,
+        **_revision(),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }

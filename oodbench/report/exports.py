@@ -35,6 +35,13 @@ JSON_SCHEMA_VERSION = 1
 _METHOD_FIELDS = ("section", "rank", "method", "model", "loss", "detector", "tuned_on")
 _QUALITY_FIELDS = ("metric", "column_kind", "column", "mean", "std", "ci_low", "ci_high", "seeds")
 _BEHIND_FIELDS = ("behind_best", "probit_shift", "probit_shift_low", "probit_shift_high")
+_TIDY_COSTS = (
+    "forwards_per_image",
+    "backwards_per_image",
+    "ms_per_image_batched",
+    "latency_ms_batch1",
+    "relative_to_baseline",
+)
 CSV_FIELDS = (
     *_METHOD_FIELDS,
     "parameters",
@@ -180,8 +187,68 @@ def to_csv(leaderboard: Leaderboard) -> str:
     return file.getvalue()
 
 
-def to_pandas(leaderboard: Leaderboard) -> pd.DataFrame:
-    """A wide table: one row for each method, the ranked ones first, then oracles, then absent ones.
+def to_pandas(leaderboard: Leaderboard, *, wide: bool = False) -> pd.DataFrame:
+    """One row for each method: the ranked ones first, then oracles, then absent ones.
+
+    The columns are what the first table of a report has: rank and names; `auroc`, its mean over
+    the OOD sets and seeds, with `auroc_std`, `auroc_ci_low`, `auroc_ci_high`; `auroc_<group>` of
+    each group, or `auroc_<set>` of each set where there are no groups; `auroc_worst` and
+    `worst_set`; `fpr95` with ID as the positive class (`leaderboard.FPR`); `id_accuracy`; the
+    counts and times of cost records. A method without values has the `status` "skipped" or
+    "failed" and its `reason`. Fractions are in [0, 1]; times in ms.
+
+    Args:
+        leaderboard: the leaderboard.
+        wide: every value there is, under longer names, instead (`_wide`).
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(_wide(leaderboard) if wide else _tidy(leaderboard))
+    # Types with a value for "unknown", so that whole numbers and booleans stay what they are.
+    kinds = {"rank": "Int64", **dict.fromkeys(REQUIREMENTS, "boolean")}
+    return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
+
+
+def _tidy(leaderboard: Leaderboard) -> list[dict[str, Any]]:
+    """A row for each method, with what the first table of a report has."""
+    mean, worst = leaderboard.column("mean"), leaderboard.column("worst")
+    sets = [column for column in leaderboard.columns if column.kind == "set"]
+    parts = list(leaderboard.groups or (sets if len(sets) > 1 else ()))
+    rows: list[dict[str, Any]] = []
+    for row in leaderboard.rows:
+        entry, lowest = row.entries.get((RANKED_BY, mean)), row.entries.get((RANKED_BY, worst))
+        found = None if entry is None else entry.estimate
+        fpr = row.entries.get((FPR, mean))
+        line: dict[str, Any] = {
+            **{name: value for name, value in _identity(row).items() if name != "section"},
+            "status": "ok",
+            "reason": None,
+            "seeds": len(row.seeds),
+            "auroc": None if found is None else found.mean,
+            "auroc_std": None if found is None else found.std,
+            "auroc_ci_low": None if found is None else found.ci_low,
+            "auroc_ci_high": None if found is None else found.ci_high,
+        }
+        for part in parts:
+            one = row.entries.get((RANKED_BY, part))
+            line[f"auroc_{part.name}"] = None if one is None else one.estimate.mean
+        line |= {
+            "auroc_worst": None if lowest is None else lowest.estimate.mean,
+            "worst_set": None if lowest is None else lowest.set_name,
+            "fpr95": None if fpr is None else fpr.estimate.mean,
+            ID_ACCURACY: None if row.id_accuracy is None else row.id_accuracy.mean,
+        }
+        if any(each.cost is not None for each in leaderboard.rows):
+            for name in _TIDY_COSTS:
+                line[name] = None if row.cost is None else row.cost.values[name]
+        rows.append(line)
+    absent = ({**each, "seeds": 0} for each in _absent(leaderboard))
+    rows += [{name: value for name, value in each.items() if name != "section"} for each in absent]
+    return rows
+
+
+def _wide(leaderboard: Leaderboard) -> list[dict[str, Any]]:
+    """A row for each method, with everything.
 
     Columns are named `<metric>.mean`, `<metric>.worst`, `<metric>.group.<group>` and
     `<metric>.set.<set>` for means over seeds; with `.std`, `.ci_low` or `.ci_high` after these for
@@ -189,8 +256,6 @@ def to_pandas(leaderboard: Leaderboard) -> pd.DataFrame:
     costs and the requirements by the names of cost records. A method without values has
     the `status` "skipped" or "failed" and its `reason`.
     """
-    import pandas as pd
-
     rows = []
     for row in leaderboard.rows:
         flat: dict[str, Any] = {
@@ -207,10 +272,7 @@ def to_pandas(leaderboard: Leaderboard) -> pd.DataFrame:
                 flat[f"{name}.set"] = values["worst_set"]
         rows.append(flat | (_flat_cost(row.cost) if row.cost is not None else {}))
     rows += [{**line, "seeds": 0} for line in _absent(leaderboard)]
-    # Types with a value for "unknown", so that whole numbers and booleans stay what they are.
-    kinds = {"rank": "Int64", **dict.fromkeys(REQUIREMENTS, "boolean")}
-    frame = pd.DataFrame(rows)
-    return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
+    return rows
 
 
 def _identity(row: Row) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from oodbench.errors import UserError
 from oodbench.report.comparison import Comparison
 from oodbench.report.leaderboard import Leaderboard
 
@@ -22,3 +23,18 @@ FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
     }
 )
 """Each gives the whole document as text; what writes a format is imported when it is used."""
+
+
+def compact_table(report: Report) -> str:
+    """A LaTeX table of the best methods that fits into a column of a paper.
+
+    Raises:
+        UserError: if the report is not a leaderboard.
+    """
+    from oodbench.report import latex
+
+    if not isinstance(report, Leaderboard):
+        raise UserError(
+            "--compact: a suite has no leaderboard.", "Give one of its run directories."
+        )
+    return latex.render_compact(report)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables import Document, full
+from oodbench.report.tables import MOST_IMPORTANT, Document, Table, full
 
 _STYLE = """\
 .oodbench h1 { font-size: 1.5rem; } .oodbench h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .oodbench .summary { color: var(--soft); margin: 0; }
+.oodbench .about { color: var(--soft); margin: .6rem 0; }
 .oodbench .wide { overflow-x: auto; }
 .oodbench table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.oodbench th, .oodbench td { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+.oodbench th, .oodbench td { padding: .3rem .5rem; text-align: right; white-space: nowrap; }
 .oodbench thead th { vertical-align: bottom; white-space: normal; font-weight: 600;
                      border-bottom: 2px solid var(--rule); }
 .oodbench tbody tr + tr > * { border-top: 1px solid var(--rule); }
 .oodbench .text { text-align: left; } .oodbench .long { white-space: normal; min-width: 18rem; }
+.oodbench abbr { text-decoration: none; }
 .oodbench .section { text-align: left; font-weight: normal; font-style: italic;
                      padding-top: 1.2rem; border-bottom: 1px solid var(--rule); }
 .oodbench .best { font-weight: 700; background: var(--best); }
@@ -45,15 +50,30 @@ _PAGE = """\
 @media (prefers-color-scheme: dark) {
   :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --best: #1f3a26; }
 }
-body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
+body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
        max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
 {{ style | safe }}\
+.oodbench .all { display: none; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; padding: 0 .6rem; }
+  .oodbench .all { display: block; position: sticky; top: 0; z-index: 2; padding: .4rem 0;
+                   background: var(--page); }
+  .oodbench .minor { display: none; }
+  body:has(.all[open]) .minor { display: table-cell; }
+  .oodbench th, .oodbench td { padding: .3rem .35rem; }
+  .oodbench .text { white-space: normal; overflow-wrap: anywhere; }
+  .oodbench .long { min-width: 12rem; }
+}
 </style>
 </head>
 <body class="oodbench">
 <h1>{{ document.title }}</h1>
 {{ summary(document) }}\
+{% if document.about %}
+<p class="about">{{ document.about | join(" ") }}</p>
+{% endif %}
 {{ warnings(document) }}\
+<details class="all"><summary>Show all columns</summary></details>
 {{ tables(document) }}\
 {% if document.notes %}
 <h2>Notes</h2>
@@ -110,6 +130,7 @@ _PARTS = """\
 {% endmacro %}
 {% macro tables(document) %}
 {% for table in document.tables %}
+{% set kinds = classes(table) %}
 <h2>{{ table.title }}</h2>
 <div class="wide">
 <table{% if table.groups %} class="grouped"{% endif %}>
@@ -123,9 +144,9 @@ _PARTS = """\
 {% endif %}
 <tr>
 {% for heading in table.headings %}
-{% set first = table.starts_group(loop.index0) %}
-<th scope="col"{% if heading.text %} class="text"{% elif first %} class="first"{% endif %}>\
-{{ heading.title }}</th>
+<th scope="col"{{ attribute(kinds[loop.index0]) }}>\
+{% if heading.short == heading.title %}{{ heading.title }}\
+{% else %}<abbr title="{{ heading.title }}">{{ heading.short }}</abbr>{% endif %}</th>
 {% endfor %}
 </tr></thead>
 {% for section in table.sections %}
@@ -138,10 +159,9 @@ _PARTS = """\
 {% for cell in row %}
 {% set column = loop.index0 %}
 {% if table.headings[column].text %}
-<td class="text{% if cell.text | length > 40 %} long{% endif %}">{{ cell.text }}</td>
+<td{{ attribute(kinds[column], "long" if cell.text | length > 40) }}>{{ cell.text }}</td>
 {% else %}
-<td{% if cell.mark == "best" %} class="best"\
-{% elif table.starts_group(column) %} class="first"{% endif %}>\
+<td{{ attribute(kinds[column], "best" if cell.mark == "best") }}>\
 {% if cell.mark == "best" %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}\
 {% if table.has_marks(column) %}\
 <span class="mark">{{ cell.sign }}</span>{% endif %}\
@@ -175,7 +195,7 @@ def render_document(document: Document) -> str:
 def render_fragment(document: Document) -> str:
     """A report as a part of a page of others, such as a notebook: it restyles nothing but itself.
 
-    Colours are those around it, of a light or a dark theme.
+    Colors are those around it, of a light or a dark theme.
     """
     return _rendered(_FRAGMENT, document)
 
@@ -184,7 +204,32 @@ def _rendered(template: str, document: Document) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
+    environment.globals |= {"classes": _classes, "attribute": _attribute}
     filled = environment.from_string(_PARTS + template)
     page = filled.render(document=document, style=_STYLE) + "\n"
     # The same page wherever it is written to: standard output need not be UTF-8.
     return page.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _classes(table: Table) -> list[list[str]]:
+    """What each column is: words, the first of a group, or of less weight.
+
+    Columns of less weight are not shown on a phone until they are asked for.
+    """
+    found: list[list[str]] = []
+    for index, heading in enumerate(table.headings):
+        mine = []
+        if heading.text:
+            mine.append("text")
+        elif table.starts_group(index):
+            mine.append("first")
+        if heading.importance < MOST_IMPORTANT and not heading.group:
+            mine.append("minor")
+        found.append(mine)
+    return found
+
+
+def _attribute(classes: Sequence[str], more: str | None = None) -> Markup:
+    """The attribute `class` of a cell."""
+    names = [*classes, *([more] if more else [])]
+    return Markup(' class="{}"').format(" ".join(names)) if names else Markup("")

@@ -14,6 +14,7 @@ from oodbench.report.tables import (
     Heading,
     Section,
     Table,
+    compact,
     full,
     wrap,
 )
@@ -42,11 +43,11 @@ _REPLACEMENTS = {
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _REPLACEMENTS)))
 
-_SIGNS = {
-    # Superscripts without width: the digits above and below stay aligned.
-    TIED_SIGN: r"\rlap{$^{=}$}",
-    UNSTEADY_SIGN: r"\rlap{$^{\sim}$}",
-}
+_SIGNS = {TIED_SIGN: r"$^{=}$", UNSTEADY_SIGN: r"$^{\sim}$"}
+_NO_SIGN = rf"\phantom{{{_SIGNS[TIED_SIGN]}}}"
+"""As wide as a sign: the digits above and below stay aligned."""
+
+_PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 _PARAGRAPH = 40
 """Columns with longer words than this are set as paragraphs."""
@@ -60,9 +61,14 @@ def render(leaderboard: Leaderboard) -> str:
     return render_document(full(leaderboard, best="bold"))
 
 
+def render_compact(leaderboard: Leaderboard) -> str:
+    """One table of the best methods, as wide as a column of a paper, and nothing else."""
+    return "\n".join([_PACKAGES, "", *_table(compact(leaderboard, best="bold"), small=True)]) + "\n"
+
+
 def render_document(document: Document) -> str:
     """A report: a `table` environment for each table, and a list of notes."""
-    lines = [r"% \usepackage{booktabs,graphicx}", "", rf"\section*{{{_escaped(document.title)}}}"]
+    lines = [_PACKAGES, "", rf"\section*{{{_escaped(document.title)}}}"]
     lines += [_escaped(line) + r" \\" for line in document.summary[:-1]]
     lines += [_escaped(line) for line in document.summary[-1:]]
     if document.warnings:
@@ -78,9 +84,9 @@ def render_document(document: Document) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(table: Table) -> Iterator[str]:
+def _table(table: Table, *, small: bool = False) -> Iterator[str]:
     yield r"\begin{table}[htbp]"
-    yield r"\centering\setlength{\tabcolsep}{4pt}"
+    yield r"\centering\setlength{\tabcolsep}{4pt}" + r"\footnotesize" * small
     yield rf"\caption{{{_escaped(table.title)}}}"
     # Made smaller only if it is wider than the page.
     yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
@@ -88,12 +94,13 @@ def _table(table: Table) -> Iterator[str]:
     yield r"\toprule"
     yield from _groups(table)
     yield _row([_head(heading) for heading in table.headings])
+    marked = [table.has_marks(index) for index in range(len(table.headings))]
     for section in table.sections:
         yield r"\midrule"
         if section.label:
             label = rf"\textit{{{_escaped(section.label)}}}"
             yield rf"\multicolumn{{{len(table.headings)}}}{{l}}{{{label}}} \\"
-        yield from _rows(section)
+        yield from _rows(section, marked)
     yield r"\bottomrule"
     yield r"\end{tabular}}"
     for note in table.notes:
@@ -114,9 +121,9 @@ def _groups(table: Table) -> Iterator[str]:
         yield "".join(rules)
 
 
-def _rows(section: Section) -> Iterator[str]:
+def _rows(section: Section, marked: Sequence[bool]) -> Iterator[str]:
     for row in section.rows:
-        yield _row([_cell(cell) for cell in row])
+        yield _row([_cell(*each) for each in zip(row, marked, strict=True)])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -138,12 +145,12 @@ def _head(heading: Heading) -> str:
     return stack if len(lines) == 1 else rf"\shortstack[{align}]{{{stack}}}"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, has_marks: bool) -> str:
     text = _escaped(cell.text)
     if cell.mark == "best":
         text = rf"\textbf{{{text}}}"
-    elif cell.sign:
-        text += _SIGNS[cell.sign]
+    if has_marks and text:
+        text += _SIGNS[cell.sign] if cell.sign else _NO_SIGN
     return f"{text} {_escaped(cell.spread)}".rstrip()
 
 

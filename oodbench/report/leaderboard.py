@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from oodbench.columns import Column, columns_of
 from oodbench.differences import ORACLE, belong
-from oodbench.errors import UserError
+from oodbench.errors import UserError, counted
 from oodbench.metrics import METRICS, Metric
 from oodbench.records import (
     ID_ACCURACY,
@@ -196,7 +196,7 @@ class Absence(NamedTuple):
     seeds: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Leaderboard:
     """Methods of one version of one benchmark, ranked by mean AUROC over the OOD sets.
 
@@ -213,6 +213,7 @@ class Leaderboard:
         absences: methods and seeds that were skipped or failed.
         tested: whether it is known which methods are tied with the best; without scores it is not.
         warnings: signs of a mistake in data or scores, a sentence each.
+        about: when and with what the run was made, which records do not say; shown on pages.
     """
 
     benchmark: str
@@ -227,6 +228,7 @@ class Leaderboard:
     absences: tuple[Absence, ...]
     tested: bool
     warnings: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
 
     @classmethod
     def from_records(
@@ -314,6 +316,19 @@ class Leaderboard:
         """The leaderboard with nothing on it that another run with the same scores changes."""
         return replace(self, rows=tuple(replace(row, cost=None) for row in self.rows))
 
+    def __repr__(self) -> str:
+        best = next((row for row in self.rows if row.rank == 1), None)
+        leader = f", best: {best.method}" if best else ""
+        return (
+            f"<Leaderboard of '{self.benchmark}' version {self.version}: "
+            f"{counted(len(self.rows), 'method')}, {counted(len(self.seeds), 'seed')}{leader}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from oodbench.report import html, tables
+
+        return html.render_fragment(tables.overview(self, best="bold"))
+
     def to_text(self, width: int = 120) -> str:
         """Plain text, no line wider than `width` characters."""
         from oodbench.report import terminal
@@ -350,11 +365,14 @@ class Leaderboard:
 
         return exports.to_json(self)
 
-    def to_pandas(self) -> pd.DataFrame:
-        """A wide table: one row for each method (`report.exports`)."""
+    def to_pandas(self, *, wide: bool = False) -> pd.DataFrame:
+        """One row for each method, with the columns of the first table; or all (`wide`).
+
+        `report.exports` says what they are.
+        """
         from oodbench.report import exports
 
-        return exports.to_pandas(self)
+        return exports.to_pandas(self, wide=wide)
 
 
 # --- reading records ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from oodbench.columns import Column
+from oodbench.errors import counted
 from oodbench.records import REQUIREMENTS
 from oodbench.report.estimates import FEWEST_SEEDS, LEVEL, Estimate
 from oodbench.report.leaderboard import (
@@ -41,6 +42,9 @@ UP_SIGN, DOWN_SIGN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 
 BASELINE_SIGN = "\N{MULTIPLICATION SIGN}"
 SPREAD_SIGN = "\N{PLUS-MINUS SIGN}"
+
+MOST_IMPORTANT = 9
+"""Importance of columns that are left out last."""
 
 MEBIBYTE = 2.0**20
 
@@ -169,6 +173,8 @@ class Document:
         tables: its tables, none of them empty.
         notes: footnotes, in plain words.
         warnings: what may be wrong with what is reported, shown before the tables.
+        about: when and with what it was made. Pages show it; other files are the same whenever the
+            scores are.
     """
 
     title: str
@@ -176,6 +182,7 @@ class Document:
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
 
 
 def overview(board: Leaderboard, *, best: str, split: bool = False) -> Document:
@@ -245,6 +252,46 @@ def full(board: Leaderboard, *, best: str, split: bool = False) -> Document:
     return document
 
 
+def compact(board: Leaderboard, *, best: str, methods: int = 10) -> Table:
+    """The best methods in five columns, for a column of a paper.
+
+    Args:
+        board: the leaderboard.
+        best: how the format shows the best value of a column, in words.
+        methods: number of methods.
+    """
+    mean, worst = board.column("mean"), board.column("worst")
+    ranked = [row for row in board.rows if not row.oracle and row.rank is not None]
+    headings = (
+        _METHOD,
+        Heading("AUROC", "AUROC"),
+        Heading("Worst AUROC", "Worst AUROC"),
+        Heading("FPR95", "FPR95"),
+        Heading("Time", "Time"),
+    )
+    rows = tuple(
+        (
+            *_named(row, board, split=False),
+            value_cell(row.entries.get((RANKED_BY, mean))),
+            value_cell(row.entries.get((RANKED_BY, worst))),
+            value_cell(row.entries.get((FPR, mean))),
+            Cell(_decimal(_cost_of(row, "relative_to_baseline"), 1)),
+        )
+        for row in ranked[:methods]
+    )
+    shown = counted(len(rows), "method")
+    sets = counted(len(board.ood_sets), "OOD set")
+    notes = (
+        f"AUROC (higher is better) and FPR95 (lower is better) in %, means over {sets} and "
+        f"{counted(len(board.seeds), 'seed')}; the {shown} of {len(ranked)} with the highest "
+        f"AUROC. Time: of an image in a batch, {BASELINE_SIGN} the baseline's.",
+        f"Best of its column: {best}"
+        + (f"; {TIED_SIGN}: tied with the best (paired differences)." if board.tested else "."),
+    )
+    title = f"Benchmark {board.benchmark}, version {board.version}"
+    return Table(title, headings, (Section("", rows),), notes)
+
+
 def cost(board: Leaderboard, *, best: str, split: bool = False) -> Document:
     """What the methods cost and require, as in the overview, and nothing else."""
     tables = [_costs(board, split), _requirements(board, split)]
@@ -293,6 +340,7 @@ def _document(board: Leaderboard, tables: Sequence[Table], best: str) -> Documen
         tables=tuple(table for table in tables if any(part.rows for part in table.sections)),
         notes=_notes(board, best),
         warnings=board.warnings,
+        about=board.about,
     )
 
 
@@ -310,6 +358,10 @@ def _summary(board: Leaderboard) -> tuple[str, ...]:
         lines.append(f"{kind[0].upper()}{kind[1:]}: {', '.join(names)}.")
     if board.seeds:
         lines.append(f"Seeds: {_list(board.seeds)}.")
+    accuracies = {row.model: row.id_accuracy for row in board.rows if row.id_accuracy is not None}
+    if accuracies:
+        said = (f"{name} {100 * each.mean:.1f} %" for name, each in sorted(accuracies.items()))
+        lines.append(f"Test accuracy of the models: {', '.join(said)}.")
     return tuple(lines)
 
 
@@ -581,7 +633,7 @@ def _costs(board: Leaderboard, split: bool) -> Table:
         show = _aligned([None if (v := each.values[name]) is None else v / unit for each in costs])
         return lambda value: show(None if value is None else value / unit)
 
-    def counted(value: float | None) -> str:
+    def passes(value: float | None) -> str:
         return _decimal(value, 2 if fractional else 0)
 
     fractional = any(
@@ -612,12 +664,12 @@ def _costs(board: Leaderboard, split: bool) -> Table:
         ),
         (
             "forwards_per_image",
-            counted,
+            passes,
             Heading("Forwards per image", "Fwd per image", importance=5),
         ),
         (
             "backwards_per_image",
-            counted,
+            passes,
             Heading("Backwards per image", "Bwd per image", importance=5),
         ),
         (

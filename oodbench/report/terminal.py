@@ -14,6 +14,7 @@ from rich.text import Text
 
 from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.tables import (
+    MOST_IMPORTANT,
     Cell,
     Document,
     Heading,
@@ -33,9 +34,6 @@ _GROUP_GAP = 2
 
 _SPLIT_WIDTH = 132
 """From this width on a method has two columns, what was trained and the detector."""
-
-_NEVER_DROPPED = 9
-"""Importance of columns that are left out only where not even two of them fit."""
 
 _WORDS_WIDTH, _WORD = 16, 24
 """Columns are left out before a column of words is narrower than the first, and before a word that
@@ -257,7 +255,7 @@ def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout
     kept = list(range(len(headings)))
     while (found := fitting(kept, wrapped)) is None:
         dropped = min(kept, key=lambda index: (headings[index].importance, -index))
-        if headings[dropped].importance == _NEVER_DROPPED:
+        if headings[dropped].importance == MOST_IMPORTANT:
             break
         # Groups of columns stay alike.
         twins = headings[dropped].title if headings[dropped].group else None
