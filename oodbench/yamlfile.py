@@ -124,7 +124,13 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
         errors = failure.errors()
         first = _place(errors[0])
         # A key that may be of two kinds gives an error for each: they are one for the user.
-        alike = [other for other in errors if _place(other)[: len(first)] == first]
+        # An error of a key has none below it: what the key holds is another matter.
+        inside = len(errors[0]["loc"]) > len(first) and errors[0]["loc"][-1] != "[key]"
+        alike = [
+            other
+            for other in errors
+            if _place(other) == first or (inside and _place(other)[: len(first)] == first)
+        ]
         error = max(alike, key=lambda other: len(_place(other)))  # the item of a list, not the list
         key = ".".join(map(shortened, _place(error)))
         message, hint = error["msg"], ""
