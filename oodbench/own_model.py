@@ -790,7 +790,7 @@ class EvaluationResult:
         return self.leaderboard().to_pandas(wide=wide)
 
     def to_text(self, width: int = 120) -> str:
-        """Plain text, no line wider than `width` characters."""
+        """Plain text, no line wider than `width` characters, of which there are 20 or more."""
         from oodbench.report import terminal
 
         return terminal.render_document(self._document(best="marked *", whole=False), width)

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from oodbench import listing, plan_view
 from oodbench.catalog import Catalog
-from oodbench.errors import counted
+from oodbench.errors import UserError, counted
 from oodbench.metrics import METRICS
 from oodbench.records import (
     ID_ACCURACY,
@@ -449,6 +449,30 @@ def test_the_name_of_a_group_of_columns_is_whole() -> None:
 )
 def test_wrap(text: str, width: int, lines: list[str]) -> None:
     assert wrap(text, width) == lines
+
+
+@pytest.mark.parametrize("width", [1, 0, -5])
+@pytest.mark.parametrize("text", ["ab c", "vim: 1,000 images", "", " "])
+def test_wrap_ends_at_any_width(text: str, width: int) -> None:
+    lines = wrap(text, width)
+    assert max(map(len, lines)) <= 1
+    assert "".join(lines) == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("width", [19, 1, 0, -5, 40.5, "wide", None, True])
+def test_a_width_that_nothing_fits_is_refused(width: Any, board: Leaderboard) -> None:
+    with pytest.raises(UserError, match="width: expected a whole number from 20, not"):
+        board.to_text(width)
+
+
+@pytest.mark.parametrize("width", [20, 21, 33])
+def test_the_narrowest_text(width: int, board: Leaderboard) -> None:
+    assert max(map(len, board.to_text(width).splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_a_terminal_of_few_columns_ends_a_report(width: int, board: Leaderboard) -> None:
+    assert "SoftMax" in terminal.plain(terminal.renderables(board, width), width).replace("\n", "")
 
 
 def test_longest_number() -> None:

@@ -56,6 +56,8 @@ class Bad(Detector):
             return scores[1:]
         if self.how == "array":
             return scores.numpy()  # type: ignore[return-value]
+        if self.how.startswith(("complex", "int", "bool")):
+            return (scores > scores.median()).to(getattr(torch, self.how))
         if self.how == "batch mean":
             return scores - scores.mean()
         if self.how == "rank in batch":
@@ -158,6 +160,20 @@ def test_score_that_depends_on_the_batch(tiny: Make, tiny_data: Make, how: str) 
     assert "scores depend on the batch" in message
     unchecked = scored(tiny(), tiny_data(20), {"B": Bad(how)})
     assert not unchecked.errors
+
+
+@pytest.mark.parametrize("how", ["complex64", "complex128"])
+def test_complex_scores_are_refused(tiny: Make, tiny_data: Make, how: str) -> None:
+    said = error_of(tiny(), tiny_data(8), Bad(how))
+    assert f"gave scores of type {how}" in said
+    assert "scores.real" in said
+
+
+@pytest.mark.parametrize("how", ["int64", "int8", "bool"])
+def test_whole_numbers_and_booleans_are_scores(tiny: Make, tiny_data: Make, how: str) -> None:
+    scores = scored(tiny(), tiny_data(8), {"X": Bad(how)}).scores["X"]
+    assert scores.dtype == np.float64
+    assert set(scores) == {0.0, 1.0}
 
 
 def test_who_raises_fails_alone(tiny: Make, tiny_data: Make) -> None:

@@ -161,7 +161,7 @@ def checked_scores(
         first: index of the batch's first image in the data set.
 
     Raises:
-        DetectorError: if they have another shape, or one is not finite.
+        DetectorError: if they have another shape, are complex, or one is not finite.
     """
     scores = raw_scores(scorer, outputs)
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(outputs),):
@@ -169,6 +169,12 @@ def checked_scores(
         raise DetectorError(
             f"{named(scorer.detector)} gave {shape} for a batch of {len(outputs)} images; "
             f"expected [{len(outputs)}]"
+        )
+    if scores.is_complex():
+        raise DetectorError(
+            f"{named(scorer.detector)} gave scores of type "
+            f"{str(scores.dtype).removeprefix('torch.')}; complex numbers have no order: give real "
+            "numbers, such as scores.abs() or scores.real"
         )
     values: NDArray[np.float64] = scores.double().cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(values))

@@ -283,7 +283,7 @@ class Comparison:
     # --- formats -------------------------------------------------------------------------------
 
     def to_text(self, width: int = 120) -> str:
-        """Plain text, no line wider than `width` characters."""
+        """Plain text, no line wider than `width` characters, of which there are 20 or more."""
         from oodbench.report import comparison_tables, terminal
 
         return terminal.render_document(comparison_tables.overview(self), width)

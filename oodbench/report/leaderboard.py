@@ -330,7 +330,7 @@ class Leaderboard:
         return html.render_fragment(tables.overview(self, best="bold"))
 
     def to_text(self, width: int = 120) -> str:
-        """Plain text, no line wider than `width` characters."""
+        """Plain text, no line wider than `width` characters, of which there are 20 or more."""
         from oodbench.report import terminal
 
         return terminal.render(self, width)

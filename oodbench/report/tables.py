@@ -303,8 +303,10 @@ def wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters, broken after spaces and the signs + - _ / @ and comma.
 
     Numbers such as 1,000 and 1e-4 are not broken. A longer piece goes on in the next line. Nothing
-    is lost: the lines put together are the text, but for spaces at their ends.
+    is lost: the lines put together are the text, but for spaces at their ends. A width below 1
+    counts as 1.
     """
+    width = max(1, width)
     lines = [""]
     for piece in _pieces(text):
         if len((lines[-1] + piece).rstrip()) > width and lines[-1]:

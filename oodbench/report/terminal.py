@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from oodbench import arguments
 from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.tables import (
     MOST_IMPORTANT,
@@ -41,6 +42,9 @@ is not longer than the second goes on in the next line."""
 
 _TIGHT = 8
 """The first, where nothing less important can be left out."""
+
+_NARROWEST = 20
+"""Fewer columns can be asked for by mistake alone."""
 
 _ENDLESS = 100_000
 """Columns of what is not read by a person: everything in one line."""
@@ -82,12 +86,22 @@ def document_renderables(document: Document, width: int = 120) -> list[Renderabl
 
 
 def render(leaderboard: Leaderboard, width: int = 120) -> str:
-    """The same as plain text, without colors, no line wider than `width`."""
+    """The same as plain text, without colors, no line wider than `width`.
+
+    Raises:
+        UserError: if `width` is no whole number of at least 20.
+    """
+    width = arguments.whole_number("width", width, _NARROWEST)
     return plain(renderables(leaderboard, width), width)
 
 
 def render_document(document: Document, width: int = 120) -> str:
-    """A report as plain text, without colors, no line wider than `width`."""
+    """A report as plain text, without colors, no line wider than `width`.
+
+    Raises:
+        UserError: if `width` is no whole number of at least 20.
+    """
+    width = arguments.whole_number("width", width, _NARROWEST)
     return plain(document_renderables(document, width), width)
 
 
