@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
@@ -16,22 +18,56 @@ from oodbench.shaping import activations, check_choice, remove_rank_one, spatial
     venue="NeurIPS",
     year=2022,
     url="https://arxiv.org/abs/2209.08590",
-    needs=("feature_map", "head"),
+    needs=("feature_map", "head", "replaced_logits"),
 )
 class RankFeat(Detector):
     """Energy of W pool(X - s1 u1 v1^T) + b, with X the last map as a matrix of [D, HW].
 
-    (s1, u1, v1) is the largest singular triple of X. Only the last map is used (the paper's Block
-    4). The authors' code takes the mean of these logits and of those that the last stage makes of
-    Block 3's map without its triple, which takes another forward pass through that stage.
+    (s1, u1, v1) is the largest singular triple of X, the paper's Block 4. With `fuse`, the mean of
+    these logits and of those that the network makes of the feature layer before the last, Block 3,
+    without its own triple: the authors' code for residual networks (`iterate_data_rankfeat` of
+    their test_ood_resnetv2.py). There the normalisation and rectifier after Block 4 see what is
+    left of its map; here X is the map that is averaged, which in other residual networks is
+    Block 4's.
 
     Args:
         base: what the changed logits are scored with: "energy" or "max_probability".
+        fuse: whether Block 3 counts, too; takes the last stage's part of another forward pass.
     """
 
-    def __init__(self, base: BaseScore = "energy") -> None:
+    def __init__(self, base: BaseScore = "energy", fuse: bool = False) -> None:
         check_choice("base", base, BaseScore)
         self.base = base
+        self.fuse = fuse
+
+    def choose_taps(self, taps: Sequence[str]) -> Sequence[str]:
+        """The feature layer before the last, to fuse.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.fuse and len(taps) < 2:
+            there = f"only '{taps[0]}' is there" if taps else "there is none"
+            raise ValueError(
+                "needs two feature layers to fuse, the ends of the network's last two stages, and "
+                f"{there}: name them with taps, or leave out fuse"
+            )
+        return taps[-2:-1] if self.fuse else ()
+
+    def replace_tap(self, name: str, activation: Tensor) -> Tensor:
+        """What is left of its map, or of its tokens.
+
+        Raises:
+            ValueError: if it has one place.
+        """
+        places = activation.transpose(1, 2) if activation.ndim == 3 else activation
+        if places[0, 0].numel() < 2:
+            raise ValueError(
+                f"fuse needs more than one place in the feature layer '{name}': a single place is "
+                "a matrix of rank one, of which nothing is left"
+            )
+        rest = remove_rank_one(places)
+        return rest.transpose(1, 2) if activation.ndim == 3 else rest
 
     def score(self, outputs: Outputs) -> Tensor:
         """Score of the logits of what is left of the map, shape [B].
@@ -40,4 +76,8 @@ class RankFeat(Detector):
             ValueError: if the map has one place.
         """
         rest = remove_rank_one(activations(outputs, "map"))
-        return base_score(self.base, outputs.head.logits(spatial_mean(rest)))
+        logits = outputs.head.logits(spatial_mean(rest))
+        if self.fuse:
+            (other,) = outputs.replaced_logits.values()
+            logits = (logits + other) / 2
+        return base_score(self.base, logits)

@@ -58,6 +58,7 @@ Need = Literal[
     "dismax_head",  # a network trained with a DisMax-type (distance) head
     "input_gradient",  # a step of the image against the gradient of a loss, before it is scored
     "input_gradients",  # the gradient of a loss with respect to the image, to score with
+    "replaced_logits",  # the logits of the network with another output of a feature layer
     "fit",  # a sweep over the training images before scoring
     "held_out",  # a sweep over labelled images that were not trained on, after it
     "calibration",  # a model of its own, trained on tuning data
@@ -119,6 +120,9 @@ class Outputs:
         input_gradients: name of a loss of `Detector.gradient_losses` -> its gradient with respect
             to the images, shape [B, C, H, W], images being in [0, 1]. Given while scoring,
             calibrating and tuning to detectors that declare the need; empty while fitting.
+        replaced_logits: tap -> the logits that the network gives with the detector's `replace_tap`
+            of it in its place, shape [B, C], float64. Given while scoring and tuning to detectors
+            that declare the need; empty while fitting.
     """
 
     logits: Tensor
@@ -131,6 +135,7 @@ class Outputs:
     input_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     reduced: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    replaced_logits: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.logits.shape[0])
@@ -151,6 +156,7 @@ class Outputs:
                 method: {name: function(layer) for name, layer in layers.items()}
                 for method, layers in self.reduced.items()
             },
+            replaced_logits={name: function(z) for name, z in self.replaced_logits.items()},
         )
 
     def only(self, needs: Set[str]) -> Outputs:
@@ -163,6 +169,7 @@ class Outputs:
             input_gradients=self.input_gradients if "input_gradients" in needs else {},
             layers=self.layers if "layers" in needs else {},
             reduced=self.reduced if "layers" in needs else {},
+            replaced_logits=self.replaced_logits if "replaced_logits" in needs else {},
         )
 
     def copied(self, needs: Set[str], method: str = "") -> Outputs:
@@ -282,9 +289,10 @@ class DetectorInfo:
     @property
     def cost_class(self) -> str:
         """What one image costs at inference, in sweeps of the network, as declared."""
-        if "input_gradient" not in self.needs:
-            return "forward" + (" + backward" if "input_gradients" in self.needs else "")
-        return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
+        if "input_gradient" in self.needs:
+            return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
+        parts = {"input_gradients": " + backward", "replaced_logits": " + part of a forward"}
+        return "forward" + "".join(parts[need] for need in parts if need in self.needs)
 
 
 _METHODS: Mapping[str, str] = {
@@ -294,6 +302,7 @@ _METHODS: Mapping[str, str] = {
     "input_gradients": "gradient_losses",
     "calibration": "calibrate",
     "layers": "reduce_layer",
+    "replaced_logits": "replace_tap",
 }
 """Need -> the method of a detector that it is called by."""
 
@@ -353,6 +362,12 @@ def register(
                     f"Detector '{name}' declares the unknown need '{need}'.",
                     did_you_mean(need, NEEDS),
                 )
+        if {"input_gradient", "replaced_logits"} <= set(needs):
+            raise UserError(
+                f"Detector '{name}' declares the needs 'input_gradient' and 'replaced_logits', of "
+                "which a detector can have one.",
+                "Declare 'input_gradients' to score with gradients of the images as they are.",
+            )
         parameters = cls.parameter_names()
         for method, purpose in required_methods(needs).items():
             if getattr(cls, method) is getattr(Detector, method):
@@ -400,8 +415,8 @@ class Detector:
     """Maps a classifier's outputs to one score per image; higher means more in-distribution.
 
     A subclass writes `score`, and where its method has them `fit`, `fit_held_out`,
-    `perturbation_losses`, `gradient_losses` and `calibrate`. Constructor arguments are kept in
-    attributes of the same name.
+    `perturbation_losses`, `gradient_losses`, `replace_tap` and `calibrate`. Constructor arguments
+    are kept in attributes of the same name.
     """
 
     info: ClassVar[DetectorInfo]
@@ -488,6 +503,41 @@ class Detector:
 
         Returns:
             Shape [B, ...], much smaller. An image's entry must not depend on other images.
+        """
+        raise NotImplementedError
+
+    def choose_taps(self, taps: Sequence[str]) -> Sequence[str]:
+        """The taps that `replace_tap` is called for, if a detector needs "replaced_logits".
+
+        Each costs the part of a forward pass that comes after it.
+
+        Args:
+            taps: names of the feature layers, in order. Empty if there are none.
+
+        Returns:
+            Some of these names; all of them if a detector does not write this method. None, with
+            the present parameters, costs nothing.
+
+        Raises:
+            ValueError: if the detector cannot do with these; the message is why it is left out.
+        """
+        return taps
+
+    def replace_tap(self, name: str, activation: Tensor) -> Tensor:
+        """What a feature layer is to give instead of what it gives.
+
+        Called with every batch before `score`, for each tap that `choose_taps` names, without
+        gradients, if the detector declares the need "replaced_logits".
+        `outputs.replaced_logits[name]` is what the rest of the network makes of it. Each tap is
+        replaced alone, in a forward pass of its own.
+
+        Args:
+            name: of the tap.
+            activation: shape [B, D], [B, tokens, D] or [B, D, ...]; a copy, in the type of the
+                network.
+
+        Returns:
+            The same shape; finite. An image's entry must not depend on other images.
         """
         raise NotImplementedError
 

@@ -93,9 +93,9 @@ def evaluate(
     """Try detectors on a trained classifier of your own, or on several.
 
     Each data set is read once for all detectors that are fitted on it or score it; only detectors
-    that perturb their input compute more. The model is given back as it was, whatever happens:
-    weights, their storage and order, modes, hooks, gradients. What a `forward` of your own collects
-    in Python stays.
+    that perturb their input, or replace a layer, compute more. The model is given back as it was,
+    whatever happens: weights, their storage and order, modes, hooks, gradients. What a `forward` of
+    your own collects in Python stays.
 
     Data are DataLoaders or Datasets of (image, label), of mappings with keys such as "pixel_values"
     and "labels", or "image" and "label", or of images alone where no label is needed:

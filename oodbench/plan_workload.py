@@ -34,7 +34,12 @@ _ATTACK = 4.0
 """A forward and a backward, and two forwards that see whether the network was fooled."""
 _KINDS = 3.0
 """Clean, noisy and attacked images."""
-_SWEPT_ALONE = frozenset({"input_gradient", "input_gradients", "feature_map", "tap_maps", "layers"})
+_SWEPT_ALONE = frozenset(
+    {
+        *("input_gradient", "input_gradients", "replaced_logits"),
+        *("feature_map", "tap_maps", "layers"),
+    }
+)
 """What makes a method sweep the tuning images by itself; the others share stored outputs."""
 
 

@@ -28,6 +28,7 @@ from oodbench.engine.fitting import fit_together
 from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.network import LOGITS, Capture, NetworkRunner, evaluating
 from oodbench.engine.perturbation import differentiated, shown_gradients
+from oodbench.engine.replacement import kept_taps
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.metrics import auroc
@@ -71,7 +72,8 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
     groups of units are active in two halves of the map. Out-of-distribution ("negatives", "ood"):
     few units are active, and weakly, except for some that are silent otherwise; all in one place.
     The logits are float64 in any case. For detectors that look at gradients, the features are the
-    images: they lie, as [B, 2, 5, 5], where the gradients come to be (see `with_gradients`).
+    images: they lie, as [B, 2, 5, 5], where the gradients come to be (see `with_gradients`). So do
+    the taps where the logits of replaced ones come to be (see `with_replacements`).
 
     Args:
         split: "fit" or "held_out" with labels, some of them wrong; "positives", "negatives", "id",
@@ -118,6 +120,7 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
         feature_map=feature_map,
         tap_maps={"early": early, "late": feature_map},
         input_gradients={IMAGES: features.reshape(count, 2, 5, 5)},
+        replaced_logits={"early": early, "late": feature_map},
     ).map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     return replace(outputs, logits=_logits(outputs))
 
@@ -167,6 +170,28 @@ def with_gradients(detector: Detector, outputs: Outputs) -> Outputs:
         images = images.detach().clone().requires_grad_()
         graph = with_graph(outputs, images, kind_of(type(detector)))
         return replace(outputs, input_gradients=shown_gradients(detector, graph, images))
+
+
+def with_replacements(detector: Detector, outputs: Outputs) -> Outputs:
+    """Planted outputs with the logits of the taps that a detector replaces, if it does.
+
+    The units are found from the early tap by least squares.
+    """
+    taps = outputs.replaced_logits
+    if "replaced_logits" not in detector.info.needs:
+        return replace(outputs, replaced_logits={})
+    weight, bias = _last_layer(_pattern(), kind_of(type(detector)))
+    units = {"early": 10 * torch.linalg.pinv(_mixing()), "late": torch.eye(UNITS).double()}
+    made = {}
+    with torch.no_grad():
+        for name in detector.choose_taps(list(taps)):
+            tap = taps[name]
+            features = detector.replace_tap(name, tap.clone()).mean(dim=(2, 3)) @ units[name].to(
+                tap
+            )
+            head = Head(kind_of(type(detector)), weight.to(tap), bias.to(tap))
+            made[name] = _logits(replace(outputs, features=features, head=head))
+    return replace(outputs, replaced_logits=made)
 
 
 def _pattern() -> Tensor:
@@ -289,7 +314,7 @@ def _shared(cls: Detecting) -> Detector:
 
 def scores_of(detector: Detector, outputs: Outputs) -> Tensor:
     """Scores, without a graph."""
-    outputs = with_gradients(detector, outputs)
+    outputs = with_replacements(detector, with_gradients(detector, outputs))
     with torch.no_grad():
         return detector.score(outputs)
 
@@ -441,6 +466,10 @@ def _joined(first: Outputs, second: Outputs) -> Outputs:
         else torch.cat([batch.feature_map for batch in both if batch.feature_map is not None]),
         tap_maps={name: torch.cat([b.tap_maps[name] for b in both]) for name in first.tap_maps},
         layers={name: torch.cat([b.layers[name] for b in both]) for name in first.layers},
+        replaced_logits={
+            name: torch.cat([b.replaced_logits[name] for b in both])
+            for name in first.replaced_logits
+        },
     )
 
 
@@ -703,8 +732,11 @@ def engine_scores(classifier: Classifier, cls: Detecting) -> NDArray[np.float64]
         few = torch.from_numpy(small_images(4, seed=0).images)
         name = find_map(classifier, few)
     readers, errors = layer_readers(classifier, {"M": detector}, few)
+    kept, refusals = kept_taps(classifier.network, {"M": detector})
+    errors |= refusals
     _expect(not errors, f"{cls.info.name}: {errors.get('M')!r}")
-    runner = NetworkRunner(classifier, batch_size=64, capture=Capture.of(needs, name, readers))
+    capture = Capture.of(needs, name, readers, kept)
+    runner = NetworkRunner(classifier, batch_size=64, capture=capture)
     scorers = {"M": Scorer(Method("M", "model", cls.info, {}), detector)}
     with runner.attached():
         for need in ("fit", "held_out"):

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import oodbench
 from oodbench import Detector, Head, Outputs
@@ -19,6 +21,7 @@ from oodbench.detector import Batches
 from oodbench.gram import gram_row_sums
 
 Array = NDArray[np.float64]
+Stages = tuple[nn.Module, nn.Module, nn.Module]  # up to Block 3, Block 4, and what comes after
 
 DIMENSION, CLASSES = 10, 4
 NAMES = ("react", "ash", "scale", "vra", "rankfeat", "gram")
@@ -167,7 +170,11 @@ def test_declarations() -> None:
             },
             {"lower_percentile": 0.6, "upper_percentile": 0.9, "base": "energy"},
         ),
-        "rankfeat": ({"feature_map", "head"}, {}, {"base": "energy"}),
+        "rankfeat": (
+            {"feature_map", "head", "replaced_logits"},
+            {},
+            {"base": "energy", "fuse": False},
+        ),
         "gram": (
             {"layers", "fit", "held_out"},
             {},
@@ -437,6 +444,112 @@ def test_rankfeat_needs_a_map(test_images: Outputs) -> None:
     features = test_images.features[:, :, None, None]
     with pytest.raises(ValueError, match="needs a map of more than one place"):
         load("rankfeat").score(replace(test_images, feature_map=features))
+
+
+def without_first_component(maps: Tensor) -> Tensor:
+    """By a whole decomposition, of maps [B, D, H, W]."""
+    matrices = maps.flatten(2)
+    u, s, vt = torch.linalg.svd(matrices, full_matrices=False)
+    return (matrices - u[:, :, :1] * s[:, None, :1] @ vt[:, :1]).view(maps.shape)
+
+
+def resnet18() -> tuple[nn.Module, Stages]:
+    network = torchvision.models.resnet18(num_classes=CLASSES)
+    first = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+    first = nn.Sequential(first, network.layer1, network.layer2, network.layer3)
+    last = nn.Sequential(network.avgpool, nn.Flatten(), network.fc)
+    return network, (first, network.layer4, last)
+
+
+def built_in(name: str) -> tuple[nn.Module, Stages]:
+    network = oodbench.models.create(name, CLASSES)
+    *first, last = [network.get_submodule(tap) for tap in network.tap_names]
+    end = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.head)
+    return network, (nn.Sequential(*first), last, end)
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "block3"),
+    [
+        (resnet18, 64, "layer3"),
+        (lambda: built_in("resnet20"), 32, "stage2"),
+        (lambda: built_in("resnet34"), 16, "stage3"),
+    ],
+    ids=["torchvision resnet18", "resnet20", "resnet34"],
+)
+def test_rankfeat_fuses_the_last_two_stages(make: Any, size: int, block3: str) -> None:
+    """Against the network run stage by stage, in double precision; alone, and beside others."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, (first, stage, end) = make()
+    network.double().eval()
+    nn.init.normal_(list(network.parameters())[-2], std=1.0)
+    pictures = {
+        name: torch.rand(5, 3, size, size, generator=generator(seed), dtype=torch.float64) ** seed
+        for seed, name in enumerate(("id", "other"), start=1)
+    }
+    fused: dict[str, Tensor] = {}
+    usual: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, images in pictures.items():
+            third = first(images)
+            logits4 = end(without_first_component(stage(third)))
+            logits3 = end(stage(without_first_component(third)))
+            fused[name] = ((logits4 + logits3) / 2).logsumexp(dim=1)
+            usual[name] = logits4.logsumexp(dim=1)
+    assert (fused["id"] - usual["id"]).abs().min() > 1e-3
+
+    def evaluated(detectors: dict[str, Any]) -> Any:
+        batches = {key: DataLoader(TensorDataset(each), 3) for key, each in pictures.items()}
+        ood = {"other": batches["other"]}
+        return oodbench.evaluate(network, detectors, id_data=batches["id"], ood_data=ood)
+
+    both = evaluated({"fused": load("rankfeat", fuse=True), "usual": load("rankfeat")})
+    alone = evaluated({"fused": load("rankfeat", fuse=True)})
+    assert both.failed == both.skipped == {}
+    assert [note for note in both.notes if "replaces" in note] == [
+        f"fused: replaces the output of {block3}."
+    ]
+    for name in pictures:
+        np.testing.assert_allclose(both.scores["fused"][name], fused[name], rtol=1e-10)
+        np.testing.assert_allclose(both.scores["usual"][name], usual[name], rtol=1e-10)
+        np.testing.assert_array_equal(alone.scores["fused"][name], both.scores["fused"][name])
+
+
+def test_rankfeat_fuses_tokens() -> None:
+    tokens = torch.randn(5, 7, 6, generator=generator(0), dtype=torch.float64)
+    found = load("rankfeat", fuse=True).replace_tap("block", tokens)
+    torch.testing.assert_close(found, without_first_component(tokens[..., None])[..., 0])
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 1, 6), (4, 6, 1, 1)])
+def test_rankfeat_does_not_fuse_a_single_place(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="more than one place in the feature layer 'block'"):
+        load("rankfeat", fuse=True).replace_tap("block", torch.ones(shape))
+
+
+@pytest.mark.parametrize(("taps", "said"), [((), "there is none"), (("one",), "only 'one'")])
+def test_rankfeat_needs_two_layers_to_fuse(taps: tuple[str, ...], said: str) -> None:
+    assert tuple(load("rankfeat").choose_taps(taps)) == ()
+    with pytest.raises(ValueError, match=f"needs two feature layers to fuse.*{said}"):
+        load("rankfeat", fuse=True).choose_taps(taps)
+
+
+def test_rankfeat_is_left_out_where_there_is_nothing_to_fuse() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
+    )
+    result = oodbench.evaluate(
+        model,
+        {"fused": load("rankfeat", fuse=True), "usual": load("rankfeat")},
+        id_data=TensorDataset(torch.rand(6, 3, 8, 8, generator=generator(0))),
+        ood_data={"other": TensorDataset(torch.rand(6, 3, 8, 8, generator=generator(1)))},
+        taps=["1"],
+    )
+    assert result.failed == {}
+    assert result.skipped.keys() == {"fused"}
+    assert "needs two feature layers to fuse" in result.skipped["fused"]
+    assert "only '1' is there" in result.skipped["fused"]
 
 
 # --- Gram --------------------------------------------------------------------------------------

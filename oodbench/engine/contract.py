@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -85,6 +85,52 @@ def checked_gradient(detector: Detector, method: str, name: str, gradient: Tenso
         raise DetectorError(f"{who} does not depend on the images")
     _check_finite(f"{who}: its gradient", gradient)
     return gradient
+
+
+def checked_taps(detector: Detector, returned: object, taps: Sequence[str]) -> tuple[str, ...]:
+    """The names of taps that a detector chose, each once.
+
+    Args:
+        detector: chose them.
+        returned: what its `choose_taps` returned.
+        taps: all that there are.
+
+    Raises:
+        DetectorError: if they are not a list of such names.
+    """
+    who = f"{named(detector)}: choose_taps"
+    if not isinstance(returned, list | tuple):
+        raise DetectorError(f"{who} returned {_kind(returned)}; expected a list of names of taps")
+    for name in returned:
+        if name not in taps:
+            near = did_you_mean(str(name), taps)
+            raise DetectorError(f"{who} returned {name!r}, which is no tap. {near}".rstrip())
+    return tuple(dict.fromkeys(returned))
+
+
+def checked_replacement(
+    detector: Detector, tap: str, returned: object, shape: Sequence[int]
+) -> Tensor:
+    """What a detector puts in the place of a tap.
+
+    Args:
+        detector: gave it.
+        tap: the name.
+        returned: what its `replace_tap` returned.
+        shape: of the tap.
+
+    Raises:
+        DetectorError: if it is no tensor of that shape, or not finite.
+    """
+    who = f"{named(detector)}: replace_tap"
+    expected = f"expected a floating-point tensor of the shape it is given, {list(shape)}"
+    if not isinstance(returned, Tensor) or not returned.is_floating_point():
+        raise DetectorError(f"{who} returned {_kind(returned)} for '{tap}'; {expected}")
+    if tuple(returned.shape) != tuple(shape):
+        gave = f"a tensor of shape {list(returned.shape)}"
+        raise DetectorError(f"{who} returned {gave} for '{tap}'; {expected}")
+    _check_finite(f"{who}: what it returned for '{tap}'", returned)
+    return returned
 
 
 def _check_finite(what: str, values: Tensor) -> None:

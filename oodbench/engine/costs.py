@@ -1,9 +1,9 @@
 """What each method costs: measured standing alone, warm, in turns with the reference.
 
-A method without input gradients costs one forward, with what it captures, and its own work on what
-the forward gives. Both are measured; methods that capture the same share the forward's measurement,
-round by round, so that what sets them apart is their own work and not the weather of the machine.
-A method with input gradients is measured as a whole.
+A method costs one forward, with what it captures, and its own work on what the forward gives. Both
+are measured; methods that capture the same share the forward's measurement, round by round, so that
+what sets them apart is their own work and not the weather of the machine. A method that sweeps the
+network for itself, for gradients of its input or with a layer replaced, is measured as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from oodbench.detector import Outputs
 from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.network import NOTHING, Capture, NetworkRunner
-from oodbench.engine.perturbation import differentiates
+from oodbench.engine.replacement import kept_taps, sweeps_alone
 from oodbench.engine.scoring import Scorer, raw_scores, score_batch
 from oodbench.errors import counted
 from oodbench.models.classifier import Classifier
@@ -100,7 +100,7 @@ class _Sweep:
                 if key in errors:
                     continue
                 try:
-                    if differentiates(scorer.detector):
+                    if sweeps_alone(scorer.detector, self.classifier.network):
                         whole = functools.partial(score_batch, self.runner, scorer, images)
                         yield key, _seconds(whole)
                         continue
@@ -122,7 +122,7 @@ class _Sweep:
                 if key in errors:
                     continue
                 try:
-                    if differentiates(scorer.detector):
+                    if sweeps_alone(scorer.detector, self.classifier.network):
                         whole = functools.partial(score_batch, self.runner, scorer)
                         found[key] = self._counted(whole, images, few)
                         continue
@@ -224,7 +224,8 @@ def _sweeps(
     grouped: dict[Capture, dict[str, Scorer]] = defaultdict(dict)
     for key, scorer in scorers.items():
         readers = [reader for reader in whole.readers if reader.method == scorer.method.name]
-        alone = Capture.of(scorer.method.detector.needs, whole.map_name, readers)
+        kept, _ = kept_taps(classifier.network, {key: scorer.detector})
+        alone = Capture.of(scorer.method.detector.needs, whole.map_name, readers, kept)
         grouped[alone][key] = scorer
     return [
         _Sweep(classifier, NetworkRunner(classifier, batch_size=batch_size, capture=capture), mine)

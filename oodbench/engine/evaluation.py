@@ -24,6 +24,7 @@ from oodbench.engine.fitting import fit_together
 from oodbench.engine.layer_readers import layer_readers
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
+from oodbench.engine.replacement import kept_taps
 from oodbench.engine.scoring import Scorer, SplitScores, score_split, sweep_outputs
 from oodbench.engine.tuning import (
     TuningData,
@@ -112,15 +113,16 @@ def evaluate(
     results = {method.name: MethodResult() for method in methods}
     needs = frozenset[str]().union(*(method.detector.needs for method in methods))
     few = _few(classifier, needs, data(benchmark.id, "test"))
-    readers, errors = layer_readers(classifier, detectors, few)
-    for name, error in errors.items():
+    readers, failures = layer_readers(classifier, detectors, few)
+    kept, refusals = kept_taps(classifier.network, detectors)
+    for name, error in (*failures.items(), *refusals.items()):
         results[name].error = error
     map_name = _map_name(classifier, needs, few)
     note_missing_map(results, detectors, map_name)
     runner = NetworkRunner(
         classifier,
         batch_size=benchmark.evaluation.batch_size,
-        capture=Capture.of(needs, map_name, readers),
+        capture=Capture.of(needs, map_name, readers, kept),
     )
     runner.report = on_stage
     with runner.attached():

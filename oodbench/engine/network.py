@@ -14,7 +14,12 @@ from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
-from oodbench.models.activations import activation_of, in_usual_order
+from oodbench.models.activations import (
+    activation_of,
+    in_own_order,
+    in_usual_order,
+    with_activation,
+)
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import as_map
 from oodbench.models.layers import Layer
@@ -67,6 +72,8 @@ class Capture:
         feature_map: the map before pooling.
         map_name: name of the module that gives it (`oodbench.models.find_map`); None if none does.
         readers: methods that reduce layers while the network runs.
+        kept: taps whose output is kept, as the module gave it, until the next sweep: what was
+            computed up to there need not be computed again (`NetworkRunner.resumed`).
     """
 
     taps: bool = False
@@ -74,10 +81,14 @@ class Capture:
     feature_map: bool = False
     map_name: str | None = None
     readers: tuple[LayerReader, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @staticmethod
     def of(
-        needs: Set[str], map_name: str | None = None, readers: Iterable[LayerReader] = ()
+        needs: Set[str],
+        map_name: str | None = None,
+        readers: Iterable[LayerReader] = (),
+        kept: Iterable[str] = (),
     ) -> Capture:
         """What detectors need that declare `needs`."""
         feature_map = "feature_map" in needs
@@ -87,6 +98,7 @@ class Capture:
             feature_map,
             map_name if feature_map else None,
             tuple(readers) if "layers" in needs else (),
+            tuple(kept),
         )
 
 
@@ -102,6 +114,8 @@ class _Captured:
         versions: of the maps of taps that are the network's own, not copies, when they were caught.
         calls: module -> how often it has run.
         reduced: method -> layer -> what the method made of it.
+        kept: tap -> what its module gave, and its version then, in the order of the calls; None for
+            one that ran twice, or gave something else than a tensor.
     """
 
     images: int
@@ -112,6 +126,21 @@ class _Captured:
     versions: dict[str, int] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     reduced: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    kept: dict[str, tuple[Tensor, int] | None] = field(default_factory=dict)
+
+    def keep(self, tap: str, given: Any) -> None:
+        """Keep what a tap's module gave."""
+        again = tap in self.kept
+        self.kept.pop(tap, None)  # the order is that of the last call
+        plain = isinstance(given, Tensor) and not given.is_inference() and not again
+        self.kept[tap] = (given.detach(), given._version) if plain else None
+
+    def unchanged(self) -> dict[str, Tensor | None]:
+        """What was kept, None for what the network has worked on in place since."""
+        return {
+            tap: each[0] if each is not None and each[0]._version == each[1] else None
+            for tap, each in self.kept.items()
+        }
 
     @property
     def overwritten(self) -> bool:
@@ -151,6 +180,7 @@ class NetworkRunner:
         self.report: Callable[[str], None] = lambda text: None
         self.doing = "reading"
         self._reading: Set[str] = frozenset()
+        self._kept: tuple[Tensor, dict[str, Tensor | None]] | None = None  # of the last sweep
 
     @contextmanager
     def reading(self, methods: Iterable[str]) -> Iterator[None]:
@@ -172,11 +202,12 @@ class NetworkRunner:
             stack.enter_context(evaluating(self.classifier))
             for handle in self._hooks():
                 stack.callback(handle.remove)
+            stack.callback(setattr, self, "_kept", None)
             yield self
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         yield from self.classifier.network.watch_features(self._capture_features)
-        if self.capture.taps or self.capture.tap_maps:
+        if self.capture.taps or self.capture.tap_maps or self.capture.kept:
             for name, module in self.classifier.taps.items():
                 yield module.register_forward_hook(self._capture_tap(name))
         if self.capture.feature_map and self.capture.map_name is not None:
@@ -229,6 +260,8 @@ class NetworkRunner:
             output = activation_of(given, self._captured.images)
             if output is None:
                 raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
+            if name in self.capture.kept:
+                self._captured.keep(name, given)
             output = in_usual_order(output, axis)
             # The next module may work in place: vectors are copied, of maps see `outputs`.
             if self.capture.taps:
@@ -254,11 +287,15 @@ class NetworkRunner:
             images: shape [B, C, H, W] in [0, 1], on the device.
             labels: shape [B], or None.
         """
-        with _versions_counted() if self.capture.tap_maps else nullcontext():
+        self._kept = None
+        counted = self.capture.tap_maps or self.capture.kept
+        with _versions_counted() if counted else nullcontext():
             captured, logits = self._sweep(images)
             if captured.overwritten:
                 self._copies_maps = True
                 captured, logits = self._sweep(images)
+        if captured.kept:
+            self._kept = images, captured.unchanged()
         features, feature_map = captured.features, captured.feature_map
         if not self.classifier.network.has_features:
             features = logits.new_empty(len(logits), 0)
@@ -300,6 +337,53 @@ class NetworkRunner:
         finally:
             self._captured, self._stop_at = None, None
         raise AssertionError(f"the network has no tap '{tap}'")
+
+    def resumed(self, images: Tensor, tap: str, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits of the network with another output of a tap, shape [B, C], float64; no graph.
+
+        Right after `outputs` of the same images, taps that were kept and ran before, and this one,
+        give what they gave and are not run again.
+
+        Args:
+            images: shape [B, C, H, W] in [0, 1], on the device.
+            tap: its name.
+            change: takes a copy of the tap, in the usual order of its axes, and gives what is to be
+                there instead, of the same shape.
+
+        Raises:
+            ValueError: if the tap's module does not run exactly once in a forward pass.
+        """
+        axis = self.classifier.network.channel_axes.get(tap)
+        calls = 0
+
+        def hook(module: nn.Module, inputs: Any, given: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            output = activation_of(given, len(images))
+            if output is None:
+                raise RuntimeError(f"'{tap}' gave no activation of the images of a batch")
+            shown = in_usual_order(output, axis).clone(memory_format=torch.contiguous_format)
+            # Of the type and layout that the next module expects.
+            new = torch.empty_like(output).copy_(in_own_order(change(shown), axis))
+            return with_activation(given, output, new)
+
+        modules = self.classifier.taps
+        with torch.no_grad(), ExitStack() as stack:
+            for name, value in self._until(images, tap).items():
+                stack.enter_context(_giving(modules[name], value))
+            stack.callback(modules[tap].register_forward_hook(hook).remove)
+            logits: Tensor = self.classifier(images)
+        if calls != 1:
+            raise ValueError(f"'{tap}' runs {calls} times in a forward pass, and is not replaced")
+        return logits.double()
+
+    def _until(self, images: Tensor, tap: str) -> dict[str, Tensor]:
+        """What was kept of these images from taps that ran before a tap, and from the tap."""
+        if self._kept is None or self._kept[0] is not images or tap not in self._kept[1]:
+            return {}
+        names = list(self._kept[1])
+        kept = {name: self._kept[1][name] for name in names[: names.index(tap) + 1]}
+        return {name: value for name, value in kept.items() if value is not None}
 
     def batches(self, data: ImageArray | ImageSource) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images (in [0, 1]) and labels of a split, batch by batch, in order, on the device.
@@ -388,6 +472,27 @@ def arranged(images: Tensor, dtype: torch.dtype) -> Tensor:
     if images.ndim != 4:
         return images.to(dtype)
     return images.to(dtype, memory_format=torch.channels_last)
+
+
+@contextmanager
+def _giving(module: nn.Module, value: Tensor) -> Iterator[None]:
+    """A module that gives a value, without running where it is made of others."""
+    # A single layer is run: whoever counts it, by a hook, is right. So is what is compiled.
+    own = vars(module)
+    skipped = any(True for _ in module.children()) and not (
+        isinstance(module, torch.jit.ScriptModule)
+        or "forward" in own
+        or own.get("_compiled_call_impl") is not None
+    )
+    if skipped:
+        own["forward"] = lambda *inputs, **named: value
+    handle = module.register_forward_hook(lambda module, inputs, given: value)  # the last word
+    try:
+        yield
+    finally:
+        handle.remove()
+        if skipped:
+            del own["forward"]
 
 
 @contextmanager

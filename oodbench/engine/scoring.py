@@ -15,7 +15,8 @@ from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.contract import DetectorError, named
 from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
-from oodbench.engine.perturbation import differentiated, differentiates
+from oodbench.engine.perturbation import differentiates
+from oodbench.engine.replacement import own_view, sweeps_alone
 from oodbench.plan import Method
 
 K = TypeVar("K", bound=Hashable)
@@ -115,23 +116,30 @@ def _views(
     scorers: Mapping[K, Scorer],
     errors: dict[K, Exception],
 ) -> tuple[Outputs, dict[K, Outputs]]:
-    """What each scorer sees of a batch: the common outputs, or those of its own gradients.
+    """What each scorer sees of a batch: the common outputs, or those of sweeps of its own.
 
     Never the labels: a score is for images whose class nobody knows.
     """
-    differentiating = {k: s for k, s in scorers.items() if differentiates(s.detector)}
+    alone: dict[K, Scorer] = {}
+    for key, scorer in scorers.items():
+        try:
+            if sweeps_alone(scorer.detector, runner.classifier.network):
+                alone[key] = scorer
+        except Exception as error:
+            errors[key] = error
+    graph = any(differentiates(scorer.detector) for scorer in alone.values())
     # A detector sees copies, made outside: it may take gradients of its own all the same.
-    with torch.enable_grad() if differentiating else torch.inference_mode():
-        if differentiating:
+    with torch.enable_grad() if graph else torch.inference_mode():
+        if graph:
             images = images.detach().requires_grad_()
         with runner.reading(scorer.method.name for scorer in scorers.values()):
             outputs = runner.outputs(images)
         clean = outputs.detach()
         views = dict.fromkeys(scorers, clean)
-        for key, scorer in differentiating.items():
+        for key, scorer in alone.items():
             try:
                 with runner.reading([scorer.method.name]):
-                    views[key] = differentiated(runner, scorer.detector, images, outputs)
+                    views[key] = own_view(runner, scorer.detector, images, outputs)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise  # the caller's to mend, on a smaller batch

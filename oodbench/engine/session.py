@@ -32,6 +32,7 @@ from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
 from oodbench.engine.network import Capture, LayerReader, arranged, evaluating
 from oodbench.engine.perturbation import takes_gradients
 from oodbench.engine.reasons import reason_of
+from oodbench.engine.replacement import kept_taps, replaced_taps
 from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
 from oodbench.engine.tuning import (
     TuningData,
@@ -194,7 +195,7 @@ class Session:
         self._classifier, self._data, self._seed = classifier, data, seed
         self.num_classes, self.attackable = num_classes, attackable
         self._without_gradient = _Once(self._gradient_obstacle)
-        reasons = {label: self._obstacle(each.method) for label, each in contenders.items()}
+        reasons = {label: self._obstacle(each) for label, each in contenders.items()}
         self.skipped = {label: reason for label, reason in reasons.items() if reason is not None}
         self.contenders = {
             label: each for label, each in contenders.items() if label not in self.skipped
@@ -209,9 +210,10 @@ class Session:
                 " ".join(f"{label}: {reason}." for label, reason in self.skipped.items()),
             )
 
-    def _obstacle(self, method: Method) -> str | None:
+    def _obstacle(self, contender: Contender) -> str | None:
         """Why a detector cannot run, or None."""
-        needs, data = method.detector.needs, self._data
+        method, data = contender.method, self._data
+        needs = method.detector.needs
         network = self._classifier.network
         if needs & {"features", "feature_map"} and not network.has_features:
             return _without_features(getattr(network, "head_note", ""))
@@ -220,6 +222,12 @@ class Session:
             return obstacle
         if needs & {"taps", "tap_maps"} and not self._classifier.network.tap_names:
             return "needs taps, and no stages were found: name modules with taps=[...]"
+        try:
+            replaced_taps(contender.detector, network)
+        except ValueError as error:
+            return str(error)
+        except Exception:  # its own mistake: it fails when it is run
+            pass
         for need in FITTED_ON:
             wanted, source = data.for_need(need)
             if need in needs and source is None:
@@ -274,12 +282,17 @@ class Session:
             readers, failures = layer_readers(self._classifier, detectors, few)
         except Exception as error:
             raise cannot_take(self._classifier, few, ID_DATA, error) from error
-        for label, failure in failures.items():
+        kept, refusals = kept_taps(self._classifier.network, detectors)
+        for label, failure in (*failures.items(), *refusals.items()):
             self.results[label].error = failure
+        for label, each in self._alive().items():
+            replaced = replaced_taps(each.detector, self._classifier.network)
+            if replaced:
+                self.results[label].notes.append(f"replaces the output of {', '.join(replaced)}")
         note_missing_map(self.results, detectors, name)
         for reader in readers:
             self.results[reader.method].notes.append(_reads(reader))
-        self._runner.capture = Capture.of(needs, name, readers)
+        self._runner.capture = Capture.of(needs, name, readers, kept)
         steps: list[Callable[[], None]] = [
             *(functools.partial(self._fit, need) for need in FITTED_ON),
             self._tune,

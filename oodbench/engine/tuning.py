@@ -40,13 +40,13 @@ from oodbench.detector import Detector, Outputs
 from oodbench.engine.contract import TuningError
 from oodbench.engine.network import NetworkRunner, arranged, input_gradients, is_out_of_memory
 from oodbench.engine.perturbation import (
-    differentiated,
     gradients_of,
     perturbed_outputs,
     shown_gradients,
     takes_gradients,
 )
 from oodbench.engine.reasons import reason_of
+from oodbench.engine.replacement import own_view
 from oodbench.engine.scoring import Scorer, checked_scores
 from oodbench.plan import Method
 from oodbench.specs import TuningSpec
@@ -225,8 +225,8 @@ def tune(
     """Choose a method's parameters, and calibrate its detector, on tuning data.
 
     A method without gradients is tuned on the stored outputs of the clean images. One that reads
-    maps, or gradients of the images, is scored batch by batch, under every setting: maps are not
-    stored, and gradients only where a detector is calibrated on them.
+    maps, or gradients of the images, or replaces layers, is scored batch by batch, under every
+    setting: maps are not stored, and gradients only where a detector is calibrated on them.
 
     Args:
         runner: attached.
@@ -238,8 +238,10 @@ def tune(
     settings = list(_settings(method.search_space))
     candidates = [detector.with_parameters(**setting) for setting in settings]
     needs = method.detector.needs
-    maps, shown = needs & {"feature_map", "tap_maps", "layers"}, "input_gradients" in needs
-    if maps or (shown and not _calibrates(method)):
+    shown = "input_gradients" in needs
+    if needs & {"feature_map", "tap_maps", "layers", "replaced_logits"} or (
+        shown and not _calibrates(method)
+    ):
         scored = _scored_in_batches(runner, method, candidates, data)
     elif takes_gradients(needs):
         scored = _scored(
@@ -319,7 +321,8 @@ def _scored_in_batches(
     """The same from one sweep over each side, of which no batch is kept."""
     if _calibrates(method):
         raise TuningError(
-            f"detector '{method.detector.name}' declares calibration and maps: maps are not stored"
+            f"detector '{method.detector.name}' declares calibration and maps or replaced_logits: "
+            "they are not stored"
         )
     errors: dict[int, Exception] = {}
     sides: list[dict[int, list[Scores]]] = []
@@ -363,7 +366,7 @@ def _scored_batch(
             outputs = runner.outputs(images)
         for index, candidate in candidates.items():
             try:
-                view = differentiated(runner, candidate, images, outputs) if graph else outputs
+                view = own_view(runner, candidate, images, outputs)
                 found[index] = checked_scores(Scorer(method, candidate), view, what, first)
             except Exception as error:
                 if is_out_of_memory(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -43,6 +44,33 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(value, field.name))
 
 
+def with_activation(value: Any, activation: Tensor, new: Tensor) -> Any:
+    """What a module gives, with another tensor in place of its activation.
+
+    Args:
+        value: any output of a module; it is not changed.
+        activation: what `activation_of` found in it.
+        new: to be there instead.
+    """
+    if value is activation:
+        return new
+    if isinstance(value, Mapping):
+        made: Any = copy.copy(value)
+        for key, part in value.items():
+            made[key] = with_activation(part, activation, new)
+        return made
+    if isinstance(value, tuple | list):
+        parts = [with_activation(part, activation, new) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        made = copy.copy(value)
+        for field in fields(value):
+            part = with_activation(getattr(value, field.name), activation, new)
+            object.__setattr__(made, field.name, part)
+        return made
+    return value
+
+
 def usual_axis(activation: Tensor) -> int:
     """The axis of the channels in [B, D], [B, tokens, D] and [B, D, ...]."""
     return 2 if activation.ndim == 3 else 1
@@ -60,3 +88,9 @@ def in_usual_order(activation: Tensor, axis: int | None) -> Tensor:
     """
     usual = usual_axis(activation)
     return activation if axis in (None, usual) else activation.movedim(axis, usual)
+
+
+def in_own_order(activation: Tensor, axis: int | None) -> Tensor:
+    """The inverse of `in_usual_order`."""
+    usual = usual_axis(activation)
+    return activation if axis in (None, usual) else activation.movedim(usual, axis)
