@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.functional import max_probability
-from oodbench.gram import check_ranges_fit, gram_row_sums
+from oodbench.gram import (
+    evenly_spaced,
+    gram_row_sums,
+    most_that_fit,
+    ranges_bytes,
+    too_large,
+)
 
 
 @register(
@@ -39,13 +45,15 @@ class Gram(Detector):
 
     With few layers, or very many training images, most images deviate nowhere and are tied at 0.
 
-    Ranges take 2 x classes x powers x channels numbers for every layer, at most 2 GiB in all; a
-    forward pass keeps powers x channels numbers of an image.
+    Ranges take 2 x classes x powers x channels numbers for every layer, at most 2 GiB in all: of a
+    deep network with many classes, as many evenly spaced layers are taken as fit, and a note says
+    how many. A forward pass keeps powers x channels numbers of an image.
 
     Args:
         powers: the highest order.
-        layers: "all" convolutions and activation functions; a number of them, evenly spaced up to
-            the last; or "taps", the feature layers.
+        layers: "auto": all convolutions and activation functions, or as many of them, evenly
+            spaced, as fit the memory; "all"; a number of them, evenly spaced up to the last; or
+            "taps", the feature layers. What is asked for and does not fit is an error.
         divide_by_confidence: divide deviations by the largest softmax probability, which is in the
             authors' code and not in the paper's formula.
     """
@@ -53,17 +61,21 @@ class Gram(Detector):
     def __init__(
         self,
         powers: int = 10,
-        layers: int | Literal["all", "taps"] = "all",
+        layers: int | Literal["auto", "all", "taps"] = "auto",
         divide_by_confidence: bool = True,
     ) -> None:
         if powers < 1:
             raise ValueError(f"powers must be at least 1, not {powers}")
         self.powers = powers
         counts = isinstance(layers, int) and not isinstance(layers, bool)
-        if layers not in ("all", "taps") and not (counts and layers >= 1):  # type: ignore[operator]
-            raise ValueError(f"layers must be all, taps or a number of at least 1, not {layers}")
+        named = layers in ("auto", "all", "taps")
+        if not named and not (counts and layers >= 1):  # type: ignore[operator]
+            raise ValueError(
+                f"layers must be auto, all, taps or a number of at least 1, not {layers}"
+            )
         self.layers = layers
         self.divide_by_confidence = divide_by_confidence
+        self.known: tuple[str, ...] = ()
         self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
         self.expected: dict[str, Tensor] = {}
 
@@ -82,10 +94,8 @@ class Gram(Detector):
                 f"the network has no {kind} that is a module: name feature layers with "
                 "taps=[...], and take these with layers = taps"
             )
-        if isinstance(self.layers, str) or self.layers >= len(found):
-            return found
-        step = len(found) / self.layers
-        return [found[round(step * (index + 1)) - 1] for index in range(self.layers)]
+        self.known = tuple(found)
+        return evenly_spaced(found, len(found) if isinstance(self.layers, str) else self.layers)
 
     def reduce_layer(self, activation: Tensor) -> Tensor:
         """Row sums of every order, shape [B, powers, channels]."""
@@ -97,20 +107,20 @@ class Gram(Detector):
         Raises:
             ValueError: if there are no images, or the ranges would take more than 2 GiB.
         """
-        self.ranges, self.expected = {}, {}
+        self.ranges, self.expected, self.dropped_layers = {}, {}, {}
         seen = torch.zeros(batches.num_classes, dtype=torch.bool)
         for outputs in batches:
             classes = outputs.logits.argmax(dim=1)
             seen = seen.to(classes.device)
             seen[classes] = True
             if not self.ranges:
-                check_ranges_fit(outputs.layers, batches.num_classes)
-            for layer, sums in outputs.layers.items():
-                if layer not in self.ranges:
+                for layer in self._fitting(outputs.layers, batches.num_classes):
+                    sums = outputs.layers[layer]
                     unset = sums.new_full((batches.num_classes, *sums.shape[1:]), torch.inf)
                     self.ranges[layer] = (unset, -unset)
+            for layer, (lower, upper) in self.ranges.items():
+                sums = outputs.layers[layer]
                 rows = classes[:, None, None].expand_as(sums)
-                lower, upper = self.ranges[layer]
                 lower.scatter_reduce_(0, rows, sums, "amin")
                 upper.scatter_reduce_(0, rows, sums, "amax")
         if not seen.any():
@@ -118,6 +128,25 @@ class Gram(Detector):
         for lower, upper in self.ranges.values():
             lower[~seen] = lower.amin(dim=0)
             upper[~seen] = upper.amax(dim=0)
+
+    def _fitting(self, row_sums: Mapping[str, Tensor], classes: int) -> Sequence[str]:
+        """The layers whose ranges are kept; with "auto", those that do not fit are dropped.
+
+        Raises:
+            ValueError: if the ranges would take more than 2 GiB.
+        """
+        read, sizes = list(row_sums), ranges_bytes(row_sums, classes)
+        if most_that_fit(read, sizes) == len(read):
+            return read
+        fitting = most_that_fit(self.known or read, sizes)
+        if self.layers != "auto" or not fitting:
+            number = "" if self.layers == "taps" else f"layers = {fitting}, "
+            fewer = f"layers = auto, {number}or lower powers"
+            raise too_large(sizes, classes, fewer if fitting else "lower powers")
+        kept = evenly_spaced(read, fitting)
+        why = f"the ranges of all of them and {classes} classes would not fit the memory"
+        self.dropped_layers = {layer: why for layer in read if layer not in kept}
+        return kept
 
     def fit_held_out(self, batches: Batches) -> None:
         """The mean deviation of every layer, in one sweep."""

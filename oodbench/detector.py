@@ -421,6 +421,10 @@ class Detector:
 
     info: ClassVar[DetectorInfo]
 
+    dropped_layers: Mapping[str, str] = MappingProxyType({})
+    """Of the layers that `choose_layers` named, those that `reduce_layer` is no longer called for:
+    layer -> why. `fit` may set it when it has seen how large a batch of `outputs.layers` is."""
+
     def score(self, outputs: Outputs) -> Tensor:
         """One score per image, shape [B]; higher is more in-distribution.
 

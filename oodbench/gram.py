@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,25 +19,58 @@ MOST_BYTES = 2 * 2**30
 """Of the ranges of one detector."""
 
 
-def check_ranges_fit(row_sums: Mapping[str, Tensor], classes: int) -> None:
-    """Refuse ranges, two row sums for every class, that take too much memory.
+def ranges_bytes(row_sums: Mapping[str, Tensor], classes: int) -> dict[str, int]:
+    """Bytes that the ranges of each layer take: two row sums for every class.
 
     Args:
         row_sums: layer -> row sums, shape [B, powers, D].
         classes: C.
-
-    Raises:
-        ValueError: if the ranges would take more than 2 GiB.
     """
-    numbers = sum(sums[0].numel() * sums.element_size() for sums in row_sums.values())
-    size = 2 * classes * numbers
-    if size > MOST_BYTES:
-        fitting = max(1, len(row_sums) * MOST_BYTES // size)
-        raise ValueError(
-            f"the ranges of {len(row_sums)} layers and {classes} classes would take "
-            f"{size / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:.0f}: take fewer layers, such "
-            f"as layers = {fitting}, or lower powers"
-        )
+    return {
+        layer: 2 * classes * sums[0].numel() * sums.element_size()
+        for layer, sums in row_sums.items()
+    }
+
+
+def evenly_spaced(layers: Sequence[str], count: int) -> list[str]:
+    """A number of layers, evenly spaced up to the last; all of them if there are no more."""
+    if count >= len(layers):
+        return list(layers)
+    step = len(layers) / count
+    return [layers[round(step * (index + 1)) - 1] for index in range(count)]
+
+
+def most_that_fit(layers: Sequence[str], sizes: Mapping[str, int]) -> int:
+    """The largest number of evenly spaced layers whose ranges take at most `MOST_BYTES`; or 0.
+
+    Args:
+        layers: all layers, in order.
+        sizes: bytes of the layers whose ranges are known; choices with others do not count.
+    """
+    for count in range(len(layers), 0, -1):
+        chosen = evenly_spaced(layers, count)
+        known = all(layer in sizes for layer in chosen)
+        if known and sum(sizes[layer] for layer in chosen) <= MOST_BYTES:
+            return count
+    return 0
+
+
+def too_large(sizes: Mapping[str, int], classes: int, instead: str) -> ValueError:
+    """The error of ranges that take too much memory.
+
+    Args:
+        sizes: bytes of every layer's ranges.
+        classes: C.
+        instead: what takes less.
+    """
+    return ValueError(
+        f"the ranges of {len(sizes)} layers and {classes} classes would take "
+        f"{_gib(sum(sizes.values()))}, more than {_gib(MOST_BYTES)}: take {instead}"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
 
 
 def gram_row_sums(activation: Tensor, powers: int) -> Tensor:

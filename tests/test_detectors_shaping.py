@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -80,11 +81,8 @@ def single(outputs: Outputs) -> Outputs:
 
 
 class Sweep(Batches):
-    num_classes = CLASSES
-
-    def __init__(self, outputs: Outputs, size: int = 17) -> None:
-        self.outputs = outputs
-        self.size = size
+    def __init__(self, outputs: Outputs, size: int = 17, classes: int = CLASSES) -> None:
+        self.outputs, self.size, self.num_classes = outputs, size, classes
 
     def __iter__(self) -> Iterator[Outputs]:
         for start in range(0, len(self.outputs), self.size):
@@ -178,7 +176,7 @@ def test_declarations() -> None:
         "gram": (
             {"layers", "fit", "held_out"},
             {},
-            {"powers": 10, "layers": "all", "divide_by_confidence": True},
+            {"powers": 10, "layers": "auto", "divide_by_confidence": True},
         ),
     }
     for name, (needs, space, defaults) in expected.items():
@@ -680,7 +678,7 @@ def test_gram_errors(training: Outputs) -> None:
     with pytest.raises(ValueError, match="powers must be at least 1, not 0"):
         load("gram", powers=0)
     for layers in (0, -3, True, "some", 2.5):
-        with pytest.raises(ValueError, match=f"layers must be all, taps or a number.*{layers}"):
+        with pytest.raises(ValueError, match=f"layers must be auto, all, .*{layers}"):
             load("gram", layers=layers)
     with pytest.raises(ValueError, match="no training images to fit on"):
         load("gram").fit(Sweep(training[:0]))
@@ -696,7 +694,7 @@ def test_gram_chooses_layers() -> None:
     def chosen(option: Any) -> list[str]:
         return list(load("gram", layers=option).choose_layers(layers, taps))
 
-    assert chosen("all") == layers
+    assert chosen("all") == chosen("auto") == layers
     assert chosen("taps") == taps
     assert chosen(3) == ["layer2", "layer5", "layer8"]
     assert chosen(1) == ["layer8"]
@@ -719,16 +717,70 @@ def test_gram_of_fewer_powers_after_the_fit(
     torch.testing.assert_close(detector.score(test_images), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gram_refuses_ranges_that_take_too_much_memory(
-    training: Outputs, monkeypatch: pytest.MonkeyPatch
+def wide(widths: Sequence[int], layers: Sequence[str] = ()) -> Outputs:
+    """Outputs of many classes, with row sums of layers of these widths, or of some of them."""
+    names = {f"layer{index}": width for index, width in enumerate(widths)}
+    logits = torch.eye(50, dtype=torch.float64)[:9]
+    sums = {name: torch.ones(9, 10, names[name]) for name in layers or names}
+    return replace(outputs_of(torch.ones(9, DIMENSION, 2, 2)), logits=logits, layers=sums)
+
+
+def gram_of(widths: Sequence[int], layers: Any) -> tuple[Any, Outputs]:
+    detector = load("gram", layers=layers)
+    chosen = detector.choose_layers([f"layer{index}" for index in range(len(widths))], ["layer0"])
+    return detector, wide(widths, chosen)
+
+
+WIDTHS = [[4] * 9, [2, 2, 2, 4, 4, 4, 30, 30, 30], [64, 1, 1, 1, 1, 1, 1, 3], [5, 80, 1, 1, 2]]
+
+
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_gram_takes_as_many_layers_as_fit_the_memory(
+    widths: list[int], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    channels = sum(layer.shape[2] for layer in training.layers.values())
-    size = 2 * CLASSES * 10 * channels * 8
-    monkeypatch.setattr("oodbench.gram.MOST_BYTES", size - 1)
-    with pytest.raises(ValueError, match=r"ranges of 4 layers and 4 classes .* layers = 3"):
-        load("gram").fit(Sweep(training))
-    monkeypatch.setattr("oodbench.gram.MOST_BYTES", size)
-    load("gram").fit(Sweep(training))
+    unit = 2 * 50 * 10 * 4
+    most = int(share * sum(widths) * unit)
+    monkeypatch.setattr("oodbench.gram.MOST_BYTES", most)
+
+    def size(detector: Any) -> int:
+        return sum(widths[int(name.removeprefix("layer"))] * unit for name in detector.ranges)
+
+    fitting = [
+        count
+        for count in range(1, len(widths) + 1)
+        if sum(layer.shape[2] for layer in gram_of(widths, count)[1].layers.values()) * unit <= most
+    ]
+    detector, outputs = gram_of(widths, "auto")
+    if not fitting:
+        with pytest.raises(ValueError, match="take lower powers"):
+            detector.fit(Sweep(outputs, classes=50))
+        return
+    detector.fit(Sweep(outputs, classes=50))
+    assert 0 < size(detector) <= most
+    assert [*detector.ranges] == [*gram_of(widths, max(fitting))[1].layers]
+    assert {*detector.ranges} | {*detector.dropped_layers} == {*outputs.layers}
+    assert not {*detector.ranges} & {*detector.dropped_layers}
+    for layers in ("all", *range(1, len(widths) + 1)):
+        asked, outputs = gram_of(widths, layers)
+        if layers in fitting:
+            asked.fit(Sweep(outputs, classes=50))
+            assert asked.dropped_layers == {}
+            continue
+        with pytest.raises(ValueError, match=r"layers and 50 classes would take .* GiB") as error:
+            asked.fit(Sweep(outputs, classes=50))
+        for said in re.findall(r"layers = (\d+)", str(error.value)):
+            again, outputs = gram_of(widths, int(said))
+            again.fit(Sweep(outputs, classes=50))
+        if layers == "all":
+            assert f"layers = auto, layers = {max(fitting)}, or lower" in str(error.value)
+
+
+def test_gram_of_taps_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oodbench.gram.MOST_BYTES", 1000)
+    detector, outputs = gram_of([5, 4], "taps")
+    with pytest.raises(ValueError, match=r"take lower powers"):
+        detector.fit(Sweep(outputs, classes=50))
 
 
 # --- what they are for -------------------------------------------------------------------------

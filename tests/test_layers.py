@@ -232,6 +232,37 @@ def test_a_wrong_choice_is_the_detectors_failure(chosen: Any, reason: str) -> No
     assert [*result.scores] == ["energy"]
 
 
+@pytest.mark.parametrize("module", [Residual(), Tokens()], ids=["residual", "tokens"])
+@pytest.mark.parametrize("fitting", [1, 2, 3])
+def test_gram_reads_no_more_layers_than_fit_the_memory(
+    module: nn.Module, fitting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {name: data(40, seed) for seed, name in enumerate(("fit_data", "validation_data"))}
+
+    def tried(layers: Any) -> oodbench.EvaluationResult:
+        detector = oodbench.load_detector("gram", layers=layers, powers=3)
+        given = {"id_data": data(40, 2), "ood_data": {"ood": data(40, 3)}, **sets}
+        return oodbench.evaluate(module, {"gram": detector}, **given)
+
+    explicit = tried(fitting)
+    ranges = explicit.detectors["gram"].ranges
+    monkeypatch.setattr(
+        "oodbench.gram.MOST_BYTES", sum(2 * low.numel() * 4 for low, _ in ranges.values())
+    )
+    found = tried("auto")
+    assert found.failed == {}
+    assert [*found.detectors["gram"].ranges] == [*ranges]
+    for key, scores in explicit.scores["gram"].items():
+        np.testing.assert_array_equal(found.scores["gram"][key], scores)
+    count = len(names(module))
+    layers = "layer" if count == 1 else "layers"
+    note = next(note for note in found.notes if note.startswith("gram: reads"))
+    assert note.startswith(f"gram: reads {fitting} of {count} {layers} ("), note
+    assert note.endswith("would not fit the memory.")
+    reason = tried("all").failed["gram"]
+    assert f"take layers = auto, layers = {fitting}, or lower powers" in reason
+
+
 @pytest.mark.parametrize("module", [Residual(), Tokens(), Tokens(maps=True)], ids=["a", "b", "c"])
 @pytest.mark.parametrize("layers", ["all", 2])
 def test_gram_on_a_users_model_is_that_of_its_layers(module: nn.Module, layers: Any) -> None:

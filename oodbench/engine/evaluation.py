@@ -21,7 +21,7 @@ from oodbench.differences import id_key, id_scores
 from oodbench.engine import costs
 from oodbench.engine.contract import DetectorError
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.layer_readers import layer_readers
+from oodbench.engine.layer_readers import layer_readers, reads
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.network import Capture, NetworkRunner, evaluating
 from oodbench.engine.replacement import kept_taps
@@ -135,6 +135,9 @@ def evaluate(
             _fit(runner, methods, detectors, results, train, need, seen)
             name = f"the {split} images of '{benchmark.id}'"
             signs += labels_signs(name, seen, fitted_on=need == "fit")
+        for reader in readers:
+            if reader.detector.dropped_layers:
+                results[reader.method].notes.append(reads(reader))
         on_stage("tuning")
         source = _TuningSource(runner, benchmark, data, seed)
         for method in methods:

@@ -9,7 +9,7 @@ from torch import Tensor
 from oodbench.detector import Detector
 from oodbench.engine.contract import DetectorError
 from oodbench.engine.network import LayerReader, evaluating
-from oodbench.errors import did_you_mean
+from oodbench.errors import counted, did_you_mean
 from oodbench.models.classifier import Classifier
 from oodbench.models.layers import Layer, find_layers, taps_of
 
@@ -40,7 +40,7 @@ def layer_readers(
             names = detector.choose_layers(
                 [layer.name for layer in layers], [layer.name for layer in taps]
             )
-            readers.append(LayerReader(method, _named(names, known), detector.reduce_layer))
+            readers.append(LayerReader(method, _named(names, known), detector))
         except Exception as error:
             errors[method] = error
     return readers, errors
@@ -56,3 +56,17 @@ def _named(names: object, known: Mapping[str, Layer]) -> tuple[Layer, ...]:
                 f"{did_you_mean(str(name), list(known))}".rstrip()
             )
     return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def reads(reader: LayerReader) -> str:
+    """Which layers a detector reads, in words; of those that it dropped, why."""
+    layers, dropped = reader.read, reader.detector.dropped_layers
+    convolutions = sum(layer.convolution for layer in layers)
+    names = [layer.name for layer in layers]
+    ends = ": " + (f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]) if names else ""
+    of_all = f"{len(names)} of " if dropped else ""
+    why = f"; {next(iter(dropped.values()))}" if dropped else ""
+    return (
+        f"reads {of_all}{counted(len(reader.layers), 'layer')} "
+        f"({counted(convolutions, 'convolution')}){ends}{why}"
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
-from oodbench.detector import Outputs
+from oodbench.detector import Detector, Outputs
 from oodbench.models.activations import (
     activation_of,
     in_own_order,
@@ -54,12 +54,17 @@ class LayerReader:
     Attributes:
         method: its name.
         layers: the layers that it chose.
-        reduce: activation [B, ...] -> what is kept of it, [B, ...].
+        detector: reduces an activation [B, ...] to what is kept of it, [B, ...].
     """
 
     method: str
     layers: tuple[Layer, ...]
-    reduce: Callable[[Tensor], Tensor]
+    detector: Detector
+
+    @property
+    def read(self) -> tuple[Layer, ...]:
+        """The layers that the detector has not dropped since it chose them."""
+        return tuple(each for each in self.layers if each.name not in self.detector.dropped_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,13 +237,14 @@ class NetworkRunner:
             call = captured.calls[name]
             captured.calls[name] += 1
             for layer, reader in readers.get(call, ()):
-                if reader.method not in self._reading:
+                dropped = layer.name in reader.detector.dropped_layers
+                if dropped or reader.method not in self._reading:
                     continue
                 output = activation_of(given, captured.images)
                 if output is None:
                     raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
                 with torch.no_grad():
-                    made = reader.reduce(in_usual_order(output.detach(), layer.axis))
+                    made = reader.detector.reduce_layer(in_usual_order(output.detach(), layer.axis))
                 captured.reduced.setdefault(reader.method, {})[layer.name] = made
 
         return hook

@@ -27,9 +27,9 @@ from oodbench.engine.borrowing import (
 from oodbench.engine.contract import TuningError
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores, note_missing_map
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.layer_readers import layer_readers
+from oodbench.engine.layer_readers import layer_readers, reads
 from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
-from oodbench.engine.network import Capture, LayerReader, arranged, evaluating
+from oodbench.engine.network import Capture, arranged, evaluating
 from oodbench.engine.perturbation import takes_gradients
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.replacement import kept_taps, replaced_taps
@@ -40,7 +40,7 @@ from oodbench.engine.tuning import (
     clean_outputs,
     tune,
 )
-from oodbench.errors import UserError, counted
+from oodbench.errors import UserError
 from oodbench.models.adapter import UNWATCHED
 from oodbench.models.feature_map import find_map
 from oodbench.plan import FITTED_ON, Method
@@ -150,14 +150,6 @@ def _without_features(why: str) -> str:
         f"needs the features, the input of the model's last layer ({why}): name the layer with "
         "head=..., or the module that gives the features with features=..."
     )
-
-
-def _reads(reader: LayerReader) -> str:
-    """Which layers a detector reads, in words."""
-    convolutions = sum(layer.convolution for layer in reader.layers)
-    names = [layer.name for layer in reader.layers]
-    ends = ": " + (f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]) if names else ""
-    return f"reads {counted(len(names), 'layer')} ({counted(convolutions, 'convolution')}){ends}"
 
 
 class Session:
@@ -290,8 +282,6 @@ class Session:
             if replaced:
                 self.results[label].notes.append(f"replaces the output of {', '.join(replaced)}")
         note_missing_map(self.results, detectors, name)
-        for reader in readers:
-            self.results[reader.method].notes.append(_reads(reader))
         self._runner.capture = Capture.of(needs, name, readers, kept)
         steps: list[Callable[[], None]] = [
             *(functools.partial(self._fit, need) for need in FITTED_ON),
@@ -303,6 +293,8 @@ class Session:
                 step()
                 if stop_early and len(self._alive()) < len(self.contenders):
                     return
+        for reader in readers:
+            self.results[reader.method].notes.insert(0, reads(reader))
         read = {each.name: each.fingerprints for each in self._data.all}
         self.warnings += shared_signs({k: v for k, v in read.items() if v is not None})
 
