@@ -20,7 +20,7 @@ from oodbench.plan import Method, Plan, make_plan, parameters_error
 from oodbench.probe import probe_parameters
 from oodbench.progress import Reporter, Silent
 from oodbench.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
-from oodbench.rundir import DIFFERENCES, RunDirectory
+from oodbench.rundir import COSTS, DIFFERENCES, RECORDS, TRAINING, RunDirectory
 from oodbench.specs import EvaluationSpec
 from oodbench.suite import Change, load_suite, plan_suite
 from oodbench.suite_directory import SuiteDirectory
@@ -57,8 +57,18 @@ class Run:
     @cached_property
     def _read(self) -> tuple[list[QualityRecord], list[CostRecord]]:
         directory = RunDirectory(self.folder)
-        directory.read_description()
-        return directory.read_records()
+        description = directory.read_description()
+        records, costs = directory.read_records()
+        ended = description.get("status") == "complete"
+        if not records and (ended or RECORDS in directory.changed()):
+            path = self.folder / RECORDS
+            raise UserError(
+                f"{path} is {'empty' if path.exists() else 'missing'}: the results of the run were "
+                "in it.",
+                "Restore the file, or measure again what is lost: `oodbench run` with --resume and "
+                f"--out {self.folder}.",
+            )
+        return records, costs
 
     @property
     def records(self) -> list[QualityRecord]:
@@ -397,11 +407,37 @@ def open_run(folder: str | Path) -> Run | SuiteRun:
 
 
 def changed_files(folder: Path, names: Sequence[str]) -> str:
-    """What is said of a run whose files were changed after it."""
-    return (
-        f"{folder}: {listed(names)} changed after the run: what is shown is not what was measured. "
-        "`oodbench run` with --resume makes it again."
-    )
+    """What is said of a run whose files were changed after it, or are not there any more.
+
+    Args:
+        folder: of the run, or of the suite.
+        names: of the files, relative to the folder.
+    """
+    missing = [name for name in names if not (folder / name).exists()]
+    changed = [name for name in names if name not in missing]
+    found = []
+    if changed:
+        found.append(
+            f"{listed(changed)} changed after the run: what is shown is not what was measured"
+        )
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        found.append(f"{listed(missing)} {verb} missing: {_not_shown(missing)}")
+    return f"{folder}: {'; '.join(found)}. `oodbench run` with --resume makes it again."
+
+
+def _not_shown(missing: Sequence[str]) -> str:
+    """What reports lack without some files of a run."""
+    kinds = {"scores" if name.endswith(".npz") else name.rpartition("/")[2] for name in missing}
+    ties = "which methods are tied is not shown" if "scores" in kinds else "ties are tested again"
+    lacking = {
+        RECORDS: "the results in it are not shown",
+        COSTS: "costs are not shown",
+        TRAINING: "training is not shown",
+        DIFFERENCES: ties,
+        "scores": "figures cannot be drawn of these scores; values in tables are not affected",
+    }
+    return ", ".join(text for kind, text in lacking.items() if kind in kinds)
 
 
 def _checked(

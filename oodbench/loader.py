@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -120,11 +121,20 @@ def load_class(path: Path) -> type[Detector]:
     """Run a detector's file as a module (`oodbench.content`) and return the class it registers.
 
     A file that was run before is run again if it, or a file that it imports, has changed since.
+    One thread at a time: another one would find modules that are not run to their end.
 
     Raises:
         BrokenDetectorError: if it does not import or declares no detector of its name.
     """
-    path = path.resolve()
+    with _one_at_a_time:
+        return _load(path.resolve())
+
+
+_one_at_a_time = threading.RLock()
+"""Reentrant: a detector's file may load another detector when it is run."""
+
+
+def _load(path: Path) -> type[Detector]:
     name = module_name(path)
     if name in sys.modules:
         state = _states.setdefault(name, _state(source_files(path)))
@@ -133,7 +143,7 @@ def load_class(path: Path) -> type[Detector]:
     files = source_files(path)
     state = _state(files)
     for old in _modules_of(files):  # helpers too, or a changed one would not be run again
-        sys.modules.pop(old)
+        sys.modules.pop(old, None)
     before = set(sys.modules)
     try:
         found = _registered(importlib.import_module(name), path)
@@ -164,7 +174,7 @@ def _modules_of(files: Sequence[Path]) -> list[str]:
     named = {str(file) for file in files}
     return [
         name
-        for name, module in sys.modules.items()
+        for name, module in sys.modules.copy().items()  # other threads import meanwhile
         if is_content(name) and getattr(module, "__file__", None) in named
     ]
 

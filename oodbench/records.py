@@ -307,6 +307,11 @@ def _check(record: QualityRecord) -> None:
         raise ValueError(f"value is {record.value} and status is '{record.status}'")
     if (record.ood_dataset is None) != (record.metric == ID_ACCURACY):
         raise ValueError(f"ood_dataset is {record.ood_dataset} and metric is '{record.metric}'")
+    if record.status == "ok":
+        for name, count in (("n_id", record.n_id), ("n_ood", record.n_ood)):
+            counted = name == "n_id" or record.ood_dataset is not None
+            if counted and count is None:
+                raise ValueError(f"{name} is None and status is 'ok'")
     low, high = record.ci_low, record.ci_high
     if (low is None) != (high is None) or (low is not None and high is not None and low > high):
         raise ValueError(f"ci_low is {low} and ci_high is {high}")

@@ -17,8 +17,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
     PrivateAttr,
     model_validator,
 )
@@ -138,7 +136,13 @@ def _check_recordable(value: Any, key: str) -> None:
 
 LARGEST = 2**63 - 1
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
+ImageCount = Annotated[int, Field(gt=0, le=10**9)]
+BatchSize = Annotated[int, Field(gt=0, le=10**6)]
+Side = Annotated[int, Field(gt=0, le=2**16)]
+"""Channels, or pixels of an image's height or width."""
+Scale = Annotated[float, Field(ge=1e-9, le=1e9)]
+"""A positive number that float32 holds, and its inverse, and their squares."""
+NonNegativeScale = Annotated[float, Field(ge=0, le=1e9)]
 SchemaVersion = Annotated[Literal[1], BeforeValidator(_no_truth)]
 Text = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, AfterValidator(_file_name)]
@@ -214,11 +218,11 @@ class DatasetSpec(Spec):
     """None: every image must have the `shape` already."""
     corrupt_images: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop with its name, or be left out and counted."""
-    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
+    shape: Annotated[tuple[Side, Side, Side], Field(strict=False)]
     """Channels, height, width."""
-    num_classes: PositiveInt | None = None
+    num_classes: Annotated[int, Field(gt=0, le=10**6)] | None = None
     """Number of classes; null for data that is only ever out-of-distribution."""
-    splits: dict[SplitName, PositiveInt]
+    splits: dict[SplitName, ImageCount]
     """Number of images of each split."""
     hold_out: dict[SplitName, SplitName] = Field(default_factory=dict)
     """A split that is set apart from the images of another: {validation: train}."""
@@ -265,7 +269,7 @@ class DatasetSpec(Spec):
 class AugmentSpec(Spec):
     """Random augmentation of training images."""
 
-    crop_padding: NonNegativeInt = 0
+    crop_padding: Annotated[int, Field(ge=0, le=1024)] = 0
     """Zero padding in pixels before a random crop back to the original size."""
     horizontal_flip: bool = False
 
@@ -279,16 +283,16 @@ class TrainingSpec(Spec):
 
     recipe: Text | None = None
     """The recipe that the values were taken from."""
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    epochs: Annotated[int, Field(gt=0, le=10**6)]
+    batch_size: BatchSize
     """Images per step, over all devices together."""
-    learning_rate: PositiveFloat
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
     milestones: Several[Annotated[float, Field(gt=0, lt=1)]] = (0.5, 0.75)
     """For the step schedule: fractions of the epochs after which the rate is divided by ten."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
-    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay: NonNegativeScale = 1e-4
     augment: AugmentSpec = AugmentSpec()
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """bfloat16: by autocast; weights, sums and the distances of a DisMax head stay float32. auto:
@@ -309,8 +313,8 @@ class TrainingSpec(Spec):
 class NormalisationSpec(Spec):
     """What images in [0, 1] are normalised with, per channel."""
 
-    mean: Several[float]
-    std: Several[PositiveFloat]
+    mean: Several[Annotated[float, Field(ge=-1e9, le=1e9)]]
+    std: Several[Scale]
 
     @model_validator(mode="after")
     def _same_length(self) -> NormalisationSpec:
@@ -380,11 +384,11 @@ class TuningSpec(Spec):
     protocol: TuningProtocol = "fgsm"
     split: Literal["validation"] = "validation"
     """The split, never trained on and never tested on, that tuning draws from."""
-    fgsm_step: PositiveFloat = 0.05
+    fgsm_step: Scale = 0.05
     """Step of the fast gradient sign method, in units of a [0, 1] pixel (Lee et al. 2018: 0.05)."""
-    noise_std: NonNegativeFloat = 0.0625
+    noise_std: NonNegativeScale = 0.0625
     """Noise of the noisy images in units of the normalised image (Lee et al. 2018, ResNet)."""
-    min_adversarial: PositiveInt = 20
+    min_adversarial: ImageCount = 20
     """Fewest images that must be fooled for tuning to mean anything."""
     detectors: Literal["all"] | Several[Text] = "all"
     """The built-in detectors that are tuned; the others run with the parameters their papers
@@ -443,9 +447,10 @@ class ExcludeSpec(Spec):
 class EvaluationSpec(Spec):
     """How scores become numbers."""
 
-    batch_size: PositiveInt = 200
-    resamples: Annotated[int, Field(ge=100)] = 1000
-    """Bootstrap resamples of each confidence interval."""
+    batch_size: BatchSize = 200
+    resamples: Annotated[int, Field(ge=100, le=20_000)] = 1000
+    """Bootstrap resamples of each confidence interval. Memory is one byte for each resample of
+    each image: 20,000 of 50,000 images are a gigabyte."""
 
 
 class LimitSpec(Spec):
@@ -596,7 +601,7 @@ class MeasureSpec(Spec):
     """How a published table prints a quantity."""
 
     unit: Literal["percent", "nats"]
-    decimals: NonNegativeInt
+    decimals: Annotated[int, Field(ge=0, le=20)]
 
 
 class PublishedRow(Spec):

@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,35 @@ def test_a_changed_file_is_run_again(tmp_path: Path) -> None:
         assert scored(load_class(path)) == 1.5 + shift
     path.write_text(path.read_text().replace("+ self.state.shift", ""))
     assert scored(load_class(path)) == 1.0 + 8.0
+
+
+@pytest.mark.parametrize("slow", ["mine.py", "_shared.py"])
+def test_threads_load_a_detector_that_another_one_is_running(tmp_path: Path, slow: str) -> None:
+    path = folder(tmp_path, "from _shared import moved")
+    file = path.parent / slow
+    file.write_text(f"import time\n\ntime.sleep(0.2)\n{file.read_text()}")
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(load_class, [path] * 4)
+    assert others == [first] * 3
+    assert scored(first) == 1.5
+
+
+def test_threads_load_different_detectors_with_one_helper(tmp_path: Path) -> None:
+    paths = [folder(tmp_path, "from _shared import moved", name=name) for name in "abc"]
+    helper = tmp_path / "detectors" / "_shared.py"
+    helper.write_text(f"import time\n\ntime.sleep(0.1)\n{helper.read_text()}")
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(load_class, paths * 2))
+    assert [cls.info.name for cls in found] == ["a", "b", "c"] * 2
+    assert [scored(cls) for cls in found] == [1.5] * 6
+
+
+def test_a_detector_may_load_another_one_when_it_is_run(tmp_path: Path) -> None:
+    inner = folder(tmp_path / "inner", "from _shared import moved")
+    text = "from pathlib import Path\nfrom oodbench.loader import load_class\n"
+    text += f"load_class(Path({str(inner)!r}))\nfrom _shared import moved"
+    with ThreadPoolExecutor(1) as pool:
+        assert scored(pool.submit(load_class, folder(tmp_path, text)).result(60)) == 1.5
 
 
 # --- one file found twice -------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from oodbench import (
 from oodbench.catalog import Catalog
 from oodbench.detector import Batches
 from oodbench.engine.borrowing import BorrowedClassifier, borrowed, reorder
+from oodbench.engine.evaluation import MethodResult, fail_constant_scores
 from oodbench.losses import DisMaxHead
 from oodbench.specs import EvaluationSpec
 
@@ -609,6 +610,35 @@ def test_equal_scores_are_a_failure(trained: Net) -> None:
     found = [r for r in result.records if (r.method, r.metric) == ("constant", "auroc")]
     assert [(r.status, r.value, r.reason) for r in found] == [("failed", None, reason)] * 2
     assert [*result.scores] == ["baseline"]
+
+
+@pytest.mark.parametrize("scale", [1.0, -3e-7, 1e9])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_scores_that_differ_by_their_rounding_are_equal(kind: torch.dtype, scale: float) -> None:
+    """Vectorized functions round otherwise at the end of a batch."""
+    unit = torch.finfo(kind).eps
+    for ulps, failed in ((0, False), (1, True), (3, True), (40, False)):
+        values = torch.full((50,), scale, dtype=kind)
+        values[-2:] *= 1 + ulps * unit
+        scores = values.double().numpy()
+        result = MethodResult(scores={"id": scores[:30], "ood": scores[30:]})
+        fail_constant_scores({"A": result})
+        assert (result.error is not None) == (failed or ulps == 0), ulps
+        assert failed == ("the same score up to rounding" in str(result.error))
+
+
+def test_a_constant_classifier_fails_with_entropy() -> None:
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, CLASSES)
+
+        def forward(self, images: Tensor) -> Any:
+            return self.fc(images.mean((2, 3)) * 0)
+
+    result = evaluated(Same().eval(), ["entropy", "energy", "max_logit"])
+    assert len(result.failed) == 3
+    assert all("have the same score" in reason for reason in result.failed.values())
 
 
 def test_a_detector_that_works_on_maps_says_that_there_is_none(trained: Net) -> None:

@@ -126,6 +126,8 @@ def test_keys_that_are_missing_or_too_many(folder: Path) -> None:
         ({"metric": "id_accuracy"}, "metric is 'id_accuracy'"),
         ({"ci_low": 0.9, "ci_high": 0.1}, "ci_low is 0.9 and ci_high is 0.1"),
         ({"ci_low": None}, "ci_low is None"),
+        ({"n_id": None}, "n_id is None and status is 'ok'"),
+        ({"n_ood": None}, "n_ood is None and status is 'ok'"),
     ],
 )
 def test_values_that_contradict_each_other(folder: Path, values: dict[str, Any], said: str) -> None:

@@ -765,9 +765,54 @@ def test_changed_files_are_named(copy: Path, name: str, change: str) -> None:
         content[len(content) // 2] ^= 1
     changed = {"cut": content[:-1], "longer": content + b"\n"}.get(change, content)
     path.unlink() if change == "gone" else path.write_bytes(changed)
-    with pytest.warns(UserWarning, match=re.escape(f"{name} changed after the run")):
+    said = f"{name} is missing: " if change == "gone" else f"{name} changed after the run"
+    with pytest.warns(UserWarning, match=re.escape(said)) as warned:
         found = api.open_run(copy)
     assert found.changed == (name,)
+    text = str(warned[0].message)
+    assert ("is not what was measured" in text) == (change != "gone")
+    assert text.endswith("`oodbench run` with --resume makes it again.")
+
+
+@pytest.mark.parametrize(
+    ("gone", "lacking"),
+    [
+        (["costs.jsonl"], "costs.jsonl is missing: costs are not shown"),
+        (["training.jsonl"], "training is not shown"),
+        (["differences.jsonl"], "differences.jsonl is missing: ties are tested again"),
+        (["scores"], "are missing: figures cannot be drawn of these scores"),
+        (["scores", "differences.jsonl"], "which methods are tied is not shown"),
+    ],
+)
+def test_files_that_are_missing_say_what_is_not_shown(
+    copy: Path, gone: list[str], lacking: str
+) -> None:
+    before = Run(copy).leaderboard()
+    for name in gone:
+        path = copy / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.warns(UserWarning, match="missing: ") as warned:
+        board = api.open_run(copy).report()
+    assert lacking in str(warned[0].message)
+    assert "not what was measured" not in str(warned[0].message)
+    assert isinstance(board, type(before))
+    assert [row.rank for row in board.rows] == [row.rank for row in before.rows]
+    assert board.tested == (len(gone) == 1)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty"])
+@pytest.mark.parametrize("digests", [True, False])
+def test_records_that_are_gone_are_said(
+    copy: Path, recwarn: pytest.WarningsRecorder, how: str, digests: bool
+) -> None:
+    if not digests:
+        without_digests(copy)
+    path = copy / "records.jsonl"
+    path.unlink() if how == "missing" else path.write_text("")
+    with pytest.raises(UserError, match=rf"records\.jsonl is {how}: ") as raised:
+        Run(copy).report()
+    assert f"--resume and --out {copy}" in raised.value.hint
+    assert not recwarn.list
 
 
 def test_a_run_of_before_there_were_digests(copy: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -410,3 +410,55 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         read_mapping(tmp_path / "none.yaml")
     with pytest.raises(UserError, match="Is a directory"):
         read_mapping(tmp_path)
+
+
+TOO_LARGE: list[tuple[dict[str, Any], str]] = [
+    ({"evaluation": {"resamples": 10**9}}, "evaluation.resamples"),
+    ({"evaluation": {"resamples": 20_001}}, "evaluation.resamples"),
+    ({"evaluation": {"batch_size": 10**9}}, "evaluation.batch_size"),
+    ({"tuning": {"min_adversarial": 10**12}}, "tuning.min_adversarial"),
+    ({"tuning": {"fgsm_step": 1e300}}, "tuning.fgsm_step"),
+    ({"tuning": {"noise_std": 1e300}}, "tuning.noise_std"),
+]
+TOO_LARGE += [
+    ({"models": {"head": {"network": "resnet8", "head": "softmax", **model}}}, "models.head")
+    for model in (
+        {"training": {"epochs": 10**9, "batch_size": 8, "learning_rate": 0.1}},
+        {"training": {"epochs": 1, "batch_size": 10**9, "learning_rate": 0.1}},
+        {"training": {"epochs": 1, "batch_size": 8, "learning_rate": 1e300}},
+        {
+            "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.1},
+            "normalisation": {"mean": [1e300], "std": [1.0]},
+        },
+        {
+            "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.1},
+            "normalisation": {"mean": [0.0], "std": [1e-300]},
+        },
+        {
+            "training": {
+                "epochs": 1,
+                "batch_size": 8,
+                "learning_rate": 0.1,
+                "augment": {"crop_padding": 10**9},
+            }
+        },
+    )
+]
+
+
+@pytest.mark.parametrize(("changes", "key"), TOO_LARGE, ids=str)
+def test_numbers_that_can_only_fail_later(
+    tmp_path: Path, changes: dict[str, Any], key: str
+) -> None:
+    path = file(tmp_path, yaml.safe_dump(benchmark(**changes)))
+    with pytest.raises(UserError, match=rf"mine\.yaml:\d+: {key}.*(less|greater) than"):
+        read_spec(BenchmarkSpec, path)
+
+
+@pytest.mark.parametrize("shape", ["[1, 8, 1000000]", "[1000000, 8, 8]"])
+def test_images_that_no_memory_holds(tmp_path: Path, shape: str) -> None:
+    error = refusal(tmp_path, MANIFEST.replace("[1, 8, 8]", shape))
+    assert "shape." in error.message
+    assert "less than or equal to 65536" in error.message
+    more = refusal(tmp_path, MANIFEST.replace("{test: 10}", "{test: 1000000000000}"))
+    assert "splits.test: input should be less than or equal to 1000000000" in more.message
