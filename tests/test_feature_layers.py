@@ -691,3 +691,64 @@ def test_a_sequence_with_its_channels_first() -> None:
     assert list(found) == ["2", "3", "4"]
     with torch.no_grad():
         torch.testing.assert_close(found["3"], model[:4](images).mT)
+
+
+@pytest.mark.parametrize("name", ["hrnet_w18_small", "hrnet_w18_small_v2"])
+def test_stages_that_give_lists_of_maps(name: str) -> None:
+    """Their `feature_info` names them, and a stem and a first stage that are no modules."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=CLASSES).eval()
+    images = torch.rand(3, 3, 64, 64)
+    probed = probe(model, images)
+    assert probed.network.tap_names == ("layer1", "stage2", "stage3", "stage4")
+    assert probed.network.tap_reason == "those that the model's feature_info names"
+    kept: dict[str, Tensor] = {}
+    for tap in probed.network.tap_names:
+        part = model.get_submodule(tap)
+        part.register_forward_hook(
+            lambda _, __, given, tap=tap: kept.update({tap: first(given).clone()})
+        )
+    with torch.no_grad():
+        model(images)
+    for tap, activation in captured(probed, images).items():
+        torch.testing.assert_close(activation, kept[tap])
+
+
+class Listing(nn.Module):
+    """Stages, with some of its `feature_info` in other words."""
+
+    def __init__(self, *named: str) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU())
+        self.early = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.stage2, self.stage3 = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.neck = nn.Sequential(nn.Conv2d(8, 8, 3, 2), nn.ReLU())
+        self.head = nn.Linear(8, CLASSES)
+        self.feature_info = [{"module": name} for name in named]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage3(self.stage2(self.early(self.stem(x))))
+        logits: Tensor = self.head(self.neck(x).mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("named", "taps"),
+    [
+        (("stage1", "stage2", "stage3"), ("early", "stage2", "stage3")),
+        (("root", "stage1", "stage2", "stage3"), ("stem", "early", "stage2", "stage3")),
+        (("no", "such", "names", "stage2", "stage3"), ("stem", "early", "stage2", "stage3")),
+        (("stem", "stage3"), ("stem", "stage3")),
+    ],
+)
+def test_feature_info_with_names_of_no_modules(
+    named: tuple[str, ...], taps: tuple[str, ...]
+) -> None:
+    probed = probe(Listing(*named).eval(), torch.rand(3, 3, 32, 32))
+    assert probed.network.tap_names == taps
+
+
+@pytest.mark.parametrize("named", [("stage2", "end"), ("a", "b")])
+def test_feature_info_without_its_last_stage_is_amiss(named: tuple[str, ...]) -> None:
+    probed = probe(Listing(*named).eval(), torch.rand(3, 3, 32, 32))
+    assert "feature_info" not in probed.network.tap_reason

@@ -281,15 +281,37 @@ class ForwardPass:
             if not isinstance(entries, list | tuple) or not entries:
                 continue
             names: list[str] = []
-            for entry in entries:
+            after: str | None = None
+            for entry in reversed(entries):
                 named = entry.get("module") if isinstance(entry, Mapping) else None
-                end = self._end(f"{prefix}.{named}" if prefix else str(named)) if named else None
-                if end is None:
+                name = f"{prefix}.{named}" if prefix else str(named)
+                if named is None or (name in self._modules and self._end(name) is None):
                     return []
-                if end not in names:
+                # An early stage, or a stem, may have a name there that no module has.
+                end = self._end(name) or (after and self._stage_before(after))
+                if end and end not in names:
                     names.append(end)
-            return sorted(names, key=self._order.__getitem__)
+                    after = end
+                elif not names:
+                    return []
+            if len(names) > 1 or len(entries) == 1:
+                return sorted(names, key=self._order.__getitem__)
         return []
+
+    def _stage_before(self, name: str) -> str | None:
+        """The last module of several layers that ended before a module beside it."""
+        parent, dot, _ = name.rpartition(".")
+        found = (
+            f"{parent}{dot}{child}"
+            for child, inside in self.module.get_submodule(parent).named_children()
+            if next(inside.children(), None) is not None and has_weights(inside)
+        )
+        before = [
+            other
+            for other in found
+            if self._usable(other) and self._order[other] < self._order[name]
+        ]
+        return max(before, key=self._order.__getitem__, default=None)
 
     # --- rows of modules -----------------------------------------------------------------------
 
