@@ -86,7 +86,7 @@ class OpenMax(Detector):
             sums.index_add_(0, labels, logits)
             counts += torch.bincount(labels, minlength=count)
             # The network's own precision: the logits are no more exact than that.
-            bank.add(logits.to(torch.promote_types(outputs.features.dtype, torch.float32)))
+            bank.add(logits.to(torch.promote_types(outputs.dtype, torch.float32)))
             largest += float(logits.amax(dim=1).sum())
         if not bank.seen:
             raise ValueError(

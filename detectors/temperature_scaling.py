@@ -42,7 +42,7 @@ class TemperatureScaling(Detector):
             if outputs.labels is None:
                 raise ValueError("temperature scaling needs held-out images with labels")
             # The network's own precision: the logits are no more exact than that.
-            precision = torch.promote_types(outputs.features.dtype, torch.float32)
+            precision = torch.promote_types(outputs.dtype, torch.float32)
             logits.append(outputs.logits.to("cpu", precision))
             labels.append(outputs.labels.cpu())
         if not logits:

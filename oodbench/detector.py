@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from oodbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 HeadKind = Literal["linear", "dismax", "other"]
@@ -98,9 +99,26 @@ class Head:
         return (logits if self.bias is None else logits + self.bias.to(features)).double()
 
 
-@dataclass(frozen=True, slots=True)
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "features": ("features",),
+    "feature_map": ("feature_map",),
+    "taps": ("taps",),
+    "tap_maps": ("tap_maps",),
+    "layers": ("layers",),
+    "labels": ("labels",),
+    "head": ("head", "dismax_head"),
+    "input_gradients": ("input_gradients",),
+    "replaced_logits": ("replaced_logits",),
+}
+"""Attribute of `Outputs` -> the needs that give it to a detector."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Outputs:
     """What one pass of a network gives a detector for a batch of B images.
+
+    A detector gets the logits and what it declares that it needs. To read another attribute raises
+    an `AttributeError` that names the need.
 
     Attributes:
         logits: class scores, shape [B, C], float64. For a DisMax head they are minus the distances
@@ -123,6 +141,7 @@ class Outputs:
         replaced_logits: tap -> the logits that the network gives with the detector's `replace_tap`
             of it in its place, shape [B, C], float64. Given while scoring and tuning to detectors
             that declare the need; empty while fitting.
+        dtype: the floating type that the network computes in; `logits` are no more exact than that.
     """
 
     logits: Tensor
@@ -136,41 +155,84 @@ class Outputs:
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     reduced: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     replaced_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", self.features.dtype)
 
     def __len__(self) -> int:
         return int(self.logits.shape[0])
 
+    if not TYPE_CHECKING:  # or mypy would take every attribute for one that exists
+
+        def __getattr__(self, name: str) -> Any:
+            """An attribute that is withheld (see `only`), or that there is none of."""
+            if name in _NEEDED:
+                raise AttributeError(
+                    f"outputs.{name} is not declared: write needs=('{_NEEDED[name][0]}', ...) in "
+                    "@register"
+                )
+            raise AttributeError(
+                f"outputs has no attribute '{name}'. {did_you_mean(name, ('logits', *_NEEDED))}"
+            )
+
+    def __repr__(self) -> str:
+        shapes = {
+            name: f"{list(value.shape)}" if hasattr(value, "shape") else f"{[*value]}"
+            for name, value in self._held().items()
+            if hasattr(value, "shape") or (isinstance(value, Mapping) and value)
+        }
+        return f"Outputs({', '.join(f'{name}={shape}' for name, shape in shapes.items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._held()
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+    def _held(self) -> dict[str, Any]:
+        """The attributes that are not withheld."""
+        return {
+            each.name: getattr(self, each.name) for each in fields(self) if hasattr(self, each.name)
+        }
+
+    @classmethod
+    def _of(cls, held: Mapping[str, Any]) -> Outputs:
+        made = cls.__new__(cls)
+        made.__setstate__(held)
+        return made
+
+    def replaced(self, **changes: Any) -> Outputs:
+        """With other values; what is withheld and not among them stays so."""
+        if "features" in changes:
+            changes["dtype"] = changes["features"].dtype
+        return Outputs._of({**self._held(), **changes})
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         """Outputs with `function` applied to every per-image tensor (not to the head)."""
-        return replace(
-            self,
-            logits=function(self.logits),
-            features=function(self.features),
-            taps={name: function(tap) for name, tap in self.taps.items()},
-            labels=None if self.labels is None else function(self.labels),
-            feature_map=None if self.feature_map is None else function(self.feature_map),
-            tap_maps={name: function(tap) for name, tap in self.tap_maps.items()},
-            input_gradients={name: function(g) for name, g in self.input_gradients.items()},
-            layers={name: function(layer) for name, layer in self.layers.items()},
-            reduced={
-                method: {name: function(layer) for name, layer in layers.items()}
-                for method, layers in self.reduced.items()
-            },
-            replaced_logits={name: function(z) for name, z in self.replaced_logits.items()},
-        )
+
+        def mapped(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: mapped(each) for name, each in value.items()}
+            return None if value is None else function(value)
+
+        kept = ("head", "dtype")
+        held = {name: value for name, value in self._held().items() if name not in kept}
+        return self.replaced(**{name: mapped(value) for name, value in held.items()})
 
     def only(self, needs: Set[str]) -> Outputs:
-        """Without the activations that are not among the needs that a detector declares."""
-        return replace(
-            self,
-            taps=self.taps if "taps" in needs else {},
-            feature_map=self.feature_map if "feature_map" in needs else None,
-            tap_maps=self.tap_maps if "tap_maps" in needs else {},
-            input_gradients=self.input_gradients if "input_gradients" in needs else {},
-            layers=self.layers if "layers" in needs else {},
-            reduced=self.reduced if "layers" in needs else {},
-            replaced_logits=self.replaced_logits if "replaced_logits" in needs else {},
-        )
+        """What a detector may read that declares `needs`; the rest is withheld."""
+        withheld = {name for name, either in _NEEDED.items() if needs.isdisjoint(either)}
+        held = {name: value for name, value in self._held().items() if name not in withheld}
+        return Outputs._of({**held, "reduced": self.reduced if "layers" in needs else {}})
+
+    def without_maps(self) -> Outputs:
+        """Without what is not kept for a whole data set: maps and layers."""
+        empty: dict[str, Any] = {"feature_map": None, "tap_maps": {}, "layers": {}, "reduced": {}}
+        empty["replaced_logits"] = {}
+        held = self._held()
+        return self.replaced(**{name: value for name, value in empty.items() if name in held})
 
     def copied(self, needs: Set[str], method: str = "") -> Outputs:
         """What a detector gets that declares `needs`: contiguous copies, to change at will.
@@ -181,9 +243,10 @@ class Outputs:
         """
         import torch
 
-        layers = self.reduced.get(method, self.layers)
+        held = self._held()
+        layers = self.reduced.get(method, held.get("layers", {}))
         return (
-            replace(self, layers=layers, reduced={})
+            Outputs._of({**held, "layers": layers, "reduced": {}})
             .only(needs)
             .map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
         )
@@ -200,19 +263,16 @@ class Outputs:
         """One Outputs from several batches of the same network, in order; without maps."""
         import torch
 
-        def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        def joined(parts: Sequence[Any]) -> Any:
+            if isinstance(parts[0], Mapping):
+                return {name: joined([part[name] for part in parts]) for name in parts[0]}
+            return None if any(part is None for part in parts) else torch.cat(list(parts))
 
-        first = batches[0].only(set())
-        return replace(
-            first,
-            logits=torch.cat([batch.logits for batch in batches]),
-            features=torch.cat([batch.features for batch in batches]),
-            taps=joined([batch.taps for batch in batches]),
-            input_gradients=joined([batch.input_gradients for batch in batches]),
-            labels=None
-            if any(batch.labels is None for batch in batches)
-            else torch.cat([batch.labels for batch in batches if batch.labels is not None]),
+        first = batches[0].without_maps()
+        names = [name for name in first._held() if name not in ("head", "dtype")]
+        parts = [batch.without_maps() for batch in batches]
+        return first.replaced(
+            **{name: joined([getattr(part, name) for part in parts]) for name in names}
         )
 
 
@@ -316,6 +376,27 @@ def undeclared_methods(written: Iterable[str], needs: Iterable[str]) -> dict[str
     """Methods that a class writes and no need of its calls: method -> the need that would."""
     declared, names = set(needs), set(written)
     return {m: n for n, m in _METHODS.items() if m in names and n not in declared}
+
+
+def parameters_problem(detector: Detector, given: Iterable[str] = ()) -> str | None:
+    """Why the parameters of a new detector cannot be read, set or tuned, or None.
+
+    Args:
+        detector: as its constructor made it.
+        given: parameters that do not have their default.
+    """
+    for name in detector.parameter_names():
+        if not hasattr(detector, name):
+            return (
+                f"the constructor's argument '{name}' is not kept in an attribute of the same "
+                f"name, so that tuning it would have no effect: write self.{name} = {name}"
+            )
+    fixed = set(given)
+    for name, values in detector.info.search_space.items():
+        default = getattr(detector, name)
+        if name not in fixed and default not in values:
+            return f"the default {name} = {default!r} is not among {values}, its search space"
+    return None
 
 
 D = TypeVar("D", bound="type[Detector]")

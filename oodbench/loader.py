@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from oodbench.content import is_content, module_name, source_files
-from oodbench.detector import Detector
+from oodbench.detector import Detector, parameters_problem
 from oodbench.errors import UserError, did_you_mean
 from oodbench.inspection import BrokenDetectorError
 from oodbench.specs import number_obstacle
@@ -42,6 +42,9 @@ def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
         raise UserError(
             f"Detector '{cls.info.name}' cannot be made with {_arguments(parameters)}: {problem}."
         ) from error
+    unkept = parameters_problem(detector, parameters)
+    if unkept is not None:
+        raise UserError(f"Detector '{cls.info.name}': {unkept}.")
     step = getattr(detector, "epsilon", None)
     if "input_gradient" in cls.info.needs and not isinstance(step, int | float):
         raise UserError(

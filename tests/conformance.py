@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from oodbench import Detector, Head, Outputs
 from oodbench.data import ImageArray
-from oodbench.detector import NEEDS, Batches, required_methods
+from oodbench.detector import NEEDS, Batches, parameters_problem, required_methods
 from oodbench.engine.contract import checked_losses
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.layer_readers import layer_readers
@@ -122,7 +122,7 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
         input_gradients={IMAGES: features.reshape(count, 2, 5, 5)},
         replaced_logits={"early": early, "late": feature_map},
     ).map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-    return replace(outputs, logits=_logits(outputs))
+    return outputs.replaced(logits=_logits(outputs.features, outputs.head))
 
 
 def _mixing() -> Tensor:
@@ -143,33 +143,38 @@ def with_graph(outputs: Outputs, images: Tensor, kind: Kind) -> Outputs:
     weight, bias = _last_layer(_pattern(), kind)
     head = Head(kind, weight.to(features), bias.to(features) if kind == "linear" else None)
     change = features - features.detach()
-    logits = _logits(replace(outputs, features=features, head=head))
+    logits = _logits(features, head)
     early = change.double() @ _mixing().to(features.device) / 10
     changes = {"early": early.to(features.dtype), "late": change}
 
     def moved(values: Tensor, by: Tensor) -> Tensor:
         return values + by.reshape(*by.shape, *(1,) * (values.ndim - 2))
 
-    return replace(
-        outputs,
-        logits=outputs.logits + (logits - logits.detach()),
-        features=outputs.features + change,
-        taps={name: tap + changes[name] for name, tap in outputs.taps.items()},
-        feature_map=None if outputs.feature_map is None else moved(outputs.feature_map, change),
-        tap_maps={name: moved(tap, changes[name]) for name, tap in outputs.tap_maps.items()},
-        input_gradients={},
-    )
+    graph: dict[str, Any] = {"logits": outputs.logits + (logits - logits.detach())}
+    if hasattr(outputs, "features"):
+        graph["features"] = outputs.features + change
+    if hasattr(outputs, "feature_map"):
+        graph["feature_map"] = moved(outputs.feature_map, change)
+    for attribute in ("taps", "tap_maps"):
+        if hasattr(outputs, attribute):
+            taps = getattr(outputs, attribute).items()
+            graph[attribute] = {name: moved(tap, changes[name]) for name, tap in taps}
+    if hasattr(outputs, "input_gradients"):
+        graph["input_gradients"] = {}
+    return outputs.replaced(**graph)
 
 
 def with_gradients(detector: Detector, outputs: Outputs) -> Outputs:
     """Planted outputs with the gradients that a detector looks at, if it does."""
+    if "input_gradients" not in detector.info.needs:
+        return outputs
     images = outputs.input_gradients.get(IMAGES)
-    if "input_gradients" not in detector.info.needs or images is None:
-        return replace(outputs, input_gradients={})
+    if images is None:
+        return outputs.replaced(input_gradients={})
     with torch.enable_grad():
         images = images.detach().clone().requires_grad_()
         graph = with_graph(outputs, images, kind_of(type(detector)))
-        return replace(outputs, input_gradients=shown_gradients(detector, graph, images))
+        return outputs.replaced(input_gradients=shown_gradients(detector, graph, images))
 
 
 def with_replacements(detector: Detector, outputs: Outputs) -> Outputs:
@@ -177,9 +182,9 @@ def with_replacements(detector: Detector, outputs: Outputs) -> Outputs:
 
     The units are found from the early tap by least squares.
     """
-    taps = outputs.replaced_logits
     if "replaced_logits" not in detector.info.needs:
-        return replace(outputs, replaced_logits={})
+        return outputs
+    taps = outputs.replaced_logits
     weight, bias = _last_layer(_pattern(), kind_of(type(detector)))
     units = {"early": 10 * torch.linalg.pinv(_mixing()), "late": torch.eye(UNITS).double()}
     made = {}
@@ -190,8 +195,8 @@ def with_replacements(detector: Detector, outputs: Outputs) -> Outputs:
                 tap
             )
             head = Head(kind_of(type(detector)), weight.to(tap), bias.to(tap))
-            made[name] = _logits(replace(outputs, features=features, head=head))
-    return replace(outputs, replaced_logits=made)
+            made[name] = _logits(features, head)
+    return outputs.replaced(replaced_logits=made)
 
 
 def _pattern() -> Tensor:
@@ -211,12 +216,12 @@ def _last_layer(pattern: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     return (weight, bias) if kind == "linear" else (pattern + 0.5 * (own + others), bias)
 
 
-def _logits(outputs: Outputs) -> Tensor:
-    if outputs.head.kind == "linear":
-        return outputs.head.logits(outputs.features)
-    assert outputs.head.weight is not None
-    directions = F.normalize(outputs.features.double(), dim=1)
-    distances = torch.cdist(directions, F.normalize(outputs.head.weight.double(), dim=1)) / 2**0.5
+def _logits(features: Tensor, head: Head) -> Tensor:
+    if head.kind == "linear":
+        return head.logits(features)
+    assert head.weight is not None
+    directions = F.normalize(features.double(), dim=1)
+    distances = torch.cdist(directions, F.normalize(head.weight.double(), dim=1)) / 2**0.5
     return -(distances + distances.mean(dim=1, keepdim=True)) / 0.1
 
 
@@ -244,23 +249,14 @@ def reading(cls: Detecting, outputs: Outputs) -> Outputs:
     if "layers" not in cls.info.needs:
         return outputs
     detector = cls()
-    return replace(
-        outputs,
-        layers={name: detector.reduce_layer(tap) for name, tap in outputs.tap_maps.items()},
+    return outputs.replaced(
+        layers={name: detector.reduce_layer(tap) for name, tap in outputs.tap_maps.items()}
     )
 
 
 def seen_by(cls: Detecting, outputs: Outputs) -> Outputs:
-    """What a detector may use: everything that it does not declare is missing, or not a number."""
-    needs = cls.info.needs
-    view = reading(cls, outputs).only(needs)
-    if "features" not in needs:
-        view = replace(view, features=torch.full_like(view.features, torch.nan))
-    if "labels" not in needs:
-        view = replace(view, labels=None)
-    if not needs & {"head", "dismax_head"}:
-        view = replace(view, head=Head("other"))
-    return view
+    """What a detector may use: everything that it does not declare is withheld."""
+    return reading(cls, outputs).only(cls.info.needs)
 
 
 View = Callable[[str], Outputs]
@@ -376,12 +372,9 @@ def check_declaration(cls: Detecting) -> None:
             f"{'does not declare' if has else 'declares'}",
         )
     detector = cls()
+    problem = parameters_problem(detector)
+    _expect(problem is None, f"{info.name}: {problem}")
     for parameter, values in info.search_space.items():
-        default = detector.parameters[parameter]
-        _expect(
-            default in values,
-            f"{info.name}: the default {parameter} = {default!r} is not among {values}",
-        )
         _expect(len(set(values)) == len(values), f"{info.name}: {parameter} has a value twice")
     if "input_gradient" in info.needs:
         step = detector.epsilon  # type: ignore[attr-defined]
@@ -397,8 +390,12 @@ def check_declares_what_it_uses(cls: Detecting) -> None:
     def everything(split: str) -> Outputs:
         return reading(cls, planted(split, kind_of(cls))).map(torch.clone)
 
+    try:
+        found = scores_of(_shared(cls), views(cls)("id"))
+    except AttributeError as error:
+        raise AssertionError(f"{cls.info.name}: {error}") from error
     expect_same(
-        scores_of(_shared(cls), views(cls)("id")),
+        found,
         scores_of(fitted(cls, everything), everything("id")),
         0.0,
         f"{cls.info.name}, shown only what it declares that it needs",
@@ -459,18 +456,14 @@ def check_neighbours(cls: Detecting) -> None:
 def _joined(first: Outputs, second: Outputs) -> Outputs:
     """Two batches as one, maps included."""
     both = (first, second)
-    return replace(
-        Outputs.concatenate(both),
-        feature_map=None
-        if first.feature_map is None
-        else torch.cat([batch.feature_map for batch in both if batch.feature_map is not None]),
-        tap_maps={name: torch.cat([b.tap_maps[name] for b in both]) for name in first.tap_maps},
-        layers={name: torch.cat([b.layers[name] for b in both]) for name in first.layers},
-        replaced_logits={
-            name: torch.cat([b.replaced_logits[name] for b in both])
-            for name in first.replaced_logits
-        },
-    )
+    maps: dict[str, Any] = {}
+    if hasattr(first, "feature_map"):
+        maps["feature_map"] = torch.cat([first.feature_map, second.feature_map])
+    for name in ("tap_maps", "layers", "replaced_logits"):
+        if hasattr(first, name):
+            parts = [getattr(batch, name) for batch in both]
+            maps[name] = {each: torch.cat([part[each] for part in parts]) for each in parts[0]}
+    return Outputs.concatenate(both).replaced(**maps)
 
 
 def check_order(cls: Detecting) -> None:
@@ -518,10 +511,12 @@ def check_cuda(cls: Detecting) -> None:
 
     def view(split: str) -> Outputs:
         outputs = views(cls)(split).map(lambda tensor: tensor.cuda())
+        if not hasattr(outputs, "head"):
+            return outputs
         head = outputs.head
         weight = None if head.weight is None else head.weight.cuda()
         bias = None if head.bias is None else head.bias.cuda()
-        return replace(outputs, head=replace(head, weight=weight, bias=bias))
+        return outputs.replaced(head=replace(head, weight=weight, bias=bias))
 
     detector = fitted(cls, view)
     for split in ("id", "ood"):
@@ -686,7 +681,7 @@ def check_losses(cls: Detecting) -> None:
         if need not in needs:
             continue
         outputs = views(cls)("id")
-        places = {LOGITS, *outputs.taps} if need == "input_gradient" else None
+        places = {LOGITS, *getattr(outputs, "taps", ())} if need == "input_gradient" else None
 
         def losses(batch: Outputs) -> dict[str, Tensor]:
             images = planted("id", kind_of(cls)).input_gradients[IMAGES][: len(batch)].clone()
@@ -752,7 +747,7 @@ def engine_scores(classifier: Classifier, cls: Detecting) -> NDArray[np.float64]
         if "calibration" in needs:
             data = small_images(50, seed=3)
             inverted = ImageArray(1 - data.images, data.labels)
-            sides = [_seen(runner, detector, images) for images in (data, inverted)]
+            sides = [_seen(runner, detector, images).copied(needs) for images in (data, inverted)]
             with torch.no_grad():
                 detector.calibrate(*sides)
         test = small_images(100, seed=4)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import oodbench
 from oodbench.catalog import BUILT_IN, Catalog
 from oodbench.content import is_content, module_name
 from oodbench.errors import UserError
@@ -450,3 +451,40 @@ def test_a_suite_with_odd_members_is_no_benchmark(tmp_path: Path, members: str) 
     benchmark(tmp_path, "mine", f"name: mine\nmembers: {members}\n")
     with pytest.raises(UserError, match="'mine' is a suite of benchmarks"):
         Catalog([tmp_path]).benchmark("mine")
+
+
+def written_with(folder: Path, body: str, space: str) -> Catalog:
+    (folder / "detectors").mkdir()
+    (folder / "detectors" / "keeping.py").write_text(
+        "from oodbench import Detector, register\n"
+        f'@register("keeping", search_space={{"power": {space}}})\n'
+        "class Keeping(Detector):\n"
+        f"    def __init__(self, power: float = 2.0) -> None:\n        {body}\n"
+        "    def score(self, outputs):\n        return outputs.logits.amax(dim=1)\n"
+    )
+    return Catalog((folder,))
+
+
+@pytest.mark.parametrize(
+    ("body", "space", "said"),
+    [
+        ("self._power = power", "(1.0, 2.0)", "write self.power = power"),
+        ("self.p = power", "(2.0,)", "'power' is not kept in an attribute of the same name"),
+        ("self.power = power", "(1.0, 3.0)", "the default power = 2.0 is not among (1.0, 3.0)"),
+    ],
+)
+def test_parameters_that_cannot_be_tuned_are_refused(
+    tmp_path: Path, body: str, space: str, said: str
+) -> None:
+    catalog = written_with(tmp_path, body, space)
+    with pytest.raises(UserError) as raised:
+        catalog.load_detector("keeping")
+    assert said in raised.value.message
+    with pytest.raises(UserError) as raised:
+        oodbench.run("digits", plugins=[tmp_path], methods=["SoftMax+keeping"], seeds=1)
+    assert said in raised.value.message
+
+
+def test_a_default_outside_of_the_search_space_may_be_replaced(tmp_path: Path) -> None:
+    catalog = written_with(tmp_path, "self.power = power", "(1.0, 3.0)")
+    assert catalog.load_detector("keeping", {"power": 1.0}).parameters == {"power": 1.0}

@@ -188,6 +188,22 @@ class Undeclared(Right):
         return super().score(outputs) + (0 if bias is None else bias.sum() + bias[0])
 
 
+class UndeclaredLabels(Right):
+    def fit(self, batches: Batches) -> None:
+        outputs = next(iter(batches))
+        self.mean = outputs.features[outputs.labels == 1].mean(dim=0)
+
+
+class Renamed(Right):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        del self.factor
+        self._factor = factor
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.features.sum(dim=1) * self._factor
+
+
 class Stateless(Right):
     def score(self, outputs: Outputs) -> Tensor:
         return outputs.features.sum(dim=1)
@@ -243,12 +259,20 @@ def test_a_detector_that_is_right_passes() -> None:
         (InPlace, "inputs_unchanged"),
         (InPlaceWhileFitting, "inputs_unchanged"),
         (Undeclared, "declares_what_it_uses"),
+        (UndeclaredLabels, "declares_what_it_uses"),
+        (Renamed, "declaration"),
     ],
 )
 def test_a_detector_that_is_wrong_fails(cls: type[Detector], checks: str) -> None:
     found = failing(declared(cls))
     for check in checks.split():
         assert f"check_{check}" in found
+
+
+def test_what_is_not_declared_is_named() -> None:
+    found = failing(declared(UndeclaredLabels))["check_declares_what_it_uses"]
+    assert isinstance(found, AssertionError)
+    assert "outputs.labels is not declared: write needs=('labels', ...)" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -181,7 +182,7 @@ class Learner(Detector):
         return -torch.cdist(outputs.features.double(), self.means.double()).amin(dim=1)
 
 
-@register("holding", needs=("held_out", "labels"))
+@register("holding", needs=("features", "held_out", "labels"))
 class Holding(Learner):
     """The same of held-out images."""
 
@@ -1573,3 +1574,54 @@ def test_it_prints_as_wide_as_the_terminal(trained: Net, monkeypatch: pytest.Mon
     for columns, most in ((70, 70), (300, 120), (10, 60)):
         monkeypatch.setenv("COLUMNS", str(columns))
         assert max(map(len, str(result).splitlines())) <= most
+
+
+# --- what a detector does not declare ---------------------------------------------------------
+
+
+class Peeks(Detector):
+    """Reads an attribute, to fit or to score."""
+
+    def __init__(self, attribute: str, fitting: bool) -> None:
+        self.attribute, self.fitting = attribute, fitting
+
+    def fit(self, batches: Batches) -> None:
+        for outputs in batches:
+            if self.fitting:
+                getattr(outputs, self.attribute)
+
+    def score(self, outputs: Outputs) -> Tensor:
+        if not self.fitting:
+            getattr(outputs, self.attribute)
+        return outputs.logits.amax(dim=1)
+
+
+@pytest.mark.parametrize("fitting", [True, False])
+@pytest.mark.parametrize("attribute", ["labels", "features", "head", "taps", "feature_map"])
+def test_what_is_not_declared_is_not_there(trained: Net, attribute: str, fitting: bool) -> None:
+    cls = register("peeks", needs=("fit",))(type("Cls", (Peeks,), {}))
+    result = evaluated(trained, [cls(attribute, fitting), "energy"], fit_data=pairs(60, 3))
+    assert (
+        f"outputs.{attribute} is not declared: write needs=('{attribute}', ...)"
+        in (result.failed["peeks"])
+    )
+    cls = register("peeks", needs=("fit", attribute))(type("Cls", (Peeks,), {}))  # type: ignore[arg-type]
+    result = evaluated(trained, [cls(attribute, fitting), "energy"], fit_data=pairs(60, 3))
+    assert not result.failed
+
+
+def test_what_is_withheld_stays_so_in_parts_and_copies() -> None:
+    outputs = Outputs(torch.zeros(4, 3).double(), torch.zeros(4, 2), labels=torch.arange(4))
+    seen = outputs.only({"features"})
+    for part in (
+        seen[:2],
+        seen.detach(),
+        copy.deepcopy(seen),
+        pickle.loads(pickle.dumps(seen)),
+        Outputs.concatenate([seen, seen]),
+    ):
+        assert part.features.shape[1] == 2
+        assert not hasattr(part, "labels")
+    assert "labels" not in repr(seen)
+    with pytest.raises(AttributeError, match="Did you mean 'features'"):
+        seen.feature  # type: ignore[attr-defined]  # noqa: B018

@@ -242,7 +242,8 @@ class Brightest(Detector):
     def note(self, hook: str, batches: Batches) -> None:
         for outputs in batches:
             assert outputs.feature_map is not None
-            assert (outputs.taps, outputs.tap_maps) == ({}, {})
+            assert not hasattr(outputs, "taps")
+            assert not hasattr(outputs, "tap_maps")
             self.shown.append((hook, len(outputs)))
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -44,7 +44,7 @@ class Source:
             yield Outputs(torch.zeros(2, 3).double(), features, labels=labels)
 
 
-@register("recorder", needs=("fit", "labels"))
+@register("recorder", needs=("features", "fit", "labels"))
 class Recorder(Detector):
     """Notes every batch that it sees."""
 

@@ -229,7 +229,7 @@ def test_perturbation_does_not_reach_the_others(tiny: Make, tiny_data: Make) -> 
     assert (together.scores["0.01"] > together.scores["good"]).all()
 
 
-@register("looks")
+@register("looks", needs=("features", "taps"))
 class LooksForGraph(Detector):
     """Scores 1 where what it is given hangs on a graph, which it could keep alive."""
 
@@ -245,7 +245,7 @@ def test_detectors_see_no_graph(tiny: Make, tiny_data: Make) -> None:
     np.testing.assert_array_equal(outcome.scores["looks"], np.zeros(20))
 
 
-@register("keeps", needs=("fit",))
+@register("keeps", needs=("features", "fit"))
 class Keeps(Detector):
     """Keeps the features of the first batch that it is fitted on."""
 

@@ -148,13 +148,13 @@ class _Sweep:
 
 def _with_own_work(scorer: Scorer, forward: _Counts, batch: Outputs, few: Outputs) -> _Counts:
     """A forward and what a method does with what it gives."""
-    needed = batch.only(scorer.method.detector.needs)
+    needed = batch.only(scorer.method.detector.needs).replaced(head=None, features=batch.features)
     own = peak_memory(lambda: raw_scores(scorer, batch), batch.logits.device)
     return _Counts(
         forward.forwards,
         forward.backwards,
         forward.flops + count_flops(lambda: raw_scores(scorer, few)),
-        max(forward.peak_bytes, tensor_bytes(needed) - tensor_bytes(needed.head) + own),
+        max(forward.peak_bytes, tensor_bytes(needed) + own),
     )
 
 

@@ -302,7 +302,8 @@ def _scored(
         try:
             if _calibrates(method):
                 with torch.no_grad():
-                    candidate.calibrate(*outputs[2:])
+                    needs = method.detector.needs
+                    candidate.calibrate(*(side.copied(needs) for side in outputs[2:]))
             scorer = Scorer(method, candidate)
             yield (
                 checked_scores(scorer, outputs[0], _WHAT[0], 0),
@@ -431,7 +432,7 @@ def _with_gradients(
                 if step:
                     view = perturbed_outputs(runner, candidate, images, outputs, gradients)
                 view = replace(view, input_gradients=shown)
-                views.append(view.only({"taps", "input_gradients"}))
+                views.append(view.without_maps())
             return views
 
     batches: list[list[Outputs]] = []
