@@ -545,11 +545,74 @@ def test_without_gradients_only_what_needs_them_is_left_out(name: str) -> None:
         assert "requires_grad_(False)" in found.skipped[label], "what to do"
 
 
-def test_a_gradient_that_is_zero_everywhere_is_none() -> None:
-    model = Probe(lambda backbone, x: backbone((255 * x).round() / 255))
-    found = evaluated(model, ["odin", "energy"])
-    assert list(found.scores) == ["energy"]
-    assert "gradient" in found.skipped["odin"]
+SLOPE = "the gradient of the logits for the images is zero"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda backbone, x: backbone((255 * x).round() / 255),
+        lambda backbone, x: backbone((x > 0.5).float() + 0 * x),
+        lambda backbone, x: backbone(x) * 0 + backbone(x).detach(),
+    ],
+    ids=["rounded", "steps", "times zero"],
+)
+def test_a_gradient_that_is_zero_for_noise_too_is_noted(act: Any) -> None:
+    found = evaluated(Probe(act), ["odin", "energy"])
+    assert list(found.scores) == ["odin", "energy"]
+    assert [note.split(":")[0] for note in found.notes if SLOPE in note] == ["odin"]
+
+
+class Paired(nn.Module):
+    """Logits of two classes whose sum is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.pool, self.fc = body(), pooling(), nn.Linear(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.fc(self.pool(self.body(x)))
+        return torch.cat([-z, z], dim=1)
+
+
+class Centered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = classifier()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inside(x)
+        return logits - logits.mean(dim=1, keepdim=True)
+
+
+def dead_at_black() -> nn.Module:
+    """Its rectifiers are at zero for black images, where no logit has a slope."""
+    model = nn.Sequential(nn.Conv2d(3, 12, 3, bias=False), nn.ReLU(), pooling())
+    return nn.Sequential(*model, nn.Linear(12, CLASSES))
+
+
+@pytest.mark.parametrize("make", [Paired, Centered, dead_at_black])
+def test_a_gradient_whose_sum_or_first_images_are_zero_is_one(make: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    black = images(40, 3)
+    black[:8] = 0
+    with torch.no_grad():
+        labels = model(images(48, 5)).argmax(1)
+    found = oodbench.evaluate(
+        model,
+        ["odin", "mahalanobis", "energy"],
+        id_data=TensorDataset(black),
+        ood_data={"o": TensorDataset(images(20, 4))},
+        fit_data=TensorDataset(images(48, 5), labels),
+        validation_data=TensorDataset(images(48, 5), labels),
+        normalization=(0.0, 1.0),
+        costs=False,
+    )
+    assert found.skipped == {}
+    assert "odin" in found.scores
+    assert "gradient" not in found.failed.get("mahalanobis", "")
+    assert not any(SLOPE in note for note in found.notes)
 
 
 def test_a_forward_under_no_grad() -> None:

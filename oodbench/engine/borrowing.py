@@ -302,6 +302,8 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
 def gradient_obstacle(classifier: Classifier, images: Tensor) -> str | None:
     """Why the logits of a classifier have no gradient with respect to its images, or None.
 
+    A gradient that is zero is one: see `gradient_vanishes`.
+
     Args:
         classifier: in evaluation mode, its parameters frozen.
         images: a few, on the device.
@@ -309,12 +311,8 @@ def gradient_obstacle(classifier: Classifier, images: Tensor) -> str | None:
     if not images.is_floating_point():
         return "needs the gradient for its input, which is whole numbers"
     try:
-        with torch.enable_grad():
-            images = images.detach().requires_grad_()
-            logits: Tensor = classifier(images)
-            logits.sum().backward(inputs=[images])
-            if images.grad is not None and bool(images.grad.any()):
-                return None
+        if _gradient(classifier, images) is not None:
+            return None
     except Exception as error:  # a model under inference mode, in int8, or frozen, may raise
         if is_out_of_memory(error):
             return None
@@ -323,6 +321,44 @@ def gradient_obstacle(classifier: Classifier, images: Tensor) -> str | None:
         "computes without gradients (torch.no_grad, inference mode, detach, int8, a frozen "
         "export). Let it compute with gradients; freeze weights with requires_grad_(False)"
     )
+
+
+def gradient_vanishes(classifier: Classifier, images: Tensor) -> bool:
+    """Whether the gradient of the logits is zero for a few images, and for noise around them.
+
+    So it is in a model that rounds its images. For some images alone it may be zero in any network:
+    where all rectifiers are at zero, as for black images.
+
+    Args:
+        classifier: one that has no `gradient_obstacle`.
+        images: a few, on the device.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(images.shape, generator=generator).to(images)
+    try:
+        for given in (images, images + noise):
+            gradient = _gradient(classifier, given)
+            if gradient is None or bool(gradient.any()):
+                return False
+    except Exception:  # of noise, or for want of memory: nothing is known
+        return False
+    return True
+
+
+def _gradient(classifier: Classifier, images: Tensor) -> Tensor | None:
+    """Gradient of a random combination of the logits; None if no graph leads to the images.
+
+    Of their sum it may be zero: that of centered logits is the same for every image.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        logits: Tensor = classifier(images)
+        if not logits.requires_grad:
+            return None
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.randn(logits.shape, generator=generator).to(logits)
+        (logits * weights).sum().backward(inputs=[images])
+    return images.grad
 
 
 def _name(classifier: Classifier) -> str:

@@ -23,6 +23,7 @@ from oodbench.engine.borrowing import (
     CheckedRunner,
     cannot_take,
     gradient_obstacle,
+    gradient_vanishes,
 )
 from oodbench.engine.contract import TuningError
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores, note_missing_map
@@ -152,6 +153,12 @@ def _without_features(why: str) -> str:
     )
 
 
+NO_SLOPE = (
+    "the gradient of the logits for the images is zero, for the first images and for noise, as in "
+    "a model that rounds its images: it tells nothing of an image"
+)
+
+
 class Session:
     """Runs detectors on a classifier; what comes of it is in its attributes.
 
@@ -245,12 +252,23 @@ class Session:
         return None
 
     def _gradient_obstacle(self) -> str | None:
-        few = arranged(
-            self._data.test[ID].first()[0][:_FEW].to(self._classifier.mean.device),
-            self._classifier.dtype,
-        )
         with evaluating(self._classifier):
-            return gradient_obstacle(self._classifier, few)
+            return gradient_obstacle(self._classifier, self._few())
+
+    def _few(self) -> Tensor:
+        """A few ID test images, as the classifier takes them."""
+        images = self._data.test[ID].first()[0][:_FEW]
+        return arranged(images.to(self._classifier.mean.device), self._classifier.dtype)
+
+    def _note_gradients(self) -> None:
+        """Note for detectors that take gradients of a model whose gradients are zero."""
+        taking = [n for n, c in self.contenders.items() if takes_gradients(c.method.detector.needs)]
+        if taking:
+            with evaluating(self._classifier):
+                if not gradient_vanishes(self._classifier, self._few()):
+                    return
+        for label in taking:
+            self.results[label].notes.append(NO_SLOPE)
 
     def run(self, *, stop_early: bool = False) -> None:
         """Fit, tune and score.
@@ -282,6 +300,7 @@ class Session:
             if replaced:
                 self.results[label].notes.append(f"replaces the output of {', '.join(replaced)}")
         note_missing_map(self.results, detectors, name)
+        self._note_gradients()
         self._runner.capture = Capture.of(needs, name, readers, kept)
         steps: list[Callable[[], None]] = [
             *(functools.partial(self._fit, need) for need in FITTED_ON),
