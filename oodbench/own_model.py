@@ -598,7 +598,7 @@ def _adapted(
     except UserError:
         raise
     except NotFiniteError as error:
-        raise not_finite(f"image {error.index} of id_data") from None
+        raise not_finite(f"image {error.index} of id_data", error.logits) from None
     except Exception as error:
         raise cannot_take(alone, few, "id_data", error) from error
     if probed.channels_last:

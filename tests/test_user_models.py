@@ -1024,3 +1024,147 @@ def test_detectors_that_cannot_be_copied_or_do_not_keep_their_arguments() -> Non
     for detector, said in ((Holding_(), "cannot be copied"), (Forgetting(), "does not keep")):
         with pytest.raises(UserError, match=said):
             evaluated(classifier(), [detector])
+
+
+# --- models that write into their own weights --------------------------------------------------
+
+
+class Normalizing(nn.Module):
+    """Keeps the rows of its last layer at length one, as some cosine classifiers do."""
+
+    def __init__(self, write: Callable[[nn.Parameter], Any], script: bool = False) -> None:
+        super().__init__()
+        self.net, self.write = classifier(), write
+        if script:
+            self.net[2] = _quietly(lambda: torch.jit.script(nn.Linear(12, CLASSES)))
+        self.weights = [self.net[2].weight]  # a reference that no module lists
+
+    def forward(self, x: Tensor) -> Any:
+        self.write(self.net[2].weight)
+        return self.net(x)
+
+
+WRITES: dict[str, Callable[[nn.Parameter], Any]] = {
+    "through data": lambda weight: weight.data.copy_(F.normalize(weight.data, dim=1)),
+    "in place": lambda weight: weight.detach().mul_(0.5),
+    "another tensor": lambda weight: setattr(weight, "data", weight.data * 0.5),
+}
+
+
+@pytest.mark.parametrize(
+    ("write", "script"),
+    [*((write, False) for write in WRITES), ("through data", True), ("in place", True)],
+)
+def test_weights_that_a_model_writes_are_given_back(write: str, script: bool) -> None:
+    model = Normalizing(WRITES[write], script)
+    weight = model.net[2].weight
+    before, place = weight.detach().clone(), weight.data_ptr()
+    assert "energy" in evaluated(model, ["energy", "knn"]).scores
+    assert torch.equal(model.net[2].weight, before)
+    if not script:
+        assert model.net[2].weight is weight
+        assert weight.data_ptr() == place
+
+
+def test_weights_that_a_model_writes_are_given_back_when_it_raises() -> None:
+    def write(weight: nn.Parameter) -> None:
+        weight.data.add_(1)
+        raise ZeroDivisionError
+
+    model = Normalizing(write)
+    before = model.net[2].weight.detach().clone()
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        evaluated(model, ["energy"])
+    assert torch.equal(model.net[2].weight, before)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_frozen_module_gains_no_attribute(held: bool) -> None:
+    frozen = _quietly(lambda: torch.jit.freeze(torch.jit.script(classifier())))
+    evaluated(Holding(frozen) if held else frozen, ["energy"])
+    assert not hasattr(frozen, "training")
+
+
+# --- hints that fit the error ------------------------------------------------------------------
+
+
+class Raising(nn.Module):
+    """A classifier that raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.net, self.error = classifier(), error
+
+    def forward(self, x: Tensor) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "sizes"),
+    [
+        (KeyError("size"), False),
+        (RuntimeError("the license has expired"), False),
+        (AttributeError("'NoneType' object has no attribute 'shape'"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x8 and 4x2)"), True),
+        (ValueError("Input image size (8*8) doesn't match model (224*224)."), True),
+    ],
+)
+def test_sizes_are_named_for_errors_of_sizes_alone(error: Exception, sizes: bool) -> None:
+    with pytest.raises(UserError, match=type(error).__name__) as caught:
+        evaluated(Raising(error), ["energy"])
+    assert ("size and with the channels" in caught.value.hint) == sizes
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_export_for_one_size_of_batch(batch: int) -> None:
+    model = torch.export.export(classifier(), (images(batch, 9),)).module()
+    with pytest.raises(UserError, match="Guard failed") as caught:
+        evaluated(model, ["energy"])
+    assert "dynamic_shapes" in caught.value.hint
+
+
+def test_an_export_for_one_size_of_images() -> None:
+    model = exported(nn.Sequential(classifier()))
+    wide = {"far": TensorDataset(torch.rand(20, 3, 9, 8))}
+    with pytest.raises(UserError, match="Guard failed") as caught:
+        evaluated(model, ["energy"], ood_data=wide)
+    assert "size and with the channels" in caught.value.hint
+
+
+@pytest.mark.parametrize("returned", [None, "text"])
+def test_an_error_of_ours_is_not_wrapped(returned: Any) -> None:
+    names = ["ash", "gram"]
+    calls = Hostile(lambda calls, x, net: net(x), None)
+    evaluated(calls, names)
+    raised = []
+    for at in range(1, calls.calls + 1):
+        try:
+            evaluated(Hostile(lambda calls, x, net: returned, at), names)
+        except UserError as error:
+            raised.append(error)
+    assert len(raised) > 3
+    for each in raised:
+        assert "UserError" not in each.message
+        assert "size and with the channels" not in each.hint
+
+
+@pytest.mark.parametrize("masked", [(1,), (0, 4)])
+@pytest.mark.parametrize("at", [0, 30])
+def test_masked_classes_are_left_out_with_output(masked: tuple[int, ...], at: int) -> None:
+    class Masking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = classifier()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x)
+            hit = (x[:, 0, 0, 0] == first[at])[:, None].expand_as(logits).clone()
+            hit[:, [c for c in range(CLASSES) if c not in masked]] = False
+            return logits.masked_fill(hit, -torch.inf)
+
+    first = images(48, 0)[:, 0, 0, 0]
+    with pytest.raises(UserError) as caught:
+        evaluated(Masking(), ["energy"])
+    classes = ", ".join(map(str, masked))
+    assert f"image {at} of id_data are -inf for the classes {classes}." in caught.value.message
+    assert "output=" in caught.value.hint

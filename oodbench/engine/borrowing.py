@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -15,7 +16,7 @@ from oodbench.data import ImageArray
 from oodbench.detector import Outputs
 from oodbench.engine.device import full_precision
 from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
-from oodbench.errors import UserError
+from oodbench.errors import UserError, listed
 from oodbench.models.adapter import Function, model_name
 from oodbench.models.classifier import Classifier, Network
 from oodbench.training import deterministic, seeded
@@ -28,9 +29,11 @@ _ABSENT = object()
 def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
     """The module with stand-ins for its parameters and buffers, on a device.
 
-    The module's own tensors are taken out and put back, and nothing is done with them, not even if
-    something raises: their storage, strides, gradients and hooks stay as they are. Buffers are
-    copies, and attributes that hold other tensors are set back, so what a sweep keeps is forgotten.
+    The module's own tensors are taken out and put back, even if something raises: their storage,
+    strides, gradients and hooks stay as they are. Buffers are copies, and attributes that hold
+    other tensors are set back, so what a sweep keeps is forgotten. A parameter that stays on its
+    device shares its storage with its stand-in, and a module may write into it; its values are
+    copied first, and put back if they changed. That takes the memory of one copy of the weights.
 
     Args:
         module: any module.
@@ -41,6 +44,7 @@ def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
     # A TorchScript module shows its tensors and does not let go of them: it runs with its own.
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     attributes = [(part, dict(vars(part))) for part in parts]
+    values = _values(module, device)
     try:
         for part in parts:
             own = chain(
@@ -58,6 +62,28 @@ def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
             setattr(part, name, tensor)
         for part, before in attributes:
             _set_back(part, before)
+        for tensor, copy in values:
+            if not torch.equal(tensor, copy):
+                tensor.copy_(copy)
+
+
+def _values(module: nn.Module, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The tensors that a module on a device can write into, without history, and copies of them.
+
+    They are its parameters on the device, and all tensors of TorchScript modules in it.
+    """
+    own: dict[int, Tensor] = {id(each): each for each in module.parameters()}
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            own |= {id(each): each for each in (*part.parameters(), *part.buffers())}
+    return [
+        (each.data, each.detach().clone())
+        for each in own.values()
+        if each.device.type == device.type
+        and not each.is_inference()
+        and type(each.data) is Tensor  # others may not be comparable
+        and each.layout == torch.strided
+    ]
 
 
 def _set_back(part: nn.Module, before: Mapping[str, object]) -> None:
@@ -244,9 +270,11 @@ class CheckedRunner(NetworkRunner):
             if is_out_of_memory(error):
                 raise
             raise cannot_take(self.classifier, images, self._set, error) from error
-        finite = outputs.logits.detach().isfinite().all(dim=1)
+        logits = outputs.logits.detach()
+        finite = logits.isfinite().all(dim=1)
         if not bool(finite.all()):
-            raise not_finite(self._position(images, int((~finite).int().argmax())))
+            index = int((~finite).int().argmax())
+            raise not_finite(self._position(images, index), logits[index])
         return outputs.map(_single)
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
@@ -263,12 +291,34 @@ class CheckedRunner(NetworkRunner):
         return f"image {self._first + row + index} of {self._set}"
 
 
-def not_finite(image: str) -> UserError:
-    """The error of a network whose logits for an image are not finite."""
+def not_finite(image: str, logits: Tensor) -> UserError:
+    """The error of a network whose logits for an image are not finite.
+
+    Args:
+        image: what the image is called.
+        logits: for it, shape [C].
+    """
+    masked = logits.isneginf()
+    if bool(masked.any()) and not bool(masked.all()) and bool((masked | logits.isfinite()).all()):
+        classes = listed(masked.nonzero().flatten().tolist())
+        return UserError(
+            f"The model's logits for {image} are -inf for the classes {classes}.",
+            "If these classes are masked, leave their columns out with output=, such as "
+            "output=lambda logits: logits[:, kept], and give labels that count the others alone.",
+        )
     return UserError(
         f"The model's logits for {image} are not finite.",
         "Look at its weights; half precision overflows beyond 65504.",
     )
+
+
+_ABOUT_SHAPES = re.compile(
+    r"size|shape|channel|dimension|\bmat1\b|broadcast|stride|elements|length|too small|\bview\b",
+    re.IGNORECASE,
+)
+"""Words of errors that are about the shape of what a model is given."""
+_GUARD = re.compile(r"Guard failed: .*?\bsize\(\)\[(\d+)\]|Expected input .*?shape\[(\d+)\]")
+"""What an exported module says of a size that it was not exported for, and of which axis."""
 
 
 def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Exception) -> UserError:
@@ -281,11 +331,21 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
         error: what the network raised.
     """
     line = (str(error).strip().splitlines() or [""])[0]
-    hint = (
-        "Give images of the size and with the channels that the model takes; a transform, such as "
-        "torchvision.transforms.Resize and CenterCrop, brings them to it."
-    )
-    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+    hint = ""
+    if isinstance(error, RuntimeError | ValueError | AssertionError | IndexError) and (
+        _ABOUT_SHAPES.search(str(error))
+    ):
+        hint = (
+            "Give images of the size and with the channels that the model takes; a transform, such "
+            "as torchvision.transforms.Resize and CenterCrop, brings them to it."
+        )
+    guard = _GUARD.search(str(error))
+    if guard is not None and "0" in guard.groups():
+        hint = (
+            "Export it for batches of any size: torch.export.export(model, (images,), "
+            "dynamic_shapes=({0: torch.export.Dim.AUTO},))."
+        )
+    elif hint and images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         hint = (
             "Their channels come last; give [channels, height, width], as "
             "torchvision.transforms.ToTensor() does."

@@ -538,8 +538,8 @@ def is_out_of_memory(error: Exception) -> bool:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients; both are restored, module by module."""
-    # A frozen module of TorchScript has no mode.
-    modes = {part: part.training for part in module.modules() if hasattr(part, "training")}
+    # A frozen module of TorchScript has no mode, until it is put into one.
+    modes = {part: getattr(part, "training", None) for part in module.modules()}
     frozen = {parameter: parameter.requires_grad for parameter in module.parameters()}
     _set_to_evaluation(module)
     for parameter in frozen:  # TorchScript has no requires_grad_ for a module
@@ -548,7 +548,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part, mode in modes.items():
-            part.training = mode
+            if mode is not None:
+                part.training = mode
+            elif hasattr(part, "training"):
+                del part.training
         for parameter, required in frozen.items():
             parameter.requires_grad_(required)
 

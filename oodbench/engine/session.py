@@ -290,6 +290,8 @@ class Session:
                 with evaluating(self._classifier):
                     name = find_map(self._classifier, few)
             readers, failures = layer_readers(self._classifier, detectors, few)
+        except UserError:
+            raise
         except Exception as error:
             raise cannot_take(self._classifier, few, ID_DATA, error) from error
         kept, refusals = kept_taps(self._classifier.network, detectors)

@@ -32,11 +32,13 @@ class NotFiniteError(Exception):
 
     Attributes:
         index: of the image.
+        logits: for it, shape [C].
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, logits: Tensor) -> None:
         super().__init__(f"logits of image {index} are not finite")
         self.index = index
+        self.logits = logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,8 @@ def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
         )
     finite = returned.isfinite().all(dim=1)
     if not bool(finite.all()):
-        raise NotFiniteError(int((~finite).int().argmax()))
+        index = int((~finite).int().argmax())
+        raise NotFiniteError(index, returned[index])
     return returned
 
 
