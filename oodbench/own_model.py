@@ -43,7 +43,7 @@ from oodbench.engine.recording import Recorder
 from oodbench.engine.session import ID, Contender, DataSets, Session
 from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.files import digest
-from oodbench.models.adapter import AdaptedNetwork, Function, model_name
+from oodbench.models.adapter import AdaptedNetwork, Function, inputs_beside_images, model_name
 from oodbench.models.probing import NotFiniteError, probe, unwrapped
 from oodbench.models.registry import HEADS
 from oodbench.models.returned import Output
@@ -99,7 +99,9 @@ def evaluate(
 
     Data are DataLoaders or Datasets of (image, label), of mappings with keys such as "pixel_values"
     and "labels", or "image" and "label", or of images alone where no label is needed:
-    OOD data, whose labels are ignored; ID data, which then give no accuracy. A DataLoader that
+    OOD data, whose labels are ignored; ID data, which then give no accuracy. Mappings with other
+    entries that the model takes by name, such as "attention_mask", are refused: the model is given
+    one tensor. A DataLoader that
     shuffles is read in the order of its data set, so that scores line up with it. They may be read
     more than once.
 
@@ -211,6 +213,7 @@ def evaluate(
                     inner.enter_context(reproducible(seed, places[name]))
                 for source in data.all:
                     source.in_unit_range = scalings[name] is not None
+                    source.model_inputs = inputs_beside_images(module)
                 inner.enter_context(_user_errors(module))
                 inner.enter_context(borrowed(module, places[name]))
                 inner.enter_context(evaluating(module))

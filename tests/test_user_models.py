@@ -1168,3 +1168,108 @@ def test_masked_classes_are_left_out_with_output(masked: tuple[int, ...], at: in
     classes = ", ".join(map(str, masked))
     assert f"image {at} of id_data are -inf for the classes {classes}." in caught.value.message
     assert "output=" in caught.value.hint
+
+
+# --- mappings with more than one tensor for the model ------------------------------------------
+
+
+class Masked(nn.Module):
+    """Averages what stands at the places of tokens that are no padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.fc = nn.Embedding(50, 12), nn.Linear(12, CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        weights = mask[:, :, None] / mask.sum(dim=1)[:, None, None]
+        logits: Tensor = self.fc((self.embed(input_ids) * weights).sum(dim=1))
+        return logits
+
+
+class Passing(nn.Module):
+    """Passes on whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Masked()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.net(*args, **kwargs)
+
+
+def _sentences(count: int, seed: int, padded: int | None, **others: Any) -> list[dict[str, Any]]:
+    """Items with `attention_mask`; the one at `padded` has padding."""
+    ids = torch.randint(1, 50, (count, 9), generator=torch.Generator().manual_seed(seed))
+    if padded is not None:
+        ids[padded, 5:] = 0
+    return [
+        {
+            "input_ids": each,
+            "attention_mask": (each != 0).long(),
+            "label": index % CLASSES,
+            "id": index,
+            "file": f"{index}.txt",
+            **others,
+        }
+        for index, each in enumerate(ids)
+    ]
+
+
+def _texts(padded: int | None, where: str = "id_data", **others: Any) -> dict[str, Any]:
+    sets = {name: padded if name == where else None for name in ("id_data", "far")}
+    return {
+        "id_data": _sentences(48, 0, sets["id_data"], **others),
+        "ood_data": {"far": DataLoader(_sentences(300, 1, sets["far"], **others), 16)},
+        "fit_data": None,
+    }
+
+
+@pytest.mark.parametrize("make", [Masked, Passing])
+@pytest.mark.parametrize(
+    ("padded", "where", "name"),
+    [(0, "id_data", "id_data"), (40, "id_data", "id_data"), (290, "far", "ood_data['far']")],
+)
+def test_entries_that_the_model_takes_by_name_are_not_dropped(
+    make: type[nn.Module], padded: int, where: str, name: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        evaluated(make().eval(), ["energy"], **_texts(padded, where))
+    assert caught.value.message.startswith(f"{name}: ")
+    assert "'attention_mask'" in caught.value.message
+    assert "'id'" not in caught.value.message
+    assert "Wrap the model" in caught.value.hint
+
+
+@pytest.mark.parametrize("padded", [0, 40])
+def test_entries_that_the_model_does_not_take_are_left_out(padded: int) -> None:
+    model = Masked().eval()
+    whole = _texts(padded, segment=torch.ones(2))
+    found = evaluated(lambda ids: model(ids, (ids != 0).long()), ["energy"], **whole)
+    ids = torch.stack([item["input_ids"] for item in whole["id_data"]])
+    expected = model(ids, (ids != 0).long()).logsumexp(dim=1)
+    np.testing.assert_allclose(found.scores["energy"]["id"], expected.detach(), rtol=1e-5)
+    bare = _texts(None)
+    found = evaluated(model, ["energy"], **bare)  # masks of ones say nothing
+    ids = torch.stack([item["input_ids"] for item in bare["id_data"]])
+    expected = model(ids).logsumexp(dim=1)
+    np.testing.assert_allclose(found.scores["energy"]["id"], expected.detach(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "pixel_mask"])
+def test_other_entries_for_the_model_are_refused(name: str) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Masked()
+
+        def forward(
+            self, input_ids: Any, *, token_type_ids: Any = None, pixel_mask: Any = None
+        ) -> Any:
+            return self.net(input_ids)
+
+    neutral = torch.full((9,), int(name == "pixel_mask"))
+    assert evaluated(Both(), ["energy"], **_texts(None, **{name: neutral})).failed == {}
+    with pytest.raises(UserError, match=f"entries '{name}'"):
+        evaluated(Both(), ["energy"], **_texts(None, **{name: torch.arange(9) % 2}))

@@ -7,7 +7,7 @@ what is wrong is said with the name of the argument and the position of the imag
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ _IMAGE_KEYS = (
     *("input_values", "input_features", "input_ids"),
 )
 """Keys under which mappings hold the images, or what else a model takes."""
+_NEUTRAL = {"attention_mask": 1, "pixel_mask": 1, "token_type_ids": 0}
+"""Entries that say nothing if all their values are these: models take them for granted."""
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "fine_label")
 
 _CONVERT = (
@@ -74,6 +76,8 @@ class LoadedImages:
         name: as given.
         num_classes: set it to have labels held to 0 .. num_classes - 1.
         in_unit_range: set it to have images held to [0, 1].
+        model_inputs: set it to refuse mappings with other entries that the model takes by these
+            names: it is given the images alone.
         fingerprints: of every image, once a pass came to its end (`data.duplicates`).
         note: what a reader of the scores should know of their order; "" if there is nothing.
 
@@ -85,6 +89,8 @@ class LoadedImages:
         self.name = name
         self.num_classes: int | None = None
         self.in_unit_range = False
+        self.model_inputs: Collection[str] = ()
+        self._left_out: set[str] = set()
         self.fingerprints: NDArray[np.uint64] | None = None
         self._labelled = labelled
         self._generators = [(each, each.get_state()) for each in _generators(data)]
@@ -155,6 +161,7 @@ class LoadedImages:
                 ) from None
             if getattr(self._data, "persistent_workers", False):
                 self._begun = None  # the loader has one iterator for all who read it
+        self._check_left_out()
         return self._first
 
     @property
@@ -350,6 +357,11 @@ class LoadedImages:
                     f"Name one of them {known[0]!r} or {known[1]!r}, or give a Dataset, or a "
                     "collate_fn, that makes pairs.",
                 )
+        self._left_out |= {
+            key
+            for key, value in given.items()
+            if key != images[0] and key not in _LABEL_KEYS and _says_something(key, value)
+        }
         return given[images[0]], given[labels[0]] if labels else None
 
     def _image(self, image: Any) -> Tensor:
@@ -434,8 +446,22 @@ class LoadedImages:
                 f"{self.name}: the label of image {position} is {_described(label)}; {expected}."
             ) from error
 
+    def _check_left_out(self) -> None:
+        found = sorted(self._left_out & set(self.model_inputs))
+        if found:
+            named = ", ".join(map(repr, found))
+            raise UserError(
+                f"{self.name}: the data have the entries {named} beside the images, and the model "
+                "takes them, too; it is given one tensor, the images, so its logits would be "
+                "wrong.",
+                "Wrap the model in a function of one tensor that makes the others, such as "
+                "lambda ids: model(input_ids=ids, attention_mask=(ids != pad_id).long()); if the "
+                "model needs none of them, leave them out of the data.",
+            )
+
     def _check(self, images: Tensor, labels: Tensor | None, done: int) -> None:
         """Values of images and labels; `done` images came before them."""
+        self._check_left_out()
         low, high = torch.aminmax(images)
         if not bool(low.isfinite() & high.isfinite()):
             finite = images.isfinite().flatten(1).all(dim=1)
@@ -545,6 +571,17 @@ def _fields(given: Any) -> Mapping[str, Any]:
         return {}
     fields: Mapping[str, Any] = vars(given)
     return fields
+
+
+def _says_something(key: Any, value: Any) -> bool:
+    """Whether an entry of a mapping holds numbers that a model may need."""
+    if not isinstance(value, Tensor | np.ndarray | tuple | list | int | float):
+        return False
+    try:
+        values = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # lists of unequal length
+        return True
+    return values.dtype.kind in "biuf" and not bool((values == _NEUTRAL.get(key)).all())
 
 
 def _is_array(value: Any) -> bool:

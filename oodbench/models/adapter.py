@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,6 +143,36 @@ class Function(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """What the function returns."""
         return self.function(images)
+
+
+_KNOWN_INPUTS = (
+    *("attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "bbox"),
+    *("pixel_mask", "pixel_attention_mask", "bool_masked_pos", "image_sizes", "spatial_shapes"),
+)
+"""What models of Transformers take beside the images or tokens."""
+
+
+def inputs_beside_images(module: nn.Module) -> frozenset[str]:
+    """Names of what a model takes beside its first argument.
+
+    Of a model that takes any name (`**kwargs`), those that models of Transformers know.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        forward = getattr(module, "forward", None)
+        schema: Any = getattr(forward, "schema", None)
+        return frozenset(each.name for each in schema.arguments[2:]) if schema else frozenset()
+    function = module.function if isinstance(module, Function) else module.forward
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # one that is not written in Python
+        return frozenset()
+    named = {
+        each.name
+        for each in parameters[1:]
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    }
+    anything = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return frozenset({*named, *(_KNOWN_INPUTS if anything else ())})
 
 
 def model_name(module: nn.Module) -> str:
