@@ -11,7 +11,7 @@ import torch
 from test_leaderboard import cost, quality
 
 from oodbench.engine import costs
-from oodbench.report import Leaderboard
+from oodbench.report import Leaderboard, latex
 from oodbench.report.formats import FORMATS
 from oodbench.report.tables import order_is_clear
 
@@ -93,8 +93,30 @@ def test_times_that_scatter_are_marked_in_every_document() -> None:
     lines = made.to_text(120).split("Cost, ")[1].splitlines()
     rows = [line.split() for line in lines if re.match(r"A\d", line)]
     assert [row[2] for row in rows[:4]] == ["1", "2~", "4", "8~"]
-    assert made.to_markdown().count(r"\~") == 5  # time and ratio of two, and the note
+    # Time and ratio of two and the note with the costs; the ratio of two and a note with quality.
+    assert made.to_markdown().count(r"\~") == 5 + 3
     assert "~" not in board((1.0, 0.05), (2.0, 0.20)).to_text(120)
+
+
+@pytest.mark.parametrize(
+    ("scatters", "marked"), [((0.05, 0.21, 3.0), [1, 2]), ((0.5, 0.1, 0.2), [0])]
+)
+def test_the_first_table_and_the_compact_one_mark_times(
+    scatters: tuple[float, ...], marked: list[int]
+) -> None:
+    made = board(*((1.0, scatter) for scatter in scatters))
+    first = made.to_text(120).split("\nCost")[0]
+    rows = [line.split()[-1] for line in first.splitlines() if re.match(r"1? *\d +A\d", line)]
+    assert [number for number, last in enumerate(rows) if last.endswith("~")] == marked
+    assert len(rows) == len(scatters)
+    assert "~ after a time: its repetitions scatter by more than 20%" in first
+    sign = r"$^{\sim}$"
+    for text in (latex.render_compact(made), made.to_latex().split(r"\end{table}")[0]):
+        lines = [line for line in text.splitlines() if re.match(r"(\d+ & )?A\d", line)]
+        assert [number for number, line in enumerate(lines) if sign in line] == marked
+        assert "after a time: its repetitions scatter" in text
+    steady = board((1.0, 0.05), (2.0, 0.20))
+    assert "scatter" not in latex.render_compact(steady)
 
 
 def test_of_several_seeds_the_largest_scatter_counts() -> None:

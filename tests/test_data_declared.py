@@ -197,6 +197,26 @@ def test_what_may_have_changed_labels_is_not_guessed_at(network: nn.Module, data
     assert "set its attribute `classes`" in caught.value.hint
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("around", ["plain", "loader", "nested"])
+def test_a_part_without_classes_is_not_renumbered_with_the_others(
+    network: nn.Module, first: bool, around: str
+) -> None:
+    parts: list[Dataset[Any]] = [Classes(WHOLE, declare="no"), Classes("acd")]
+    data: Any = ConcatDataset(parts if first else parts[::-1])
+    data = {"plain": data, "loader": DataLoader(data, 4), "nested": ConcatDataset([data])}[around]
+    with pytest.raises(UserError) as caught:
+        evaluated(network, id_data=data, fit_data=Classes(WHOLE))
+    assert "id_data has a, c, d; fit_data has a, b, c, d" in caught.value.message
+    assert "a part that declares no classes" in caught.value.hint
+
+
+def test_a_part_without_classes_is_taken_where_nothing_is_renumbered(network: nn.Module) -> None:
+    data = ConcatDataset([Classes(WHOLE, declare="no"), Classes(WHOLE)])
+    result = evaluated(network, id_data=data, fit_data=Classes(WHOLE))
+    assert (accuracy(result), matched(result)) == (1.0, [])
+
+
 def test_what_a_wrapper_says_of_its_labels_is_taken(network: nn.Module) -> None:
     plain = Wrapper(Classes("acd"))
     plain.classes = ["a", "c", "d"]

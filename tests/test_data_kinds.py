@@ -548,6 +548,9 @@ def test_svhn_calls_its_zero_ten(tmp_path: Path) -> None:
         ({"X": lambda x: x / 255}, "array 'X' is float64"),
         ({"X": lambda x: x.transpose(3, 0, 1, 2)}, "array 'X' is uint8 of shape [20, 32, 32, 3]"),
         ({"X": lambda x: x[:, :, 0]}, "array 'X' is uint8 of shape [32, 32, 20]"),
+        ({"X": lambda x: x > 9}, "array 'X' is bool of shape [32, 32, 3, 20]; expected uint8"),
+        ({"X": lambda x: np.zeros_like(x, bool)}, "array 'X' is bool of shape [32, 32, 3, 20]"),
+        ({"y": lambda y: y > 0}, "array 'y' is bool of shape [20, 1]"),
         ({"y": lambda y: y.astype(float) + 0.5}, "array 'y' is float64"),
         ({"y": lambda y: y[:-1]}, "array 'y' is int64 of shape [19, 1]"),
         ({"y": lambda y: y - 1}, "array 'y' has the label 0; expected 1 to 10"),
@@ -578,6 +581,8 @@ def test_a_mat_file_with_other_arrays(tmp_path: Path, change: dict[str, Any], sa
         ((8, (10, 28, 28), 1), (8, (9,), 1), "labels-idx1-ubyte: its array is uint8 of shape [9]"),
         ((8, (10, 28, 28), 1), (0x0D, (10,), 4), "labels-idx1-ubyte: its array is float32"),
         ((8, (10, 28, 29), 1.2), (8, (10,), 1), "cannot read"),
+        ((8, (10, 28, 28), 0.5), (8, (10,), 1), "images-idx3-ubyte: its content is not as expect"),
+        ((8, (10, 28, 28), 1), (8, (10,), 2), "labels-idx1-ubyte: its content is not as expected"),
     ],
 )
 def test_an_idx_file_with_other_arrays(tmp_path: Path, images: Any, labels: Any, said: str) -> None:

@@ -42,6 +42,7 @@ from oodbench.report.tables import (
     longest_number,
     longest_piece,
     parameters_text,
+    ties_note,
     wrap,
 )
 from oodbench.report.tables import overview as tables_of
@@ -673,7 +674,8 @@ def test_a_compact_table_has_ten_methods_and_five_columns(count: int) -> None:
     assert len(rows) == min(10, count)
     assert {row.count("&") for row in rows} == {4}
     assert text.count(r"\begin{table}") == 1
-    assert f"of {count} with the highest AUROC" in text
+    shown = "all 3 methods" if count == 3 else "the 10 methods of 12 with the highest AUROC"
+    assert f"{shown}. Time" in text
 
 
 def test_pages_say_when_and_with_what_they_were_made(board: Leaderboard) -> None:
@@ -733,6 +735,25 @@ def test_chosen_values_are_printed_by_seed(steps: tuple[float, ...], shown: str)
         assert "per seed" not in text
     # What was not tuned did not choose.
     assert re.search(r"\| MaxProb +\| Required +\|", board.to_markdown())
+
+
+def test_latex_explains_its_marks_beside_the_tables(board: Leaderboard) -> None:
+    _, *tables = board.to_latex().split(r"\begin{table}")
+    seen = set()
+    for text in (each.split(r"\end{table}")[0] for each in tables):
+        body, _, notes = text.partition(r"\end{tabular}")
+        bold, tied = r"\textbf{" in body, re.search(r"\d\$\^\{=\}\$", body) is not None
+        assert ("Bold: the best of its column" in notes) == bold
+        assert ("= after a value: tied with the best" in notes) == tied
+        seen |= {(bold, tied)}
+    assert {(True, True), (False, False)} <= seen
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_only_boards_of_two_seeds_say_that_the_spread_is_hardly_known(seeds: int) -> None:
+    note = ties_note(7, seeds)
+    assert ("With 2 seeds this spread is hardly known" in note) == (seeds == 2)
+    assert ("even a large difference may be marked =" in note) == (seeds == 2)
 
 
 def test_two_seeds_show_their_values() -> None:

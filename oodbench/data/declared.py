@@ -19,6 +19,10 @@ _DEEPEST = 32
 """Data sets inside each other that are looked into; one may be inside itself."""
 
 
+_UNDECLARED = "ConcatDataset with a part that declares no classes"
+"""A wrapper: what the labels of that part mean is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeclaredClasses:
     """Classes of a data set.
@@ -69,6 +73,8 @@ def declared_classes(data: Any, name: str, depth: int = 0) -> DeclaredClasses | 
                     f"{known[0]}; and {part}.",
                     "Give all parts the same classes: their order gives the labels.",
                 )
+        if known and None in found:
+            return DeclaredClasses(known[0].names, _UNDECLARED)
         return next((part for part in known if part.wrapper), known[0] if known else None)
     inside = declared_classes(_attribute(data, "dataset"), name, depth + 1)
     plain = type(data) is Subset or (

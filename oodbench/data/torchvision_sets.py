@@ -76,9 +76,13 @@ def _mnist(folder: Path, split: StoredSplit) -> Arrays:
 
 
 def _mat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
+    """The arrays of a file; logical ones as bool, which scipy gives as 8-bit zeros and ones."""
+    from scipy.io import loadmat, whosmat
 
     arrays: dict[str, Any] = loadmat(path, appendmat=False, variable_names=["X", "y"])
+    for name, _, kind in whosmat(path, appendmat=False):
+        if kind == "logical" and name in arrays:
+            arrays[name] = arrays[name].astype(bool)
     return arrays
 
 
@@ -96,7 +100,9 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     except Exception as error:  # damaged files make scipy and torchvision raise nearly anything
-        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        reason = (str(error).splitlines() or [""])[0].rstrip(
+            "."
+        ) or "its content is not as expected"
         raise UserError(
             f"cannot read {path}: {reason}.", "It is damaged, or in another format."
         ) from error

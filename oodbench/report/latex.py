@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.tables import (
@@ -58,7 +59,9 @@ _HEAD = 11
 
 def render(leaderboard: Leaderboard) -> str:
     """The full report of a leaderboard."""
-    return render_document(full(leaderboard, best="bold"))
+    document = full(leaderboard, best="bold")
+    tables = (replace(each, notes=(*_legend(each), *each.notes)) for each in document.tables)
+    return render_document(replace(document, tables=tuple(tables)))
 
 
 def render_compact(leaderboard: Leaderboard) -> str:
@@ -106,6 +109,15 @@ def _table(table: Table, *, small: bool = False) -> Iterator[str]:
     for note in table.notes:
         yield rf"\par\smallskip\raggedright\footnotesize {_escaped(note)}"
     yield r"\end{table}"
+
+
+def _legend(table: Table) -> Iterator[str]:
+    """What type and signs of a table say, where it is printed far from the report's notes."""
+    marks = {cell.mark for index in range(len(table.headings)) for cell in table.column(index)}
+    said = ["Bold: the best of its column"] if "best" in marks else []
+    said += [f"{TIED_SIGN} after a value: tied with the best"] if "tied" in marks else []
+    if said:
+        yield f"{'; '.join(said)}."
 
 
 def _groups(table: Table) -> Iterator[str]:

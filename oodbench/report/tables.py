@@ -275,18 +275,23 @@ def compact(board: Leaderboard, *, best: str, methods: int = 10) -> Table:
             value_cell(row.entries.get((RANKED_BY, mean))),
             value_cell(row.entries.get((RANKED_BY, worst))),
             value_cell(row.entries.get((FPR, mean))),
-            Cell(_decimal(_cost_of(row, "relative_to_baseline"), 1)),
+            _relative_time(row),
         )
         for row in ranked[:methods]
     )
-    shown = counted(len(rows), "method")
+    shown = (
+        f"the {counted(len(rows), 'method')} of {len(ranked)} with the highest AUROC"
+        if len(rows) < len(ranked)
+        else f"all {counted(len(rows), 'method')}"
+    )
     sets = counted(len(board.ood_sets), "OOD set")
     notes = (
         f"AUROC (higher is better) and FPR95 (lower is better) in %, means over {sets} and "
-        f"{counted(len(board.seeds), 'seed')}; the {shown} of {len(ranked)} with the highest "
-        f"AUROC. Time: of an image in a batch, {BASELINE_SIGN} the baseline's.",
+        f"{counted(len(board.seeds), 'seed')}; {shown}. Time: of an image in a "
+        f"batch, {BASELINE_SIGN} the baseline's.",
         f"Best of its column: {best}"
         + (f"; {TIED_SIGN}: tied with the best (paired differences)." if board.tested else "."),
+        *((_UNSTEADY_NOTE,) if any(map(_unsteady, ranked[:methods])) else ()),
     )
     title = f"Benchmark {board.benchmark}, version {board.version}"
     return Table(title, headings, (Section("", rows),), notes)
@@ -508,11 +513,17 @@ def ties_note(methods: int, seeds: int) -> str:
             "Each model was trained once, so the sampling of the test images alone counts: another "
             "training may give another order."
         )
-    return text + (
+    text += (
         "The interval has the sampling of the test images and the spread of the difference over "
         f"seeds; {seeds} seeds say little of that spread, so it is moderated by that of the other "
         "methods' differences."
     )
+    if seeds == 2:
+        text += (
+            f" With 2 seeds this spread is hardly known: even a large difference may be marked "
+            f"{TIED_SIGN}. Run more seeds to tell such methods apart."
+        )
+    return text
 
 
 _Show = Callable[[float | None], str]
@@ -603,12 +614,17 @@ def _leaderboard(board: Leaderboard, split: bool) -> Table:
             both = forwards is not None and backwards is not None
             found += [
                 Cell(f"{_short(forwards)}/{_short(backwards)}" if both else ""),
-                Cell(_decimal(_cost_of(row, "relative_to_baseline"), 1)),
+                _relative_time(row),
             ]
         return tuple(found)
 
     title = "Quality (%) and cost" if has_cost else "Quality (%)"
-    return Table(title, tuple(headings), _sections(board, cells))
+    scattering = (
+        f"{UNSTEADY_SIGN} after a time: its repetitions scatter by more than {SCATTER_LIMIT:.0%} "
+        "(see the table of costs)."
+    )
+    notes = (scattering,) if any(map(_unsteady, board.rows)) else ()
+    return Table(title, tuple(headings), _sections(board, cells), notes)
 
 
 def _details(
@@ -693,14 +709,13 @@ def _costs(board: Leaderboard, split: bool) -> Table:
             *_named(row, board, split),
             value_cell(row.entries.get(("auroc", mean))),
             *(
-                Cell(show(_cost_of(row, name)), "unsteady" if unsteady(row, name) else None)
+                Cell(
+                    show(_cost_of(row, name)),
+                    "unsteady" if name in _SCATTERING and _unsteady(row) else None,
+                )
                 for name, show, _ in columns
             ),
         )
-
-    def unsteady(row: Row, name: str) -> bool:
-        timed = name in ("ms_per_image_batched", "relative_to_baseline")
-        return timed and (_cost_of(row, "time_scatter") or 0.0) > SCATTER_LIMIT
 
     def key(row: Row) -> tuple[float, str]:
         time = _cost_of(row, "ms_per_image_batched")
@@ -717,18 +732,34 @@ def _costs(board: Leaderboard, split: bool) -> Table:
         notes.append(
             "Differences of times that are within the scatter of their repetitions decide nothing."
         )
-    if any(unsteady(row, "ms_per_image_batched") for row in board.rows):
-        notes.append(
-            f"{UNSTEADY_SIGN} after a time: its repetitions scatter by more than "
-            f"{SCATTER_LIMIT:.0%} (the longest less the shortest, over their median), as on a "
-            "machine that has other work."
-        )
+    if any(map(_unsteady, board.rows)):
+        notes.append(_UNSTEADY_NOTE)
     return Table(
         "Cost, the fastest first" if ordered else "Cost, sorted by measured time",
         headings,
         _sections(board, cells, key) if costs else (),
         tuple(notes),
     )
+
+
+_SCATTERING = ("ms_per_image_batched", "relative_to_baseline")
+"""Costs that `time_scatter` is the scatter of."""
+
+_UNSTEADY_NOTE = (
+    f"{UNSTEADY_SIGN} after a time: its repetitions scatter by more than {SCATTER_LIMIT:.0%} (the "
+    "longest less the shortest, over their median), as on a machine that has other work."
+)
+
+
+def _unsteady(row: Row) -> bool:
+    """Whether the repetitions of a method's time scatter too much."""
+    return (_cost_of(row, "time_scatter") or 0.0) > SCATTER_LIMIT
+
+
+def _relative_time(row: Row) -> Cell:
+    """Time over the baseline's, marked where it scatters."""
+    text = _decimal(_cost_of(row, "relative_to_baseline"), 1)
+    return Cell(text, "unsteady" if text and _unsteady(row) else None)
 
 
 def order_is_clear(costs: Sequence[Cost]) -> bool:
