@@ -17,7 +17,7 @@ from oodbench import metrics
 from oodbench.data import ImageArray
 from oodbench.data.duplicates import digests, fingerprints
 from oodbench.detector import Batches, Detector, Outputs, register
-from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
+from oodbench.engine.mistakes import Confusion, Values, labels_signs, shared_signs, values_signs
 from oodbench.own_model import EvaluationResult
 from oodbench.records import QualityRecord
 from oodbench.report import Leaderboard
@@ -239,3 +239,40 @@ def test_every_format_shows_the_warnings() -> None:
     for text in texts:
         flat = " ".join(text.replace("\\_", "_").replace("{", "").replace("}", "").split())
         assert words.split("id_data")[1] in flat
+
+
+# --- images on several scales ------------------------------------------------------------------
+
+
+def _bytes(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("factor", [255.0, 6.0])
+@pytest.mark.parametrize("id_in_bytes", [True, False])
+def test_bytes_beside_floats_on_another_scale_are_said(factor: float, id_in_bytes: bool) -> None:
+    labels = torch.arange(80) % CLASSES
+    images = (images_of(labels, 1).clamp(0, 1) * 255).byte()
+    floats = TensorDataset((other(60, 3).tensors[0] - 0.5 * (factor < 255)) * factor)
+    in_bytes = TensorDataset(_bytes(60, 3))
+    found = evaluated(
+        ["energy"],
+        id_data=TensorDataset(images if id_in_bytes else images.float() * factor / 255, labels),
+        ood_data={"far": floats if id_in_bytes else in_bytes},
+        fit_data=None,
+    )
+    name, others = ("ood_data['far']", "id_data") if id_in_bytes else ("id_data", "ood_data['far']")
+    said = [each for each in found.warnings if f"The images of {name} have values from" in each]
+    assert len(said) == 1
+    assert f"those of {others} came as bytes and were scaled to [0, 1]" in said[0]
+
+
+def test_one_scale_is_no_sign_and_bytes_as_floats_are() -> None:
+    unit, normal = Values(False, 0.0, 1.0), Values(False, -2.1, 2.6)
+    scaled, raw = Values(True, np.inf, -np.inf), Values(False, 0.0, 255.0)
+    for values in ((unit, scaled), (unit, normal), (normal, normal), (raw, raw), (scaled, scaled)):
+        assert not list(values_signs(dict(zip("ab", values, strict=True))))
+    for values in ((unit, raw), (scaled, raw), (scaled, normal), (unit, Values(True, 0.0, 200.0))):
+        (said,) = values_signs(dict(zip("ab", values, strict=True)))
+        assert f"values from {values[1].low:.3g} to {values[1].high:.3g}" in said

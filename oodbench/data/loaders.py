@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,8 @@ class LoadedImages:
         model_inputs: set it to refuse mappings with other entries that the model takes by these
             names: it is given the images alone.
         fingerprints: of every image, once a pass came to its end (`data.duplicates`).
+        scaled: whether there were images of type uint8, which are scaled to [0, 1].
+        values: lowest and highest value of the other images that were read, (inf, -inf) of none.
         note: what a reader of the scores should know of their order; "" if there is nothing.
 
     Raises:
@@ -98,7 +101,8 @@ class LoadedImages:
         self.declared = declared_classes(data, name) if labelled else None
         self.relabel: Sequence[int] = ()
         self.note = self._order_of(self._data)
-        self._scaled = False
+        self.scaled = False
+        self.values = (inf, -inf)
         self._first: Batch | None = None
         self._begun: Iterator[Batch] | None = None
         self._count: int | None = None
@@ -143,7 +147,7 @@ class LoadedImages:
     def notes(self) -> list[str]:
         """What a reader of the scores should know of how the images were read."""
         scaled = f"{self.name} gives images of type uint8: they were scaled to [0, 1]."
-        return [note for note in (self.note, scaled if self._scaled else "") if note]
+        return [note for note in (self.note, scaled if self.scaled else "") if note]
 
     def first(self) -> Batch:
         """The first batch, its labels as they are read; the sweep that comes next goes on after it.
@@ -401,6 +405,9 @@ class LoadedImages:
                 "a pixel."
             )
         if images.dtype != torch.uint8:
+            if images.is_floating_point() and images.numel():
+                low, high = torch.aminmax(images.detach())
+                self.values = (min(self.values[0], float(low)), max(self.values[1], float(high)))
             return images
         channels = (images.shape[1], images.shape[-1])
         if images.ndim == 2 or (channels[1] in _CHANNELS and channels[0] not in _CHANNELS):
@@ -410,7 +417,7 @@ class LoadedImages:
                 "[channels, height, width].",
                 f"{'Their channels come last. ' * last}{_CONVERT}",
             )
-        self._scaled = True
+        self.scaled = True
         return images.float().div_(255)
 
     def _labels(self, given: Any, count: int, done: int) -> Tensor:

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
 from oodbench.detector import Outputs
-from oodbench.errors import counted
+from oodbench.errors import counted, listed
 
 _SIGNIFICANCE = 0.01
 """Accuracies that chance reaches more often than this are called chance."""
@@ -24,6 +24,10 @@ _LEAST_AGREEMENT = 0.5
 """The share of fit labels that the model that was trained on them should give, at least."""
 _FEW_ROWS = 5
 """Classes with fewer images say nothing about the order of classes."""
+_OVERSHOOT = 0.25
+"""How far bicubic resizing may lead out of [0, 1], at most."""
+_BYTES = 50
+"""Images of bytes have higher values than this; normalized ones do not."""
 _SHOWN = 5
 """Classes that a message lists."""
 
@@ -134,6 +138,54 @@ def _other_order(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
         and counts[label, label] < sizes[label] / 10
     ]
     return exchanged if len(exchanged) > 1 else []
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values of the images of a data set.
+
+    Attributes:
+        scaled: whether some came as bytes and were scaled to [0, 1].
+        low: lowest value of those that came as floating-point numbers; infinite if none did.
+        high: highest value of these; minus infinite if none did.
+    """
+
+    scaled: bool
+    low: float
+    high: float
+
+    @property
+    def in_unit_range(self) -> bool:
+        """Whether all images are in [0, 1], up to what resizing adds."""
+        return self._floats_within(-_OVERSHOOT, 1 + _OVERSHOOT)
+
+    @property
+    def bytes_as_floats(self) -> bool:
+        """Whether floating-point values look as bytes do, 0 to 255."""
+        return self.high > _BYTES and self._floats_within(-255 * _OVERSHOOT, 255 * (1 + _OVERSHOOT))
+
+    def _floats_within(self, low: float, high: float) -> bool:
+        return self.low >= low and self.high <= high
+
+
+def values_signs(values: Mapping[str, Values]) -> Iterator[str]:
+    """Signs that images of data sets are on several scales.
+
+    Args:
+        values: name of a data set -> values of its images.
+    """
+    scaled = [name for name, each in values.items() if each.scaled]
+    unit = scaled or [name for name, each in values.items() if each.in_unit_range]
+    if not unit:
+        return
+    for name, each in values.items():
+        if each.bytes_as_floats or (scaled and not each.in_unit_range):
+            how = "came as bytes and were scaled to [0, 1]" if scaled else "are in [0, 1]"
+            yield (
+                f"The images of {name} have values from {each.low:.3g} to {each.high:.3g}, while "
+                f"those of {listed(unit)} {how}: a difference in scale looks like a difference in "
+                "distribution. Give all data sets the same transform."
+            )
 
 
 def shared_signs(images: Mapping[str, NDArray[np.uint64]]) -> Iterator[str]:

@@ -29,7 +29,13 @@ from oodbench.engine.contract import TuningError
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores, note_missing_map
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.layer_readers import layer_readers, reads
-from oodbench.engine.mistakes import Confusion, labels_signs, shared_signs
+from oodbench.engine.mistakes import (
+    Confusion,
+    Values,
+    labels_signs,
+    shared_signs,
+    values_signs,
+)
 from oodbench.engine.network import Capture, arranged, evaluating
 from oodbench.engine.perturbation import takes_gradients
 from oodbench.engine.reasons import reason_of
@@ -316,6 +322,8 @@ class Session:
                     return
         for reader in readers:
             self.results[reader.method].notes.insert(0, reads(reader))
+        values = {each.name: Values(each.scaled, *each.values) for each in self._data.all}
+        self.warnings += values_signs(values)
         read = {each.name: each.fingerprints for each in self._data.all}
         self.warnings += shared_signs({k: v for k, v in read.items() if v is not None})
 
