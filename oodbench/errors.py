@@ -32,6 +32,10 @@ class UserError(Exception):
         self.message = visible(message)
         self.hint = visible(hint)
 
+    def say_first(self, what: str) -> None:
+        """Put before the message what the error is about."""
+        self.message = visible(f"{what}: {self.message}")
+
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 

@@ -40,7 +40,7 @@ from oodbench.engine.evaluation import Evaluation, MethodResult
 from oodbench.engine.network import arranged, evaluating, is_out_of_memory
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
-from oodbench.engine.session import ID, Contender, DataSets, Session
+from oodbench.engine.session import ID, Contender, DataSets, NoDetectorError, Session
 from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.files import digest
 from oodbench.models.adapter import AdaptedNetwork, Function, inputs_beside_images, model_name
@@ -157,8 +157,9 @@ def evaluate(
             back.
         costs: measure what each detector costs beside the maximum-probability baseline of the same
             model.
-        errors: "skip": a detector that raises is left out and named in the result; "raise": what
-            the first one raised is raised.
+        errors: "skip": a detector that raises is left out and named in the result, and so are all
+            methods of a model that cannot be evaluated, if another can; "raise": what the first one
+            raised is raised.
         progress: "auto": a bar on a terminal, one line in a notebook; elsewhere a line on standard
             error when nothing was said for nearly ten seconds, with rate and time left. True: the
             same, with a line for each model that is done. False: nothing. Or a reporter
@@ -195,6 +196,7 @@ def evaluate(
     scalings = {name: _normalization(each.pop("normalization")) for name, each in options.items()}
     first = next(iter(models))
     tried: list[_Tried] = []
+    lost: dict[str, UserError] = {}
     with say.work(len(models)), ExitStack() as stack:
         say.stage("reading the first images")
         stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
@@ -208,46 +210,67 @@ def evaluate(
             source.first()
         for name, module in models.items():
             say.stage(name if several else model_name(module))
-            with ExitStack() as inner:
-                if name != first:
-                    inner.enter_context(reproducible(seed, places[name]))
-                for source in data.all:
-                    source.in_unit_range = scalings[name] is not None
-                    source.model_inputs = inputs_beside_images(module)
-                inner.enter_context(_user_errors(module))
-                inner.enter_context(borrowed(module, places[name]))
-                inner.enter_context(evaluating(module))
-                classifier, classes, notes = _adapted(
-                    module, data, options[name], num_classes, scalings[name], places[name]
-                )
-                notes += _same_classes(data, classes)
-                for source in data.all:
-                    source.num_classes = classes
-                shown = name if several else model_name(module)
-                contenders = _contenders(asked, catalog, shown, prefix=f"{name}+" * several)
-                session = Session(
-                    classifier,
-                    contenders,
-                    data,
-                    classes,
-                    attackable=scalings[name] is not None,
-                    seed=seed,
-                    report=say.detail,
-                )
-                session.run(stop_early=errors == "raise")
-                if costs:
-                    (baseline,), _ = _asked("baseline", Catalog(), "none")
-                    reference = _contenders([baseline], Catalog(), shown, prefix="")["baseline"]
-                    session.measure(reference)
-                tried.append(_Tried(shown, session, contenders, classifier, notes, places[name]))
+            try:
+                with ExitStack() as inner:
+                    if name != first:
+                        inner.enter_context(reproducible(seed, places[name]))
+                    for source in data.all:
+                        source.in_unit_range = scalings[name] is not None
+                        source.model_inputs = inputs_beside_images(module)
+                    inner.enter_context(_user_errors(module))
+                    inner.enter_context(borrowed(module, places[name]))
+                    inner.enter_context(evaluating(module))
+                    classifier, classes, notes = _adapted(
+                        module, data, options[name], num_classes, scalings[name], places[name]
+                    )
+                    notes += _same_classes(data, classes)
+                    for source in data.all:
+                        source.num_classes = classes
+                    shown = name if several else model_name(module)
+                    contenders = _contenders(asked, catalog, shown, prefix=f"{name}+" * several)
+                    session = Session(
+                        classifier,
+                        contenders,
+                        data,
+                        classes,
+                        attackable=scalings[name] is not None,
+                        seed=seed,
+                        report=say.detail,
+                    )
+                    session.run(stop_early=errors == "raise")
+                    if costs:
+                        (baseline,), _ = _asked("baseline", Catalog(), "none")
+                        reference = _contenders([baseline], Catalog(), shown, prefix="")["baseline"]
+                        session.measure(reference)
+                    tried.append(
+                        _Tried(shown, session, contenders, classifier, notes, places[name])
+                    )
+            except UserError as error:
+                if not several:
+                    raise
+                traceback.clear_frames(error.__traceback__)
+                error.say_first(f"Model {name}")
+                if errors == "raise":
+                    raise
+                lost[name] = error
+                say.done(error.message)
+                continue
             failed = [each.error for each in session.results.values() if each.error is not None]
             if failed and errors == "raise":
                 raise failed[0]
             say.done(f"{shown}: {counted(len(contenders), 'detector')}")
+    if not tried:
+        raise next(iter(lost.values()))
     about_data = [note for source in data.all for note in source.notes]
     with say.work(1):
         say.stage("confidence intervals")
-        return _result(tried, broken, seed, about_data, several=several, report=say.detail)
+        failures = [
+            _Lost(name, _contenders(asked, catalog, name, prefix=f"{name}+"), error)
+            for name, error in lost.items()
+        ]
+        return _result(
+            tried, failures, broken, seed, about_data, several=several, report=say.detail
+        )
 
 
 @contextmanager
@@ -861,8 +884,29 @@ class _Tried:
         return {label: each for label, each in results.items() if each.error is None}
 
 
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """One of several models, which could not be evaluated.
+
+    Attributes:
+        name: of the model.
+        contenders: method -> detector that did not run.
+        error: why.
+    """
+
+    name: str
+    contenders: Mapping[str, Contender]
+    error: UserError
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Method -> why it cannot run, if that is why the model was not evaluated."""
+        return self.error.skipped if isinstance(self.error, NoDetectorError) else {}
+
+
 def _result(
     tried: Sequence[_Tried],
+    lost: Sequence[_Lost],
     broken: Mapping[str, str],
     seed: int,
     about_data: Sequence[str],
@@ -871,6 +915,8 @@ def _result(
     report: Callable[[str], None],
 ) -> EvaluationResult:
     errors = {label: error for each in tried for label, error in each.errors.items()}
+    for gone in lost:
+        errors |= dict.fromkeys(set(gone.contenders) - set(gone.skipped), gone.error)
     for error in errors.values():
         traceback.clear_frames(error.__traceback__)  # they hold images, outputs and the model
     good = {label: result for each in tried for label, result in each.good.items()}
@@ -879,7 +925,10 @@ def _result(
     names = ", ".join(each.name for each in tried)
     device = tried[0].device
     recorder = Recorder(
-        _benchmark({each.name: each.network.head for each in tried}, ood),
+        _benchmark(
+            {each.name: each.network.head for each in tried} | {each.name: None for each in lost},
+            ood,
+        ),
         digest(names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
         torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
@@ -902,6 +951,14 @@ def _result(
             label = f"{each.name}+{name}" if several else name
             records += recorder.missing(label, each.name, name, seed, "skipped", reason)
     skipped = {label: why for each in tried for label, why in each.session.skipped.items()}
+    for gone in lost:
+        skipped |= gone.skipped
+        for label, contender in gone.contenders.items():
+            who = (label, gone.name, contender.method.detector.name, seed)
+            if label in gone.skipped:
+                records += recorder.missing(*who, "skipped", gone.skipped[label])
+            else:
+                records += recorder.missing(*who, "failed", reason_of(gone.error))
     for each in tried:
         skipped |= {(f"{each.name}+{n}" if several else n): why for n, why in broken.items()}
     return EvaluationResult(

@@ -1273,3 +1273,57 @@ def test_other_entries_for_the_model_are_refused(name: str) -> None:
     assert evaluated(Both(), ["energy"], **_texts(None, **{name: neutral})).failed == {}
     with pytest.raises(UserError, match=f"entries '{name}'"):
         evaluated(Both(), ["energy"], **_texts(None, **{name: torch.arange(9) % 2}))
+
+
+# --- one of several models that cannot be evaluated --------------------------------------------
+
+
+LOST: dict[str, tuple[Callable[[], Any], str]] = {
+    "raises": (lambda: Raising(ValueError("broken")), "ValueError: broken"),
+    "other classes": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), "has label 4"),
+    "no logits": (lambda: lambda x: None, "not logits"),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("why", LOST)
+def test_a_model_that_cannot_be_evaluated_loses_no_other(why: str, first: bool) -> None:
+    make, said = LOST[why]
+    models = {"bad": make(), "good": classifier()} if first else {"good": classifier()}
+    models |= {"bad": make()}
+    names = ["baseline", "energy"]
+    found = evaluated(models, names)
+    assert list(found.scores) == ["good+baseline", "good+energy"]
+    alone = evaluated(classifier(), names)
+    for name in names:
+        for dataset, scores in alone.scores[name].items():
+            np.testing.assert_array_equal(found.scores[f"good+{name}"][dataset], scores)
+    assert set(found.failed) == {"bad+baseline", "bad+energy"}
+    assert all(r.startswith("Model bad: ") and said in r for r in found.failed.values())
+    failed = {record.method for record in found.records if record.status == "failed"}
+    assert failed == set(found.failed)
+    text = " ".join(found.to_text().split())
+    assert "Model bad: " in text
+    assert said in text
+    assert "bad+energy" in found.to_markdown()
+    with pytest.raises(UserError, match=r"^Model bad: ") as caught:
+        evaluated(models, names, errors="raise")
+    assert said in caught.value.message
+
+
+def test_if_no_model_can_be_evaluated_the_first_error_is_raised() -> None:
+    for why, (make, said) in LOST.items():
+        with pytest.raises(UserError, match=r"^Model a: ") as caught:
+            evaluated({"a": make(), "b": make()}, ["energy"])
+        assert said in caught.value.message, why
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_on_which_no_detector_runs_is_skipped(first: bool) -> None:
+    black = lambda x: classifier()(x)  # noqa: E731
+    models = {"black": black, "good": classifier()} if first else {"good": classifier()}
+    found = evaluated(models | {"black": black}, ["knn"])
+    assert list(found.scores) == ["good+knn"]
+    assert list(found.skipped) == ["black+knn"]
+    assert "needs the features" in found.skipped["black+knn"]
+    assert found.failed == {}

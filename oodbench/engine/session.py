@@ -165,6 +165,20 @@ NO_SLOPE = (
 )
 
 
+class NoDetectorError(UserError):
+    """No detector can run on a model.
+
+    Attributes:
+        skipped: label -> why a detector cannot run.
+    """
+
+    def __init__(self, skipped: Mapping[str, str]) -> None:
+        super().__init__(
+            "No detector can run.", " ".join(f"{label}: {why}." for label, why in skipped.items())
+        )
+        self.skipped = skipped
+
+
 class Session:
     """Runs detectors on a classifier; what comes of it is in its attributes.
 
@@ -210,10 +224,7 @@ class Session:
         self.unmeasured: dict[str, str] = {}
         self.warnings: list[str] = []
         if not self.contenders:
-            raise UserError(
-                "No detector can run.",
-                " ".join(f"{label}: {reason}." for label, reason in self.skipped.items()),
-            )
+            raise NoDetectorError(self.skipped)
 
     def _obstacle(self, contender: Contender) -> str | None:
         """Why a detector cannot run, or None."""
