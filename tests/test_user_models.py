@@ -1327,3 +1327,26 @@ def test_a_model_on_which_no_detector_runs_is_skipped(first: bool) -> None:
     assert list(found.skipped) == ["black+knn"]
     assert "needs the features" in found.skipped["black+knn"]
     assert found.failed == {}
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda nets: dict(enumerate(nets))])
+@pytest.mark.parametrize("registered", [False, True])
+def test_modules_in_plain_containers_have_a_reason_of_their_own(
+    kind: Callable[..., Any], registered: bool
+) -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nets = kind([classifier(), classifier()])
+            self.before = nn.Identity() if registered else None
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x if self.before is None else self.before(x)
+            logits: Tensor = self.nets[0](x) + self.nets[1](x)
+            return logits
+
+    found = evaluated(Ensemble(), ["energy", "knn"])
+    assert list(found.scores) == ["energy"]
+    assert "torch.nn.ModuleList" in found.skipped["knn"]
+    assert "made from" not in found.skipped["knn"]
+    assert "head=" not in found.skipped["knn"]

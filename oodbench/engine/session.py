@@ -48,7 +48,7 @@ from oodbench.engine.tuning import (
     tune,
 )
 from oodbench.errors import UserError
-from oodbench.models.adapter import UNWATCHED
+from oodbench.models.adapter import UNREGISTERED, UNWATCHED
 from oodbench.models.feature_map import find_map
 from oodbench.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
@@ -152,6 +152,11 @@ def _without_features(why: str) -> str:
         return (
             f"needs the features, the input of the model's last layer; {why}: give the "
             "torch.nn.Module that it was made from"
+        )
+    if why == UNREGISTERED:
+        return (
+            f"needs the features, the input of the model's last layer; {why}: keep them in "
+            "torch.nn.ModuleList or ModuleDict"
         )
     return (
         f"needs the features, the input of the model's last layer ({why}): name the layer with "

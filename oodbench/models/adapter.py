@@ -129,6 +129,12 @@ UNWATCHED = "its parts cannot be watched"
 """Why the last layer of a function, or of a module of TorchScript or torch.export, is not known."""
 
 
+UNREGISTERED = (
+    "it keeps modules in a plain Python list, tuple or dict, where torch does not see their layers"
+)
+"""Why the last layer of a module is not known whose parts are not registered in it."""
+
+
 class Function(nn.Module):
     """A function, or any other callable, that maps normalised images to logits, as a module.
 

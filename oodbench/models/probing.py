@@ -20,7 +20,14 @@ from torch.nn import functional as F
 from oodbench.errors import UserError, did_you_mean
 from oodbench.losses import DistanceHead
 from oodbench.models.activations import activation_of
-from oodbench.models.adapter import UNWATCHED, AdaptedNetwork, Function, check_taps, model_name
+from oodbench.models.adapter import (
+    UNREGISTERED,
+    UNWATCHED,
+    AdaptedNetwork,
+    Function,
+    check_taps,
+    model_name,
+)
 from oodbench.models.classifier import Network, first_tensor, is_last_layer, vectors
 from oodbench.models.feature_layers import Call, FeatureLayers, ForwardPass, has_weights
 from oodbench.models.returned import HINT, Output, described, find_output, logits_in
@@ -266,10 +273,27 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
             f"The features are the input of '{ends[0]}', the only linear layer with an output for "
             "each class, though the logits are not its output; head= or features= name others."
         )
+    if _hides_modules(module):
+        return None, UNREGISTERED
     makes = (torch.jit.ScriptModule, torch.fx.GraphModule, Function)
     if isinstance(module, makes) or not sweep.calls:
         return None, UNWATCHED
     return None, "no layer was found that gives the logits"
+
+
+def _hides_modules(module: nn.Module) -> bool:
+    """Whether modules are in plain containers alone, which are attributes of a module."""
+    registered = set(module.modules())
+    for part in module.modules():
+        for name, value in vars(part).items():
+            held = value.values() if isinstance(value, dict) else value
+            if (
+                isinstance(value, list | tuple | dict)
+                and name != "_modules"
+                and any(isinstance(each, nn.Module) and each not in registered for each in held)
+            ):
+                return True
+    return False
 
 
 def _follows_a_layer(layers: Mapping[str, Call], call: Call) -> bool:
