@@ -477,7 +477,7 @@ def _runner(
 
     if data_root is not None and not Path(data_root).is_dir():
         raise UserError(
-            f"--data-root: {data_root} is not a folder.", "Give the folder that the data lies in."
+            f"data_root: {data_root} is not a folder.", "Give the folder that the data lies in."
         )
     place = find_device(device)
 

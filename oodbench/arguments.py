@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from oodbench.catalog import Plugin
 from oodbench.detector import Detector
-from oodbench.errors import UserError
+from oodbench.errors import UserError, shown
 
 MOST_SEEDS = 1000
 """More than that is a mistake: each is a training."""
@@ -33,7 +34,18 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
         if number >= least and (most is None or number <= most):
             return number
     limit = f"from {least}" if most is None else f"from {least} to {most:,}"
-    raise UserError(f"{name}: expected a whole number {limit}, not {value!r}.")
+    raise UserError(f"{name}: expected a whole number {limit}, not {shown(value)}.")
+
+
+def device_name(value: Any) -> str:
+    """The name of a device, whether or not this machine has it.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"auto|(cpu|cuda)(:[0-9]{1,3})?", value):
+        raise UserError(f"device: expected auto, cpu, cuda or cuda:i, not {shown(value)}.")
+    return value
 
 
 def truth(name: str, value: Any) -> bool:
@@ -43,7 +55,7 @@ def truth(name: str, value: Any) -> bool:
         UserError: if it is neither.
     """
     if not isinstance(value, bool):
-        raise UserError(f"{name}: expected True or False, not {value!r}.")
+        raise UserError(f"{name}: expected True or False, not {shown(value)}.")
     return value
 
 
@@ -55,7 +67,7 @@ def path(name: str, value: Any) -> Path:
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise UserError(f"{name}: expected a path, not {value!r}.")
+        raise UserError(f"{name}: expected a path, not {shown(value)}.")
     return Path(value)
 
 
@@ -68,7 +80,7 @@ def plugins(name: str, value: Any) -> list[Plugin]:
     if isinstance(value, str | os.PathLike | type):
         value = [value]
     if not isinstance(value, Iterable):
-        raise UserError(f"{name}: expected a list of folders, not {value!r}.")
+        raise UserError(f"{name}: expected a list of folders, not {shown(value)}.")
     return [
         each if isinstance(each, type) and issubclass(each, Detector) else path(name, each)
         for each in value
@@ -85,7 +97,7 @@ def names(name: str, value: Any) -> list[str]:
         value = [value]
     found = list(value) if isinstance(value, Iterable) else [value]
     if not found or not all(isinstance(each, str) and each.strip() for each in found):
-        raise UserError(f"{name}: expected a list of names, not {value!r}.")
+        raise UserError(f"{name}: expected a list of names, not {shown(value)}.")
     return found
 
 
@@ -96,5 +108,5 @@ def visible_name(name: str, value: Any) -> str:
         UserError: if it is none.
     """
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise UserError(f"{name}: expected a name of printable characters, not {value!r}.")
+        raise UserError(f"{name}: expected a name of printable characters, not {shown(value)}.")
     return value

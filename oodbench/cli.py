@@ -167,7 +167,7 @@ def run(
 
     A suite runs several benchmarks and compares them with published tables.
     """
-    from oodbench import api
+    from oodbench import api, arguments
     from oodbench.catalog import Catalog
     from oodbench.suite import Change
 
@@ -175,6 +175,7 @@ def run(
     catalog = Catalog(plugins or ())
     change = Change.read(tune, limit, epochs)
     if dry_run:
+        arguments.device_name(device)
         for part in _planned(catalog, benchmark, seeds, _names(methods), change, console.width):
             console.print(part)
         return
@@ -352,7 +353,7 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        _say(f"error: {error.message}")
+        _say(f"error: {_named_as_option(error.message)}")
         if error.hint:
             _say(error.hint)
         code = ExitCode.USAGE
@@ -366,6 +367,14 @@ def main() -> None:
     except ReaderLeft:
         code = ExitCode.OK
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _named_as_option(message: str) -> str:
+    """A message about an argument of a function, about the option that it was given by."""
+    argument, colon, rest = message.partition(": ")
+    if argument not in ("seeds", "device", "data_root", "tune", "limit", "epochs"):
+        return message
+    return f"--{argument.replace('_', '-')}{colon}{rest}"
 
 
 def _usage_problem(error: Any) -> str:

@@ -52,6 +52,15 @@ def visible(text: str) -> str:
     )
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value for a message, cut where it would fill the screen."""
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python prints
+        return "a number that is too large"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 class InterruptedRun(KeyboardInterrupt):
     """The user stopped a run; what is finished is stored.
 

@@ -15,7 +15,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from oodbench.content import is_content, module_name, source_files
 from oodbench.detector import Detector, parameters_problem
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, shown
 from oodbench.inspection import BrokenDetectorError
 from oodbench.specs import number_obstacle
 
@@ -69,12 +69,14 @@ def _checked(cls: type[Detector], parameters: Mapping[str, Any]) -> dict[str, An
         plain = value.item() if getattr(value, "shape", None) == () else value  # of numpy, torch
         problem = next((each for each in map(number_obstacle, _inside(plain)) if each), None)
         if problem is not None:
-            raise ValueError(f"{name}: {problem}, not {plain!r}")
+            raise ValueError(f"{name}: {problem}, not {shown(plain)}")
         try:
             checked[name] = _held_to(types.get(name, Any), plain)
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
-            raise ValueError(f"{name}: {problem[0].lower()}{problem[1:]}, not {plain!r}") from error
+            raise ValueError(
+                f"{name}: {problem[0].lower()}{problem[1:]}, not {shown(plain)}"
+            ) from error
     return checked
 
 
@@ -116,8 +118,8 @@ def _inside(value: Any) -> Iterator[Any]:
 
 
 def _arguments(parameters: Mapping[str, Any]) -> str:
-    shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
-    return shown or "its defaults"
+    listed = ", ".join(f"{name}={shown(value)}" for name, value in parameters.items())
+    return listed or "its defaults"
 
 
 def load_class(path: Path) -> type[Detector]:

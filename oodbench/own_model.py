@@ -502,12 +502,7 @@ def _device(name: str | torch.device, module: nn.Module) -> torch.device:
         return own
     if name == "auto" and fixed:
         return torch.device("cpu")
-    try:
-        found = find_device(str(name))
-    except UserError as error:
-        raise UserError(
-            error.message.replace("--device", "device"), error.hint.replace("--device ", "device=")
-        ) from None
+    found = find_device(str(name))
     if fixed and own is not None and own.type != found.type:
         raise UserError(
             f"The model {model_name(module)} is on the device '{own}', and parts of it cannot be "

@@ -150,7 +150,7 @@ def make_plan(
             for is broken, an option is not one of the loss's, the reference needs more than the
             logits, or a data set lacks a split that is needed.
     """
-    whole_number("--seeds", seeds, 1, MOST_SEEDS)
+    whole_number("seeds", seeds, 1, MOST_SEEDS)
     for name, model in benchmark.models.items():
         if not is_callable_name(model.network):
             _known(f"models.{name}.network", model.network, NETWORKS, benchmark)
@@ -274,21 +274,21 @@ def _check_tuned(
     own = {spec.tuning for spec in benchmark.methods.values()} - {None, "none"}
     if benchmark.tuning.protocol == "none" and not own:
         raise UserError(
-            f"--tune: benchmark '{benchmark.name}' has no protocol to tune by "
+            f"tune: benchmark '{benchmark.name}' has no protocol to tune by "
             "(tuning.protocol: none).",
-            "Leave out --tune, or give the benchmark a protocol.",
+            "Tune nothing, or give the benchmark a protocol.",
         )
     for name in tune if tune != "all" else ():
-        info = _declaration(name, statuses, "--tune", benchmark)
+        info = _declaration(name, statuses, "tune", benchmark)
         if not info.search_space and "calibration" not in info.needs:
             raise UserError(
-                f"--tune: detector '{name}' has no search space: there is nothing to tune.",
+                f"tune: detector '{name}' has no search space: there is nothing to tune.",
                 "Name detectors with a search space, or all, or none.",
             )
         mine = [method for method in methods if method.detector.name == name]
         if not any(_tunable(method) for method in mine):
             fixed = "its parameters are given" if mine else "no method of this run has it"
-            raise UserError(f"--tune: there is nothing to tune of '{name}': {fixed}.")
+            raise UserError(f"tune: there is nothing to tune of '{name}': {fixed}.")
 
 
 def _declaration(
@@ -480,7 +480,7 @@ def _check_data(
     classes, most = datasets[benchmark.id].num_classes or 0, benchmark.most_images
     if most is not None and most < classes:
         raise UserError(
-            f"--limit: {counted(most, 'image')} cannot have one of each of the {classes} classes "
+            f"limit: {counted(most, 'image')} cannot have one of each of the {classes} classes "
             f"of '{benchmark.id}'.",
             f"Give at least {classes}.",
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from oodbench import arguments
 from oodbench.catalog import Catalog, DetectorStatus, is_suite, merged
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, shown
 from oodbench.metrics import METRICS
 from oodbench.plan import Method, Plan, make_plan
 from oodbench.specs import (
@@ -49,7 +49,7 @@ class Change:
         """
         images, most_epochs = (
             None if value is None else arguments.whole_number(option, value, 1)
-            for option, value in (("--limit", limit), ("--epochs", epochs))
+            for option, value in (("limit", limit), ("epochs", epochs))
         )
         given = images is not None or most_epochs is not None
         return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
@@ -71,14 +71,14 @@ def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[st
         return None
     given: Sequence[Any] = tune.split(",") if isinstance(tune, str) else tune
     if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
-        raise UserError(f"--tune: expected names, all or none, not {tune!r}.")
+        raise UserError(f"tune: expected names, all or none, not {shown(tune)}.")
     names = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
     if not names:
-        raise UserError("--tune: expected names separated by commas, all, or none.")
+        raise UserError("tune: expected names separated by commas, all, or none.")
     for word in ("all", "none"):
         if word in names:
             if len(names) > 1:
-                raise UserError(f"--tune: '{word}' stands alone, without names.")
+                raise UserError(f"tune: '{word}' stands alone, without names.")
             return "all" if word == "all" else "none"
     return names
 

@@ -72,12 +72,14 @@ def run_members(
     state = directory.open(SuiteState(suite.spec, suite.published), resume=resume)
     absent = _absent(plans.values(), data_root, progress)
     for name, error in absent.items():
-        say(f"data set '{name}' is missing: {_one_line(error.message)}")
+        reason = _one_line(error.message).removeprefix(f"data set '{name}': ")
+        reason = reason.replace(f"data set '{name}' needs", "it needs", 1)
+        say(f"data set '{name}' is missing: {reason}")
     if not state.status and all(absent.keys() & plan.datasets.keys() for plan in plans.values()):
         raise UserError(
             f"No benchmark of suite '{suite.spec.name}' can be run: data sets are missing: "
             f"{', '.join(absent)}.",
-            next(iter(absent.values())).hint,
+            _hint(absent, plans.values()),
         )
     directory.write(state, "running", request)
     count = len(suite.members)
@@ -101,6 +103,16 @@ def run_members(
     directory.write(state, "complete" if state.complete else "incomplete", request)
     write_reports(directory)
     return state
+
+
+def _hint(absent: Mapping[str, UserError], plans: Iterable[Plan]) -> str:
+    """What to do about data sets that are not to be had."""
+    specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
+    published = [name for name in absent if any(file.urls for file in specs[name].files)]
+    first = next(iter(absent.values())).hint
+    if len(published) < 2:
+        return first
+    return f"{first} All that are published: `oodbench data fetch {' '.join(published)}`."
 
 
 def _absent(

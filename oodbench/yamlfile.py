@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, shown
 from oodbench.names import shortened
 from oodbench.specs import Spec
 
@@ -44,6 +44,13 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
                 raise yaml.constructor.ConstructorError(
                     None, None, "a key must be plain text", key_node.start_mark
                 )
+            if isinstance(key, bool):
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key {key_node.value} is read as {str(key).lower()}; write it in quotes",
+                    key_node.start_mark,
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' is written twice", key_node.start_mark
@@ -53,9 +60,21 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
         return mapping
 
 
+_THOUSANDS = re.compile(r"[0-9]{1,3}(_[0-9]{3})+(\.[0-9]*)?", re.ASCII)
+"""A number with an underscore before each three digits, as in 1_000."""
+
+
 def _number(loader: Any, node: yaml.ScalarNode) -> int | float:
     """A number whose digits mean what they seem to."""
     text = node.value.lstrip("+-")
+    if "_" in text and not _THOUSANDS.fullmatch(text):
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"{node.value} is read as {text.replace('_', '')}; write numbers without underscores, "
+            "and text in quotes",
+            node.start_mark,
+        )
     if ":" in text or (text.startswith("0") and text.isdigit() and len(text) > 1):
         base = "60" if ":" in text else "8"
         raise yaml.constructor.ConstructorError(
@@ -112,6 +131,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+_OPTIONS = ("seeds", "device", "limit", "epochs", "tune", "out", "plugins", "data-root", "resume")
+"""What is said of a run, and not in the file of a benchmark or a suite."""
+
+
 def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
     """The spec a mapping describes.
 
@@ -137,7 +160,12 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
         where = _place(error)
         if error["type"] == "extra_forbidden":
             message = "unknown key"
-            hint = did_you_mean(str(error["loc"][-1]), _keys_beside(spec, error["loc"]))
+            unknown = str(error["loc"][-1])
+            option = unknown.replace("_", "-")
+            if "version" in spec.model_fields and len(where) == 1 and option in _OPTIONS:
+                hint = f"That is an option of the command: `oodbench run NAME --{option} ...`."
+            else:
+                hint = did_you_mean(unknown, _keys_beside(spec, error["loc"]))
         elif error["type"] == "missing":
             message = "this key is required"
             where = where[:-1]
@@ -148,7 +176,7 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
         else:
             same = [other["msg"] for other in alike if _place(other) == _place(error)]
             wanted = " or ".join(dict.fromkeys(same))
-            message = f"{wanted[0].lower()}{wanted[1:]}, not {_shown(error['input'])}"
+            message = f"{wanted[0].lower()}{wanted[1:]}, not {shown(error['input'])}"
             if isinstance(error["input"], bool):
                 hint = "YAML reads yes, no, on and off as true and false; write text in quotes."
         more = len(errors) - len(alike)
@@ -217,12 +245,6 @@ def _place(error: ErrorDetails) -> tuple[str, ...]:
     """The keys of an error, without pydantic's names of the kinds of a union, and of a key."""
     parts = [str(part) for part in error["loc"]]
     return tuple(part for part in parts if not part.endswith("]"))
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, cut where it would fill the screen."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _contains(node: yaml.Node, wanted: yaml.Node, seen: set[int]) -> bool:

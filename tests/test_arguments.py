@@ -34,8 +34,15 @@ from oodbench.engine.device import find_device
         ({"data_root": b"x"}, "data_root: expected a path, not b'x'."),
         ({"plugins": 5}, "plugins: expected a list of folders, not 5."),
         ({"plugins": [None]}, "plugins: expected a path, not None."),
-        ({"device": 3}, "--device: expected auto, cpu, cuda or cuda:i, not '3'."),
-        ({"device": None}, "--device: expected auto, cpu, cuda or cuda:i, not 'None'."),
+        ({"device": 3}, "device: expected auto, cpu, cuda or cuda:i, not 3."),
+        ({"device": None}, "device: expected auto, cpu, cuda or cuda:i, not None."),
+        ({"limit": 0}, "limit: expected a whole number from 1, not 0."),
+        ({"epochs": 0.5}, "epochs: expected a whole number from 1, not 0.5."),
+        ({"seeds": 10**400}, "seeds: expected a whole number from 1 to 1,000, not 10000"),
+        ({"seeds": -(10**9000)}, "seeds: expected a whole number from 1 to 1,000, not a number"),
+        ({"tune": 5}, "tune: expected names, all or none, not 5."),
+        ({"tune": "all,knn"}, "tune: 'all' stands alone, without names."),
+        ({"data_root": "nowhere"}, "data_root: nowhere is not a folder."),
     ],
 )
 @pytest.mark.parametrize("function", [oodbench.run, oodbench.run_suite])
@@ -46,6 +53,8 @@ def test_arguments_that_could_only_fail_later(
     with pytest.raises(UserError) as caught:
         function(**given)
     assert caught.value.message.startswith(said)
+    assert len(caught.value.message) < 150
+    assert "--" not in str(caught.value), "an option of the command"
     assert list(tmp_path.iterdir()) == [], "something was begun"
 
 

@@ -321,8 +321,10 @@ def test_refusals(command: Command, tmp_path: Path, case: str) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "mps", "cpu:x", ""])
 def test_unknown_devices(command: Command, plugins: Path, tmp_path: Path, device: str) -> None:
-    done = command("run", "tiny", "--plugins", plugins, "--device", device, "--out", "run")
-    check_refusal(done, "--device", "cpu")
+    given = ("run", "tiny", "--plugins", plugins, "--device", device, "--out", "run")
+    check_refusal(command(*given), "--device: ", "cpu")
+    if device != "cuda:99":  # which another machine may have
+        check_refusal(command(*given, "--dry-run"), "--device: ", f"not '{device}'")
     assert not (tmp_path / "run").exists()
 
 
@@ -814,6 +816,21 @@ def test_a_suite_without_any_data_says_so_once(command: Command, tmp_path: Path)
         "error: No benchmark of suite 'pair' can be run: data sets are missing: lost." in done.err
     )
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("suite", ["dismax-paper-quick", "dismax-paper"])
+def test_a_suite_without_network_says_what_to_fetch(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: str
+) -> None:
+    monkeypatch.setenv("OODBENCH_OFFLINE", "1")
+    monkeypatch.setenv("OODBENCH_DATA", str(tmp_path / "data"))
+    done = command("run", suite, "--seeds", "1", "--device", "cpu", "--out", "run")
+    assert done.code == 2
+    for name in ("cifar10", "svhn"):
+        (line,) = re.findall(rf"^.*'{name}' is missing.*$", done.err, re.MULTILINE)
+        assert line.startswith(f"data set '{name}' is missing: it needs ")
+        assert line.count("data set") == 1
+    assert re.search("`oodbench data fetch [a-z0-9_ ]*cifar10 [a-z0-9_ ]*svhn", done.err)
 
 
 @pytest.mark.parametrize("benchmark", ["tiny", "pair"])

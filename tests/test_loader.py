@@ -18,6 +18,9 @@ from oodbench.catalog import Catalog
         ("odin", {"epsilon": -0.1}, "epsilon must not be negative"),
         ("odin", {"sign_zero": "minus"}, "sign_zero: input should be 'plus' or 'zero'"),
         ("mahalanobis", {"standardise": "perhaps"}, "standardise: input should be a valid bool"),
+        ("odin", {"temperature": 10**400}, "at most 64 bits, not 1000000000"),
+        ("odin", {"temperature": -(10**9000)}, "at most 64 bits, not a number that is too large"),
+        ("knn", {"k": list(range(1000))}, "k: input should be a valid integer, not [0, 1, 2"),
         ("odin", {"epsilonn": 1}, "has no parameter 'epsilonn'"),
     ],
 )
@@ -25,6 +28,7 @@ def test_parameters_are_checked(name: str, parameters: dict[str, Any], said: str
     with pytest.raises(UserError) as error:
         oodbench.load_detector(name, **parameters)
     assert said in str(error.value)
+    assert len(error.value.message) < 250
 
 
 def test_parameters_are_taken() -> None:

@@ -149,7 +149,7 @@ def test_oracle_tuning_sweeps_held_out_images_of_each_set() -> None:
 
 def test_seeds_are_counted_from_zero() -> None:
     assert plan(seeds=3).seeds == (0, 1, 2)
-    assert "--seeds" in refusal(seeds=0).message
+    assert refusal(seeds=0).message.startswith("seeds: ")
 
 
 # --- which methods --------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ def test_tune_names_what_can_be_tuned(tune: str, options: dict[str, Any], said: 
 
 @pytest.mark.parametrize("tune", ["", " , ", "all,odin", ["none", "odin"], 5, [1, 2]])
 def test_tune_takes_names_or_all_or_none(tune: Any) -> None:
-    with pytest.raises(UserError, match="--tune"):
+    with pytest.raises(UserError, match=r"^tune: "):
         Change.read(tune, None, None)
 
 
@@ -497,11 +497,11 @@ def test_images_that_are_limited_are_counted_so() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((0, None), "--limit: expected a whole number from 1, not 0"),
-        ((True, None), "--limit: expected a whole number"),
-        ((1.5, None), "--limit: expected a whole number"),
-        ((None, -1), "--epochs: expected a whole number"),
-        ((None, "2"), "--epochs: expected a whole number"),
+        ((0, None), "limit: expected a whole number from 1, not 0"),
+        ((True, None), "limit: expected a whole number"),
+        ((1.5, None), "limit: expected a whole number"),
+        ((None, -1), "epochs: expected a whole number"),
+        ((None, "2"), "epochs: expected a whole number"),
     ],
 )
 def test_limits_are_whole_numbers(options: tuple[Any, Any], said: str) -> None:
@@ -511,7 +511,7 @@ def test_limits_are_whole_numbers(options: tuple[Any, Any], said: str) -> None:
 
 def test_every_class_needs_an_image() -> None:
     error = refusal(limited(images=9))
-    assert "--limit: 9 images cannot have one of each of the 10 classes of 'digits'" in str(error)
+    assert "limit: 9 images cannot have one of each of the 10 classes of 'digits'" in str(error)
     assert "10" in error.hint
     plan(limited(images=10))
 

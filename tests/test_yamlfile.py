@@ -462,3 +462,34 @@ def test_images_that_no_memory_holds(tmp_path: Path, shape: str) -> None:
     assert "less than or equal to 65536" in error.message
     more = refusal(tmp_path, MANIFEST.replace("{test: 10}", "{test: 1000000000000}"))
     assert "splits.test: input should be less than or equal to 1000000000" in more.message
+
+
+@pytest.mark.parametrize("number", ["1_0", "1_0000", "-1_0", "1__000", "1_0.5"])
+def test_numbers_with_underscores(tmp_path: Path, number: str) -> None:
+    error = refusal(tmp_path, MANIFEST.replace("test: 10", f"test: {number}"))
+    assert "mine.yaml:8:16:" in error.message
+    assert f"{number} is read as " in error.message
+    assert "write numbers without underscores" in error.message
+
+
+@pytest.mark.parametrize(("key", "read"), [("yes", "true"), ("no", "false"), ("Off", "false")])
+@pytest.mark.parametrize("where", ["methods", "models", "options"])
+def test_keys_that_yaml_reads_as_true_or_false(
+    tmp_path: Path, key: str, read: str, where: str
+) -> None:
+    path = file(tmp_path, f"title: x\n{where}:\n  {key}: 1\n")
+    with pytest.raises(UserError) as raised:
+        read_mapping(path)
+    said = f"{path}:3:3: not valid YAML: the key {key} is read as {read}; write it in quotes."
+    assert raised.value.message == said
+
+
+@pytest.mark.parametrize("option", ["seeds", "device", "data_root"])
+def test_options_of_the_command_are_no_keys(tmp_path: Path, option: str) -> None:
+    path = file(tmp_path, yaml.safe_dump({**benchmark(), option: 3}))
+    with pytest.raises(UserError, match=f"{option}: unknown key") as raised:
+        read_spec(BenchmarkSpec, path)
+    assert f"`oodbench run NAME --{option.replace('_', '-')} ...`" in raised.value.hint
+    path.write_text(yaml.safe_dump(benchmark(sweeep={})))
+    with pytest.raises(UserError, match="Did you mean 'sweep'"):
+        read_spec(BenchmarkSpec, path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from oodbench.arguments import device_name
 from oodbench.errors import UserError
 
 
@@ -17,18 +18,13 @@ def find_device(name: str) -> torch.device:
     Raises:
         UserError: if the name is none of these, or the device is not there.
     """
-    if name == "auto":
+    if device_name(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name) if isinstance(name, str) else None
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device: expected auto, cpu, cuda or cuda:i, not '{name}'.")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"--device: no '{name}'; torch sees {torch.cuda.device_count()} CUDA devices.",
-            "Use --device cpu, or install a torch that sees your GPU.",
+            f"device: no '{name}'; torch sees {torch.cuda.device_count()} CUDA devices.",
+            "Use the device cpu, or install a torch that sees your GPU.",
         )
     return device
 
