@@ -84,7 +84,15 @@ class Run:
         """The records, aggregated and ranked."""
         from oodbench.report import Leaderboard
 
-        board = Leaderboard.from_records(self.records, self.costs, self.warnings, self.differences)
+        try:
+            board = Leaderboard.from_records(
+                self.records, self.costs, self.warnings, self.differences
+            )
+        except UserError as error:
+            if not self.changed:
+                raise
+            changed = changed_files(self.folder, self.changed)
+            raise UserError(f"{changed} {error.message}", error.hint) from error
         return replace(board, about=_about(RunDirectory(self.folder).read_description()))
 
     @property

@@ -316,7 +316,7 @@ def report(
         _say(f"WARNING: {each.message}")
     code = ExitCode.FINDING if said else ExitCode.OK
     if compact and format_ is not Format.latex:
-        raise UserError("--compact is a form of --format latex.", "Give both.")
+        raise UserError("--compact needs --format latex.")
     if figures is not None:
         paths = done.write_figures(figures)
         listed = "\n".join(map(str, paths)) or "There is nothing to draw in this run."

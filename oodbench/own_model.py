@@ -136,7 +136,7 @@ def evaluate(
             layers; one that gives a tuple or a mapping counts by its first tensor. "auto": the ends
             of stages or blocks, and a note says which and why (`oodbench.models.feature_layers`).
         head: name of the module that is the last layer, where it is not found: its input, averaged
-            over places, are the features.
+            over places, is the features.
         features: name of the module whose output, averaged over places, are the features, if they
             are not the input of the last layer.
         output: where the logits are in what the model returns: a key or an attribute, a position,

@@ -359,7 +359,7 @@ def _selected(
             ]
             raise UserError(
                 f"Benchmark '{benchmark.name}' has no method, and there is no detector, '{name}'.",
-                did_you_mean(name, known),
+                f"{did_you_mean(name, known)} A detector of your own needs --plugins FOLDER.",
             )
         for method in matches:
             # A detector's name asks for it where it can run; a method's name asks for it outright.
@@ -510,16 +510,27 @@ def _passes(
         tuned = [method for method in mine if method.tuned_on != "none"]
         if tuned:
             tuning = benchmark.tuning.split
-            yield make(benchmark.id, tuning, "tune", model, tuned, "its own grid")
+            yield make(
+                benchmark.id,
+                tuning,
+                "tune",
+                model,
+                tuned,
+                "each its own grid" if len(tuned) > 1 else "its own grid",
+            )
         oracles = [method for method in tuned if method.tuned_on == "ood_oracle"]
         for name in benchmark.ood_groups if oracles else ():
-            yield make(name, benchmark.tuning.split, "tune", model, oracles, "its own grid")
+            yield make(name, benchmark.tuning.split, "tune", model, oracles, _grids(oracles))
         gradients = [
             m.name for m in mine if m.detector.needs & {"input_gradient", "input_gradients"}
         ]
         cost = "1 forward" + (f"; + gradients: {', '.join(gradients)}" if gradients else "")
         for name in (benchmark.id, *benchmark.ood_groups):
             yield make(name, "test", "score", model, mine, cost)
+
+
+def _grids(methods: Sequence[Method]) -> str:
+    return "its own grid" if len(methods) == 1 else "each its own grid"
 
 
 def _pass(

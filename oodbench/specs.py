@@ -477,6 +477,16 @@ class LimitSpec(Spec):
         parts += [] if self.epochs is None else [counted(self.epochs, "epoch")]
         return f"{_LIMITED}{' and '.join(parts)}"
 
+    @property
+    def weakens(self) -> str:
+        """What is said where a network is bad at its task, which less training may explain."""
+        if self.epochs is None:
+            return ""
+        return (
+            f"The network was trained for {counted(self.epochs, 'epoch')} only (--epochs), which "
+            "may be the reason."
+        )
+
     def labelled(self, name: str) -> str:
         """The name of what is limited, by which its results never mix with those of the whole."""
         return f"{name} ({self.label})"

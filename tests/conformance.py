@@ -309,10 +309,29 @@ def _shared(cls: Detecting) -> Detector:
 
 
 def scores_of(detector: Detector, outputs: Outputs) -> Tensor:
-    """Scores, without a graph."""
+    """Scores, without a graph: one finite number for each image.
+
+    Raises:
+        AssertionError: they are something else.
+    """
     outputs = with_replacements(detector, with_gradients(detector, outputs))
     with torch.no_grad():
-        return detector.score(outputs)
+        scores: object = detector.score(outputs)
+    name, expected = detector.info.name, [len(outputs)]
+    wanted = f"expected a torch tensor of shape {expected}, one score for each image"
+    if not isinstance(scores, Tensor):
+        raise AssertionError(f"{name}: score returned a {type(scores).__name__}; {wanted}")
+    _expect(
+        list(scores.shape) == expected,
+        f"{name}: score returned shape {list(scores.shape)}; {wanted}",
+    )
+    bad = (~scores.isfinite()).nonzero().flatten()
+    _expect(
+        len(bad) == 0,
+        f"{name}: {len(bad)} of {len(scores)} scores are not finite, the first of them "
+        f"{scores[bad[:1]].tolist()}; expected finite numbers",
+    )
+    return scores
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -377,8 +396,12 @@ def check_declaration(cls: Detecting) -> None:
     for parameter, values in info.search_space.items():
         _expect(len(set(values)) == len(values), f"{info.name}: {parameter} has a value twice")
     if "input_gradient" in info.needs:
-        step = detector.epsilon  # type: ignore[attr-defined]
-        _expect(isinstance(step, float), f"{info.name}: epsilon is {step!r}, not a float")
+        step = getattr(detector, "epsilon", None)
+        _expect(
+            isinstance(step, float),
+            f"{info.name}: expected an attribute epsilon, a float in units of a [0, 1] pixel: "
+            f"found {step!r}",
+        )
 
 
 def check_declares_what_it_uses(cls: Detecting) -> None:
@@ -411,13 +434,8 @@ def check_scores(cls: Detecting) -> None:
         outputs = views(cls)(split)
         scores = scores_of(_shared(cls), outputs)
         name = f"{cls.info.name} on '{split}'"
-        _expect(isinstance(scores, Tensor), f"{name}: a {type(scores).__name__}, not a tensor")
-        expected = [len(outputs)]
-        _expect(list(scores.shape) == expected, f"{name}: {list(scores.shape)}, not {expected}")
         # Narrower ones, of double-precision outputs, run into ties.
         _expect(scores.dtype == torch.float64, f"{name}: {scores.dtype}, not float64")
-        bad = int((~scores.isfinite()).sum())
-        _expect(bad == 0, f"{name}: {bad} of {len(scores)} scores are not finite")
         _expect(not scores.requires_grad, f"{name}: scores have a graph")
 
 
@@ -550,6 +568,33 @@ def check_refit(cls: Detecting) -> None:
     expected = scores_of(_shared(cls), views(cls)("id"))
     found = scores_of(detector, views(cls)("id"))
     expect_same(found, expected, 0.0, f"{cls.info.name}, fitted on other images before")
+
+
+def check_class_without_images(cls: Detecting) -> None:
+    """Fitted without an image of one class, scores are finite, or a ValueError says why not."""
+    if not {"fit", "labels"} <= cls.info.needs:
+        return
+
+    def view(split: str) -> Outputs:
+        outputs = views(cls)(split)
+        if split != "fit":
+            return outputs
+        assert outputs.labels is not None
+        kept = outputs.labels != CLASSES // 2
+        return outputs.map(lambda tensor: tensor[kept])
+
+    name = f"{cls.info.name}, fitted without an image of class {CLASSES // 2}"
+    wanted = "expected finite scores, or a ValueError that says what is missing"
+    try:
+        detector = fitted(cls, view)
+    except ValueError:
+        return
+    except Exception as error:
+        raise AssertionError(f"{name}: {type(error).__name__}: {error}; {wanted}") from error
+    try:
+        scores_of(detector, views(cls)("id"))
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}. Here: {wanted}") from error
 
 
 def check_parameters_after_fit(cls: Detecting) -> None:
@@ -799,6 +844,7 @@ CHECKS: tuple[Check, ...] = (
     check_repeatable,
     check_fit_batch_size,
     check_refit,
+    check_class_without_images,
     check_parameters_after_fit,
     check_unfitted,
     check_inputs_unchanged,

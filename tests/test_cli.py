@@ -539,8 +539,11 @@ def test_only_a_skipped_method(command: Command, plugins: Path) -> None:
 SCORE = "    def score(self, outputs: Outputs) -> torch.Tensor:\n        "
 LOGITS = "outputs.logits.amax(dim=1)"
 MISBEHAVING = {
-    "wrong_shape": (f"{SCORE}return outputs.logits", ["[200, 10]", "expected [200]"]),
-    "no_tensor": (f"{SCORE}return 1.0", ["gave float", "expected [200]"]),
+    "wrong_shape": (
+        f"{SCORE}return outputs.logits",
+        ["[200, 10]", "torch tensor of shape [200]"],
+    ),
+    "no_tensor": (f"{SCORE}return 1.0", ["gave float", "torch tensor of shape [200]"]),
     "one_nan": (
         f"{SCORE}scores = {LOGITS}\n        scores[3] = float('nan')\n        return scores",
         ["score nan for image 3 of 'digits'"],

@@ -269,6 +269,61 @@ def test_a_detector_that_is_wrong_fails(cls: type[Detector], checks: str) -> Non
         assert f"check_{check}" in found
 
 
+class Returns(Right):
+    """Gives something else than scores."""
+
+    kind = "scalar"
+
+    def score(self, outputs: Outputs) -> Any:
+        scores = super().score(outputs)
+        return {
+            "scalar": scores.mean(),
+            "column": scores[:, None],
+            "array": scores.numpy(),
+            "infinite": scores - torch.inf,
+        }[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("scalar", r"shape \[\]; expected a torch tensor of shape \[90\]"),
+        ("column", r"shape \[90, 1\]; expected a torch tensor of shape \[90\]"),
+        ("array", r"returned a ndarray; expected a torch tensor of shape \[90\]"),
+        ("infinite", r"90 of 90 scores are not finite, the first of them \[-inf\]"),
+    ],
+)
+def test_scores_of_another_form_are_named_by_every_check(kind: str, said: str) -> None:
+    cls = declared(type("Copy", (Returns,), {"kind": kind}))
+    for check in (conformance.check_scores, conformance.check_orientation):
+        with pytest.raises(AssertionError, match=said):
+            check(cls)
+
+
+def test_a_missing_step_size_is_named() -> None:
+    methods = {"perturbation_losses": lambda self, outputs: -outputs.logits.amax(dim=1)}
+    cls = declared(type("Copy", (Right,), methods), needs=("features", "fit", "input_gradient"))
+    with pytest.raises(AssertionError, match="expected an attribute epsilon, a float"):
+        check_declaration(cls)
+
+
+class ClassMeans(Right):
+    """A mean for every class; NaN for one without images."""
+
+    def fit(self, batches: Batches) -> None:
+        sums, counts = torch.zeros(5, 50).double(), torch.zeros(5).double()
+        for outputs in batches:
+            assert outputs.labels is not None
+            sums.index_add_(0, outputs.labels, outputs.features)
+            counts += torch.bincount(outputs.labels, minlength=5)
+        self.mean = (sums / counts[:, None]).sum(dim=0)
+
+
+def test_a_class_without_images_is_noticed() -> None:
+    found = failing(declared(ClassMeans, needs=("features", "fit", "labels")))
+    assert "fitted without an image of class 2" in str(found["check_class_without_images"])
+
+
 def test_what_is_not_declared_is_named() -> None:
     found = failing(declared(UndeclaredLabels))["check_declares_what_it_uses"]
     assert isinstance(found, AssertionError)

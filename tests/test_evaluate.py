@@ -660,7 +660,7 @@ def test_a_detector_that_works_on_maps_says_that_there_is_none(trained: Net) -> 
         **{f"{name} on maps": load(name, on="map") for name in ("ash", "scale", "react")},
         **{name: load(name) for name in ("ash", "scale", "react")},
     }
-    said = "no module of the network gives a map whose mean are the penultimate features"
+    said = "no module of the network gives a map whose mean is the penultimate features"
     result = evaluated(ByToken(), {**detectors, "rankfeat": "rankfeat"})
     noted = [note.split(":")[0] for note in result.notes if said in note]
     assert noted == ["ash on maps", "scale on maps", "react on maps"]

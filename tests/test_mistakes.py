@@ -22,6 +22,7 @@ from oodbench.own_model import EvaluationResult
 from oodbench.records import QualityRecord
 from oodbench.report import Leaderboard
 from oodbench.report.signs import score_signs, tie_notes
+from oodbench.specs import LimitSpec
 
 CLASSES = 4
 
@@ -276,3 +277,13 @@ def test_one_scale_is_no_sign_and_bytes_as_floats_are() -> None:
     for values in ((unit, raw), (scaled, raw), (scaled, normal), (unit, Values(True, 0.0, 200.0))):
         (said,) = values_signs(dict(zip("ab", values, strict=True)))
         assert f"values from {values[1].low:.3g} to {values[1].high:.3g}" in said
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(1, "1 epoch only"), (3, "3 epochs only")])
+def test_a_short_training_is_named_as_a_reason(epochs: int, said: str) -> None:
+    counts = np.full((10, 10), 5)
+    perhaps = LimitSpec(epochs=epochs).weakens
+    for fitted_on in (True, False):
+        (sign,) = labels_signs("it", Confusion(counts), fitted_on=fitted_on, perhaps=perhaps)
+        assert f"The network was trained for {said} (--epochs)" in sign
+    assert LimitSpec(images=50).weakens == ""

@@ -953,3 +953,16 @@ def test_unreadable_scores_are_said(copy: Path) -> None:
             directory.read_scores((METHODS[0], 0))
     with pytest.raises(UserError, match="Cannot read the scores in"):
         directory.read_scores(("nothing", 0))
+
+
+@pytest.mark.parametrize("field", ["benchmark_version", "n_id"])
+def test_a_changed_file_is_named_before_what_it_contradicts(copy: Path, field: str) -> None:
+    path = copy / "records.jsonl"
+    first, *others = path.read_text().splitlines()
+    record = json.loads(first)
+    record[field] += 1
+    path.write_text("\n".join([json.dumps(record), *others]) + "\n")
+    with pytest.warns(UserWarning, match="changed after the run"):
+        run = api.open_run(copy)
+    with pytest.raises(UserError, match=r"records\.jsonl changed after the run.*not comparable"):
+        run.leaderboard()

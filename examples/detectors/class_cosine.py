@@ -28,7 +28,7 @@ class ClassCosine(Detector):
 
     def __init__(self, power: float = 1.0) -> None:
         self.power = power
-        self.means: Tensor | None = None  # [C, D]; fitted state starts empty
+        self.means: Tensor | None = None  # [classes, D]; fitted state starts empty
 
     def fit(self, batches: Batches) -> None:
         """Sums while fitting, no batches: memory does not grow with the number of images."""
@@ -41,8 +41,9 @@ class ClassCosine(Detector):
             counts = counts + members.sum(dim=0)  # [C]
         assert isinstance(sums, Tensor)
         assert isinstance(counts, Tensor)
+        # A class without training images has no mean: it is left out, or every score would be NaN.
         # Fitted once for all values of `power`: the power is applied while scoring.
-        self.means = sums / counts[:, None]
+        self.means = (sums / counts[:, None])[counts > 0]
 
     def score(self, outputs: Outputs) -> Tensor:
         """One score per image, shape [B]."""

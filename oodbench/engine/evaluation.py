@@ -129,12 +129,13 @@ def evaluate(
         on_stage("fitting")
         runner.doing = "fitting"
         signs: list[str] = []
+        perhaps = "" if benchmark.limited is None else benchmark.limited.weakens
         for need, split in FITTED_ON.items():
             train = functools.partial(data, benchmark.id, split)
             seen = Confusion.empty(num_classes)
             _fit(runner, methods, detectors, results, train, need, seen)
             name = f"the {split} images of '{benchmark.id}'"
-            signs += labels_signs(name, seen, fitted_on=need == "fit")
+            signs += labels_signs(name, seen, fitted_on=need == "fit", perhaps=perhaps)
         for reader in readers:
             if reader.detector.dropped_layers:
                 results[reader.method].notes.append(reads(reader))
@@ -150,7 +151,7 @@ def evaluate(
         on_stage("scoring")
         outcome = _score(runner, methods, results, benchmark, data)
     tested = Confusion.of(num_classes, outcome.labels, outcome.predicted)
-    signs += labels_signs(f"the test images of '{benchmark.id}'", tested)
+    signs += labels_signs(f"the test images of '{benchmark.id}'", tested, perhaps=perhaps)
     on_stage("measuring costs")
     images, _ = next(runner.batches(data(benchmark.id, "test")))
     scorers = {
@@ -357,7 +358,7 @@ def _score(
 
 
 NO_MAP = (
-    "no module of the network gives a map whose mean are the penultimate features, so it works on "
+    "no module of the network gives a map whose mean is the penultimate features, so it works on "
     "these features, after pooling"
 )
 

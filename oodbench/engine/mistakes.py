@@ -84,14 +84,22 @@ class Confusion:
         return int(np.trace(self.counts))
 
 
-def labels_signs(name: str, seen: Confusion, *, fitted_on: bool = False) -> Iterator[str]:
+def labels_signs(
+    name: str, seen: Confusion, *, fitted_on: bool = False, perhaps: str = ""
+) -> Iterator[str]:
     """Signs that labels and model disagree.
 
     Args:
         name: of the data set.
         seen: of its images.
         fitted_on: whether the model was trained on these images.
+        perhaps: a sentence with another reason, added to each sign.
     """
+    for sign in _labels_signs(name, seen, fitted_on):
+        yield f"{sign} {perhaps}".rstrip()
+
+
+def _labels_signs(name: str, seen: Confusion, fitted_on: bool) -> Iterator[str]:
     if seen.images == 0:
         return
     classes, accuracy = len(seen.counts), seen.right / seen.images

@@ -176,7 +176,7 @@ def checked_scores(
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise DetectorError(
             f"{named(scorer.detector)} gave {shape} for a batch of {len(outputs)} images; "
-            f"expected [{len(outputs)}]"
+            f"expected a torch tensor of shape [{len(outputs)}], one score for each image"
         )
     if scores.is_complex():
         raise DetectorError(
@@ -207,7 +207,8 @@ def _check_batch_invariance(scorer: Scorer, outputs: Outputs, scores: NDArray[np
     if not difference[worst] <= allowed:
         raise DetectorError(
             f"scores depend on the batch: image {worst} has {scores[worst]:.6g} in a batch of "
-            f"{len(outputs)} and {again[worst]:.6g} in a part of it"
+            f"{len(outputs)} and {again[worst]:.6g} in a part of it; or the detector draws random "
+            "numbers, or changes while it scores"
         )
 
 

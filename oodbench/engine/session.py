@@ -150,8 +150,8 @@ def _without_features(why: str) -> str:
     """The reason of a detector that needs features that are not known."""
     if why == UNWATCHED:
         return (
-            f"needs the features, the input of the model's last layer; {why}: give the "
-            "torch.nn.Module that it was made from"
+            f"needs the features, the input of the model's last layer; {why}: pass the "
+            "torch.nn.Module itself, or the one that it was made from"
         )
     if why == UNREGISTERED:
         return (

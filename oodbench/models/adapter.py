@@ -125,7 +125,7 @@ class AdaptedNetwork(Network):
         return logits
 
 
-UNWATCHED = "its parts cannot be watched"
+UNWATCHED = "a function or a compiled module hides its layers"
 """Why the last layer of a function, or of a module of TorchScript or torch.export, is not known."""
 
 
