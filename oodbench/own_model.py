@@ -670,8 +670,8 @@ def _unsteadiness(runner: CheckedRunner, images: Tensor, logits: Tensor) -> Iter
     else:
         yield (
             "The model gives an image other logits each time, as a module in training mode "
-            "or dropout that is always on does: every score is that of one draw. Call .eval() on the "
-            "modules that a function calls."
+            "or dropout that is always on does: every score is that of one draw. Call .eval() "
+            "on the modules that a function calls."
         )
 
 
