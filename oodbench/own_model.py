@@ -94,8 +94,8 @@ def evaluate(
 
     Each data set is read once for all detectors that are fitted on it or score it; only detectors
     that perturb their input, or replace a layer, compute more. The model is given back as it was,
-    whatever happens: weights, their storage and order, modes, hooks, gradients. What a `forward` of
-    your own collects in Python stays.
+    whatever happens: weights, their storage and order, modes, hooks, gradients. For that, a copy of
+    the weights is kept in memory. What a `forward` of your own collects in Python stays.
 
     Data are DataLoaders or Datasets of (image, label), of mappings with keys such as "pixel_values"
     and "labels", or "image" and "label", or of images alone where no label is needed:
