@@ -135,6 +135,7 @@ class Outputs:
             [B, ...]; in the order of the network. Given while fitting and scoring to detectors that
             declare the need; the activations themselves are not kept.
         reduced: the engine's: method -> its `layers`.
+        absent: the engine's: method -> layers of its choice that did not run; "" -> such taps.
         input_gradients: name of a loss of `Detector.gradient_losses` -> its gradient with respect
             to the images, shape [B, C, H, W], images being in [0, 1]. Given while scoring,
             calibrating and tuning to detectors that declare the need; empty while fitting.
@@ -154,6 +155,7 @@ class Outputs:
     input_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     reduced: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    absent: Mapping[str, Sequence[str]] = field(default_factory=dict)
     replaced_logits: Mapping[str, Tensor] = field(default_factory=dict)
     dtype: torch.dtype = field(init=False)
 
@@ -217,7 +219,7 @@ class Outputs:
                 return {name: mapped(each) for name, each in value.items()}
             return None if value is None else function(value)
 
-        kept = ("head", "dtype")
+        kept = ("head", "dtype", "absent")
         held = {name: value for name, value in self._held().items() if name not in kept}
         return self.replaced(**{name: mapped(value) for name, value in held.items()})
 
@@ -240,9 +242,21 @@ class Outputs:
         Args:
             needs: of the detector.
             method: whose `layers` it gets.
+
+        Raises:
+            ValueError: if one of the layers that it gets did not run for these images.
         """
         import torch
 
+        absent = [*self.absent.get(method, ())] if method and "layers" in needs else []
+        if needs & {"taps", "tap_maps"}:
+            absent += self.absent.get("", ())
+        if absent:
+            raise ValueError(
+                f"the layer '{absent[0]}' did not run for a batch of {len(self)} images, and only "
+                "layers that run for every image can be looked at: name others with taps=[...], or "
+                "to a detector that chooses layers of its own"
+            )
         held = self._held()
         layers = self.reduced.get(method, held.get("layers", {}))
         return (
@@ -265,14 +279,17 @@ class Outputs:
 
         def joined(parts: Sequence[Any]) -> Any:
             if isinstance(parts[0], Mapping):
-                return {name: joined([part[name] for part in parts]) for name in parts[0]}
+                common = [name for name in parts[0] if all(name in part for part in parts)]
+                return {name: joined([part[name] for part in parts]) for name in common}
             return None if any(part is None for part in parts) else torch.cat(list(parts))
 
         first = batches[0].without_maps()
-        names = [name for name in first._held() if name not in ("head", "dtype")]
+        names = [name for name in first._held() if name not in ("head", "dtype", "absent")]
+        absent = {key: names for batch in batches for key, names in batch.absent.items()}
         parts = [batch.without_maps() for batch in batches]
         return first.replaced(
-            **{name: joined([getattr(part, name) for part in parts]) for name in names}
+            absent=absent,
+            **{name: joined([getattr(part, name) for part in parts]) for name in names},
         )
 
 

@@ -67,6 +67,9 @@ Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
 _FEW = 3
 """Images that a model is tried on: not as many as a batch of anything else is likely to have."""
 
+_READS_LAYERS = frozenset({"taps", "tap_maps", "layers"})
+"""Needs of detectors for whom a model is also tried on a whole batch."""
+
 
 def evaluate(
     model: Model | Mapping[str, Model],
@@ -221,7 +224,13 @@ def evaluate(
                     inner.enter_context(borrowed(module, places[name]))
                     inner.enter_context(evaluating(module))
                     classifier, classes, notes = _adapted(
-                        module, data, options[name], num_classes, scalings[name], places[name]
+                        module,
+                        data,
+                        options[name],
+                        num_classes,
+                        scalings[name],
+                        places[name],
+                        reads_layers=any(each.info.needs & _READS_LAYERS for each in asked),
                     )
                     notes += _same_classes(data, classes)
                     for source in data.all:
@@ -591,10 +600,13 @@ def _adapted(
     num_classes: int | None,
     scaling: Scaling | None,
     device: torch.device,
+    *,
+    reads_layers: bool,
 ) -> tuple[BorrowedClassifier, int, list[str]]:
     """The model as the engine takes classifiers, tried on a few images of each data set.
 
-    Also C, and what is to be noted.
+    With `reads_layers` also on a whole batch, to see which layers run for it. Also C, and what is
+    to be noted.
     """
     images, _ = data.test[ID].first()
     dtype = type_of(module)
@@ -613,9 +625,16 @@ def _adapted(
         )
 
     alone = wrapped(module, channels_last=True)
-    few = arranged(images[:_FEW].to(device), alone.dtype)
+    whole = arranged(images.to(device), alone.dtype)
+    few = whole[:_FEW]
     try:
-        probed = probe(module, alone.normalised(few), num_classes=num_classes, **options)
+        probed = probe(
+            module,
+            alone.normalised(few),
+            num_classes=num_classes,
+            batch=alone.normalised(whole) if reads_layers else None,
+            **options,
+        )
     except UserError:
         raise
     except NotFiniteError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import oodbench
 from oodbench import Detector, Outputs, models, register
@@ -325,3 +325,98 @@ def test_a_network_without_layers_is_a_reason_for_gram() -> None:
     result = oodbench.evaluate(model, ["gram", "energy"], ood_data={"o": data(9, 3)}, **sets)
     assert "no convolution or activation function that is a module" in result.failed["gram"]
     assert [*result.scores] == ["energy"]
+
+
+# --- layers that run for some images alone -----------------------------------------------------
+
+
+class Sometimes(nn.Module):
+    """A network with a block that runs if a condition on the batch is met."""
+
+    def __init__(self, runs: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU())
+        self.extra = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.Tanh())
+        self.last = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU())
+        self.fc = nn.Linear(8, 4)
+        self.runs = runs
+
+    def forward(self, x: Tensor) -> Tensor:
+        run, x = self.runs(x), self.stem(x)
+        x = self.last(self.extra(x) if run else x)
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
+
+
+CONDITIONS: dict[str, Callable[[Tensor], bool]] = {
+    "few": lambda x: len(x) <= 3,
+    "more": lambda x: len(x) > 5,
+    "the first images": lambda x: len(x) > 5 and bool(x.mean() < 0.6),
+    "bright": lambda x: bool(x.mean() > 0.6),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_layer_that_does_not_run_for_every_image_is_named(name: str) -> None:
+    torch.manual_seed(0)
+    bright = TensorDataset(torch.rand(40, 3, 12, 12, generator=torch.Generator()) / 4 + 0.7)
+    result = oodbench.evaluate(
+        Sometimes(CONDITIONS[name]),
+        {
+            "gram": "gram",
+            "chosen": Reading(["extra.0", "last.0"]),
+            "last": Reading(["last.0"]),
+            "energy": "energy",
+        },
+        id_data=DataLoader(data(16, 1), batch_size=8),
+        ood_data={"o": DataLoader(bright, batch_size=8), "few": data(4, 2)},
+        fit_data=DataLoader(data(44, 3), batch_size=8),
+        validation_data=data(20, 4),
+    )
+    ran = {"last", "energy"} | ({"gram"} if name in ("few", "bright") else set())
+    assert {*result.scores} == ran
+    for label, reason in result.failed.items():
+        unknown = label == "chosen" and name in ("few", "bright")
+        assert ("'extra.0'" in reason) or unknown, reason
+        assert ("did not run for a batch of" in reason) or unknown, reason
+        assert "KeyError" not in reason
+    assert not any("extra" in tap for tap in result.taps) or name in ("more", "the first images")
+
+
+@register("tapping", needs=("taps", "fit"))
+class Tapping(Detector):
+    def fit(self, batches: Batches) -> None:
+        self.seen = [tuple(outputs.taps) for outputs in batches]
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return sum((tap.sum(dim=1) for tap in outputs.taps.values()), torch.zeros(len(outputs)))
+
+
+@pytest.mark.parametrize("name", ["few", "bright"])
+def test_a_named_tap_that_does_not_run_for_every_image(name: str) -> None:
+    torch.manual_seed(0)
+    bright, dark = torch.ones(10, 3, 12, 12), torch.rand(30, 3, 12, 12) / 4
+    labels = torch.arange(40) % 4
+    result = oodbench.evaluate(
+        Sometimes(CONDITIONS[name]),
+        [Tapping(), "energy"],
+        id_data=DataLoader(TensorDataset(bright + dark[:10]), batch_size=5),
+        ood_data={"o": DataLoader(TensorDataset(dark), batch_size=5)},
+        fit_data=DataLoader(TensorDataset(torch.cat([bright, dark]), labels), batch_size=5),
+        taps=["extra", "last"],
+    )
+    assert {*result.scores} == {"energy"}
+    assert "the layer 'extra' did not run for a batch of 5 images" in result.failed["tapping"]
+
+
+def test_outputs_put_together_name_the_layers_that_did_not_run() -> None:
+    logits, features = torch.zeros(3, 2), torch.ones(3, 2)
+    whole = Outputs(logits, features, {"a": features, "b": features})
+    part = Outputs(logits, features, {"a": features}, absent={"": ["b"]})
+    for batches in ([whole, part], [part, whole]):
+        joined = Outputs.concatenate(batches)
+        assert len(joined.copied({"features"})) == 6
+        for need in ("taps", "tap_maps"):
+            with pytest.raises(ValueError, match="layer 'b' did not run for a batch of 6 images"):
+                joined.copied({need})
+    assert [*Outputs.concatenate([whole, whole]).copied({"taps"}).taps] == ["a", "b"]

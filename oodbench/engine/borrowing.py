@@ -359,50 +359,43 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
     )
 
 
-def gradient_obstacle(classifier: Classifier, images: Tensor) -> str | None:
-    """Why the logits of a classifier have no gradient with respect to its images, or None.
+def find_gradient(classifier: Classifier, images: Tensor) -> tuple[str | None, bool]:
+    """Whether the logits of a classifier have a gradient with respect to its images.
 
-    A gradient that is zero is one: see `gradient_vanishes`.
+    It may be zero for some images in any network: where all rectifiers are at zero, as for black
+    images. In a model that rounds its images it is zero for noise around them, too.
 
     Args:
         classifier: in evaluation mode, its parameters frozen.
         images: a few, on the device.
+
+    Returns:
+        Why there is none, or None; and whether there is one that is zero for images and noise.
     """
     if not images.is_floating_point():
-        return "needs the gradient for its input, which is whole numbers"
+        return "needs the gradient for its input, which is whole numbers", False
     try:
-        if _gradient(classifier, images) is not None:
-            return None
+        gradient = _gradient(classifier, images)
+        if gradient is not None:
+            return None, not gradient.any() and _is_zero_for_noise(classifier, images)
     except Exception as error:  # a model under inference mode, in int8, or frozen, may raise
         if is_out_of_memory(error):
-            return None
+            return None, False
     return (
         "needs the gradient of the logits for the images, and the model gives none: a part of it "
         "computes without gradients (torch.no_grad, inference mode, detach, int8, a frozen "
         "export). Let it compute with gradients; freeze weights with requires_grad_(False)"
-    )
+    ), False
 
 
-def gradient_vanishes(classifier: Classifier, images: Tensor) -> bool:
-    """Whether the gradient of the logits is zero for a few images, and for noise around them.
-
-    So it is in a model that rounds its images. For some images alone it may be zero in any network:
-    where all rectifiers are at zero, as for black images.
-
-    Args:
-        classifier: one that has no `gradient_obstacle`.
-        images: a few, on the device.
-    """
+def _is_zero_for_noise(classifier: Classifier, images: Tensor) -> bool:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator).to(images)
     try:
-        for given in (images, images + noise):
-            gradient = _gradient(classifier, given)
-            if gradient is None or bool(gradient.any()):
-                return False
-    except Exception:  # of noise, or for want of memory: nothing is known
+        gradient = _gradient(classifier, images + noise)
+    except Exception:  # nothing is known
         return False
-    return True
+    return gradient is not None and not gradient.any()
 
 
 def _gradient(classifier: Classifier, images: Tensor) -> Tensor | None:

@@ -193,8 +193,13 @@ class _Reader(Batches):
 
     def give(self, outputs: Outputs) -> None:
         """Hand over a batch; back when the detector is done with it."""
-        # A copy: what a detector does in place is not to reach the next one.
-        self._go_on(outputs.copied(self._needs, self._name))
+        try:
+            # A copy: what a detector does in place is not to reach the next one.
+            given = outputs.copied(self._needs, self._name)
+        except ValueError as error:
+            self.error, self.finished, self.wants_sweep = error, True, False
+        else:
+            self._go_on(given)
 
     def end_sweep(self) -> None:
         """Say that the sweep is over; back when the detector has done what it does next."""

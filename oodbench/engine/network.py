@@ -321,7 +321,19 @@ class NetworkRunner:
             feature_map,
             captured.tap_maps,
             reduced=captured.reduced,
+            absent=self._absent(captured),
         )
+
+    def _absent(self, captured: _Captured) -> dict[str, list[str]]:
+        """Method -> layers that it chose and that did not run; "" -> taps that did not."""
+        taps = self.classifier.taps if self.capture.taps or self.capture.tap_maps else ()
+        seen = captured.taps if self.capture.taps else captured.tap_maps
+        absent = {"": [tap for tap in taps if tap not in seen]}
+        for reader in self.capture.readers:
+            if reader.method in self._reading:
+                reduced = captured.reduced.get(reader.method, {})
+                absent[reader.method] = [e.name for e in reader.read if e.name not in reduced]
+        return {method: layers for method, layers in absent.items() if layers}
 
     def _sweep(self, images: Tensor) -> tuple[_Captured, Tensor]:
         captured = _Captured(len(images))

@@ -22,8 +22,7 @@ from oodbench.engine.borrowing import (
     BorrowedClassifier,
     CheckedRunner,
     cannot_take,
-    gradient_obstacle,
-    gradient_vanishes,
+    find_gradient,
 )
 from oodbench.engine.contract import TuningError
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores, note_missing_map
@@ -218,7 +217,7 @@ class Session:
         self._report = report
         self._classifier, self._data, self._seed = classifier, data, seed
         self.num_classes, self.attackable = num_classes, attackable
-        self._without_gradient = _Once(self._gradient_obstacle)
+        self._gradient = _Once(self._find_gradient)
         reasons = {label: self._obstacle(each) for label, each in contenders.items()}
         self.skipped = {label: reason for label, reason in reasons.items() if reason is not None}
         self.contenders = {
@@ -270,27 +269,20 @@ class Session:
             steps = "input_gradient" in needs and images.is_floating_point()
             if steps and images.ndim != 4 and not self.attackable:
                 return "perturbs its input by a step in units of a pixel, and these are no images"
-            return self._without_gradient.get()
+            return self._gradient.get()[0]
         return None
 
-    def _gradient_obstacle(self) -> str | None:
-        with evaluating(self._classifier):
-            return gradient_obstacle(self._classifier, self._few())
-
-    def _few(self) -> Tensor:
-        """A few ID test images, as the classifier takes them."""
+    def _find_gradient(self) -> tuple[str | None, bool]:
         images = self._data.test[ID].first()[0][:_FEW]
-        return arranged(images.to(self._classifier.mean.device), self._classifier.dtype)
+        few = arranged(images.to(self._classifier.mean.device), self._classifier.dtype)
+        with evaluating(self._classifier):
+            return find_gradient(self._classifier, few)
 
     def _note_gradients(self) -> None:
         """Note for detectors that take gradients of a model whose gradients are zero."""
-        taking = [n for n, c in self.contenders.items() if takes_gradients(c.method.detector.needs)]
-        if taking:
-            with evaluating(self._classifier):
-                if not gradient_vanishes(self._classifier, self._few()):
-                    return
-        for label in taking:
-            self.results[label].notes.append(NO_SLOPE)
+        for label, each in self.contenders.items():
+            if takes_gradients(each.method.detector.needs) and self._gradient.get()[1]:
+                self.results[label].notes.append(NO_SLOPE)
 
     def run(self, *, stop_early: bool = False) -> None:
         """Fit, tune and score.
@@ -311,7 +303,11 @@ class Session:
             if "feature_map" in needs:
                 with evaluating(self._classifier):
                     name = find_map(self._classifier, few)
-            readers, failures = layer_readers(self._classifier, detectors, few)
+            readers, failures = self._runner.within_memory(
+                lambda images, _: layer_readers(self._classifier, detectors, images),
+                self._runner.placed(self._data.test[ID].first()[0])[0],
+                None,
+            )[0][1]
         except UserError:
             raise
         except Exception as error:

@@ -6,10 +6,12 @@ is watched. Nothing about the module is changed.
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any, Literal
 
@@ -110,6 +112,7 @@ def probe(
     features: str | None = None,
     output: Output = None,
     num_classes: int | None = None,
+    batch: Tensor | None = None,
 ) -> Probed:
     """Find the logits, the last layer and the taps of a classifier by running it once.
 
@@ -134,6 +137,8 @@ def probe(
             input of the last layer.
         output: where the logits are in what it returns (`oodbench.models.returned`).
         num_classes: C, if it is known.
+        batch: images of a whole batch, as `images`: a module that does not run for them as often as
+            for a few is not taken for a tap.
 
     Raises:
         UserError: it returns no logits [B, C]; a named module is unknown, does not run just once,
@@ -151,6 +156,10 @@ def probe(
         _check_part(sweep, module, features, "features", of="output")
         last = last if head is not None or _gives_logits(sweep, last) else None
     layers = _feature_layers(sweep, module, taps, last)
+    if taps == "auto" and layers.names and batch is not None and len(batch) > len(images):
+        steady = _steady(sweep.calls, module, batch)
+        if len(steady) < len(sweep.calls):
+            layers = _feature_layers(replace(sweep, calls=steady), module, taps, last)
     network = AdaptedNetwork(
         module,
         layers.names,
@@ -485,6 +494,25 @@ def _feature_layers(
         chosen = tuple(names[id(part)] for part in module.tap_modules.values())
         return FeatureLayers(chosen, "those that the network names", {})
     return seen.feature_layers()
+
+
+def _steady(calls: Mapping[str, Call], module: nn.Module, batch: Tensor) -> dict[str, Call]:
+    """The calls of modules that run as often for a whole batch; of what they give nothing is kept.
+
+    All of them if the batch cannot be taken: who sweeps it says why.
+    """
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for name in calls:
+            part = module.get_submodule(name)
+            hook = functools.partial(lambda name, *_: counts.update([name]), name)
+            stack.callback(part.register_forward_hook(hook).remove)
+        try:
+            with torch.no_grad():
+                module(batch.clone())
+        except Exception:
+            return dict(calls)
+    return {name: call for name, call in calls.items() if counts[name] == call.count}
 
 
 def _names(module: nn.Module, taps: Any) -> tuple[str, ...]:
