@@ -286,7 +286,7 @@ class TrainingSpec(Spec):
     epochs: Annotated[int, Field(gt=0, le=10**6)]
     batch_size: BatchSize
     """Images per step, over all devices together."""
-    learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)]
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
     milestones: Several[Annotated[float, Field(gt=0, lt=1)]] = (0.5, 0.75)
     """For the step schedule: fractions of the epochs after which the rate is divided by ten."""
