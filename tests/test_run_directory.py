@@ -640,8 +640,9 @@ def test_an_interrupted_run_says_how_to_go_on(
     folder = tmp_path / "a run"
     process = start(folder)
     assert process.stderr is not None
-    # Torch imports its compiler for the first optimizer, and may lose an interrupt in that second.
-    process.stderr.readline()
+    # Torch imports its compiler for the first optimizer, and may lose an interrupt in that second:
+    # wait until a model is trained.
+    assert any("trained" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 3, said
