@@ -600,7 +600,11 @@ def start(out: Path, *options: str) -> subprocess.Popen[str]:
     """A run in a process of its own; returns when it has made its folder."""
     words = ["run", "tiny", "--out", str(out), "--device", "cpu", "--seeds", str(SEEDS), *options]
     process = subprocess.Popen(
-        [sys.executable, "-m", "oodbench", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "oodbench", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's job in the background ignores interrupts, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     line = process.stderr.readline()
