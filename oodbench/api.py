@@ -82,6 +82,10 @@ class Run:
 
     def leaderboard(self) -> Leaderboard:
         """The records, aggregated and ranked."""
+        return self._leaderboard
+
+    @cached_property
+    def _leaderboard(self) -> Leaderboard:
         from oodbench.report import Leaderboard
 
         try:

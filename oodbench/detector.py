@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -195,9 +196,7 @@ class Outputs:
 
     def _held(self) -> dict[str, Any]:
         """The attributes that are not withheld."""
-        return {
-            each.name: getattr(self, each.name) for each in fields(self) if hasattr(self, each.name)
-        }
+        return {name: getattr(self, name) for name in self.__slots__ if hasattr(self, name)}
 
     @classmethod
     def _of(cls, held: Mapping[str, Any]) -> Outputs:
@@ -220,13 +219,16 @@ class Outputs:
             return None if value is None else function(value)
 
         kept = ("head", "dtype", "absent")
-        held = {name: value for name, value in self._held().items() if name not in kept}
-        return self.replaced(**{name: mapped(value) for name, value in held.items()})
+        held = self._held()
+        changed = {name: mapped(value) for name, value in held.items() if name not in kept}
+        if "features" in changed:
+            changed["dtype"] = changed["features"].dtype
+        return Outputs._of({**held, **changed})
 
     def only(self, needs: Set[str]) -> Outputs:
         """What a detector may read that declares `needs`; the rest is withheld."""
-        withheld = {name for name, either in _NEEDED.items() if needs.isdisjoint(either)}
-        held = {name: value for name, value in self._held().items() if name not in withheld}
+        given = _given(frozenset(needs))
+        held = {name: getattr(self, name) for name in given if hasattr(self, name)}
         return Outputs._of({**held, "reduced": self.reduced if "layers" in needs else {}})
 
     def without_maps(self) -> Outputs:
@@ -257,12 +259,12 @@ class Outputs:
                 "layers that run for every image can be looked at: name others with taps=[...], or "
                 "to a detector that chooses layers of its own"
             )
-        held = self._held()
-        layers = self.reduced.get(method, held.get("layers", {}))
-        return (
-            Outputs._of({**held, "layers": layers, "reduced": {}})
-            .only(needs)
-            .map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
+        given = self.only(needs)
+        changes: dict[str, Any] = {"reduced": {}}
+        if "layers" in needs and method in self.reduced:
+            changes["layers"] = self.reduced[method]
+        return given.replaced(**changes).map(
+            lambda tensor: tensor.clone(memory_format=torch.contiguous_format)
         )
 
     def detach(self) -> Outputs:
@@ -291,6 +293,16 @@ class Outputs:
             absent=absent,
             **{name: joined([getattr(part, name) for part in parts]) for name in names},
         )
+
+
+@cache
+def _given(needs: frozenset[str]) -> tuple[str, ...]:
+    """The attributes of `Outputs` that are not withheld from a detector with these needs."""
+    return tuple(
+        name
+        for name in Outputs.__slots__
+        if name not in _NEEDED or not needs.isdisjoint(_NEEDED[name])
+    )
 
 
 S = TypeVar("S")

@@ -24,6 +24,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
@@ -61,8 +62,8 @@ class _Pair(NamedTuple):
         method: the method.
         best: the best one.
         seeds: seeds that both have.
-        differences: for each of these, how far the best one is ahead.
-        shifts: likewise on the scale of `_probit`.
+        values: of the best one and of the method, for each of these.
+        sign: 1 if higher values are better, -1 if lower ones are.
         resolution: how close to 0 and 1 a value can be told from them.
         sets: the OOD sets that the two are measured on: of the column, or the worst of each.
     """
@@ -70,10 +71,20 @@ class _Pair(NamedTuple):
     method: str
     best: str
     seeds: tuple[int, ...]
-    differences: tuple[float, ...]
-    shifts: tuple[float, ...]
+    values: tuple[tuple[float, ...], tuple[float, ...]]
+    sign: int
     resolution: float
     sets: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @property
+    def difference(self) -> float:
+        """How far the best one is ahead, mean over the seeds."""
+        return fmean(self.sign * (best - value) for best, value in zip(*self.values, strict=True))
+
+    def shifts(self) -> list[float]:
+        """How far it is ahead with each seed, on the scale of `_probit`."""
+        best, own = _probit(np.array(self.values), self.resolution)
+        return [float(each) for each in self.sign * (best - own)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +140,9 @@ def differences_to_best(
     found = []
     for comparison in _comparisons(records):
         pairs = comparison.pairs
-        errors = [_image_error(comparison.metric, pair, values) for pair in pairs]
-        ranges = simultaneous.intervals([pair.shifts for pair in pairs], errors, comparison.methods)
+        errors = _image_errors(comparison, values)
+        shifts = [pair.shifts() for pair in pairs]
+        ranges = simultaneous.intervals(shifts, errors, comparison.methods)
         for pair, shift in zip(pairs, ranges, strict=True):
             found.append(
                 DifferenceRecord(
@@ -144,7 +156,7 @@ def differences_to_best(
                     best=pair.best,
                     methods=comparison.methods,
                     seeds=len(pair.seeds),
-                    difference=fmean(pair.differences),
+                    difference=pair.difference,
                     shift=shift.mean,
                     shift_low=shift.low,
                     shift_high=shift.high,
@@ -207,7 +219,7 @@ def belong(differences: Iterable[DifferenceRecord], records: Iterable[QualityRec
             pair.best,
             each.methods,
             len(pair.seeds),
-            fmean(pair.differences),
+            pair.difference,
         )
         for each in _comparisons(list(records))
         for pair in each.pairs
@@ -268,12 +280,9 @@ def _comparison(
     for method, mine in by_seed.items():
         seeds = tuple(sorted(mine.keys() & by_seed[best].keys()))
         if method != best and seeds:
-            both = [(by_seed[best][seed], mine[seed]) for seed in seeds]
-            ahead = tuple(sign * (one - other) for one, other in both)
-            one, other = (_probit(np.array(each), resolution) for each in zip(*both, strict=True))
-            shifts = tuple(map(float, sign * (one - other)))
-            pair = _Pair(method, best, seeds, ahead, shifts, resolution, (sets[best], sets[method]))
-            pairs.append(pair)
+            both = tuple(by_seed[best][seed] for seed in seeds), tuple(mine[seed] for seed in seeds)
+            on = sets[best], sets[method]
+            pairs.append(_Pair(method, best, seeds, both, sign, resolution, on))
     yield _Comparison(metric, column, len(by_seed), tuple(pairs))
 
 
@@ -290,19 +299,27 @@ def mean_of_sets(by_set: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {seed: fmean(found[seed] for found in by_set) for seed in seeds}
 
 
-def _image_error(metric: str, pair: _Pair, resampled: Callable[[Key], Resampled]) -> float:
-    """Standard deviation over the shared resamples of the mean difference of probits."""
+def _image_errors(comparison: _Comparison, resampled: Callable[[Key], Resampled]) -> list[float]:
+    """For each pair the standard deviation of the mean difference of probits over resamples."""
 
-    def mean(method: str, sets: Sequence[str]) -> npt.NDArray[np.float64]:
+    @cache
+    def mean(
+        method: str, sets: tuple[str, ...], seeds: tuple[int, ...], resolution: float
+    ) -> npt.NDArray[np.float64]:
         by_seed = [
-            np.mean([resampled((method, seed))[name][metric] for name in sets], axis=0)
-            for seed in pair.seeds
+            np.mean([resampled((method, seed))[name][comparison.metric] for name in sets], axis=0)
+            for seed in seeds
         ]
-        probits = _probit(np.array(by_seed, dtype=np.float64), pair.resolution)
-        return np.asarray(probits.mean(axis=0))
+        return np.asarray(_probit(np.array(by_seed, dtype=np.float64), resolution).mean(axis=0))
 
-    difference = mean(pair.best, pair.sets[0]) - mean(pair.method, pair.sets[1])
-    return float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+    errors = []
+    for pair in comparison.pairs:
+        best, own = (
+            mean(method, sets, pair.seeds, pair.resolution)
+            for method, sets in zip((pair.best, pair.method), pair.sets, strict=True)
+        )
+        errors.append(float((best - own).std(ddof=1)) if len(own) > 1 else 0.0)
+    return errors
 
 
 def _probit(values: npt.NDArray[np.float64], resolution: float) -> npt.NDArray[np.float64]:

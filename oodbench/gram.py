@@ -127,5 +127,6 @@ def _row_sums(channels: Tensor, buffers: Tensor, sums: Tensor, largest: Tensor) 
             power_of_unit = torch.mul(unit, unit, out=power)
         else:
             power_of_unit *= unit
-        sums[:, index : index + 1] = (shares @ power_of_unit) @ power_of_unit.transpose(1, 2)
+        together = torch.bmm(shares, power_of_unit)
+        sums[:, index : index + 1] = torch.bmm(together, power_of_unit.transpose(1, 2))
         shares = shares * share

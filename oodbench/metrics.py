@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
@@ -90,6 +91,21 @@ class Counts:
     def n_ood(self) -> Array:
         """Number of OOD images, shape [...]."""
         return self.ood_above[..., -1]
+
+    @cached_property
+    def id_at(self) -> Array:
+        """ID images that have each distinct score, shape [..., G]."""
+        return np.diff(self.id_above)
+
+    @cached_property
+    def ood_at(self) -> Array:
+        """OOD images that have each distinct score, shape [..., G]."""
+        return np.diff(self.ood_above)
+
+    @cached_property
+    def above(self) -> Array:
+        """Images at or above each threshold, shape [..., G + 1]."""
+        return self.id_above + self.ood_above
 
     def swapped(self) -> Counts:
         """The counts with OOD as the positive class and every score negated."""
@@ -197,60 +213,85 @@ def measure(counts: Counts) -> dict[str, Array]:
     Returns:
         Fractions in [0, 1] of shape [...], under the names and in the order of `METRICS`.
     """
-    swapped = counts.swapped()
     return {
         "auroc": _auroc(counts),
         "tnr_at_95_tpr": _tnr_at_95_tpr(counts),
         "dtacc": _dtacc(counts),
-        "aupr_in": _average_precision(counts),
-        "aupr_out": _average_precision(swapped),
-        "fpr95_ood_positive": _fpr_at_95_tpr(swapped),
+        "aupr_in": _average_precision_in(counts),
+        "aupr_out": _average_precision_out(counts),
+        "fpr95_ood_positive": _fpr95_ood_positive(counts),
     }
 
 
 def _auroc(counts: Counts) -> Array:
     # Each OOD image loses to the ID images above it, and by half to those it ties with: the sum of
     # the counts at the threshold and just above it is twice that, and a whole number.
-    id_above, ood_above = counts.id_above, counts.ood_above
-    twice_won = np.diff(ood_above) * (id_above[..., 1:] + id_above[..., :-1])
+    twice_won = counts.id_above[..., 1:] + counts.id_above[..., :-1]
+    twice_won *= counts.ood_at
     return _ratio(twice_won.sum(axis=-1), 2 * counts.n_id * counts.n_ood)
 
 
 def _ood_above_at_95_tpr(counts: Counts) -> Array:
     """OOD images at or above the largest ID score that keeps 95% of the ID images, shape [...]."""
-    # 0.95 is not a binary fraction: compare whole numbers. The first threshold that keeps enough
-    # is an ID score that was drawn, because the count of ID images grows there.
-    kept = 20 * counts.id_above >= 19 * counts.n_id[..., np.newaxis]
-    first = np.argmax(kept, axis=-1)[..., np.newaxis]
-    above: Array = np.take_along_axis(counts.ood_above, first, axis=-1)[..., 0]
-    return above
+    # The first threshold that keeps enough is an ID score that was drawn, because the count of ID
+    # images grows there.
+    enough = counts.id_above >= _95_percent(counts.n_id)[..., np.newaxis]
+    return _taken(counts.ood_above, np.argmax(enough, axis=-1))
 
 
 def _tnr_at_95_tpr(counts: Counts) -> Array:
     return _ratio(counts.n_ood - _ood_above_at_95_tpr(counts), counts.n_ood)
 
 
-def _fpr_at_95_tpr(counts: Counts) -> Array:
-    return _ratio(_ood_above_at_95_tpr(counts), counts.n_ood)
+def _fpr95_ood_positive(counts: Counts) -> Array:
+    # As `_ood_above_at_95_tpr` of `counts.swapped()`: the last threshold with so few OOD images at
+    # or above it that 95% are below.
+    most = counts.n_ood - _95_percent(counts.n_ood)
+    too_many = counts.ood_above > most[..., np.newaxis]
+    accepted = _taken(counts.id_above, np.argmax(too_many, axis=-1) - 1)
+    return _ratio(counts.n_id - accepted, counts.n_id)
+
+
+def _95_percent(images: Array) -> Array:
+    """The least number of images that is at least 95% of them."""
+    # 0.95 is not a binary fraction; 19 n / 20 is exact where it is whole.
+    return np.asarray(np.ceil(19 * images / 20))
+
+
+def _taken(above: Array, index: npt.NDArray[np.intp]) -> Array:
+    """A count for each row, shape [...], of counts of shape [..., G + 1]."""
+    taken: Array = np.take_along_axis(above, index[..., np.newaxis], axis=-1)[..., 0]
+    return taken
 
 
 def _dtacc(counts: Counts) -> Array:
     # (TPR + TNR) / 2 = 1/2 + (TPR - FPR) / 2, with TPR - FPR over its common denominator.
     n_id, n_ood = counts.n_id, counts.n_ood
-    gap = counts.id_above * n_ood[..., np.newaxis] - counts.ood_above * n_id[..., np.newaxis]
+    gap = counts.id_above * n_ood[..., np.newaxis]
+    gap -= counts.ood_above * n_id[..., np.newaxis]
     return 0.5 + _ratio(gap.max(axis=-1), 2 * n_id * n_ood)
 
 
-def _average_precision(counts: Counts) -> Array:
-    terms = np.diff(counts.id_above) * _precision(counts)
+def _average_precision_in(counts: Counts) -> Array:
+    terms = _precision(counts)
+    terms *= counts.id_at
     return _ratio(terms.sum(axis=-1), counts.n_id)
+
+
+def _average_precision_out(counts: Counts) -> Array:
+    # As the average precision of `counts.swapped()`: for each score the fraction of OOD images
+    # among those at or below it.
+    images = counts.n_id + counts.n_ood
+    terms = counts.n_ood[..., np.newaxis] - counts.ood_above[..., :-1]
+    terms /= np.maximum(images[..., np.newaxis] - counts.above[..., :-1], 1)
+    terms *= counts.ood_at
+    return _ratio(terms.sum(axis=-1), counts.n_ood)
 
 
 def _precision(counts: Counts) -> Array:
     """Fraction of ID images among those at or above each finite threshold, shape [..., G]."""
-    id_above = counts.id_above[..., 1:]
     # In a resample the highest scores may not have been drawn; 0/0 then carries no weight.
-    return id_above / np.maximum(id_above + counts.ood_above[..., 1:], 1)
+    return np.asarray(counts.id_above[..., 1:] / np.maximum(counts.above[..., 1:], 1))
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
@@ -301,10 +342,11 @@ def _fpr_nearest_95_tpr(id_left: Array, ood_left: Array) -> Array:
 def _openood(counts: Counts) -> dict[str, Array]:
     """The six metrics as OpenOOD has them, of counts of shape [G + 1]."""
     swapped = counts.swapped()
+    bends = _without_collinear_points(swapped)
     return measure(counts) | {
         "aupr_in": _precision_recall_trapezoid(counts),
         "aupr_out": _precision_recall_trapezoid(swapped),
-        "fpr95_ood_positive": _fpr_at_95_tpr(_without_collinear_points(swapped)),
+        "fpr95_ood_positive": _ratio(_ood_above_at_95_tpr(bends), bends.n_ood),
     }
 
 
@@ -451,7 +493,7 @@ def aupr_in(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
     Raises:
         ValueError: an argument is empty, is not one-dimensional, or holds NaN or infinity.
     """
-    return float(_average_precision(rank(id_scores, ood_scores).counts()))
+    return float(_average_precision_in(rank(id_scores, ood_scores).counts()))
 
 
 def aupr_out(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
@@ -469,7 +511,7 @@ def aupr_out(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
     Raises:
         ValueError: an argument is empty, is not one-dimensional, or holds NaN or infinity.
     """
-    return float(_average_precision(rank(id_scores, ood_scores).counts().swapped()))
+    return float(_average_precision_out(rank(id_scores, ood_scores).counts()))
 
 
 def fpr95_ood_positive(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
@@ -489,7 +531,7 @@ def fpr95_ood_positive(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> f
     Raises:
         ValueError: an argument is empty, is not one-dimensional, or holds NaN or infinity.
     """
-    return float(_fpr_at_95_tpr(rank(id_scores, ood_scores).counts().swapped()))
+    return float(_fpr95_ood_positive(rank(id_scores, ood_scores).counts()))
 
 
 def tie_fraction(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:

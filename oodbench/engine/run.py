@@ -135,6 +135,7 @@ class _Run:
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
+        self.lines: dict[Key, _Lines] = {}
         self.trainings: dict[tuple[str, int], list[TrainingRecord]] = {}
         self.before: Mapping[str, Any] = {}
         self.checkpoints: dict[str, str] = {}
@@ -475,7 +476,7 @@ class _Run:
         kept = {
             key: group
             for key, group in by_key.items()
-            if digests.get(key) == _digest(group, measured.get(key))
+            if digests.get(key) == _Lines.of(group, measured.get(key)).digest
         }
         gone = [key for key in digests if key not in kept]
         skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}
@@ -507,11 +508,19 @@ class _Run:
         contents: dict[str, bytes | str] = {
             **self.unwritten,
             TRAINING: to_lines(trainings),
-            COSTS: to_lines(self.costs[key] for key in keys if key in self.costs),
-            RECORDS: to_lines(record for key in keys for record in self.records[key]),
+            COSTS: "".join(self._lines(key).cost for key in keys),
+            RECORDS: "".join(self._lines(key).records for key in keys),
         }
         self.directory.write(self._description(status), contents)
         self.unwritten.clear()
+
+    def _lines(self, key: Key) -> _Lines:
+        """What the files say of a method and seed, made once: they are written after each unit."""
+        records, cost = self.records[key], self.costs.get(key)
+        known = self.lines.get(key)
+        if known is None or known.made_from[0] is not records or known.made_from[1] is not cost:
+            known = self.lines[key] = _Lines.of(records, cost)
+        return known
 
     def _description(self, status: str) -> Mapping[str, Any]:
         """What `run.json` says; of a resumed run also what this plan left out."""
@@ -562,9 +571,9 @@ class _Run:
                 {
                     "method": key[0],
                     "seed": key[1],
-                    "sha256": _digest(group, self.costs.get(key)),
+                    "sha256": self._lines(key).digest,
                 }
-                for key, group in sorted(self.records.items())
+                for key in sorted(self.records)
             ],
             "duplicates_of_id_images": self.duplicates,
             "notes": self.notes,
@@ -584,9 +593,26 @@ def _label(key: Key) -> str:
     return f"{method} (seed {seed})"
 
 
-def _digest(records: Sequence[QualityRecord], cost: CostRecord | None) -> str:
-    """What tells when the records of a method and seed have been changed."""
-    return digest(to_lines(records), to_lines([] if cost is None else [cost]))
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The records of a method and seed as text.
+
+    Attributes:
+        made_from: the records and the cost.
+        records: a line for each.
+        cost: its line, or nothing.
+        digest: what tells when these have been changed.
+    """
+
+    made_from: tuple[Sequence[QualityRecord], CostRecord | None]
+    records: str
+    cost: str
+    digest: str
+
+    @classmethod
+    def of(cls, records: Sequence[QualityRecord], cost: CostRecord | None) -> _Lines:
+        texts = to_lines(records), to_lines([] if cost is None else [cost])
+        return cls((records, cost), *texts, digest(*texts))
 
 
 def detector_checksum(catalog: Catalog, name: str) -> str:
