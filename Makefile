@@ -15,22 +15,24 @@ run: $(INSTALLED)        ## the main job: train, score, measure, print both lead
 test: $(INSTALLED)       ## the test suite, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
-lint: $(INSTALLED)       ## ruff and mypy --strict, as pre-commit runs them
+lint: $(INSTALLED)       ## ruff, mypy --strict, the layers of the package, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)      ## speed comparisons, each side by side in one run
-	$(BIN)/python tests/speed/metrics.py
-	$(BIN)/python tests/speed/shared_pass.py
-	$(BIN)/python tests/speed/logistic_regression.py
-	$(BIN)/python tests/speed/training_throughput.py
-	$(BIN)/python tests/speed/against_pytorch_ood.py
-	$(BIN)/python tests/speed/large_features.py
+	$(BIN)/python scripts/speed/metrics.py
+	$(BIN)/python scripts/speed/shared_pass.py
+	$(BIN)/python scripts/speed/logistic_regression.py
+	$(BIN)/python scripts/speed/training_throughput.py
+	$(BIN)/python scripts/speed/against_pytorch_ood.py
+	$(BIN)/python scripts/speed/large_features.py
 
 $(INSTALLED): pyproject.toml
 ifdef UV

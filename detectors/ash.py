@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import BaseScore, base_score
-from oodbench.shaping import (
+from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.shaping import (
     Place,
     activations,
     check_choice,

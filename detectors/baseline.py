@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import max_log_odds
+from oodbench.numerics.functional import max_log_odds
 
 
 @register(

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from oodbench import Detector, Head, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import BaseScore, base_score
-from oodbench.statistics import mean_features
+from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.moments import mean_features
 
 
 @register(

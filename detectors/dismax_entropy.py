@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import log_entropy
+from oodbench.numerics.functional import log_entropy
 
 
 @register(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodbench import Detector, Head, Outputs, register
 from oodbench.detector import Batches
-from oodbench.statistics import mean_features
+from oodbench.numerics.moments import mean_features
 
 SMALLEST_DISTANCE = 1e-8
 """Distances from the mean feature below this count as this: a feature on it has a finite score."""

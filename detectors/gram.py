@@ -10,8 +10,8 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import max_probability
-from oodbench.gram import (
+from oodbench.numerics.functional import max_probability
+from oodbench.numerics.gram import (
     evenly_spaced,
     gram_row_sums,
     most_that_fit,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import log_divergence, log_probabilities
+from oodbench.numerics.functional import log_divergence, log_probabilities
 
 
 @register(

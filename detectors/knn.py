@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.bank import FeatureBank, directions, top_k_products
 from oodbench.detector import Batches
+from oodbench.numerics.bank import FeatureBank, directions, top_k_products
 
 
 @register(

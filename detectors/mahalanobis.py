@@ -10,8 +10,8 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.regression import LogisticModel, fit_logistic_regression
-from oodbench.statistics import ClassMoments, TiedGaussian, require_variation
+from oodbench.numerics.moments import ClassMoments, TiedGaussian, require_variation
+from oodbench.numerics.regression import LogisticModel, fit_logistic_regression
 
 
 @register(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.statistics import ClassMoments, TiedGaussian, require_variation
+from oodbench.numerics.moments import ClassMoments, TiedGaussian, require_variation
 
 
 @register(

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.statistics import mean_features
+from oodbench.numerics.moments import mean_features
 
 
 @register(

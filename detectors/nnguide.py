@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.bank import FeatureBank, directions, top_k_products
 from oodbench.detector import Batches
-from oodbench.functional import check_logits_positive, energy
+from oodbench.numerics.bank import FeatureBank, directions, top_k_products
+from oodbench.numerics.functional import check_logits_positive, energy
 
 
 @register(

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import max_log_odds
+from oodbench.numerics.functional import max_log_odds
 
 
 @register(

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
-from oodbench.bank import FeatureBank
 from oodbench.detector import Batches
-from oodbench.functional import check_logits_positive, squared_distances
-from oodbench.weibull import WeibullTails, fit_weibull_tails, largest_of_classes
+from oodbench.numerics.bank import FeatureBank
+from oodbench.numerics.functional import check_logits_positive, squared_distances
+from oodbench.numerics.weibull import WeibullTails, fit_weibull_tails, largest_of_classes
 
 
 @register(

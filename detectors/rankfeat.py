@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.functional import BaseScore, base_score
-from oodbench.shaping import activations, check_choice, remove_rank_one, spatial_mean
+from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.shaping import activations, check_choice, remove_rank_one, spatial_mean
 
 
 @register(

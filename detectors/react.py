@@ -6,9 +6,9 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import BaseScore, base_score
-from oodbench.quantiles import StreamingQuantiles
-from oodbench.shaping import (
+from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.quantiles import StreamingQuantiles
+from oodbench.numerics.shaping import (
     Place,
     activations,
     check_choice,

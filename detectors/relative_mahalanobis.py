@@ -6,8 +6,8 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import squared_distances
-from oodbench.statistics import ClassMoments, TiedGaussian, require_variation
+from oodbench.numerics.functional import squared_distances
+from oodbench.numerics.moments import ClassMoments, TiedGaussian, require_variation
 
 
 @register(

@@ -5,9 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.bank import FeatureBank
 from oodbench.detector import Batches
-from oodbench.subspace import MeanResiduals, PrincipalAxes, PrincipalMoments, principal_dimension
+from oodbench.numerics.bank import FeatureBank
+from oodbench.numerics.subspace import (
+    MeanResiduals,
+    PrincipalAxes,
+    PrincipalMoments,
+    principal_dimension,
+)
 
 SAMPLE = 1000
 """Training images whose residuals are looked at: whether there are any."""

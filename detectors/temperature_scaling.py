@@ -7,8 +7,8 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import max_log_odds
-from oodbench.temperature import calibrate as likeliest_temperature
+from oodbench.numerics.functional import max_log_odds
+from oodbench.numerics.temperature import calibrate as likeliest_temperature
 
 
 @register(

@@ -5,10 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.bank import FeatureBank
 from oodbench.detector import Batches
-from oodbench.functional import check_logits_positive, energy
-from oodbench.subspace import MeanResiduals, PrincipalAxes, PrincipalMoments, principal_dimension
+from oodbench.numerics.bank import FeatureBank
+from oodbench.numerics.functional import check_logits_positive, energy
+from oodbench.numerics.subspace import (
+    MeanResiduals,
+    PrincipalAxes,
+    PrincipalMoments,
+    principal_dimension,
+)
 
 
 @register(

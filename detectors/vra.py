@@ -6,9 +6,9 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.functional import BaseScore, base_score
-from oodbench.quantiles import StreamingQuantiles
-from oodbench.shaping import check_choice, rectify
+from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.quantiles import StreamingQuantiles
+from oodbench.numerics.shaping import check_choice, rectify
 
 SAMPLE = 10_000
 """Images whose features' quantiles are taken: their ranks are right to some 0.005."""

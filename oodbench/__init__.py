@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from oodbench.detector import Detector, Head, Outputs, register
 from oodbench.errors import UserError
+from oodbench.version import __version__
 
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models
     from oodbench.api import Run, SuiteRun, load_detector, open_run, run, run_suite
-    from oodbench.own_model import EvaluationResult, evaluate
-
-__version__ = "0.1.0"
+    from oodbench.user_model.own_model import EvaluationResult, evaluate
 
 __all__ = [
     "Detector",
@@ -41,7 +40,7 @@ __all__ = [
 _LAZY_MODULES = ("losses", "metrics", "models")
 _LAZY_NAMES = {
     **dict.fromkeys(("Run", "SuiteRun", "load_detector", "open_run", "run", "run_suite"), "api"),
-    **dict.fromkeys(("EvaluationResult", "evaluate"), "own_model"),
+    **dict.fromkeys(("EvaluationResult", "evaluate"), "user_model.own_model"),
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m oodbench`."""
 
-from oodbench.cli import main
+from oodbench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,18 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodbench import arguments
-from oodbench.catalog import Catalog, DetectorStatus, Plugin
 from oodbench.errors import InterruptedRun, UserError, listed
-from oodbench.holding import claim, held, held_around
-from oodbench.plan import Method, Plan, make_plan, parameters_error
-from oodbench.probe import probe_parameters
+from oodbench.planning.plan import Method, Plan, make_plan, parameters_error
+from oodbench.planning.suite import Change, load_suite, plan_suite
+from oodbench.plugins import arguments
+from oodbench.plugins.catalog import Catalog, DetectorStatus, Plugin
+from oodbench.plugins.probe import probe_parameters
 from oodbench.progress import Reporter, Silent
-from oodbench.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
-from oodbench.rundir import COSTS, DIFFERENCES, RECORDS, TRAINING, RunDirectory
 from oodbench.specs import EvaluationSpec
-from oodbench.suite import Change, load_suite, plan_suite
-from oodbench.suite_directory import SuiteDirectory
+from oodbench.storage.holding import claim, held, held_around
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
+from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING, RunDirectory
+from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +124,7 @@ class Run:
         Read from the run, or computed from the scores if they were not kept; empty if the scores
         were not either.
         """
-        from oodbench import differences
+        from oodbench.report import differences
 
         directory = RunDirectory(self.folder)
         found = [] if DIFFERENCES in self.changed else directory.read_differences()
@@ -205,7 +205,7 @@ class SuiteRun:
 
     def comparison(self) -> Comparison:
         """The published tables with what was measured beside them."""
-        from oodbench.suite_run import comparison_of
+        from oodbench.engine.suite import comparison_of
 
         found = comparison_of(SuiteDirectory(self.folder))
         if changed := self.changed:
@@ -243,7 +243,7 @@ class SuiteRun:
         Raises:
             UserError: if the folder lies in a run directory that another process holds.
         """
-        from oodbench.suite_run import write_figures
+        from oodbench.engine.suite import write_figures
 
         with held_around(Path(folder)):
             return write_figures(SuiteDirectory(self.folder), Path(folder))
@@ -351,7 +351,7 @@ def run_suite(
     Raises:
         UserError: if something that was asked for is not there or not valid.
     """
-    from oodbench.suite_run import run_members
+    from oodbench.engine.suite import run_members
 
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
@@ -483,9 +483,9 @@ def _runner(
     Raises:
         UserError: if there is no such device or folder.
     """
+    from oodbench.engine.benchmark import run as carry_out
     from oodbench.engine.device import find_device
-    from oodbench.engine.run import run as carry_out
-    from oodbench.report.run_files import RUN_FILES
+    from oodbench.report.writers.run_files import RUN_FILES
 
     if data_root is not None and not Path(data_root).is_dir():
         raise UserError(
@@ -543,7 +543,7 @@ def plan_run(
     """The plan of a run, without doing any of it.
 
     Raises:
-        UserError: as `oodbench.plan.make_plan`.
+        UserError: as `oodbench.planning.plan.make_plan`.
     """
     spec = (change or Change()).of(catalog.benchmark(str(benchmark)))
     return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)

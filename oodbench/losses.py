@@ -111,7 +111,8 @@ class DisMax2022Head(IsoMaxPlusHead):
     moves all logits of an image alike: probabilities do not see it, scores made from the logits do.
 
     In evaluation mode logits are divided by `temperature`, a buffer that is stored with the
-    weights. It is 1 until somebody sets it from held-out data (`oodbench.temperature.calibrate`);
+    weights. It is 1 until somebody sets it from held-out data
+    (`oodbench.numerics.temperature.calibrate`);
     the paper sets it on the test set.
 
     Args:

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodbench.catalog import Catalog
 from oodbench.data import ImageArray, load_split
 from oodbench.losses import DisMaxHead, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
-from oodbench.plan import Method
+from oodbench.planning.plan import Method
+from oodbench.plugins.catalog import Catalog
 from oodbench.specs import ModelSpec, TrainingSpec
-from oodbench.training import train
+from oodbench.training.loop import train
 
 
 @pytest.fixture(scope="session", autouse=True)

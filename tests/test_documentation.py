@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import oodbench
-from oodbench.catalog import Catalog
+from oodbench.plugins.catalog import Catalog
 
 ROOT = Path(__file__).parent.parent
 

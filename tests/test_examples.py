@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conformance import CHECKS, Check, check_cuda
+from helpers.conformance import CHECKS, Check, check_cuda
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import oodbench
 from oodbench import Detector
-from oodbench.catalog import Catalog
-from oodbench.loader import load_class
+from oodbench.plugins.catalog import Catalog
+from oodbench.plugins.importing import load_class
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples" / "detectors").glob("[a-z]*.py"))

@@ -78,13 +78,13 @@ def test_threads_spin_for_a_while_unless_the_user_says_otherwise() -> None:
 def test_the_command_line_prepares_its_process_before_torch_is_loaded() -> None:
     code = """
 import sys
-import oodbench.cli
+import oodbench.cli.main
 assert "torch" not in sys.modules and "numpy" not in sys.modules
 called = []
-oodbench.cli.prepare_process = lambda: called.append("torch" in sys.modules)
+oodbench.cli.main.prepare_process = lambda: called.append("torch" in sys.modules)
 sys.argv = ["oodbench", "--help"]
 try:
-    oodbench.cli.main()
+    oodbench.cli.main.main()
 except SystemExit:
     pass
 assert called == [False]

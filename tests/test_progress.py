@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import oodbench
-from oodbench.engine.stores import DataStore, ModelStore
 from oodbench.errors import UserError
 from oodbench.progress import Bar, Meter, OneLine, PlainLines, Reporter, Silent, reporter_of
+from oodbench.training.stores import DataStore, ModelStore
 
 
 class Notes:
@@ -224,7 +224,7 @@ def test_short_evaluations_say_nothing_outside_a_terminal(
 
 @pytest.mark.usefixtures("every_batch")
 def test_training_reports_every_step() -> None:
-    from oodbench.catalog import Catalog
+    from oodbench.plugins.catalog import Catalog
 
     catalog = Catalog()
     spec = catalog.benchmark("digits")

@@ -8,7 +8,7 @@ from oodbench.data.arrays import ImageArray
 from oodbench.data.builtin import BUILDERS
 from oodbench.data.checks import check_count, check_fingerprint, check_labels, check_shape
 from oodbench.data.options import call
-from oodbench.data.places import root_folder
+from oodbench.data.store.places import root_folder
 from oodbench.errors import UserError, did_you_mean
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import DatasetSpec
@@ -46,7 +46,7 @@ def load_split(
             f"data set '{spec.name}' has no split '{split}'", f"It has: {', '.join(spec.splits)}."
         )
     if spec.kind != "builtin":
-        from oodbench.data.stored import StoredDataset  # imports Pillow
+        from oodbench.data.store.stored import StoredDataset  # imports Pillow
 
         return StoredDataset(spec, root_folder(data_root), say or Silent()).load(split)
     data = _build(spec, split)
@@ -66,7 +66,7 @@ def checked_split(
         The images, and their fingerprint, which is the one that they had when they were decoded.
     """
     if spec.kind != "builtin" and split in spec.splits:
-        from oodbench.data.stored import StoredDataset
+        from oodbench.data.store.stored import StoredDataset
 
         return StoredDataset(spec, root_folder(data_root), say).load_checked(split)
     data = load_split(spec, split, data_root, say)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from oodbench.detector import Outputs
 from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.network import NOTHING, Capture, NetworkRunner
-from oodbench.engine.replacement import kept_taps, sweeps_alone
+from oodbench.engine.passes.network import NOTHING, Capture, NetworkRunner
+from oodbench.engine.passes.replacement import kept_taps, sweeps_alone
 from oodbench.engine.scoring import Scorer, raw_scores, score_batch
 from oodbench.errors import counted
 from oodbench.models.classifier import Classifier

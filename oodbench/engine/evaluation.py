@@ -17,25 +17,19 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.differences import id_key, id_scores
 from oodbench.engine import costs
-from oodbench.engine.contract import DetectorError
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.layer_readers import layer_readers, reads
 from oodbench.engine.mistakes import Confusion, labels_signs
-from oodbench.engine.network import Capture, NetworkRunner, evaluating
-from oodbench.engine.replacement import kept_taps
+from oodbench.engine.passes.contract import DetectorError
+from oodbench.engine.passes.layer_readers import layer_readers, reads
+from oodbench.engine.passes.network import Capture, NetworkRunner, evaluating
+from oodbench.engine.passes.replacement import kept_taps
 from oodbench.engine.scoring import Scorer, SplitScores, score_split, sweep_outputs
-from oodbench.engine.tuning import (
-    TuningData,
-    adversarial_data,
-    clean_outputs,
-    oracle_data,
-    tune,
-)
+from oodbench.engine.tuning import TuningData, adversarial_data, clean_outputs, oracle_data, tune
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
-from oodbench.plan import FITTED_ON, Method
+from oodbench.planning.plan import FITTED_ON, Method
+from oodbench.report.differences import id_key, id_scores
 from oodbench.specs import BenchmarkSpec
 
 Data = Callable[[str, str], ImageArray]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from oodbench.content import is_content, is_installed
-from oodbench.engine.contract import DetectorError, TuningError
+from oodbench.engine.passes.contract import DetectorError, TuningError
 from oodbench.errors import UserError
+from oodbench.plugins.content import is_content, is_installed
 
 
 def reason_of(error: Exception) -> str:

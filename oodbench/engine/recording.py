@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from oodbench import differences, intervals, metrics
+from oodbench import bootstrap as intervals
+from oodbench import metrics
 from oodbench.engine.evaluation import Evaluation, MethodResult, chosen_parameters
-from oodbench.plan import Method
-from oodbench.records import ID_ACCURACY, CostRecord, QualityRecord, Status, TrainingRecord
+from oodbench.planning.plan import Method
+from oodbench.report import differences
 from oodbench.specs import BenchmarkSpec, TuningProtocol
+from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord, Status, TrainingRecord
 
 
 class Recorder:
@@ -116,7 +118,7 @@ class Recorder:
     def training(
         self, model: str, seed: int, history: Iterable[Mapping[str, Any]]
     ) -> list[TrainingRecord]:
-        """What each epoch of a model ended with (`oodbench.training_state.Epoch`)."""
+        """What each epoch of a model ended with (`oodbench.training.state.Epoch`)."""
         return [
             TrainingRecord(
                 run_id=self._run_id,

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.contract import DetectorError, named
-from oodbench.engine.network import ImageSource, NetworkRunner, is_out_of_memory
-from oodbench.engine.perturbation import differentiates
-from oodbench.engine.replacement import own_view, sweeps_alone
-from oodbench.plan import Method
+from oodbench.engine.passes.contract import DetectorError, named
+from oodbench.engine.passes.network import ImageSource, NetworkRunner, is_out_of_memory
+from oodbench.engine.passes.perturbation import differentiates
+from oodbench.engine.passes.replacement import own_view, sweeps_alone
+from oodbench.planning.plan import Method
 
 K = TypeVar("K", bound=Hashable)
 

@@ -37,20 +37,25 @@ from torch.nn import functional as F
 from oodbench import metrics
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.contract import TuningError
-from oodbench.engine.network import NetworkRunner, arranged, input_gradients, is_out_of_memory
-from oodbench.engine.perturbation import (
+from oodbench.engine.passes.contract import TuningError
+from oodbench.engine.passes.network import (
+    NetworkRunner,
+    arranged,
+    input_gradients,
+    is_out_of_memory,
+)
+from oodbench.engine.passes.perturbation import (
     gradients_of,
     perturbed_outputs,
     shown_gradients,
     takes_gradients,
 )
+from oodbench.engine.passes.replacement import own_view
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.replacement import own_view
 from oodbench.engine.scoring import Scorer, checked_scores
-from oodbench.plan import Method
+from oodbench.planning.plan import Method
 from oodbench.specs import TuningSpec
-from oodbench.training import as_floats, resident
+from oodbench.training.loop import as_floats, resident
 
 log = logging.getLogger(__name__)
 

@@ -6,27 +6,20 @@ never filled from the publication.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from oodbench.columns import Column
 from oodbench.errors import UserError
 from oodbench.metrics import METRICS
-from oodbench.records import QualityRecord, TrainingRecord
+from oodbench.report.columns import Column
 from oodbench.report.estimates import Estimate, of_runs
 from oodbench.report.leaderboard import Leaderboard
 from oodbench.report.training import Histories, histories, last_epochs
-from oodbench.specs import (
-    ComparisonSpec,
-    PublishedSpec,
-    PublishedTable,
-    SuiteSpec,
-)
-
-MemberStatus = Literal["waiting", "complete", "incomplete", "failed"]
-"""Of a benchmark of a suite: not begun or not ended; all there; something missing; not run."""
+from oodbench.specs import ComparisonSpec, PublishedSpec, PublishedTable, SuiteSpec
+from oodbench.storage.records import QualityRecord, TrainingRecord
+from oodbench.storage.suite_directory import MemberRecords, MemberStatus
 
 _TRAINING_TITLES = {
     "train_loss": "Train loss",
@@ -34,27 +27,6 @@ _TRAINING_TITLES = {
     "test_loss": "Test loss",
     "test_accuracy": "Test accuracy",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class MemberRecords:
-    """What a benchmark of a suite has on disk.
-
-    Attributes:
-        member: its key in the suite's members.
-        name: what it is called in the suite; the benchmark of its records.
-        status: how far it is.
-        reason: why it is not complete, on one line; None if nothing is to be said.
-        quality: its quality records.
-        training: its training records.
-    """
-
-    member: str
-    name: str
-    status: MemberStatus = "waiting"
-    reason: str | None = None
-    quality: Sequence[QualityRecord] = ()
-    training: Sequence[TrainingRecord] = ()
 
 
 class Measure(NamedTuple):
@@ -284,37 +256,41 @@ class Comparison:
 
     def to_text(self, width: int = 120) -> str:
         """Plain text, no line wider than `width` characters, of which there are 20 or more."""
-        from oodbench.report import comparison_tables, terminal
+        from oodbench.report.tables import comparison as comparison_tables
+        from oodbench.report.writers import terminal
 
         return terminal.render_document(comparison_tables.overview(self), width)
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown."""
-        from oodbench.report import comparison_tables, markdown
+        from oodbench.report.tables import comparison as comparison_tables
+        from oodbench.report.writers import markdown
 
         return markdown.render_document(comparison_tables.full(self))
 
     def to_html(self) -> str:
         """One web page that needs no other file."""
-        from oodbench.report import comparison_tables, html
+        from oodbench.report.tables import comparison as comparison_tables
+        from oodbench.report.writers import html
 
         return html.render_document(comparison_tables.full(self))
 
     def to_latex(self) -> str:
         """LaTeX tables for a document that loads the packages booktabs and graphicx."""
-        from oodbench.report import comparison_tables, latex
+        from oodbench.report.tables import comparison as comparison_tables
+        from oodbench.report.writers import latex
 
         return latex.render_document(comparison_tables.full(self))
 
     def to_csv(self) -> str:
         """A long table: one line for each cell (`report.comparison_exports`)."""
-        from oodbench.report import comparison_exports
+        from oodbench.report.writers import comparison_exports
 
         return comparison_exports.to_csv(self)
 
     def to_json(self) -> str:
         """Everything, for programs (`report.comparison_exports`)."""
-        from oodbench.report import comparison_exports
+        from oodbench.report.writers import comparison_exports
 
         return comparison_exports.to_json(self)
 

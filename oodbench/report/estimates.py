@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from oodbench.differences import mean_of_sets
+from oodbench.report.differences import mean_of_sets
 
 LEVEL = 0.95
 """Confidence level of the intervals: that of the bootstrap intervals in the records."""

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from oodbench.records import TrainingRecord
-    from oodbench.report.comparison import MemberRecords
     from oodbench.report.estimates import Estimate
+    from oodbench.storage.records import TrainingRecord
+    from oodbench.storage.suite_directory import MemberRecords
 
 TEST_ACCURACY, ALPHA, SCORES = "test-accuracy", "alpha", "scores"
 _TNR = "tnr_at_95_tpr"

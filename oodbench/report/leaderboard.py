@@ -13,19 +13,19 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from oodbench.columns import Column, columns_of
-from oodbench.differences import ORACLE, belong
 from oodbench.errors import UserError, counted
 from oodbench.metrics import METRICS, Metric
-from oodbench.records import (
+from oodbench.report.columns import Column, columns_of
+from oodbench.report.differences import ORACLE, belong
+from oodbench.report.estimates import Estimate, Measurement, estimate
+from oodbench.report.signs import score_signs
+from oodbench.storage.records import (
     ID_ACCURACY,
     REQUIREMENTS,
     CostRecord,
     DifferenceRecord,
     QualityRecord,
 )
-from oodbench.report.estimates import Estimate, Measurement, estimate
-from oodbench.report.signs import score_signs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,7 +246,8 @@ class Leaderboard:
             records: quality records of one benchmark, of any number of methods, seeds and sets.
             costs: cost records of the same benchmark; methods may lack them.
             warnings: signs of a mistake that the records do not show.
-            differences: how far the best methods are ahead (`oodbench.differences`), which says
+            differences: how far the best methods are ahead (`oodbench.report.differences`), which
+            says
                 which methods are tied with them. Those of other records are not used.
             order: OOD sets in the order to show within their group; the others follow by name.
 
@@ -325,43 +326,44 @@ class Leaderboard:
         )
 
     def _repr_html_(self) -> str:
-        from oodbench.report import html, tables
+        from oodbench.report.tables import leaderboard as tables
+        from oodbench.report.writers import html
 
         return html.render_fragment(tables.overview(self, best="bold"))
 
     def to_text(self, width: int = 120) -> str:
         """Plain text, no line wider than `width` characters, of which there are 20 or more."""
-        from oodbench.report import terminal
+        from oodbench.report.writers import terminal
 
         return terminal.render(self, width)
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown."""
-        from oodbench.report import markdown
+        from oodbench.report.writers import markdown
 
         return markdown.render(self)
 
     def to_html(self) -> str:
         """One web page that needs no other file."""
-        from oodbench.report import html
+        from oodbench.report.writers import html
 
         return html.render(self)
 
     def to_latex(self) -> str:
         """LaTeX tables for a document that loads the packages booktabs and graphicx."""
-        from oodbench.report import latex
+        from oodbench.report.writers import latex
 
         return latex.render(self)
 
     def to_csv(self) -> str:
         """A long table: one line for each method, metric and column (`report.exports`)."""
-        from oodbench.report import exports
+        from oodbench.report.writers import exports
 
         return exports.to_csv(self)
 
     def to_json(self) -> str:
         """Everything, for programs (`report.exports`)."""
-        from oodbench.report import exports
+        from oodbench.report.writers import exports
 
         return exports.to_json(self)
 
@@ -370,7 +372,7 @@ class Leaderboard:
 
         `report.exports` says what they are.
         """
-        from oodbench.report import exports
+        from oodbench.report.writers import exports
 
         return exports.to_pandas(self, wide=wide)
 

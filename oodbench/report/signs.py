@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from statistics import fmean
 
-from oodbench.records import QualityRecord
+from oodbench.storage.records import QualityRecord
 
 _WRONG_WAY = 0.4
 """A mean AUROC over seeds below this is far enough from chance to suspect the sign of a score."""

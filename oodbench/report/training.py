@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from oodbench.errors import UserError
-from oodbench.records import TrainingRecord
+from oodbench.storage.records import TrainingRecord
 
 # model -> seed -> the epochs of that training, in order
 Histories = Mapping[str, Mapping[int, tuple[TrainingRecord, ...]]]

@@ -1,0 +1,242 @@
+"""The commands `oodbench data ...`: what data sets are here, getting them, checking them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from oodbench.errors import ExitCode, UserError, counted, visible
+
+if TYPE_CHECKING:
+    from oodbench.data.store.verification import Finding
+    from oodbench.progress import Reporter
+    from oodbench.specs import DatasetSpec
+
+
+def given_path(text: str) -> Path:
+    """A path of the command line: not nothing, which an unset variable of the shell gives."""
+    if not text.strip():
+        raise typer.BadParameter("expected a path, not nothing")
+    return Path(text)
+
+
+data_app = typer.Typer(
+    help="Data sets: what is here, where it comes from, whether it is whole.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets, by name.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", parser=given_path, metavar="DIR", help="The folder that data sets lie in."
+    ),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugins",
+        parser=given_path,
+        metavar="DIR",
+        help="A folder of your own content; repeatable.",
+    ),
+]
+
+
+@data_app.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for machines.")] = False,
+    data_root: DataRoot = None,
+    plugins: Plugins = None,
+) -> None:
+    """List data sets: kind, where they come from, size, and what is here of them."""
+    from oodbench.data.store.inventory import take_inventory
+    from oodbench.data.store.places import root_folder
+
+    rows: list[dict[str, Any]] = []
+    for name, spec in _all(plugins).items():
+        if isinstance(spec, UserError):
+            rows.append({"name": name, "status": "broken", "error": str(spec)})
+            continue
+        here = take_inventory(spec, root_folder(data_root))
+        rows.append(
+            {
+                "name": name,
+                "status": "ok",
+                "kind": spec.kind,
+                "state": here.state,
+                "from": list(here.hosts),
+                "size": here.size,
+                "images": dict(spec.splits),
+                "folder": None if here.folder is None else str(here.folder),
+                "licence": spec.licence,
+                "url": spec.url,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_table(rows)
+
+
+@data_app.command()
+def fetch(
+    names: Names,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Read all that is stored and make anew what is damaged."),
+    ] = False,
+    data_root: DataRoot = None,
+    plugins: Plugins = None,
+) -> None:
+    """Download, unpack and decode data sets; what is done already is not done again."""
+    from oodbench.data.store import verification
+    from oodbench.data.store.places import root_folder
+    from oodbench.data.store.stored import StoredDataset
+
+    root, say = root_folder(data_root), _reporter()
+    with say.work(len(names)):
+        for spec in _named(names, plugins):
+            say.stage(spec.name)
+            if spec.kind == "builtin":
+                say.done(f"{spec.name}: built in, nothing to fetch")
+                continue
+            if repair:
+                verification.repair(spec, root, say)
+            decoded = StoredDataset(spec, root, say).decoded()
+            total = sum(split["count"] for split in decoded.record["splits"].values())
+            say.done(f"{spec.name}: {counted(total, 'image')}, decoded into {decoded.folder}")
+
+
+@data_app.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are here."),
+    ] = None,
+    data_root: DataRoot = None,
+    plugins: Plugins = None,
+) -> None:
+    """Read every stored byte of data sets; name each file that has changed.
+
+    Of data sets that are named, a file that is missing and needed is a problem too.
+    """
+    from oodbench.data.store import verification
+    from oodbench.data.store.places import root_folder
+
+    root, say = root_folder(data_root), _reporter()
+    specs = _named(names, plugins) if names else _here(plugins, root)
+    failed: list[tuple[DatasetSpec, list[Finding]]] = []
+    with say.work(len(specs)):
+        for spec in specs:
+            say.stage(spec.name)
+            if spec.kind == "builtin":
+                say.done(f"{spec.name}: built in, nothing is stored")
+                continue
+            result = verification.verify(spec, root, say, wanted=bool(names))
+            if result.findings:
+                failed.append((spec, result.findings))
+            checked = "; ".join(result.checked) or "nothing of it is stored"
+            say.done(f"{spec.name}: {checked}; {counted(len(result.findings), 'problem')}")
+    for spec, findings in failed:
+        for finding in findings:
+            print(visible(f"{spec.name}: {finding.path} {finding.problem}"))
+        print(f"{spec.name}: mend it with: {_mending(spec.name, data_root, plugins)}")
+        if any(finding.layer == "image" for finding in findings):
+            print(
+                f"{spec.name}: that takes your files as they are now; if they should not have "
+                "changed, restore them first."
+            )
+    if failed:
+        raise typer.Exit(ExitCode.FINDING)
+
+
+@data_app.command()
+def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> None:
+    """Print the folders that data sets lie in, or would lie in."""
+    from oodbench.data.store.places import dataset_folder, root_folder
+
+    for spec in _named(names, plugins):
+        if spec.kind == "builtin":
+            raise UserError(f"data set '{spec.name}' is built in: it lies in no folder.")
+        print(dataset_folder(spec, root_folder(data_root)))
+
+
+def _named(names: list[str], plugins: list[Path] | None) -> list[DatasetSpec]:
+    from oodbench.plugins.catalog import Catalog
+
+    catalog = Catalog(plugins or ())
+    return [catalog.dataset(name) for name in dict.fromkeys(names)]
+
+
+def _all(plugins: list[Path] | None) -> dict[str, DatasetSpec | UserError]:
+    """Every manifest, or what is wrong with it."""
+    from oodbench.plugins.catalog import Catalog
+
+    catalog = Catalog(plugins or ())
+    specs: dict[str, DatasetSpec | UserError] = {}
+    for name in catalog.entries["dataset"]:
+        try:
+            specs[name] = catalog.dataset(name)
+        except UserError as error:
+            specs[name] = error
+    return specs
+
+
+def _here(plugins: list[Path] | None, root: Path) -> list[DatasetSpec]:
+    """The data sets of which something is stored."""
+    from oodbench.data.store.decoded import folders_named
+    from oodbench.data.store.places import dataset_folder
+
+    specs = [spec for spec in _all(plugins).values() if not isinstance(spec, UserError)]
+    return [
+        spec
+        for spec in specs
+        if spec.kind != "builtin"
+        and (dataset_folder(spec, root).is_dir() or folders_named(spec.name))
+    ]
+
+
+def _mending(name: str, data_root: Path | None, plugins: list[Path] | None) -> str:
+    import shlex
+
+    words = ["oodbench", "data", "fetch", "--repair", name]
+    words += ["--data-root", str(data_root)] if data_root else []
+    for folder in plugins or ():
+        words += ["--plugins", str(folder)]
+    return shlex.join(words)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from oodbench.report.tables.leaderboard import Cell, Heading, Section, Table
+    from oodbench.report.writers.terminal import print_list
+
+    headings = (
+        Heading("name", "name", text=True),
+        Heading("kind", "kind", text=True, importance=6),
+        Heading("here", "here", text=True, importance=8),
+        Heading("size", "size", importance=7),
+        Heading("from", "from", text=True, importance=8),
+    )
+    lines = []
+    for row in rows:
+        if row["status"] == "ok":
+            size = "" if row["size"] is None else f"{row['size'] / 1e6:,.1f} MB"
+            source = ", ".join(row["from"]) or row["folder"] or ""
+            line = (row["name"], row["kind"], row["state"], size, source)
+        else:
+            line = (row["name"], "", "BROKEN", "", " ".join(row["error"].split()))
+        lines.append(tuple(map(Cell, line)))
+    print_list(Table("", headings, (Section("", tuple(lines)),)))
+
+
+def _reporter() -> Reporter:
+    from oodbench.progress import reporter_for
+
+    return reporter_for(Console(file=sys.stderr))

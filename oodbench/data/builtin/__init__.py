@@ -1,0 +1,27 @@
+"""The functions that a manifest of kind `builtin` can name: they need no download.
+
+A builder is called `builder(split, **options)` with the manifest's options. What it returns depends
+on its arguments only. Its keyword arguments are typed, and `oodbench.data.loading` holds options to
+those types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from oodbench.data.arrays import ImageArray
+from oodbench.data.builtin.digits import sklearn_digits
+from oodbench.data.builtin.glyphs import rendered_letters
+from oodbench.data.builtin.noise import gaussian_noise, uniform_noise
+from oodbench.data.builtin.patches import photo_patches
+
+BUILDERS: Mapping[str, Callable[..., ImageArray]] = MappingProxyType(
+    {
+        "sklearn_digits": sklearn_digits,
+        "rendered_letters": rendered_letters,
+        "photo_patches": photo_patches,
+        "uniform_noise": uniform_noise,
+        "gaussian_noise": gaussian_noise,
+    }
+)

@@ -1,0 +1,157 @@
+"""Kind `torchvision`: data sets in the formats that torchvision reads.
+
+The files are those that torchvision's classes download. They are read here: torchvision unpickles
+CIFAR (see `oodbench.data.readers.cifar`), and its readers take arrays of other types and shapes
+than those
+of the original files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.data.checks import require_labels, require_pixels
+from oodbench.data.options import call
+from oodbench.data.readers.cifar import read_batches
+from oodbench.data.sources import Source, array_source, stamp
+from oodbench.errors import UserError, did_you_mean
+from oodbench.specs import DatasetSpec, SplitName
+
+T = TypeVar("T")
+StoredSplit = Literal["train", "test"]
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
+"""Images [N, C, H, W], labels [N], and the files they were read from, as paths in the folder."""
+
+
+def cifar10(folder: Path, split: StoredSplit) -> Arrays:
+    """CIFAR-10, python version: five batches to train with, one to test with."""
+    parts = [f"data_batch_{n}" for n in range(1, 6)] if split == "train" else ["test_batch"]
+    files = tuple(f"cifar-10-batches-py/{part}" for part in parts)
+    return (*read_batches([folder / file for file in files], b"labels"), files)
+
+
+def cifar100(folder: Path, split: StoredSplit) -> Arrays:
+    """CIFAR-100, python version, with its hundred fine labels."""
+    file = f"cifar-100-python/{split}"
+    return (*read_batches([folder / file], b"fine_labels"), (file,))
+
+
+def svhn(folder: Path, split: StoredSplit) -> Arrays:
+    """Street View House Numbers, format 2; the digit 0, which is stored as 10, is label 0.
+
+    `X` is uint8 of shape [32, 32, 3, N], `y` N integers from 1 to 10.
+    """
+    file = f"{split}_32x32.mat"
+    path = folder / file
+    stored = _read(path, _mat)
+    for name in ("X", "y"):
+        if name not in stored:
+            raise UserError(f"{path} has no array '{name}'.", "It is no file of SVHN, format 2.")
+    require_pixels(stored["X"], f"{path}: array 'X'", (32, 32, 3, "N"))
+    images = stored["X"].transpose(3, 2, 0, 1)
+    digits = require_labels(stored["y"], f"{path}: array 'y'", len(images))
+    wrong = digits[(digits < 1) | (digits > 10)]
+    if len(wrong):
+        raise UserError(
+            f"{path}: array 'y' has the label {wrong[0]}; expected 1 to 10, where 10 is the digit "
+            "0.",
+            "Store the digit 0 as 10.",
+        )
+    return images, digits % 10, (file,)
+
+
+def _mnist(folder: Path, split: StoredSplit) -> Arrays:
+    """A set in MNIST's format (idx): images uint8 of shape [N, H, W], labels N bytes."""
+    prefix = "train" if split == "train" else "t10k"
+    files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    images, labels = (_read(folder / file, _idx) for file in files)
+    require_pixels(images, f"{folder / files[0]}: its array", ("N", "H", "W"))
+    targets = require_labels(labels, f"{folder / files[1]}: its array", len(images))
+    return images[:, None], targets, files
+
+
+def _mat(path: Path) -> dict[str, Any]:
+    """The arrays of a file; logical ones as bool, which scipy gives as 8-bit zeros and ones."""
+    from scipy.io import loadmat, whosmat
+
+    arrays: dict[str, Any] = loadmat(path, appendmat=False, variable_names=["X", "y"])
+    for name, _, kind in whosmat(path, appendmat=False):
+        if kind == "logical" and name in arrays:
+            arrays[name] = arrays[name].astype(bool)
+    return arrays
+
+
+def _idx(path: Path) -> NDArray[Any]:
+    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
+    array: NDArray[Any] = read_sn3_pascalvincent_tensor(str(path)).numpy()
+    return array
+
+
+def _read(path: Path, reader: Callable[[Path], T]) -> T:
+    """What a reader of somebody else's makes of a file; what it raises is said with the file."""
+    try:
+        return reader(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    except Exception as error:  # damaged files make scipy and torchvision raise nearly anything
+        reason = (str(error).splitlines() or [""])[0].rstrip(
+            "."
+        ) or "its content is not as expected"
+        raise UserError(
+            f"cannot read {path}: {reason}.", "It is damaged, or in another format."
+        ) from error
+
+
+READERS: Mapping[str, Callable[..., Arrays]] = MappingProxyType(
+    {
+        "CIFAR10": cifar10,
+        "CIFAR100": cifar100,
+        "SVHN": svhn,
+        "MNIST": _mnist,
+        "FashionMNIST": _mnist,
+        "KMNIST": _mnist,
+    }
+)
+"""By the names of torchvision's classes."""
+
+_PICKLED = ("CIFAR10", "CIFAR100")
+"""Those that unpickle what they read, which must come from an archive that is known."""
+
+
+def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
+    """The images of a split, in the order of the files.
+
+    Raises:
+        UserError: there is no such reader, or it needs an archive and the manifest has none; the
+            data set has no such split, or its files cannot be read.
+    """
+    assert spec.builder is not None  # the spec's validation sees to it
+    reader = READERS.get(spec.builder)
+    if reader is None:
+        raise UserError(
+            f"data set '{spec.name}': there is no torchvision reader '{spec.builder}'",
+            did_you_mean(spec.builder, READERS),
+        )
+    if spec.builder in _PICKLED and all(file.unpacked_limit is None for file in spec.files):
+        raise UserError(
+            f"data set '{spec.name}': {spec.builder} needs 'files' with its archive: what it reads "
+            "are pickles, which are opened only if they come from an archive with the checksum in "
+            "the manifest.",
+            f"Copy 'files' from 'data_manifests/{spec.builder.lower()}.yaml', and put the archive "
+            "into the data set's folder if it is not to be downloaded.",
+        )
+    if split == "validation":
+        raise UserError(
+            f"data set '{spec.name}': {spec.builder} has no validation split.",
+            "Set one apart from train: 'hold_out: {validation: train}' in the manifest.",
+        )
+    images, labels, files = call(spec, split, f"builder '{spec.builder}'", reader, folder, split)
+    stamps = [stamp(folder, file) for file in files]
+    return array_source(images, labels, stamps)

@@ -1,0 +1,1 @@
+"""Images on disk: downloaded, unpacked, decoded, verified."""

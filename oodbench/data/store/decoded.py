@@ -1,0 +1,385 @@
+"""The cache of decoded images: every image is decoded once, and memory-mapped from then on.
+
+`<cache>/decoded/<name>-<address>/` holds, for each split, `<split>.npy` ([N, C, H, W], uint8) and,
+with classes, `<split>-labels.npy` (int64); `decoded.json` with the fingerprints; and, for data that
+the user brings, `sources.sha256` with the checksum of every file that was read. The address covers
+all that decides the pixels, so whatever changes is decoded again beside the old.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.data.arrays import ImageArray
+from oodbench.data.checks import check_count, check_labels, mismatch, require_pixels
+from oodbench.data.holdout import Indices, division
+from oodbench.data.pictures import CorruptImageError, WrongShapeError, picture
+from oodbench.data.sources import Source
+from oodbench.data.store.disk import disk_errors, file_digest, new_folder
+from oodbench.data.store.places import decoded_root
+from oodbench.data.store.sealed import DamagedRecordError, read_sealed, write_sealed
+from oodbench.errors import UserError, counted
+from oodbench.files import canonical_json, digest
+from oodbench.specs import DatasetSpec, SplitName
+
+DECODER_VERSION = 2
+"""Raised when the same files would be decoded to other pixels than before."""
+
+RECORD = "decoded.json"
+CHECKSUMS = "sources.sha256"
+
+_ENDS = {"n": "\n", "r": "\r"}
+"""Escaped characters that end a line."""
+
+_BLOCK = 256
+"""Images that a thread decodes at a time."""
+
+_BLOCKS_AT_ONCE = 16
+"""Blocks that may be in memory."""
+
+_Image = tuple[int, NDArray[np.uint8] | None, str, str]
+"""Index, pixels (None: could not be decoded), SHA-256 of the file ("" where there is none), and
+what was lost of the image (`oodbench.data.pictures.picture`)."""
+
+_Block = list[_Image]
+
+
+class DamagedCacheError(Exception):
+    """A decoded data set that is not what its record says; the message says how."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded data set on disk.
+
+    Attributes:
+        folder: where it is.
+        record: what its `decoded.json` says.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    def split(self, split: str) -> ImageArray:
+        """The images of a split, memory-mapped.
+
+        Raises:
+            DamagedCacheError: if its files are missing or not as recorded. Only sizes are looked
+                at; `ImageArray.fingerprint` against `fingerprint` tells whether the pixels are.
+        """
+        about = self.record["splits"][split]
+        try:
+            images = np.load(self.folder / f"{split}.npy", mmap_mode="r", allow_pickle=False)
+            labels = None
+            if about["labelled"]:
+                labels = np.load(self.folder / f"{split}-labels.npy", allow_pickle=False)
+            data = ImageArray(images, labels)
+        except (OSError, ValueError) as error:
+            raise DamagedCacheError(f"cannot read split '{split}' ({error})") from error
+        if list(images.shape) != [about["count"], *self.record["shape"]]:
+            raise DamagedCacheError(f"split '{split}' has images of shape {list(images.shape)}")
+        return data
+
+    def fingerprint(self, split: str) -> str:
+        """The fingerprint that a split had when it was decoded."""
+        return str(self.record["splits"][split]["fingerprint"])
+
+    def skipped(self, split: str) -> list[str]:
+        """Names of the images that could not be decoded and were left out."""
+        return list(self.record["splits"][split]["skipped"])
+
+    def lost(self, split: str) -> dict[str, int]:
+        """What conversion lost ("transparency", "CMYK") -> of how many images."""
+        return dict(self.record["splits"][split]["lost"])
+
+
+def decisive(spec: DatasetSpec) -> str:
+    """64 hexadecimal digits that depend on all of a manifest that decides the pixels."""
+    included = {
+        *("name", "kind", "builder", "options", "paths", "resize", "corrupt_images"),
+        *("shape", "num_classes", "splits", "hold_out"),
+    }
+    content = spec.model_dump(mode="json", include=included)
+    return digest(canonical_json([DECODER_VERSION, content]))
+
+
+def decoded_folder(spec: DatasetSpec, identity: str) -> Path:
+    """Where a decoded data set is, or will be.
+
+    Args:
+        spec: the manifest.
+        identity: what tells the files apart from other ones.
+    """
+    return decoded_root() / f"{spec.name}-{digest(decisive(spec), identity)[:16]}"
+
+
+def content_name(folder: Path) -> str:
+    """What the record calls the folder that images were decoded from."""
+    return str(folder.resolve())
+
+
+def folders_named(name: str) -> list[Path]:
+    """All decoded data sets of a name, those of other manifests and of changed files too."""
+    pattern = re.compile(re.escape(name) + "-[0-9a-f]{16}")
+    return sorted(path for path in decoded_root().glob("*") if pattern.fullmatch(path.name))
+
+
+def open_decoded(folder: Path) -> Decoded | None:
+    """A decoded data set; None if it has not been decoded.
+
+    Raises:
+        DamagedCacheError: if its record is missing or not what was written.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        return Decoded(folder, read_sealed(folder / RECORD))
+    except DamagedRecordError as error:
+        raise DamagedCacheError(str(error)) from error
+
+
+def decode(
+    spec: DatasetSpec,
+    sources: Mapping[SplitName, Source],
+    folder: Path,
+    identity: str,
+    say: Callable[[str], None],
+) -> Decoded:
+    """Decode every split of a data set into the cache.
+
+    Memory does not grow with the number of images, unless they come in one array.
+
+    Args:
+        spec: the manifest.
+        sources: the images of the splits that are not held out of others.
+        folder: what the paths of the sources are relative to.
+        identity: what tells the files apart from other ones.
+        say: takes how far it is.
+
+    Raises:
+        UserError: counts, classes or shapes are not the manifest's (before anything is decoded,
+            but for shapes); an image cannot be decoded and the manifest says to stop; or the disk
+            is full.
+    """
+    if spec.shape[0] not in (1, 3):
+        raise UserError(
+            f"data set '{spec.name}': images of kind '{spec.kind}' have 1 channel (grey) or 3 "
+            f"(RGB), not {spec.shape[0]}.",
+            "Correct 'shape' in the manifest.",
+        )
+    parts = {source: division(spec, source) for source in sources}
+    for source, images in sources.items():
+        _check_before(spec, images, parts[source])
+    target = decoded_folder(spec, identity)
+    with (
+        disk_errors(target, "OODBENCH_CACHE"),
+        new_folder(target) as temporary,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        splits: dict[str, Any] = {}
+        checksums: list[str] = []
+        total, done = sum(spec.splits.values()), 0
+        for source, images in sources.items():
+            for split, indices in parts[source].items():
+
+                def progress(count: int, split: str = split, before: int = done) -> None:
+                    say(
+                        f"decoding {spec.name} ({split}): {before + count:,} of "
+                        f"{counted(total, 'image')}"
+                    )
+
+                writer = _SplitWriter(spec, split, images, indices)
+                splits[split] = writer.write(temporary, pool, progress)
+                checksums += writer.checksums
+                done += len(indices)
+            others = set(images.files) - set(images.names)  # lists, archives of arrays
+            checksums += [checksum_line(file_digest(folder / name), name) for name in others]
+        if not spec.files:
+            # Names that are not valid in the system's encoding are text with surrogates.
+            text = "".join(sorted(set(checksums), key=lambda line: line.lstrip("\\")[66:]))
+            (temporary / CHECKSUMS).write_bytes(text.encode("utf-8", "surrogateescape"))
+        record = {
+            "schema_version": 1,
+            "name": spec.name,
+            "manifest": decisive(spec),
+            "identity": identity,
+            "content": content_name(folder),
+            "pillow": _pillow_version(),
+            "shape": list(spec.shape),
+            "classes": list(next(iter(sources.values())).classes),
+            "splits": splits,
+            "files": {path.name: file_digest(path) for path in sorted(temporary.iterdir())},
+        }
+        write_sealed(temporary / RECORD, record)
+    decoded = open_decoded(target)
+    assert decoded is not None  # it has just been renamed into place
+    return decoded
+
+
+def checksum_line(checksum: str, name: str) -> str:
+    """A line as sha256sum writes it: 64 digits, two blanks, the name.
+
+    A name with a backslash or with what ends a line is escaped, and the line begins with a
+    backslash.
+    """
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    mark = "" if escaped == name else "\\"
+    return f"{mark}{checksum}  {escaped}\n"
+
+
+def read_checksums(content: bytes) -> dict[str, str]:
+    """Name -> checksum, of lines as `checksum_line` writes them.
+
+    Raises:
+        UnicodeDecodeError: if the content is no text.
+    """
+    found = {}
+    for line in content.decode("utf-8", "surrogateescape").split("\n"):
+        if line.startswith("\\"):
+            name = re.sub(r"\\(.)", lambda part: _ENDS.get(part[1], part[1]), line[67:])
+            found[name] = line[1:65]
+        elif line:
+            found[line[66:]] = line[:64]
+    return found
+
+
+def _check_before(spec: DatasetSpec, images: Source, parts: Mapping[SplitName, Indices]) -> None:
+    """What can be held against the manifest before an image is decoded."""
+    total = sum(len(indices) for indices in parts.values())
+    check_count(spec, " + ".join(parts), total, len(images))
+    if images.labels is not None and len(images.labels) != len(images):
+        raise mismatch(
+            spec, " + ".join(parts), f"{total} images, so as many labels", f"{len(images.labels)}"
+        )
+    for split, indices in parts.items():
+        check_labels(spec, split, None if images.labels is None else images.labels[indices])
+
+
+class _SplitWriter:
+    """Decodes one split and writes it, a block of images at a time."""
+
+    def __init__(
+        self, spec: DatasetSpec, split: SplitName, source: Source, indices: Indices
+    ) -> None:
+        self._spec, self._split, self._source, self._indices = spec, split, source, indices
+        self.checksums: list[str] = []
+
+    def write(
+        self, folder: Path, pool: ThreadPoolExecutor, progress: Callable[[int], None]
+    ) -> dict[str, Any]:
+        """Write `<split>.npy` and `<split>-labels.npy`; return what the record says of them."""
+        kept: list[int] = []
+        skipped: list[str] = []
+        lost: Counter[str] = Counter()
+        path = folder / f"{self._split}.npy"
+        # Ordinary writes, not a writable memory map: a full disk is then an error, not a signal.
+        with path.open("wb") as file:
+            _write_header(file, (len(self._indices), *self._spec.shape))
+            for block in self._decoded_blocks(pool):
+                for index, pixels, checksum, loss in block:
+                    name = self._source.names[index]
+                    if checksum:
+                        self.checksums.append(checksum_line(checksum, name))
+                    if pixels is None:
+                        skipped.append(name)
+                    else:
+                        kept.append(index)
+                        lost.update([loss] if loss else [])
+                        file.write(self._checked(pixels, index).data)
+                progress(len(kept) + len(skipped))
+            file.seek(0)
+            _write_header(file, (len(kept), *self._spec.shape))
+            file.flush()
+            os.fsync(file.fileno())
+        labels = None if self._source.labels is None else self._source.labels[kept]
+        if labels is not None:
+            np.save(folder / f"{self._split}-labels.npy", labels, allow_pickle=False)
+            if skipped:
+                check_labels(self._spec, self._split, labels)
+        written = ImageArray(np.load(path, mmap_mode="r", allow_pickle=False), labels)
+        return {
+            "count": len(kept),
+            "labelled": labels is not None,
+            "fingerprint": written.fingerprint(),
+            "skipped": skipped,
+            "lost": dict(sorted(lost.items())),
+        }
+
+    def _checked(self, pixels: Any, index: int) -> NDArray[np.uint8]:
+        """Pixels as they may be written behind the header: no reader gets past this.
+
+        Raises:
+            UserError: if they are not uint8 of the manifest's shape.
+        """
+        require_pixels(pixels, self._where(index), self._spec.shape)
+        return np.ascontiguousarray(pixels)
+
+    def _decoded_blocks(self, pool: ThreadPoolExecutor) -> Iterator[_Block]:
+        """Blocks in order; only a few are under way at a time, so that memory stays bounded."""
+        images = self._indices.tolist()
+        blocks = [images[start : start + _BLOCK] for start in range(0, len(images), _BLOCK)]
+        for start in range(0, len(blocks), _BLOCKS_AT_ONCE):
+            yield from pool.map(self._decoded_block, blocks[start : start + _BLOCKS_AT_ONCE])
+
+    def _decoded_block(self, indices: Sequence[int]) -> _Block:
+        return [self._decoded(index) for index in indices]
+
+    def _decoded(self, index: int) -> _Image:
+        try:
+            content = self._source.content(index)
+        except OSError as error:  # a file's fault, not that of what is being written
+            raise UserError(
+                f"{self._where(index)} cannot be read: {error.strerror or error}.",
+                "Make it readable, or take it out and correct the count in the manifest.",
+            ) from error
+        checksum = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
+        if not isinstance(content, bytes):
+            require_pixels(content, self._where(index), (1, "H", "W"), (3, "H", "W"))
+        try:
+            pixels, lost = picture(content, self._spec.shape, self._spec.resize)
+            return index, pixels, checksum, lost
+        except WrongShapeError as error:
+            raise UserError(
+                f"{self._where(index)} is {error}, the manifest says {_size(self._spec)}.",
+                "Give the manifest a 'resize' to bring all images to one size "
+                "(`resize: {filter: bilinear, crop: centre}`), or correct its 'shape'.",
+            ) from error
+        except CorruptImageError as error:
+            if self._spec.corrupt_images == "skip":
+                return index, None, checksum, ""
+            raise UserError(
+                f"{self._where(index)} cannot be decoded: {error}.",
+                "Replace it, or write 'corrupt_images: skip' into the manifest to leave such "
+                "images out.",
+            ) from error
+
+    def _where(self, index: int) -> str:
+        name = self._source.names[index]
+        return f"data set '{self._spec.name}', split '{self._split}': image {name}"
+
+
+def _size(spec: DatasetSpec) -> str:
+    return "x".join(str(length) for length in spec.shape[1:])
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    """The header of a .npy file; numpy leaves room for the first number to change."""
+    about = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+
+
+def _pillow_version() -> str:
+    import PIL
+
+    return PIL.__version__

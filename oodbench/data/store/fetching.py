@@ -1,0 +1,197 @@
+"""From a manifest's `files` to a folder that its images can be read from.
+
+A file is taken where it lies, if it is what the manifest describes, and downloaded otherwise; then
+one of its name that is something else is kept beside it as `<name>.wrong`.
+Archives are unpacked together into `<data set's folder>/unpacked/`: `content/`, and `record.json`
+with the checksum of every archive and of every file in it. The folder gets its name when it is
+whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from oodbench.data.store.archives import unpack
+from oodbench.data.store.disk import disk_errors, file_digest, new_folder, remove_folder
+from oodbench.data.store.download import checksum_problem, download
+from oodbench.data.store.places import PLACE, content_folder, dataset_folder, unpacked_folder
+from oodbench.data.store.sealed import DamagedRecordError, read_sealed, write_sealed
+from oodbench.progress import Reporter
+from oodbench.specs import DatasetSpec, FileSpec
+
+RECORD = "record.json"
+
+
+def fetch(spec: DatasetSpec, root: Path, say: Reporter) -> Path:
+    """Make the data set's files ready to be read: download and unpack what is not there yet.
+
+    Args:
+        spec: the manifest.
+        root: the data root.
+        say: takes progress and warnings.
+
+    Returns:
+        The folder that the manifest's paths are relative to.
+
+    Raises:
+        UserError: a file cannot be got or unpacked, or the disk is full.
+    """
+    folder = dataset_folder(spec, root)
+    if not spec.files:
+        return folder
+    content = content_folder(spec, root)
+    if content != folder and unpacked_whole(spec, root):
+        return content
+    # Before anything is written: the folder may be one that can only be read.
+    if content == folder and _all_there(spec, folder, say):
+        return content
+    with disk_errors(folder, PLACE):
+        folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder / ".lock"):
+        if content != folder and unpacked_whole(spec, root):  # by whom we waited for
+            return content
+        for file in spec.files:
+            obtain(spec, file, root, say)
+        if content != folder:
+            _unpack_all(spec, root, say)
+    return content
+
+
+def find(spec: DatasetSpec, file: FileSpec, root: Path) -> tuple[Path | None, dict[Path, str]]:
+    """Look for a file in the data set's folder and in the data root.
+
+    Returns:
+        Where it is, or None; and what is wrong with the files of that name that are not it.
+    """
+    wrong: dict[Path, str] = {}
+    for path in (dataset_folder(spec, root) / file.name, root / file.name):
+        if path.is_file():
+            problem = checksum_problem(path, file)
+            if problem is None:
+                return path, wrong
+            wrong[path] = problem
+    return None, wrong
+
+
+def obtain(spec: DatasetSpec, file: FileSpec, root: Path, say: Reporter) -> None:
+    """Get a file into the data set's folder, which must exist: find it, or download it.
+
+    Raises:
+        UserError: it is not there, and cannot be downloaded.
+    """
+    say.detail(f"checking {file.name}")
+    folder = dataset_folder(spec, root)
+    path, wrong = find(spec, file, root)
+    for other, problem in wrong.items():
+        kept = f"; it is now {_put_aside(other)}" if other.parent == folder else ""
+        say.warn(f"data set '{spec.name}': {other} is not used: it has {problem}{kept}")
+    if path is None:
+        download(file, folder, spec.name, say.detail)
+    elif path.parent != folder:
+        _place(path, folder / file.name)
+
+
+def _all_there(spec: DatasetSpec, folder: Path, say: Reporter) -> bool:
+    """Whether each file lies in the folder and is what the manifest describes."""
+    paths = [(folder / file.name, file) for file in spec.files]
+    if not all(path.is_file() for path, _ in paths):
+        return False  # before any is read: they may be large
+    for path, file in paths:
+        say.detail(f"checking {file.name}")
+        if checksum_problem(path, file) is not None:
+            return False
+    return True
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename what is in a file's place and is not it, as it may be the user's only copy."""
+    aside, number = path.with_name(f"{path.name}.wrong"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.wrong-{number}")
+    with disk_errors(path, PLACE):
+        path.rename(aside)
+    return aside
+
+
+def checksums_of(spec: DatasetSpec) -> dict[str, str]:
+    """Each file with its checksum in the manifest."""
+    return {file.name: file.sha256 or file.md5 or "" for file in spec.files}
+
+
+def unpacked_record(spec: DatasetSpec, root: Path) -> dict[str, Any] | None:
+    """What is recorded of the unpacked archives; None if they have not been unpacked.
+
+    Raises:
+        DamagedRecordError: the record cannot be read, or is not what was written.
+    """
+    folder = unpacked_folder(spec, root)
+    return read_sealed(folder / RECORD) if folder.is_dir() else None
+
+
+def unpacked_whole(spec: DatasetSpec, root: Path) -> bool:
+    """Whether the manifest's archives are unpacked, each file with its size (contents unseen)."""
+    try:
+        record = unpacked_record(spec, root)
+    except DamagedRecordError:
+        return False
+    if record is None or record["archives"] != checksums_of(spec):
+        return False
+    content = content_folder(spec, root)
+    try:
+        return all(
+            os.stat(content / name).st_size == size  # noqa: PTH116 - half the time for 100,000 files
+            for name, (size, _) in record["files"].items()
+        )
+    except OSError:
+        return False
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process holds a lock file; hold it."""
+    with disk_errors(path, PLACE):
+        lock = FileLock(path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unpack_all(spec: DatasetSpec, root: Path, say: Reporter) -> None:
+    target, folder = unpacked_folder(spec, root), dataset_folder(spec, root)
+    files: dict[str, tuple[int, str]] = {}
+    if target.exists():
+        say.warn(f"data set '{spec.name}': {target} is not whole, or of other archives: made anew")
+    with disk_errors(target, PLACE), new_folder(target) as temporary:
+        content = temporary / "content"
+        content.mkdir()
+        for file in spec.files:
+            say.detail(f"unpacking {spec.name}: {file.name}")
+            if file.unpacked_limit is None:
+                _place(folder / file.name, content / file.name)
+                size = (content / file.name).stat().st_size
+                files[file.name] = size, file_digest(content / file.name)
+            else:
+                files |= unpack(folder / file.name, file.name, content, file.unpacked_limit)
+        record = {"schema_version": 1, "archives": checksums_of(spec), "files": files}
+        write_sealed(temporary / RECORD, record)
+        remove_folder(target)
+
+
+def _place(path: Path, target: Path) -> None:
+    """Put a file where it is read from, without a second copy where the system can do that."""
+    with disk_errors(target, PLACE):
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)

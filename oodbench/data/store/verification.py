@@ -1,0 +1,261 @@
+"""Holding everything that is stored of a data set against what was recorded of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from oodbench.data.sources import Source
+from oodbench.data.store.decoded import (
+    CHECKSUMS,
+    RECORD,
+    DamagedCacheError,
+    Decoded,
+    content_name,
+    decisive,
+    folders_named,
+    open_decoded,
+    read_checksums,
+)
+from oodbench.data.store.disk import disk_errors, file_digest, remove_folder
+from oodbench.data.store.fetching import RECORD as UNPACKED_RECORD
+from oodbench.data.store.fetching import checksums_of, fetch, find, obtain, unpacked_record
+from oodbench.data.store.places import PLACE, content_folder, dataset_folder, unpacked_folder
+from oodbench.data.store.sealed import DamagedRecordError
+from oodbench.data.store.stored import StoredDataset
+from oodbench.errors import UserError, counted
+from oodbench.progress import Reporter
+from oodbench.specs import DatasetSpec, SplitName
+
+Layer = Literal["file", "unpacked", "image", "decoded"]
+"""What was downloaded; what was unpacked from it; the user's own files; the cache."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not what was recorded.
+
+    Attributes:
+        layer: what it is.
+        path: the file, or the folder, that is wrong.
+        problem: what is wrong with it.
+        folder: what is removed when the data set is repaired; None: nothing.
+    """
+
+    layer: Layer
+    path: Path
+    problem: str
+    folder: Path | None = None
+
+
+@dataclass
+class Verification:
+    """What was looked at, and what was found.
+
+    Attributes:
+        checked: what was held against what, with how many files.
+        findings: what is wrong.
+    """
+
+    checked: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def verify(spec: DatasetSpec, root: Path, say: Reporter, *, wanted: bool = False) -> Verification:
+    """Read every byte that is stored of a data set; find each one that has changed.
+
+    Downloaded files are held against the manifest, unpacked ones against the record of what was
+    unpacked, the user's own against the checksums taken when they were decoded, and decoded images
+    against their fingerprints.
+
+    Args:
+        spec: the manifest; of any kind but `builtin`.
+        root: the data root.
+        say: takes how far it is.
+        wanted: whether the data set should be here; then what is not here is a finding too, unless
+            what was made from it is whole.
+    """
+    result = Verification()
+    missing = _verify_files(spec, root, result, say.detail)
+    unpacked = _verify_unpacked(spec, root, result, say.detail)
+    decoded = _verify_decoded(spec, root, result, say, wanted=wanted)
+    if missing and (unpacked or decoded):
+        made = "decoded" if decoded else "unpacked"
+        result.checked.append(f"the others are not needed: what was {made} from them is whole")
+    elif wanted:
+        result.findings += [Finding("file", path, "is not there") for path in missing]
+    return result
+
+
+def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
+    """Remove what is damaged and can be made again; download and unpack again what was damaged.
+
+    The user's own files are left alone: images that have changed are images to decode.
+
+    Raises:
+        UserError: if something cannot be removed, or cannot be downloaded.
+    """
+    findings = verify(spec, root, say).findings
+    for folder in {finding.folder for finding in findings if finding.folder is not None}:
+        with disk_errors(folder, PLACE):
+            remove_folder(folder)
+    wrong = {finding.path.name for finding in findings if finding.layer == "file"}
+    for file in spec.files:
+        if file.name in wrong:
+            obtain(spec, file, root, say)
+    if any(finding.layer == "unpacked" for finding in findings):
+        fetch(spec, root, say)
+
+
+def _verify_files(
+    spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
+) -> list[Path]:
+    """Look at the files of the manifest; return where those should be that are not there."""
+    present = 0
+    missing = []
+    for file in spec.files:
+        say(f"checking {spec.name}: {file.name}")
+        path, wrong = find(spec, file, root)
+        present += path is not None
+        # One in the data root may be another data set's.
+        mine = dataset_folder(spec, root) / file.name
+        if mine in wrong:
+            result.findings.append(Finding("file", mine, f"has {wrong[mine]}"))
+        elif path is None:
+            missing.append(mine)
+    if spec.files:
+        result.checked.append(f"{present} of {counted(len(spec.files), 'file')} as in the manifest")
+    return missing
+
+
+def _verify_unpacked(
+    spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
+) -> bool:
+    """Look at what was unpacked; return whether the manifest's archives are, and it is whole."""
+    folder = unpacked_folder(spec, root)
+    before = len(result.findings)
+    try:
+        record = unpacked_record(spec, root)
+    except DamagedRecordError as error:
+        result.findings.append(
+            Finding("unpacked", folder / UNPACKED_RECORD, str(error), folder=folder)
+        )
+        return False
+    if record is None:
+        return False
+    if record["archives"] != checksums_of(spec):
+        other = "was unpacked from other files than the manifest's"
+        result.findings.append(Finding("unpacked", folder, other, folder=folder))
+        return False
+    content = content_folder(spec, root)
+    files = record["files"]
+    for number, (name, (_, checksum)) in enumerate(files.items()):
+        if number % 100 == 0:
+            say(f"checking {spec.name}: unpacked file {number:,} of {len(files):,}")
+        problem = _problem(content / name, checksum)
+        if problem is not None:
+            result.findings.append(Finding("unpacked", content / name, problem, folder=folder))
+    for extra in sorted(set(_files_below(content)) - set(files)):
+        added = "was not in the archive"
+        result.findings.append(Finding("unpacked", content / extra, added, folder=folder))
+    result.checked.append(f"{len(files):,} unpacked files as recorded")
+    return len(result.findings) == before
+
+
+def _verify_decoded(
+    spec: DatasetSpec, root: Path, result: Verification, say: Reporter, *, wanted: bool
+) -> bool:
+    """Look at the cache; return whether what is decoded of the files as they are now is whole."""
+    same: list[Decoded] = []
+    for folder in folders_named(spec.name):
+        try:
+            decoded = open_decoded(folder)
+        except DamagedCacheError as error:
+            result.findings.append(Finding("decoded", folder / RECORD, str(error), folder=folder))
+            continue
+        if decoded is not None and decoded.record["manifest"] == decisive(spec):
+            same.append(decoded)
+    content = content_folder(spec, root)
+    # The cache is that of all data roots; records of before it was noted name none.
+    here = content_name(content)
+    from_here = [each.folder for each in same if each.record.get("content", here) == here]
+    stored = StoredDataset(spec, root, say)
+    try:
+        current: Path | None = stored.folder()
+    except UserError as error:
+        if wanted or content.exists() or from_here:
+            result.findings.append(Finding("image", dataset_folder(spec, root), error.message))
+        current = None
+    if not same:
+        return False
+    # The user's files may have changed since: then there is no decoded data set for what they are
+    # now, and they are held against the newest one that was decoded from the same folder.
+    newest = max(
+        same,
+        key=lambda each: (
+            each.folder == current,
+            each.folder in from_here,
+            each.folder.stat().st_mtime_ns,
+        ),
+    )
+    before = len(result.findings)
+    _verify_arrays(newest, result, say.detail)
+    whole = newest.folder == current and len(result.findings) == before
+    if not spec.files and current is not None:
+        if newest.folder == current or newest.folder in from_here:
+            _verify_sources(newest, stored.sources(), content, result, say.detail)
+        else:
+            result.checked.append("which are those of another folder, as yours are not decoded yet")
+    return whole
+
+
+def _verify_arrays(decoded: Decoded, result: Verification, say: Callable[[str], None]) -> None:
+    for name, checksum in decoded.record["files"].items():
+        say(f"checking {decoded.record['name']}: decoded {name}")
+        problem = _problem(decoded.folder / name, checksum)
+        if problem is not None:
+            result.findings.append(
+                Finding("decoded", decoded.folder / name, problem, folder=decoded.folder)
+            )
+    total = sum(split["count"] for split in decoded.record["splits"].values())
+    result.checked.append(f"{counted(total, 'decoded image')} as recorded")
+
+
+def _verify_sources(
+    decoded: Decoded,
+    sources: dict[SplitName, Source],
+    folder: Path,
+    result: Verification,
+    say: Callable[[str], None],
+) -> None:
+    try:
+        recorded = read_checksums((decoded.folder / CHECKSUMS).read_bytes())
+    except (OSError, UnicodeDecodeError):
+        return  # which is a finding already
+    for number, (name, checksum) in enumerate(recorded.items()):
+        if number % 100 == 0:
+            say(f"checking {decoded.record['name']}: file {number:,} of {len(recorded):,}")
+        problem = _problem(folder / name, checksum)
+        if problem is not None:
+            result.findings.append(Finding("image", folder / name, f"{problem} since decoded"))
+    present = {name for source in sources.values() for name in source.files}
+    for name in sorted(present - set(recorded)):
+        result.findings.append(Finding("image", folder / name, "was not there when decoded"))
+    result.checked.append(f"{len(recorded):,} of your files as when they were decoded")
+
+
+def _problem(path: Path, checksum: str) -> str | None:
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if found == checksum else f"has changed (sha256 {found} instead of {checksum})"
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for top, _, names in os.walk(folder):
+        for name in names:
+            yield (Path(top) / name).relative_to(folder).as_posix()

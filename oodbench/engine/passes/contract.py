@@ -1,0 +1,146 @@
+"""What a detector's methods must give, and the error that says what one gave instead."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from oodbench.detector import Detector
+from oodbench.engine.passes.network import LOGITS
+from oodbench.errors import did_you_mean
+
+
+class DetectorError(Exception):
+    """A detector did something it must not; the message says what and on which image."""
+
+
+class TuningError(Exception):
+    """Tuning data that cannot tune anything; the message says why and what to do."""
+
+
+def named(detector: Detector) -> str:
+    """A detector's name for messages, with its file."""
+    module = sys.modules.get(type(detector).__module__)
+    file = getattr(module, "__file__", None)
+    place = f" ({Path(file).parent.name}/{Path(file).name})" if file else ""
+    return f"detector '{detector.info.name}'{place}"
+
+
+def checked_losses(
+    detector: Detector, method: str, returned: object, images: int, places: Collection[str] | None
+) -> dict[str, Tensor]:
+    """The losses that a detector gave, by name; one loss alone is that of the logits.
+
+    Args:
+        detector: gave them.
+        method: what gave them, "perturbation_losses" or "gradient_losses".
+        returned: what it returned.
+        images: B.
+        places: the names that are allowed; None if any is.
+
+    Raises:
+        DetectorError: if they are not one finite number for each image with a gradient.
+    """
+    who = f"{named(detector)}: {method}"
+    example = f"{{'{LOGITS}': loss}} with a loss of shape [{images}], one for each image"
+    losses = {LOGITS: returned} if isinstance(returned, Tensor) else returned
+    if not isinstance(losses, Mapping) or not losses:
+        gave = f"an empty {type(returned).__name__}" if losses == {} else _kind(returned)
+        raise DetectorError(f"{who} returned {gave}; expected {example}")
+    for name, loss in losses.items():
+        if not isinstance(name, str) or (places is not None and name not in places):
+            near = did_you_mean(str(name), places or ())
+            raise DetectorError(
+                f"{who} returned a loss for {name!r}; expected '{LOGITS}' or the name of a tap, "
+                f"which the need 'taps' gives. {near}"
+            )
+        if not isinstance(loss, Tensor) or not loss.is_floating_point():
+            raise DetectorError(f"{who} returned {_kind(loss)} for '{name}'; expected {example}")
+        if tuple(loss.shape) != (images,):
+            hint = "; one number for the batch: use reduction='none'" if loss.ndim == 0 else ""
+            raise DetectorError(
+                f"{who} returned a loss of shape {list(loss.shape)} for '{name}'; expected "
+                f"[{images}], one for each image{hint}"
+            )
+        if not loss.requires_grad:
+            raise DetectorError(
+                f"{who} returned a loss for '{name}' without a gradient; compute it from `outputs` "
+                "without detach(), numpy() or torch.no_grad()"
+            )
+        _check_finite(f"{who}: the loss for '{name}'", loss)
+    return dict(losses)
+
+
+def checked_gradient(detector: Detector, method: str, name: str, gradient: Tensor | None) -> Tensor:
+    """The gradient of a loss with respect to the images.
+
+    Raises:
+        DetectorError: if there is none, or it is not finite.
+    """
+    who = f"{named(detector)}: {method}: the loss for '{name}'"
+    if gradient is None:
+        raise DetectorError(f"{who} does not depend on the images")
+    _check_finite(f"{who}: its gradient", gradient)
+    return gradient
+
+
+def checked_taps(detector: Detector, returned: object, taps: Sequence[str]) -> tuple[str, ...]:
+    """The names of taps that a detector chose, each once.
+
+    Args:
+        detector: chose them.
+        returned: what its `choose_taps` returned.
+        taps: all that there are.
+
+    Raises:
+        DetectorError: if they are not a list of such names.
+    """
+    who = f"{named(detector)}: choose_taps"
+    if not isinstance(returned, list | tuple):
+        raise DetectorError(f"{who} returned {_kind(returned)}; expected a list of names of taps")
+    for name in returned:
+        if name not in taps:
+            near = did_you_mean(str(name), taps)
+            raise DetectorError(f"{who} returned {name!r}, which is no tap. {near}".rstrip())
+    return tuple(dict.fromkeys(returned))
+
+
+def checked_replacement(
+    detector: Detector, tap: str, returned: object, shape: Sequence[int]
+) -> Tensor:
+    """What a detector puts in the place of a tap.
+
+    Args:
+        detector: gave it.
+        tap: the name.
+        returned: what its `replace_tap` returned.
+        shape: of the tap.
+
+    Raises:
+        DetectorError: if it is no tensor of that shape, or not finite.
+    """
+    who = f"{named(detector)}: replace_tap"
+    expected = f"expected a floating-point tensor of the shape it is given, {list(shape)}"
+    if not isinstance(returned, Tensor) or not returned.is_floating_point():
+        raise DetectorError(f"{who} returned {_kind(returned)} for '{tap}'; {expected}")
+    if tuple(returned.shape) != tuple(shape):
+        gave = f"a tensor of shape {list(returned.shape)}"
+        raise DetectorError(f"{who} returned {gave} for '{tap}'; {expected}")
+    _check_finite(f"{who}: what it returned for '{tap}'", returned)
+    return returned
+
+
+def _check_finite(what: str, values: Tensor) -> None:
+    """Of shape [B] or [B, ...]."""
+    finite = values.detach().isfinite().flatten(1).all(dim=1) if values.ndim > 1 else None
+    finite = values.detach().isfinite() if finite is None else finite
+    if not bool(finite.all()):
+        count = int((~finite).sum())
+        raise DetectorError(f"{what} is not finite for {count} of the {len(values)} images")
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,99 @@
+"""Feature layers whose output a detector replaces: the logits that the network makes of it.
+
+Each takes the part of a forward pass after the layer: feature layers up to it give what they gave
+in the forward pass that all detectors share. Those that give a tuple, or whose output the network
+has changed in place since, run again; the logits are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from oodbench.detector import Detector, Outputs
+from oodbench.engine.passes.contract import checked_replacement, checked_taps
+from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.perturbation import differentiated, differentiates
+from oodbench.models.classifier import Network
+
+
+def replaced_taps(detector: Detector, network: Network) -> tuple[str, ...]:
+    """The taps that a detector replaces, with its present parameters.
+
+    Raises:
+        DetectorError: if it names something else.
+        Exception: whatever the detector raises.
+    """
+    if "replaced_logits" not in detector.info.needs:
+        return ()
+    return checked_taps(detector, detector.choose_taps(network.tap_names), network.tap_names)
+
+
+def kept_taps(
+    network: Network, detectors: Mapping[str, Detector]
+) -> tuple[tuple[str, ...], dict[str, Exception]]:
+    """The taps whose output is to be kept: those that are replaced, and those before them.
+
+    Args:
+        network: the network.
+        detectors: method -> detector, of any needs.
+
+    Returns:
+        Names of taps, and method -> what went wrong where a detector could not choose.
+    """
+    kept, errors, names = 0, dict[str, Exception](), network.tap_names
+    for method, detector in detectors.items():
+        try:
+            chosen = replaced_taps(detector, network)
+        except Exception as error:
+            errors[method] = error
+        else:
+            kept = max([kept, *(names.index(tap) + 1 for tap in chosen)])
+    return names[:kept], errors
+
+
+def sweeps_alone(detector: Detector, network: Network) -> bool:
+    """Whether scoring sweeps the network for this detector, beyond the forward that all share."""
+    return differentiates(detector) or bool(replaced_taps(detector, network))
+
+
+def own_view(
+    runner: NetworkRunner, detector: Detector, images: Tensor, outputs: Outputs
+) -> Outputs:
+    """What a detector sees of a batch, of its own gradients and replaced taps.
+
+    Args:
+        runner: runs the network.
+        detector: any.
+        images: shape [B, C, H, W], requiring a gradient if the detector takes one.
+        outputs: of `images`, with their graph in that case.
+
+    Raises:
+        DetectorError: if what the detector's methods give is not as it must be.
+    """
+    view = outputs.detach()
+    if differentiates(detector):
+        view = differentiated(runner, detector, images, outputs)
+    return replace(view, replaced_logits=replaced_logits(runner, detector, images))
+
+
+def replaced_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> dict[str, Tensor]:
+    """Tap -> logits [B, C] of the network with the detector's replacement of it; without a graph.
+
+    Args:
+        runner: runs the network.
+        detector: any.
+        images: shape [B, C, H, W].
+    """
+
+    def change(tap: str, activation: Tensor) -> Tensor:
+        shape = activation.shape  # before the detector may do anything in place
+        return checked_replacement(detector, tap, detector.replace_tap(tap, activation), shape)
+
+    return {
+        tap: runner.resumed(images, tap, functools.partial(change, tap))
+        for tap in replaced_taps(detector, runner.classifier.network)
+    }

@@ -1,0 +1,255 @@
+"""Running a suite: one benchmark after the other, with the comparison written after each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from oodbench.errors import UserError
+from oodbench.planning.plan import Plan
+from oodbench.planning.suite import Suite
+from oodbench.plugins.catalog import Catalog
+from oodbench.progress import Reporter
+from oodbench.storage.holding import held
+from oodbench.storage.run_directory import RunDirectory
+from oodbench.storage.suite_directory import SuiteDirectory, SuiteState
+from oodbench.version import __version__
+
+if TYPE_CHECKING:
+    from oodbench.report.comparison import Comparison
+
+log = logging.getLogger(__name__)
+
+REPORTS = {
+    "comparison.md": "to_markdown",
+    "comparison.csv": "to_csv",
+    "comparison.json": "to_json",
+    "comparison.html": "to_html",
+}
+"""File in the directory of a suite -> the format it is in."""
+
+
+class Done(Protocol):
+    """How the run of one benchmark ended."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for is there."""
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What failed, with the reasons."""
+
+
+def run_members(
+    suite: Suite,
+    plans: Mapping[str, Plan],
+    catalog: Catalog,
+    directory: SuiteDirectory,
+    run_one: Callable[[Plan, Path], Done],
+    *,
+    resume: bool,
+    request: Mapping[str, Any],
+    say: Callable[[str], None],
+    progress: Reporter,
+    data_root: Path | None = None,
+) -> SuiteState:
+    """Run every benchmark of a suite that is not done yet.
+
+    All data sets are fetched first. A benchmark whose data sets are not to be had is not run. What
+    one benchmark fails with is kept as its reason, and the others are run nevertheless.
+    After each, `suite.json`, the comparison and the figures are written: a stop loses nothing.
+
+    Args:
+        suite: what to run.
+        plans: the plan of each benchmark, by what it is called in the suite.
+        catalog: gives the files of the detectors.
+        directory: where to.
+        run_one: runs a plan into a folder, or goes on there.
+        resume: go on with what is in the directory.
+        request: what was asked for, for the description.
+        say: takes a line before and after each benchmark.
+        progress: takes how far fetching the data sets is.
+        data_root: where the data sets are, to see whether they are those of a finished benchmark.
+
+    Returns:
+        How far each benchmark is.
+
+    Raises:
+        UserError: if the directory cannot be used, or no benchmark has its data sets.
+    """
+    state = directory.open(SuiteState(suite.spec, suite.published), resume=resume)
+    absent = _absent(plans.values(), data_root, progress)
+    for name, error in absent.items():
+        reason = _one_line(error.message).removeprefix(f"data set '{name}': ")
+        reason = reason.replace(f"data set '{name}' needs", "it needs", 1)
+        say(f"data set '{name}' is missing: {reason}")
+    if not state.status and all(absent.keys() & plan.datasets.keys() for plan in plans.values()):
+        raise UserError(
+            f"No benchmark of suite '{suite.spec.name}' can be run: data sets are missing: "
+            f"{', '.join(absent)}.",
+            _hint(absent, plans.values()),
+        )
+    directory.write(state, "running", request)
+    count = len(suite.members)
+    for number, (member, benchmark) in enumerate(suite.members.items(), start=1):
+        label = f"[{number}/{count}] {benchmark.name}"
+        plan, folder = plans[benchmark.name], directory.member_folder(state, member)
+        if state.status.get(member) == "complete" and is_done(plan, catalog, folder, data_root):
+            say(f"{label}: finished before")
+            continue
+        if lacking := [name for name in plan.datasets if name in absent]:
+            reason = f"data sets are missing: {', '.join(lacking)}"
+            say(f"{label}: not run, {reason}")
+            state = state.with_member(member, "failed", reason)
+            directory.write(state, "running", request)
+            write_reports(directory)
+            continue
+        say(label)
+        state = _run(member, plan, folder, run_one, state, say)
+        directory.write(state, "running", request)
+        write_reports(directory)
+    directory.write(state, "complete" if state.complete else "incomplete", request)
+    write_reports(directory)
+    return state
+
+
+def _hint(absent: Mapping[str, UserError], plans: Iterable[Plan]) -> str:
+    """What to do about data sets that are not to be had."""
+    specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
+    published = [name for name in absent if any(file.urls for file in specs[name].files)]
+    first = next(iter(absent.values())).hint
+    if len(published) < 2:
+        return first
+    return f"{first} All that are published: `oodbench data fetch {' '.join(published)}`."
+
+
+def _absent(
+    plans: Iterable[Plan], data_root: Path | None, progress: Reporter
+) -> dict[str, UserError]:
+    """Fetch and decode every data set of some plans; those that are not to be had, and why."""
+    from oodbench.data.store.places import root_folder
+    from oodbench.data.store.stored import StoredDataset
+
+    specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
+    stored = [spec for spec in specs.values() if spec.kind != "builtin"]
+    absent = {}
+    with progress.work(len(stored)):
+        for spec in stored:
+            progress.stage(f"data set {spec.name}")
+            try:
+                StoredDataset(spec, root_folder(data_root), progress).decoded()
+                progress.done(f"data set {spec.name}: ready")
+            except UserError as error:
+                absent[spec.name] = error
+                progress.done(f"data set {spec.name}: missing")
+    return absent
+
+
+def _run(
+    member: str,
+    plan: Plan,
+    folder: Path,
+    run_one: Callable[[Plan, Path], Done],
+    state: SuiteState,
+    say: Callable[[str], None],
+) -> SuiteState:
+    """The state after one benchmark was run, or failed."""
+    try:
+        with held(folder):
+            done = run_one(plan, folder)
+    except Exception as error:  # days of work of the other benchmarks do not hang on this one
+        reason = _one_line(str(error) or type(error).__name__)
+        if not isinstance(error, UserError):
+            reason = f"{type(error).__name__}: {reason}"
+        log.debug("%s failed", plan.benchmark.name, exc_info=error)
+        say(f"failed: {reason}")
+        return state.with_member(member, "failed", reason)
+    if done.complete:
+        return state.with_member(member, "complete", None)
+    skipped = [f"{skip.method}: {skip.reason}" for skip in plan.skips if skip.asked_for]
+    missing = [*done.failures, *skipped]
+    for each in missing:
+        say(f"missing: {each}")
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    return state.with_member(member, "incomplete", _one_line(missing[0]) + more)
+
+
+def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
+    """Whether a run directory holds all that a plan asks for, of the same data and detectors."""
+    from oodbench.engine.benchmark import (
+        IN_NO_FILE,
+        data_checksums,
+        detector_checksum,
+        without_words,
+    )
+    from oodbench.training.stores import DataStore
+
+    try:
+        store = DataStore(plan.datasets, data_root, most=plan.benchmark.most_images)
+        data = data_checksums(plan, store)
+    except UserError:
+        return False  # to be said when the benchmark is run
+    directory = RunDirectory(folder)
+    if not directory.exists():
+        return False
+    before = directory.read_description()
+    detectors = before.get("checksums", {}).get("detectors", {})
+    return (
+        before.get("status") == "complete"
+        and not directory.changed()
+        and before.get("versions", {}).get("oodbench") == __version__
+        and without_words(before.get("benchmark", {})) == plan.benchmark.identity()
+        and set(plan.seeds) <= set(before.get("seeds", ()))
+        and {method.name for method in plan.methods}
+        <= {method["name"] for method in before.get("methods", ())}
+        and all(
+            detectors.get(method.detector.name)
+            == detector_checksum(catalog, method.detector.name)
+            != IN_NO_FILE
+            for method in plan.methods
+        )
+        and before.get("checksums", {}).get("data") == data
+    )
+
+
+def comparison_of(directory: SuiteDirectory) -> Comparison:
+    """The comparison that the records in the directory of a suite give.
+
+    Raises:
+        UserError: if there is no suite, or its records contradict it.
+    """
+    from oodbench.report.comparison import Comparison
+
+    state = directory.read()
+    return Comparison.from_records(state.suite, state.published, directory.member_records(state))
+
+
+def write_reports(directory: SuiteDirectory) -> None:
+    """Write the comparison in the formats of `REPORTS`, and the figures.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    comparison = comparison_of(directory)
+    for name, method in REPORTS.items():
+        directory.write_text(name, getattr(comparison, method)())
+    write_figures(directory, directory.folder / "figures")
+
+
+def write_figures(directory: SuiteDirectory, folder: Path) -> list[Path]:
+    """Draw what can be drawn of a suite.
+
+    Returns:
+        The files that were written.
+    """
+    from oodbench.report import gallery
+
+    state = directory.read()
+    return gallery.save_all(gallery.of_suite(state.suite, directory.member_records(state)), folder)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,179 @@
+"""Streaming statistics of features, in float64: memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from oodbench.detector import Batches, Head
+from oodbench.errors import listed
+from oodbench.numerics.functional import squared_distances
+
+
+def mean_features(batches: Batches) -> tuple[Tensor, Head]:
+    """Mean penultimate feature of training images, shape [D], float64; and the network's head.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    total, count, head = torch.zeros((), dtype=torch.float64), 0, Head("other")
+    for outputs in batches:
+        total = total + outputs.features.double().sum(dim=0)
+        count += len(outputs)
+        head = outputs.head
+    if not count:
+        raise ValueError("no training images to fit on")
+    return total / count, head
+
+
+class ClassMoments:
+    """First and second moments of labelled features, gathered batch by batch.
+
+    Sums are taken around the first batch's mean, so that subtracting them later does not cancel.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, dtype=torch.float64)
+        self._rounding = torch.finfo(torch.float64).eps ** 2
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            features: shape [B, D], any floating type.
+            labels: classes 0 .. num_classes - 1, shape [B].
+        """
+        eps = torch.finfo(features.dtype).eps
+        values = features.detach().double()
+        if not hasattr(self, "_origin"):
+            dimension = values.shape[1]
+            self._origin = values.mean(dim=0)
+            self._sums = values.new_zeros(self.num_classes, dimension)
+            self._squares = values.new_zeros(dimension, dimension)
+            self.counts = self.counts.to(values.device)
+            # Rounding features of size 1 leaves a variance of eps^2: less is no information.
+            self._rounding = max(self._rounding, eps**2)
+        values = values - self._origin
+        self.counts += torch.bincount(labels, minlength=self.num_classes)
+        self._sums.index_add_(0, labels, values)
+        self._squares.addmm_(values.T, values)
+
+    def tied_gaussian(self) -> TiedGaussian:
+        """One Gaussian per class with a shared covariance (Lee et al. 2018, equation 1).
+
+        Raises:
+            ValueError: if a class has no image.
+        """
+        empty = [index for index, count in enumerate(self.counts.tolist()) if count == 0]
+        if empty:
+            raise ValueError(f"no training image of class {listed(empty)}: its mean is not defined")
+        means = self._sums / self.counts[:, None]
+        within = self._squares - (means * self.counts[:, None]).T @ means
+        total = self.counts.sum()
+        mean = self._sums.sum(dim=0) / total + self._origin
+        spread = self._squares.diagonal() / total
+        precision = max(torch.finfo(torch.float64).eps, self._rounding)
+        # Of the features, and of the sums, which are kept in float64 around the first batch's mean.
+        noise = float((mean.square() + spread).mean()) * self._rounding
+        noise += float(spread.mean()) * torch.finfo(torch.float64).eps
+        return TiedGaussian(means + self._origin, within / total, precision, noise)
+
+
+@dataclass(frozen=True)
+class TiedGaussian:
+    """Gaussians with class means and one covariance.
+
+    Attributes:
+        means: shape [C, D], float64.
+        covariance: maximum-likelihood pooled within-class covariance (divided by N), shape [D, D].
+        precision: variance, relative to the largest, below which a direction counts as constant.
+        noise: variance below which it does whatever the largest is: the rounding of the features.
+    """
+
+    means: Tensor
+    covariance: Tensor
+    precision: float
+    noise: float = 0.0
+
+    @cached_property
+    def whitening(self) -> Tensor:
+        """W with W W^T the pseudo-inverse of the covariance, shape [D, R].
+
+        Directions without variance (dead or linearly dependent units) are left out, as the
+        pseudo-inverse does: they would otherwise get a nearly infinite weight.
+        """
+        values, vectors = torch.linalg.eigh(self.covariance)
+        largest = max(values.tolist(), default=0.0)
+        smallest = max(largest, 0.0) * self.precision + self.noise
+        kept = values > len(values) * smallest
+        whitening: Tensor = vectors[:, kept] * values[kept].rsqrt()
+        return whitening
+
+    @property
+    def varies(self) -> bool:
+        """Whether the training images vary within their classes, beyond rounding."""
+        return self.whitening.shape[1] > 0
+
+    @cached_property
+    def origin(self) -> Tensor:
+        """The mean of the class means, shape [D]: subtracted first, it leaves no large numbers."""
+        return self.means.mean(dim=0)
+
+    @cached_property
+    def white_means(self) -> Tensor:
+        """Class means where the covariance is the identity, shape [C, R]."""
+        return (self.means - self.origin) @ self.whitening
+
+    def white(self, features: Tensor) -> Tensor:
+        """Features where the covariance is the identity, shape [B, R], float64.
+
+        Args:
+            features: shape [B, D].
+        """
+        return (features.double() - self.origin) @ self.whitening
+
+    def class_scores(self, features: Tensor) -> Tensor:
+        """-1/2 (f - mu_c)^T Sigma^+ (f - mu_c) for every class, shape [B, C], float64.
+
+        Args:
+            features: shape [B, D].
+        """
+        return -0.5 * squared_distances(self.white(features), self.white_means)
+
+    def white_background(self, counts: Tensor) -> TiedGaussian:
+        """One Gaussian over the images of all classes, of white features: C = 1.
+
+        Between the classes, features may extend in directions in which they do not vary within
+        them: fewer images than features leave many. These are left out here as they are there, so
+        that distances from a class and from all images are taken in one space, where the covariance
+        of all is 1 within the classes plus that of their means.
+
+        Args:
+            counts: images of each class, shape [C].
+        """
+        shares = counts.to(self.means) / counts.sum()
+        mean = shares @ self.white_means
+        centred = self.white_means - mean
+        within = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+        between = (centred * shares[:, None]).T @ centred
+        return TiedGaussian(mean[None], within + between, torch.finfo(mean.dtype).eps)
+
+
+def require_variation(*gaussians: TiedGaussian) -> None:
+    """Refuse Gaussians in which every image would have the same distance from every class.
+
+    Args:
+        gaussians: of the feature layers that a score is made of.
+
+    Raises:
+        ValueError: if the features vary in no direction, in none of them.
+    """
+    if not any(gaussian.varies for gaussian in gaussians):
+        raise ValueError(
+            "the training features do not vary within their classes, up to rounding: distances "
+            "from the classes are not defined. Fit on more images, or check the network's features"
+        )

@@ -1,0 +1,165 @@
+"""The principal space of features, and how far an image's features are outside of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodbench.detector import Head
+from oodbench.numerics.bank import FeatureBank
+
+ROWS = 512
+"""Rows of a bank that are projected on all axes at a time."""
+
+
+def principal_dimension(asked: int | None, dimension: int) -> int:
+    """The dimension of the principal space of features with D dimensions.
+
+    Args:
+        asked: what was asked for; None for the rule of ViM's authors (1000 if D is at least 2048,
+            512 if it is at least 768, else half of it).
+        dimension: D.
+
+    Raises:
+        ValueError: if the principal space would leave nothing outside.
+    """
+    if asked is None:
+        return 1000 if dimension >= 2048 else 512 if dimension >= 768 else dimension // 2
+    if asked >= dimension:
+        raise ValueError(
+            f"a principal space of dim = {asked} leaves no residual of features that have "
+            f"{dimension} dimensions: choose dim below {dimension}"
+        )
+    return asked
+
+
+class PrincipalMoments:
+    """Second moment of features around the point that the last layer maps to zero.
+
+    Wang et al. 2022 (ViM): the origin o = -W^+ b, where all logits are (nearly) equal to 0.
+    """
+
+    def __init__(self) -> None:
+        self._origin: Tensor | None = None
+
+    def update(self, features: Tensor, head: Head) -> None:
+        """Add a batch.
+
+        Args:
+            features: shape [B, D], any floating type.
+            head: the network's last layer, linear; read at the first call.
+
+        Raises:
+            ValueError: if the layer is not linear. Declare the need "head".
+        """
+        values = features.detach().double()
+        if self._origin is None:
+            self._origin = _origin(head).to(values)
+            self._squares = values.new_zeros(values.shape[1], values.shape[1])
+        centred = values - self._origin
+        self._squares.addmm_(centred.T, centred)
+
+    def axes(self) -> PrincipalAxes:
+        """The principal axes of what was added.
+
+        Raises:
+            ValueError: if nothing was.
+        """
+        if self._origin is None:
+            raise ValueError("no training image: there are no principal axes")
+        vectors: Tensor = torch.linalg.eigh(self._squares).eigenvectors
+        return PrincipalAxes(self._origin, vectors)
+
+
+def _origin(head: Head) -> Tensor:
+    if head.kind != "linear" or head.weight is None:
+        raise ValueError(f"a {head.kind} head has no W and b")
+    weight = head.weight.detach().double()
+    if head.bias is None:
+        return weight.new_zeros(weight.shape[1])
+    origin: Tensor = -torch.linalg.pinv(weight) @ head.bias.detach().double()
+    return origin
+
+
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """Orthonormal axes, ordered by how far the training features extend along them.
+
+    Attributes:
+        origin: o, shape [D], float64.
+        vectors: an axis in each column, the shortest extent first, shape [D, D], float64.
+    """
+
+    origin: Tensor
+    vectors: Tensor
+
+    def residual_norms(self, features: Tensor, dim: int) -> Tensor:
+        """Length of the part of f - o outside the first `dim` principal axes, shape [B], float64.
+
+        It is projected on the remaining axes: |f - o|^2 less the squared length inside would
+        cancel.
+
+        Args:
+            features: shape [B, D].
+            dim: dimension of the principal space, 0 .. D - 1.
+        """
+        remaining = self.vectors[:, : len(self.origin) - dim]
+        norms: Tensor = ((features.double() - self.origin) @ remaining).norm(dim=1)
+        return norms
+
+    def all_residual_norms(self, features: Tensor) -> Tensor:
+        """`residual_norms` for every dim: column d is for dim = d, shape [B, D], float64.
+
+        Args:
+            features: shape [B, D].
+        """
+        extents = (features.double() - self.origin) @ self.vectors
+        # The longest axes come last: the first D - d columns are what is outside.
+        return extents.square_().cumsum(dim=1).sqrt_().flip(dims=(1,))
+
+
+@dataclass(frozen=True)
+class MeanResiduals:
+    """Mean residual of training images for every dimension of the principal space.
+
+    Attributes:
+        levels: at index d the mean for dim = d, float64.
+        precision: share of the features' mean length, from o, that is rounding.
+    """
+
+    levels: tuple[float, ...]
+    precision: float
+
+    @staticmethod
+    def of(bank: FeatureBank, axes: PrincipalAxes) -> MeanResiduals:
+        """Those of a sample of training features.
+
+        Args:
+            bank: not empty.
+            axes: of the training features.
+        """
+        sums, precision = torch.zeros_like(axes.origin), 0.0
+        for block in bank.blocks:
+            for rows in block.split(ROWS):
+                sums += axes.all_residual_norms(rows).sum(dim=0)
+            precision = max(torch.finfo(block.dtype).eps, 1e-14 * len(sums))
+        return MeanResiduals(tuple((sums / len(bank)).tolist()), precision)
+
+    def at(self, dim: int, method: str) -> float:
+        """The mean residual outside a principal space.
+
+        Args:
+            dim: its dimension.
+            method: what needs it, for the message.
+
+        Raises:
+            ValueError: if the training features lie in that space: residuals are rounding.
+        """
+        if self.levels[dim] <= self.precision * self.levels[0]:
+            raise ValueError(
+                f"the training features lie in a space of dim = {dim} up to rounding: without a "
+                f"residual, {method} is not defined. Choose a smaller dim, or fit on more images"
+            )
+        return self.levels[dim]

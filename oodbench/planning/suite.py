@@ -1,0 +1,237 @@
+"""A suite with everything it refers to: its benchmarks, and the numbers it is compared with.
+
+Read from YAML files alone; no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from oodbench.errors import UserError, did_you_mean, shown
+from oodbench.metrics import METRICS
+from oodbench.planning.plan import Method, Plan, make_plan
+from oodbench.plugins import arguments
+from oodbench.plugins.catalog import Catalog, DetectorStatus, is_suite, merged
+from oodbench.specs import (
+    TRAINING_MEASURES,
+    BenchmarkSpec,
+    ComparisonSpec,
+    LimitSpec,
+    PublishedSpec,
+    SuiteSpec,
+)
+from oodbench.specs.yaml_file import named_as_file, read_spec, validate
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the options of a run change in a benchmark.
+
+    Attributes:
+        tune: "all", "none" or names: the detectors that are tuned; None as the benchmark says.
+        limit: less than the benchmark asks for; None for all of it.
+    """
+
+    tune: Literal["all", "none"] | tuple[str, ...] | None = None
+    limit: LimitSpec | None = None
+
+    @classmethod
+    def read(
+        cls, tune: str | Sequence[str] | None, limit: int | None, epochs: int | None
+    ) -> Change:
+        """From the options as they are given.
+
+        Raises:
+            UserError: if one is not valid.
+        """
+        images, most_epochs = (
+            None if value is None else arguments.whole_number(option, value, 1)
+            for option, value in (("limit", limit), ("epochs", epochs))
+        )
+        given = images is not None or most_epochs is not None
+        return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
+
+    def of(self, benchmark: BenchmarkSpec) -> BenchmarkSpec:
+        """The benchmark with it."""
+        if self.tune is not None:
+            benchmark = benchmark.tuning_only(self.tune)
+        return benchmark if self.limit is None else benchmark.limited_to(self.limit)
+
+    def folder_name(self, name: str) -> str:
+        """What a default run directory begins with."""
+        return name if self.limit is None else f"{name}-limited"
+
+
+def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[str, ...] | None:
+    """Which detectors to tune, from names in a sequence or between commas."""
+    if tune is None:
+        return None
+    given: Sequence[Any] = tune.split(",") if isinstance(tune, str) else tune
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise UserError(f"tune: expected names, all or none, not {shown(tune)}.")
+    names = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
+    if not names:
+        raise UserError("tune: expected names separated by commas, all, or none.")
+    for word in ("all", "none"):
+        if word in names:
+            if len(names) > 1:
+                raise UserError(f"tune: '{word}' stands alone, without names.")
+            return "all" if word == "all" else "none"
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A suite, ready to be run.
+
+    Attributes:
+        spec: the suite's own file.
+        published: the numbers that its tables show; None if it has no tables.
+        members: its benchmarks as they are run, changed where the suite says so. By the names in
+            `spec.members`; their own names may have the suite's suffix.
+    """
+
+    spec: SuiteSpec
+    published: PublishedSpec | None
+    members: Mapping[str, BenchmarkSpec]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the members are called in this suite, in the order in which they are run."""
+        return tuple(benchmark.name for benchmark in self.members.values())
+
+    def changed(self, change: Change) -> Suite:
+        """The suite with a change to each of its members."""
+        spec = self.spec if change.limit is None else self.spec.limited_to(change.limit)
+        return Suite(
+            spec.model_copy(update={"tune": change.tune}),
+            self.published,
+            {name: change.of(benchmark) for name, benchmark in self.members.items()},
+        )
+
+
+def load_suite(catalog: Catalog, name: str) -> Suite:
+    """A suite by name or by the path of a YAML file.
+
+    Members and published numbers are looked for beside the suite's file (those in a sub-folder
+    `published/`), then in the catalogue.
+
+    Raises:
+        UserError: if something is not there or not valid, or if the tables ask for something that
+            neither the members nor the published numbers have.
+    """
+    spec, path = catalog.suite(name)
+    members = {name: _member(catalog, spec, path, name) for name in spec.members}
+    published = None
+    if spec.published is not None:
+        file = catalog.beside(path, "published", "publication", spec.published)
+        published = read_spec(PublishedSpec, file)
+        _check(spec, published, members, path)
+    return Suite(spec, published, members)
+
+
+def plan_suite(
+    catalog: Catalog,
+    suite: Suite,
+    statuses: Mapping[str, DetectorStatus],
+    *,
+    seeds: int,
+    methods: Sequence[str] | None = None,
+    refusal: Callable[[Method], str | None] = lambda method: None,
+) -> dict[str, Plan]:
+    """The plan of every member, by what it is called in the suite.
+
+    Raises:
+        UserError: as `oodbench.planning.plan.make_plan`.
+    """
+    return {
+        benchmark.name: make_plan(
+            benchmark, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal
+        )
+        for benchmark in suite.members.values()
+    }
+
+
+def _member(catalog: Catalog, suite: SuiteSpec, path: Path, name: str) -> BenchmarkSpec:
+    """A member's benchmark, with the suite's training put over that of every model."""
+    file = catalog.beside(path, "members", "benchmark", name)
+    content = catalog.inherited(file)
+    if is_suite(content):
+        raise UserError(
+            f"{path}: members: '{name}' is a suite itself.",
+            "The members of a suite are benchmarks.",
+        )
+    benchmark = named_as_file(validate(BenchmarkSpec, content, file), file)
+    if not suite.training:
+        return benchmark
+    changed: dict[str, Any] = {
+        **content,
+        "name": suite.member_name(name),
+        "title": f"{benchmark.title} ({suite.suffix})",
+        # Anchors make models share one mapping: each gets its own.
+        "models": {
+            model: {**values, "training": merged(values["training"], suite.training)}
+            for model, values in content["models"].items()
+        },
+    }
+    return validate(BenchmarkSpec, changed, path)
+
+
+# --- what refers to what -----------------------------------------------------------------------
+
+
+def _check(
+    spec: SuiteSpec,
+    published: PublishedSpec,
+    members: Mapping[str, BenchmarkSpec],
+    path: Path,
+) -> None:
+    """The tables find what they name, in the members and in the published numbers."""
+    tested = {dataset for benchmark in members.values() for dataset in benchmark.ood_groups}
+    for dataset in spec.ood:
+        _known(path, "ood", "OOD set of a member", dataset, tested)
+    for name, table in spec.tables.items():
+        key = f"tables.{name}"
+        _known(path, f"{key}.published", "published table", table.published, published.tables)
+        printed = published.tables[table.published]
+        measures = METRICS if table.about == "detection" else TRAINING_MEASURES
+        for measure in table.measures:
+            _known(path, f"{key}.measures", f"measure of {table.about}", measure, measures)
+            _known(path, f"{key}.measures", "published measure", measure, printed.measures)
+        for column in table.columns:
+            _known(path, f"{key}.columns", "published column", column, printed.columns)
+        _check_columns(path, key, table, members)
+        rows = {(row.network, row.id) for row in printed.rows}
+        for member, row in spec.members.items():
+            if (row.network, row.id) not in rows:
+                raise UserError(
+                    f"{path}: members.{member}: table '{table.published}' has no row "
+                    f"{row.network}, {row.id}.",
+                    "It has: "
+                    + "; ".join(dict.fromkeys(f"{row.network}, {row.id}" for row in printed.rows))
+                    + ".",
+                )
+    sets = {row.ood for table in published.tables.values() for row in table.rows if row.ood}
+    for dataset, label in spec.ood.items() if spec.tables else ():
+        _known(path, f"ood.{dataset}", "OOD set in the published tables", label, sets)
+
+
+def _check_columns(
+    path: Path, key: str, table: ComparisonSpec, members: Mapping[str, BenchmarkSpec]
+) -> None:
+    for name, benchmark in members.items():
+        known = benchmark.methods if table.about == "detection" else benchmark.models
+        # A sweep names its methods after detectors, which only a plan knows.
+        if table.about == "detection" and benchmark.sweep is not None:
+            continue
+        kind = "method" if table.about == "detection" else "model"
+        for column in table.columns.values():
+            _known(path, f"{key}.columns", f"{kind} of '{name}'", column, known)
+
+
+def _known(path: Path, key: str, kind: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise UserError(f"{path}: {key}: no {kind} is called '{name}'.", did_you_mean(name, known))

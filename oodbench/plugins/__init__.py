@@ -1,0 +1,1 @@
+"""Plug-ins: detectors, benchmarks and data sets that are found in folders."""

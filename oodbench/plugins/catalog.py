@@ -1,0 +1,381 @@
+"""Where content is found: detectors, benchmarks, data sets.
+
+One way for everybody's content. A *folder of content* has up to three sub-folders, `detectors/`,
+`benchmarks/` and `data_manifests/`; ours is laid out exactly as a user's. Read in this order: the
+built-in folder; folders given by hand (`--plugins`, `OODBENCH_PLUGINS`); installed distributions
+that declare the entry point group `oodbench.plugins`. A detector's class that is in no folder, such
+as one of a notebook, is given itself.
+
+Making a catalogue reads files and runs none of them, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+from oodbench.detector import Detector, DetectorInfo
+from oodbench.errors import UserError, did_you_mean
+from oodbench.files import expanded
+from oodbench.plugins.content import built_in_folder, plugin_packages
+from oodbench.plugins.declarations import BrokenDetectorError, read_detector
+from oodbench.plugins.importing import instantiate, load_class
+from oodbench.plugins.probe import probe
+from oodbench.specs import BenchmarkSpec, DatasetSpec, SuiteSpec
+from oodbench.specs.yaml_file import named_as_file, read_mapping, read_spec, validate
+
+PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
+BUILT_IN = "built-in"
+
+log = logging.getLogger(__name__)
+
+Plugin = str | Path | type[Detector]
+"""A folder of content, or a detector's class."""
+
+Kind = Literal["detector", "benchmark", "dataset", "publication"]
+_FOLDERS: Mapping[Kind, tuple[str, str]] = {
+    "detector": ("detectors", ".py"),
+    "benchmark": ("benchmarks", ".yaml"),
+    "dataset": ("data_manifests", ".yaml"),
+    "publication": ("benchmarks/published", ".yaml"),  # numbers that suites are compared with
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of content.
+
+    Attributes:
+        name: the stem of the file.
+        kind: what it is.
+        path: the file; of a class that was given itself "<class MODULE.NAME>".
+        source: "built-in", the folder it was found in, "distribution NAME" or "class".
+        cls: the class that was given itself; None for a file.
+    """
+
+    name: str
+    kind: Kind
+    path: Path
+    source: str
+    cls: type[Detector] | None = None
+
+    def same_as(self, other: Entry) -> bool:
+        """Whether both are one thing: a file that is reached by two ways, such as a link."""
+        if self.cls is not None or other.cls is not None:
+            return self.cls is other.cls
+        return self.path.samefile(other.path)
+
+    def load(self) -> type[Detector]:
+        """The class of a detector; this runs its file.
+
+        Raises:
+            BrokenDetectorError: if it does not import or declares no detector of its name.
+        """
+        return load_class(self.path) if self.cls is None else self.cls
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorStatus:
+    """What is known of a detector's file.
+
+    Attributes:
+        info: its declaration; None if it is broken.
+        error: why it cannot be used; None if it can.
+    """
+
+    info: DetectorInfo | None
+    error: str | None
+
+
+class Catalog:
+    """All content that can be named.
+
+    Args:
+        plugins: folders of content besides the built-in one, and detectors' classes.
+
+    Attributes:
+        plugins: the folders.
+        classes: the classes.
+
+    Raises:
+        UserError: if a folder is not there or has none of the three sub-folders, two files have
+            one name, or a class is not registered.
+    """
+
+    def __init__(self, plugins: Plugin | Iterable[Plugin] = ()) -> None:
+        given = [plugins] if isinstance(plugins, str | Path | type) else list(plugins)
+        self.classes = tuple(map(_checked_class, (p for p in given if not _is_path(p))))
+        self.plugins = tuple(expanded(p).resolve() for p in given if _is_path(p))
+        self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in _FOLDERS}
+        for source, folder in _content_folders(self.plugins):
+            for kind, (subfolder, suffix) in _FOLDERS.items():
+                files = (folder / subfolder).glob(f"*{suffix}")
+                for path in sorted(files, key=lambda path: path.stem):
+                    if not path.name.startswith(("_", ".")):
+                        self._add(Entry(path.stem, kind, path, source))
+        for cls in self.classes:
+            path = Path(f"<class {cls.__module__}.{cls.__qualname__}>")
+            self._add(Entry(cls.info.name, "detector", path, "class", cls))
+
+    def _add(self, entry: Entry) -> None:
+        other = self.entries[entry.kind].setdefault(entry.name, entry)
+        if other is not entry and not entry.same_as(other):
+            files = "A file and a class" if entry.cls or other.cls else "Two files"
+            raise UserError(
+                f"{files} are the {entry.kind} '{entry.name}': {other.path} and {entry.path}.",
+                "Rename one of them; a name stands for one thing.",
+            )
+
+    def entry(self, kind: Kind, name: str) -> Entry:
+        """The file behind a name.
+
+        Raises:
+            UserError: if there is none; the hint has the nearest names.
+        """
+        entries = self.entries[kind]
+        if name not in entries:
+            raise UserError(f"There is no {kind} '{name}'.", did_you_mean(name, entries))
+        return entries[name]
+
+    # --- detectors -----------------------------------------------------------------------------
+
+    @cached_property
+    def detectors(self) -> dict[str, DetectorStatus]:
+        """Every detector, in the order of the catalogue, read but not run."""
+        return {name: self._read(entry)[0] for name, entry in self.entries["detector"].items()}
+
+    def checked_detectors(self) -> dict[str, DetectorStatus]:
+        """As `detectors`; files that reading cannot judge are run in another process."""
+        statuses = dict(self.detectors)
+        entries = self.entries["detector"]
+        unsure = {name: entry for name, entry in entries.items() if not self._read(entry)[1]}
+        errors = probe([entry.path for entry in unsure.values()]) if unsure else {}
+        for name, entry in unsure.items():
+            if errors[entry.path] is not None:
+                statuses[name] = DetectorStatus(None, errors[entry.path])
+        return statuses
+
+    def imported_detectors(self) -> dict[str, DetectorStatus]:
+        """As `detectors`; every file is run, which imports torch."""
+        statuses = dict(self.detectors)
+        for name, status in statuses.items():
+            if status.error is None:
+                try:
+                    info = self.entries["detector"][name].load().info
+                    statuses[name] = DetectorStatus(info, None)
+                except BrokenDetectorError as error:
+                    statuses[name] = DetectorStatus(None, str(error))
+        return statuses
+
+    @staticmethod
+    def _read(entry: Entry) -> tuple[DetectorStatus, bool]:
+        if entry.cls is not None:
+            return DetectorStatus(entry.cls.info, None), True
+        try:
+            reading = read_detector(entry.path)
+        except BrokenDetectorError as error:
+            return DetectorStatus(None, str(error)), True
+        return DetectorStatus(reading.info, None), reading.certain
+
+    def load_detector(self, name: str, parameters: Mapping[str, Any] | None = None) -> Detector:
+        """An instance of a detector; this runs its file.
+
+        Raises:
+            UserError: if there is no such detector, its file does not import, or it does not take
+                a parameter.
+        """
+        entry = self.entry("detector", name)
+        try:
+            cls = entry.load()
+        except BrokenDetectorError as error:
+            raise UserError(f"Detector '{name}' is broken ({entry.path}): {error}.") from error
+        return instantiate(cls, parameters or {})
+
+    # --- benchmarks and data sets --------------------------------------------------------------
+
+    def dataset(self, name: str) -> DatasetSpec:
+        """The manifest of a data set.
+
+        Raises:
+            UserError: if there is none, or it is not valid.
+        """
+        return read_spec(DatasetSpec, self.entry("dataset", name).path)
+
+    def benchmark(self, name: str) -> BenchmarkSpec:
+        """A benchmark by name, or by the path of a YAML file.
+
+        A benchmark that says `extends: OTHER` starts from that one: mappings are merged, a key
+        that is null is taken away, everything else is replaced.
+
+        Raises:
+            UserError: if there is none, it is not valid, it extends itself, or it is a suite.
+        """
+        path = self.benchmark_path(name)
+        content = self.inherited(path)
+        if is_suite(content):
+            members = content["members"]
+            raise UserError(
+                f"'{name}' is a suite of benchmarks, not a benchmark.",
+                f"Name one of its benchmarks: {', '.join(map(str, members))}."
+                if isinstance(members, dict)
+                else "",
+            )
+        return named_as_file(validate(BenchmarkSpec, content, path), path)
+
+    def is_suite(self, name: str) -> bool:
+        """Whether a name or a path is that of a suite, and not of a single benchmark.
+
+        Raises:
+            UserError: if there is neither, or the file is not readable.
+        """
+        return is_suite(self.inherited(self.benchmark_path(name)))
+
+    def suite(self, name: str) -> tuple[SuiteSpec, Path]:
+        """A suite by name or by the path of a YAML file, with its file; it may extend another one.
+
+        `oodbench.planning.suite.load_suite` also reads what it refers to.
+
+        Raises:
+            UserError: if there is none, it is not valid, it extends itself, or it is no suite.
+        """
+        path = self.benchmark_path(name)
+        content = self.inherited(path)
+        if not is_suite(content):
+            raise UserError(
+                f"'{name}' is not a suite of benchmarks.", "A suite's file has the key 'members'."
+            )
+        return named_as_file(validate(SuiteSpec, content, path), path), path
+
+    def benchmark_path(self, name: str) -> Path:
+        """The file of a benchmark or a suite, by name or by path.
+
+        Raises:
+            UserError: if there is none.
+        """
+        given = expanded(name)
+        # A name is a name even where a file is called so; a path has a folder or a suffix.
+        if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
+            if not given.is_file():
+                raise UserError(
+                    f"There is no benchmark file {given}.",
+                    "Give the path of a YAML file, or a name of `oodbench list benchmarks`.",
+                )
+            return given
+        return self.entry("benchmark", name).path
+
+    def inherited(self, path: Path) -> dict[str, Any]:
+        """What a benchmark's or suite's file says, put over what it extends.
+
+        Raises:
+            UserError: if a file is not readable, not there, or the files extend each other.
+        """
+        return self._inherited(path, [])
+
+    def beside(self, path: Path, key: str, kind: Kind, name: str) -> Path:
+        """The file that the file `path` means by a name: one beside it, or one of the catalogue.
+
+        Args:
+            path: the file that refers to another one.
+            key: where in it, for the message.
+            kind: "benchmark" or "publication".
+            name: the name.
+
+        Raises:
+            UserError: if there is none.
+        """
+        subfolder = Path(_FOLDERS[kind][0]).relative_to("benchmarks")
+        near = path.parent / subfolder / f"{name}.yaml"
+        if near.is_file() and Path(name).name == name:
+            return near
+        if name not in self.entries[kind]:
+            raise UserError(
+                f"{path}: {key}: there is no {kind} '{name}'.",
+                did_you_mean(name, self.entries[kind]),
+            )
+        return self.entries[kind][name].path
+
+    def _inherited(self, path: Path, below: Sequence[Path]) -> dict[str, Any]:
+        if path.resolve() in below:
+            chain = " -> ".join(file.stem for file in [*below, path])
+            raise UserError(
+                f"{path}: extends: the benchmarks extend each other in a circle: {chain}.",
+                "Remove 'extends' from one of them.",
+            )
+        content = read_mapping(path)
+        parent = content.pop("extends", None)
+        if parent is None:
+            return content
+        if not isinstance(parent, str) or Path(parent).name != parent:
+            raise UserError(
+                f"{path}: extends: expected the name of a benchmark, not {parent!r}.",
+                "It is looked for beside this file, then among `oodbench list benchmarks`.",
+            )
+        base = self.beside(path, "extends", "benchmark", parent)
+        return merged(self._inherited(base, [*below, path.resolve()]), content)
+
+
+def is_suite(content: Mapping[str, Any]) -> bool:
+    """Whether a file of `benchmarks/` describes a suite: it has members."""
+    return "members" in content
+
+
+def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
+    built_in = built_in_folder()
+    yield BUILT_IN, built_in
+    variable = os.environ.get(PLUGINS_VARIABLE, "")
+    named = [expanded(part).resolve() for part in variable.split(os.pathsep) if part]
+    folders = dict.fromkeys([*plugins, *named])
+    folders.pop(built_in.resolve(), None)  # in a checkout, `--plugins .` names what is there anyway
+    for folder in folders:
+        if not any((folder / subfolder).is_dir() for subfolder, _ in _FOLDERS.values()):
+            found = "has none of the sub-folders" if folder.is_dir() else "is not a folder"
+            raise UserError(
+                f"Plug-in folder {folder} {found}.",
+                "Plug-ins lie in sub-folders called detectors/, benchmarks/ and data_manifests/.",
+            )
+        yield str(folder), folder
+    for distribution, package, location in plugin_packages():
+        if not any((location / subfolder).is_dir() for subfolder, _ in _FOLDERS.values()):
+            log.warning("package %s of %s has no folder detectors/", package, distribution)
+        yield f"distribution {distribution}", location
+
+
+def _is_path(given: Any) -> TypeGuard[str | Path]:
+    return isinstance(given, str | Path)
+
+
+def _checked_class(given: Any) -> type[Detector]:
+    """A class that was given among the plug-ins.
+
+    Raises:
+        UserError: if it is no registered detector's.
+    """
+    if not isinstance(given, type) or not issubclass(given, Detector):
+        raise UserError(
+            f"plugins: expected folders and classes of detectors, not {given!r}.",
+            "Give a folder's path, or a class that @oodbench.register decorates.",
+        )
+    if "info" not in vars(given):
+        raise UserError(
+            f"plugins: {given.__name__} is not registered.",
+            'Decorate the class with @oodbench.register("name", needs=...).',
+        )
+    return given
+
+
+def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with another one put over it: a key that is null is taken away."""
+    result = dict(base)
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+            continue
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return result

@@ -1,0 +1,368 @@
+"""A leaderboard for programs and spreadsheets: JSON, CSV, and a pandas data frame.
+
+Values are as in the records: fractions in [0, 1], milliseconds, seconds, bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from oodbench.report.columns import Column
+from oodbench.report.estimates import LEVEL, Estimate
+from oodbench.report.leaderboard import (
+    COSTS,
+    FPR,
+    ORACLE_LABEL,
+    RANKED_BY,
+    Cost,
+    Entry,
+    Leaderboard,
+    Row,
+)
+from oodbench.report.tables.leaderboard import parameters_text
+from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JSON_SCHEMA_VERSION = 1
+
+_METHOD_FIELDS = ("section", "rank", "method", "model", "loss", "detector", "tuned_on")
+_QUALITY_FIELDS = ("metric", "column_kind", "column", "mean", "std", "ci_low", "ci_high", "seeds")
+_BEHIND_FIELDS = ("behind_best", "probit_shift", "probit_shift_low", "probit_shift_high")
+_TIDY_COSTS = (
+    "forwards_per_image",
+    "backwards_per_image",
+    "ms_per_image_batched",
+    "latency_ms_batch1",
+    "relative_to_baseline",
+)
+CSV_FIELDS = (
+    *_METHOD_FIELDS,
+    "parameters",
+    "status",
+    "reason",
+    *_QUALITY_FIELDS,
+    "mark",
+    *_BEHIND_FIELDS,
+    "worst_set",
+    "n_id",
+    "n_ood",
+    *COSTS,
+    *REQUIREMENTS,
+    "benchmark",
+)
+"""Columns of the CSV file."""
+
+
+def to_json(leaderboard: Leaderboard) -> str:
+    """Everything on the leaderboard, indented, keys and entries in a fixed order.
+
+    `methods[*].quality` has an entry for each metric and column; `column_kind` is "mean" (of all
+    OOD sets), "worst", "group", "set" or "id" (for `id_accuracy`), and `mark` is "best", "tied" or
+    null. `behind_best` is the mean paired difference to the best method, positive where that is
+    better, and `probit_shift` that of probits with its interval; `by_seed` has the value of each
+    seed. What is unknown is null; there is never a NaN.
+    """
+    content = {
+        **_about(leaderboard),
+        "id_images": leaderboard.id_images,
+        "ood_sets": [each._asdict() for each in leaderboard.ood_sets],
+        "seeds": leaderboard.seeds,
+        "confidence_level": LEVEL,
+        "metrics": leaderboard.metrics,
+        "ties_tested": leaderboard.tested,
+        "methods": [
+            {
+                **_identity(row),
+                "seeds": row.seeds,
+                "complete": row.complete,
+                "parameters": [choice._asdict() for choice in row.choices],
+                "untuned": row.untuned,
+                "quality": [
+                    {**values, "by_seed": each.by_seed}
+                    for values, each, _ in _quality(row, leaderboard)
+                ],
+                "cost": _cost(row.cost),
+            }
+            for row in leaderboard.rows
+        ],
+        "absences": [each._asdict() for each in leaderboard.absences],
+        "warnings": leaderboard.warnings,
+    }
+    return _json(content)
+
+
+def cost_json(leaderboard: Leaderboard) -> str:
+    """What each method costs, for programs: means over seeds, and the largest memory."""
+    content = {
+        **_about(leaderboard),
+        "methods": [{**_identity(row), "cost": _cost(row.cost)} for row in leaderboard.rows],
+    }
+    return _json(content)
+
+
+def summary_json(leaderboard: Leaderboard) -> str:
+    """One row for each method, for programs: what the first table says of its quality.
+
+    `auroc` and `fpr95` are means over the OOD sets and seeds with their intervals and marks,
+    `fpr95` with ID as the positive class (`leaderboard.FPR`). Methods without values have the
+    `status` "skipped" or "failed" and a `reason`. Nothing depends on the run or the machine.
+    """
+    rows: list[dict[str, Any]] = []
+    mean = leaderboard.column("mean")
+    for row in leaderboard.rows:
+        line = {
+            **_identity(row),
+            "status": "ok",
+            "reason": None,
+            "parameters": parameters_text(row.choices),
+            "seeds": row.seeds,
+            "complete": row.complete,
+        }
+        for name, metric in (("auroc", RANKED_BY), ("fpr95", FPR)):
+            entry = row.entries.get((metric, mean))
+            line |= _ends(name, None if entry is None else entry.estimate)
+            line[f"{name}_mark"] = None if entry is None else entry.mark
+        rows.append(line | _ends(ID_ACCURACY, row.id_accuracy))
+    fields = dict.fromkeys(key for row in rows for key in row)
+    rows += [fields | line for line in _absent(leaderboard)]
+    return _json({**_about(leaderboard), "methods": rows})
+
+
+def _ends(name: str, found: Estimate | None) -> dict[str, float | None]:
+    return {
+        name: None if found is None else found.mean,
+        f"{name}_ci_low": None if found is None else found.ci_low,
+        f"{name}_ci_high": None if found is None else found.ci_high,
+    }
+
+
+def _about(leaderboard: Leaderboard) -> dict[str, Any]:
+    return {
+        "schema_version": JSON_SCHEMA_VERSION,
+        "benchmark": leaderboard.benchmark,
+        "benchmark_version": leaderboard.version,
+        "id_dataset": leaderboard.id_dataset,
+    }
+
+
+def _absent(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
+    """A line for each method without values."""
+    present = {row.method for row in leaderboard.rows}
+    for each in leaderboard.absences:
+        if each.method not in present:
+            present.add(each.method)
+            yield {
+                "section": each.status,
+                "method": each.method,
+                "detector": each.detector,
+                "status": each.status,
+                "reason": each.reason,
+            }
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def to_csv(leaderboard: Leaderboard) -> str:
+    """A long table: a line for each method, metric and column, made to be filtered and pivoted.
+
+    Each line repeats what identifies its method and what the method costs. Methods and seeds that
+    were skipped or failed have a line of their own, with `status`, `reason`, in `seeds` how many
+    seeds that is, and no values. Numbers have six decimals at most; the JSON has them all.
+    """
+    file = io.StringIO()
+    writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for line in _csv_lines(leaderboard):
+        line["benchmark"] = leaderboard.benchmark
+        writer.writerow({key: _plain(value) for key, value in line.items()})
+    return file.getvalue()
+
+
+def to_pandas(leaderboard: Leaderboard, *, wide: bool = False) -> pd.DataFrame:
+    """One row for each method: the ranked ones first, then oracles, then absent ones.
+
+    The columns are what the first table of a report has: rank and names; `auroc`, its mean over
+    the OOD sets and seeds, with `auroc_std`, `auroc_ci_low`, `auroc_ci_high`; `auroc_<group>` of
+    each group, or `auroc_<set>` of each set where there are no groups; `auroc_worst` and
+    `worst_set`; `fpr95` with ID as the positive class (`leaderboard.FPR`); `id_accuracy`; the
+    counts and times of cost records. A method without values has the `status` "skipped" or
+    "failed" and its `reason`. Fractions are in [0, 1]; times in ms.
+
+    Args:
+        leaderboard: the leaderboard.
+        wide: every value there is, under longer names, instead (`_wide`).
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(_wide(leaderboard) if wide else _tidy(leaderboard))
+    # Types with a value for "unknown", so that whole numbers and booleans stay what they are.
+    kinds = {"rank": "Int64", **dict.fromkeys(REQUIREMENTS, "boolean")}
+    return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
+
+
+def _tidy(leaderboard: Leaderboard) -> list[dict[str, Any]]:
+    """A row for each method, with what the first table of a report has."""
+    mean, worst = leaderboard.column("mean"), leaderboard.column("worst")
+    sets = [column for column in leaderboard.columns if column.kind == "set"]
+    parts = list(leaderboard.groups or (sets if len(sets) > 1 else ()))
+    rows: list[dict[str, Any]] = []
+    for row in leaderboard.rows:
+        entry, lowest = row.entries.get((RANKED_BY, mean)), row.entries.get((RANKED_BY, worst))
+        found = None if entry is None else entry.estimate
+        fpr = row.entries.get((FPR, mean))
+        line: dict[str, Any] = {
+            **{name: value for name, value in _identity(row).items() if name != "section"},
+            "status": "ok",
+            "reason": None,
+            "seeds": len(row.seeds),
+            "auroc": None if found is None else found.mean,
+            "auroc_std": None if found is None else found.std,
+            "auroc_ci_low": None if found is None else found.ci_low,
+            "auroc_ci_high": None if found is None else found.ci_high,
+        }
+        for part in parts:
+            one = row.entries.get((RANKED_BY, part))
+            line[f"auroc_{part.name}"] = None if one is None else one.estimate.mean
+        line |= {
+            "auroc_worst": None if lowest is None else lowest.estimate.mean,
+            "worst_set": None if lowest is None else lowest.set_name,
+            "fpr95": None if fpr is None else fpr.estimate.mean,
+            ID_ACCURACY: None if row.id_accuracy is None else row.id_accuracy.mean,
+        }
+        if any(each.cost is not None for each in leaderboard.rows):
+            for name in _TIDY_COSTS:
+                line[name] = None if row.cost is None else row.cost.values[name]
+        rows.append(line)
+    absent = ({**each, "seeds": 0} for each in _absent(leaderboard))
+    rows += [{name: value for name, value in each.items() if name != "section"} for each in absent]
+    return rows
+
+
+def _wide(leaderboard: Leaderboard) -> list[dict[str, Any]]:
+    """A row for each method, with everything.
+
+    Columns are named `<metric>.mean`, `<metric>.worst`, `<metric>.group.<group>` and
+    `<metric>.set.<set>` for means over seeds; with `.std`, `.ci_low` or `.ci_high` after these for
+    their uncertainty; `<metric>.worst.set` for the name of the worst set; then `id_accuracy`, the
+    costs and the requirements by the names of cost records. A method without values has
+    the `status` "skipped" or "failed" and its `reason`.
+    """
+    rows = []
+    for row in leaderboard.rows:
+        flat: dict[str, Any] = {
+            **_identity(row),
+            "status": "ok",
+            "reason": None,
+            "seeds": len(row.seeds),
+            "parameters": parameters_text(row.choices),
+        }
+        for values, _, name in _quality(row, leaderboard):
+            flat[name] = values["mean"]
+            flat |= {f"{name}.{end}": values[end] for end in ("std", "ci_low", "ci_high")}
+            if values["worst_set"] is not None:
+                flat[f"{name}.set"] = values["worst_set"]
+        rows.append(flat | (_flat_cost(row.cost) if row.cost is not None else {}))
+    rows += [{**line, "seeds": 0} for line in _absent(leaderboard)]
+    return rows
+
+
+def _identity(row: Row) -> dict[str, Any]:
+    return {
+        "section": ORACLE_LABEL if row.oracle else "ranked",
+        "rank": row.rank,
+        "method": row.method,
+        "model": row.model,
+        "loss": row.loss,
+        "detector": row.detector,
+        "tuned_on": row.tuned_on,
+    }
+
+
+def _quality(row: Row, board: Leaderboard) -> Iterator[tuple[dict[str, Any], Estimate, str]]:
+    """For each metric and column: its values, its estimate, and a flat name for it."""
+    for metric in board.metrics:
+        for column in board.columns:
+            entry = row.entries.get((metric, column))
+            if entry is not None:
+                about = {"metric": metric, "column_kind": column.kind, "column": column.name}
+                yield about | _entry(entry), entry.estimate, f"{metric}.{_flat_name(column)}"
+    if row.id_accuracy is not None:
+        about = {"metric": ID_ACCURACY, "column_kind": "id", "column": board.id_dataset}
+        yield about | _entry(Entry(row.id_accuracy, None, None)), row.id_accuracy, ID_ACCURACY
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    found, behind = entry.estimate, entry.behind
+    ends = (
+        ()
+        if behind is None
+        else (behind.difference, behind.shift, behind.shift_low, behind.shift_high)
+    )
+    return {
+        "mean": found.mean,
+        "std": found.std,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+        "seeds": found.seeds,
+        "mark": entry.mark,
+        **dict(zip_longest(_BEHIND_FIELDS, ends)),
+        "worst_set": entry.set_name,
+    }
+
+
+def _flat_name(column: Column) -> str:
+    # The kind is in the name because a group may be called as a set is, or "mean".
+    in_full = column.kind in ("group", "set")
+    return f"{column.kind}.{column.name}" if in_full else column.kind
+
+
+def _flat_cost(cost: Cost) -> dict[str, Any]:
+    return {**cost.values, **cost.requires}
+
+
+def _cost(cost: Cost | None) -> dict[str, Any] | None:
+    if cost is None:
+        return None
+    return {"seeds": cost.seeds, "devices": cost.devices, **_flat_cost(cost)}
+
+
+def _csv_lines(board: Leaderboard) -> Iterator[dict[str, Any]]:
+    sizes = {each.name: each.images for each in board.ood_sets}
+    for row in board.rows:
+        method = {
+            **_identity(row),
+            "parameters": parameters_text(row.choices),
+            "status": "ok",
+            **(_flat_cost(row.cost) if row.cost is not None else {}),
+        }
+        for values, _, _ in _quality(row, board):
+            yield {
+                **method,
+                **values,
+                "n_id": board.id_images,
+                "n_ood": sizes.get(values["worst_set"] or values["column"]),
+            }
+    for each in board.absences:
+        yield {
+            "section": each.status,
+            "method": each.method,
+            "detector": each.detector,
+            "status": each.status,
+            "reason": each.reason,
+            "seeds": len(each.seeds),
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return round(value, 6) if isinstance(value, float) else value

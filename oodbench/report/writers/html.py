@@ -1,0 +1,235 @@
+"""A report as one web page or a part of one: no scripts or other files, for light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from oodbench.report.leaderboard import Leaderboard
+from oodbench.report.tables.leaderboard import MOST_IMPORTANT, Document, Table, full
+
+_STYLE = """\
+.oodbench h1 { font-size: 1.5rem; } .oodbench h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.oodbench .summary { color: var(--soft); margin: 0; }
+.oodbench .about { color: var(--soft); margin: .6rem 0; }
+.oodbench .wide { overflow-x: auto; }
+.oodbench table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.oodbench th, .oodbench td { padding: .3rem .5rem; text-align: right; white-space: nowrap; }
+.oodbench thead th { vertical-align: bottom; white-space: normal; font-weight: 600;
+                     border-bottom: 2px solid var(--rule); }
+.oodbench tbody tr + tr > * { border-top: 1px solid var(--rule); }
+.oodbench .text { text-align: left; } .oodbench .long { white-space: normal; min-width: 18rem; }
+.oodbench abbr { text-decoration: none; }
+.oodbench .section { text-align: left; font-weight: normal; font-style: italic;
+                     padding-top: 1.2rem; border-bottom: 1px solid var(--rule); }
+.oodbench .best { font-weight: 700; background: var(--best); }
+.oodbench .mark { display: inline-block; width: .7em; text-align: left; font-weight: normal; }
+.oodbench .spread { color: var(--soft); font-weight: normal; }
+.oodbench .grouped th, .oodbench .grouped td { padding: .3rem .35rem; }
+.oodbench .grouped .first { padding-left: 1.1rem; }
+.oodbench .grouped thead tr:first-child th { border: 0; text-align: left; }
+.oodbench .warnings { border-left: 4px solid #d9822b; padding: .1rem 0 .1rem .9rem;
+                      margin: 1rem 0; max-width: 60rem; }
+.oodbench .warnings ul { margin: .2rem 0; padding-left: 1.2rem; }
+.oodbench .under { color: var(--soft); max-width: 60rem; }
+.oodbench .notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
+"""
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ document.title }}</title>
+<style>
+:root { color-scheme: light dark; --text: #1c1e21; --page: #fff; --rule: #d0d4da;
+        --soft: #5b6270; --best: #e3f1e5; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --best: #1f3a26; }
+}
+body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
+       max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
+{{ style | safe }}\
+.oodbench .all { display: none; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; padding: 0 .6rem; }
+  .oodbench .all { display: block; position: sticky; top: 0; z-index: 2; padding: .4rem 0;
+                   background: var(--page); }
+  .oodbench .minor { display: none; }
+  body:has(.all[open]) .minor { display: table-cell; }
+  .oodbench th, .oodbench td { padding: .3rem .35rem; }
+  .oodbench .text { white-space: normal; overflow-wrap: anywhere; }
+  .oodbench .long { min-width: 12rem; }
+}
+</style>
+</head>
+<body class="oodbench">
+<h1>{{ document.title }}</h1>
+{{ summary(document) }}\
+{% if document.about %}
+<p class="about">{{ document.about | join(" ") }}</p>
+{% endif %}
+{{ warnings(document) }}\
+<details class="all"><summary>Show all columns</summary></details>
+{{ tables(document) }}\
+{% if document.notes %}
+<h2>Notes</h2>
+{{ notes(document) }}\
+{% endif %}
+</body>
+</html>
+"""
+
+_FRAGMENT = """\
+<div class="oodbench">
+<style>
+.oodbench { --rule: rgba(128, 128, 128, .35); --soft: inherit; --best: rgba(70, 170, 90, .2); }
+{{ style | safe }}\
+.oodbench h2 { font-size: 1rem; margin: 1.1rem 0 .4rem; }
+.oodbench table { margin: 0; font-size: .95em; }
+.oodbench .text { vertical-align: top; }
+.oodbench details { margin-top: .8rem; }
+</style>
+<strong>{{ document.title }}</strong>
+{{ summary(document) }}\
+{{ warnings(document) }}\
+{{ tables(document) }}\
+{% if document.notes %}
+<details><summary>Notes</summary>
+{{ notes(document) }}\
+</details>
+{% endif %}
+</div>
+"""
+
+_PARTS = """\
+{% macro summary(document) %}
+{% for line in document.summary %}
+<p class="summary">{{ line }}</p>
+{% endfor %}
+{% endmacro %}
+{% macro warnings(document) %}
+{% if document.warnings %}
+<div class="warnings"><strong>Warnings</strong>
+<ul>
+{% for warning in document.warnings %}
+<li>{{ warning }}</li>
+{% endfor %}
+</ul></div>
+{% endif %}
+{% endmacro %}
+{% macro notes(document) %}
+<ul class="notes">
+{% for note in document.notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul>
+{% endmacro %}
+{% macro tables(document) %}
+{% for table in document.tables %}
+{% set kinds = classes(table) %}
+<h2>{{ table.title }}</h2>
+<div class="wide">
+<table{% if table.groups %} class="grouped"{% endif %}>
+<thead>
+{% if table.groups %}
+<tr>
+{% for group, columns in table.groups %}
+<th colspan="{{ columns }}"{% if group %} class="first" scope="colgroup"{% endif %}>{{ group }}</th>
+{% endfor %}
+</tr>
+{% endif %}
+<tr>
+{% for heading in table.headings %}
+<th scope="col"{{ attribute(kinds[loop.index0]) }}>\
+{% if heading.short == heading.title %}{{ heading.title }}\
+{% else %}<abbr title="{{ heading.title }}">{{ heading.short }}</abbr>{% endif %}</th>
+{% endfor %}
+</tr></thead>
+{% for section in table.sections %}
+<tbody>
+{% if section.label %}
+<tr><th class="section" colspan="{{ table.headings | length }}">{{ section.label }}</th></tr>
+{% endif %}
+{% for row in section.rows %}
+<tr>
+{% for cell in row %}
+{% set column = loop.index0 %}
+{% if table.headings[column].text %}
+<td{{ attribute(kinds[column], "long" if cell.text | length > 40) }}>{{ cell.text }}</td>
+{% else %}
+<td{{ attribute(kinds[column], "best" if cell.mark == "best") }}>\
+{% if cell.mark == "best" %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}\
+{% if table.has_marks(column) %}\
+<span class="mark">{{ cell.sign }}</span>{% endif %}\
+{% if cell.spread %} <span class="spread">{{ cell.spread }}</span>{% endif %}</td>
+{% endif %}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+{% endfor %}
+</table>
+</div>
+{% for note in table.notes %}
+<p class="under">{{ note }}</p>
+{% endfor %}
+{% endfor %}
+{% endmacro %}
+"""
+
+
+def render(leaderboard: Leaderboard) -> str:
+    """The full report of a leaderboard."""
+    return render_document(full(leaderboard, best="bold", split=True))
+
+
+def render_document(document: Document) -> str:
+    """A report as a page. Everything from records is escaped."""
+    return _rendered(_PAGE, document)
+
+
+def render_fragment(document: Document) -> str:
+    """A report as a part of a page of others, such as a notebook: it restyles nothing but itself.
+
+    Colors are those around it, of a light or a dark theme.
+    """
+    return _rendered(_FRAGMENT, document)
+
+
+def _rendered(template: str, document: Document) -> str:
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.globals |= {"classes": _classes, "attribute": _attribute}
+    filled = environment.from_string(_PARTS + template)
+    page = filled.render(document=document, style=_STYLE) + "\n"
+    # The same page wherever it is written to: standard output need not be UTF-8.
+    return page.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _classes(table: Table) -> list[list[str]]:
+    """What each column is: words, the first of a group, or of less weight.
+
+    Columns of less weight are not shown on a phone until they are asked for.
+    """
+    found: list[list[str]] = []
+    for index, heading in enumerate(table.headings):
+        mine = []
+        if heading.text:
+            mine.append("text")
+        elif table.starts_group(index):
+            mine.append("first")
+        if heading.importance < MOST_IMPORTANT and not heading.group:
+            mine.append("minor")
+        found.append(mine)
+    return found
+
+
+def _attribute(classes: Sequence[str], more: str | None = None) -> Markup:
+    """The attribute `class` of a cell."""
+    names = [*classes, *([more] if more else [])]
+    return Markup(' class="{}"').format(" ".join(names)) if names else Markup("")

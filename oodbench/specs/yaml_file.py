@@ -1,0 +1,298 @@
+"""YAML files read safely, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from oodbench.errors import UserError, did_you_mean, shown
+from oodbench.specs import Spec
+from oodbench.specs.names import shortened
+
+S = TypeVar("S", bound=Spec)
+
+# The C parser is ten times faster where PyYAML was built with it.
+_BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _StrictLoader(_BaseLoader):  # type: ignore[misc]
+    """The safe loader, strict about what YAML 1.1 reads in ways that few people know.
+
+    It refuses a key that is written twice, and numbers that are read to another base without
+    saying so: 010 is 8, and 1:30 is 90. It reads 1e-3 as a number; YAML 1.1 wants a dot in it.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *alias`, which may be repeated
+                if _contains(value_node, node, set()):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, "'<<' merges a mapping into itself", key_node.start_mark
+                    )
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be plain text", key_node.start_mark
+                )
+            if isinstance(key, bool):
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key {key_node.value} is read as {str(key).lower()}; write it in quotes",
+                    key_node.start_mark,
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is written twice", key_node.start_mark
+                )
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+_THOUSANDS = re.compile(r"[0-9]{1,3}(_[0-9]{3})+(\.[0-9]*)?", re.ASCII)
+"""A number with an underscore before each three digits, as in 1_000."""
+
+
+def _number(loader: Any, node: yaml.ScalarNode) -> int | float:
+    """A number whose digits mean what they seem to."""
+    text = node.value.lstrip("+-")
+    if "_" in text and not _THOUSANDS.fullmatch(text):
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"{node.value} is read as {text.replace('_', '')}; write numbers without underscores, "
+            "and text in quotes",
+            node.start_mark,
+        )
+    if ":" in text or (text.startswith("0") and text.isdigit() and len(text) > 1):
+        base = "60" if ":" in text else "8"
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"{node.value} is read as a number of base {base}; write numbers without "
+            f"{'colons' if ':' in text else 'zeros before them'}, and text in quotes",
+            node.start_mark,
+        )
+    whole = node.tag == "tag:yaml.org,2002:int"
+    number: int | float = (loader.construct_yaml_int if whole else loader.construct_yaml_float)(
+        node
+    )
+    return number
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _number)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$", re.ASCII),
+    list("-+.0123456789"),
+)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping a YAML file holds.
+
+    Raises:
+        UserError: if the file cannot be read, is not YAML, repeats a key, holds something else than
+            a mapping, or an alias that contains itself.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"Cannot read {path}: {reason}.") from error
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)  # a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UserError(f"{place}: not valid YAML: {error.problem}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: what looks like a date or a number and is none, such as 2020-13-45.
+        problem = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{path}: not valid YAML: {problem}.") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: expected keys and values, found {_type_name(content)}.",
+            "A file starts like this: 'schema_version: 1'.",
+        )
+    _refuse_cycles(content, path, [], set(), set())
+    return content
+
+
+_OPTIONS = ("seeds", "device", "limit", "epochs", "tune", "out", "plugins", "data-root", "resume")
+"""What is said of a run, and not in the file of a benchmark or a suite."""
+
+
+def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
+    """The spec a mapping describes.
+
+    Raises:
+        UserError: naming the file, the line, the key, and what was expected there.
+    """
+    try:
+        return spec.model_validate(content).read_from(path)
+    except ValidationError as failure:
+        errors = failure.errors()
+        first = _place(errors[0])
+        # A key that may be of two kinds gives an error for each: they are one for the user.
+        # An error of a key has none below it: what the key holds is another matter.
+        inside = len(errors[0]["loc"]) > len(first) and errors[0]["loc"][-1] != "[key]"
+        alike = [
+            other
+            for other in errors
+            if _place(other) == first or (inside and _place(other)[: len(first)] == first)
+        ]
+        error = max(alike, key=lambda other: len(_place(other)))  # the item of a list, not the list
+        key = ".".join(map(shortened, _place(error)))
+        message, hint = error["msg"], ""
+        where = _place(error)
+        if error["type"] == "extra_forbidden":
+            message = "unknown key"
+            unknown = str(error["loc"][-1])
+            option = unknown.replace("_", "-")
+            if "version" in spec.model_fields and len(where) == 1 and option in _OPTIONS:
+                hint = f"That is an option of the command: `oodbench run NAME --{option} ...`."
+            else:
+                hint = did_you_mean(unknown, _keys_beside(spec, error["loc"]))
+        elif error["type"] == "missing":
+            message = "this key is required"
+            where = where[:-1]
+        elif error["type"] == "value_error":
+            message = str(error["ctx"]["error"])
+            # A validator of the whole says the key in its message.
+            where = where or tuple(message.partition(":")[0].split("."))
+        else:
+            same = [other["msg"] for other in alike if _place(other) == _place(error)]
+            wanted = " or ".join(dict.fromkeys(same))
+            message = f"{wanted[0].lower()}{wanted[1:]}, not {shown(error['input'])}"
+            if isinstance(error["input"], bool):
+                hint = "YAML reads yes, no, on and off as true and false; write text in quotes."
+        more = len(errors) - len(alike)
+        if more:
+            hint = f"{hint} ({more} more like it below it)".strip()
+        text = f"{place_of(path, where)}: {key + ': ' if key else ''}{message}."
+        raise UserError(text, hint) from failure
+
+
+def place_of(path: Path, keys: Sequence[str]) -> str:
+    """A file, and the line of a key in it: "FILE:LINE"; the file alone if the key is not in it.
+
+    Args:
+        path: a YAML file; what it extends is not looked into.
+        keys: from the top down; numbers of list items as text.
+    """
+    try:
+        node: Any = yaml.compose(path.read_text(encoding="utf-8"), Loader=_BaseLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return str(path)
+    line = None
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = [pair for pair in node.value if getattr(pair[0], "value", None) == key]
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            found = [(node.value[int(key)], node.value[int(key)])]
+        else:
+            found = []
+        if not found:
+            return str(path)
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return str(path) if line is None else f"{path}:{line}"
+
+
+def read_spec(spec: type[S], path: Path) -> S:
+    """Read a spec and check that its name is its file's.
+
+    Raises:
+        UserError: as `read_mapping` and `validate`, and if the name differs.
+    """
+    return named_as_file(validate(spec, read_mapping(path), path), path)
+
+
+def named_as_file(spec: S, path: Path) -> S:
+    """The spec, if its name is the stem of its file.
+
+    Raises:
+        UserError: otherwise.
+    """
+    name = getattr(spec, "name", path.stem)
+    if name != path.stem:
+        raise UserError(
+            f"{path}: name: '{name}' differs from the file's name.",
+            f"Write 'name: {path.stem}' or call the file {name}{path.suffix}.",
+        )
+    return spec
+
+
+def _type_name(value: Any) -> str:
+    return {list: "a list", str: "text", type(None): "nothing"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _place(error: ErrorDetails) -> tuple[str, ...]:
+    """The keys of an error, without pydantic's names of the kinds of a union, and of a key."""
+    parts = [str(part) for part in error["loc"]]
+    return tuple(part for part in parts if not part.endswith("]"))
+
+
+def _contains(node: yaml.Node, wanted: yaml.Node, seen: set[int]) -> bool:
+    """Whether a node is inside another one."""
+    if node is wanted:
+        return True
+    if id(node) in seen or not isinstance(node.value, list):
+        return False
+    seen.add(id(node))
+    below = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
+    return any(_contains(part, wanted, seen) for part in below)
+
+
+def _refuse_cycles(
+    value: Any, path: Path, keys: list[str], above: set[int], harmless: set[int]
+) -> None:
+    if not isinstance(value, dict | list) or id(value) in harmless:
+        return
+    if id(value) in above:
+        raise UserError(
+            f"{path}: {'.'.join(keys)}: an alias (*) that contains itself: the file has no end.",
+            "Remove the alias, or point it at something that does not contain it.",
+        )
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        _refuse_cycles(item, path, [*keys, str(key)], above | {id(value)}, harmless)
+    harmless.add(id(value))  # an alias is looked into once, however often it is used
+
+
+def _keys_beside(spec: type[Spec], location: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed where a validation error occurred."""
+    annotation: Any = spec
+    for part in location[:-1]:
+        if _is_mapping(annotation):  # `part` is a name that the user gave, such as a model's
+            annotation = typing.get_args(annotation)[1]
+            continue
+        fields = _spec_in(annotation).model_fields
+        annotation = fields[part].annotation if part in fields else annotation
+    return list(_spec_in(annotation).model_fields)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is dict
+
+
+def _spec_in(annotation: Any) -> type[Spec]:
+    """The first spec class inside an annotation such as `dict[str, ModelSpec] | None`."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, Spec) else Spec
+    found = [_spec_in(argument) for argument in typing.get_args(annotation)]
+    return next((candidate for candidate in found if candidate is not Spec), Spec)

@@ -1,0 +1,346 @@
+"""The records of a run: flat values, one a line. Reports are made from them and nothing else.
+
+The classes say which values are possible, and `read_lines` accepts no others: a report of a file
+that was edited or written by another tool shows possible values or an error, never a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
+
+from oodbench.errors import UserError
+from oodbench.files import canonical_json
+from oodbench.specs import TuningProtocol
+
+SCHEMA_VERSION = 1
+ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned"})
+"""Fields that older versions did not write: a line without one has the field's default."""
+
+_ROUNDING = 1e-9
+_MOST = 1e30
+"""No time and no number of operations is larger: what is was not measured."""
+
+
+def _showable(value: Any) -> Any:
+    """A parameter of a detector, or several: texts that can be written, numbers of 64 bits."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _showable(key), _showable(each)
+    elif isinstance(value, list):
+        for each in value:
+            _showable(each)
+    elif isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int | float) and not abs(value) <= 2**63:
+        raise ValueError("not a number of 64 bits")
+    return value
+
+
+Fraction = Annotated[float, Field(ge=-_ROUNDING, le=1 + _ROUNDING)]
+Amount = Annotated[float, Field(ge=0, le=_MOST)]
+Number = Annotated[float, Field(ge=-_MOST, le=_MOST)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Field(min_length=1)]
+Parameters = Annotated[dict[str, Any], AfterValidator(_showable)]
+
+ID_ACCURACY = "id_accuracy"
+"""The metric of a record that holds the classifier's test accuracy."""
+
+Status = Literal["ok", "skipped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityRecord:
+    """One metric of one method on one OOD set, for one seed.
+
+    `value` and the interval are fractions in [0, 1]; None unless `status` is "ok".
+    `ood_dataset`, `ood_group` and `n_ood` are None for the metric `id_accuracy`. `tie_fraction` is
+    the fraction of all pairs of an ID and an OOD image whose scores are equal; None for
+    `id_accuracy` and in records made before it was recorded. `untuned` names the parameters that
+    have a search space and were left at their defaults; None if there are none.
+    """
+
+    run_id: Text
+    benchmark: Text
+    benchmark_version: Count
+    method: Text
+    model: Text
+    loss: Text
+    detector: Text
+    detector_params: Parameters
+    tuned_on: TuningProtocol
+    seed: Count
+    id_dataset: Text
+    ood_dataset: Text | None
+    ood_group: Text | None
+    metric: Text
+    value: Fraction | None
+    ci_low: Fraction | None
+    ci_high: Fraction | None
+    n_id: Count | None
+    n_ood: Count | None
+    status: Status = "ok"
+    reason: str | None = None
+    tie_fraction: Fraction | None = None
+    untuned: list[Text] | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRecord:
+    """What one method costs, for one seed, measured with the method standing alone.
+
+    Attributes:
+        forwards_per_image: sweeps of the network, counted; a partial sweep counts as its share.
+        backwards_per_image: likewise.
+        flops_per_image: floating-point operations (2 per multiply-add).
+        latency_ms_batch1: median time of one image alone.
+        ms_per_image_batched: median time of a batch over its size.
+        relative_to_baseline: batched time over the reference method's in the same run.
+        fit_seconds: sweep over the training images and fitting.
+        tune_seconds: making tuning data, sweeping the grid, training the detector's own model.
+        peak_memory_bytes: weights, detector state and live tensors while a batch is scored.
+        time_scatter: of the repetitions whose median is `ms_per_image_batched`, the longest less
+            the shortest, over the median; None in records made before it was recorded.
+        input_preprocessing .. ad_hoc_models: the columns of the DisMax paper's Table 1.
+    """
+
+    run_id: Text
+    benchmark: Text
+    method: Text
+    detector: Text
+    model: Text
+    seed: Count
+    device: Text
+    forwards_per_image: Amount
+    backwards_per_image: Amount
+    flops_per_image: Amount
+    latency_ms_batch1: Amount
+    ms_per_image_batched: Amount
+    relative_to_baseline: Amount | None
+    fit_seconds: Amount
+    tune_seconds: Amount
+    peak_memory_bytes: Count
+    input_preprocessing: bool
+    feature_ensemble: bool
+    ood_or_adversarial_samples: bool
+    post_processing_phase: bool
+    ad_hoc_models: bool
+    time_scatter: Amount | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord:
+    """What one epoch of one model ended with, for one seed.
+
+    Attributes:
+        epoch: counted from 1.
+        learning_rate: of its last step.
+        train_loss: mean over the epoch's augmented images, in nats, on the scale that is trained
+            (with DisMax's alpha).
+        train_accuracy: likewise, a fraction.
+        test_loss, test_accuracy: on the ID test split after the epoch, the loss on the same scale;
+            None if they were not asked for. Nothing is chosen by them.
+        seconds: how long the epoch took.
+    """
+
+    run_id: Text
+    benchmark: Text
+    model: Text
+    loss: Text
+    seed: Count
+    epoch: Count
+    learning_rate: Amount
+    train_loss: Number
+    train_accuracy: Fraction
+    test_loss: Number | None
+    test_accuracy: Fraction | None
+    seconds: Amount
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DifferenceRecord:
+    """How far the best method of a column is ahead of another one (`oodbench.report.differences`).
+
+    Attributes:
+        column_kind: "mean" (of all OOD sets), "worst", "group" or "set".
+        column: name of the set or group; "mean" or "worst" otherwise.
+        method: the method.
+        best: the method with the best mean.
+        methods: number of methods that were compared.
+        seeds: number of seeds that both have.
+        difference: mean paired difference, a fraction; positive where `best` is better, also for
+            metrics that are better if they are lower.
+        shift: mean paired difference of the normal quantiles (probits) of the values.
+        shift_low, shift_high: its interval, which allows for the number of methods; the two methods
+            are tied if it reaches 0.
+        image_error, seed_error: standard errors of the shift from the sampling of the test
+            images, and from training again (moderated; 0 with one seed).
+        degrees_of_freedom: of `seed_error`; 0 with one seed.
+        image_critical, seed_critical: what the two are multiplied with; the interval's half-width
+            is the root of the sum of both squares.
+    """
+
+    run_id: Text
+    benchmark: Text
+    benchmark_version: int
+    metric: Text
+    column_kind: Literal["mean", "worst", "group", "set"]
+    column: Text
+    method: Text
+    best: Text
+    methods: Count
+    seeds: Count
+    difference: Number
+    shift: Number
+    shift_low: Number
+    shift_high: Number
+    image_error: Amount
+    seed_error: Amount
+    degrees_of_freedom: Amount
+    image_critical: Amount
+    seed_critical: Amount
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def tied(self) -> bool:
+        """Whether the two are not shown to differ."""
+        return self.shift_low <= 0
+
+
+REQUIREMENTS = (
+    "input_preprocessing",
+    "feature_ensemble",
+    "ood_or_adversarial_samples",
+    "post_processing_phase",
+    "ad_hoc_models",
+)
+"""Names of the columns of the DisMax paper's Table 1, in its order."""
+
+Record = QualityRecord | CostRecord | TrainingRecord | DifferenceRecord
+R = TypeVar("R", QualityRecord, CostRecord, TrainingRecord, DifferenceRecord)
+
+
+def to_lines(records: Iterable[Record]) -> str:
+    """JSON, one record a line, keys sorted."""
+    return "".join(canonical_json(_values(record)) + "\n" for record in records)
+
+
+def _values(record: Record) -> dict[str, Any]:
+    # Not dataclasses.asdict, which copies every value deeply.
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def read_lines(kind: type[R], path: Path) -> list[R]:
+    """Records of a file; none if there is no file.
+
+    Raises:
+        UserError: naming the file and the line that is not a record, and the value that no record
+            has.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path}: {error}.") from error
+    if not lines[-1]:
+        lines.pop()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(_record(kind, line))
+        except (ValueError, RecursionError) as error:  # a RecursionError has no useful text
+            problem = error if isinstance(error, ValueError) else "it is nested too deeply"
+            raise UserError(
+                f"{path}:{number}: not a record of this version of oodbench ({problem}).",
+                "The file was changed after the run: run again with --resume, or restore it.",
+            ) from error
+    return records
+
+
+def _record(kind: type[R], line: str) -> R:
+    """The record of a line.
+
+    Raises:
+        ValueError: if it is none; the message says why.
+    """
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {_shown(content.get('schema_version'))}")
+    try:
+        _FORMS[kind.__name__].model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise ValueError(f"'{key}' is missing") from error
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"there is no '{_shown(key)[1:-1]}'") from error
+        raise ValueError(f"{key} is {_shown(content[key])}") from error
+    record = kind(**content)
+    if isinstance(record, QualityRecord):
+        _check(record)
+    return record
+
+
+def _check(record: QualityRecord) -> None:
+    """Values that are possible alone and not together."""
+    if (record.value is None) == (record.status == "ok"):
+        raise ValueError(f"value is {record.value} and status is '{record.status}'")
+    if (record.ood_dataset is None) != (record.metric == ID_ACCURACY):
+        raise ValueError(f"ood_dataset is {record.ood_dataset} and metric is '{record.metric}'")
+    if record.status == "ok":
+        for name, count in (("n_id", record.n_id), ("n_ood", record.n_ood)):
+            counted = name == "n_id" or record.ood_dataset is not None
+            if counted and count is None:
+                raise ValueError(f"{name} is None and status is 'ok'")
+    low, high = record.ci_low, record.ci_high
+    if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+        raise ValueError(f"ci_low is {low} and ci_high is {high}")
+
+
+def _form(kind: type[Record]) -> type[BaseModel]:
+    """What a line must be: the keys of the class, values of exactly these types."""
+    types = get_type_hints(kind, include_extras=True)
+    values: dict[str, Any] = {
+        field.name: (
+            types[field.name],
+            field.default if field.name in ADDED_LATER and field.default is not MISSING else ...,
+        )
+        for field in fields(kind)
+    }
+    strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    return create_model(kind.__name__, __config__=strict, **values)
+
+
+_FORMS = {
+    kind.__name__: _form(kind)
+    for kind in (QualityRecord, CostRecord, TrainingRecord, DifferenceRecord)
+}
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, on one line and not longer than a line."""
+    try:
+        text = ascii(value)
+    except ValueError:  # more digits than Python prints
+        return "a number that is too large"
+    return text if len(text) <= 60 else f"{text[:57]}..."

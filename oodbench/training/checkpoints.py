@@ -1,0 +1,189 @@
+"""Trained classifiers in a cache addressed by what they were made from."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oodbench.errors import UserError
+from oodbench.files import cache_folder, canonical_json, digest, write_atomic
+from oodbench.models import code_version
+from oodbench.specs import ModelSpec
+from oodbench.training import distributed
+from oodbench.training.state import Epoch, tensors_digest
+
+if TYPE_CHECKING:
+    from oodbench.models.classifier import Classifier
+
+FORMAT = "oodbench-checkpoint-1"
+
+TRAINING_VERSION = 1
+"""Raise it when a change of the code gives other weights from the same spec, data and seed.
+
+Checkpoints of other versions are then not found, and networks are trained anew. A test trains
+small reference networks and fails when their weights change although the version did not.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointKey:
+    """What a checkpoint was made from: the same key, the same weights.
+
+    Attributes:
+        model: network, head, recipe.
+        data: fingerprint of the training images and labels.
+        num_classes: C.
+        seed: of weights, order and augmentation.
+        held_out: fingerprint of the images that a temperature is calibrated on, if one is.
+        test: fingerprint of the images that the history has the accuracy on, if it has.
+    """
+
+    model: ModelSpec
+    data: str
+    num_classes: int
+    seed: int
+    held_out: str = ""
+    test: str = ""
+
+    @property
+    def address(self) -> str:
+        """64 hexadecimal digits over spec, data, seed, version and the network's own code."""
+        return digest(
+            FORMAT,
+            canonical_json(self.model.model_dump(mode="json", exclude=_NOT_TRAINED)),
+            self.data,
+            str(self.num_classes),
+            str(self.seed),
+            self.held_out,
+            self.test,
+            str(TRAINING_VERSION),
+            code_version(self.model.network),
+        )
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint is, or will be."""
+        network = self.model.network.replace(":", "-")
+        name = f"{network}-{self.model.head}-seed{self.seed}-{self.address[:16]}"
+        return cache_folder() / "checkpoints" / f"{name}.safetensors"
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state is kept while the training is not done."""
+        return self.path.with_suffix(".training")
+
+
+_NOT_TRAINED: Any = {"taps": True, "training": {"recipe": True}}
+"""What a model's spec says that changes neither its weights nor its history."""
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint file that is not what its name says; the message says how."""
+
+
+def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> None:
+    """Write a checkpoint, whole or not at all."""
+    from safetensors.torch import save as serialise
+
+    # Copies: a module that is registered twice has its tensors twice.
+    weights = {
+        name: tensor.cpu().clone().contiguous() for name, tensor in classifier.state_dict().items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "weights": tensors_digest(weights),
+        "address": key.address,
+        "model": canonical_json(key.model.model_dump(mode="json")),
+        "data": key.data,
+        "seed": str(key.seed),
+        "history": json.dumps([asdict(epoch) for epoch in history]),
+    }
+    write_atomic(key.path, serialise(weights, metadata))
+
+
+def load_into(classifier: Classifier, key: CheckpointKey) -> None:
+    """Load the weights of a key's checkpoint.
+
+    Raises:
+        DamagedCheckpointError: if the file is truncated, no checkpoint, or that of another key.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as deserialise
+
+    try:
+        content = key.path.read_bytes()
+        metadata = _metadata(content)
+        if metadata.get("format") != FORMAT or metadata.get("address") != key.address:
+            raise DamagedCheckpointError("it belongs to something else")
+        weights = deserialise(content)
+        if metadata.get("weights") != tensors_digest(weights):
+            raise DamagedCheckpointError("its weights are not those that were written")
+        classifier.load_state_dict(weights)
+    except (SafetensorError, OSError, RuntimeError, ValueError, struct.error) as error:
+        raise DamagedCheckpointError(
+            f"it is truncated or not a checkpoint ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Per-epoch history stored in a checkpoint file.
+
+    Raises:
+        UserError: if the file is not a checkpoint.
+    """
+    try:
+        history = json.loads(_metadata(path.read_bytes())["history"])
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise UserError(f"{path} is not a checkpoint of oodbench.") from error
+    assert isinstance(history, list)
+    return history
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("it has no metadata")
+    return metadata
+
+
+def load_or_train(
+    classifier: Classifier,
+    key: CheckpointKey,
+    train: Callable[[], tuple[Classifier, list[Epoch]]],
+    warn: Callable[[str], None],
+) -> Classifier:
+    """The trained classifier of a key: from the cache, or trained now and put there.
+
+    A damaged file is moved aside, said, and replaced by training again.
+
+    Args:
+        classifier: an untrained one of the right form, which the weights are loaded into.
+        key: what it is made from.
+        train: trains one.
+        warn: takes one line for the user.
+    """
+    if key.path.exists():
+        try:
+            load_into(classifier, key)
+            return classifier.eval()
+        except DamagedCheckpointError as error:
+            aside = key.path.with_suffix(".damaged")
+            distributed.wait()  # until every process has seen that it is damaged
+            if distributed.current().leads:
+                key.path.replace(aside)
+            warn(
+                f"The checkpoint {key.path.name} cannot be used: {error}. "
+                f"It is now {aside}; training again."
+            )
+    trained, history = train()
+    if distributed.current().leads:
+        save(trained, history, key)
+        key.state_path.unlink(missing_ok=True)
+    distributed.wait()  # nobody looks for the file before it is there
+    return trained

@@ -1,0 +1,418 @@
+"""Training a classifier: explicit seeds, data resident on the device, last epoch kept."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oodbench import models
+from oodbench.data import ImageArray
+from oodbench.errors import UserError
+from oodbench.models.classifier import Classifier
+from oodbench.numerics.temperature import calibrate
+from oodbench.specs import ModelSpec, TrainingSpec
+from oodbench.training import distributed
+from oodbench.training.augmentation import augment, draw
+from oodbench.training.distributed import Group
+from oodbench.training.state import Epoch, TrainingState
+
+_EVALUATION_BATCH = 500
+_CHECK_EVERY = 50
+"""Steps between looks at the loss on a GPU, which each wait for it."""
+
+
+def resident(data: ImageArray, device: torch.device) -> Tensor:
+    """All images on a device, in channels_last order and their own type, shape [N, C, H, W]."""
+    images = torch.from_numpy(np.array(data.images))  # a copy: a memory map is read-only
+    return images.to(device, memory_format=torch.channels_last)
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """Images in [0, 1], float32, from bytes or from floats."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 by instructions of its own."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public ones
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def with_precision(recipe: TrainingSpec, device: torch.device) -> TrainingSpec:
+    """A recipe with the precision that `auto` means on a device."""
+    if recipe.precision != "auto":
+        return recipe
+    precision = "bfloat16" if has_bfloat16(device) else "float32"
+    return recipe.model_copy(update={"precision": precision})
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Ask torch for deterministic algorithms on CUDA, and restore its settings afterwards.
+
+    On the CPU the operations used here are deterministic for a number of threads, and asking would
+    cost two seconds: it imports torch's compiler.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for its matrix products
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, which layers like dropout draw from, and restore them."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: int) -> Classifier:
+    """An untrained classifier, normalised as its spec says or by the training images.
+
+    Args:
+        spec: network, head, normalisation.
+        num_classes: C.
+        data: the training images.
+        seed: of the initial weights.
+
+    Raises:
+        UserError: if the normalisation is for another number of channels.
+    """
+    with seeded(seed, torch.device("cpu")):
+        network = models.create(
+            spec.network,
+            num_classes,
+            spec.head,
+            data.images.shape[1],
+            taps=spec.taps,
+            options=spec.network_options,
+        )
+    if spec.normalisation is None:
+        mean, std = channel_statistics(data)
+    else:
+        mean, std = list(spec.normalisation.mean), list(spec.normalisation.std)
+        if len(mean) != data.images.shape[1]:
+            raise UserError(
+                f"The normalisation has {len(mean)} channels, the images have "
+                f"{data.images.shape[1]}.",
+                "Correct 'normalisation' of the model in the benchmark.",
+            )
+    classifier = Classifier(network, mean, std)
+    return classifier.to(memory_format=torch.channels_last)  # faster sweeps, backward above all
+
+
+def channel_statistics(data: ImageArray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all images, in [0, 1] units, float64."""
+    channels = data.images.shape[1]
+    count, first, second = 0, np.zeros(channels), np.zeros(channels)
+    for start in range(0, len(data), 1000):  # a block at a time: the images may be many
+        block = data.images[start : start + 1000].astype(np.float64)
+        count += block[:, 0].size
+        first += block.sum(axis=(0, 2, 3))
+        second += np.square(block).sum(axis=(0, 2, 3))
+    scale = 255.0 if data.images.dtype == np.uint8 else 1.0
+    mean = first / count
+    std = np.sqrt(np.maximum(second / count - np.square(mean), 0.0)) / scale
+    return (mean / scale).tolist(), np.maximum(std, 1e-3).tolist()
+
+
+def train(
+    spec: ModelSpec,
+    num_classes: int,
+    data: ImageArray,
+    *,
+    seed: int,
+    device: torch.device,
+    test: ImageArray | None = None,
+    held_out: ImageArray | None = None,
+    state: TrainingState | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> tuple[Classifier, list[Epoch]]:
+    """Train a classifier from scratch, or from where it was stopped.
+
+    SoftMax and DisMax take the same road: same data order, same augmentation, same schedule for the
+    same seed; only head and loss differ. Inside `distributed.group` the processes share the work.
+
+    Args:
+        spec: network, head, recipe.
+        num_classes: C.
+        data: training images with labels.
+        seed: of weights, order and augmentation.
+        device: where to train.
+        test: noted in the history if the recipe asks for it; nothing is chosen by it.
+        held_out: ID images that a head with a temperature is calibrated on.
+        state: where the state after each epoch is kept, and taken up from.
+        on_epoch: called after each epoch.
+        on_images: called after each step with the number of images in it.
+
+    Returns:
+        The classifier after the last epoch, in evaluation mode, and its history.
+
+    Raises:
+        UserError: if the loss stops being finite; the message names the step.
+    """
+    training = Training(spec, num_classes, data, seed, device, distributed.current())
+    training.on_images = on_images
+    asked = spec.training.test_accuracy
+    try:
+        with deterministic(device), seeded(seed + 7919 * training.group.rank, device):
+            history = [] if state is None else training.resume(state)
+            for number in range(len(history) + 1, spec.training.epochs + 1):
+                last = number == spec.training.epochs
+                noted = asked == "each" or (asked == "last" and last)
+                epoch = training.epoch(number, test if noted else None)
+                history.append(epoch)
+                if state is not None and training.group.leads:
+                    state.keep(training.classifier, training.optimizer, training.generator, history)
+                on_epoch(epoch)
+    except BaseException:
+        if state is not None and training.group.leads:
+            state.flush()
+        raise
+    classifier = training.classifier.eval()
+    if models.head_info(spec.head).calibrated:
+        _calibrate(classifier, spec, held_out)
+    return classifier, history
+
+
+class Training:
+    """A training under way: one epoch at a time, one step at a time."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        num_classes: int,
+        data: ImageArray,
+        seed: int,
+        device: torch.device,
+        group: Group,
+    ) -> None:
+        if data.labels is None:
+            raise UserError("Training data without labels.")
+        recipe = with_precision(spec.training, device)
+        if group.size > 1 and min(recipe.batch_size, len(data)) < 2 * group.size:
+            raise UserError(
+                f"A batch of {recipe.batch_size} of {len(data)} images is too small to share among "
+                f"{group.size} processes.",
+                "Start fewer processes, or raise training.batch_size.",
+            )
+        self.spec, self.recipe, self.seed = spec, recipe, seed
+        self.group, self.device = group, device
+        self.classifier = new_classifier(spec, num_classes, data, seed).to(device)
+        if group.size > 1:
+            distributed.share_statistics(self.classifier)
+        self.loss = models.create_loss(spec.head, **spec.loss_options).to(device)
+        if group.size > 1 and self.loss.labelled(recipe.batch_size) < recipe.batch_size:
+            raise UserError(
+                f"The loss of head '{spec.head}' mixes the images of a batch, which several "
+                "processes do not see as one.",
+                "Train with one process.",
+            )
+        self.optimizer = torch.optim.SGD(
+            self.classifier.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self.images, self.labels = resident(data, device), torch.from_numpy(data.labels).to(device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.on_images: Callable[[int], None] = lambda count: None
+        self._state: TrainingState | None = None
+        self._network: nn.Module | None = None
+
+    def resume(self, state: TrainingState) -> list[Epoch]:
+        """Take up what is kept; the history so far."""
+        self._state = state
+        return state.take_up(self.classifier, self.optimizer, self.generator)
+
+    @property
+    def network(self) -> nn.Module:
+        """The classifier as it is called: compiled, and averaging gradients, where asked for."""
+        if self._network is None:
+            network: nn.Module = self.classifier
+            if self.group.size > 1:
+                network = nn.parallel.DistributedDataParallel(
+                    network,
+                    device_ids=[self.device] if self.device.type == "cuda" else None,
+                    broadcast_buffers=False,  # statistics are shared, so they are equal
+                )
+            if self.recipe.compile:
+                network = cast("nn.Module", torch.compile(network))
+            self._network = network
+        return self._network
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where the recipe says so."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
+        )
+
+    def epoch(self, number: int, test: ImageArray | None) -> Epoch:
+        """One epoch, and what it ended with.
+
+        Args:
+            number: counted from 1.
+            test: images to evaluate on afterwards, or None.
+        """
+        started = time.perf_counter()
+        self.network.train()
+        count = len(self.images)
+        order = torch.randperm(count, generator=self.generator)
+        # Batches of nearly equal size: a last batch of one image would ruin the batch statistics.
+        steps = math.ceil(count / self.recipe.batch_size)
+        losses = torch.zeros(steps, dtype=torch.float64, device=self.device)
+        right = torch.zeros(2, dtype=torch.float64, device=self.device)
+        rate = 0.0
+        for step, rows in enumerate(order.to(self.device).tensor_split(steps)):
+            rate = learning_rate(self.recipe, number - 1 + step / steps)
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = rate
+            losses[step] = self.step(rows, right)
+            if self.device.type == "cpu" or step % _CHECK_EVERY == 0 or step == steps - 1:
+                self._check(losses[: step + 1], number)
+            self.on_images(len(rows))
+        distributed.summed(right)
+        weights = torch.tensor([len(rows) for rows in order.tensor_split(steps)])
+        mean_loss = float((losses.cpu() * weights).sum() / count)
+        test_loss, test_accuracy = (None, None) if test is None else self.evaluate(test)
+        return Epoch(
+            number,
+            mean_loss,
+            float(right[0] / right[1]),
+            rate,
+            time.perf_counter() - started,
+            test_loss,
+            test_accuracy,
+        )
+
+    def step(self, rows: Tensor, right: Tensor) -> Tensor:
+        """One step on this process's share of a batch; the mean loss of the whole batch.
+
+        `right` gets the number of right answers and of images with a pure label added.
+        """
+        mine = self.group.share(len(rows))
+        draws = draw(self.recipe.augment, len(rows), self.generator)[mine]
+        images = augment(self.images[rows[mine]], self.recipe.augment, draws)
+        labels = self.labels[rows[mine]]
+        batch, targets = self.loss.mix(as_floats(images), labels, self.generator)
+        with self.autocast():
+            logits = self.network(batch)
+        loss = self.loss(logits.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        # Gradients are averaged over processes, whose shares differ by an image at most.
+        share = len(labels) / len(rows)
+        (loss * (share * self.group.size)).backward()
+        self.optimizer.step()
+        pure = self.loss.labelled(len(labels))
+        right[0] += (logits.detach()[:pure].argmax(dim=1) == labels[:pure]).sum()
+        right[1] += pure
+        return distributed.summed(loss.detach().double() * share)
+
+    def _check(self, losses: Tensor, number: int) -> None:
+        """Stop at the first step whose loss is not finite."""
+        finite = torch.isfinite(losses)
+        if finite.all():
+            return
+        step = int((~finite).nonzero()[0])
+        kept = ""
+        if self._state is not None and number > 1:
+            kept = f" The state after epoch {number - 1} is kept in {self._state.path}."
+        raise UserError(
+            f"The training loss is {losses[step].item()} at epoch {number}, step {step + 1} "
+            f"(network {self.spec.network}, head {self.spec.head}, seed {self.seed}).{kept}",
+            "Lower training.learning_rate in the benchmark.",
+        )
+
+    @torch.no_grad()
+    def evaluate(self, data: ImageArray) -> tuple[float, float]:
+        """Mean loss (on the scale that is trained) and accuracy on a split, in evaluation mode."""
+        assert data.labels is not None
+        self.classifier.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for start in range(0, len(data), _EVALUATION_BATCH):
+            rows = slice(start, start + _EVALUATION_BATCH)
+            logits = _logits(self.classifier, data, rows, self.autocast())
+            labels = torch.from_numpy(data.labels[rows].copy()).to(self.device)
+            total[0] += self.loss(logits, labels) * len(labels)
+            total[1] += (logits.argmax(dim=1) == labels).sum()
+        loss, accuracy = (total / len(data)).tolist()
+        return loss, accuracy
+
+
+def _logits(
+    classifier: Classifier, data: ImageArray, rows: slice, autocast: torch.autocast
+) -> Tensor:
+    images = torch.from_numpy(np.array(data.images[rows])).to(
+        classifier.mean.device, memory_format=torch.channels_last
+    )
+    with autocast:
+        logits: Tensor = classifier(as_floats(images))
+    return logits.float()
+
+
+@torch.no_grad()
+def _calibrate(classifier: Classifier, spec: ModelSpec, held_out: ImageArray | None) -> None:
+    """Set the head's temperature on held-out images; never on test images, as the paper does."""
+    if held_out is None or held_out.labels is None:
+        raise UserError(
+            f"The head '{spec.head}' needs held-out images to calibrate its temperature on.",
+            "Give the in-distribution data set a validation split (hold_out in its manifest).",
+        )
+    off = torch.autocast(classifier.mean.device.type, enabled=False)
+    logits = [
+        _logits(classifier, held_out, slice(start, start + _EVALUATION_BATCH), off)
+        for start in range(0, len(held_out), _EVALUATION_BATCH)
+    ]
+    labels = torch.from_numpy(held_out.labels.copy())
+    temperature = calibrate(torch.cat(logits).cpu(), labels)
+    classifier.network.get_buffer("head.temperature").fill_(temperature)
+
+
+def learning_rate(recipe: TrainingSpec, position: float) -> float:
+    """Learning rate at a position in the training.
+
+    Args:
+        recipe: schedule and peak rate.
+        position: epochs done, with the fraction of the present one.
+    """
+    done = position / recipe.epochs
+    if recipe.schedule == "constant":
+        factor = 1.0
+    elif recipe.schedule == "step":
+        factor = 0.1 ** sum(done >= milestone for milestone in recipe.milestones)
+    elif recipe.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * done))
+    else:  # one_cycle: a linear rise over the first 30 %, then half a cosine down to zero
+        rise = 0.3
+        if done < rise:
+            factor = 0.04 + 0.96 * done / rise
+        else:
+            factor = 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
+    return recipe.learning_rate * factor

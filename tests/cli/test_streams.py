@@ -1,0 +1,137 @@
+"""What the command writes to: other encodings, a reader that leaves, a full disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.boards import cost_records, quality_records
+
+from oodbench.cli import streams
+from oodbench.files import write_atomic
+from oodbench.report.writers.formats import FORMATS
+from oodbench.storage.records import to_lines
+
+ENCODINGS = ["cp1252", "ascii", "cp437", "utf-8:strict"]
+COMMANDS = {
+    **{f"report {name}": ["report", "RUN", "--format", name] for name in FORMATS},
+    "list": ["list", "detectors"],
+    "list --json": ["list", "datasets", "--json"],
+    "data list": ["data", "list"],
+    "plan": ["run", "--dry-run"],
+    "suite": ["run", "dismax-paper", "--dry-run"],
+    "help": ["--help"],
+    "help of a command": ["run", "--help"],
+}
+
+
+def run(
+    arguments: list[str], folder: Path, *, stdout: object = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "oodbench", *(str(folder) if a == "RUN" else a for a in arguments)],
+        stdout=stdout,  # type: ignore[call-overload]
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=120,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a name that is not ASCII in it."""
+    place = tmp_path_factory.mktemp("run")
+    write_atomic(place / "run.json", json.dumps({"status": "complete"}))
+    write_atomic(place / "records.jsonl", to_lines(quality_records(3)))
+    write_atomic(place / "costs.jsonl", to_lines(cost_records(3)))
+    return place
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("command", ["report table", "report md", "plan", "help"])
+def test_any_encoding_will_do(command: str, encoding: str, folder: Path) -> None:
+    done = run(COMMANDS[command], folder, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    text = done.stdout.decode(encoding.partition(":")[0])
+    if command == "report table":
+        sign = "\N{PLUS-MINUS SIGN}".encode(encoding.partition(":")[0], streams.READABLE)
+        assert sign.decode(encoding.partition(":")[0]) + " is the standard deviation" in text
+        assert "DisMax+Entropy" in text
+
+
+@pytest.mark.parametrize("name", ["json", "html"])
+def test_what_programs_read_is_the_same_in_every_encoding(name: str, folder: Path) -> None:
+    (first, *others) = [
+        run(COMMANDS[f"report {name}"], folder, PYTHONIOENCODING=encoding).stdout
+        for encoding in ENCODINGS
+    ]
+    assert first.isascii()
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii_text"),
+    [
+        ("99.8 \N{PLUS-MINUS SIGN}0.2", "99.8 +-0.2"),
+        ("AUROC\N{UPWARDS ARROW} FPR95\N{DOWNWARDS ARROW}", "AUROC^ FPR95v"),
+        ("\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 3 + "\N{MULTIPLICATION SIGN}", "---x"),
+        ("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve\N{HORIZONTAL ELLIPSIS}", "naive..."),
+        (os.fsdecode(b"\xe4\xff.png"), r"\xe4\xff.png"),
+        ("\N{GREEK SMALL LETTER ALPHA}", r"\u03b1"),
+        ("plain", "plain"),
+    ],
+)
+def test_substitutes(text: str, ascii_text: str) -> None:
+    streams.prepare_streams()
+    assert streams.readable(text) == ascii_text
+    assert text.encode("ascii", streams.READABLE).decode() == ascii_text
+
+
+def test_files_take_names_that_are_not_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"run-\xe4")
+    write_atomic(tmp_path / "a.json", json.dumps({"path": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_text()) == {"path": name}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_reader_may_leave(command: str, folder: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = run(COMMANDS[command], folder, stdout=pipe)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("command", "unbuffered"), [*((each, "") for each in COMMANDS), ("help", "1"), ("list", "1")]
+)
+def test_a_full_disk_is_one_error(command: str, unbuffered: str, folder: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run(COMMANDS[command], folder, stdout=full, PYTHONUNBUFFERED=unbuffered)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 2
+    assert lines[0] == "error: Cannot write to standard output: No space left on device."
+
+
+def test_a_reader_of_messages_may_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Left(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "file").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", Left())
+        streams.prepare_streams()
+        print("a message", file=sys.stderr)
+        monkeypatch.undo()

@@ -1,0 +1,70 @@
+"""`scripts/speed/large_features.py` at a small size: what a detector keeps does not grow."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from speed.large_features import BATCH, Source, detector_names, fit_all, measure
+
+import oodbench
+from oodbench.engine.meters import tensor_bytes
+from oodbench.numerics.quantiles import StreamingQuantiles
+
+BANK = 100
+"""Images that banks hold here; quantiles hold as many numbers."""
+
+SLACK = 64
+"""Bytes by which counters may differ."""
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[str, tuple[int, int]]:
+    """Name -> bytes kept after a fit on 500 images, and on 2,000."""
+    source = Source(features=64, classes=20)
+    found: dict[str, list[int]] = {name: [] for name in detector_names()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamingQuantiles.__init__, "__defaults__", (BANK * 64, 0))
+        for name, sample in (("react", BANK * 64), ("vra", BANK)):
+            module = sys.modules[type(oodbench.load_detector(name)).__module__]
+            patch.setattr(module, "SAMPLE", sample)
+        for images in (500, 2000):
+            detectors = {}
+            for name in found:
+                takes = oodbench.load_detector(name).parameter_names()
+                bank = {"bank_size": BANK} if "bank_size" in takes else {}
+                detectors[name] = oodbench.load_detector(name, **bank)
+            fit_all(source, detectors, images)
+            for name, detector in detectors.items():
+                found[name].append(tensor_bytes(detector))
+    return {name: (few, many) for name, (few, many) in found.items()}
+
+
+@pytest.mark.parametrize("name", detector_names())
+def test_what_is_kept_does_not_grow_with_the_images(
+    name: str, kept: dict[str, tuple[int, int]]
+) -> None:
+    few, many = kept[name]
+    # A thinned sample of quantiles is between half full and full.
+    sample = 2 * 4 * BANK * 64 if name in ("react", "vra") else 0
+    assert many <= few + SLACK + sample, f"{few:,} bytes of 500 images, {many:,} of 2,000"
+
+
+@pytest.mark.parametrize("name", detector_names())
+def test_what_is_kept_is_statistics_and_the_declared_bank(
+    name: str, kept: dict[str, tuple[int, int]]
+) -> None:
+    features, classes, powers = 64, 20, 10
+    statistics = 8 * (3 * features**2 + 3 * classes * features + 3 * classes**2)
+    ranges = 2 * 4 * classes * powers * features if name == "gram" else 0
+    bank = 2 * 4 * BANK * (features + 1)  # of features, or of numbers in two places
+    assert kept[name][1] <= statistics + ranges + bank
+
+
+def test_the_script_measures_every_detector(capsys: pytest.CaptureFixture[str]) -> None:
+    names = detector_names()
+    assert len(names) >= 26
+    measured = measure(Source(features=64, classes=20), names, images=500, scored=BATCH + 1)
+    assert measured.keys() == set(names)
+    assert measured["knn"].kept >= 500 * 65 * 4
+    assert "largest resident size" in capsys.readouterr().out
