@@ -46,7 +46,7 @@ class DICE(Detector):
         self._quantiles: dict[float, float] = {}
 
     def fit(self, batches: Batches) -> None:
-        """The contributions V, shape [C, D], in one sweep.
+        """The contributions V, shape [C, D], in one pass.
 
         Raises:
             ValueError: if there are no images, or the head is not linear.

@@ -15,7 +15,7 @@ from oodbench.numerics.functional import energy
     venue="NeurIPS",
     year=2020,
     url="https://arxiv.org/abs/2010.03759",
-    # The paper recommends 1 and shows that a larger temperature is no better; OpenOOD v1.5 sweeps:
+    # The paper recommends 1 and shows that a larger temperature is no better; OpenOOD v1.5 passes:
     search_space={"temperature": (1.0, 10.0, 100.0, 1000.0)},
 )
 class Energy(Detector):

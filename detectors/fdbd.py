@@ -36,7 +36,7 @@ class FDBD(Detector):
         self.weight_distances: Tensor | None = None
 
     def fit(self, batches: Batches) -> None:
-        """mu, shape [D], in one sweep; ||w_i - w_j||, shape [C, C].
+        """mu, shape [D], in one pass; ||w_i - w_j||, shape [C, C].
 
         Raises:
             ValueError: if there are no images, fewer than two classes, or the head is not linear.
@@ -50,8 +50,8 @@ class FDBD(Detector):
             raise ValueError("fDBD has no mean feature yet: call fit first")
         largest, predicted = outputs.logits.double().max(dim=1, keepdim=True)
         boundaries = (largest - outputs.logits) / self.weight_distances[predicted.squeeze(1)]
-        centred = outputs.features.double() - self.mean
-        from_mean: Tensor = torch.linalg.vector_norm(centred, dim=1)
+        centered = outputs.features.double() - self.mean
+        from_mean: Tensor = torch.linalg.vector_norm(centered, dim=1)
         mean_distance = boundaries.sum(dim=1) / (boundaries.shape[1] - 1)
         return mean_distance / from_mean.clamp_min(SMALLEST_DISTANCE)
 

@@ -1,4 +1,4 @@
-"""Generalised entropy, GEN (Liu, Lochman & Zach, CVPR 2023)."""
+"""Generalized entropy, GEN (Liu, Lochman & Zach, CVPR 2023)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from oodbench import Detector, Outputs, register
 @register(
     "gen",
     label="GEN",
-    title="Generalised entropy of the largest probabilities",
+    title="Generalized entropy of the largest probabilities",
     venue="CVPR",
     year=2023,
     url="https://openreview.net/forum?id=Sie7oeTABS",
-    # What OpenOOD v1.5 sweeps.
+    # What OpenOOD v1.5 passes.
     search_space={
         "gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
         "top_m": (10, 50, 100, 200, 500, 1000),
@@ -44,7 +44,7 @@ class GEN(Detector):
         self.top_m = top_m
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Minus the logarithm of the generalised entropy, shape [B]."""
+        """Minus the logarithm of the generalized entropy, shape [B]."""
         log_p = F.log_softmax(outputs.logits, dim=1).sort(dim=1, descending=True).values
         # 1 - p of the largest is the sum of the others; of these, none is larger than 1/2.
         log_largest_complement = log_p[:, 1:].logsumexp(dim=1, keepdim=True)

@@ -27,7 +27,7 @@ from oodbench.numerics.gram import (
     venue="ICML",
     year=2020,
     url="https://arxiv.org/abs/1912.12510",
-    needs=("layers", "fit", "held_out"),
+    needs=("layers", "fit", "validation"),
 )
 class Gram(Detector):
     """-sum_l delta_l / E[delta_l], the deviations of every layer's Gram matrices from their ranges.
@@ -35,7 +35,7 @@ class Gram(Detector):
     delta_l sums, over the orders p = 1 .. powers and the channels, how far the row sum of
     (F^p F^pT)^(1/p) lies outside of [min, max] of the training images of the same predicted class,
     relative to the bound that is passed: (min - g) / (|min| + 1e-6) or (g - max) / (|max| + 1e-6).
-    It is divided by the largest softmax probability. E[delta_l] is its mean over held-out images,
+    It is divided by the largest softmax probability. E[delta_l] is its mean over validation images,
     plus 1e-7. F are the activations of every convolution and activation function.
 
     Orders, constants, classes and the division are those of the authors' code. It takes six
@@ -102,7 +102,7 @@ class Gram(Detector):
         return gram_row_sums(activation, self.powers)
 
     def fit(self, batches: Batches) -> None:
-        """The ranges of every layer, class, order and channel, in one sweep.
+        """The ranges of every layer, class, order and channel, in one pass.
 
         Raises:
             ValueError: if there are no images, or the ranges would take more than 2 GiB.
@@ -148,15 +148,15 @@ class Gram(Detector):
         self.dropped_layers = {layer: why for layer in read if layer not in kept}
         return kept
 
-    def fit_held_out(self, batches: Batches) -> None:
-        """The mean deviation of every layer, in one sweep."""
+    def fit_validation(self, batches: Batches) -> None:
+        """The mean deviation of every layer, in one pass."""
         count, totals = 0, dict.fromkeys(self.ranges, torch.zeros((), dtype=torch.float64))
         for outputs in batches:
             count += len(outputs)
             for layer, deviations in self.deviations(outputs).items():
                 totals[layer] = totals[layer] + deviations.sum()
         if not count:
-            raise ValueError("no held-out images: the expected deviations are not defined")
+            raise ValueError("no validation images: the expected deviations are not defined")
         self.expected = {layer: total / count + 1e-7 for layer, total in totals.items()}
 
     def deviations(self, outputs: Outputs) -> dict[str, Tensor]:
@@ -175,9 +175,11 @@ class Gram(Detector):
         return found
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Minus the normalised deviations of all layers, summed, shape [B]."""
+        """Minus the normalized deviations of all layers, summed, shape [B]."""
         if not self.expected:
-            raise ValueError("Gram has no expected deviations yet: call fit and fit_held_out first")
+            raise ValueError(
+                "Gram has no expected deviations yet: call fit and fit_validation first"
+            )
         deviations = self.deviations(outputs)
         scaled = [deviations[layer] / self.expected[layer] for layer in deviations]
         return -torch.stack(scaled).sum(dim=0)

@@ -17,7 +17,7 @@ from oodbench.numerics.functional import log_divergence, log_probabilities
     venue="ICML",
     year=2022,
     url="https://arxiv.org/abs/1911.11132",
-    needs=("held_out",),
+    needs=("validation",),
 )
 class KLMatching(Detector):
     """-log min_k KL(p || d_k), where d_k is the typical posterior of class k.
@@ -25,18 +25,19 @@ class KLMatching(Detector):
     The paper's score is the divergence. Its logarithm has the same order, and no ties where p and
     d_k are 0 and 1 up to rounding; everything is computed from logarithms of probabilities.
 
-    d_k is the mean of p over the held-out images that are predicted as k; true labels are not used.
-    A class that no held-out image is predicted as has no d_k and is left out of the minimum.
+    d_k is the mean of p over the validation images that are predicted as k; true labels are not
+    used.
+    A class that no validation image is predicted as has no d_k and is left out of the minimum.
     """
 
     def __init__(self) -> None:
         self.log_templates: Tensor | None = None
 
-    def fit_held_out(self, batches: Batches) -> None:
-        """Log d_k of the classes that are predicted, shape [K, C], in one sweep.
+    def fit_validation(self, batches: Batches) -> None:
+        """Log d_k of the classes that are predicted, shape [K, C], in one pass.
 
         Raises:
-            ValueError: if there is no held-out image.
+            ValueError: if there is no validation image.
         """
         classes = batches.num_classes
         log_sums = torch.full((classes, classes), -torch.inf, dtype=torch.float64)
@@ -50,7 +51,7 @@ class KLMatching(Detector):
                 log_sums[k] = torch.logaddexp(log_sums[k], log_p[predicted == k].logsumexp(dim=0))
         seen = counts > 0
         if not seen.any():
-            raise ValueError("no held-out images to make a class's template of")
+            raise ValueError("no validation images to make a class's template of")
         log_templates = log_sums - counts[:, None].log()
         # A template's own class is 1 less the others: exact where it is 1 up to rounding.
         others = log_templates.masked_fill(torch.eye(classes).bool().to(seen.device), -torch.inf)
@@ -60,7 +61,7 @@ class KLMatching(Detector):
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the logarithm of the smallest divergence in nats, shape [B]."""
         if self.log_templates is None:
-            raise ValueError("KL matching has no templates yet: call fit_held_out first")
+            raise ValueError("KL matching has no templates yet: call fit_validation first")
         log_p = log_probabilities(outputs.logits.double())
         # KL(p || d_k) = sum_i p_i log p_i - p_i log d_ki: the last part says which is nearest.
         nearest = (log_p.exp() @ self.log_templates.T).argmax(dim=1)

@@ -1,4 +1,4 @@
-"""Deep nearest neighbours (Sun et al., ICML 2022)."""
+"""Deep nearest neighbors (Sun et al., ICML 2022)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from oodbench.numerics.bank import FeatureBank, directions, top_k_products
     # The paper's grid as far as small training sets allow it: 1000, 3000 and 5000 are left out.
     search_space={"k": (1, 10, 20, 50, 100, 200, 500)},
 )
-class NearestNeighbours(Detector):
+class NearestNeighbors(Detector):
     """-|| q - q_(k) ||, with q = f / ||f|| and q_(k) the k-th nearest of the training images' q.
 
     Which one that is follows from products of float32 features, taken from the mean direction of
@@ -29,7 +29,7 @@ class NearestNeighbours(Detector):
     may be, products of the directions themselves would differ by less than their rounding.
 
     Args:
-        k: which neighbour; 50 is the paper's for CIFAR-10 (200 for CIFAR-100, 1000 for ImageNet).
+        k: which neighbor; 50 is the paper's for CIFAR-10 (200 for CIFAR-100, 1000 for ImageNet).
         bank_size: the largest number of training images kept, a random sample if there are more.
     """
 
@@ -52,14 +52,14 @@ class NearestNeighbours(Detector):
             self.bank.add(torch.cat([rows, -rows.square().sum(dim=1, keepdim=True) / 2], dim=1))
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Minus the distance to the k-th neighbour, shape [B]."""
+        """Minus the distance to the k-th neighbor, shape [B]."""
         queries = directions(outputs.features)
         if self.origin is not None:
             queries -= self.origin
         # q r - ||r||^2 / 2 orders like minus the distance, also where r is zero.
         extended = torch.cat([queries, torch.ones_like(queries[:, :1])], dim=1)
         _, rows = top_k_products(extended, self.bank, self.k)
-        # A distance from the product would cancel for near neighbours.
-        neighbours = self.bank.gather(rows[:, -1])[:, :-1]
-        distances: Tensor = (queries.double() - neighbours.double()).norm(dim=1)
+        # A distance from the product would cancel for near neighbors.
+        neighbors = self.bank.gather(rows[:, -1])[:, :-1]
+        distances: Tensor = (queries.double() - neighbors.double()).norm(dim=1)
         return -distances

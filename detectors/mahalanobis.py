@@ -34,25 +34,25 @@ class Mahalanobis(Detector):
     Args:
         epsilon: step size in units of a [0, 1] pixel, shared by all taps; not clamped.
         sign_zero: sign of a zero gradient: "plus" (as the published code) or "zero".
-        standardise: scale the M_l to unit variance before the regression (the paper does not).
+        standardize: scale the M_l to unit variance before the regression (the paper does not).
     """
 
     def __init__(
         self,
         epsilon: float = 0.0,
         sign_zero: Literal["plus", "zero"] = "plus",
-        standardise: bool = False,
+        standardize: bool = False,
     ) -> None:
         if epsilon < 0:
             raise ValueError(f"epsilon must not be negative, not {epsilon}")
         self.epsilon = epsilon
         self.sign_zero = sign_zero
-        self.standardise = standardise
+        self.standardize = standardize
         self.gaussians: dict[str, TiedGaussian] = {}
         self.regression: LogisticModel | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Class means and tied covariance of every tap, in one sweep.
+        """Class means and tied covariance of every tap, in one pass.
 
         Raises:
             ValueError: if a class has no image, or no tap varies within the classes.
@@ -84,7 +84,7 @@ class Mahalanobis(Detector):
         self.regression = fit_logistic_regression(
             torch.stack(list(self.confidences(positives).values()), dim=1),
             torch.stack(list(self.confidences(negatives).values()), dim=1),
-            standardise=self.standardise,
+            standardize=self.standardize,
         )
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -31,7 +31,7 @@ class MahalanobisSingle(Detector):
         self.gaussian: TiedGaussian | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Class means and tied covariance, in one sweep.
+        """Class means and tied covariance, in one pass.
 
         Raises:
             ValueError: if a class has no image, or features do not vary within the classes.

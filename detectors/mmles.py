@@ -21,7 +21,8 @@ class MMLES(Detector):
     """max z + mean z + sum p log p, with p = softmax(z).
 
     Proposed for the head `dismax2022`, whose distances are between directions and whose logits are
-    over the temperature that was found on held-out data. With `dismax` the mean distance grows with
+    over the temperature that was found on validation data. With `dismax` the mean distance grows
+    with
     the length of the features and may count against in-distribution images.
     """
 

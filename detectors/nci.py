@@ -24,7 +24,8 @@ from oodbench.numerics.moments import mean_features
 class NCI(Detector):
     """(h - mu) . w_c / ||h - mu||_2 + alpha ||h||_1, with c the predicted class.
 
-    The first term is the cosine between the centred feature and the class's weights, times ||w_c||;
+    The first term is the cosine between the centered feature and the class's weights, times
+    ||w_c||;
     mu is the mean training feature. At h = mu there is no direction, and the term is 0.
 
     Args:
@@ -38,7 +39,7 @@ class NCI(Detector):
         self.mean: Tensor | None = None
 
     def fit(self, batches: Batches) -> None:
-        """mu, shape [D], in one sweep.
+        """mu, shape [D], in one pass.
 
         Raises:
             ValueError: if there are no images.

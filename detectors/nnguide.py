@@ -1,4 +1,4 @@
-"""NNGuide: nearest-neighbour guidance (Park, Jung & Teoh, ICCV 2023)."""
+"""NNGuide: nearest-neighbor guidance (Park, Jung & Teoh, ICCV 2023)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NNGuide(Detector):
     distances may turn the order round, and so a linear head is needed.
 
     Args:
-        k: number of neighbours.
+        k: number of neighbors.
         bank_size: the largest number of training images kept, a random sample if there are more.
             (For ImageNet the paper keeps 1 %, some 13,000.)
     """

@@ -73,7 +73,7 @@ class OpenMax(Detector):
         self.means: Tensor | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Mean activation vectors and the training images' distances to them, in one sweep."""
+        """Mean activation vectors and the training images' distances to them, in one pass."""
         count, bank, largest = batches.num_classes, FeatureBank(self.bank_size), 0.0
         sums = torch.zeros(count, count, dtype=torch.float64)
         counts = torch.zeros(count, dtype=torch.float64)

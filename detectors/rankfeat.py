@@ -26,7 +26,7 @@ class RankFeat(Detector):
     (s1, u1, v1) is the largest singular triple of X, the paper's Block 4. With `fuse`, the mean of
     these logits and of those that the network makes of the feature layer before the last, Block 3,
     without its own triple: the authors' code for residual networks (`iterate_data_rankfeat` of
-    their test_ood_resnetv2.py). There the normalisation and rectifier after Block 4 see what is
+    their test_ood_resnetv2.py). There the normalization and rectifier after Block 4 see what is
     left of its map; here X is the map that is averaged, which in other residual networks is
     Block 4's.
 

@@ -33,7 +33,7 @@ class RelativeMahalanobis(Detector):
         self.background: TiedGaussian | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Both Gaussian models, in one sweep.
+        """Both Gaussian models, in one pass.
 
         Raises:
             ValueError: if a class has no image, or features do not vary within the classes.

@@ -46,7 +46,7 @@ class Residual(Detector):
         self.axes: PrincipalAxes | None = None
 
     def fit(self, batches: Batches) -> None:
-        """All principal axes, in one sweep; the residuals of a sample of the images.
+        """All principal axes, in one pass; the residuals of a sample of the images.
 
         Raises:
             ValueError: if there are no images.

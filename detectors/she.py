@@ -23,14 +23,14 @@ class SHE(Detector):
     """<h, S_c>, with c the predicted class and S_c its stored pattern.
 
     S_c is the mean feature of the training images of class c that are classified correctly. The
-    product is not normalised: features that are long count as in-distribution.
+    product is not normalized: features that are long count as in-distribution.
     """
 
     def __init__(self) -> None:
         self.patterns: Tensor | None = None
 
     def fit(self, batches: Batches) -> None:
-        """The patterns S_c, shape [C, D], in one sweep.
+        """The patterns S_c, shape [C, D], in one pass.
 
         Raises:
             ValueError: if a class has no training image that is classified correctly (any image

@@ -32,7 +32,7 @@ class ViM(Detector):
     max z over the mean of r, on training images. The paper's score, the softmax probability of the
     virtual logit, has the opposite order and runs into ties.
 
-    Every r needs the axes, which are known after the sweep: the mean of r is taken over a random
+    Every r needs the axes, which are known after the pass: the mean of r is taken over a random
     sample of training features, all of them if they are at most `bank_size`, and the sample is
     dropped after `fit`. (The authors take 200,000 images of ImageNet for both means.)
 
@@ -52,7 +52,7 @@ class ViM(Detector):
         self.axes: PrincipalAxes | None = None
 
     def fit(self, batches: Batches) -> None:
-        """Principal axes, mean largest logit, and the mean residual for every dim, in one sweep.
+        """Principal axes, mean largest logit, and the mean residual for every dim, in one pass.
 
         Raises:
             ValueError: if there are no images, or the mean largest logit is not positive: alpha

@@ -61,8 +61,8 @@ Need = Literal[
     "input_gradient",  # a step of the image against the gradient of a loss, before it is scored
     "input_gradients",  # the gradient of a loss with respect to the image, to score with
     "replaced_logits",  # the logits of the network with another output of a feature layer
-    "fit",  # a sweep over the training images before scoring
-    "held_out",  # a sweep over labelled images that were not trained on, after it
+    "fit",  # a pass over the training images before scoring
+    "validation",  # a pass over labeled images that were not trained on, after it
     "calibration",  # a model of its own, trained on tuning data
 ]
 NEEDS: tuple[str, ...] = get_args(Need)
@@ -310,9 +310,9 @@ R = TypeVar("R")
 
 
 class Batches:
-    """A sweep over a split, as `Detector.fit` sees it: an iterable of Outputs.
+    """A pass over a split, as `Detector.fit` sees it: an iterable of Outputs.
 
-    Iterating a second time sweeps the split again.
+    Iterating a second time passes the split again.
 
     What several detectors compute in the same way can be computed once for all of them::
 
@@ -338,7 +338,7 @@ class Batches:
         return kind(*arguments)
 
     def once(self, method: Callable[..., R], *arguments: Any) -> R:
-        """Call a method of a shared object, once for all detectors at this place of the sweep.
+        """Call a method of a shared object, once for all detectors at this place of the pass.
 
         Call it for every batch, with what is the same for all who share the object.
 
@@ -377,7 +377,7 @@ class DetectorInfo:
 
     @property
     def cost_class(self) -> str:
-        """What one image costs at inference, in sweeps of the network, as declared."""
+        """What one image costs at inference, in passes of the network, as declared."""
         if "input_gradient" in self.needs:
             return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
         parts = {"input_gradients": " + backward", "replaced_logits": " + part of a forward"}
@@ -386,7 +386,7 @@ class DetectorInfo:
 
 _METHODS: Mapping[str, str] = {
     "fit": "fit",
-    "held_out": "fit_held_out",
+    "validation": "fit_validation",
     "input_gradient": "perturbation_losses",
     "input_gradients": "gradient_losses",
     "calibration": "calibrate",
@@ -524,7 +524,7 @@ def _first_line(docstring: str | None, otherwise: str) -> str:
 class Detector:
     """Maps a classifier's outputs to one score per image; higher means more in-distribution.
 
-    A subclass writes `score`, and where its method has them `fit`, `fit_held_out`,
+    A subclass writes `score`, and where its method has them `fit`, `fit_validation`,
     `perturbation_losses`, `gradient_losses`, `replace_tap` and `calibrate`. Constructor arguments
     are kept in attributes of the same name.
     """
@@ -543,16 +543,16 @@ class Detector:
         raise NotImplementedError
 
     def fit(self, batches: Batches) -> None:
-        """Learn from one sweep (or more) over the in-distribution training images.
+        """Learn from one pass (or more) over the in-distribution training images.
 
         Called if the detector declares the need "fit". Statistics should stream: keep sums, not
         batches.
         """
 
-    def fit_held_out(self, batches: Batches) -> None:
-        """Learn from one sweep (or more) over labelled images that were not trained on.
+    def fit_validation(self, batches: Batches) -> None:
+        """Learn from one pass (or more) over labeled images that were not trained on.
 
-        Called after `fit` if the detector declares the need "held_out".
+        Called after `fit` if the detector declares the need "validation".
         """
 
     def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor] | Tensor:

@@ -20,7 +20,7 @@ class SoftMaxHead(nn.Linear):
     """The usual linear layer, weights from U(-1/sqrt(D), 1/sqrt(D)), bias zero."""
 
     def reset_parameters(self) -> None:
-        """Initialise as the DisMax author's code does for the SoftMax it compares with."""
+        """Initialize as the DisMax author's code does for the SoftMax it compares with."""
         bound = self.in_features**-0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.bias)
@@ -111,7 +111,7 @@ class DisMax2022Head(IsoMaxPlusHead):
     moves all logits of an image alike: probabilities do not see it, scores made from the logits do.
 
     In evaluation mode logits are divided by `temperature`, a buffer that is stored with the
-    weights. It is 1 until somebody sets it from held-out data
+    weights. It is 1 until somebody sets it from validation data
     (`oodbench.numerics.temperature.calibrate`);
     the paper sets it on the test set.
 
@@ -181,7 +181,7 @@ class Loss(nn.Module):
         """
         return images, labels
 
-    def labelled(self, count: int) -> int:
+    def labeled(self, count: int) -> int:
         """How many of `count` images, the first ones, have a single label after `mix`."""
         return count
 
@@ -236,7 +236,7 @@ class IsoMaxPlusLoss(DisMaxLoss):
 class DisMax2022Loss(DisMaxLoss):
     """Cross-entropy of softmax(alpha z), z the logits of a `DisMax2022Head` (arXiv 2205.05874).
 
-    With `mixed_quadrants` also the paper's fractional probability regularisation. Each image of
+    With `mixed_quadrants` also the paper's fractional probability regularization. Each image of
     the second half of the batch is put together from quadrants of four images of that half; its
     target gives each of their labels a probability of 1/4. The loss is then
     (CE of the first half + mixed_quadrants KL(target || p) of the second half) / 2.
@@ -276,7 +276,7 @@ class DisMax2022Loss(DisMaxLoss):
             Images, and targets of shape [B, 4]: the label of each quadrant, four times the same in
             the first half. The batch as it is, if nothing is to be mixed.
         """
-        pure = self.labelled(len(images))
+        pure = self.labeled(len(images))
         if pure == len(images):
             return images, labels
         sources = [images[pure:].roll(places, dims=0) for places in range(4)]
@@ -288,7 +288,7 @@ class DisMax2022Loss(DisMaxLoss):
         targets = torch.cat([labels[:pure, None].expand(-1, 4), quarters])
         return torch.cat([images[:pure], mixed]), targets
 
-    def labelled(self, count: int) -> int:
+    def labeled(self, count: int) -> int:
         """The first half, the larger one, if the second is mixed."""
         return count - count // 2 if self.mixed_quadrants > 0 else count
 
@@ -296,7 +296,7 @@ class DisMax2022Loss(DisMaxLoss):
         """Mean of -log softmax(alpha z)_target, or with [B, 4] targets the sum of two halves."""
         if targets.ndim == 1:
             return super().forward(logits, targets)
-        pure = self.labelled(len(logits))
+        pure = self.labeled(len(logits))
         certain = super().forward(logits[:pure], targets[:pure, 0])
         log_probabilities = F.log_softmax(self.alpha * logits[pure:], dim=1)
         # Quadrants of one class add up. kl_div takes 0 log 0 as 0.

@@ -303,7 +303,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 def _lee(counts: Counts) -> dict[str, Array]:
     """The six metrics as the code of Lee et al. (2018) has them, of counts of shape [G + 1]."""
-    id_left, ood_left = _removal_sweep(counts)
+    id_left, ood_left = _removal_pass(counts)
     n_id, n_ood = id_left[0], ood_left[0]
     tpr, fpr = id_left / n_id, ood_left / n_ood
     # The published code also adds points to the other ends of the curves; none has any width. The
@@ -317,11 +317,11 @@ def _lee(counts: Counts) -> dict[str, Array]:
         "dtacc": np.max((tpr + (1 - fpr)) / 2),
         "aupr_in": -_trapezoid(np.append(precision_in, 0), np.append(tpr[:-1], 0)),
         "aupr_out": _trapezoid(np.append(0, precision_out), np.append(0, 1 - fpr[1:])),
-        "fpr95_ood_positive": _fpr_nearest_95_tpr(*_removal_sweep(counts.swapped())),
+        "fpr95_ood_positive": _fpr_nearest_95_tpr(*_removal_pass(counts.swapped())),
     }
 
 
-def _removal_sweep(counts: Counts) -> tuple[Array, Array]:
+def _removal_pass(counts: Counts) -> tuple[Array, Array]:
     """ID and OOD images left as they are removed one by one by ascending score, shape [N + 1].
 
     Among equal scores the ID images go first, which makes every tie count as an error.
@@ -393,12 +393,12 @@ def evaluate(
       score, ID before OOD among equal scores, so ties count as errors (constant scores have an
       AUROC of 0). TNR is taken at the first step whose TPR is *nearest* to 0.95; areas are
       trapezoids, with an artificial precision of 0 where the recall is 0.
-      `fpr95_ood_positive`, which that code lacks, is the FPR of the same sweep with the roles
+      `fpr95_ood_positive`, which that code lacks, is the FPR of the same pass with the roles
       swapped.
     - `openood`: OpenOOD (Zhang et al., 2023), which uses scikit-learn's curves. AUPR is the
-      trapezoid under the precision-recall curve (optimistic: Davis & Goadrich, ICML 2006);
+      trapezoid under the precision-recall curve (optimiztic: Davis & Goadrich, ICML 2006);
       `fpr95_ood_positive` is read off a ROC curve without the points that are collinear with
-      their neighbours. The other three are as adopted.
+      their neighbors. The other three are as adopted.
 
     Args:
         id_scores: one score per ID image, shape [n_id]; higher is more in-distribution.

@@ -78,8 +78,8 @@ def tiny_data() -> Callable[..., ImageArray]:
     def make(count: int, seed: int = 0, *, num_classes: int = 3) -> ImageArray:
         generator = np.random.default_rng(seed)
         labels = generator.permutation(np.arange(count) % num_classes)
-        centres = np.random.default_rng(99).uniform(0.2, 0.8, (num_classes, 2, 6, 6))
-        images = centres[labels] + generator.uniform(-0.2, 0.2, (count, 2, 6, 6))
+        centers = np.random.default_rng(99).uniform(0.2, 0.8, (num_classes, 2, 6, 6))
+        images = centers[labels] + generator.uniform(-0.2, 0.2, (count, 2, 6, 6))
         return ImageArray(images.astype(np.float32), labels)
 
     return make

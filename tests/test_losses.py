@@ -146,8 +146,8 @@ def test_distance_to_a_near_prototype_is_accurate() -> None:
     prototypes = 5 * torch.rand(30, 512, generator=generator)
     features = prototypes + 1e-3 * torch.randn(30, 512, generator=generator)
     true = (features.double() - prototypes.double()).square().sum(dim=1).sqrt()
-    cancelling = torch.cdist(features, prototypes).diagonal().double()
-    assert ((cancelling - true).abs() / true).max() > 0.1, "these data would not show it"
+    canceling = torch.cdist(features, prototypes).diagonal().double()
+    assert ((canceling - true).abs() / true).max() > 0.1, "these data would not show it"
     found = -head_with(prototypes)(features).detach().diagonal()
     torch.testing.assert_close(found.double(), true, rtol=1e-5, atol=0)
 
@@ -358,7 +358,7 @@ def test_direction_heads_start_at_random_with_scale_one(make: type[IsoMaxPlusHea
         "prototypes": (100, 400),
         "scale": (),
     }
-    # The prototypes first: sweeps are counted by a layer's first weights.
+    # The prototypes first: passes are counted by a layer's first weights.
     assert next(head.parameters()) is head.prototypes
     assert head.scale.item() == 1
     assert head.prototypes.std().item() == pytest.approx(1, rel=2e-2)
@@ -406,7 +406,7 @@ def test_losses_leave_a_batch_as_it_is(make: type[Loss]) -> None:
     mixed, targets = criterion.mix(images, labels, torch.Generator())
     assert mixed is images
     assert targets is labels
-    assert criterion.labelled(5) == 5
+    assert criterion.labeled(5) == 5
 
 
 @pytest.mark.parametrize("make", [IsoMaxPlusLoss, DisMax2022Loss])
@@ -434,7 +434,7 @@ def test_second_half_is_made_of_quadrants(count: int, pure: int, height: int, wi
     images = (1000 * torch.arange(count).view(-1, 1, 1, 1) + pixels).expand(-1, 2, -1, -1)
     labels = 100 + torch.arange(count)
     mixed, targets = criterion.mix(images, labels, torch.Generator())
-    assert criterion.labelled(count) == pure
+    assert criterion.labeled(count) == pure
     assert mixed.shape == images.shape
     assert targets.shape == (count, 4)
     assert targets.dtype == torch.int64
@@ -492,7 +492,7 @@ def test_loss_of_mixed_images_has_its_minimum_at_the_targets() -> None:
 
 
 def test_plain_labels_are_plain_cross_entropy_also_where_quadrants_are_mixed() -> None:
-    """What is measured on held-out images."""
+    """What is measured on validation images."""
     logits, labels = torch.randn(6, 4), torch.arange(6) % 4
     torch.testing.assert_close(
         DisMax2022Loss(mixed_quadrants=1.0)(logits, labels), DisMaxLoss()(logits, labels)

@@ -39,7 +39,7 @@ def tied_scores(seed: int) -> Scores:
 many_seeds = given(seed=st.integers(0, 2**32 - 1))
 
 
-def labelled(id_scores: Array, ood_scores: Array) -> Scores:
+def labeled(id_scores: Array, ood_scores: Array) -> Scores:
     labels = np.concatenate([np.ones(id_scores.size), np.zeros(ood_scores.size)])
     return labels, np.concatenate([id_scores, ood_scores])
 
@@ -78,7 +78,7 @@ def slow_trapezoid(points: list[tuple[float, float]]) -> float:
     return abs(sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(points)))
 
 
-def slow_sweep(positive: Array, negative: Array) -> list[tuple[int, int]]:
+def slow_pass(positive: Array, negative: Array) -> list[tuple[int, int]]:
     """Images left after each removal: the lowest score goes, the positive one first on a tie."""
     positives, negatives = sorted(positive), sorted(negative)
     steps = [(len(positives), len(negatives))]
@@ -98,7 +98,7 @@ def slow_nearest_fpr(steps: list[tuple[int, int]]) -> float:
 
 
 def slow_lee(id_scores: Array, ood_scores: Array) -> dict[str, float]:
-    steps = slow_sweep(id_scores, ood_scores)
+    steps = slow_pass(id_scores, ood_scores)
     n_id, n_ood = steps[0]
     tpr = [left / n_id for left, _ in steps]
     tnr = [1 - left / n_ood for _, left in steps]
@@ -116,12 +116,12 @@ def slow_lee(id_scores: Array, ood_scores: Array) -> dict[str, float]:
         "dtacc": max((a + b) / 2 for a, b in zip(tpr, tnr, strict=True)),
         "aupr_in": slow_trapezoid([*pr_in, (0.0, 0.0)]),
         "aupr_out": slow_trapezoid([*pr_out, (1.0, 0.5)]),
-        "fpr95_ood_positive": slow_nearest_fpr(slow_sweep(-ood_scores, -id_scores)),
+        "fpr95_ood_positive": slow_nearest_fpr(slow_pass(-ood_scores, -id_scores)),
     }
 
 
 def sklearn_openood(id_scores: Array, ood_scores: Array) -> dict[str, float]:
-    is_id, scores = labelled(id_scores, ood_scores)
+    is_id, scores = labeled(id_scores, ood_scores)
     fpr, tpr, _ = sk.roc_curve(1 - is_id, -scores)
     precision_in, recall_in, _ = sk.precision_recall_curve(is_id, scores)
     precision_out, recall_out, _ = sk.precision_recall_curve(1 - is_id, -scores)
@@ -142,7 +142,7 @@ def sklearn_openood(id_scores: Array, ood_scores: Array) -> dict[str, float]:
 @settings(max_examples=1000, deadline=None)
 def test_areas_are_those_of_scikit_learn(seed: int) -> None:
     id_scores, ood_scores = tied_scores(seed)
-    is_id, scores = labelled(id_scores, ood_scores)
+    is_id, scores = labeled(id_scores, ood_scores)
     expected = {
         "auroc": sk.roc_auc_score(is_id, scores),
         "aupr_in": sk.average_precision_score(is_id, scores),
@@ -154,7 +154,7 @@ def test_areas_are_those_of_scikit_learn(seed: int) -> None:
 
 @many_seeds
 @settings(max_examples=1000, deadline=None)
-def test_thresholds_are_those_of_a_sweep(seed: int) -> None:
+def test_thresholds_are_those_of_a_pass(seed: int) -> None:
     id_scores, ood_scores = tied_scores(seed)
     found = metrics.evaluate(id_scores, ood_scores)
     assert found["auroc"] == slow_auroc(id_scores, ood_scores)
@@ -295,7 +295,7 @@ def test_tie_fraction_counts_pairs(seed: int) -> None:
     assert metrics.tie_fraction(id_scores, ood_scores) == float(tied)
 
 
-def test_neighbouring_floats_are_not_ties() -> None:
+def test_neighboring_floats_are_not_ties() -> None:
     low, high = np.float64(1.0), np.nextafter(1.0, 2.0)
     assert metrics.auroc([high], [low]) == 1.0
     assert metrics.auroc([0.0], [-0.0]) == 0.5
@@ -305,7 +305,7 @@ def test_a_million_images_of_each() -> None:
     generator = np.random.default_rng(0)
     id_scores = np.round(generator.normal(1, 1, 1_000_000), 4)
     ood_scores = np.round(generator.normal(0, 1, 1_000_000), 4)
-    is_id, scores = labelled(id_scores, ood_scores)
+    is_id, scores = labeled(id_scores, ood_scores)
     found = metrics.evaluate(id_scores, ood_scores)
     assert found["auroc"] == pytest.approx(sk.roc_auc_score(is_id, scores), abs=TOLERANCE)
     expected = sk.average_precision_score(is_id, scores)
@@ -319,7 +319,7 @@ def test_a_million_images_of_each() -> None:
 
 @many_seeds
 @settings(max_examples=500, deadline=None)
-def test_lee_is_the_published_sweep(seed: int) -> None:
+def test_lee_is_the_published_pass(seed: int) -> None:
     id_scores, ood_scores = tied_scores(seed)
     found = metrics.evaluate(id_scores, ood_scores, "lee")
     assert found == pytest.approx(slow_lee(id_scores, ood_scores), abs=TOLERANCE)

@@ -27,7 +27,7 @@ class CalibratedPair(Detector):
     def calibrate(self, positives: Outputs, negatives: Outputs) -> None:
         """Assign what is learned to attributes: each setting works on a copy of the detector."""
         self.model = fit_logistic_regression(
-            self._pair(positives), self._pair(negatives), standardise=True
+            self._pair(positives), self._pair(negatives), standardize=True
         )
 
     def score(self, outputs: Outputs) -> Tensor:

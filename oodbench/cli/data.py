@@ -75,7 +75,7 @@ def list_(
                 "size": here.size,
                 "images": dict(spec.splits),
                 "folder": None if here.folder is None else str(here.folder),
-                "licence": spec.licence,
+                "license": spec.license,
                 "url": spec.url,
             }
         )

@@ -76,7 +76,7 @@ def datasets(catalog: Catalog) -> list[Row]:
             "shape": "x".join(map(str, spec.shape)),
             "classes": spec.num_classes,
             "splits": dict(spec.splits),
-            "licence": spec.licence,
+            "license": spec.license,
             "url": spec.url,
         }
 

@@ -16,9 +16,9 @@ from oodbench.planning.workload import Work
 from oodbench.report.tables.leaderboard import Cell, Heading, Section, Table, untuned_note
 from oodbench.report.writers.terminal import paragraph, table_renderables
 
-_NUMBERS = ("images", "FLOPs", "trainings", "trained on", "training FLOPs", "swept", "sweep FLOPs")
-_IMPORTANCE = {"model": 9, "to": 9, "data": 7, "methods": 7, "method": 9, "reason": 9, "sweeps": 6}
-_IMPORTANCE |= {"benchmark": 9, "FLOPs": 8, "training FLOPs": 8, "sweep FLOPs": 8}
+_NUMBERS = ("images", "FLOPs", "trainings", "trained on", "training FLOPs", "swept", "pass FLOPs")
+_IMPORTANCE = {"model": 9, "to": 9, "data": 7, "methods": 7, "method": 9, "reason": 9, "passes": 6}
+_IMPORTANCE |= {"benchmark": 9, "FLOPs": 8, "training FLOPs": 8, "pass FLOPs": 8}
 _IMPORTANCE |= {"images": 7, "trained on": 7, "swept": 7, "ID": 6}
 """Of columns, for `Heading`; 5 of the others."""
 
@@ -129,12 +129,12 @@ def _passes(plan: Plan) -> Table:
                 f"{', '.join(planned.dataset for planned in passes)} ({split})",
                 names,
                 forwards.replace(f"{model}+", "") + ("; all taps" if passes[0].taps else ""),
-                *_numbers(workload.total(workload.sweep(plan, planned) for planned in passes)),
+                *_numbers(workload.total(workload.this_pass(plan, planned) for planned in passes)),
             )
         )
     return _table(
         "Passes (for each seed)",
-        ("model", "to", "data", "methods", "sweeps", "images", "FLOPs"),
+        ("model", "to", "data", "methods", "passes", "images", "FLOPs"),
         rows,
     )
 
@@ -151,7 +151,7 @@ def _members(plans: Mapping[str, Plan]) -> Table:
         chosen = list(parts)
         count = sum(len(plan.models) * len(plan.seeds) for plan in chosen)
         trained = workload.total(workload.trainings(plan) for plan in chosen)
-        swept = workload.total(workload.sweeps(plan) for plan in chosen)
+        swept = workload.total(workload.passes(plan) for plan in chosen)
         return str(count), *_numbers(trained), *_numbers(swept)
 
     rows = [
@@ -159,7 +159,7 @@ def _members(plans: Mapping[str, Plan]) -> Table:
         for name, plan in plans.items()
     ]
     return _table(
-        "In all, over all seeds (images are counted once for each epoch, and for each sweep)",
+        "In all, over all seeds (images are counted once for each epoch, and for each pass)",
         ("benchmark", "ID", "OOD", *_NUMBERS[2:]),
         [*rows, ("sum", "", "", *work(plans.values()))],
     )
@@ -169,11 +169,11 @@ def _members(plans: Mapping[str, Plan]) -> Table:
 
 
 def _amount(plan: Plan) -> str:
-    trained, swept = workload.trainings(plan), workload.sweeps(plan)
+    trained, swept = workload.trainings(plan), workload.passes(plan)
     count = len(plan.models) * len(plan.seeds)
     return (
         f"In all: {counted(count, 'training')} over {counted(trained.images, 'image')} "
-        f"({_flops(trained)}FLOPs), then sweeps over {counted(swept.images, 'image')} "
+        f"({_flops(trained)}FLOPs), then passes over {counted(swept.images, 'image')} "
         f"({_flops(swept)}FLOPs with tuning and gradients)."
     )
 

@@ -100,7 +100,7 @@ def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None
     """
     if spec.num_classes is None:
         if labels is not None:
-            raise mismatch(spec, split, "no classes (num_classes is null)", "labelled images")
+            raise mismatch(spec, split, "no classes (num_classes is null)", "labeled images")
         return
     wanted = f"{spec.num_classes} classes"
     if labels is None:
@@ -113,7 +113,7 @@ def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None
             f"{wanted}, so labels 0 to {spec.num_classes - 1}",
             f"labels {present[0]} to {present[-1]}",
         )
-    if len(present) != spec.num_classes and split not in spec.hold_out:
+    if len(present) != spec.num_classes and split not in spec.split_from:
         raise mismatch(spec, split, wanted, f"{len(present)}")
 
 

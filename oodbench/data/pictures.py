@@ -55,7 +55,7 @@ def picture(
 
     Args:
         content: an encoded image, or pixels of shape [C, H, W] with 1 or 3 channels, uint8.
-        shape: what is wanted; 1 channel is grey, 3 are RGB.
+        shape: what is wanted; 1 channel is gray, 3 are RGB.
         resize: how other sizes are brought to it; None: they are refused.
 
     Returns:
@@ -83,11 +83,11 @@ def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image
     Args:
         image: mode L or RGB.
         size: width, height.
-        how: the filter; and whether the greatest centred part with the wanted aspect ratio is
+        how: the filter; and whether the greatest centered part with the wanted aspect ratio is
             taken, or the whole image squeezed.
     """
     left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
-    if how.crop == "centre":
+    if how.crop == "center":
         scale = min(image.width / size[0], image.height / size[1])
         # min: what rounding adds would reach beyond the image, which Pillow refuses.
         box_width, box_height = (

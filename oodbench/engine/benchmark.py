@@ -240,7 +240,7 @@ class _Run:
     def _reference(self, seed: int) -> tuple[Classifier, Scorer] | None:
         """The method that times are divided by, on a network of its own.
 
-        The time of a sweep does not depend on the weights, so the initial ones serve: the reference
+        The time of a pass does not depend on the weights, so the initial ones serve: the reference
         need not be among the methods of this run.
         """
         method = self.plan.reference
@@ -329,7 +329,7 @@ class _Run:
     def _find_duplicates(self) -> dict[str, int]:
         """OOD set -> number of its test images that are, byte for byte, ID images seen before.
 
-        Seen are the images that are trained on and those held out for tuning.
+        Seen are the images that are trained on and those set apart for tuning.
         """
         id_set = self.benchmark.id
         splits = [(id_set, split) for split in self.plan.datasets[id_set].splits]

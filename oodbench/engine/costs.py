@@ -2,7 +2,7 @@
 
 A method costs one forward, with what it captures, and its own work on what the forward gives. Both
 are measured; methods that capture the same share the forward's measurement, round by round, so that
-what sets them apart is their own work and not the weather of the machine. A method that sweeps the
+what sets them apart is their own work and not the weather of the machine. A method that passes the
 network for itself, for gradients of its input or with a layer replaced, is measured as a whole.
 """
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Outputs
-from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
+from oodbench.engine.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.network import NOTHING, Capture, NetworkRunner
-from oodbench.engine.passes.replacement import kept_taps, sweeps_alone
+from oodbench.engine.passes.replacement import kept_taps, passes_alone
 from oodbench.engine.scoring import Scorer, raw_scores, score_batch
 from oodbench.errors import counted
 from oodbench.models.classifier import Classifier
@@ -34,7 +34,7 @@ class InferenceCost:
     """What scoring costs. Counts are per image; times are medians.
 
     Attributes:
-        forwards, backwards: sweeps of the network.
+        forwards, backwards: passes of the network.
         flops: floating-point operations.
         latency_ms: one image alone.
         ms_per_image: a batch, over its size.
@@ -64,7 +64,7 @@ class _Counts:
 
 
 @dataclass
-class _Sweep:
+class _Pass:
     """A forward, with the hooks it takes, and the methods that start from it.
 
     Attributes:
@@ -83,10 +83,10 @@ class _Sweep:
             return self.runner.outputs(images)
 
     def _timed_outputs(self, images: Tensor) -> tuple[Outputs, float]:
-        _synchronise(images.device)
+        _synchronize(images.device)
         started = time.perf_counter()
         outputs = self.outputs(images)
-        _synchronise(images.device)
+        _synchronize(images.device)
         return outputs, time.perf_counter() - started
 
     def seconds(self, images: Tensor, errors: dict[str, Exception]) -> Iterator[tuple[str, float]]:
@@ -100,7 +100,7 @@ class _Sweep:
                 if key in errors:
                     continue
                 try:
-                    if sweeps_alone(scorer.detector, self.classifier.network):
+                    if passes_alone(scorer.detector, self.classifier.network):
                         whole = functools.partial(score_batch, self.runner, scorer, images)
                         yield key, _seconds(whole)
                         continue
@@ -114,7 +114,7 @@ class _Sweep:
     def counts(
         self, images: Tensor, few: Tensor, errors: dict[str, Exception]
     ) -> dict[str, _Counts]:
-        """What each method does: sweeps and operations for a few images, memory for the batch."""
+        """What each method does: passes and operations for a few images, memory for the batch."""
         found: dict[str, _Counts] = {}
         with self.runner.attached():
             shared: tuple[_Counts, Outputs, Outputs] | None = None
@@ -122,7 +122,7 @@ class _Sweep:
                 if key in errors:
                     continue
                 try:
-                    if sweeps_alone(scorer.detector, self.classifier.network):
+                    if passes_alone(scorer.detector, self.classifier.network):
                         whole = functools.partial(score_batch, self.runner, scorer)
                         found[key] = self._counted(whole, images, few)
                         continue
@@ -135,7 +135,7 @@ class _Sweep:
         return found
 
     def _counted(self, compute: Callable[[Tensor], object], images: Tensor, few: Tensor) -> _Counts:
-        meter = SweepMeter(self.classifier.network, self.classifier.normalised(few))
+        meter = PassMeter(self.classifier.network, self.classifier.normalized(few))
         with meter.counting(len(few)):
             flops = count_flops(lambda: compute(few))
         return _Counts(
@@ -186,20 +186,20 @@ def measure(
     Returns:
         method -> cost, and method -> error of those that failed.
     """
-    sweeps = _sweeps(classifier, scorers, len(images), capture)
+    passes = _passes(classifier, scorers, len(images), capture)
     divisor = None if reference is None else reference[1].method.name
-    others: list[_Sweep] = []
+    others: list[_Pass] = []
     if reference is not None and divisor not in scorers:
         divisor = _REFERENCE
-        others = _sweeps(reference[0], {divisor: reference[1]}, len(images), NOTHING)
+        others = _passes(reference[0], {divisor: reference[1]}, len(images), NOTHING)
     errors: dict[str, Exception] = {}
-    batched = _rounds([*sweeps, *others], images, rounds, errors, report)
-    single = _rounds([*sweeps, *others], images[:1], rounds + 1, errors, report)
+    batched = _rounds([*passes, *others], images, rounds, errors, report)
+    single = _rounds([*passes, *others], images[:1], rounds + 1, errors, report)
     divided_by = batched.get(divisor) if divisor else None
     few = images[:16]  # counts per image do not depend on how many there are
     costs = {}
-    for sweep in sweeps:
-        for key, counts in sweep.counts(images, few, errors).items():
+    for this_pass in passes:
+        for key, counts in this_pass.counts(images, few, errors).items():
             costs[key] = InferenceCost(
                 forwards=counts.forwards,
                 backwards=counts.backwards,
@@ -217,9 +217,9 @@ def measure(
     return costs, errors
 
 
-def _sweeps(
+def _passes(
     classifier: Classifier, scorers: Mapping[str, Scorer], batch_size: int, whole: Capture
-) -> list[_Sweep]:
+) -> list[_Pass]:
     """One for each set of activations that a method captures."""
     grouped: dict[Capture, dict[str, Scorer]] = defaultdict(dict)
     for key, scorer in scorers.items():
@@ -228,13 +228,13 @@ def _sweeps(
         alone = Capture.of(scorer.method.detector.needs, whole.map_name, readers, kept)
         grouped[alone][key] = scorer
     return [
-        _Sweep(classifier, NetworkRunner(classifier, batch_size=batch_size, capture=capture), mine)
+        _Pass(classifier, NetworkRunner(classifier, batch_size=batch_size, capture=capture), mine)
         for capture, mine in grouped.items()
     ]
 
 
 def _rounds(
-    sweeps: Sequence[_Sweep],
+    passes: Sequence[_Pass],
     images: Tensor,
     rounds: int,
     errors: dict[str, Exception],
@@ -243,12 +243,12 @@ def _rounds(
     """Seconds of each method, a repetition after the other; the first warms up and is left out."""
     times: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):
-        for sweep in sweeps:
+        for this_pass in passes:
             report(
                 f"measuring costs of {counted(len(images), 'image')} at a time, "
                 f"repetition {number + 1} of {rounds + 1}"
             )
-            for key, seconds in sweep.seconds(images, errors):
+            for key, seconds in this_pass.seconds(images, errors):
                 if number:
                     times[key].append(seconds)
     return {key: found for key, found in times.items() if key not in errors}
@@ -266,6 +266,6 @@ def _seconds(score: Callable[[], Tensor]) -> float:
     return time.perf_counter() - started
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

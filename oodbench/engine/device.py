@@ -33,7 +33,7 @@ def find_device(name: str) -> torch.device:
 def full_precision(device: torch.device) -> Iterator[None]:
     """float32 in all its bits on CUDA, where torch's default is TF32 for convolutions.
 
-    TF32 keeps ten bits of a normalised pixel, which is as coarse as ODIN's step on it; and scores
+    TF32 keeps ten bits of a normalized pixel, which is as coarse as ODIN's step on it; and scores
     would not be those of a CPU. torch's settings are put back, in whichever of its two ways of
     setting them they were made: it refuses to read what is set in the other.
     """

@@ -24,7 +24,7 @@ from oodbench.engine.passes.contract import DetectorError
 from oodbench.engine.passes.layer_readers import layer_readers, reads
 from oodbench.engine.passes.network import Capture, NetworkRunner, evaluating
 from oodbench.engine.passes.replacement import kept_taps
-from oodbench.engine.scoring import Scorer, SplitScores, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, SplitScores, pass_outputs, score_split
 from oodbench.engine.tuning import TuningData, adversarial_data, clean_outputs, oracle_data, tune
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
@@ -89,7 +89,7 @@ def evaluate(
     reference: tuple[Classifier, Scorer] | None,
     on_stage: Callable[[str], None],
 ) -> Evaluation:
-    """Fit, tune and score all methods of a model, sharing sweeps; then measure each alone.
+    """Fit, tune and score all methods of a model, sharing passes; then measure each alone.
 
     A method that fails ends there, with its error; the others go on.
 
@@ -196,7 +196,7 @@ def _fit(
     need: str,
     seen: Confusion,
 ) -> None:
-    """One sweep over a split for every detector that has the need "fit", or "held_out".
+    """One pass over a split for every detector that has the need "fit", or "validation".
 
     What it shows of the labels is added to `seen`.
     """
@@ -211,14 +211,14 @@ def _fit(
     started = time.perf_counter()
     fits = fit_together(
         to_fit,
-        lambda: seen.watched(sweep_outputs(runner, split, to_fit)),
+        lambda: seen.watched(pass_outputs(runner, split, to_fit)),
         len(seen.counts),
-        held_out=need == "held_out",
+        validation=need == "validation",
     )
-    # Alone, a method would have paid for the sweep and for its own part of the work.
-    sweep_seconds = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
+    # Alone, a method would have paid for the pass and for its own part of the work.
+    pass_seconds = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
     for name, fit in fits.items():
-        results[name].fit_seconds += sweep_seconds + fit.seconds + fit.shared_seconds
+        results[name].fit_seconds += pass_seconds + fit.seconds + fit.shared_seconds
         results[name].error = fit.error
 
 
@@ -242,7 +242,7 @@ class _TuningSource:
         return self._clean[ood]
 
     def get(self, ood: str | None) -> tuple[TuningData[Tensor], float]:
-        """Attacked ID images, or with an OOD set held-out images of it; and the seconds."""
+        """Attacked ID images, or with an OOD set validation images of it; and the seconds."""
         if ood not in self._made:
             started = time.perf_counter()
             made = self._make(ood)
@@ -251,10 +251,10 @@ class _TuningSource:
 
     def _make(self, ood: str | None) -> TuningData[Tensor]:
         spec = self._benchmark.tuning
-        held_out = self._data(self._benchmark.id, spec.split)
+        validation = self._data(self._benchmark.id, spec.split)
         if ood is None:
-            return adversarial_data(self._runner, held_out, spec, self._seed)
-        return oracle_data(held_out, self._data(ood, spec.split), spec, self._seed)
+            return adversarial_data(self._runner, validation, spec, self._seed)
+        return oracle_data(validation, self._data(ood, spec.split), spec, self._seed)
 
 
 def _tune(
@@ -293,7 +293,7 @@ def _tuned(
     started = time.perf_counter()
 
     def clean() -> TuningData[Outputs]:
-        # Every method would have paid for the shared sweep, whichever asked for it first.
+        # Every method would have paid for the shared pass, whichever asked for it first.
         nonlocal started
         outputs, swept_seconds = source.clean(ood)
         started = time.perf_counter() - swept_seconds
@@ -311,10 +311,10 @@ def _score(
     benchmark: BenchmarkSpec,
     data: Data,
 ) -> SplitScores[tuple[str, str]]:
-    """One sweep over each test split; a method's scores are stored in its result.
+    """One pass over each test split; a method's scores are stored in its result.
 
     Returns:
-        What the sweep over the ID test split gave.
+        What the pass over the ID test split gave.
     """
     alive = [method for method in methods if results[method.name].error is None]
     scorers: dict[tuple[str, str], Scorer] = {}

@@ -1,4 +1,4 @@
-"""Fitting several detectors from one sweep.
+"""Fitting several detectors from one pass.
 
 A detector's `fit(batches)` is an ordinary loop over batches, and the loops of all detectors must
 advance together so that each batch is computed once. Each `fit` runs in a greenlet, which has a
@@ -43,7 +43,7 @@ class Fitted:
 class _Asked(Enum):
     """What a `fit` switches to the engine with."""
 
-    SWEEP = auto()
+    PASS = auto()
     BATCH = auto()
     FINISHED = auto()
 
@@ -78,7 +78,7 @@ class _Statistics:
         return found
 
     def once(self, place: int, method: Any, arguments: tuple[Any, ...]) -> tuple[Any, float]:
-        """What a method returns at a place of a sweep; and the seconds if another had it called.
+        """What a method returns at a place of a pass; and the seconds if another had it called.
 
         Raises:
             RuntimeError: the other gave it other tensors.
@@ -98,7 +98,7 @@ class _Statistics:
             seconds = time.perf_counter() - started
             called = self._called[key] = _Called(place, arguments, value, error, seconds)
             shared = 0.0
-        else:  # of a place before, only a detector that sweeps again asks
+        else:  # of a place before, only a detector that passes again asks
             called = before
             shared = before.seconds if before.place == place else 0.0
             if before.place == place and not all(map(_equal, before.arguments, arguments)):
@@ -126,20 +126,20 @@ class _Reader(Batches):
         num_classes: int,
         statistics: _Statistics,
         *,
-        held_out: bool,
+        validation: bool,
     ) -> None:
         self._name = name
         self.num_classes = num_classes
         self._statistics = statistics
         self._place = 0
         self.shared_seconds = 0.0
-        self.wants_sweep = False
+        self.wants_pass = False
         self.finished = False
         self.error: Exception | None = None
         self.seconds = 0.0
-        self._sweeps = 0
+        self._passes = 0
         self._needs = detector.info.needs
-        self._learn = detector.fit_held_out if held_out else detector.fit
+        self._learn = detector.fit_validation if validation else detector.fit
         self._modes = _Modes(grad=False)
         self._greenlet = greenlet(self._fit)
         self._greenlet.gr_context = copy_context()
@@ -154,14 +154,14 @@ class _Reader(Batches):
         return _Asked.FINISHED
 
     def __iter__(self) -> Iterator[Outputs]:
-        self._sweeps += 1
-        this_sweep = self._sweeps
+        self._passes += 1
+        this_pass = self._passes
         self._place = 0
-        outputs = self._ask(_Asked.SWEEP)
+        outputs = self._ask(_Asked.PASS)
         while outputs is not None:
             yield outputs
-            if this_sweep != self._sweeps:  # zip(batches, batches) would get every other batch
-                raise RuntimeError("fit went on with a sweep after it had begun another")
+            if this_pass != self._passes:  # zip(batches, batches) would get every other batch
+                raise RuntimeError("fit went on with a pass after it had begun another")
             outputs = self._ask(_Asked.BATCH)
             self._place += 1
 
@@ -177,7 +177,7 @@ class _Reader(Batches):
         return value
 
     def _ask(self, asked: _Asked) -> Outputs | None:
-        """The next batch, or None at the end of the sweep."""
+        """The next batch, or None at the end of the pass."""
         if getcurrent() is not self._greenlet:
             raise RuntimeError("batches can be had only while fit runs, and only in its own thread")
         engine = self._greenlet.parent
@@ -197,12 +197,12 @@ class _Reader(Batches):
             # A copy: what a detector does in place is not to reach the next one.
             given = outputs.copied(self._needs, self._name)
         except ValueError as error:
-            self.error, self.finished, self.wants_sweep = error, True, False
+            self.error, self.finished, self.wants_pass = error, True, False
         else:
             self._go_on(given)
 
-    def end_sweep(self) -> None:
-        """Say that the sweep is over; back when the detector has done what it does next."""
+    def end_pass(self) -> None:
+        """Say that the pass is over; back when the detector has done what it does next."""
         self._go_on(None)
 
     def abandon(self) -> None:
@@ -216,7 +216,7 @@ class _Reader(Batches):
         with self._modes.restored():
             asked = self._greenlet.switch(*given)
         self.seconds += time.perf_counter() - started
-        self.wants_sweep = asked is _Asked.SWEEP
+        self.wants_pass = asked is _Asked.PASS
         self.finished = asked is _Asked.FINISHED
 
 
@@ -262,41 +262,41 @@ class _Modes:
 
 def fit_together(
     detectors: Mapping[str, Detector],
-    sweep: Callable[[], Iterator[Outputs]],
+    this_pass: Callable[[], Iterator[Outputs]],
     num_classes: int,
     *,
-    held_out: bool = False,
+    validation: bool = False,
 ) -> dict[str, Fitted]:
-    """Fit detectors from shared sweeps: as many as the one that iterates most often.
+    """Fit detectors from shared passes: as many as the one that iterates most often.
 
     Args:
-        detectors: name -> detector with a `fit`, or a `fit_held_out`.
-        sweep: makes one sweep over the training images, or over the held-out ones.
+        detectors: name -> detector with a `fit`, or a `fit_validation`.
+        this_pass: makes one pass over the training images, or over the validation ones.
         num_classes: C.
-        held_out: call `fit_held_out` instead of `fit`.
+        validation: call `fit_validation` instead of `fit`.
 
     Returns:
         name -> how it went; an exception in one detector does not disturb the others.
     """
     statistics = _Statistics()
     readers = {
-        name: _Reader(name, detector, num_classes, statistics, held_out=held_out)
+        name: _Reader(name, detector, num_classes, statistics, validation=validation)
         for name, detector in detectors.items()
     }
     try:
         for reader in readers.values():
             reader.start()
-        while waiting := [reader for reader in readers.values() if reader.wants_sweep]:
-            in_sweep = waiting
-            for outputs in sweep():
-                for reader in in_sweep:
+        while waiting := [reader for reader in readers.values() if reader.wants_pass]:
+            in_pass = waiting
+            for outputs in this_pass():
+                for reader in in_pass:
                     reader.give(outputs)
-                # One that finished, or left its loop to begin another sweep, gets no more of this.
-                in_sweep = [r for r in in_sweep if not (r.finished or r.wants_sweep)]
-                if not in_sweep:
+                # One that finished, or left its loop to begin another pass, gets no more of this.
+                in_pass = [r for r in in_pass if not (r.finished or r.wants_pass)]
+                if not in_pass:
                     break
-            for reader in in_sweep:
-                reader.end_sweep()
+            for reader in in_pass:
+                reader.end_pass()
     finally:
         for reader in readers.values():
             reader.abandon()

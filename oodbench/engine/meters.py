@@ -1,4 +1,4 @@
-"""Counting what a computation does: sweeps of a network, floating-point operations, memory."""
+"""Counting what a computation does: passes of a network, floating-point operations, memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _distances_backward(gradient: Tensor, a: Tensor, b: Tensor, *args: Any, **kw
     return _distances(a, b)
 
 
-# What torch's formulas leave out. Batch normalisation in evaluation is a scale and a shift.
+# What torch's formulas leave out. Batch normalization in evaluation is a scale and a shift.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     aten._cdist_forward: _distances,
@@ -93,24 +93,24 @@ class _FlopCounter(_Mode):
 
 
 def count_flops(compute: Callable[[], object]) -> int:
-    """Floating-point operations of a computation, 2 per multiply-add, backward sweeps included.
+    """Floating-point operations of a computation, 2 per multiply-add, backward passes included.
 
-    Torch's formulas, plus distances, batch normalisation, rectifiers and additions.
+    Torch's formulas, plus distances, batch normalization, rectifiers and additions.
     """
     with _FlopCounter() as counter:
         compute()
     return int(counter.total)
 
 
-# --- sweeps ------------------------------------------------------------------------------------
+# --- passes ------------------------------------------------------------------------------------
 
 
-class SweepMeter:
-    """Counts forward and backward sweeps of a network, per image, by hooks on its layers.
+class PassMeter:
+    """Counts forward and backward passes of a network, per image, by hooks on its layers.
 
-    Every layer with weights counts with its share of the network's multiply-adds, so a full sweep
+    Every layer with weights counts with its share of the network's multiply-adds, so a full pass
     is exactly 1 and one that stops early is its share. In a network whose layers run no hooks
-    (TorchScript, torch.export, a function), whole sweeps are counted.
+    (TorchScript, torch.export, a function), whole passes are counted.
 
     Args:
         network: any module.
@@ -120,12 +120,12 @@ class SweepMeter:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.network = network
         self._layers = _layers_with_weights(network)
-        self._per_image = _sweep_multiply_adds(network, self._layers, example) / len(example)
+        self._per_image = _pass_multiply_adds(network, self._layers, example) / len(example)
         self.forwards = 0.0
         self.backwards = 0.0
 
     @contextmanager
-    def counting(self, images: int) -> Iterator[SweepMeter]:
+    def counting(self, images: int) -> Iterator[PassMeter]:
         """Count what happens inside, per image of a batch of `images`."""
         with ExitStack() as stack:
             if not self._per_image:
@@ -134,7 +134,7 @@ class SweepMeter:
             full = self._per_image * images
             hook = self._hook(lambda layer, output: _multiply_adds(layer, output) / full)
             for layer in self._layers:
-                # First in line: a hook that ends the sweep at this layer would leave it uncounted.
+                # First in line: a hook that ends the pass at this layer would leave it uncounted.
                 stack.callback(layer.register_forward_hook(hook, prepend=True).remove)
             yield self
 
@@ -178,8 +178,8 @@ def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
     return output.numel() * weight[0].numel()
 
 
-def _sweep_multiply_adds(network: nn.Module, layers: Sequence[nn.Module], example: Tensor) -> int:
-    """Of a forward sweep; a layer that the network uses twice counts twice."""
+def _pass_multiply_adds(network: nn.Module, layers: Sequence[nn.Module], example: Tensor) -> int:
+    """Of a forward pass; a layer that the network uses twice counts twice."""
     total = 0
 
     def hook(layer: nn.Module, inputs: Any, returned: Any) -> None:

@@ -16,7 +16,7 @@ from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.contract import DetectorError, named
 from oodbench.engine.passes.network import ImageSource, NetworkRunner, is_out_of_memory
 from oodbench.engine.passes.perturbation import differentiates
-from oodbench.engine.passes.replacement import own_view, sweeps_alone
+from oodbench.engine.passes.replacement import own_view, passes_alone
 from oodbench.planning.plan import Method
 
 K = TypeVar("K", bound=Hashable)
@@ -65,7 +65,7 @@ def score_split(
     dataset: str,
     check_batches: bool = False,
 ) -> SplitScores[K]:
-    """Sweep a split once and score it with every scorer.
+    """Pass a split once and score it with every scorer.
 
     Args:
         runner: attached.
@@ -116,14 +116,14 @@ def _views(
     scorers: Mapping[K, Scorer],
     errors: dict[K, Exception],
 ) -> tuple[Outputs, dict[K, Outputs]]:
-    """What each scorer sees of a batch: the common outputs, or those of sweeps of its own.
+    """What each scorer sees of a batch: the common outputs, or those of passes of its own.
 
     Never the labels: a score is for images whose class nobody knows.
     """
     alone: dict[K, Scorer] = {}
     for key, scorer in scorers.items():
         try:
-            if sweeps_alone(scorer.detector, runner.classifier.network):
+            if passes_alone(scorer.detector, runner.classifier.network):
                 alone[key] = scorer
         except Exception as error:
             errors[key] = error
@@ -225,10 +225,10 @@ def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor
     return raw_scores(scorer, views[""])
 
 
-def sweep_outputs(
+def pass_outputs(
     runner: NetworkRunner, data: ImageArray | ImageSource, methods: Iterable[str] | None = None
 ) -> Iterator[Outputs]:
-    """Outputs of a split, batch by batch, without a graph: a sweep that detectors are fitted on.
+    """Outputs of a split, batch by batch, without a graph: a pass that detectors are fitted on.
 
     Args:
         runner: attached.

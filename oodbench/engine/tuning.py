@@ -3,7 +3,8 @@
 The protocol of Lee et al. 2018 for adversarial validation was never published as code; what is
 built here is this project's definition of it:
 
-- ID images held out from training are attacked with the fast gradient sign method (true labels) and
+- ID images that were not trained on are attacked with the fast gradient sign method (true labels)
+and
   disturbed with noise; both are clamped to [0, 1].
 - Kept are the images whose clean and noisy forms are classified right and whose attacked form is
   not. They are shuffled and halved: one half fits what a detector trains, the other selects.
@@ -11,9 +12,10 @@ built here is this project's definition of it:
   its own (a logistic regression) also gets the noisy ones.
 - The setting with the highest TNR at 95 % TPR wins; a later one must be strictly better. The grid
   holds the setting without temperature or perturbation. One setting serves all OOD sets. A setting
-  that cannot be taken (more neighbours than there are training images) is left out, with a note.
+  that cannot be taken (more neighbors than there are training images) is left out, with a note.
 
-The `ood_oracle` protocol takes held-out images of the OOD set itself for negatives, one setting per
+The `ood_oracle` protocol takes validation images of the OOD set itself for negatives, one setting
+per
 OOD set: an upper bound.
 """
 
@@ -176,14 +178,14 @@ def adversarial_data(
 def oracle_data(
     positives: ImageArray, negatives: ImageArray, spec: TuningSpec, seed: int
 ) -> TuningData[Tensor]:
-    """Held-out images of the ID set and of an OOD set, shuffled.
+    """Validation images of the ID set and of an OOD set, shuffled.
 
     Raises:
         TuningError: if either has too few images.
     """
     for images in (positives, negatives):
         if len(images) < spec.min_adversarial:
-            raise TuningError(f"{len(images)} held-out images are too few to tune on")
+            raise TuningError(f"{len(images)} validation images are too few to tune on")
     generator = torch.Generator().manual_seed(seed)
     shuffled = [
         as_floats(resident(images, torch.device("cpu")))[
@@ -203,21 +205,21 @@ def _predictions(runner: NetworkRunner, images: Tensor) -> Tensor:
 
 
 def clean_outputs(runner: NetworkRunner, data: TuningData[Tensor]) -> TuningData[Outputs]:
-    """What the network says of tuning images, without maps: one sweep, whoever is tuned on it.
+    """What the network says of tuning images, without maps: one pass, whoever is tuned on it.
 
     Args:
         runner: attached.
         data: the images.
     """
 
-    def sweep(images: Tensor) -> Outputs:
+    def this_pass(images: Tensor) -> Outputs:
         return Outputs.concatenate(
             [outputs for batch in _batches(runner, images) for outputs in _forward(runner, batch)]
         )
 
-    positives = sweep(data.positives)
-    noisy = sweep(data.noisy) if len(data.noisy) else positives[:0]
-    return TuningData(positives, noisy, sweep(data.negatives))
+    positives = this_pass(data.positives)
+    noisy = this_pass(data.noisy) if len(data.noisy) else positives[:0]
+    return TuningData(positives, noisy, this_pass(data.negatives))
 
 
 def tune(
@@ -300,7 +302,7 @@ def _scored(
 ) -> Iterator[tuple[Scores, Scores] | Exception]:
     """Scores of positives and negatives by each candidate, calibrated if it calibrates.
 
-    Or what it raised: one setting that a method cannot take (more neighbours than there are images)
+    Or what it raised: one setting that a method cannot take (more neighbors than there are images)
     does not end the search.
     """
     for candidate, outputs in zip(candidates, views, strict=True):
@@ -324,7 +326,7 @@ def _scored_in_batches(
     candidates: Sequence[Detector],
     data: TuningData[Tensor],
 ) -> Iterator[tuple[Scores, Scores] | Exception]:
-    """The same from one sweep over each side, of which no batch is kept."""
+    """The same from one pass over each side, of which no batch is kept."""
     if _calibrates(method):
         raise TuningError(
             f"detector '{method.detector.name}' declares calibration and maps or replaced_logits: "

@@ -71,7 +71,7 @@ def create(
             called with weights=None.
 
     Returns:
-        A module that maps normalised images [B, in_channels, H, W] to logits [B, C]. Its last layer
+        A module that maps normalized images [B, in_channels, H, W] to logits [B, C]. Its last layer
         is `head`; `tap_names` are its taps.
 
     Raises:
@@ -104,7 +104,7 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
     """A trained classifier of your own as oodbench uses networks: `oodbench.models.adapter.adapt`.
 
     Args:
-        module: maps normalised images [B, channels, H, W] to logits [B, C]; it is not changed.
+        module: maps normalized images [B, channels, H, W] to logits [B, C]; it is not changed.
         taps: names of modules inside it whose output is a tap, in order.
         head: name of its last layer; default: its last linear (or distance) layer.
 

@@ -29,7 +29,7 @@ class AdaptedNetwork(Network):
     """A classifier of any make, with its taps and its last layer named.
 
     Args:
-        module: maps normalised images [B, channels, H, W] to logits [B, C].
+        module: maps normalized images [B, channels, H, W] to logits [B, C].
         tap_names: names of modules inside it whose output is a tap, in order.
         head_name: name of the module inside it that is its last layer; None if it is not known.
         features_name: name of the module inside it whose output are the penultimate features; None
@@ -86,7 +86,7 @@ class AdaptedNetwork(Network):
         return {name: self.module.get_submodule(name) for name in self.tap_names}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape [B, C], for normalised images [B, channels, H, W].
+        """Logits, shape [B, C], for normalized images [B, channels, H, W].
 
         Raises:
             UserError: if the module returns something else, or another number of logits than the
@@ -136,7 +136,7 @@ UNREGISTERED = (
 
 
 class Function(nn.Module):
-    """A function, or any other callable, that maps normalised images to logits, as a module.
+    """A function, or any other callable, that maps normalized images to logits, as a module.
 
     Args:
         function: it is called as it is; modules in it are not looked at.
@@ -195,7 +195,7 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
     """A trained classifier as oodbench uses networks; the module itself is not changed.
 
     Args:
-        module: maps normalised images [B, channels, H, W] to logits [B, C].
+        module: maps normalized images [B, channels, H, W] to logits [B, C].
         taps: names of modules inside it (`module.named_modules()`) whose output is a tap, in the
             order of the network. There is no default: which modules are the ends of stages cannot
             be told without running it. Detectors that need taps do not run without.

@@ -1,4 +1,4 @@
-"""What the engine asks of a network, and the wrapper that normalises its input."""
+"""What the engine asks of a network, and the wrapper that normalizes its input."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ class Network(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A network together with the normalisation it was trained with.
+    """A network together with the normalization it was trained with.
 
-    Images come in [0, 1], so that step sizes are in pixel units whatever the normalisation is; mean
+    Images come in [0, 1], so that step sizes are in pixel units whatever the normalization is; mean
     and standard deviation are stored with the weights.
 
     Args:
-        network: maps normalised images to logits.
+        network: maps normalized images to logits.
         mean: per channel, in [0, 1] units.
         std: per channel, in [0, 1] units.
     """
@@ -155,11 +155,11 @@ class Classifier(nn.Module):
             return Head("dismax", layer.prototypes.detach().clone())
         return Head("other")
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalized(self, images: Tensor) -> Tensor:
         """What the network sees of images [B, channels, H, W] in [0, 1]."""
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape [B, C], for images [B, channels, H, W] in [0, 1]."""
-        logits: Tensor = self.network(self.normalised(images))
+        logits: Tensor = self.network(self.normalized(images))
         return logits

@@ -83,7 +83,7 @@ class DenseNet(Network):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape [B, C], for normalised images [B, in_channels, H, W]."""
+        """Logits, shape [B, C], for normalized images [B, in_channels, H, W]."""
         x = self.stem(images)
         for part in ("block1", "transition1", "block2", "transition2", "block3"):
             x = self.get_submodule(part)(x)

@@ -38,7 +38,7 @@ class HeadInfo:
             or of their directions, scaled, or shifted alike for all classes.
         layer, loss: names of the classes in `oodbench.losses`.
         loss_options: names of the loss's options.
-        calibrated: whether the layer has a `temperature`, to be set on held-out data after
+        calibrated: whether the layer has a `temperature`, to be set on validation data after
             training.
     """
 

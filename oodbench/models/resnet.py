@@ -77,7 +77,7 @@ class ResNet(Network):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape [B, C], for normalised images [B, in_channels, H, W]."""
+        """Logits, shape [B, C], for normalized images [B, in_channels, H, W]."""
         x = images
         for tap in self.tap_names:
             x = self.get_submodule(tap)(x)

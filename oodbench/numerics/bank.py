@@ -128,7 +128,7 @@ def top_k_products(queries: Tensor, bank: FeatureBank, k: int) -> tuple[Tensor, 
         raise ValueError("the bank is empty: fit on training images first")
     if not 1 <= k <= len(bank):
         raise ValueError(
-            f"k = {k} neighbours of a bank of {len(bank)} training images: "
+            f"k = {k} neighbors of a bank of {len(bank)} training images: "
             f"choose k from 1 to {len(bank)}, or fit on more images"
         )
     found = [_search(part, bank, k) for part in queries.split(QUERIES)]

@@ -121,20 +121,20 @@ def _log_excess(r: Tensor) -> Tensor:
     )
 
 
-def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+def squared_distances(points: Tensor, centers: Tensor) -> Tensor:
     """Squared Euclidean distances, shape [B, C], by one matrix product.
 
-    Both are shifted to the centres' mean first, which keeps the cancellation of the expanded square
+    Both are shifted to the centers' mean first, which keeps the cancellation of the expanded square
     small; the result is never negative.
 
     Args:
         points: shape [B, D].
-        centres: shape [C, D].
+        centers: shape [C, D].
     """
-    origin = centres.mean(dim=0)
-    points, centres = points - origin, centres - origin
-    squares = points.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1)
-    return torch.addmm(squares, points, centres.T, alpha=-2).clamp_min(0)
+    origin = centers.mean(dim=0)
+    points, centers = points - origin, centers - origin
+    squares = points.square().sum(dim=1, keepdim=True) + centers.square().sum(dim=1)
+    return torch.addmm(squares, points, centers.T, alpha=-2).clamp_min(0)
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:

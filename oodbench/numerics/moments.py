@@ -30,7 +30,7 @@ def mean_features(batches: Batches) -> tuple[Tensor, Head]:
 
 
 class ClassMoments:
-    """First and second moments of labelled features, gathered batch by batch.
+    """First and second moments of labeled features, gathered batch by batch.
 
     Sums are taken around the first batch's mean, so that subtracting them later does not cancel.
     """
@@ -157,9 +157,9 @@ class TiedGaussian:
         """
         shares = counts.to(self.means) / counts.sum()
         mean = shares @ self.white_means
-        centred = self.white_means - mean
+        centered = self.white_means - mean
         within = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        between = (centred * shares[:, None]).T @ centred
+        between = (centered * shares[:, None]).T @ centered
         return TiedGaussian(mean[None], within + between, torch.finfo(mean.dtype).eps)
 
 

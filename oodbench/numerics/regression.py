@@ -49,14 +49,14 @@ class LogisticModel:
 
 
 def fit_logistic_regression(
-    positives: Tensor, negatives: Tensor, *, standardise: bool
+    positives: Tensor, negatives: Tensor, *, standardize: bool
 ) -> LogisticModel:
     """Fit with the penalty chosen by cross-validation.
 
     Args:
         positives: features of in-distribution images (label 0), shape [N, L].
         negatives: features of adversarial or out-of-distribution images (label 1), shape [M, L].
-        standardise: let the penalty act on features of unit variance; Lee et al. do not scale.
+        standardize: let the penalty act on features of unit variance; Lee et al. do not scale.
 
     Raises:
         ValueError: with fewer than five images on a side.
@@ -68,12 +68,12 @@ def fit_logistic_regression(
         )
     features = torch.cat([positives, negatives]).double().cpu().numpy()
     labels = np.repeat([0.0, 1.0], [len(positives), len(negatives)])
-    # Solved in standardised coordinates, where Newton's method is well conditioned, with a penalty
+    # Solved in standardized coordinates, where Newton's method is well conditioned, with a penalty
     # that is the one on the original weights.
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1.0
     design = np.column_stack([(features - mean) / scale, np.ones(len(labels))])
-    penalty = np.append(np.ones_like(scale) if standardise else scale**-2, 0.0)
+    penalty = np.append(np.ones_like(scale) if standardize else scale**-2, 0.0)
 
     chosen = _best_inverse_penalty(design, labels, penalty)
     solution = _solve(design, labels, np.ones((1, len(labels))), np.array([chosen]), penalty)[0]
@@ -88,11 +88,11 @@ def fit_logistic_regression(
 def _best_inverse_penalty(design: Array, labels: Array, penalty: Array) -> float:
     """The C with the highest mean accuracy over the folds; the smallest of equals."""
     folds = stratified_folds(labels)
-    held_out = np.repeat(folds == np.arange(FOLDS)[:, None], len(INVERSE_PENALTIES), axis=0)
+    validation = np.repeat(folds == np.arange(FOLDS)[:, None], len(INVERSE_PENALTIES), axis=0)
     strengths = np.tile(INVERSE_PENALTIES, FOLDS)
-    solutions = _solve(design, labels, (~held_out).astype(np.float64), strengths, penalty)
+    solutions = _solve(design, labels, (~validation).astype(np.float64), strengths, penalty)
     right = (solutions @ design.T > 0) == (labels > 0)
-    accuracy = (right & held_out).sum(axis=1) / held_out.sum(axis=1)
+    accuracy = (right & validation).sum(axis=1) / validation.sum(axis=1)
     by_strength = accuracy.reshape(FOLDS, len(INVERSE_PENALTIES)).mean(axis=0)
     return float(INVERSE_PENALTIES[np.argmax(by_strength)])
 
@@ -113,7 +113,7 @@ def stratified_folds(labels: Array) -> NDArray[np.int64]:
 
 
 def _solve(design: Array, labels: Array, weights: Array, strengths: Array, penalty: Array) -> Array:
-    """Minimise C sum_n w_n log-loss_n + 1/2 sum_i penalty_i u_i^2, for P problems at once.
+    """Minimize C sum_n w_n log-loss_n + 1/2 sum_i penalty_i u_i^2, for P problems at once.
 
     Args:
         design: shape [N, K].

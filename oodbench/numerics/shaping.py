@@ -207,7 +207,7 @@ SQUARINGS = 40
 def dominant_eigenvectors(matrices: Tensor) -> Tensor:
     """Unit eigenvectors of the largest eigenvalue, shape [B, N], of either sign.
 
-    A matrix is squared until its trace-normalised power is a projection on one direction: k
+    A matrix is squared until its trace-normalized power is a projection on one direction: k
     squarings are 2^k steps of the power method, so a handful do. It is as exact as `eigh`, and
     several times faster. If the largest eigenvalue is multiple, one of its eigenvectors; for a zero
     matrix, zero.

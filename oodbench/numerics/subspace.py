@@ -58,8 +58,8 @@ class PrincipalMoments:
         if self._origin is None:
             self._origin = _origin(head).to(values)
             self._squares = values.new_zeros(values.shape[1], values.shape[1])
-        centred = values - self._origin
-        self._squares.addmm_(centred.T, centred)
+        centered = values - self._origin
+        self._squares.addmm_(centered.T, centered)
 
     def axes(self) -> PrincipalAxes:
         """The principal axes of what was added.

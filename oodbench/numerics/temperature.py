@@ -17,15 +17,15 @@ BLOCK = 1024
 
 
 def calibrate(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that makes held-out labels likeliest (Guo et al. 2017, section 4.2).
+    """The temperature that makes validation labels likeliest (Guo et al. 2017, section 4.2).
 
     The minimum of the mean negative log-likelihood of softmax(z / T), which is convex in 1/T: there
     is one, and the same data give the same. Where every image is classified right it lies at or
     near the lower end; where the logits mislead, at the upper one.
 
-    Macedo et al. 2022 minimise the expected calibration error, and on the test set. That error
+    Macedo et al. 2022 minimize the expected calibration error, and on the test set. That error
     jumps wherever an image changes its bin, so that what a descent finds depends on where it
-    starts; and a test set that has set a parameter is none any more. Give held-out images
+    starts; and a test set that has set a parameter is none any more. Give validation images
     that are neither trained on nor tested on.
 
     Args:

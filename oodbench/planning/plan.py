@@ -1,6 +1,6 @@
 """What a run will do, as pure data: methods, trainings, passes, skips.
 
-Made from a benchmark and a catalogue alone: no tensor, no file of images, no torch.
+Made from a benchmark and a catalog alone: no tensor, no file of images, no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from oodbench.specs.yaml_file import place_of
 
 Purpose = Literal["fit", "tune", "score"]
 
-FITTED_ON: Mapping[str, SplitName] = {"fit": "train", "held_out": "validation"}
+FITTED_ON: Mapping[str, SplitName] = {"fit": "train", "validation": "validation"}
 """What a detector needs to learn from -> the split of the ID set, in the order they are swept."""
 
 
@@ -81,13 +81,13 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Sweeps of one model over one split, made for each seed.
+    """Passes of one model over one split, made for each seed.
 
     To fit and to score, one first forward serves every method in it. To tune, the images are shared
-    and each method sweeps its own grid.
+    and each method passes its own grid.
 
     Attributes:
-        forwards: sweeps of the network per image, in words.
+        forwards: passes of the network per image, in words.
     """
 
     model: str
@@ -219,16 +219,16 @@ def _known(key: str, name: str, known: Iterable[str], benchmark: BenchmarkSpec) 
 def _candidates(
     benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus]
 ) -> tuple[list[Method], list[Skip]]:
-    """Every method of the benchmark: the named ones, then the sweep's."""
+    """Every method of the benchmark: the named ones, then the pass's."""
     found: list[Method] = []
     skips: list[Skip] = []
     for name, spec in benchmark.methods.items():
         info = _declaration(spec.detector, statuses, f"methods.{name}.detector", benchmark)
         found.append(Method(name, spec.model, info, spec.parameters, asked_for=True))
-    if benchmark.sweep is not None:
+    if benchmark.matrix is not None:
         taken = {(method.model, method.detector.name) for method in found}
         taken |= {(excluded.model, excluded.detector) for excluded in benchmark.exclude}
-        swept = benchmark.sweep
+        swept = benchmark.matrix
         models = benchmark.models if swept.models == "all" else swept.models
         for model in models:
             for detector in statuses if swept.detectors == "all" else swept.detectors:
@@ -240,7 +240,7 @@ def _candidates(
                     reason = f"the detector is broken: {status.error}"
                     skips.append(Skip(name, model, detector, reason, asked_for=False))
                     continue
-                info = _declaration(detector, statuses, "sweep.detectors", benchmark)
+                info = _declaration(detector, statuses, "pass.detectors", benchmark)
                 found.append(Method(f"{model}+{info.label}", model, info))
     _unique_names(found, benchmark)
     return found, skips
@@ -466,7 +466,7 @@ def _check_data(
         wanted[benchmark.id, tuning] = "to tune on"
     if any(method.tuned_on == "ood_oracle" for method in methods):
         wanted |= {(name, tuning): "for ood_oracle tuning" for name in benchmark.ood_groups}
-    if any("held_out" in method.detector.needs for method in methods):
+    if any("validation" in method.detector.needs for method in methods):
         wanted.setdefault((benchmark.id, "validation"), "to fit on what was not trained on")
     heads = {benchmark.models[method.model].head for method in methods}
     if any(HEADS[head].calibrated for head in heads):

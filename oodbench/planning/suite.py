@@ -117,7 +117,7 @@ def load_suite(catalog: Catalog, name: str) -> Suite:
     """A suite by name or by the path of a YAML file.
 
     Members and published numbers are looked for beside the suite's file (those in a sub-folder
-    `published/`), then in the catalogue.
+    `published/`), then in the catalog.
 
     Raises:
         UserError: if something is not there or not valid, or if the tables ask for something that
@@ -224,8 +224,8 @@ def _check_columns(
 ) -> None:
     for name, benchmark in members.items():
         known = benchmark.methods if table.about == "detection" else benchmark.models
-        # A sweep names its methods after detectors, which only a plan knows.
-        if table.about == "detection" and benchmark.sweep is not None:
+        # A pass names its methods after detectors, which only a plan knows.
+        if table.about == "detection" and benchmark.matrix is not None:
             continue
         kind = "method" if table.about == "detection" else "model"
         for column in table.columns.values():

@@ -5,7 +5,7 @@ counted. It has the convolutions alone, two operations for each multiply-add, an
 forwards of the whole network (F) for each image:
 
 - training: 3 F (forward, and a backward for inputs and weights, which is twice as much);
-- a sweep that methods share: 1 F;
+- a pass that methods share: 1 F;
 - a method with input gradients: another 2 F, one backward for the input alone and the second
   forward; 5 F for a feature ensemble, which does both for each of its four or five taps, on half of
   the network on average;
@@ -29,7 +29,7 @@ _PIXELS = 32 * 32
 
 _TRAINING = 3.0
 _ENSEMBLE = 2.5
-"""What a feature ensemble sweeps of the network, over all taps: half of it for each."""
+"""What a feature ensemble passes of the network, over all taps: half of it for each."""
 _ATTACK = 4.0
 """A forward and a backward, and two forwards that see whether the network was fooled."""
 _KINDS = 3.0
@@ -40,7 +40,7 @@ _SWEPT_ALONE = frozenset(
         *("feature_map", "tap_maps", "layers"),
     }
 )
-"""What makes a method sweep the tuning images by itself; the others share stored outputs."""
+"""What makes a method pass the tuning images by itself; the others share stored outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def training(plan: Plan, model: str) -> Work:
     return Work(images + tested, _flops(plan, spec, forwards))
 
 
-def sweep(plan: Plan, planned: Pass) -> Work:
+def this_pass(plan: Plan, planned: Pass) -> Work:
     """One pass, for one seed."""
     forwards = planned.images * _forwards(plan, planned)
     spec = plan.benchmark.models[planned.model]
@@ -96,9 +96,9 @@ def trainings(plan: Plan) -> Work:
     return total(training(plan, model) for model in plan.models).times(len(plan.seeds))
 
 
-def sweeps(plan: Plan) -> Work:
+def passes(plan: Plan) -> Work:
     """Every pass of a plan, of all seeds."""
-    return total(sweep(plan, planned) for planned in plan.passes).times(len(plan.seeds))
+    return total(this_pass(plan, planned) for planned in plan.passes).times(len(plan.seeds))
 
 
 def _flops(plan: Plan, model: ModelSpec, forwards: float) -> float | None:
@@ -120,19 +120,19 @@ def _forwards(plan: Plan, planned: Pass) -> float:
     attacked = any(method.tuned_on == "fgsm" for method in methods)
     kinds = _KINDS if attacked else 1.0
     own = [method for method in methods if method.detector.needs & _SWEPT_ALONE]
-    shared = kinds if len(own) < len(methods) else 0.0  # one sweep for all that change scores only
+    shared = kinds if len(own) < len(methods) else 0.0  # one pass for all that change scores only
     return (_ATTACK if attacked else 0.0) + shared + kinds * sum(_grid(method) for method in own)
 
 
 def _share(method: Method) -> float:
-    """What one gradient, or one forward after it, sweeps of the network."""
+    """What one gradient, or one forward after it, passes of the network."""
     if "input_gradient" not in method.detector.needs:
         return 0.0
     return _ENSEMBLE if "taps" in method.detector.needs else 1.0
 
 
 def _shown(method: Method) -> float:
-    """What the gradients that a detector looks at sweep: one loss, of which most have one."""
+    """What the gradients that a detector looks at pass: one loss, of which most have one."""
     return 1.0 if "input_gradients" in method.detector.needs else 0.0
 
 

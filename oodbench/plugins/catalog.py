@@ -6,7 +6,7 @@ built-in folder; folders given by hand (`--plugins`, `OODBENCH_PLUGINS`); instal
 that declare the entry point group `oodbench.plugins`. A detector's class that is in no folder, such
 as one of a notebook, is given itself.
 
-Making a catalogue reads files and runs none of them, and imports no torch.
+Making a catalog reads files and runs none of them, and imports no torch.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Catalog:
 
     @cached_property
     def detectors(self) -> dict[str, DetectorStatus]:
-        """Every detector, in the order of the catalogue, read but not run."""
+        """Every detector, in the order of the catalog, read but not run."""
         return {name: self._read(entry)[0] for name, entry in self.entries["detector"].items()}
 
     def checked_detectors(self) -> dict[str, DetectorStatus]:
@@ -277,7 +277,7 @@ class Catalog:
         return self._inherited(path, [])
 
     def beside(self, path: Path, key: str, kind: Kind, name: str) -> Path:
-        """The file that the file `path` means by a name: one beside it, or one of the catalogue.
+        """The file that the file `path` means by a name: one beside it, or one of the catalog.
 
         Args:
             path: the file that refers to another one.

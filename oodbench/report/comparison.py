@@ -262,7 +262,7 @@ class Comparison:
         return terminal.render_document(comparison_tables.overview(self), width)
 
     def to_markdown(self) -> str:
-        """GitHub-flavoured Markdown."""
+        """GitHub-flavored Markdown."""
         from oodbench.report.tables import comparison as comparison_tables
         from oodbench.report.writers import markdown
 

@@ -1,8 +1,8 @@
 """Figures of a run and of a suite, drawn with matplotlib and without a display.
 
 Nothing of `pyplot` is used, which would keep figures and choose a window system.
-A figure is made from records or scores alone and returned; `save` writes it. Colours are told apart
-by people who do not see red and green (Okabe and Ito), and lines are labelled where they end.
+A figure is made from records or scores alone and returned; `save` writes it. Colors are told apart
+by people who do not see red and green (Okabe and Ito), and lines are labeled where they end.
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ def accuracy(panels: Sequence[Panel], title: str) -> Figure:
         axes = grid[panel.row][panel.column]
         axes.set_visible(True)
         axes.set_title(panel.title, loc="left", fontsize=10)
-        for curve, colour in zip(panel.curves, _colours(), strict=False):
+        for curve, color in zip(panel.curves, _colors(), strict=False):
             percent = [100 * value for value in curve.mean]
-            axes.plot(curve.epochs, percent, color=colour, linewidth=1.4)
+            axes.plot(curve.epochs, percent, color=color, linewidth=1.4)
             if curve.seeds > 1:
                 low, high = ([100 * value for value in end] for end in (curve.low, curve.high))
-                axes.fill_between(curve.epochs, low, high, color=colour, alpha=0.25, linewidth=0)
+                axes.fill_between(curve.epochs, low, high, color=color, alpha=0.25, linewidth=0)
         _zoom(axes, panel.curves)
         ends = [(curve.model, 100 * curve.mean[-1]) for curve in panel.curves]
         _label_ends(axes, [(f"{model} {value:.1f}", value) for model, value in ends])
@@ -136,8 +136,8 @@ def alpha(detection: Sequence[AlphaLine], accuracy: AlphaLine, title: str) -> Fi
     ):
         axes.set_visible(True)
         axes.set_title(name, loc="left", fontsize=10)
-        for index, (line, colour) in enumerate(zip(lines, _colours(), strict=False)):
-            _points(axes, line, colour, shift=1.03 ** (2 * index - len(lines) + 1))
+        for index, (line, color) in enumerate(zip(lines, _colors(), strict=False)):
+            _points(axes, line, color, shift=1.03 ** (2 * index - len(lines) + 1))
         alphas = sorted({each for line in lines for each in line.points})
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(alphas))
@@ -211,7 +211,7 @@ def _grid(
     return figure, [list(row) for row in grid]
 
 
-def _colours() -> list[str]:
+def _colors() -> list[str]:
     """As many as anybody needs: they repeat after seven."""
     return list(COLOURS) * 10
 
@@ -237,8 +237,8 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, float]]) -> None:
     low, high = axes.get_ylim()
     step = _LINE * _DOTS_PER_INCH / axes.bbox.height
     places: list[tuple[float, str, str]] = sorted(
-        ((value - low) / (high - low), text, colour)
-        for (text, value), colour in zip(ends, _colours(), strict=False)
+        ((value - low) / (high - low), text, color)
+        for (text, value), color in zip(ends, _colors(), strict=False)
     )
     heights = [place[0] for place in places]
     for index in range(1, len(heights)):
@@ -246,26 +246,26 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, float]]) -> None:
     # Moved up together they are too high on average: move them down by half, but not out.
     excess = (sum(heights) - sum(place[0] for place in places)) / max(1, len(heights))
     top = max(0.0, (heights[-1] if heights else 0.0) - excess - 1.0)
-    for height, (_, text, colour) in zip(heights, places, strict=True):
+    for height, (_, text, color) in zip(heights, places, strict=True):
         axes.annotate(
             text,
             (1.0, height - excess - top),
             xycoords="axes fraction",
             xytext=(4, 0),
             textcoords="offset points",
-            color=colour,
+            color=color,
             fontsize=9,
             va="center",
             annotation_clip=False,
         )
 
 
-def _points(axes: Axes, line: AlphaLine, colour: str, *, shift: float) -> None:
+def _points(axes: Axes, line: AlphaLine, color: str, *, shift: float) -> None:
     """The estimates of a line, joined, with their intervals; alphas are multiplied by `shift`."""
     found = [line.points[each] for each in sorted(line.points)]
     alphas = [each * shift for each in sorted(line.points)]
     means = [100 * each.mean for each in found]
-    axes.plot(alphas, means, color=colour, marker="o", markersize=4.5, linewidth=1.4)
+    axes.plot(alphas, means, color=color, marker="o", markersize=4.5, linewidth=1.4)
     ends = [
         (100 * (each.mean - low), 100 * (high - each.mean))
         for each, (low, high) in ((each, _bar(each)) for each in found)
@@ -276,7 +276,7 @@ def _points(axes: Axes, line: AlphaLine, colour: str, *, shift: float) -> None:
         # A percentile interval may leave its own mean outside, by a little.
         yerr=np.maximum(0.0, np.array(ends).T),
         fmt="none",
-        ecolor=colour,
+        ecolor=color,
         elinewidth=1.0,
         capsize=3,
     )
@@ -305,8 +305,8 @@ def _histograms(axes: Axes, by_set: Mapping[str, NDArray[np.float64]]) -> None:
 
     axes.stairs(shares(by_set["id"]), edges, fill=True, color=_GREY, alpha=0.35)
     others = (values for name, values in by_set.items() if name != "id")
-    for values, colour in zip(others, _colours(), strict=False):
-        axes.stairs(shares(values), edges, color=colour, linewidth=1.2)
+    for values, color in zip(others, _colors(), strict=False):
+        axes.stairs(shares(values), edges, color=color, linewidth=1.2)
     axes.axvline(float(np.quantile(by_set["id"], 0.05)), color=_GREY, linestyle="--", linewidth=0.9)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_yscale("function", functions=(np.sqrt, np.square))
@@ -318,8 +318,8 @@ def _legend(figure: Figure, id_name: str, ood_names: Sequence[str]) -> None:
     handles: list[Artist] = [
         Patch(color=_GREY, alpha=0.35, label=id_name),
         *(
-            Line2D([], [], color=colour, linewidth=1.6, label=name)
-            for name, colour in zip(ood_names, _colours(), strict=False)
+            Line2D([], [], color=color, linewidth=1.6, label=name)
+            for name, color in zip(ood_names, _colors(), strict=False)
         ),
         Line2D([], [], color=_GREY, linestyle="--", label="95 % of the ID images are on its right"),
     ]

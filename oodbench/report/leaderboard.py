@@ -338,7 +338,7 @@ class Leaderboard:
         return terminal.render(self, width)
 
     def to_markdown(self) -> str:
-        """GitHub-flavoured Markdown."""
+        """GitHub-flavored Markdown."""
         from oodbench.report.writers import markdown
 
         return markdown.render(self)

@@ -70,7 +70,7 @@ _LIMITED = "not the benchmark: limited to "
 
 
 def _run_name(name: str) -> str:
-    """A file's name, perhaps with the label of what is limited (`LimitSpec.labelled`)."""
+    """A file's name, perhaps with the label of what is limited (`LimitSpec.labeled`)."""
     _file_name(name.partition(f" ({_LIMITED}")[0])
     return name
 
@@ -191,8 +191,8 @@ class ResizeSpec(Spec):
 
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Pillow's filter; all but "nearest" average over what a pixel covers (antialiased)."""
-    crop: Literal["none", "centre"] = "centre"
-    """Keep the aspect ratio and cut the centre, or squeeze."""
+    crop: Literal["none", "center"] = "center"
+    """Keep the aspect ratio and cut the center, or squeeze."""
 
 
 class DatasetSpec(Spec):
@@ -225,13 +225,13 @@ class DatasetSpec(Spec):
     """Number of classes; null for data that is only ever out-of-distribution."""
     splits: dict[SplitName, ImageCount]
     """Number of images of each split."""
-    hold_out: dict[SplitName, SplitName] = Field(default_factory=dict)
+    split_from: dict[SplitName, SplitName] = Field(default_factory=dict)
     """A split that is set apart from the images of another: {validation: train}."""
     sha256: dict[SplitName, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         default_factory=dict
     )
     """Fingerprints of the decoded splits, where they are the same on every machine."""
-    licence: Text
+    license: Text
     citation: Text
     url: Text | None = None
 
@@ -244,19 +244,19 @@ class DatasetSpec(Spec):
             raise ValueError(f"kind {self.kind} needs a builder")
         if not built and self.builder is not None:
             raise ValueError(f"kind {self.kind} takes no builder; it takes paths")
-        if self.kind == "builtin" and (self.hold_out or self.files):
+        if self.kind == "builtin" and (self.split_from or self.files):
             raise ValueError(
-                "kind builtin takes neither hold_out nor files; it computes its splits"
+                "kind builtin takes neither split_from nor files; it computes its splits"
             )
         names = [file.name for file in self.files]
         if len(set(names)) < len(names):
             raise ValueError("files: two of them have one name")
-        for split, source in self.hold_out.items():
+        for split, source in self.split_from.items():
             if split not in self.splits or source not in self.splits:
-                raise ValueError(f"hold_out: {split}: {source}: both must be among the splits")
-            if source in self.hold_out:
-                raise ValueError(f"hold_out: {split}: '{source}' is itself held out")
-        read = set(self.splits) - set(self.hold_out)
+                raise ValueError(f"split_from: {split}: {source}: both must be among the splits")
+            if source in self.split_from:
+                raise ValueError(f"split_from: {split}: '{source}' is itself set apart")
+        read = set(self.splits) - set(self.split_from)
         if not built and set(self.paths) != read:
             raise ValueError(f"paths: expected one for each of: {', '.join(sorted(read))}")
         if built and self.paths:
@@ -312,14 +312,14 @@ class TrainingSpec(Spec):
         return self
 
 
-class NormalisationSpec(Spec):
-    """What images in [0, 1] are normalised with, per channel."""
+class NormalizationSpec(Spec):
+    """What images in [0, 1] are normalized with, per channel."""
 
     mean: Several[Annotated[float, Field(ge=-1e9, le=1e9)]]
     std: Several[Scale]
 
     @model_validator(mode="after")
-    def _same_length(self) -> NormalisationSpec:
+    def _same_length(self) -> NormalizationSpec:
         if len(self.mean) != len(self.std):
             raise ValueError("mean and std need one value for each channel")
         return self
@@ -338,7 +338,7 @@ class ModelSpec(Spec):
     """Name of a head with its loss (`oodbench list models`)."""
     loss_options: dict[str, float] = Field(default_factory=dict)
     """Options of the loss, such as DisMax's `alpha`."""
-    normalisation: NormalisationSpec | None = None
+    normalization: NormalizationSpec | None = None
     """None: mean and standard deviation of the training images."""
     training: TrainingSpec
 
@@ -379,7 +379,7 @@ class TuningSpec(Spec):
     """How detectors that declare a search space or a model of their own are tuned.
 
     `fgsm`: on adversarial images made from the ID tuning split, one setting per (model, ID set)
-    used for every OOD set. `ood_oracle`: on held-out images of each OOD set, one setting per OOD
+    used for every OOD set. `ood_oracle`: on validation images of each OOD set, one setting per OOD
     set: an upper bound that nobody has in the field.
     """
 
@@ -389,7 +389,7 @@ class TuningSpec(Spec):
     fgsm_step: Scale = 0.05
     """Step of the fast gradient sign method, in units of a [0, 1] pixel (Lee et al. 2018: 0.05)."""
     noise_std: NonNegativeScale = 0.0625
-    """Noise of the noisy images in units of the normalised image (Lee et al. 2018, ResNet)."""
+    """Noise of the noisy images in units of the normalized image (Lee et al. 2018, ResNet)."""
     min_adversarial: ImageCount = 20
     """Fewest images that must be fooled for tuning to mean anything."""
     detectors: Literal["all"] | Several[Text] = "all"
@@ -431,7 +431,7 @@ class MethodSpec(Spec):
     """Overrides the benchmark's protocol for this method."""
 
 
-class SweepSpec(Spec):
+class MatrixSpec(Spec):
     """Every model with every detector; what `methods` names already is left as named there."""
 
     models: Literal["all"] | Several[Text] = "all"
@@ -439,7 +439,7 @@ class SweepSpec(Spec):
 
 
 class ExcludeSpec(Spec):
-    """A combination of the sweep that is left out, and why."""
+    """A combination of the matrix that is left out, and why."""
 
     model: Text
     detector: Text
@@ -489,7 +489,7 @@ class LimitSpec(Spec):
             "may be the reason."
         )
 
-    def labelled(self, name: str) -> str:
+    def labeled(self, name: str) -> str:
         """The name of what is limited, by which its results never mix with those of the whole."""
         return f"{name} ({self.label})"
 
@@ -518,7 +518,7 @@ class BenchmarkSpec(Spec):
     """Group ("near", "far") -> data sets, tested on their `test` splits."""
     models: dict[MethodName, ModelSpec]
     methods: dict[MethodName, MethodSpec] = Field(default_factory=dict)
-    sweep: SweepSpec | None = None
+    matrix: MatrixSpec | None = None
     exclude: Several[ExcludeSpec] = ()
     reference: Text | None = None
     """The method whose time the others' are divided by; its detector needs only the logits."""
@@ -543,12 +543,12 @@ class BenchmarkSpec(Spec):
             raise ValueError(f"ood: '{self.id}' is the in-distribution data set")
         if not self.models:
             raise ValueError("models: names no model")
-        if not self.methods and self.sweep is None:
-            raise ValueError("give methods, a sweep, or both")
+        if not self.methods and self.matrix is None:
+            raise ValueError("give methods, a matrix, or both")
         for name, method in self.methods.items():
             self._known_model(method.model, f"methods.{name}.model")
-        for model in self.sweep.models if self.sweep and self.sweep.models != "all" else ():
-            self._known_model(model, "sweep.models")
+        for model in self.matrix.models if self.matrix and self.matrix.models != "all" else ():
+            self._known_model(model, "matrix.models")
         for index, excluded in enumerate(self.exclude):
             self._known_model(excluded.model, f"exclude.{index}.model")
         return self
@@ -568,7 +568,7 @@ class BenchmarkSpec(Spec):
             tuning = tuning.model_copy(update={"min_adversarial": fewest})
         return self.model_copy(
             update={
-                "name": limit.labelled(self.name),
+                "name": limit.labeled(self.name),
                 "models": models,
                 "tuning": tuning,
                 "limited": limit,
@@ -771,11 +771,11 @@ class SuiteSpec(Spec):
     def benchmark_name(self, benchmark: str) -> str:
         """What the records of a member say that they are of."""
         name = self.member_name(benchmark)
-        return name if self.limited is None else self.limited.labelled(name)
+        return name if self.limited is None else self.limited.labeled(name)
 
     def limited_to(self, limit: LimitSpec) -> SuiteSpec:
         """The same with less; the members are limited where they are read."""
-        return self.model_copy(update={"name": limit.labelled(self.name), "limited": limit})
+        return self.model_copy(update={"name": limit.labeled(self.name), "limited": limit})
 
     def identity(self) -> dict[str, Any]:
         """What results depend on: everything but the words for people."""

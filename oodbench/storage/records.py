@@ -104,14 +104,14 @@ class CostRecord:
     """What one method costs, for one seed, measured with the method standing alone.
 
     Attributes:
-        forwards_per_image: sweeps of the network, counted; a partial sweep counts as its share.
+        forwards_per_image: passes of the network, counted; a partial pass counts as its share.
         backwards_per_image: likewise.
         flops_per_image: floating-point operations (2 per multiply-add).
         latency_ms_batch1: median time of one image alone.
         ms_per_image_batched: median time of a batch over its size.
         relative_to_baseline: batched time over the reference method's in the same run.
-        fit_seconds: sweep over the training images and fitting.
-        tune_seconds: making tuning data, sweeping the grid, training the detector's own model.
+        fit_seconds: pass over the training images and fitting.
+        tune_seconds: making tuning data, reading the grid, training the detector's own model.
         peak_memory_bytes: weights, detector state and live tensors while a batch is scored.
         time_scatter: of the repetitions whose median is `ms_per_image_batched`, the longest less
             the shortest, over the median; None in records made before it was recorded.

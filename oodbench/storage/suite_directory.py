@@ -7,7 +7,7 @@
       comparison.md .csv .json .html
       figures/test-accuracy.png
 
-Reports are made from it alone: what the catalogue says later does not change them.
+Reports are made from it alone: what the catalog says later does not change them.
 """
 
 from __future__ import annotations

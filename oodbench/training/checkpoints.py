@@ -38,7 +38,7 @@ class CheckpointKey:
         data: fingerprint of the training images and labels.
         num_classes: C.
         seed: of weights, order and augmentation.
-        held_out: fingerprint of the images that a temperature is calibrated on, if one is.
+        validation: fingerprint of the images that a temperature is calibrated on, if one is.
         test: fingerprint of the images that the history has the accuracy on, if it has.
     """
 
@@ -46,7 +46,7 @@ class CheckpointKey:
     data: str
     num_classes: int
     seed: int
-    held_out: str = ""
+    validation: str = ""
     test: str = ""
 
     @property
@@ -58,7 +58,7 @@ class CheckpointKey:
             self.data,
             str(self.num_classes),
             str(self.seed),
-            self.held_out,
+            self.validation,
             self.test,
             str(TRAINING_VERSION),
             code_version(self.model.network),
@@ -87,7 +87,7 @@ class DamagedCheckpointError(Exception):
 
 def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> None:
     """Write a checkpoint, whole or not at all."""
-    from safetensors.torch import save as serialise
+    from safetensors.torch import save as serialize
 
     # Copies: a module that is registered twice has its tensors twice.
     weights = {
@@ -102,7 +102,7 @@ def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> No
         "seed": str(key.seed),
         "history": json.dumps([asdict(epoch) for epoch in history]),
     }
-    write_atomic(key.path, serialise(weights, metadata))
+    write_atomic(key.path, serialize(weights, metadata))
 
 
 def load_into(classifier: Classifier, key: CheckpointKey) -> None:
@@ -112,14 +112,14 @@ def load_into(classifier: Classifier, key: CheckpointKey) -> None:
         DamagedCheckpointError: if the file is truncated, no checkpoint, or that of another key.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load as deserialise
+    from safetensors.torch import load as deserialize
 
     try:
         content = key.path.read_bytes()
         metadata = _metadata(content)
         if metadata.get("format") != FORMAT or metadata.get("address") != key.address:
             raise DamagedCheckpointError("it belongs to something else")
-        weights = deserialise(content)
+        weights = deserialize(content)
         if metadata.get("weights") != tensors_digest(weights):
             raise DamagedCheckpointError("its weights are not those that were written")
         classifier.load_state_dict(weights)

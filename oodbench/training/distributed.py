@@ -1,7 +1,7 @@
 """Training with several processes (`torchrun`), to the result that one process would have.
 
 The batch of the recipe is shared out, gradients are averaged (DistributedDataParallel), and batch
-normalisation takes its statistics over the whole batch. So the number of processes changes the
+normalization takes its statistics over the whole batch. So the number of processes changes the
 speed, and the result only by rounding.
 """
 
@@ -116,7 +116,7 @@ def _added(value: Tensor) -> Tensor:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the images of all processes.
+    """Batch normalization over the images of all processes.
 
     torch's SyncBatchNorm does this on GPUs only; this one is the same computation on every device,
     so that what is tested is what runs. Statistics are in float32 at least.
@@ -126,15 +126,15 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalised batch; in evaluation mode as any other batch normalisation."""
+        """The normalized batch; in evaluation mode as any other batch normalization."""
         if not self.training:
             return super().forward(x)
         wide = x if x.dtype == torch.float64 else x.float()
         count = torch.tensor([float(x.numel() // x.shape[1])], dtype=wide.dtype, device=x.device)
         first = _added(torch.cat([wide.sum(dim=(0, 2, 3)), count]))
         total, mean = first[-1].detach(), first[:-1] / first[-1].detach()
-        centred = wide - mean[:, None, None]
-        variance = _added(centred.square().sum(dim=(0, 2, 3))) / total
+        centered = wide - mean[:, None, None]
+        variance = _added(centered.square().sum(dim=(0, 2, 3))) / total
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -145,8 +145,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             unbiased = variance.detach() * total / (total - 1)
             self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
-        return normalised.to(x.dtype)
+        normalized: Tensor = centered * scale[:, None, None] + self.bias[:, None, None]
+        return normalized.to(x.dtype)
 
 
 def share_statistics(module: nn.Module) -> None:
@@ -161,7 +161,7 @@ def share_statistics(module: nn.Module) -> None:
         if type(child) is nn.BatchNorm2d:
             if not child.affine or not child.track_running_stats or child.momentum is None:
                 raise UserError(
-                    f"The batch normalisation '{name}' cannot be shared among processes: it has no "
+                    f"The batch normalization '{name}' cannot be shared among processes: it has no "
                     "weights, no running statistics, or no momentum.",
                     "Train with one process.",
                 )

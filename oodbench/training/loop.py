@@ -92,16 +92,16 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: int) -> Classifier:
-    """An untrained classifier, normalised as its spec says or by the training images.
+    """An untrained classifier, normalized as its spec says or by the training images.
 
     Args:
-        spec: network, head, normalisation.
+        spec: network, head, normalization.
         num_classes: C.
         data: the training images.
         seed: of the initial weights.
 
     Raises:
-        UserError: if the normalisation is for another number of channels.
+        UserError: if the normalization is for another number of channels.
     """
     with seeded(seed, torch.device("cpu")):
         network = models.create(
@@ -112,18 +112,18 @@ def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: in
             taps=spec.taps,
             options=spec.network_options,
         )
-    if spec.normalisation is None:
+    if spec.normalization is None:
         mean, std = channel_statistics(data)
     else:
-        mean, std = list(spec.normalisation.mean), list(spec.normalisation.std)
+        mean, std = list(spec.normalization.mean), list(spec.normalization.std)
         if len(mean) != data.images.shape[1]:
             raise UserError(
-                f"The normalisation has {len(mean)} channels, the images have "
+                f"The normalization has {len(mean)} channels, the images have "
                 f"{data.images.shape[1]}.",
-                "Correct 'normalisation' of the model in the benchmark.",
+                "Correct 'normalization' of the model in the benchmark.",
             )
     classifier = Classifier(network, mean, std)
-    return classifier.to(memory_format=torch.channels_last)  # faster sweeps, backward above all
+    return classifier.to(memory_format=torch.channels_last)  # faster passes, backward above all
 
 
 def channel_statistics(data: ImageArray) -> tuple[list[float], list[float]]:
@@ -149,7 +149,7 @@ def train(
     seed: int,
     device: torch.device,
     test: ImageArray | None = None,
-    held_out: ImageArray | None = None,
+    validation: ImageArray | None = None,
     state: TrainingState | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_images: Callable[[int], None] = lambda count: None,
@@ -166,7 +166,7 @@ def train(
         seed: of weights, order and augmentation.
         device: where to train.
         test: noted in the history if the recipe asks for it; nothing is chosen by it.
-        held_out: ID images that a head with a temperature is calibrated on.
+        validation: ID images that a head with a temperature is calibrated on.
         state: where the state after each epoch is kept, and taken up from.
         on_epoch: called after each epoch.
         on_images: called after each step with the number of images in it.
@@ -197,7 +197,7 @@ def train(
         raise
     classifier = training.classifier.eval()
     if models.head_info(spec.head).calibrated:
-        _calibrate(classifier, spec, held_out)
+        _calibrate(classifier, spec, validation)
     return classifier, history
 
 
@@ -228,7 +228,7 @@ class Training:
         if group.size > 1:
             distributed.share_statistics(self.classifier)
         self.loss = models.create_loss(spec.head, **spec.loss_options).to(device)
-        if group.size > 1 and self.loss.labelled(recipe.batch_size) < recipe.batch_size:
+        if group.size > 1 and self.loss.labeled(recipe.batch_size) < recipe.batch_size:
             raise UserError(
                 f"The loss of head '{spec.head}' mixes the images of a batch, which several "
                 "processes do not see as one.",
@@ -330,7 +330,7 @@ class Training:
         share = len(labels) / len(rows)
         (loss * (share * self.group.size)).backward()
         self.optimizer.step()
-        pure = self.loss.labelled(len(labels))
+        pure = self.loss.labeled(len(labels))
         right[0] += (logits.detach()[:pure].argmax(dim=1) == labels[:pure]).sum()
         right[1] += pure
         return distributed.summed(loss.detach().double() * share)
@@ -378,19 +378,19 @@ def _logits(
 
 
 @torch.no_grad()
-def _calibrate(classifier: Classifier, spec: ModelSpec, held_out: ImageArray | None) -> None:
-    """Set the head's temperature on held-out images; never on test images, as the paper does."""
-    if held_out is None or held_out.labels is None:
+def _calibrate(classifier: Classifier, spec: ModelSpec, validation: ImageArray | None) -> None:
+    """Set the head's temperature on validation images; never on test images, as the paper does."""
+    if validation is None or validation.labels is None:
         raise UserError(
-            f"The head '{spec.head}' needs held-out images to calibrate its temperature on.",
-            "Give the in-distribution data set a validation split (hold_out in its manifest).",
+            f"The head '{spec.head}' needs validation images to calibrate its temperature on.",
+            "Give the in-distribution data set a validation split (split_from in its manifest).",
         )
     off = torch.autocast(classifier.mean.device.type, enabled=False)
     logits = [
-        _logits(classifier, held_out, slice(start, start + _EVALUATION_BATCH), off)
-        for start in range(0, len(held_out), _EVALUATION_BATCH)
+        _logits(classifier, validation, slice(start, start + _EVALUATION_BATCH), off)
+        for start in range(0, len(validation), _EVALUATION_BATCH)
     ]
-    labels = torch.from_numpy(held_out.labels.copy())
+    labels = torch.from_numpy(validation.labels.copy())
     temperature = calibrate(torch.cat(logits).cpu(), labels)
     classifier.network.get_buffer("head.temperature").fill_(temperature)
 

@@ -85,7 +85,7 @@ class ModelStore:
             data=self._data.fingerprint(dataset, "train"),
             num_classes=self._num_classes,
             seed=seed,
-            held_out=self._data.fingerprint(dataset, "validation") if calibrated else "",
+            validation=self._data.fingerprint(dataset, "validation") if calibrated else "",
             test=self._data.fingerprint(dataset, "test") if tested else "",
         )
 
@@ -154,7 +154,7 @@ class ModelStore:
             seed=key.seed,
             device=self._device,
             test=self._data.get(dataset, "test") if tested else None,
-            held_out=self._data.get(dataset, "validation") if calibrated else None,
+            validation=self._data.get(dataset, "validation") if calibrated else None,
             state=state,
             on_epoch=on_epoch,
             on_images=lambda count: meter.add(count),

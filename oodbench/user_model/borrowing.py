@@ -31,7 +31,7 @@ def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
 
     The module's own tensors are taken out and put back, even if something raises: their storage,
     strides, gradients and hooks stay as they are. Buffers are copies, and attributes that hold
-    other tensors are set back, so what a sweep keeps is forgotten. A parameter that stays on its
+    other tensors are set back, so what a pass keeps is forgotten. A parameter that stays on its
     device shares its storage with its stand-in, and a module may write into it; its values are
     copied first, and put back if they changed. That takes the memory of one copy of the weights.
 
@@ -112,7 +112,7 @@ def reorder(module: nn.Module) -> None:
         # Exactly torch's own layers: those of others may look at their weights in another order.
         if type(part) not in _CONVOLUTIONS:
             continue
-        weight = part._parameters.get("weight")  # none if it is made of others in each sweep
+        weight = part._parameters.get("weight")  # none if it is made of others in each pass
         if weight is not None:
             weight.data = weight.data.to(memory_format=torch.channels_last)
 
@@ -174,14 +174,14 @@ def stays_where_it_is(module: nn.Module) -> bool:
 
 
 class BorrowedClassifier(Classifier):
-    """A user's network: normalised if it is known how, run in its own type and order.
+    """A user's network: normalized if it is known how, run in its own type and order.
 
     Images come in float32, or float64 for a float64 network: in half precision the steps of input
     perturbation would be lost.
 
     Args:
-        network: maps normalised images to logits.
-        normalization: mean and standard deviation per channel; None: images come normalised.
+        network: maps normalized images to logits.
+        normalization: mean and standard deviation per channel; None: images come normalized.
         dtype: the network's.
         device: where it is.
         channels_last: whether it takes images in that order.
@@ -201,17 +201,17 @@ class BorrowedClassifier(Classifier):
         precision = torch.promote_types(dtype, torch.float32)
         self.mean = torch.tensor(mean, dtype=precision, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=precision, device=device).view(1, -1, 1, 1)
-        self._normalises = normalization is not None
+        self._normalizes = normalization is not None
         self._dtype = dtype
         self._channels_last = channels_last
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalized(self, images: Tensor) -> Tensor:
         """What the network sees of images [B, channels, ...]; of whole numbers, a copy."""
         # A copy in any case: a network's first layer may work in place.
-        if not self._normalises:
+        if not self._normalizes:
             images = images.clone()
         elif images.ndim == 4:
-            images = super().normalised(images)
+            images = super().normalized(images)
         else:
             shape = (1, -1, *[1] * (images.ndim - 2))
             images = (images - self.mean.view(shape)) / self.std.view(shape)

@@ -2,7 +2,7 @@
 
 In this order: what a timm model's `feature_info` names; the list of like modules that holds most of
 the network's weights, if they are stages, or blocks of tokens; the last activation before each
-change of resolution; blocks of one resolution. Nothing is imported to recognise a model: modules
+change of resolution; blocks of one resolution. Nothing is imported to recognize a model: modules
 are known by what they are given and give when a few images are sent through.
 """
 

@@ -71,7 +71,7 @@ class LoadedImages:
             in order, and a last batch that it would drop is read; other samplers are left as they
             are. Its generators are put back by `close`.
         name: the argument that it was given as, for messages.
-        labelled: whether labels are read. If they are not, they may be anything.
+        labeled: whether labels are read. If they are not, they may be anything.
 
     Attributes:
         name: as given.
@@ -88,17 +88,17 @@ class LoadedImages:
         UserError: if it is neither DataLoader nor Dataset.
     """
 
-    def __init__(self, data: Any, name: str, *, labelled: bool) -> None:
+    def __init__(self, data: Any, name: str, *, labeled: bool) -> None:
         self.name = name
         self.num_classes: int | None = None
         self.in_unit_range = False
         self.model_inputs: Collection[str] = ()
         self._left_out: set[str] = set()
         self.fingerprints: NDArray[np.uint64] | None = None
-        self._labelled = labelled
+        self._labeled = labeled
         self._generators = [(each, each.get_state()) for each in _generators(data)]
         self._data = self._readable(data)
-        self.declared = declared_classes(data, name) if labelled else None
+        self.declared = declared_classes(data, name) if labeled else None
         self.relabel: Sequence[int] = ()
         self.note = self._order_of(self._data)
         self.scaled = False
@@ -150,7 +150,7 @@ class LoadedImages:
         return [note for note in (self.note, scaled if self.scaled else "") if note]
 
     def first(self) -> Batch:
-        """The first batch, its labels as they are read; the sweep that comes next goes on after it.
+        """The first batch, its labels as they are read; the pass that comes next goes on after it.
 
         Raises:
             UserError: if there is none, or it is not as it should be.
@@ -191,25 +191,25 @@ class LoadedImages:
         numbers [B, T], which name tokens.
 
         Raises:
-            UserError: if something cannot be read or is not as it should be, or another sweep gave
+            UserError: if something cannot be read or is not as it should be, or another pass gave
                 another number of images.
         """
         self.first()
         # What was begun to see the first batch is gone on with: a stream is not begun twice, and
         # the workers of a DataLoader are not started twice.
-        sweep, self._begun = self._begun, None
+        this_pass, self._begun = self._begun, None
         count, prints = 0, []
-        if sweep is not None:
+        if this_pass is not None:
             assert self._first is not None
             self._check(*self._first, 0)  # more may be known by now
             count = len(self._first[0])
             prints.append(fingerprints(self._first[0]))
-            yield self._relabelled(*self._first)
-        for images, labels in sweep or self._checked():
+            yield self._relabeled(*self._first)
+        for images, labels in this_pass or self._checked():
             count += len(images)
             if self.fingerprints is None:
                 prints.append(fingerprints(images))
-            yield self._relabelled(images, labels)
+            yield self._relabeled(images, labels)
         if self._count not in (None, count):
             raise UserError(
                 f"{self.name} gave {self._count} images, and {count} when it was read again.",
@@ -219,7 +219,7 @@ class LoadedImages:
         if self.fingerprints is None:
             self.fingerprints = np.concatenate(prints)
 
-    def _relabelled(self, images: Tensor, labels: Tensor | None) -> Batch:
+    def _relabeled(self, images: Tensor, labels: Tensor | None) -> Batch:
         if labels is None or not self.relabel:
             return images, labels
         return images, torch.tensor(self.relabel, device=labels.device)[labels]
@@ -235,21 +235,21 @@ class LoadedImages:
 
     def _checked(self) -> Iterator[Batch]:
         done = 0
-        labelled: bool | None = None
+        labeled: bool | None = None
         raw = self._loaded() if isinstance(self._data, DataLoader) else self._batched()
         for given, given_labels in raw:
             images = self._images(given, done)
             labels = None
-            if self._labelled and given_labels is not None:
+            if self._labeled and given_labels is not None:
                 labels = self._labels(given_labels, len(images), done)
-            if labelled not in (None, labels is not None):
+            if labeled not in (None, labels is not None):
                 raise UserError(
                     f"{self.name}: images have labels up to image {done - 1} and none after it."
-                    if labelled
+                    if labeled
                     else f"{self.name}: images have no labels up to image {done - 1} and have "
                     "some after it."
                 )
-            labelled = labels is not None
+            labeled = labels is not None
             if len(images) == 0:
                 continue
             self._check(images, labels, done)
@@ -483,7 +483,7 @@ class LoadedImages:
             raise UserError(
                 f"{self.name}: image {done + index} has values from {float(seen.min):.3g} to "
                 f"{float(seen.max):.3g}; with normalization given, images are in [0, 1].",
-                "Images that are normalised already go with normalization=None.",
+                "Images that are normalized already go with normalization=None.",
             )
         if labels is None or self.num_classes is None:
             return

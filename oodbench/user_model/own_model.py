@@ -134,7 +134,7 @@ def evaluate(
         id_data: in-distribution images to test on.
         ood_data: name -> out-of-distribution images.
         fit_data: images that the model was trained on, with labels, best without augmentation.
-        validation_data: labelled in-distribution images that it was not trained on.
+        validation_data: labeled in-distribution images that it was not trained on.
         taps: names of the modules that detectors with a feature ensemble look at, the feature
             layers; one that gives a tuple or a mapping counts by its first tensor. "auto": the ends
             of stages or blocks, and a note says which and why
@@ -578,16 +578,16 @@ def _data(
         )
     data = DataSets(
         test={
-            ID: LoadedImages(id_data, "id_data", labelled=True),
+            ID: LoadedImages(id_data, "id_data", labeled=True),
             **{
-                name: LoadedImages(given, f"ood_data['{name}']", labelled=False)
+                name: LoadedImages(given, f"ood_data['{name}']", labeled=False)
                 for name, given in ood_data.items()
             },
         },
-        fit=None if fit_data is None else LoadedImages(fit_data, "fit_data", labelled=True),
+        fit=None if fit_data is None else LoadedImages(fit_data, "fit_data", labeled=True),
         validation=None
         if validation_data is None
-        else LoadedImages(validation_data, "validation_data", labelled=True),
+        else LoadedImages(validation_data, "validation_data", labeled=True),
     )
     for source in data.all:
         source.in_unit_range = in_unit_range
@@ -631,9 +631,9 @@ def _adapted(
     try:
         probed = probe(
             module,
-            alone.normalised(few),
+            alone.normalized(few),
             num_classes=num_classes,
-            batch=alone.normalised(whole) if reads_layers else None,
+            batch=alone.normalized(whole) if reads_layers else None,
             **options,
         )
     except UserError:
@@ -710,17 +710,17 @@ def _check_classes(found: int, expected: int | None) -> None:
 
 def _same_classes(data: DataSets, num_classes: int) -> list[str]:
     """Let a label mean the same class in all data; what is to be noted of it."""
-    labelled = {source.name: source for source in data.all if source.declared is not None}
-    for source in labelled.values():
+    labeled = {source.name: source for source in data.all if source.declared is not None}
+    for source in labeled.values():
         source.relabel = ()  # of a model before this one
     declared = {
         name: source.declared
-        for name, source in labelled.items()
+        for name, source in labeled.items()
         if source.declared is not None and source.has_labels
     }
     notes = []
     for name, labels, note in matching_labels(declared, num_classes):
-        labelled[name].relabel = labels
+        labeled[name].relabel = labels
         notes.append(note)
     return notes
 
@@ -822,7 +822,7 @@ class EvaluationResult:
         )
 
     def to_markdown(self) -> str:
-        """GitHub-flavoured Markdown, with every metric."""
+        """GitHub-flavored Markdown, with every metric."""
         from oodbench.report.writers import markdown
 
         return markdown.render_document(self._document(best="bold", whole=True))

@@ -51,8 +51,8 @@ class NotFiniteError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Sweep:
-    """What a sweep of a network showed.
+class _Pass:
+    """What a pass of a network showed.
 
     Attributes:
         logits: what it returned.
@@ -125,12 +125,12 @@ def probe(
 
     With "auto", taps are the ends of stages or blocks (`oodbench.user_model.feature_layers`). A
     module
-    that runs several times in one sweep is never a tap; an oodbench network keeps those that it
+    that runs several times in one pass is never a tap; an oodbench network keeps those that it
     names.
 
     Args:
         module: in evaluation mode, on the device of `images`, and not wrapped.
-        images: a few, normalised and of its type, shape [B, channels, H, W]; or what else it takes,
+        images: a few, normalized and of its type, shape [B, channels, H, W]; or what else it takes,
             shape [B, ...].
         taps: "auto", or names of modules in the order of the network.
         head: name of the last layer; None: found.
@@ -149,49 +149,50 @@ def probe(
     """
     for argument, name in (("head", head), ("features", features)):
         _check_name(module, argument, name)
-    sweep, channels_last = _run(module, images, output, num_classes)
-    last, why = _head_of(sweep, module) if head is None else (head, "")
+    this_pass, channels_last = _run(module, images, output, num_classes)
+    last, why = _head_of(this_pass, module) if head is None else (head, "")
     if head is not None:
-        _check_part(sweep, module, head, "head", of="given")
+        _check_part(this_pass, module, head, "head", of="given")
     if features is not None:
-        _check_part(sweep, module, features, "features", of="output")
-        last = last if head is not None or _gives_logits(sweep, last) else None
-    layers = _feature_layers(sweep, module, taps, last)
+        _check_part(this_pass, module, features, "features", of="output")
+        last = last if head is not None or _gives_logits(this_pass, last) else None
+    layers = _feature_layers(this_pass, module, taps, last)
     if taps == "auto" and layers.names and batch is not None and len(batch) > len(images):
-        steady = _steady(sweep.calls, module, batch)
-        if len(steady) < len(sweep.calls):
-            layers = _feature_layers(replace(sweep, calls=steady), module, taps, last)
+        steady = _steady(this_pass.calls, module, batch)
+        if len(steady) < len(this_pass.calls):
+            layers = _feature_layers(replace(this_pass, calls=steady), module, taps, last)
     network = AdaptedNetwork(
         module,
         layers.names,
         last,
         features_name=features,
-        opaque_head=last is not None and not _computes_what_it_says(sweep, module, last, features),
+        opaque_head=last is not None
+        and not _computes_what_it_says(this_pass, module, last, features),
         channel_axes=layers.axes,
         tap_reason=layers.reason,
-        output=sweep.output,
-        num_classes=sweep.logits.shape[1],
+        output=this_pass.output,
+        num_classes=this_pass.logits.shape[1],
         head_note=why,
     )
-    return Probed(network, sweep.logits, channels_last, sweep.note)
+    return Probed(network, this_pass.logits, channels_last, this_pass.note)
 
 
 def _run(
     module: nn.Module, images: Tensor, output: Output, num_classes: int | None
-) -> tuple[_Sweep, bool]:
-    """A sweep, in channels_last order if the module takes it: a `view` of a map does not."""
+) -> tuple[_Pass, bool]:
+    """A pass, in channels_last order if the module takes it: a `view` of a map does not."""
     if images.ndim == 4:
         ordered = images.contiguous(memory_format=torch.channels_last)
         try:
-            return _sweep(module, ordered, output, num_classes), True
+            return _pass(module, ordered, output, num_classes), True
         except (UserError, NotFiniteError):
             raise
         except Exception:  # tried again in the other order, where it may raise what it likes
             pass
-    return _sweep(module, images.contiguous(), output, num_classes), False
+    return _pass(module, images.contiguous(), output, num_classes), False
 
 
-def _sweep(module: nn.Module, images: Tensor, output: Output, num_classes: int | None) -> _Sweep:
+def _pass(module: nn.Module, images: Tensor, output: Output, num_classes: int | None) -> _Pass:
     calls: dict[str, Call] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
@@ -231,7 +232,7 @@ def _sweep(module: nn.Module, images: Tensor, output: Output, num_classes: int |
         output, note = find_output(returned, images, model_name(module), num_classes, is_layers)
     logits = _checked_logits(module, logits_in(returned, output, images), len(images))
     size = (images.shape[2], images.shape[3]) if images.ndim == 4 else (1, 1)
-    return _Sweep(logits, calls, len(images), size, output, note)
+    return _Pass(logits, calls, len(images), size, output, note)
 
 
 def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
@@ -260,21 +261,21 @@ def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
 # --- the last layer ----------------------------------------------------------------------------
 
 
-def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
+def _head_of(this_pass: _Pass, module: nn.Module) -> tuple[str | None, str]:
     """Name of the last layer and a note on it, or None and why it is not known."""
     model = model_name(module)
-    layers = {name: call for name, call in sweep.calls.items() if is_last_layer(call.module)}
-    _check_no_probabilities(sweep, model, layers)
-    usable = {name: call for name, call in layers.items() if _gives_vectors(call, sweep.images)}
+    layers = {name: call for name, call in this_pass.calls.items() if is_last_layer(call.module)}
+    _check_no_probabilities(this_pass, model, layers)
+    usable = {name: call for name, call in layers.items() if _gives_vectors(call, this_pass.images)}
     for name, call in reversed(usable.items()):
-        if _gives(call, sweep.logits):
+        if _gives(call, this_pass.logits):
             if call.count > 1:
                 return None, f"its last layer, '{name}', runs {call.count} times in a forward pass"
             return name, ""
-    for name, call in sweep.calls.items():  # the innermost ends first
-        if call.count == 1 and _turns_vectors_into_logits(sweep, name, call):
+    for name, call in this_pass.calls.items():  # the innermost ends first
+        if call.count == 1 and _turns_vectors_into_logits(this_pass, name, call):
             return name, ""
-    classes = sweep.logits.shape[1]
+    classes = this_pass.logits.shape[1]
     ends = [name for name, call in usable.items() if vectors_of(call).shape[1] == classes]
     if len(ends) > 1:  # the second half of an update of low rank is no last layer of its own
         ends = [name for name in ends if not _follows_a_layer(usable, usable[name])]
@@ -286,7 +287,7 @@ def _head_of(sweep: _Sweep, module: nn.Module) -> tuple[str | None, str]:
     if _hides_modules(module):
         return None, UNREGISTERED
     makes = (torch.jit.ScriptModule, torch.fx.GraphModule, Function)
-    if isinstance(module, makes) or not sweep.calls:
+    if isinstance(module, makes) or not this_pass.calls:
         return None, UNWATCHED
     return None, "no layer was found that gives the logits"
 
@@ -343,30 +344,30 @@ def _gives(call: Call, logits: Tensor) -> bool:
     )
 
 
-def _gives_logits(sweep: _Sweep, name: str | None) -> bool:
-    return name is not None and _gives(sweep.calls[name], sweep.logits)
+def _gives_logits(this_pass: _Pass, name: str | None) -> bool:
+    return name is not None and _gives(this_pass.calls[name], this_pass.logits)
 
 
-def _turns_vectors_into_logits(sweep: _Sweep, name: str, call: Call) -> bool:
+def _turns_vectors_into_logits(this_pass: _Pass, name: str, call: Call) -> bool:
     """Whether a module is a last layer of another make: cosines, a low-rank update, int8."""
-    if not name or not _gives_vectors(call, sweep.images) or call.given.ndim != 2:
+    if not name or not _gives_vectors(call, this_pass.images) or call.given.ndim != 2:
         return False
-    if not same(call.output, sweep.logits):
+    if not same(call.output, this_pass.logits):
         return False
     if not has_weights(call.module) and call.given.shape[1] == call.output.shape[1]:
         return False  # what comes after the last layer: a rectifier, a temperature
-    before = itertools.takewhile(lambda other: other != name, sweep.calls)
+    before = itertools.takewhile(lambda other: other != name, this_pass.calls)
     return any(
-        not other.startswith(f"{name}.") and has_weights(sweep.calls[other].module)
+        not other.startswith(f"{name}.") and has_weights(this_pass.calls[other].module)
         for other in before
-    )  # else it may be all of the model but for a normalisation
+    )  # else it may be all of the model but for a normalization
 
 
-def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, Call]) -> None:
+def _check_no_probabilities(this_pass: _Pass, model: str, layers: Mapping[str, Call]) -> None:
     """Refuse what is not logits: detectors would take the softmax of a softmax."""
-    logits = sweep.logits.double()
+    logits = this_pass.logits.double()
     # Each is rounded in proportion to itself; of a logarithm, that is more.
-    rounding = 1e-3 + precision(sweep.logits) * (1 + log(logits.shape[1]))
+    rounding = 1e-3 + precision(this_pass.logits) * (1 + log(logits.shape[1]))
     ones = torch.ones(len(logits), dtype=torch.float64, device=logits.device)
     kind = ""
     if torch.allclose(logits.exp().sum(dim=1), ones, atol=rounding):
@@ -380,7 +381,7 @@ def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, Call
         (
             name
             for name, call in reversed([*layers.items()])
-            if _gives_vectors(call, sweep.images)
+            if _gives_vectors(call, this_pass.images)
             and vectors_of(call).shape == logits.shape
             and torch.allclose(F.softmax(vectors_of(call).double(), 1), activated, atol=rounding)
         ),
@@ -393,26 +394,26 @@ def _check_no_probabilities(sweep: _Sweep, model: str, layers: Mapping[str, Call
 
 
 def _computes_what_it_says(
-    sweep: _Sweep, module: nn.Module, head: str, features: str | None
+    this_pass: _Pass, module: nn.Module, head: str, features: str | None
 ) -> bool:
     """Whether the logits are W f + b: a subclass, a hook, or what comes after, may change them."""
     layer = module.get_submodule(head)
     if isinstance(layer, DistanceHead) and features is None:
-        return _gives_logits(sweep, head)
+        return _gives_logits(this_pass, head)
     if not is_last_layer(layer):
         return False
     if features is None:
-        call = _call_of(sweep, module, head)
+        call = _call_of(this_pass, module, head)
         inputs = vectors(call.given, layer)
     else:
-        call = _call_of(sweep, module, features)
+        call = _call_of(this_pass, module, features)
         inputs = vectors(first_tensor(call.output), call.module)
     if isinstance(layer, DistanceHead):
         return False
     # A layer may make its weight of other parameters, as weight normalization does.
     weight: Tensor = getattr(layer, "weight").detach().double().flatten(1)  # noqa: B009
     bias: Tensor | None = getattr(layer, "bias", None)
-    if weight.shape != (sweep.logits.shape[1], inputs.shape[1]):
+    if weight.shape != (this_pass.logits.shape[1], inputs.shape[1]):
         return False
     values = inputs.double()
     with torch.no_grad():
@@ -420,9 +421,13 @@ def _computes_what_it_says(
         expected = F.linear(values, weight, bias)
         # Errors of the terms add up as their squares do.
         scale = F.linear(values.square(), weight.square(), bias.square()).sqrt() + expected.abs()
-    rounded = (inputs, next(layer.parameters()), first_tensor(_call_of(sweep, module, head).output))
+    rounded = (
+        inputs,
+        next(layer.parameters()),
+        first_tensor(_call_of(this_pass, module, head).output),
+    )
     terms = weight.shape[1]
-    return within_rounding(expected, *rounded, given=sweep.logits, scale=scale, terms=terms)
+    return within_rounding(expected, *rounded, given=this_pass.logits, scale=scale, terms=terms)
 
 
 # --- named modules -----------------------------------------------------------------------------
@@ -441,19 +446,19 @@ def _check_name(module: nn.Module, argument: str, name: Any) -> None:
         )
 
 
-def _call_of(sweep: _Sweep, module: nn.Module, name: str) -> Call:
+def _call_of(this_pass: _Pass, module: nn.Module, name: str) -> Call:
     """Calls of a named module; one that has several names is known by its first."""
     part = module.get_submodule(name)
     known = next(first for first, other in module.named_modules() if other is part)
-    return sweep.calls[known]
+    return this_pass.calls[known]
 
 
 def _check_part(
-    sweep: _Sweep, module: nn.Module, name: str, argument: str, *, of: Literal["given", "output"]
+    this_pass: _Pass, module: nn.Module, name: str, argument: str, *, of: Literal["given", "output"]
 ) -> None:
     """Refuse a named module that does not run once, or has no vector for each image."""
     try:
-        call = _call_of(sweep, module, name)
+        call = _call_of(this_pass, module, name)
     except KeyError:
         raise UserError(
             f"{argument}: '{name}' does not run, or cannot be watched, when {model_name(module)} "
@@ -467,10 +472,10 @@ def _check_part(
             "Name a module that runs once.",
         )
     value = first_tensor(call.given if of == "given" else call.output)
-    if not _is_activation(value, sweep.images):
+    if not _is_activation(value, this_pass.images):
         verb = "is given" if of == "given" else "gives"
         raise UserError(
-            f"{argument}: '{name}' {verb} {_shape(value)} for {sweep.images} images, not a "
+            f"{argument}: '{name}' {verb} {_shape(value)} for {this_pass.images} images, not a "
             "floating-point tensor [images, ...].",
             "Name another module.",
         )
@@ -480,10 +485,10 @@ def _check_part(
 
 
 def _feature_layers(
-    sweep: _Sweep, module: nn.Module, taps: Literal["auto"] | Sequence[str], head: str | None
+    this_pass: _Pass, module: nn.Module, taps: Literal["auto"] | Sequence[str], head: str | None
 ) -> FeatureLayers:
     """The feature layers: those that are asked for, those of an oodbench network, or found."""
-    seen = ForwardPass(module, sweep.calls, sweep.images, sweep.size, head)
+    seen = ForwardPass(module, this_pass.calls, this_pass.images, this_pass.size, head)
     if taps != "auto":
         chosen = _names(module, (taps,) if isinstance(taps, str) else taps)
         check_taps(module, chosen)
@@ -500,7 +505,7 @@ def _feature_layers(
 def _steady(calls: Mapping[str, Call], module: nn.Module, batch: Tensor) -> dict[str, Call]:
     """The calls of modules that run as often for a whole batch; of what they give nothing is kept.
 
-    All of them if the batch cannot be taken: who sweeps it says why.
+    All of them if the batch cannot be taken: who passes it says why.
     """
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -554,7 +559,7 @@ def _check_tap(seen: ForwardPass, name: str) -> None:
         )
     if call.count > 1:
         raise UserError(
-            f"Tap '{name}' runs {call.count} times in one sweep of {model}: "
+            f"Tap '{name}' runs {call.count} times in one pass of {model}: "
             "which of them is meant cannot be told.",
             "Name a module that runs once, such as the one it is a part of.",
         )

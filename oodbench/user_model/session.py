@@ -26,7 +26,7 @@ from oodbench.engine.passes.network import Capture, arranged, evaluating
 from oodbench.engine.passes.perturbation import takes_gradients
 from oodbench.engine.passes.replacement import kept_taps, replaced_taps
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.engine.tuning import TuningData, adversarial_data, clean_outputs, tune
 from oodbench.errors import UserError
 from oodbench.models.adapter import UNREGISTERED, UNWATCHED
@@ -87,7 +87,7 @@ class DataSets:
         return tuple(name for name in self.test if name != ID)
 
     def for_need(self, need: str) -> tuple[str, LoadedImages | None]:
-        """What a detector with the need "fit", or "held_out", learns from, and its name."""
+        """What a detector with the need "fit", or "validation", learns from, and its name."""
         if need == "fit":
             return "fit_data, images that the model was trained on", self.fit
         return "validation_data, images that the model was not trained on", self.validation
@@ -246,7 +246,7 @@ class Session:
         tuned = method.tuned_on != "none"
         if tuned:
             if data.validation is None:
-                return f"is tuned on attacked images: needs {data.for_need('held_out')[0]}"
+                return f"is tuned on attacked images: needs {data.for_need('validation')[0]}"
             if not data.validation.has_labels:
                 return "is tuned on attacked images: needs labels; validation_data gives none"
             if not self.attackable:
@@ -341,7 +341,7 @@ class Session:
         }
 
     def _fit(self, need: str) -> None:
-        """One sweep for all detectors that have the need "fit", or "held_out"."""
+        """One pass for all detectors that have the need "fit", or "validation"."""
         detectors = {
             label: each.detector
             for label, each in self._alive().items()
@@ -357,14 +357,14 @@ class Session:
         seen = Confusion.empty(self.num_classes)
         fits = fit_together(
             detectors,
-            lambda: seen.watched(sweep_outputs(self._runner, source, detectors)),
+            lambda: seen.watched(pass_outputs(self._runner, source, detectors)),
             self.num_classes,
-            held_out=need == "held_out",
+            validation=need == "validation",
         )
-        # Alone, a detector would have paid for the sweep and for its own part of the work.
-        sweep = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
+        # Alone, a detector would have paid for the pass and for its own part of the work.
+        this_pass = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
         for label, fit in fits.items():
-            self.results[label].fit_seconds += sweep + fit.seconds + fit.shared_seconds
+            self.results[label].fit_seconds += this_pass + fit.seconds + fit.shared_seconds
             self.results[label].error = fit.error
         self.warnings += labels_signs(source.name, seen, fitted_on=need == "fit")
 
@@ -428,7 +428,7 @@ class Session:
     # --- scoring -------------------------------------------------------------------------------
 
     def _score(self) -> None:
-        """One sweep over each data set to test on."""
+        """One pass over each data set to test on."""
         for name, source in self._data.test.items():
             scorers = self._scorers()
             if not scorers and name != ID:  # the accuracy is known, and nobody is left

@@ -5,11 +5,11 @@
 
 A ResNet-20, trained for a moment, and 32x32 images: `--fit` to fit on, a fifth of them held out
 from training, and twice `--test` to score, in- and out-of-distribution. Images are stripes in the
-colours of ten classes, or the photographs of FOLDER, which has one folder for each class.
+colors of ten classes, or the photographs of FOLDER, which has one folder for each class.
 
 - oodbench: one cycle of its engine for all detectors together, from bytes to scores.
 - pytorch-ood: each detector as its documentation shows, `fit(loader)` and then `predict` for every
-  batch of both sets. Its loaders are lists of ready float32 batches, already normalised: what a
+  batch of both sets. Its loaders are lists of ready float32 batches, already normalized: what a
   DataLoader and transforms take is not counted.
 - The bare forward: one loop over all images, without gradients, in the default memory layout, over
   ready float32 batches. And once more in channels_last.
@@ -57,7 +57,7 @@ from oodbench.detector import Detector, Outputs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.network import Capture, NetworkRunner, evaluating
-from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
@@ -69,7 +69,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 FASTER, OVER_BARE = 8.0, 1.1
 """Goals: times faster than pytorch-ood; at most this many times the bare forward."""
 
-HELD_OUT = 5
+VALIDATION = 5
 """One in so many of the images to fit on is held out from training."""
 
 
@@ -98,7 +98,10 @@ class Case:
 
 def prepare(folder: Path, options: argparse.Namespace) -> None:
     """Write images and a trained network to a folder."""
-    counts = {"train": options.fit - options.fit // HELD_OUT, "validation": options.fit // HELD_OUT}
+    counts = {
+        "train": options.fit - options.fit // VALIDATION,
+        "validation": options.fit // VALIDATION,
+    }
     counts["id"] = options.test
     if options.images is None:
         images, labels = stripes(sum(counts.values()), seed=0)
@@ -120,9 +123,9 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
 
 
 def stripes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 3, 32, 32] and labels: a class has a colour and a pattern, under noise."""
+    """Images [N, 3, 32, 32] and labels: a class has a color and a pattern, under noise."""
     looks, generator = np.random.default_rng([7, seed]), np.random.default_rng(seed)
-    colours = looks.uniform(60, 195, (CLASSES, 3))
+    colors = looks.uniform(60, 195, (CLASSES, 3))
     waves = looks.uniform(-0.9, 0.9, (CLASSES, 2))
     rows, columns = np.mgrid[:32, :32]
     labels = generator.permutation(np.arange(count) % CLASSES)
@@ -130,7 +133,7 @@ def stripes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     for index, label in enumerate(labels):
         angle = waves[label, 0] * rows + waves[label, 1] * columns + generator.uniform(0, 6)
         noise = generator.normal(0, 30, (3, 32, 32))
-        image = colours[label][:, None, None] + 40 * np.sin(angle) + noise
+        image = colors[label][:, None, None] + 40 * np.sin(angle) + noise
         images[index] = image.clip(0, 255)
     return images, labels
 
@@ -208,8 +211,8 @@ def our_fit(
     for need, split in FITTED_ON.items():
         to_fit = {name: each for name, each in detectors.items() if need in each.info.needs}
         if to_fit:
-            sweep = functools.partial(sweep_outputs, runner, case.splits[split])
-            fits = fit_together(to_fit, sweep, CLASSES, held_out=need == "held_out")
+            this_pass = functools.partial(pass_outputs, runner, case.splits[split])
+            fits = fit_together(to_fit, this_pass, CLASSES, validation=need == "validation")
             for name, fit in fits.items():
                 if fit.error is not None:
                     raise fit.error
@@ -239,12 +242,12 @@ class Work:
     """Where the time of a cycle goes, in seconds.
 
     Attributes:
-        sweeps: the network, with images made and activations captured.
+        passes: the network, with images made and activations captured.
         fit, score: detector -> its own work.
         copies: detector -> the copies it is given.
     """
 
-    sweeps: float
+    passes: float
     fit: dict[str, float]
     score: dict[str, float]
     copies: dict[str, float]
@@ -254,7 +257,7 @@ def our_work(case: Case, names: Sequence[str]) -> Work:
     """The same cycle taken to pieces."""
     detectors = {name: our_detector(name) for name in names}
     score, copies = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    sweeps = 0.0
+    passes = 0.0
 
     def copied(name: str, outputs: Outputs) -> Outputs:
         started = time.perf_counter()
@@ -267,8 +270,8 @@ def our_work(case: Case, names: Sequence[str]) -> Work:
         for split, images in case.splits.items():
             started = time.perf_counter()
             need = {split: need for need, split in FITTED_ON.items()}.get(split)
-            for outputs in sweep_outputs(runner, images):
-                sweeps += time.perf_counter() - started
+            for outputs in pass_outputs(runner, images):
+                passes += time.perf_counter() - started
                 for name, detector in detectors.items():
                     if need is not None:
                         if need in detector.info.needs:
@@ -280,14 +283,14 @@ def our_work(case: Case, names: Sequence[str]) -> Work:
                         detector.score(view)
                     score[name] += time.perf_counter() - began
                 started = time.perf_counter()
-    return Work(sweeps, fit, score, copies)
+    return Work(passes, fit, score, copies)
 
 
 # --- pytorch-ood ---------------------------------------------------------------------------------
 
 
 class Parts:
-    """The network in the parts that pytorch-ood's detectors are made of, on normalised images."""
+    """The network in the parts that pytorch-ood's detectors are made of, on normalized images."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.model = classifier.network
@@ -318,14 +321,14 @@ class Pair:
         name: its class in pytorch-ood.
         make: makes it there.
         ours: parameters of oodbench's detector.
-        held_out: fitted on held-out images.
+        validation: fitted on validation images.
         core: of logits or pooled features: one of the thirteen that one starts with.
     """
 
     name: str
     make: Callable[[Any, Parts], Any]
     ours: Mapping[str, Any]
-    held_out: bool = False
+    validation: bool = False
     core: bool = False
 
 
@@ -333,11 +336,11 @@ def pair(
     name: str,
     make: Callable[[Any, Parts], Any] | None = None,
     *,
-    held_out: bool = False,
+    validation: bool = False,
     core: bool = False,
     **ours: Any,
 ) -> Pair:
-    return Pair(name, make or (lambda cls, parts: cls(parts.model)), ours, held_out, core)
+    return Pair(name, make or (lambda cls, parts: cls(parts.model)), ours, validation, core)
 
 
 def of_features(cls: Any, parts: Parts) -> Any:
@@ -360,7 +363,7 @@ PAIRS: Mapping[str, Pair] = {
     "energy": pair("EnergyBased", core=True),
     "entropy": pair("Entropy", core=True),
     "gen": pair("GEN", core=True),
-    "kl_matching": pair("KLMatching", held_out=True, core=True),
+    "kl_matching": pair("KLMatching", validation=True, core=True),
     "mahalanobis_single": pair("Mahalanobis", of_features, core=True),
     "relative_mahalanobis": pair("RMD", of_features, core=True),
     "knn": pair("KNN", of_features, core=True, k=50),
@@ -378,7 +381,7 @@ PAIRS: Mapping[str, Pair] = {
     ),
     "she": pair("SHE", of_features_and_head, core=True),
     "react": pair("ReAct", of_maps, core=True, on="map", percentile=0.9),
-    "temperature_scaling": pair("TemperatureScaling", held_out=True),
+    "temperature_scaling": pair("TemperatureScaling", validation=True),
     "openmax": pair("OpenMax", tail_size=25, alpha=10),
     "nnguide": pair("NNGuide", of_features_and_head, k=10),
     "fdbd": pair("fDBD", of_features_and_head),
@@ -422,13 +425,13 @@ class Loaders:
 
     Attributes:
         parts: of a network of its own in the default memory layout.
-        normalised: split -> batches of normalised images with labels; -1 for OOD images.
+        normalized: split -> batches of normalized images with labels; -1 for OOD images.
         bare: all images as batches in [0, 1].
         classifier: what the bare forward runs.
     """
 
     parts: Parts
-    normalised: Mapping[str, Sequence[Batch]]
+    normalized: Mapping[str, Sequence[Batch]]
     classifier: Classifier
 
     @staticmethod
@@ -441,7 +444,7 @@ class Loaders:
             Parts(classifier),
             {
                 split: [
-                    (classifier.normalised(images), labels)
+                    (classifier.normalized(images), labels)
                     for images, labels in ready_batches(data, case.batch)
                 ]
                 for split, data in case.splits.items()
@@ -465,14 +468,14 @@ def their_detector(name: str, parts: Parts) -> Any:
 
 
 def their_run(
-    loaders: Loaders, detector: Any, *, held_out: bool = False, gradients: bool = False
+    loaders: Loaders, detector: Any, *, validation: bool = False, gradients: bool = False
 ) -> dict[str, Tensor]:
     """Fit and predict, as the documentation shows; gives set -> outlier scores."""
     if detector.requires_fit:
-        detector.to("cpu").fit(loaders.normalised["validation" if held_out else "train"])
+        detector.to("cpu").fit(loaders.normalized["validation" if validation else "train"])
     with torch.set_grad_enabled(gradients):
         return {
-            split: torch.cat([detector(images).detach() for images, _ in loaders.normalised[split]])
+            split: torch.cat([detector(images).detach() for images, _ in loaders.normalized[split]])
             for split in ("id", "ood")
         }
 
@@ -534,14 +537,14 @@ def bare_contest(case: Case, loaders: Loaders) -> dict[str, Callable[[], object]
     ]
     last = [images.to(memory_format=torch.channels_last) for images in batches]
 
-    def sweep(classifier: Classifier, batches: Sequence[Tensor]) -> None:
+    def this_pass(classifier: Classifier, batches: Sequence[Tensor]) -> None:
         with torch.no_grad():
             for images in batches:
                 classifier(images)
 
     return {
-        BARE: functools.partial(sweep, loaders.classifier, batches),
-        CHANNELS_LAST: functools.partial(sweep, case.classifier, last),
+        BARE: functools.partial(this_pass, loaders.classifier, batches),
+        CHANNELS_LAST: functools.partial(this_pass, case.classifier, last),
     }
 
 
@@ -559,7 +562,7 @@ def their_contest(loaders: Loaders) -> dict[str, Callable[[], object]]:
 
     def run(name: str) -> None:
         detector = their_detector(name, loaders.parts)
-        their_run(loaders, detector, held_out=PAIRS[name].held_out)
+        their_run(loaders, detector, validation=PAIRS[name].validation)
 
     return {name: functools.partial(run, name) for name in WITHOUT_GRADIENTS}
 
@@ -683,8 +686,8 @@ def table(times: Mapping[str, Seconds], works: Sequence[Work]) -> None:
         print(f"{name:22}{peer:22}{times[name].wall:12.2f}   {milliseconds(own[name])}")
     total = [sum(column) for column in zip(*own.values(), strict=True)]
     print(f"{'together':44}{added(times, WITHOUT_GRADIENTS).wall:12.2f}   {milliseconds(total)}")
-    sweeps = statistics.median(work.sweeps for work in works)
-    print(f"{'the network, over all images':59}{milliseconds([sweeps])}")
+    passes = statistics.median(work.passes for work in works)
+    print(f"{'the network, over all images':59}{milliseconds([passes])}")
 
 
 def summary(times: Mapping[str, Seconds], images: int) -> None:

@@ -42,7 +42,7 @@ ROWS = COLUMNS = 2
 
 
 def detector_names() -> list[str]:
-    """Detectors that work on what one sweep gives."""
+    """Detectors that work on what one pass gives."""
     return [
         name
         for name, status in Catalog().detectors.items()
@@ -72,7 +72,7 @@ class Source:
         object.__setattr__(self, "patterns", patterns)
         object.__setattr__(self, "head", Head("linear", weight, bias))
 
-    def sweep(self, images: int, seed: int, *, labelled: bool = True) -> Iterator[Outputs]:
+    def this_pass(self, images: int, seed: int, *, labeled: bool = True) -> Iterator[Outputs]:
         """Batches of a data set; every class has images."""
         for start in range(0, images, BATCH):
             generator = torch.Generator().manual_seed(seed * 2**32 + start)
@@ -87,7 +87,7 @@ class Source:
                 self.head.logits(features),
                 features,
                 {"penultimate": features},
-                labels if labelled else None,
+                labels if labeled else None,
                 self.head,
                 feature_map,
                 {"penultimate": feature_map},
@@ -124,10 +124,10 @@ def fit_all(source: Source, detectors: dict[str, Detector], images: int) -> dict
         count = images if need == "fit" else images // 10
         to_fit = {name: each for name, each in detectors.items() if need in each.info.needs}
 
-        def sweep(count: int = count, seed: int = seed) -> Iterator[Outputs]:
-            return source.sweep(count, seed)
+        def this_pass(count: int = count, seed: int = seed) -> Iterator[Outputs]:
+            return source.this_pass(count, seed)
 
-        fits = fit_together(to_fit, sweep, source.classes, held_out=need == "held_out")
+        fits = fit_together(to_fit, this_pass, source.classes, validation=need == "validation")
         for name, fit in fits.items():
             if fit.error is not None:
                 raise RuntimeError(f"{name} could not be fitted") from fit.error
@@ -146,7 +146,7 @@ def measure(source: Source, names: Sequence[str], images: int, scored: int) -> d
         own = measured[name]
         own.kept = tensor_bytes(detector)
         before = largest_resident()
-        for outputs in source.sweep(scored, seed=9, labelled=False):
+        for outputs in source.this_pass(scored, seed=9, labeled=False):
             view = outputs.copied(detector.info.needs)
             started = time.perf_counter()
             with torch.no_grad():
@@ -196,7 +196,7 @@ def main() -> None:
         flush=True,
     )
     source = Source(options.features, options.classes)
-    for _ in source.sweep(BATCH, seed=0):
+    for _ in source.this_pass(BATCH, seed=0):
         before = resident()
     started = time.perf_counter()
     measured = measure(source, names, options.images, options.score)

@@ -31,7 +31,7 @@ def main() -> None:
         for _ in range(4):
             started = time.perf_counter()
             model = fit_logistic_regression(
-                torch.from_numpy(positives), torch.from_numpy(negatives), standardise=False
+                torch.from_numpy(positives), torch.from_numpy(negatives), standardize=False
             )
             ours.append(time.perf_counter() - started)
             started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 Scores ID and OOD test sets with several detectors in two ways, in one run, in turns: through the
 engine's shared pass, and detector by detector with the ID set swept again for every OOD set, as
-one does by hand. Prints seconds, ratios and the network's sweeps.
+one does by hand. Prints seconds, ratios and the network's passes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     sets = [plan.benchmark.id, *plan.benchmark.ood_groups]
     images = {name: data.get(name, "test") for name in sets}
     runner = NetworkRunner(classifier, batch_size=200)
-    sweeps = {"shared": len(sets), "apart": 2 * (len(sets) - 1) * len(scorers)}
+    passes = {"shared": len(sets), "apart": 2 * (len(sets) - 1) * len(scorers)}
 
     def bare() -> None:
         with torch.inference_mode():
@@ -69,11 +69,11 @@ def main() -> None:
     print(f"one bare forward over all images   {times['bare']:7.3f} s")
     print(
         f"shared pass                        {times['shared']:7.3f} s   "
-        f"{times['shared'] / times['bare']:6.2f} x bare, {sweeps['shared']} sweeps"
+        f"{times['shared'] / times['bare']:6.2f} x bare, {passes['shared']} passes"
     )
     print(
         f"detector by detector               {times['apart']:7.3f} s   "
-        f"{times['apart'] / times['bare']:6.2f} x bare, {sweeps['apart']} sweeps"
+        f"{times['apart'] / times['bare']:6.2f} x bare, {passes['apart']} passes"
     )
     print(f"sharing is faster by               {times['apart'] / times['shared']:7.2f} x")
 

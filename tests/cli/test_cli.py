@@ -38,7 +38,7 @@ models:
 methods:
   SoftMax+MaxProb: {model: SoftMax, detector: baseline}
   SoftMax+DisMaxEntropy: {model: SoftMax, detector: dismax_entropy}
-sweep: {detectors: [entropy]}
+matrix: {detectors: [entropy]}
 reference: SoftMax+MaxProb
 tuning: {fgsm_step: 0.3}
 evaluation: {resamples: 100}
@@ -154,8 +154,8 @@ def content(folder: Path, benchmark: str = TINY, **detectors: str) -> Path:
     return folder
 
 
-def sweeping(*detectors: str) -> str:
-    """The tiny benchmark with another sweep, and without the method that is skipped."""
+def reading(*detectors: str) -> str:
+    """The tiny benchmark with another pass, and without the method that is skipped."""
     text = TINY.replace("[entropy]", f"[entropy, {', '.join(detectors)}]")
     return "\n".join(line for line in text.splitlines() if "DisMaxEntropy" not in line)
 
@@ -583,7 +583,7 @@ def misbehaved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     # Swept before the one that behaves: what it does must not reach the others.
     helper = "def f(outputs):\n    raise KeyError('gone')\n"
-    plugins = content(folder / "content", sweeping(*texts), **texts, _helper=helper)
+    plugins = content(folder / "content", reading(*texts), **texts, _helper=helper)
     done = process(
         *("run", "tiny", "--plugins", plugins, "--seeds", "1", "--device", "cpu"),
         *("--out", folder / "run"),
@@ -619,7 +619,7 @@ def test_the_reason_of_a_failure_says_what_and_where(misbehaved: dict[str, Any],
 def swept(command: Command, plugins: Path, name: str, body: str) -> list[dict[str, Any]]:
     """Records of a run with one detector of ours, which comes before entropy."""
     text = PLUGIN.format(name=name, arguments="", body=body)
-    content(plugins, sweeping(name).replace(f"entropy, {name}", f"{name}, entropy"), **{name: text})
+    content(plugins, reading(name).replace(f"entropy, {name}", f"{name}, entropy"), **{name: text})
     done = command(
         *("run", "tiny", "--plugins", plugins, "--seeds", "1", "--device", "cpu", "--out", "run")
     )
@@ -667,7 +667,7 @@ def test_a_detector_may_take_gradients_of_its_own(command: Command, plugins: Pat
     assert own == {("ok", None)}
 
 
-def test_a_broken_plugin_does_not_stop_a_sweep(command: Command, plugins: Path) -> None:
+def test_a_broken_plugin_does_not_stop_a_pass(command: Command, plugins: Path) -> None:
     text = TINY.replace("[entropy]", "all").replace("SoftMax+DisMaxEntropy: ", "Other: ")
     needy = PLUGIN.format(
         name="needy",
@@ -744,7 +744,7 @@ kind: folder
 paths: {test: test}
 shape: [1, 8, 8]
 splits: {test: 10}
-licence: none
+license: none
 citation: none
 """
 

@@ -104,7 +104,7 @@ def write_folder(root: Path) -> None:
         "shape": [3, 6, 6],
         "num_classes": 2,
         "splits": {"test": 8},
-        "licence": "none",
+        "license": "none",
         "citation": "none",
     }
     write_manifest(root, content)
@@ -151,7 +151,7 @@ def test_list_for_machines(command: Command, tmp_path: Path) -> None:
         "size": 170498071,
         "images": {"train": 49000, "validation": 1000, "test": 10000},
         "folder": str(tmp_path / "data/cifar10"),
-        "licence": "not stated by the authors; used for research",
+        "license": "not stated by the authors; used for research",
         "url": "https://www.cs.toronto.edu/~kriz/cifar.html",
     }
     assert rows["digits"]["state"] == "built in"

@@ -1,4 +1,4 @@
-"""Runs with `--limit`, `--epochs` and `--tune`: labelled everywhere, never mixed with others."""
+"""Runs with `--limit`, `--epochs` and `--tune`: labeled everywhere, never mixed with others."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html", "latex"])
-def test_every_form_of_report_is_labelled(
+def test_every_form_of_report_is_labeled(
     short: api.Run,
     whole: api.Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,7 +103,7 @@ def test_every_form_of_report_is_labelled(
         assert (LABEL in plain(capsys.readouterr().out)) == (each is short)
 
 
-def test_every_file_is_labelled(short: api.Run) -> None:
+def test_every_file_is_labeled(short: api.Run) -> None:
     names = [path.name for path in short.folder.iterdir() if path.is_file()]
     assert {"records.jsonl", "costs.jsonl", "training.jsonl", "run.json"} < set(names)
     for name in names:
@@ -161,7 +161,7 @@ def test_the_default_folder_says_so_too(
     assert {record.method for record in again.records} == {"SoftMax+MaxProb", "SoftMax+KNN"}
 
 
-def test_a_suite_is_labelled(place: Path) -> None:
+def test_a_suite_is_labeled(place: Path) -> None:
     done = api.run_suite("two.yaml", out="suite", seeds=1, device="cpu", tune="knn", **SHORT)
     assert done.complete, done.failures
     assert done.members["tiny"].folder == Path("suite/tiny")

@@ -26,7 +26,7 @@ from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec
 
 MANIFESTS = Path(__file__).parents[2] / "data_manifests"
-DIGITS = ("digits", "digits-known", "digits-held-out")
+DIGITS = ("digits", "digits-known", "digits-unknown")
 DRAWN = ("letters", "photo-patches", "uniform-noise", "gaussian-noise")
 COUNTS = {"validation": 200, "test": 600}
 
@@ -215,14 +215,14 @@ def test_digits_split_is_a_stratified_partition() -> None:
 def test_digits_split_does_not_follow_the_files_order() -> None:
     from sklearn.datasets import load_digits
 
-    # Neighbours in the file are likely one writer's: each split must take images from all over it.
+    # Neighbors in the file are likely one writer's: each split must take images from all over it.
     # The tolerance is three and a half standard deviations of a random split's share (validation).
     for indices in split_indices(load_digits().target).values():
         eighths = np.bincount(indices * 8 // 1797, minlength=8) / len(indices)
         assert eighths == pytest.approx(np.full(8, 1 / 8), abs=0.06)
 
 
-def test_classes_are_relabelled_in_the_given_order() -> None:
+def test_classes_are_relabeled_in_the_given_order() -> None:
     everything = BUILDERS["sklearn_digits"]("test")
     some = BUILDERS["sklearn_digits"]("test", classes=[7, 2])
     kept = everything.select(np.isin(everything.labels, [2, 7]))
@@ -230,21 +230,21 @@ def test_classes_are_relabelled_in_the_given_order() -> None:
     np.testing.assert_array_equal(some.labels, np.where(kept.labels == 7, 0, 1))
 
 
-def test_held_out_and_known_digits_share_no_image_and_make_up_all() -> None:
+def test_validation_and_known_digits_share_no_image_and_make_up_all() -> None:
     known, unknown, everything = (
         [image for split in manifest(name).splits for image in images_as_bytes(load(name, split))]
-        for name in ("digits-known", "digits-held-out", "digits")
+        for name in ("digits-known", "digits-unknown", "digits")
     )
     assert not set(known) & set(unknown)
     assert set(known) | set(unknown) == set(everything)
     assert len(known) + len(unknown) == len(everything)
 
 
-def test_held_out_validation_is_within_digits_validation() -> None:
-    held_out = load("digits-held-out", "validation")
-    assert held_out.labels is None
+def test_validation_validation_is_within_digits_validation() -> None:
+    validation = load("digits-unknown", "validation")
+    assert validation.labels is None
     digits = set(images_as_bytes(load("digits", "validation")))
-    assert digits.issuperset(images_as_bytes(held_out))
+    assert digits.issuperset(images_as_bytes(validation))
 
 
 # --- letters -----------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_letters_have_the_ink_and_the_box_of_digits(split: str) -> None:
 
 
 def test_each_letter_looks_like_itself() -> None:
-    """A nearest-mean classifier fitted on the test letters recognises the validation letters."""
+    """A nearest-mean classifier fitted on the test letters recognizes the validation letters."""
     letters = manifest("letters").options["letters"]
     test, validation = (
         load("letters", split).images.reshape(-1, 64) for split in ("test", "validation")
@@ -408,7 +408,7 @@ def test_unknown_builder() -> None:
 def test_unknown_option() -> None:
     assert message_of(changed("digits", options={"clases": [1], "sead": 0})) == (
         "data set 'digits': builder 'sklearn_digits' takes no option 'clases', 'sead'\n"
-        "It takes: classes, pool, labelled."
+        "It takes: classes, pool, labeled."
     )
 
 
@@ -485,11 +485,13 @@ def test_wrong_number_of_classes(num_classes: int, message: str) -> None:
 
 def test_classes_without_labels_and_labels_without_classes() -> None:
     assert "says 4 classes, found images without labels" in message_of(
-        changed("digits-held-out", num_classes=4)
+        changed("digits-unknown", num_classes=4)
     )
-    spec = changed("digits-held-out", options={"classes": [6, 7, 8, 9], "pool": {"test": ["test"]}})
+    spec = changed(
+        "digits-unknown", options={"classes": [6, 7, 8, 9], "pool": {"test": ["test"]}}
+    )
     spec = spec.model_copy(update={"splits": {"test": 238}})
-    assert "says no classes (num_classes is null), found labelled images" in message_of(spec)
+    assert "says no classes (num_classes is null), found labeled images" in message_of(spec)
 
 
 def test_negative_labels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_md5_and_unknown_size(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_redirection_is_followed(server: Server, tmp_path: Path) -> None:
-    server.behaviours["/old"] = redirect("/a/data.bin")
+    server.behaviors["/old"] = redirect("/a/data.bin")
     get(spec(f"{server.url}/old"), tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_a_redirection_is_followed(server: Server, tmp_path: Path) -> None:
 def test_a_server_that_refuses(
     server: Server, tmp_path: Path, state: int, attempts: int, reason: str
 ) -> None:
-    server.behaviours["/a/data.bin"] = refuse(state)
+    server.behaviors["/a/data.bin"] = refuse(state)
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
     expected = f"300,000 bytes, sha256 {sha256(CONTENT).hexdigest()}"
     assert error.message.startswith(
@@ -94,14 +94,14 @@ def test_a_server_that_refuses(
 
 
 def test_another_address_is_tried(server: Server, tmp_path: Path) -> None:
-    server.behaviours["/b/data.bin"] = refuse(404)
+    server.behaviors["/b/data.bin"] = refuse(404)
     server.files["/c/data.bin"] = b"something else"
     get(spec(*(f"{server.url}/{place}/data.bin" for place in "bca")), tmp_path)
     assert [path for path, _ in server.requests] == ["/b/data.bin", "/c/data.bin", "/a/data.bin"]
 
 
 def test_every_address_is_in_the_message(server: Server, tmp_path: Path) -> None:
-    server.behaviours["/b/data.bin"] = refuse(404)
+    server.behaviors["/b/data.bin"] = refuse(404)
     error = refused(spec(f"{server.url}/b/data.bin", "http://127.0.0.1:9/data.bin"), tmp_path)
     assert f"{server.url}/b/data.bin: HTTP 404 Not Found; " in error.message
     assert "http://127.0.0.1:9/data.bin: no connection (" in error.message
@@ -115,10 +115,10 @@ def test_no_network(server: Server, tmp_path: Path) -> None:
 
 def test_an_error_that_passes(server: Server, tmp_path: Path) -> None:
     def at_first(handler: Any) -> None:
-        del server.behaviours["/a/data.bin"]
+        del server.behaviors["/a/data.bin"]
         handler.send_error(503)
 
-    server.behaviours["/a/data.bin"] = at_first
+    server.behaviors["/a/data.bin"] = at_first
     get(spec(f"{server.url}/a/data.bin"), tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_a_wrong_length_is_seen_before_anything_is_downloaded(
 
 
 def test_more_than_was_said(server: Server, tmp_path: Path) -> None:
-    server.behaviours["/a/data.bin"] = lambda handler: send(handler, CONTENT * 9, length=False)
+    server.behaviors["/a/data.bin"] = lambda handler: send(handler, CONTENT * 9, length=False)
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert "it sent more than 300,000 bytes" in error.message
     assert list(tmp_path.iterdir()) == []
@@ -148,27 +148,27 @@ def test_more_than_was_said(server: Server, tmp_path: Path) -> None:
 
 def test_a_web_page_instead_of_the_file(server: Server, tmp_path: Path) -> None:
     page = b"<html>Please log in</html>"
-    server.behaviours["/a/data.bin"] = lambda handler: send(handler, page, kind="text/html; x=y")
+    server.behaviors["/a/data.bin"] = lambda handler: send(handler, page, kind="text/html; x=y")
     error = refused(spec(f"{server.url}/a/data.bin", size=None), tmp_path)
     assert "it sent a web page instead of the file" in error.message
 
 
 def test_a_redirection_in_a_circle(server: Server, tmp_path: Path) -> None:
-    server.behaviours |= {"/x": redirect("/y"), "/y": redirect("/x")}
+    server.behaviors |= {"/x": redirect("/y"), "/y": redirect("/x")}
     error = refused(spec(f"{server.url}/x"), tmp_path)
     assert f"{server.url}/x: it redirects in a circle" in error.message
 
 
 @pytest.mark.parametrize("length", [True, False])
 def test_a_server_that_always_stops_halfway(server: Server, tmp_path: Path, length: bool) -> None:
-    server.behaviours["/a/data.bin"] = lambda handler: send(
+    server.behaviors["/a/data.bin"] = lambda handler: send(
         handler, CONTENT, upto=HALF, length=length
     )
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert "it stopped after 131,072 of 300,000 bytes" in error.message
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:HALF]
     # The next run goes on where this one stopped.
-    del server.behaviours["/a/data.bin"]
+    del server.behaviors["/a/data.bin"]
     get(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert server.ranges()[-1] == "bytes=131072-"
 
@@ -186,7 +186,7 @@ def test_a_server_without_ranges_that_stops_at_varying_places(
         else:
             send(handler, CONTENT, upto=(1 + attempt % 2) << 16, ranges=False)
 
-    server.behaviours["/a/data.bin"] = vary
+    server.behaviors["/a/data.bin"] = vary
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert "it stopped after " in error.message
     assert len(server.requests) == 1 + module.ATTEMPTS
@@ -198,7 +198,7 @@ def test_a_server_that_stops_again_and_again(
 ) -> None:
     monkeypatch.setattr(module, "_PROGRESS", 1 << 16)
     monkeypatch.setattr(module, "MOST_ATTEMPTS", most)
-    server.behaviours["/a/data.bin"] = lambda handler: send(
+    server.behaviors["/a/data.bin"] = lambda handler: send(
         handler, CONTENT, upto=len(server.requests) << 16
     )
     file = spec(f"{server.url}/a/data.bin")
@@ -220,17 +220,17 @@ def test_truncated_for_good(server: Server, tmp_path: Path) -> None:
 
 def test_a_server_that_stops_once_is_asked_for_the_rest(server: Server, tmp_path: Path) -> None:
     def at_first(handler: Any) -> None:
-        del server.behaviours["/a/data.bin"]
+        del server.behaviors["/a/data.bin"]
         send(handler, CONTENT, upto=HALF)
 
-    server.behaviours["/a/data.bin"] = at_first
+    server.behaviors["/a/data.bin"] = at_first
     get(spec(f"{server.url}/a/data.bin", size=None), tmp_path)
     assert server.ranges() == [None, "bytes=131072-"]
 
 
 def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(CONTENT[:HALF])
-    server.behaviours["/a/data.bin"] = lambda handler: send(handler, CONTENT, ranges=False)
+    server.behaviors["/a/data.bin"] = lambda handler: send(handler, CONTENT, ranges=False)
     get(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert server.ranges() == ["bytes=131072-"]
 
@@ -262,19 +262,19 @@ def test_another_part_than_was_asked_for(server: Server, tmp_path: Path) -> None
     (tmp_path / "data.bin.part").write_bytes(CONTENT[:HALF])
 
     def wrong_part(handler: Any) -> None:
-        del server.behaviours["/a/data.bin"]
+        del server.behaviors["/a/data.bin"]
         handler.send_response(206)
         handler.send_header("Content-Range", "bytes 7-99/300000")
         handler.send_header("Content-Length", "93")
         handler.end_headers()
         handler.wfile.write(CONTENT[7:100])
 
-    server.behaviours["/a/data.bin"] = wrong_part
+    server.behaviors["/a/data.bin"] = wrong_part
     get(spec(f"{server.url}/a/data.bin"), tmp_path)
 
 
 def test_a_server_that_does_not_answer(server: Server, tmp_path: Path) -> None:
-    server.behaviours["/a/data.bin"] = lambda handler: time.sleep(0.8)
+    server.behaviors["/a/data.bin"] = lambda handler: time.sleep(0.8)
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert f"{server.url}/a/data.bin: no answer within 0 s" in error.message
 

@@ -91,7 +91,7 @@ def spec(server: Server, content: bytes, **update: Any) -> DatasetSpec:
         "paths": {"test": "."},
         "shape": [3, 6, 6],
         "splits": {"test": 4},
-        "licence": "none",
+        "license": "none",
         "citation": "none",
     }
     return DatasetSpec.model_validate({**values, **update})
@@ -202,11 +202,11 @@ def test_offline_names_the_file_and_the_folder(
 
 def test_a_refused_download_leaves_nothing_that_looks_whole(server: Server, tmp_path: Path) -> None:
     manifest = spec(server, archive())
-    server.behaviours["/toy.tar.gz"] = refuse(404)
+    server.behaviors["/toy.tar.gz"] = refuse(404)
     with pytest.raises(UserError, match="cannot download"):
         load_split(manifest, "test", tmp_path)
     assert [path.name for path in (tmp_path / "toy").iterdir()] == [".lock"]
-    server.behaviours.clear()
+    server.behaviors.clear()
     assert len(load_split(manifest, "test", tmp_path)) == 4
 
 
@@ -313,7 +313,7 @@ def test_archives_and_other_files_lie_together(server: Server, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"kind": "builtin", "builder": "x", "paths": {}}, "takes neither hold_out nor files"),
+        ({"kind": "builtin", "builder": "x", "paths": {}}, "takes neither split_from nor files"),
         ({"files": [{"name": "a.tar"}]}, "file 'a.tar' needs a checksum"),
         ({"files": [{"name": "a", "md5": "0" * 32}] * 2}, "two of them have one name"),
         ({"files": [{"name": "../a", "md5": "0" * 32}]}, "should match pattern"),
@@ -340,12 +340,12 @@ def test_the_stand_ins_are_read_as_the_originals_would_be(
 
 
 def test_the_stand_ins_can_be_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the nearest mean colour; what a network would do with the stripes comes on top."""
+    """By the nearest mean color; what a network would do with the stripes comes on top."""
     folder = write_standins(tmp_path / "standins", train=60, validation=20, test=40)
     use_standins(folder, monkeypatch)
     for name in ("cifar10", "cifar100", "svhn"):
         train, test = (load_split(Catalog().dataset(name), split) for split in ("train", "test"))
-        colours = [data.images.mean(axis=(2, 3)) for data in (train, test)]
-        means = np.stack([colours[0][train.labels == label].mean(axis=0) for label in range(10)])
-        guessed = ((colours[1][:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+        colors = [data.images.mean(axis=(2, 3)) for data in (train, test)]
+        means = np.stack([colors[0][train.labels == label].mean(axis=0) for label in range(10)])
+        guessed = ((colors[1][:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
         assert (guessed == test.labels).mean() > 0.7

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from oodbench.data import load_split
-from oodbench.data.holdout import division
+from oodbench.data.splitting import division
 from oodbench.data.store.decoded import decoded_folder
 from oodbench.data.store.places import decoded_root, root_folder
 from oodbench.data.store.stored import StoredDataset
@@ -51,7 +51,7 @@ def spec(**update: Any) -> DatasetSpec:
         "shape": [3, SIDE, SIDE],
         "num_classes": 2,
         "splits": {"train": 8, "test": 4},
-        "licence": "none",
+        "license": "none",
         "citation": "none",
     }
     return DatasetSpec.model_validate({**values, **update})
@@ -164,7 +164,7 @@ def encoded(array: np.ndarray, mode: str, form: str = "PNG") -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_other_colours_become_rgb(tmp_path: Path, mode: str) -> None:
+def test_other_colors_become_rgb(tmp_path: Path, mode: str) -> None:
     form = "TIFF" if mode == "CMYK" else "PNG"
     path = tmp_path / f"toy/test/1.{form.lower()}"
     path.parent.mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_other_colours_become_rgb(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(data.images[0], expected)
 
 
-def test_grey(tmp_path: Path) -> None:
+def test_gray(tmp_path: Path) -> None:
     write_image(tmp_path / "toy/test/1.png", 1)
     manifest = spec(**{**UNLABELLED, "splits": {"test": 1}}, shape=[1, SIDE, SIDE])
     data = load(manifest, "test", tmp_path)
@@ -327,10 +327,10 @@ def test_an_image_of_another_size(tmp_path: Path) -> None:
     ("size", "resize", "expected"),
     [
         # Width 12, height 6: left 3, right 9; then nothing is left to resize.
-        ((12, 6), {"crop": "centre", "filter": "nearest"}, lambda image: image.crop((3, 0, 9, 6))),
+        ((12, 6), {"crop": "center", "filter": "nearest"}, lambda image: image.crop((3, 0, 9, 6))),
         (
             (24, 12),
-            {"crop": "centre", "filter": "box"},
+            {"crop": "center", "filter": "box"},
             lambda image: image.crop((6, 0, 18, 12)).reduce(2),
         ),
         ((18, 12), {"crop": "none", "filter": "box"}, lambda image: image.reduce((3, 2))),
@@ -363,7 +363,7 @@ def test_any_size_can_be_resized(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "toy/test/1.png"
     path.parent.mkdir(parents=True)
     Image.new("RGB", size, (10, 20, 30)).save(path)
-    for crop in ("centre", "none"):
+    for crop in ("center", "none"):
         manifest = spec(**{**UNLABELLED, "splits": {"test": 1}}, resize={"crop": crop})
         image = load(manifest, "test", tmp_path).images[0]
         assert (image == np.array([10, 20, 30], np.uint8)[:, None, None]).all()
@@ -371,25 +371,28 @@ def test_any_size_can_be_resized(tmp_path: Path, size: tuple[int, int]) -> None:
 
 # --- splits set apart --------------------------------------------------------------------------
 
-HELD_OUT = {"splits": {"train": 5, "validation": 3, "test": 4}, "hold_out": {"validation": "train"}}
+VALIDATION = {
+    "splits": {"train": 5, "validation": 3, "test": 4},
+    "split_from": {"validation": "train"},
+}
 
 
 def test_a_split_set_apart(tmp_path: Path) -> None:
     write_toy(tmp_path)
     whole = load(spec(), "train", tmp_path)
-    parts = division(spec(**HELD_OUT), "train")
+    parts = division(spec(**VALIDATION), "train")
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(8))
     for split, indices in parts.items():
         assert np.all(np.diff(indices) > 0)
-        data = load(spec(**HELD_OUT), split, tmp_path)
+        data = load(spec(**VALIDATION), split, tmp_path)
         np.testing.assert_array_equal(data.images, whole.images[indices])
         np.testing.assert_array_equal(data.labels, whole.labels[indices])
 
 
 def test_the_division_is_pinned_and_depends_on_the_name() -> None:
     """Users' checkpoints depend on it: it must never change."""
-    assert division(spec(**HELD_OUT), "train")["validation"].tolist() == [4, 5, 7]
-    other = division(spec(**HELD_OUT, name="other"), "train")["validation"]
+    assert division(spec(**VALIDATION), "train")["validation"].tolist() == [4, 5, 7]
+    other = division(spec(**VALIDATION, name="other"), "train")["validation"]
     assert other.tolist() != [4, 5, 7]
 
 
@@ -398,7 +401,7 @@ def test_two_splits_set_apart(tmp_path: Path) -> None:
     manifest = spec(
         paths={"train": "train"},
         splits={"train": 4, "validation": 2, "test": 2},
-        hold_out={"validation": "train", "test": "train"},
+        split_from={"validation": "train", "test": "train"},
     )
     parts = division(manifest, "train")
     assert [len(part) for part in parts.values()] == [4, 2, 2]
@@ -409,7 +412,9 @@ def test_two_splits_set_apart(tmp_path: Path) -> None:
 
 def test_the_source_must_have_all_of_them(tmp_path: Path) -> None:
     write_toy(tmp_path)
-    message = error_of(spec(**{**HELD_OUT, "splits": {**HELD_OUT["splits"], "train": 6}}), tmp_path)
+    message = error_of(
+        spec(**{**VALIDATION, "splits": {**VALIDATION["splits"], "train": 6}}), tmp_path
+    )
     assert message.message == (
         "data set 'toy', split 'train + validation': the manifest says 9 images, found 8"
     )
@@ -467,7 +472,7 @@ def test_options_are_refused(tmp_path: Path) -> None:
 def test_two_channels_are_refused(tmp_path: Path) -> None:
     write_toy(tmp_path)
     assert (
-        "have 1 channel (grey) or 3 (RGB), not 2"
+        "have 1 channel (gray) or 3 (RGB), not 2"
         in error_of(spec(shape=[2, 6, 6]), tmp_path).message
     )
 
@@ -523,7 +528,7 @@ def test_a_corrupt_image_is_left_out(tmp_path: Path, how: str) -> None:
 
 def test_leaving_out_does_not_move_images_between_splits(tmp_path: Path) -> None:
     write_toy(tmp_path)
-    manifest = spec(**HELD_OUT, corrupt_images="skip")
+    manifest = spec(**VALIDATION, corrupt_images="skip")
     before = load(manifest, "validation", tmp_path)
     (tmp_path / "toy/train/cat/0.png").write_bytes(b"")  # among those to train with
     assert 0 not in division(manifest, "train")["validation"]
@@ -597,11 +602,11 @@ def test_a_changed_folder_is_decoded_again(tmp_path: Path, change: Any) -> None:
         {"shape": [1, SIDE, SIDE]},
         {"corrupt_images": "skip"},
         {"paths": {"train": "./train", "test": "test"}},
-        HELD_OUT,
+        VALIDATION,
     ],
 )
 def test_the_address_depends_on_what_decides_the_pixels(update: dict[str, Any]) -> None:
-    assert decoded_folder(spec(), "x") == decoded_folder(spec(title="Other", licence="MIT"), "x")
+    assert decoded_folder(spec(), "x") == decoded_folder(spec(title="Other", license="MIT"), "x")
     assert decoded_folder(spec(), "x") != decoded_folder(spec(), "y")
     assert decoded_folder(spec(), "x") != decoded_folder(spec(**update), "x")
 
@@ -686,7 +691,7 @@ def test_the_record(tmp_path: Path) -> None:
     record = json.loads((decoded_folders()[0] / "decoded.json").read_text())
     assert record["splits"]["test"] == {
         "count": 4,
-        "labelled": True,
+        "labeled": True,
         "fingerprint": data.fingerprint(),
         "skipped": [],
         "lost": {},

@@ -42,7 +42,7 @@ def spec(kind: str, **update: Any) -> DatasetSpec:
         "shape": [3, 32, 32],
         "num_classes": 10,
         "splits": {"test": COUNT},
-        "licence": "none",
+        "license": "none",
         "citation": "none",
     }
     return DatasetSpec.model_validate({**values, **update})
@@ -104,7 +104,7 @@ def test_a_list_without_labels(tmp_path: Path, root: Any) -> None:
 
 def test_a_list_whose_labels_are_not_used(tmp_path: Path) -> None:
     write_list(tmp_path, [f"pictures/no {i}.png -1" for i in ORDER])
-    manifest = list_spec(num_classes=None, options={"labelled": True})
+    manifest = list_spec(num_classes=None, options={"labeled": True})
     assert load_split(manifest, "test", tmp_path).labels is None
 
 
@@ -306,20 +306,20 @@ def test_npz_channels_first_under_other_names(tmp_path: Path) -> None:
     options = {"images": "x", "labels": "y", "layout": "NCHW"}
     data = load_split(npz_spec(options=options), "test", tmp_path)
     np.testing.assert_array_equal(data.images, images)
-    unlabelled = npz_spec(options=options, num_classes=None)
-    assert load_split(unlabelled, "test", tmp_path).labels is None
+    unlabeled = npz_spec(options=options, num_classes=None)
+    assert load_split(unlabeled, "test", tmp_path).labels is None
 
 
-def test_npz_grey_and_resized(tmp_path: Path) -> None:
+def test_npz_gray_and_resized(tmp_path: Path) -> None:
     images, labels = toy()
     write_npz(tmp_path, images=images[:, 0], labels=labels)
-    grey = load_split(npz_spec(shape=[1, 32, 32]), "test", tmp_path)
-    np.testing.assert_array_equal(grey.images[:, 0], images[:, 0])
+    gray = load_split(npz_spec(shape=[1, 32, 32]), "test", tmp_path)
+    np.testing.assert_array_equal(gray.images[:, 0], images[:, 0])
     half = load_split(npz_spec(shape=[1, 16, 16], resize={"filter": "box"}), "test", tmp_path)
     means = images[:, 0].reshape(COUNT, 16, 2, 16, 2).mean(axis=(2, 4))
     assert np.abs(half.images[:, 0] - means).max() <= 1  # rounded after rows and columns
-    colour = load_split(npz_spec(), "test", tmp_path)  # grey as RGB
-    np.testing.assert_array_equal(colour.images, np.repeat(images[:, :1], 3, axis=1))
+    color = load_split(npz_spec(), "test", tmp_path)  # gray as RGB
+    np.testing.assert_array_equal(color.images, np.repeat(images[:, :1], 3, axis=1))
 
 
 @pytest.mark.parametrize(
@@ -629,8 +629,8 @@ def test_unknown_readers_options_and_splits(tmp_path: Path) -> None:
     error = error_of(vision_spec("SVHN", options={"train": True}), tmp_path)
     assert "builder 'SVHN' takes no option 'train'" in error.message
     assert error.hint == "It takes: none."
-    held_out = vision_spec("SVHN", splits={"validation": 5, "test": COUNT})
-    assert "hold_out" in error_of(held_out, tmp_path).hint
+    validation = vision_spec("SVHN", splits={"validation": 5, "test": COUNT})
+    assert "split_from" in error_of(validation, tmp_path).hint
 
 
 @pytest.mark.parametrize("builder", READERS)

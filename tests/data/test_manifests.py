@@ -44,9 +44,9 @@ def test_every_file_can_be_got_and_bounded(spec: DatasetSpec) -> None:
 
 
 @by_name()
-def test_readers_and_licences(spec: DatasetSpec) -> None:
+def test_readers_and_licenses(spec: DatasetSpec) -> None:
     assert spec.builder is None or spec.builder in READERS
-    assert spec.licence
+    assert spec.license
     assert len(spec.citation) > 30
     assert spec.url
 

@@ -1,4 +1,4 @@
-"""Every detector of the catalogue against every requirement of `conformance`."""
+"""Every detector of the catalog against every requirement of `conformance`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Narrow(Right):
         return super().score(outputs).float()
 
 
-class Standardised(Right):
+class Standardized(Right):
     def score(self, outputs: Outputs) -> Tensor:
         scores = super().score(outputs)
         return scores - scores.mean()
@@ -244,7 +244,7 @@ def test_a_detector_that_is_right_passes() -> None:
         (OneColumn, "scores one_image batch_size engine"),
         (NotANumber, "scores batch_size engine"),
         (Narrow, "scores"),
-        (Standardised, "batch_size neighbours one_image engine"),
+        (Standardized, "batch_size neighbors one_image engine"),
         (Positional, "order batch_size engine"),
         (Squeezing, "one_image"),
         (Remembering, "scoring_leaves_no_trace"),

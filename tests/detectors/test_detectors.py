@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.conformance import Sweep
+from helpers.conformance import Pass
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +23,7 @@ from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.network import Capture, NetworkRunner
 from oodbench.engine.passes.perturbation import step_sign
-from oodbench.engine.scoring import Scorer, score_batch, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, pass_outputs, score_batch, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.numerics.regression import fit_logistic_regression
 from oodbench.planning.plan import Method
@@ -138,7 +138,7 @@ def odin_by_hand(
     epsilon: float,
     sign_zero: str = "plus",
 ) -> Tensor:
-    """In normalised space, where a step is divided by the channel's standard deviation."""
+    """In normalized space, where a step is divided by the channel's standard deviation."""
     network, std = classifier.network, classifier.std
     x = ((images - classifier.mean) / std).requires_grad_()
     z = network(x) / temperature
@@ -286,8 +286,8 @@ def gaussians_by_hand(
     for name, tap in taps.items():
         features = tap.numpy()
         means = np.stack([features[data.labels == c].mean(axis=0) for c in range(3)])
-        centred = features - means[data.labels]
-        precision = np.linalg.pinv(centred.T @ centred / len(centred), hermitian=True)
+        centered = features - means[data.labels]
+        precision = np.linalg.pinv(centered.T @ centered / len(centered), hermitian=True)
         found[name] = torch.from_numpy(means), torch.from_numpy(precision)
     return found
 
@@ -326,7 +326,7 @@ def fitted_mahalanobis(tiny: Make, tiny_data: Make) -> tuple[Classifier, Any]:
     classifier, detector = tiny(), load("mahalanobis")
     runner = NetworkRunner(classifier, batch_size=17, capture=Capture(taps=True))
     with runner.attached():
-        fits = fit_together({"M": detector}, lambda: sweep_outputs(runner, tiny_data(90, 1)), 3)
+        fits = fit_together({"M": detector}, lambda: pass_outputs(runner, tiny_data(90, 1)), 3)
     assert fits["M"].error is None
     return classifier, detector
 
@@ -360,7 +360,7 @@ def test_mahalanobis_is_the_published_one(
     np.testing.assert_allclose(summed, by_hand(test).sum(dim=1).numpy(), rtol=1e-6)
 
     positives, negatives = by_hand(tiny_data(30, 3)), 3 * by_hand(tiny_data(30, 4))
-    model = fit_logistic_regression(positives, negatives, standardise=False)
+    model = fit_logistic_regression(positives, negatives, standardize=False)
     detector.regression = model
     found = engine_scores(classifier, method, detector, test)
     expected = -(by_hand(test) @ model.weight + model.bias)
@@ -371,7 +371,7 @@ def test_mahalanobis_calibrates_on_the_confidences(
     fitted_mahalanobis: tuple[Classifier, Any], tiny_data: Make
 ) -> None:
     classifier, fitted = fitted_mahalanobis
-    detector = fitted.with_parameters(standardise=True)
+    detector = fitted.with_parameters(standardize=True)
     runner = NetworkRunner(classifier, batch_size=50, capture=Capture(taps=True))
     with runner.attached(), torch.no_grad():
         inside = runner.outputs(doubles(tiny_data(30, 3)))
@@ -380,7 +380,7 @@ def test_mahalanobis_calibrates_on_the_confidences(
     stacked = [
         torch.stack(list(fitted.confidences(side).values()), 1) for side in (inside, outside)
     ]
-    model = fit_logistic_regression(stacked[0], stacked[1], standardise=True)
+    model = fit_logistic_regression(stacked[0], stacked[1], standardize=True)
     torch.testing.assert_close(
         detector.score(inside), -model.log_odds(stacked[0]), rtol=1e-9, atol=0
     )
@@ -394,11 +394,11 @@ def test_mahalanobis_takes_labels_from_the_data_and_not_from_predictions(
     classifier, data = tiny(), tiny_data(90, 1)
     runner = NetworkRunner(classifier, batch_size=90, capture=Capture(taps=True))
     with runner.attached():
-        (outputs,) = sweep_outputs(runner, data)
+        (outputs,) = pass_outputs(runner, data)
     assert outputs.labels is not None
     assert (outputs.logits.argmax(dim=1) != outputs.labels).any(), "these data would not show it"
     detector = load("mahalanobis")
-    batches = Sweep(outputs)
+    batches = Pass(outputs)
     batches.num_classes = 3
     detector.fit(batches)
     tap = outputs.taps["second"].double()

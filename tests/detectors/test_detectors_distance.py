@@ -42,7 +42,7 @@ NAMES = (
 DIMENSION, CLASSES, IMAGES = 12, 5, 300
 
 
-class Sweep(Batches):
+class Pass(Batches):
     """Training images in batches of one size."""
 
     def __init__(self, outputs: Outputs, size: int = 64, num_classes: int = CLASSES) -> None:
@@ -63,14 +63,14 @@ def outputs_of(features: Tensor, labels: Tensor | None = None, classes: int = CL
 
 
 def training(count: int = IMAGES, dtype: torch.dtype = torch.float64, seed: int = 1) -> Outputs:
-    """Features around class centres; labels are mostly what the network says."""
+    """Features around class centers; labels are mostly what the network says."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(
+    centers = torch.randn(
         8, DIMENSION, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     chosen = torch.randint(8, (count,), generator=generator)
     noise = torch.randn(count, DIMENSION, generator=generator, dtype=torch.float64)
-    features = (2 * centres[chosen] + 0.7 * noise).to(dtype)
+    features = (2 * centers[chosen] + 0.7 * noise).to(dtype)
     labels = outputs_of(features).logits.argmax(dim=1)
     labels[::9] = torch.randint(CLASSES, (len(labels[::9]),), generator=generator)
     return outputs_of(features, labels)
@@ -95,7 +95,7 @@ def load(name: str, **parameters: Any) -> Any:
 
 def fitted(name: str, outputs: Outputs | None = None, size: int = 64, **parameters: Any) -> Any:
     detector = load(name, **parameters)
-    detector.fit(Sweep(training() if outputs is None else outputs, size))
+    detector.fit(Pass(training() if outputs is None else outputs, size))
     return detector
 
 
@@ -149,9 +149,9 @@ def residual_lengths(train: Outputs, test: Outputs, dim: int) -> tuple[Array, Ar
     _, _, axes = np.linalg.svd(doubles(train.features) - origin)
     lengths = []
     for outputs in (train, test):
-        centred = doubles(outputs.features) - origin
-        inside = np.stack([sum((c @ a) * a for a in axes[:dim]) for c in centred])
-        lengths.append(np.sqrt(((centred - inside) ** 2).sum(axis=1)))
+        centered = doubles(outputs.features) - origin
+        inside = np.stack([sum((c @ a) * a for a in axes[:dim]) for c in centered])
+        lengths.append(np.sqrt(((centered - inside) ** 2).sum(axis=1)))
     return lengths[0], lengths[1]
 
 
@@ -403,7 +403,7 @@ def test_parameters_after_fit(name: str, parameters: dict[str, Any]) -> None:
 def test_fitting_again_forgets(name: str) -> None:
     test = queried()
     detector = fitted(name, training(seed=8))
-    detector.fit(Sweep(training()))
+    detector.fit(Pass(training()))
     torch.testing.assert_close(detector.score(test), fitted(name).score(test), rtol=0, atol=0)
 
 
@@ -566,7 +566,7 @@ def test_relative_distances_of_one_class_cancel() -> None:
     """With a single class both models are the same."""
     train = replace(training(), labels=torch.zeros(IMAGES, dtype=torch.int64))
     detector = load("relative_mahalanobis")
-    detector.fit(Sweep(train, num_classes=1))
+    detector.fit(Pass(train, num_classes=1))
     np.testing.assert_allclose(detector.score(queried()), np.zeros(41), atol=1e-9)
 
 
@@ -583,8 +583,8 @@ def test_background_is_the_gaussian_of_all_images(offset: float) -> None:
     background = classes.white_background(moments.counts)
     values = features.numpy()
     precision = np.linalg.inv(np.cov(values.T, bias=True))
-    centred = values - values.mean(axis=0)
-    expected = -0.5 * ((centred @ precision) * centred).sum(axis=1, keepdims=True)
+    centered = values - values.mean(axis=0)
+    expected = -0.5 * ((centered @ precision) * centered).sum(axis=1, keepdims=True)
     found = background.class_scores(classes.white(features))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
 
@@ -602,25 +602,25 @@ def test_relative_distances_of_about_as_many_images_as_features(images: int) -> 
 
     features, labels = drawn(images)
     detector = load("relative_mahalanobis")
-    detector.fit(Sweep(outputs_of(features, labels, classes), num_classes=classes))
+    detector.fit(Pass(outputs_of(features, labels, classes), num_classes=classes))
     far = 3 * torch.randn(200, dimension, generator=generator, dtype=torch.float64)
     own, other = (detector.score(outputs_of(x)) for x in (drawn(200)[0], far))
     auroc = (own[:, None] > other).double().mean()
     assert auroc > 0.85, f"AUROC {auroc:.3f}"
 
 
-# --- nearest neighbours ------------------------------------------------------------------------
+# --- nearest neighbors ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3])
-def test_neighbours_in_a_narrow_cone(spread: float) -> None:
-    """All directions nearly alike: the k-th neighbour is still the k-th."""
+def test_neighbors_in_a_narrow_cone(spread: float) -> None:
+    """All directions nearly alike: the k-th neighbor is still the k-th."""
     generator = torch.Generator().manual_seed(0)
-    centre = torch.ones(64, dtype=torch.float64)
+    center = torch.ones(64, dtype=torch.float64)
 
     def drawn(count: int) -> Tensor:
         noise = torch.randn(count, 64, generator=generator, dtype=torch.float64)
-        return (centre + spread * noise).float()
+        return (center + spread * noise).float()
 
     seen, asked = drawn(2000), drawn(100)
     found = fitted("knn", outputs_of(seen), k=50).score(outputs_of(asked))
@@ -720,13 +720,13 @@ def test_training_features_within_the_principal_space(dtype: torch.dtype) -> Non
         load("vim", bank_size=0)
 
 
-# --- nearest neighbours ------------------------------------------------------------------------
+# --- nearest neighbors ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["knn", "nnguide"])
 def test_bank_smaller_than_k(name: str) -> None:
     detector = fitted(name, training(8))
-    with pytest.raises(ValueError, match=r"k = \d+ neighbours of a bank of 8 training images"):
+    with pytest.raises(ValueError, match=r"k = \d+ neighbors of a bank of 8 training images"):
         detector.score(queried())
     assert torch.isfinite(detector.with_parameters(k=8).score(queried())).all()
 
@@ -750,10 +750,10 @@ def test_bank_is_bounded(name: str) -> None:
     torch.testing.assert_close(scores, again, rtol=1e-12, atol=1e-12)
     whole = fitted(name, train, k=5).score(test)
     assert not torch.allclose(scores, whole)
-    assert (name != "knn") or (scores <= whole + 1e-12).all(), "neighbours of fewer are farther"
+    assert (name != "knn") or (scores <= whole + 1e-12).all(), "neighbors of fewer are farther"
 
 
-def test_distances_to_near_neighbours() -> None:
+def test_distances_to_near_neighbors() -> None:
     """From the product alone, distances below 1e-4 would be noise in float32."""
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(200, 64, generator=generator)
@@ -766,7 +766,7 @@ def test_distances_to_near_neighbours() -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
 
 
-def test_neighbours_of_wide_features() -> None:
+def test_neighbors_of_wide_features() -> None:
     """The k-th in float32 is the k-th in float64, or one as near up to float32's rounding."""
     generator = torch.Generator().manual_seed(0)
     features = torch.relu(torch.randn(600, 512, generator=generator))
@@ -778,7 +778,7 @@ def test_neighbours_of_wide_features() -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_a_zero_image_among_the_neighbours() -> None:
+def test_a_zero_image_among_the_neighbors() -> None:
     """It is at distance 1 of every direction: nearer than what is at more than 60 degrees."""
     degrees = torch.tensor([50.0, 70.0, 80.0, 90.0], dtype=torch.float64).deg2rad()
     directions = torch.stack([degrees.cos(), degrees.sin()], dim=1)
@@ -793,11 +793,11 @@ def test_a_zero_image_among_the_neighbours() -> None:
 
 
 def test_guidance_by_hand() -> None:
-    """Two neighbours of different energy, at 0 and 90 degrees."""
+    """Two neighbors of different energy, at 0 and 90 degrees."""
     features = torch.tensor([[2.0, 0.0], [0.0, 5.0]], dtype=torch.float64)
     logits = torch.tensor([[3.0, -1000.0], [4.0, -1000.0]], dtype=torch.float64)
     detector = load("nnguide", k=2)
-    detector.fit(Sweep(Outputs(logits, features)))
+    detector.fit(Pass(Outputs(logits, features)))
     test = Outputs(logits[:1] * 2, torch.tensor([[1.0, 1.0]], dtype=torch.float64))
     # 6 times the mean of 3 cos 45 degrees and 4 cos 45 degrees
     np.testing.assert_allclose(detector.score(test), [6 * 3.5 * 0.5**0.5], rtol=1e-12)

@@ -36,7 +36,7 @@ NAMES = (
     "dice",
 )
 FITTED = ("she", "fdbd", "nci", "dice")
-HELD_OUT = ("kl_matching", "temperature_scaling")
+VALIDATION = ("kl_matching", "temperature_scaling")
 WITH_LINEAR_HEAD = ("fdbd", "nci", "dice")
 
 
@@ -65,7 +65,7 @@ def head(dtype: torch.dtype = torch.float64, *, bias: bool = True) -> Head:
 def sample(
     count: int, seed: int = 0, *, dtype: torch.dtype = torch.float64, last: Head | None = None
 ) -> Outputs:
-    """Features as after a ReLU, one of them dead; three quarters are labelled as predicted."""
+    """Features as after a ReLU, one of them dead; three quarters are labeled as predicted."""
     last = head(dtype) if last is None else last
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, DIMENSION, generator=generator, dtype=torch.float64).relu()
@@ -89,8 +89,8 @@ def load(name: str, **parameters: Any) -> Any:
 def learn(detector: Detector, batches: Batches) -> Any:
     if "fit" in detector.info.needs:
         detector.fit(batches)
-    if "held_out" in detector.info.needs:
-        detector.fit_held_out(batches)
+    if "validation" in detector.info.needs:
+        detector.fit_validation(batches)
     return detector
 
 
@@ -146,9 +146,9 @@ def reference(name: str, training: Outputs, test: Outputs, parameters: dict[str,
     return fitted_by_hand(name, training, test, parameters)
 
 
-def kl_by_hand(held_out: Array, logits: Array) -> Array:
+def kl_by_hand(validation: Array, logits: Array) -> Array:
     groups: dict[int, list[Array]] = {}
-    for z in held_out:
+    for z in validation:
         groups.setdefault(int(np.argmax(z)), []).append(softmax_by_hand(z))
     templates = [np.mean(group, axis=0) for group in groups.values()]
     scores = []
@@ -187,8 +187,8 @@ def fitted_by_hand(
             ]
             scores.append(np.mean(distances) / np.sqrt(sum((h - mean) ** 2)))
         elif name == "nci":
-            centred = h - mean
-            cosine = centred @ weight[c] / np.sqrt(centred @ centred)
+            centered = h - mean
+            cosine = centered @ weight[c] / np.sqrt(centered @ centered)
             scores.append(cosine + parameters.get("alpha", 0.0001) * sum(abs(h)))
         elif name == "dice":
             entries = [weight[k, d] * mean[d] for k in range(len(z)) for d in range(len(h))]
@@ -275,7 +275,7 @@ def test_nothing_given_is_changed(name: str) -> None:
     assert torch.equal(test.head.weight, weight)
 
 
-@pytest.mark.parametrize("name", FITTED + HELD_OUT)
+@pytest.mark.parametrize("name", FITTED + VALIDATION)
 def test_a_fit_streams_and_forgets_an_earlier_one(name: str) -> None:
     training, test = sample(150, 1), sample(20, 2)
     expected = learn(load(name), Given(training)).score(test)
@@ -348,8 +348,8 @@ def test_needs() -> None:
         "max_logit": set(),
         "energy": set(),
         "gen": set(),
-        "kl_matching": {"held_out"},
-        "temperature_scaling": {"held_out", "labels"},
+        "kl_matching": {"validation"},
+        "temperature_scaling": {"validation", "labels"},
         "gradnorm": {"features", "head"},
         "she": {"features", "labels", "fit"},
         "fdbd": {"features", "head", "fit"},
@@ -384,8 +384,8 @@ def test_bad_parameters(name: str, parameters: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("kl_matching", "no templates yet: call fit_held_out first"),
-        ("temperature_scaling", "no temperature yet: call fit_held_out first"),
+        ("kl_matching", "no templates yet: call fit_validation first"),
+        ("temperature_scaling", "no temperature yet: call fit_validation first"),
         ("she", "no patterns yet: call fit first"),
         ("fdbd", "no mean feature yet: call fit first"),
         ("nci", "no mean feature yet: call fit first"),
@@ -397,9 +397,9 @@ def test_scoring_before_the_fit(name: str, message: str) -> None:
         load(name).score(sample(3))
 
 
-@pytest.mark.parametrize("name", FITTED + HELD_OUT)
+@pytest.mark.parametrize("name", FITTED + VALIDATION)
 def test_a_fit_without_images(name: str) -> None:
-    with pytest.raises(ValueError, match=r"no (training|held-out) images to"):
+    with pytest.raises(ValueError, match=r"no (training|validation) images to"):
         learn(load(name), Given())
 
 
@@ -438,7 +438,7 @@ def test_she_names_the_classes_without_a_pattern() -> None:
 # --- scores of probabilities at every scale of the logits ---------------------------------------
 
 
-def exactly(name: str, parameters: dict[str, Any], rows: Array, held_out: Array) -> list[Any]:
+def exactly(name: str, parameters: dict[str, Any], rows: Array, validation: Array) -> list[Any]:
     """What a detector's paper computes for each row of logits, or what has the same order.
 
     With 80 digits and any exponent; 1 - p is the sum of the other probabilities.
@@ -478,7 +478,7 @@ def exactly(name: str, parameters: dict[str, Any], rows: Array, held_out: Array)
         ]
     if name == "kl_matching":
         groups: dict[int, list[list[Any]]] = {}
-        for z in held_out:
+        for z in validation:
             groups.setdefault(int(z.argmax()), []).append(softmax(z))
         templates = [
             [mpmath.fsum(column) / len(group) for column in zip(*group, strict=True)]
@@ -510,17 +510,17 @@ def test_scores_of_probabilities_keep_their_order_at_every_scale(
 ) -> None:
     """In float64 the largest probability is 1, and the entropy of the others 0, long before."""
     generator = torch.Generator().manual_seed(3)
-    rows, held_out = (
+    rows, validation = (
         (scale * torch.randn(count, 4, generator=generator)).double() for count in (16, 12)
     )  # float32 numbers, as a network gives them
     detector = load(name, **parameters)
     if name == "temperature_scaling":
         detector.fitted_temperature = 1.0
-    elif "held_out" in detector.info.needs:
-        learn(detector, Given(Outputs(held_out, torch.zeros(12, 1)), num_classes=4))
+    elif "validation" in detector.info.needs:
+        learn(detector, Given(Outputs(validation, torch.zeros(12, 1)), num_classes=4))
     scores = detector.score(Outputs(rows, torch.zeros(len(rows), 1)))
     with mpmath.workdps(80):
-        values = exactly(name, parameters, numbers(rows), numbers(held_out))
+        values = exactly(name, parameters, numbers(rows), numbers(validation))
         order = sorted(range(len(values)), key=values.__getitem__)
     assert torch.isfinite(scores).all()
     if name == "kl_matching":  # of images that are far more confident it is the template's own
@@ -559,7 +559,7 @@ def test_energy_at_a_high_temperature_tells_images_apart() -> None:
 
 
 def gen_exactly(logits: Sequence[float], gamma: str) -> float:
-    """Minus the logarithm of the generalised entropy of all classes, with 400 digits."""
+    """Minus the logarithm of the generalized entropy of all classes, with 400 digits."""
     with localcontext(prec=400) as context:
         context.Emin = -(10**9)
         exponentials = [Decimal(value).exp() for value in logits]
@@ -593,18 +593,18 @@ def test_gen_of_certain_images() -> None:
 
 
 def test_kl_matching_leaves_out_classes_that_are_never_predicted() -> None:
-    held_out = of_logits([3.0, 0.0, 0.0], [4.0, 1.0, 0.0], [0.0, 1.0, 5.0])
+    validation = of_logits([3.0, 0.0, 0.0], [4.0, 1.0, 0.0], [0.0, 1.0, 5.0])
     test = of_logits([0.0, 9.0, 0.0], [2.0, 2.0, 2.0])
-    detector = learn(load("kl_matching"), Given(held_out, num_classes=3))
+    detector = learn(load("kl_matching"), Given(validation, num_classes=3))
     assert detector.log_templates.shape == (2, 3)
-    expected = kl_by_hand(numbers(held_out.logits), numbers(test.logits))
+    expected = kl_by_hand(numbers(validation.logits), numbers(test.logits))
     np.testing.assert_allclose(detector.score(test).numpy(), expected, rtol=1e-12)
 
 
 def test_kl_matching_of_a_posterior_that_is_a_template() -> None:
     """The divergence is zero; its logarithm is that of the rounding, and above all others."""
-    held_out = of_logits([3.0, 0.0, 0.0], [0.0, 2.0, 1.0])
-    detector = learn(load("kl_matching"), Given(held_out, num_classes=3))
+    validation = of_logits([3.0, 0.0, 0.0], [0.0, 2.0, 1.0])
+    detector = learn(load("kl_matching"), Given(validation, num_classes=3))
     test = of_logits([3.0, 0.0, 0.0], [0.0, 2.0, 1.0], [3.0 + 1e-9, 0.0, 0.0])
     *exact, near = detector.score(test).tolist()
     assert min(exact) > -np.log(1e-29)
@@ -628,10 +628,10 @@ def test_kl_matching_where_probabilities_are_zero() -> None:
 
 
 def test_kl_matching_does_not_look_at_labels() -> None:
-    held_out, test = sample(150, 1), sample(20, 2)
-    assert held_out.labels is not None
-    with_labels = learn(load("kl_matching"), Given(held_out)).score(test)
-    without = learn(load("kl_matching"), Given(replace(held_out, labels=None))).score(test)
+    validation, test = sample(150, 1), sample(20, 2)
+    assert validation.labels is not None
+    with_labels = learn(load("kl_matching"), Given(validation)).score(test)
+    without = learn(load("kl_matching"), Given(replace(validation, labels=None))).score(test)
     assert torch.equal(with_labels, without)
 
 
@@ -642,13 +642,13 @@ def test_temperature_scaling_finds_the_temperature_of_the_data() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(4000, 5, generator=generator, dtype=torch.float64)
     labels = torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator).squeeze(1)
-    held_out = Outputs(3 * logits, torch.zeros(4000, 1), labels=labels)
-    detector = learn(load("temperature_scaling"), in_parts(held_out, 512))
+    validation = Outputs(3 * logits, torch.zeros(4000, 1), labels=labels)
+    detector = learn(load("temperature_scaling"), in_parts(validation, 512))
     assert detector.fitted_temperature == pytest.approx(3.0, rel=0.1)
-    assert detector.fitted_temperature == pytest.approx(calibrate(held_out.logits, labels))
+    assert detector.fitted_temperature == pytest.approx(calibrate(validation.logits, labels))
 
 
-def test_temperature_scaling_where_every_held_out_image_is_right() -> None:
+def test_temperature_scaling_where_every_validation_image_is_right() -> None:
     """The likeliest temperature is the smallest one: probabilities are 1, images not alike."""
     logits = 3 * torch.randn(500, 5, generator=torch.Generator().manual_seed(0)).double()
     right = Outputs(logits, torch.zeros(500, 1), labels=logits.argmax(dim=1))
@@ -664,12 +664,12 @@ def test_temperature_scaling_keeps_single_precision() -> None:
     """Of a network that has no other; one in double precision loses nothing."""
     logits = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).double()
     for dtype in (torch.float32, torch.float64):
-        held_out = Outputs(
+        validation = Outputs(
             logits.to(dtype).double(), torch.zeros(64, 1, dtype=dtype), labels=torch.arange(64) % 4
         )
-        detector = learn(load("temperature_scaling"), in_parts(held_out, 16))
-        assert held_out.labels is not None
-        assert detector.fitted_temperature == calibrate(held_out.logits, held_out.labels)
+        detector = learn(load("temperature_scaling"), in_parts(validation, 16))
+        assert validation.labels is not None
+        assert detector.fitted_temperature == calibrate(validation.logits, validation.labels)
 
 
 # --- GradNorm ----------------------------------------------------------------------------------

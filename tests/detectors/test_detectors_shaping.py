@@ -80,7 +80,7 @@ def single(outputs: Outputs) -> Outputs:
     return replace(narrow, logits=outputs.logits, head=head)
 
 
-class Sweep(Batches):
+class Pass(Batches):
     def __init__(self, outputs: Outputs, size: int = 17, classes: int = CLASSES) -> None:
         self.outputs, self.size, self.num_classes = outputs, size, classes
 
@@ -95,7 +95,7 @@ def training() -> Outputs:
 
 
 @pytest.fixture(scope="module")
-def held_out() -> Outputs:
+def validation() -> Outputs:
     return images(40, seed=2)
 
 
@@ -104,12 +104,14 @@ def test_images() -> Outputs:
     return images(23, seed=3, spread=1.2)
 
 
-def fit(name: str, training: Outputs, held_out: Outputs, size: int = 17, **parameters: Any) -> Any:
+def fit(
+    name: str, training: Outputs, validation: Outputs, size: int = 17, **parameters: Any
+) -> Any:
     detector = load(name, **parameters)
     if "fit" in detector.info.needs:
-        detector.fit(Sweep(training, size))
-    if "held_out" in detector.info.needs:
-        detector.fit_held_out(Sweep(held_out, size))
+        detector.fit(Pass(training, size))
+    if "validation" in detector.info.needs:
+        detector.fit_validation(Pass(validation, size))
     return detector
 
 
@@ -174,7 +176,7 @@ def test_declarations() -> None:
             {"base": "energy", "fuse": False},
         ),
         "gram": (
-            {"layers", "fit", "held_out"},
+            {"layers", "fit", "validation"},
             {},
             {"powers": 10, "layers": "auto", "divide_by_confidence": True},
         ),
@@ -190,22 +192,22 @@ def test_declarations() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_declared_needs_are_all_that_is_used(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
     def given(outputs: Outputs) -> Outputs:
         return outputs.only(load(name).info.needs)
 
-    detector = fit(name, given(training), given(held_out))
+    detector = fit(name, given(training), given(validation))
     assert torch.isfinite(detector.score(given(test_images))).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("place", ["pooled", "map"])
 def test_scores_do_not_depend_on_the_batch(
-    name: str, place: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, place: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
     parameters = {"on": place} if "on" in load(name).parameters else {}
-    detector = fit(name, training, held_out, **parameters)
+    detector = fit(name, training, validation, **parameters)
     whole = detector.score(test_images)
     assert whole.unique().numel() == len(whole)
     for size in (1, 5):
@@ -219,43 +221,43 @@ def test_scores_do_not_depend_on_the_batch(
 
 @pytest.mark.parametrize("name", FITTED)
 def test_fit_does_not_depend_on_the_batches(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
-    expected = fit(name, training, held_out, size=90).score(test_images)
+    expected = fit(name, training, validation, size=90).score(test_images)
     for size in (1, 16):
-        detector = fit(name, training, held_out, size=size)
+        detector = fit(name, training, validation, size=size)
         torch.testing.assert_close(detector.score(test_images), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_fitting_again_starts_anew(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
-    expected = fit(name, training, held_out).score(test_images)
+    expected = fit(name, training, validation).score(test_images)
     detector = fit(name, images(30, seed=4, spread=3), images(10, seed=5, spread=2))
-    detector.fit(Sweep(training))
-    detector.fit_held_out(Sweep(held_out))
+    detector.fit(Pass(training))
+    detector.fit_validation(Pass(validation))
     torch.testing.assert_close(detector.score(test_images), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["react", "ash", "scale", "vra"])
 def test_other_parameters_after_the_fit(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
-    detector = fit(name, training, held_out)
+    detector = fit(name, training, validation)
     for parameter, values in detector.info.search_space.items():
         for value in values:
             changed = detector.with_parameters(**{parameter: value})
-            fresh = fit(name, training, held_out, **{parameter: value})
+            fresh = fit(name, training, validation, **{parameter: value})
             assert torch.equal(changed.score(test_images), fresh.score(test_images))
     assert detector.parameters == load(name).parameters
 
 
 @pytest.mark.parametrize("name", ["react", "ash", "scale", "vra", "rankfeat"])
 def test_maximum_probability_as_the_base(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
-    scores = fit(name, training, held_out, base="max_probability").score(test_images)
+    scores = fit(name, training, validation, base="max_probability").score(test_images)
     assert (scores > -np.log(CLASSES - 1)).all()  # the log-odds of 1 / C
     assert len(scores.unique()) == len(test_images), "probabilities of 1 tell images apart"
     with pytest.raises(ValueError, match="base must be one of energy, max_probability, not odin"):
@@ -264,19 +266,19 @@ def test_maximum_probability_as_the_base(
 
 @pytest.mark.parametrize("name", ["react", "ash", "scale", "vra", "rankfeat"])
 def test_no_linear_head(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
-    detector = fit(name, training, held_out)
+    detector = fit(name, training, validation)
     with pytest.raises(ValueError, match="a dismax head has no W and b"):
         detector.score(replace(test_images, head=Head("dismax")))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_without_activation(name: str, training: Outputs, held_out: Outputs) -> None:
+def test_images_without_activation(name: str, training: Outputs, validation: Outputs) -> None:
     nothing = outputs_of(torch.zeros(3, DIMENSION, 4, 3, dtype=torch.float64))
     taps = {name: torch.zeros_like(tap[:3]) for name, tap in training.tap_maps.items()}
     nothing = reading(nothing, **taps)
-    scores = fit(name, training, held_out).score(nothing)
+    scores = fit(name, training, validation).score(nothing)
     assert torch.isfinite(scores).all()
     if name != "gram":  # nothing, whatever is made of it, leaves the bias
         np.testing.assert_allclose(scores, [energy(np.zeros(DIMENSION), nothing.head)] * 3)
@@ -284,10 +286,10 @@ def test_images_without_activation(name: str, training: Outputs, held_out: Outpu
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scoring_changes_nothing(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
     copy = test_images.map(torch.clone)
-    detector = fit(name, training, held_out)
+    detector = fit(name, training, validation)
     first = detector.score(test_images)
     assert torch.equal(detector.score(test_images), first)
     assert test_images.feature_map is not None
@@ -300,13 +302,13 @@ def test_scoring_changes_nothing(
 
 @pytest.mark.parametrize("name", ["react", "ash", "scale"])
 def test_where_there_is_no_map_both_places_are_one(
-    name: str, training: Outputs, held_out: Outputs, test_images: Outputs
+    name: str, training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
     def flat(outputs: Outputs) -> Outputs:
         return replace(outputs, feature_map=outputs.features[:, :, None, None])
 
     scores = [
-        fit(name, flat(training), flat(held_out), on=place).score(flat(test_images))
+        fit(name, flat(training), flat(validation), on=place).score(flat(test_images))
         for place in ("pooled", "map")
     ]
     torch.testing.assert_close(*scores, rtol=1e-12, atol=1e-12)
@@ -603,43 +605,43 @@ def gram_deviations(
 @pytest.mark.parametrize("powers", [1, 3, 10])
 @pytest.mark.parametrize("confidence", [False, True])
 def test_gram_by_hand(
-    training: Outputs, held_out: Outputs, test_images: Outputs, powers: int, confidence: bool
+    training: Outputs, validation: Outputs, test_images: Outputs, powers: int, confidence: bool
 ) -> None:
     assert training.logits.argmax(dim=1).unique().numel() > 1
-    held = gram_deviations(training, held_out, powers, confidence)
+    held = gram_deviations(training, validation, powers, confidence)
     given = gram_deviations(training, test_images, powers, confidence)
     expected = -sum(given[tap] / (held[tap].mean() + 1e-7) for tap in given)
     parameters = {"powers": powers, "divide_by_confidence": confidence}
-    detector = fit("gram", training, held_out, **parameters)
+    detector = fit("gram", training, validation, **parameters)
     np.testing.assert_allclose(detector.score(test_images), expected, rtol=1e-9)
     # Deviations from a bound that is near zero, where tokens' signs cancel, have no digits left.
     narrow = [
         reading(single(part), stem=part.tap_maps["stem"].float())
-        for part in (training, held_out, test_images)
+        for part in (training, validation, test_images)
     ]
     detector = fit("gram", narrow[0], narrow[1], **parameters)
     expected = -given["stem"] / (held["stem"].mean() + 1e-7)
     np.testing.assert_allclose(detector.score(narrow[2]), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_gram_training_images_do_not_deviate(training: Outputs, held_out: Outputs) -> None:
-    detector = fit("gram", training, held_out)
+def test_gram_training_images_do_not_deviate(training: Outputs, validation: Outputs) -> None:
+    detector = fit("gram", training, validation)
     for deviations in detector.deviations(training).values():
         np.testing.assert_allclose(deviations, 0, atol=1e-9)
 
 
 def test_gram_goes_by_the_predicted_class(
-    training: Outputs, held_out: Outputs, test_images: Outputs
+    training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
-    """Labels are not looked at, in the sweeps or when scoring."""
-    expected = fit("gram", training, held_out).score(test_images)
+    """Labels are not looked at, in the passes or when scoring."""
+    expected = fit("gram", training, validation).score(test_images)
     wrong = torch.zeros(len(training), dtype=torch.int64)
-    labelled = replace(training, labels=wrong), replace(held_out, labels=wrong[: len(held_out)])
-    assert torch.equal(fit("gram", *labelled).score(test_images), expected)
+    labeled = replace(training, labels=wrong), replace(validation, labels=wrong[: len(validation)])
+    assert torch.equal(fit("gram", *labeled).score(test_images), expected)
 
 
 def test_gram_class_that_was_never_predicted(
-    training: Outputs, held_out: Outputs, test_images: Outputs
+    training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
     """Its images are held against the range over all training images."""
     never = training.logits.clone()
@@ -648,15 +650,15 @@ def test_gram_class_that_was_never_predicted(
     logits = test_images.logits.clone()
     logits[:, 2] = 1e3
     unexpected = replace(test_images, logits=logits)
-    held = gram_deviations(fewer, held_out, 10, True)
+    held = gram_deviations(fewer, validation, 10, True)
     given = gram_deviations(fewer, unexpected, 10, True)
     expected = -sum(given[tap] / (held[tap].mean() + 1e-7) for tap in given)
-    scores = fit("gram", fewer, held_out).score(unexpected)
+    scores = fit("gram", fewer, validation).score(unexpected)
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
 def test_gram_of_large_activations(
-    training: Outputs, held_out: Outputs, test_images: Outputs
+    training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
     """Tenth powers that float32 cannot hold; without signs, that sums do not cancel."""
 
@@ -668,8 +670,8 @@ def test_gram_of_large_activations(
         taps = {tap: 1e6 * outputs.tap_maps[tap].abs() for tap in ("stem", "vector")}
         return reading(outputs, **taps)
 
-    scores = fit("gram", large(training), large(held_out)).score(large(test_images))
-    expected = fit("gram", plain(training), plain(held_out)).score(plain(test_images))
+    scores = fit("gram", large(training), large(validation)).score(large(test_images))
+    expected = fit("gram", plain(training), plain(validation)).score(plain(test_images))
     assert torch.isfinite(scores).all()
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
 
@@ -681,11 +683,11 @@ def test_gram_errors(training: Outputs) -> None:
         with pytest.raises(ValueError, match=f"layers must be auto, all, .*{layers}"):
             load("gram", layers=layers)
     with pytest.raises(ValueError, match="no training images to fit on"):
-        load("gram").fit(Sweep(training[:0]))
+        load("gram").fit(Pass(training[:0]))
     detector = load("gram")
-    detector.fit(Sweep(training))
-    with pytest.raises(ValueError, match="no held-out images"):
-        detector.fit_held_out(Sweep(training[:0]))
+    detector.fit(Pass(training))
+    with pytest.raises(ValueError, match="no validation images"):
+        detector.fit_validation(Pass(training[:0]))
 
 
 def test_gram_chooses_layers() -> None:
@@ -709,11 +711,11 @@ def test_gram_chooses_layers() -> None:
 
 
 def test_gram_of_fewer_powers_after_the_fit(
-    training: Outputs, held_out: Outputs, test_images: Outputs
+    training: Outputs, validation: Outputs, test_images: Outputs
 ) -> None:
-    detector = fit("gram", training, held_out).with_parameters(powers=3)
-    detector.fit_held_out(Sweep(held_out))
-    expected = fit("gram", training, held_out, powers=3).score(test_images)
+    detector = fit("gram", training, validation).with_parameters(powers=3)
+    detector.fit_validation(Pass(validation))
+    expected = fit("gram", training, validation, powers=3).score(test_images)
     torch.testing.assert_close(detector.score(test_images), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -754,9 +756,9 @@ def test_gram_takes_as_many_layers_as_fit_the_memory(
     detector, outputs = gram_of(widths, "auto")
     if not fitting:
         with pytest.raises(ValueError, match="take lower powers"):
-            detector.fit(Sweep(outputs, classes=50))
+            detector.fit(Pass(outputs, classes=50))
         return
-    detector.fit(Sweep(outputs, classes=50))
+    detector.fit(Pass(outputs, classes=50))
     assert 0 < size(detector) <= most
     assert [*detector.ranges] == [*gram_of(widths, max(fitting))[1].layers]
     assert {*detector.ranges} | {*detector.dropped_layers} == {*outputs.layers}
@@ -764,14 +766,14 @@ def test_gram_takes_as_many_layers_as_fit_the_memory(
     for layers in ("all", *range(1, len(widths) + 1)):
         asked, outputs = gram_of(widths, layers)
         if layers in fitting:
-            asked.fit(Sweep(outputs, classes=50))
+            asked.fit(Pass(outputs, classes=50))
             assert asked.dropped_layers == {}
             continue
         with pytest.raises(ValueError, match=r"layers and 50 classes would take .* GiB") as error:
-            asked.fit(Sweep(outputs, classes=50))
+            asked.fit(Pass(outputs, classes=50))
         for said in re.findall(r"layers = (\d+)", str(error.value)):
             again, outputs = gram_of(widths, int(said))
-            again.fit(Sweep(outputs, classes=50))
+            again.fit(Pass(outputs, classes=50))
         if layers == "all":
             assert f"layers = auto, layers = {max(fitting)}, or lower" in str(error.value)
 
@@ -780,19 +782,19 @@ def test_gram_of_taps_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oodbench.numerics.gram.MOST_BYTES", 1000)
     detector, outputs = gram_of([5, 4], "taps")
     with pytest.raises(ValueError, match=r"take lower powers"):
-        detector.fit(Sweep(outputs, classes=50))
+        detector.fit(Pass(outputs, classes=50))
 
 
 # --- what they are for -------------------------------------------------------------------------
 
 
-def test_gram_finds_other_correlations(training: Outputs, held_out: Outputs) -> None:
+def test_gram_finds_other_correlations(training: Outputs, validation: Outputs) -> None:
     """Channels that go together, with the same means and variances of each channel."""
 
     def correlated(outputs: Outputs) -> Outputs:
         return reading(outputs, stem=outputs.tap_maps["stem"])
 
-    detector = fit("gram", correlated(training), correlated(held_out))
+    detector = fit("gram", correlated(training), correlated(validation))
     inside = correlated(images(50, seed=11))
     stem = inside.tap_maps["stem"]
     outside = reading(inside, stem=stem[:, :1].expand_as(stem))

@@ -37,7 +37,7 @@ from oodbench.detector import NEEDS, Batches, DetectorInfo
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.network import Capture, NetworkRunner, evaluating
-from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
 from oodbench.numerics.weibull import TRANSLATION
@@ -74,17 +74,17 @@ class Images:
     """What both sides see.
 
     Attributes:
-        train: labelled images that detectors are fitted on.
-        held_out: labelled images that were not trained on.
+        train: labeled images that detectors are fitted on.
+        validation: labeled images that were not trained on.
         scored: in-distribution images, then as many out-of-distribution ones, without labels.
     """
 
     train: ImageArray
-    held_out: ImageArray
+    validation: ImageArray
     scored: ImageArray
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.mean, self.std = classifier.mean, classifier.std
@@ -100,19 +100,19 @@ class Peer:
         own = copy.deepcopy(classifier).to(memory_format=torch.contiguous_format).eval()
         stages = [own.network.get_submodule(name) for name in own.network.tap_names]
         self.linear = own.network.head
-        self.normalise = Normalise(own)
-        self.layers = [nn.Sequential(self.normalise, stages[0]), *stages[1:]]
+        self.normalize = Normalize(own)
+        self.layers = [nn.Sequential(self.normalize, stages[0]), *stages[1:]]
         pool, flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
         backbone = nn.Sequential(*self.layers)
         self.encoder = nn.Sequential(backbone, pool, flatten)
         self.model = nn.Sequential(self.encoder, self.linear)
-        self.after_normalising = nn.Sequential(*stages, pool, flatten, self.linear)
+        self.after_normalizing = nn.Sequential(*stages, pool, flatten, self.linear)
         self.head = nn.Sequential(pool, flatten, self.linear)
         self.splits = {
             "map": (backbone, self.head),
             "pooled": (nn.Sequential(backbone, pool), nn.Sequential(flatten, self.linear)),
         }
-        self.train, self.held_out = loader(images.train), loader(images.held_out)
+        self.train, self.validation = loader(images.train), loader(images.validation)
         self.images = torch.tensor(images.scored.images)
         with torch.no_grad():
             self.logits = self.model(self.images)
@@ -251,22 +251,22 @@ def shaping(name: str, place: str, **parameters: Any) -> Callable[[Peer, Any], T
 
 def odin(epsilon: float, temperature: float) -> Callable[[Peer, Any], Tensor]:
     return lambda net, ours: peer.ODIN(
-        net.after_normalising,
+        net.after_normalizing,
         eps=epsilon,
         temperature=temperature,
-        norm_std=net.normalise.std.flatten().tolist(),
-    )(net.normalise(net.images))
+        norm_std=net.normalize.std.flatten().tolist(),
+    )(net.normalize(net.images))
 
 
 def temperature_scaling(net: Peer, ours: Any) -> Tensor:
-    detector = peer.TemperatureScaling(net.model).fit(net.held_out)
+    detector = peer.TemperatureScaling(net.model).fit(net.validation)
     with torch.no_grad():
         detector.t.fill_(ours.fitted_temperature)
     return detector(net.images)
 
 
 def kl_matching(net: Peer, ours: Any) -> Tensor:
-    return peer.KLMatching(net.model).fit(net.held_out)(net.images)
+    return peer.KLMatching(net.model).fit(net.validation)(net.images)
 
 
 def gradnorm(net: Peer, ours: Any) -> Tensor:
@@ -466,7 +466,7 @@ CASES = (
         "KLMatching",
         kl_matching,
         MINUS_LOG,
-        settings="both fitted on held-out images",
+        settings="both fitted on validation images",
         tolerance=2e-4,
     ),
     Case("mahalanobis_single", "Mahalanobis", fitted("Mahalanobis", "encoder"), MINUS_N),
@@ -695,12 +695,12 @@ def score_together(
     assert not errors, errors
     runner = NetworkRunner(classifier, batch_size=128, capture=Capture.of(needs, map_name, readers))
     with runner.attached():
-        for need, data in (("fit", images.train), ("held_out", images.held_out)):
+        for need, data in (("fit", images.train), ("validation", images.validation)):
             fits = fit_together(
                 {name: d for name, d in detectors.items() if need in d.info.needs},
-                functools.partial(sweep_outputs, runner, data),
+                functools.partial(pass_outputs, runner, data),
                 CLASSES,
-                held_out=need == "held_out",
+                validation=need == "validation",
             )
             assert not any(fit.error for fit in fits.values()), fits
         scorers = {
@@ -815,7 +815,7 @@ def test_clipped_probabilities_count_there(net: Peer) -> None:
 
 
 def test_the_temperature_is_the_likeliest(net: Peer, ours: dict[str, tuple[Scores, Any]]) -> None:
-    images, labels = (torch.cat(parts) for parts in zip(*net.held_out, strict=True))
+    images, labels = (torch.cat(parts) for parts in zip(*net.validation, strict=True))
     with torch.no_grad():
         logits = net.model(images).double()
 
@@ -823,7 +823,7 @@ def test_the_temperature_is_the_likeliest(net: Peer, ours: dict[str, tuple[Score
         return F.cross_entropy(logits / temperature, labels).item()
 
     found = ours["temperature_scaling"][1].fitted_temperature
-    theirs = peer.TemperatureScaling(net.model).fit(net.held_out).t.item()
+    theirs = peer.TemperatureScaling(net.model).fit(net.validation).t.item()
     assert loss(found) < loss(theirs)
     for factor in (0.99, 1.01):
         assert loss(found) < loss(factor * found)
@@ -908,7 +908,7 @@ def test_gram_of_theirs_is_random(net: Peer) -> None:
     for seed in range(2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            detector = peer.Gram(net.head, net.layers, CLASSES).fit(net.held_out)
+            detector = peer.Gram(net.head, net.layers, CLASSES).fit(net.validation)
         scores.append(-detector(net.images).double().numpy())
     assert disagreement(*scores) > 0.05
 

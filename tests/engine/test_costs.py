@@ -32,7 +32,7 @@ def test_scatter_is_the_range_over_the_median(case: str) -> None:
     assert costs.scatter([1000 * time for time in times[::-1]]) == pytest.approx(expected)
 
 
-class Sweep:
+class Pass:
     """Gives times instead of measuring them; the first warms up."""
 
     def __init__(self, times: dict[str, list[float]]) -> None:
@@ -45,9 +45,9 @@ class Sweep:
 
 def test_repetitions_are_kept_without_the_one_that_warms_up() -> None:
     times = {case: values for case, (values, _) in REPETITIONS.items() if len(values) == 4}
-    sweeps: Any = [Sweep(times)]
+    passes: Any = [Pass(times)]
     said: list[str] = []
-    assert costs._rounds(sweeps, torch.empty(1), 4, {}, said.append) == times
+    assert costs._rounds(passes, torch.empty(1), 4, {}, said.append) == times
     assert said[-1] == "measuring costs of 1 image at a time, repetition 5 of 5"
 
 

@@ -1,4 +1,4 @@
-"""Several detectors fitted from one sweep."""
+"""Several detectors fitted from one pass."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.network import Capture, NetworkRunner
-from oodbench.engine.scoring import sweep_outputs
+from oodbench.engine.scoring import pass_outputs
 
 Make = Callable[..., Any]
 
 
 class Source:
-    """Sweeps of five batches of two images whose features are their index and label."""
+    """Passes of five batches of two images whose features are their index and label."""
 
     def __init__(self, fail_at: int | None = None, batches: int = 5) -> None:
-        self.sweeps = 0
+        self.passes = 0
         self.made: list[int] = []
         self.fail_at = fail_at
         self.batches = batches
 
     def __call__(self) -> Iterator[Outputs]:
-        self.sweeps += 1
+        self.passes += 1
         for index in range(self.batches):
             if index == self.fail_at:
                 raise OSError("the disk is gone")
@@ -56,9 +56,9 @@ class Recorder(Detector):
 
     def fit(self, batches: Batches) -> None:
         self.classes = batches.num_classes
-        self.sweep(batches)
+        self.this_pass(batches)
 
-    def sweep(self, batches: Batches) -> None:
+    def this_pass(self, batches: Batches) -> None:
         self.seen.append([])
         for outputs in batches:
             self.note(outputs)
@@ -76,8 +76,8 @@ class Recorder(Detector):
 
 class Twice(Recorder):
     def fit(self, batches: Batches) -> None:
-        self.sweep(batches)
-        self.sweep(batches)
+        self.this_pass(batches)
+        self.this_pass(batches)
 
 
 class Breaks(Recorder):
@@ -92,7 +92,7 @@ class Breaks(Recorder):
 class BreaksTwice(Breaks):
     def fit(self, batches: Batches) -> None:
         super().fit(batches)
-        self.sweep(batches)
+        self.this_pass(batches)
 
 
 class Raises(Recorder):
@@ -106,7 +106,7 @@ class Raises(Recorder):
 
 class RaisesAfterwards(Recorder):
     def fit(self, batches: Batches) -> None:
-        self.sweep(batches)
+        self.this_pass(batches)
         raise ValueError("the matrix is singular")
 
 
@@ -153,21 +153,21 @@ def fit(source: Source, **detectors: Recorder) -> dict[str, Exception | None]:
     return {name: result.error for name, result in fitted.items()}
 
 
-def test_one_sweep_serves_all() -> None:
+def test_one_pass_serves_all() -> None:
     source = Source()
     detectors = {name: Recorder() for name in "abc"}
     assert fit(source, **detectors) == dict.fromkeys("abc")
-    assert source.sweeps == 1
+    assert source.passes == 1
     for detector in detectors.values():
         assert detector.seen == [ALL]
         assert detector.classes == 3
 
 
-def test_second_sweep_for_who_wants_it() -> None:
+def test_second_pass_for_who_wants_it() -> None:
     source = Source()
     once, twice, other = Recorder(), Twice(), Twice()
     fit(source, once=once, twice=twice, other=other)
-    assert source.sweeps == 2
+    assert source.passes == 2
     assert once.seen == [ALL]
     assert twice.seen == other.seen == [ALL, ALL]
 
@@ -176,22 +176,22 @@ def test_early_break_leaves_the_others_alone() -> None:
     source = Source()
     breaks, whole = Breaks(), Recorder()
     fit(source, breaks=breaks, whole=whole)
-    assert source.sweeps == 1
+    assert source.passes == 1
     assert breaks.seen == [[0, 1]]
     assert whole.seen == [ALL]
 
 
-def test_sweep_ends_when_nobody_wants_more() -> None:
+def test_pass_ends_when_nobody_wants_more() -> None:
     source = Source()
     fit(source, breaks=Breaks(), raises=Raises())
     assert source.made == [0, 1]
 
 
-def test_break_and_a_new_sweep_starts_from_the_first_batch() -> None:
+def test_break_and_a_new_pass_starts_from_the_first_batch() -> None:
     source = Source()
     breaks, twice = BreaksTwice(), Twice()
     fit(source, breaks=breaks, twice=twice)
-    assert source.sweeps == 2
+    assert source.passes == 2
     assert breaks.seen == [[0, 1], ALL]
     assert twice.seen == [ALL, ALL]
 
@@ -214,7 +214,7 @@ def test_who_raises_fails_alone() -> None:
         "afterwards": "the matrix is singular",
         "twice": "None",
     }
-    assert source.sweeps == 2
+    assert source.passes == 2
     assert whole.seen == [ALL]
     assert twice.seen == [ALL, ALL]
 
@@ -223,21 +223,21 @@ def test_nobody_iterates() -> None:
     source = Source()
     detector = NeverIterates()
     assert fit(source, never=detector) == {"never": None}
-    assert source.sweeps == 0
+    assert source.passes == 0
     assert detector.classes == 3
     assert fit_together({}, source, num_classes=3) == {}
 
 
-def test_empty_sweep() -> None:
+def test_empty_pass() -> None:
     source = Source(batches=0)
     twice = Twice()
     assert fit(source, twice=twice) == {"twice": None}
     assert twice.seen == [[], []]
-    assert source.sweeps == 2
+    assert source.passes == 2
 
 
 @pytest.mark.parametrize("fail_at", [0, 3])
-def test_error_of_the_sweep_releases_everybody(fail_at: int) -> None:
+def test_error_of_the_pass_releases_everybody(fail_at: int) -> None:
     """That no fit is left is checked after every test of this module."""
     source = Source(fail_at=fail_at)
     whole = Recorder()
@@ -246,7 +246,7 @@ def test_error_of_the_sweep_releases_everybody(fail_at: int) -> None:
     assert whole.seen == [list(range(fail_at))]
 
 
-def test_two_sweeps_at_once_are_refused() -> None:
+def test_two_passes_at_once_are_refused() -> None:
     """Each would get every other batch."""
     whole = Recorder()
     errors = fit(Source(), zips=Zips(), whole=whole)
@@ -317,12 +317,12 @@ class InContext(Recorder):
 def test_contexts_of_a_fit_reach_nobody_else(
     outside: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    in_sweeps = set()
+    in_passes = set()
 
     class Watched(Source):
         def __call__(self) -> Iterator[Outputs]:
             for outputs in super().__call__():
-                in_sweeps.add(modes())
+                in_passes.add(modes())
                 yield outputs
 
     detectors = {name: InContext(name) for name in CONTEXTS}
@@ -330,7 +330,7 @@ def test_contexts_of_a_fit_reach_nobody_else(
         here = modes()
         assert fit(Watched(), **detectors) == dict.fromkeys(CONTEXTS)
         assert modes() == here
-    assert in_sweeps == {here}
+    assert in_passes == {here}
     assert {name: each.modes for name, each in detectors.items()} == {
         "grad": {(True, False, False)},
         "no_grad": {(False, False, False)},
@@ -363,7 +363,7 @@ def test_an_abandoned_fit_that_catches_everything_ends() -> None:
         def fit(self, batches: Batches) -> None:
             for _ in range(3):
                 try:
-                    self.sweep(batches)
+                    self.this_pass(batches)
                 except Exception:
                     self.log.append("caught")
                 finally:
@@ -380,7 +380,7 @@ def test_batches_cannot_be_had_from_elsewhere() -> None:
         def fit(self, batches: Batches) -> None:
             def work() -> None:
                 try:
-                    self.sweep(batches)
+                    self.this_pass(batches)
                 except RuntimeError as error:
                     self.log.append(str(error))
 
@@ -412,20 +412,20 @@ def test_fitted_together_is_fitted_alone(tiny: Make, tiny_data: Make) -> None:
             for _ in batches:
                 pass
 
-    def sweep() -> Iterator[Outputs]:
-        return sweep_outputs(runner, data)
+    def this_pass() -> Iterator[Outputs]:
+        return pass_outputs(runner, data)
 
     together = {name: oodbench.load_detector("mahalanobis") for name in ("first", "last")}
     alone = oodbench.load_detector("mahalanobis")
     with runner.attached():
-        fit_together({"alone": alone}, sweep, 3)
+        fit_together({"alone": alone}, this_pass, 3)
         joined = {
             "first": together["first"],
             "leaves": LeavesAndComes(),
             "raises": RaisesAtOnce(),
             "last": together["last"],
         }
-        fits = fit_together(joined, sweep, 3)
+        fits = fit_together(joined, this_pass, 3)
     assert fits["leaves"].error is None
     for detector in together.values():
         for tap, gaussian in alone.gaussians.items():  # type: ignore[attr-defined]
@@ -473,7 +473,7 @@ class Shares(Recorder):
 
 class SharesLater(Shares):
     def fit(self, batches: Batches) -> None:
-        self.sweep(batches)
+        self.this_pass(batches)
         super().fit(batches)
 
 

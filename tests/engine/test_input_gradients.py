@@ -143,7 +143,7 @@ def test_gradients_of_several_losses_beside_a_perturbation(tiny: Make, tiny_data
     assert not outcome.errors
     x = torch.from_numpy(data.images).double().requires_grad_()
     logits = classifier(x)
-    first = classifier.network.get_submodule("first")(classifier.normalised(x)).mean(dim=(2, 3))
+    first = classifier.network.get_submodule("first")(classifier.normalized(x)).mean(dim=(2, 3))
     moving, energy, early = (
         torch.autograd.grad(loss.sum(), x, retain_graph=True)[0]
         for loss in (-logits.amax(1), logits.logsumexp(1), first)

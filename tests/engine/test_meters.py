@@ -1,4 +1,4 @@
-"""Counting sweeps, operations and memory, against counts by hand."""
+"""Counting passes, operations and memory, against counts by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import oodbench
-from oodbench.engine.meters import SweepMeter, count_flops, peak_memory, tensor_bytes
+from oodbench.engine.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.network import Capture, NetworkRunner
 from oodbench.losses import DisMaxHead
 from oodbench.models.classifier import Classifier, Network
@@ -22,15 +22,15 @@ Make = Callable[..., Any]
 CPU = torch.device("cpu")
 
 
-# --- sweeps ------------------------------------------------------------------------------------
+# --- passes ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("network", ["resnet8", "resnet20"])
 @pytest.mark.parametrize("head", ["softmax", "dismax"])
-def test_full_sweep_is_one(network: str, head: str) -> None:
+def test_full_pass_is_one(network: str, head: str) -> None:
     model = oodbench.models.create(network, 10, head).eval()
     images = torch.rand(5, 3, 8, 8)
-    meter = SweepMeter(model, images[:2])
+    meter = PassMeter(model, images[:2])
     with meter.counting(5), torch.no_grad():
         model(images)
     assert meter.forwards == pytest.approx(1, rel=1e-12)
@@ -44,7 +44,7 @@ def test_full_sweep_is_one(network: str, head: str) -> None:
 def test_backward_is_counted_apart_and_every_time(tiny: Make) -> None:
     network = tiny().network.requires_grad_(False)
     images = torch.rand(4, 2, 6, 6, dtype=torch.float64, requires_grad=True)
-    meter = SweepMeter(network, images)
+    meter = PassMeter(network, images)
     with meter.counting(4):
         loss = network(images).sum()
         assert meter.backwards == 0
@@ -54,12 +54,12 @@ def test_backward_is_counted_apart_and_every_time(tiny: Make) -> None:
     assert meter.backwards == pytest.approx(3, rel=1e-12)
 
 
-def test_part_of_a_sweep_is_its_share(tiny: Make) -> None:
+def test_part_of_a_pass_is_its_share(tiny: Make) -> None:
     """Shares are multiply-adds: 36 x 18 x 4, 9 x 36 x 5, 5 x 3."""
     network = tiny().network.requires_grad_(False)
     images = torch.rand(4, 2, 6, 6, dtype=torch.float64, requires_grad=True)
     share = 36 * 18 * 4 / (36 * 18 * 4 + 9 * 36 * 5 + 5 * 3)
-    meter = SweepMeter(network, images)
+    meter = PassMeter(network, images)
     with meter.counting(4):
         network.first(images).sum().backward(inputs=[images])
     assert meter.forwards == pytest.approx(share, rel=1e-12)
@@ -69,7 +69,7 @@ def test_part_of_a_sweep_is_its_share(tiny: Make) -> None:
 def test_nothing_is_counted_outside(tiny: Make) -> None:
     network = tiny().network
     images = torch.rand(4, 2, 6, 6, dtype=torch.float64)
-    meter = SweepMeter(network, images)
+    meter = PassMeter(network, images)
     with meter.counting(4):
         pass
     network(images)
@@ -88,7 +88,7 @@ def test_layer_that_is_used_twice_counts_twice() -> None:
             return self.head(self.again(once))
 
     model, x = Recurrent(), torch.rand(3, 6)
-    meter = SweepMeter(model, x)
+    meter = PassMeter(model, x)
     with meter.counting(3):
         model(x)
     assert meter.forwards == pytest.approx(1, rel=1e-12)
@@ -111,11 +111,11 @@ class ConvolutionTaps(Network):
         return logits
 
 
-def test_layer_at_which_a_sweep_stops_counts() -> None:
+def test_layer_at_which_a_pass_stops_counts() -> None:
     classifier = Classifier(ConvolutionTaps(), (0.0, 0.0), (1.0, 1.0))
     images = torch.rand(3, 2, 6, 6)
     runner = NetworkRunner(classifier, batch_size=3, capture=Capture(taps=True))
-    meter = SweepMeter(classifier.network, images)
+    meter = PassMeter(classifier.network, images)
     with runner.attached(), meter.counting(3), torch.no_grad():
         runner.activation(images, "stem")
     stem, last = 16 * 4 * 18, 4 * 4 * 36

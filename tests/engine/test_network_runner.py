@@ -1,4 +1,4 @@
-"""Sweeps: what is captured, how often the network is called, and that nothing is left behind."""
+"""Passes: what is captured, how often the network is called, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import oodbench
 from oodbench import Detector
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.meters import SweepMeter
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.network import (
     Capture,
     NetworkRunner,
@@ -25,7 +25,7 @@ from oodbench.engine.passes.network import (
     input_gradients,
     is_out_of_memory,
 )
-from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.models.classifier import Classifier
 
 Make = Callable[..., Any]
@@ -113,7 +113,7 @@ def test_uint8_images_are_those_in_0_to_1(tiny: Make) -> None:
     both = []
     for images in (raw, raw.astype(np.float32) / 255):
         with runner.attached():
-            outputs = list(sweep_outputs(runner, ImageArray(images)))
+            outputs = list(pass_outputs(runner, ImageArray(images)))
         assert [len(batch) for batch in outputs] == [4, 4, 2]
         both.append(torch.cat([batch.logits for batch in outputs]))
     torch.testing.assert_close(both[0], both[1], rtol=0, atol=0)
@@ -198,7 +198,7 @@ def test_the_users_model_is_not_changed(trained: Classifier, digits: Make, built
         assert not any(parameter.requires_grad for parameter in classifier.parameters())
         fit_together(
             {"mahalanobis": mahalanobis},
-            lambda: sweep_outputs(runner, digits("train", 200)),
+            lambda: pass_outputs(runner, digits("train", 200)),
             10,
         )
         outcome = score_split(runner, digits("test", 50), scorers, dataset="digits")
@@ -298,7 +298,7 @@ def test_labels_stay_with_their_images_when_batches_are_halved(tiny: Make, tiny_
     classifier, data = tiny(), tiny_data(37)
     runner = NetworkRunner(classifier, batch_size=16, capture=Capture(taps=True))
     with limited(classifier.network.head, 3, OUT_OF_MEMORY[0]), runner.attached():
-        batches = list(sweep_outputs(runner, data))
+        batches = list(pass_outputs(runner, data))
     assert max(map(len, batches)) <= 3
     labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
     np.testing.assert_array_equal(labels.numpy(), data.labels)
@@ -315,7 +315,7 @@ def test_one_image_that_does_not_fit_is_an_error(tiny: Make, tiny_data: Make) ->
         runner.attached(),
         pytest.raises(torch.OutOfMemoryError),
     ):
-        list(sweep_outputs(runner, tiny_data(8)))
+        list(pass_outputs(runner, tiny_data(8)))
 
 
 def test_other_errors_are_not_taken_for_memory(tiny: Make, tiny_data: Make) -> None:
@@ -330,7 +330,7 @@ def test_other_errors_are_not_taken_for_memory(tiny: Make, tiny_data: Make) -> N
         runner.attached(),
         pytest.raises(RuntimeError, match="size mismatch"),
     ):
-        list(sweep_outputs(runner, tiny_data(8)))
+        list(pass_outputs(runner, tiny_data(8)))
     assert calls == [8], "tried once"
 
 
@@ -368,12 +368,12 @@ def test_calls_per_image(
     scorers = {name: Scorer(built_in(name), detector) for name, detector in detectors.items()}
     images = sum(map(len, splits.values()))
     train = digits("train", 200)
-    meter = SweepMeter(trained.network, trained.normalised(images_of(splits["id"], trained)))
+    meter = PassMeter(trained.network, trained.normalized(images_of(splits["id"], trained)))
     network = trained.network
     with runner.attached():
         with counted(network.head) as fits, counted(network.get_submodule("stem")) as starts:
             fit_together(
-                {"mahalanobis": detectors["mahalanobis"]}, lambda: sweep_outputs(runner, train), 10
+                {"mahalanobis": detectors["mahalanobis"]}, lambda: pass_outputs(runner, train), 10
             )
         assert sum(fits) == sum(starts) == 200
         with (
@@ -386,7 +386,7 @@ def test_calls_per_image(
                 assert not outcome.errors, outcome.errors
                 assert {len(scores) for scores in outcome.scores.values()} == {len(data)}
     odin, mahalanobis = odin_step > 0, mahalanobis_step > 0
-    # Multiply-adds of the stem and of the sweeps that stop after stages 1 to 3 (8x8 images).
+    # Multiply-adds of the stem and of the passes that stop after stages 1 to 3 (8x8 images).
     stem = 64 * 9 * 16
     stage1 = stem + 64 * 2 * 9 * 16 * 16
     stage2 = stage1 + 16 * (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32)
@@ -398,7 +398,7 @@ def test_calls_per_image(
     assert meter.backwards == pytest.approx(odin + taps * mahalanobis, rel=1e-9)
 
 
-def test_scores_do_not_depend_on_who_shares_the_sweep(
+def test_scores_do_not_depend_on_who_shares_the_pass(
     trained: Classifier, built_in: Make, splits: dict[str, ImageArray]
 ) -> None:
     together = {

@@ -90,7 +90,7 @@ def by_hand(classifier: Classifier, images: Tensor, *taps: str) -> Tensor:
     """The score of `Halving` on the small network of the tests, layer by layer."""
     network: Any = classifier.network
     with torch.no_grad():
-        first = network.first(classifier.normalised(images))
+        first = network.first(classifier.normalized(images))
 
         def energy(second: Tensor) -> Tensor:
             logits: Tensor = network.head(second.mean(dim=(2, 3)))
@@ -340,7 +340,7 @@ def test_a_stage_of_any_kind_is_replaced(kind: str, own_hook: bool) -> None:
             elsewhere = runner.resumed(images[:3], "two", halved)  # images that were not swept
     assert _state(classifier) == before
     with torch.no_grad():
-        first = network.map(network.one(classifier.normalised(images)))
+        first = network.map(network.one(classifier.normalized(images)))
         second = map_in(network.two(first))
         second = second.movedim(3, 1) if kind == "channels last" else second
         expected = network.rest(first, halved(second).relu())

@@ -20,9 +20,9 @@ from oodbench.engine.scoring import (
     DetectorError,
     Scorer,
     SplitScores,
+    pass_outputs,
     score_batch,
     score_split,
-    sweep_outputs,
 )
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method
@@ -243,7 +243,7 @@ class LooksForGraph(Detector):
 
 
 def test_detectors_see_no_graph(tiny: Make, tiny_data: Make) -> None:
-    """Not even beside one for which the first sweep records one."""
+    """Not even beside one for which the first pass records one."""
     outcome = scored(tiny(), tiny_data(20), {"looks": LooksForGraph(), "slope": Slope()})
     np.testing.assert_array_equal(outcome.scores["looks"], np.zeros(20))
 
@@ -260,10 +260,10 @@ class Keeps(Detector):
 
 
 def test_what_is_fitted_has_no_graph_but_can_take_part_in_one(tiny: Make, tiny_data: Make) -> None:
-    """The sweep is made in inference mode; what a detector is given is not bound to it."""
+    """The pass is made in inference mode; what a detector is given is not bound to it."""
     runner, detector = NetworkRunner(tiny(), batch_size=8), Keeps()
     with runner.attached():
-        fit_together({"M": detector}, lambda: sweep_outputs(runner, tiny_data(20)), 3)
+        fit_together({"M": detector}, lambda: pass_outputs(runner, tiny_data(20)), 3)
     assert not detector.features.requires_grad
     weight = torch.ones(5, dtype=torch.float64, requires_grad=True)
     (detector.features @ weight).sum().backward()

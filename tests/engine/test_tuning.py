@@ -19,10 +19,10 @@ import oodbench
 from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.meters import SweepMeter
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.network import Capture, NetworkRunner
 from oodbench.engine.passes.perturbation import step_sign
-from oodbench.engine.scoring import sweep_outputs
+from oodbench.engine.scoring import pass_outputs
 from oodbench.engine.tuning import (
     Tuned,
     TuningData,
@@ -116,7 +116,7 @@ def test_without_noise_all_right_then_wrong_are_kept(exact: Classifier, digits: 
     torch.testing.assert_close(found.noisy, found.positives, rtol=0, atol=0)
 
 
-def test_noise_is_in_units_of_the_normalised_image(exact: Classifier, digits: Make) -> None:
+def test_noise_is_in_units_of_the_normalized_image(exact: Classifier, digits: Make) -> None:
     data = digits("validation")
     found = made(exact, data, TuningSpec(fgsm_step=0.1, noise_std=0.25))
     inner = (found.positives > 0.4) & (found.positives < 0.6)  # four deviations from the ends
@@ -172,7 +172,7 @@ def test_oracle_data(digits: Make) -> None:
     assert [len(h.negatives) for h in (fitting, selecting)] == [15, 15]
     again = oracle_data(inside, outside, TuningSpec(), seed=0)
     torch.testing.assert_close(again.positives, found.positives, rtol=0, atol=0)
-    with pytest.raises(TuningError, match="19 held-out images are too few"):
+    with pytest.raises(TuningError, match="19 validation images are too few"):
         oracle_data(inside, digits("train", 19), TuningSpec(), seed=0)
 
 
@@ -252,7 +252,7 @@ def test_gradient_is_computed_once_for_all_step_sizes(
 ) -> None:
     """4 temperatures, 10 steps that are not zero: 1 + 40 forwards and 4 backwards an image."""
     selected = 30 + 30
-    meter = SweepMeter(exact.network, exact.normalised(tuning_data.positives[:2]))
+    meter = PassMeter(exact.network, exact.normalized(tuning_data.positives[:2]))
     with meter.counting(selected):
         tuned(exact, built_in("odin"), oodbench.load_detector("odin"), tuning_data, batch_size)
     assert meter.forwards == pytest.approx(41, rel=1e-9)
@@ -331,10 +331,10 @@ def test_only_a_strictly_better_setting_replaces_an_earlier_one(tiny: Make) -> N
     assert (down.tnr, down.parameters) == (1.0, {"level": 3.0, "order": "down"})
 
 
-def test_settings_see_one_sweep_where_nothing_is_perturbed(tiny: Make) -> None:
+def test_settings_see_one_pass_where_nothing_is_perturbed(tiny: Make) -> None:
     classifier = tiny()
     images = torch.rand(40, 2, 6, 6, dtype=torch.float64)
-    meter = SweepMeter(classifier.network, images[:2])
+    meter = PassMeter(classifier.network, images[:2])
     with meter.counting(40):
         method = Method("M", "model", Constant.info)
         tuned(classifier, method, Constant(), TuningData(images, images[:0], images))
@@ -369,7 +369,7 @@ def fitted(exact: Classifier, digits: Make) -> Any:
     detector = oodbench.load_detector("mahalanobis")
     runner = NetworkRunner(exact, batch_size=200, capture=Capture(taps=True))
     with runner.attached():
-        fits = fit_together({"M": detector}, lambda: sweep_outputs(runner, digits("train")), 10)
+        fits = fit_together({"M": detector}, lambda: pass_outputs(runner, digits("train")), 10)
     assert fits["M"].error is None
     return detector
 
@@ -394,7 +394,7 @@ def test_mahalanobis_is_tuned_as_by_a_naive_loop(
     rates: dict[float, float] = {}
     models = {}
     for epsilon in steps:
-        model = fit_logistic_regression(*sides(slice(0, 30), epsilon), standardise=False)
+        model = fit_logistic_regression(*sides(slice(0, 30), epsilon), standardize=False)
         selecting = [-model.log_odds(side).numpy() for side in sides(slice(30, 60), epsilon)]
         rates[epsilon], models[epsilon] = tnr_by_hand(*selecting), model
     best = next(epsilon for epsilon in rates if rates[epsilon] == max(rates.values()))
@@ -404,7 +404,7 @@ def test_mahalanobis_is_tuned_as_by_a_naive_loop(
     method = replace(
         published, detector=replace(published.detector, search_space={"epsilon": steps})
     )
-    meter = SweepMeter(exact.network, exact.normalised(tuning_data.positives[:2]))
+    meter = PassMeter(exact.network, exact.normalized(tuning_data.positives[:2]))
     with meter.counting(3 * 60):
         found = tuned(exact, method, fitted, tuning_data)
     assert found.parameters == {"epsilon": best}
@@ -412,7 +412,7 @@ def test_mahalanobis_is_tuned_as_by_a_naive_loop(
     regression = found.detector.regression  # type: ignore[attr-defined]
     torch.testing.assert_close(regression.weight, models[best].weight, rtol=1e-5, atol=1e-10)
     assert fitted.regression is None, "the detector that was given is as it was"
-    # Taps of the first sweep share it; one backward a tap, one sweep to it for each of 4 steps.
+    # Taps of the first pass share it; one backward a tap, one pass to it for each of 4 steps.
     assert meter.forwards == pytest.approx(1 + 4 * meter.backwards, rel=1e-9)
     assert 2 < meter.backwards < 4
 

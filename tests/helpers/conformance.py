@@ -29,7 +29,7 @@ from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.network import LOGITS, Capture, NetworkRunner, evaluating
 from oodbench.engine.passes.perturbation import differentiated, shown_gradients
 from oodbench.engine.passes.replacement import kept_taps
-from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.metrics import auroc
 from oodbench.models.classifier import Classifier, Network
@@ -60,8 +60,8 @@ EARLY = 20
 IMAGES = "(images)"
 FITTING, TUNING, SCORING = 600, 60, 90  # images; the largest k of a search space is 500
 
-_SEEDS = {"fit": 1, "held_out": 2, "positives": 3, "negatives": 4, "id": 5, "ood": 6, "other": 7}
-_COUNTS = {"fit": FITTING, "other": FITTING, "held_out": 200}
+_SEEDS = {"fit": 1, "validation": 2, "positives": 3, "negatives": 4, "id": 5, "ood": 6, "other": 7}
+_COUNTS = {"fit": FITTING, "other": FITTING, "validation": 200}
 
 
 @functools.cache
@@ -76,7 +76,8 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
     the taps where the logits of replaced ones come to be (see `with_replacements`).
 
     Args:
-        split: "fit" or "held_out" with labels, some of them wrong; "positives", "negatives", "id",
+        split: "fit" or "validation" with labels, some of them wrong; "positives", "negatives",
+        "id",
             "ood" without; "other" is "fit" with features of another scale, none of them silent.
         kind: of the last layer; "dismax" has distances between directions.
         dtype: of features, maps and weights.
@@ -108,7 +109,7 @@ def planted(split: str, kind: Kind, dtype: torch.dtype = torch.float64) -> Outpu
     early = (features @ mixing / 10)[:, :, None, None] + 0.1 * normal(EARLY, 3, 3)
     weight, bias = _last_layer(pattern, kind)
     given = None
-    if split in ("fit", "held_out", "other"):
+    if split in ("fit", "validation", "other"):
         given = labels.clone()
         given[::40] = (given[::40] + 1) % CLASSES  # or a calibrated temperature would be zero
     outputs = Outputs(
@@ -225,7 +226,7 @@ def _logits(features: Tensor, head: Head) -> Tensor:
     return -(distances + distances.mean(dim=1, keepdim=True)) / 0.1
 
 
-class Sweep(Batches):
+class Pass(Batches):
     """Outputs in batches of one size."""
 
     num_classes = CLASSES
@@ -294,9 +295,9 @@ def learn(detector: Detector, view: View, *, size: int = 100, fit_on: str = "fit
     needs = detector.info.needs
     with torch.no_grad():
         if "fit" in needs:
-            detector.fit(Sweep(view(fit_on), size))
-        if "held_out" in needs:
-            detector.fit_held_out(Sweep(view("held_out"), size))
+            detector.fit(Pass(view(fit_on), size))
+        if "validation" in needs:
+            detector.fit_validation(Pass(view("validation"), size))
         if "calibration" in needs:
             sides = (with_gradients(detector, view(split)) for split in ("positives", "negatives"))
             detector.calibrate(*sides)
@@ -457,11 +458,11 @@ def check_batch_size(cls: Detecting) -> None:
     outputs = views(cls)("id")
     whole = scores_of(_shared(cls), outputs)
     for size in (1, 3, 7):
-        parts = [scores_of(_shared(cls), batch) for batch in Sweep(outputs, size)]
+        parts = [scores_of(_shared(cls), batch) for batch in Pass(outputs, size)]
         expect_same(torch.cat(parts), whole, ROUNDING, f"{cls.info.name}, in batches of {size}")
 
 
-def check_neighbours(cls: Detecting) -> None:
+def check_neighbors(cls: Detecting) -> None:
     """A score does not depend on which other images are in the batch."""
     inside, outside = views(cls)("id"), views(cls)("ood")
     alone = scores_of(_shared(cls), inside)[:10]
@@ -618,7 +619,7 @@ def check_parameters_after_fit(cls: Detecting) -> None:
 def check_unfitted(cls: Detecting) -> None:
     """Scoring before fitting says what to do: a ValueError that names the fit."""
     needs = cls.info.needs
-    if not needs & {"fit", "held_out"}:
+    if not needs & {"fit", "validation"}:
         return
     try:
         scores_of(cls(), views(cls)("id"))
@@ -637,7 +638,7 @@ def check_inputs_unchanged(cls: Detecting) -> None:
     """Neither fitting nor scoring writes into what it is given."""
     own = {
         split: planted(split, kind_of(cls)).map(torch.clone)
-        for split in ("fit", "held_out", "positives", "negatives", "id")
+        for split in ("fit", "validation", "positives", "negatives", "id")
     }
     detector = fitted(cls, lambda split: seen_by(cls, own[split]))
     scores_of(detector, seen_by(cls, own["id"]))
@@ -686,9 +687,9 @@ class SmallNetwork(Network):
 def small_images(count: int, seed: int) -> ImageArray:
     """Images [N, 2, 8, 8] of three classes; those of one class resemble each other."""
     generator = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).uniform(0.1, 0.9, (3, 2, 8, 8))
+    centers = np.random.default_rng(99).uniform(0.1, 0.9, (3, 2, 8, 8))
     labels = np.arange(count) % 3
-    images = centres[labels] + generator.normal(0, 0.1, (count, 2, 8, 8))
+    images = centers[labels] + generator.normal(0, 0.1, (count, 2, 8, 8))
     return ImageArray(images.clip(0, 1).astype(np.float32), labels)
 
 
@@ -701,15 +702,15 @@ def small_classifier(kind: Kind) -> Classifier:
     classifier = Classifier(network, mean=(0.5, 0.5), std=(0.25, 0.25)).eval()
     data = small_images(300, seed=0)
     with torch.no_grad():
-        images = classifier.normalised(torch.from_numpy(data.images))
+        images = classifier.normalized(torch.from_numpy(data.images))
         features = network.second(network.first(images)).mean(dim=(2, 3))
         labels = torch.from_numpy(data.labels)
         means = torch.stack([features[labels == c].mean(dim=0) for c in range(3)])
         if kind == "dismax":
             network.head.prototypes.copy_(means)
         else:  # the linear rule for classes with these means and one covariance
-            centred = features - means[labels]
-            covariance = centred.T @ centred / len(centred) + 1e-4 * torch.eye(24)
+            centered = features - means[labels]
+            covariance = centered.T @ centered / len(centered) + 1e-4 * torch.eye(24)
             weight = 0.2 * torch.linalg.solve(covariance, means.T).T
             network.head.weight.copy_(weight)
             network.head.bias.copy_(-0.5 * (weight * means).sum(dim=1))
@@ -779,14 +780,14 @@ def engine_scores(classifier: Classifier, cls: Detecting) -> NDArray[np.float64]
     runner = NetworkRunner(classifier, batch_size=64, capture=capture)
     scorers = {"M": Scorer(Method("M", "model", cls.info, {}), detector)}
     with runner.attached():
-        for need in ("fit", "held_out"):
+        for need in ("fit", "validation"):
             if need in needs:
                 images = small_images(FITTING, seed=1 if need == "fit" else 2)
                 fits = fit_together(
                     {"M": detector},
-                    functools.partial(sweep_outputs, runner, images),
+                    functools.partial(pass_outputs, runner, images),
                     3,
-                    held_out=need == "held_out",
+                    validation=need == "validation",
                 )
                 _expect(fits["M"].error is None, f"{cls.info.name}: {fits['M'].error!r}")
         if "calibration" in needs:
@@ -804,7 +805,7 @@ def engine_scores(classifier: Classifier, cls: Detecting) -> NDArray[np.float64]
 def _seen(runner: NetworkRunner, detector: Detector, data: ImageArray) -> Outputs:
     """Outputs of a split, with the gradients that a detector looks at."""
     if "input_gradients" not in detector.info.needs:
-        return Outputs.concatenate(list(sweep_outputs(runner, data)))
+        return Outputs.concatenate(list(pass_outputs(runner, data)))
     parts = []
     for images, _ in runner.batches(data):
         with torch.enable_grad():
@@ -835,7 +836,7 @@ CHECKS: tuple[Check, ...] = (
     check_scores,
     check_orientation,
     check_batch_size,
-    check_neighbours,
+    check_neighbors,
     check_order,
     check_one_image,
     check_scoring_leaves_no_trace,

@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Behaviour = Callable[[BaseHTTPRequestHandler], None]
+Behavior = Callable[[BaseHTTPRequestHandler], None]
 
 
 @dataclass
 class Server:
-    """Answers by path: with a behaviour, else with the bytes of a file, else with 404.
+    """Answers by path: with a behavior, else with the bytes of a file, else with 404.
 
     Attributes:
         files: content by path.
-        behaviours: what to do instead, by path.
+        behaviors: what to do instead, by path.
         requests: path and Range header of each request.
     """
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
-    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    behaviors: dict[str, Behavior] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def ranges(self) -> list[str | None]:
@@ -40,8 +40,8 @@ def serving() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.requests.append((self.path, self.headers.get("Range")))
-            if self.path in state.behaviours:
-                state.behaviours[self.path](self)
+            if self.path in state.behaviors:
+                state.behaviors[self.path](self)
             elif self.path in state.files:
                 send(self, state.files[self.path])
             else:
@@ -98,12 +98,12 @@ def send(
     handler.close_connection = True
 
 
-def refuse(state: int) -> Behaviour:
+def refuse(state: int) -> Behavior:
     """Answer with an error."""
     return lambda handler: handler.send_error(state)
 
 
-def redirect(to: str) -> Behaviour:
+def redirect(to: str) -> Behavior:
     """Send elsewhere."""
 
     def behave(handler: BaseHTTPRequestHandler) -> None:

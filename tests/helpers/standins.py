@@ -23,7 +23,7 @@ from oodbench.specs.yaml_file import read_spec
 
 NAMES = ("cifar10", "cifar100", "svhn", "tin_resize", "lsun_resize")
 CLASSES = 10
-"""Of each labelled set, CIFAR-100's stand-in too: a hundred would need thousands of images."""
+"""Of each labeled set, CIFAR-100's stand-in too: a hundred would need thousands of images."""
 
 
 def write_standins(
@@ -36,7 +36,7 @@ def write_standins(
     the built-in one in the checksums, the counts and `num_classes` (10) alone. So all that reads
     the originals reads these, without a network.
 
-    Images are 32x32 in colour. A class has a colour and a stripe pattern of its own, different in
+    Images are 32x32 in color. A class has a color and a stripe pattern of its own, different in
     each data set, under noise: a small network learns ten classes from 60 images in a few epochs,
     and other sets look different to it.
 
@@ -79,7 +79,7 @@ def write_standins(
 
 
 def use_standins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the names of the stand-ins in `folder` mean them, in catalogues and for the data root."""
+    """Let the names of the stand-ins in `folder` mean them, in catalogs and for the data root."""
     original = Catalog.dataset
 
     def dataset(self: Catalog, name: str) -> DatasetSpec:
@@ -104,12 +104,12 @@ def images_with_classes(
     """Images [N, 3, 32, 32], uint8, and labels 0..9 in turn.
 
     Args:
-        number: of the data set; other sets have other colours and patterns.
+        number: of the data set; other sets have other colors and patterns.
         count: N.
         generator: of the noise.
     """
     looks = np.random.default_rng([7, number])
-    colours = looks.uniform(60, 195, (CLASSES, 3))
+    colors = looks.uniform(60, 195, (CLASSES, 3))
     waves = looks.uniform(-0.9, 0.9, (CLASSES, 2))
     tints = looks.uniform(-50, 50, (CLASSES, 3))
     rows, columns = np.mgrid[:32, :32]
@@ -117,7 +117,7 @@ def images_with_classes(
     phase = generator.uniform(0, 2 * np.pi, count)
     angle = waves[labels, 0, None, None] * rows + waves[labels, 1, None, None] * columns
     stripes = np.sin(angle + phase[:, None, None])
-    images = colours[labels][:, :, None, None] + tints[labels][:, :, None, None] * stripes[:, None]
+    images = colors[labels][:, :, None, None] + tints[labels][:, :, None, None] * stripes[:, None]
     images = images + generator.normal(0, 12, images.shape)
     return np.clip(np.rint(images), 0, 255).astype(np.uint8), labels
 

@@ -14,9 +14,9 @@ from oodbench import Detector, Outputs, models, register
 from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.meters import SweepMeter
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.network import Capture, NetworkRunner
-from oodbench.engine.scoring import Scorer, score_split, sweep_outputs
+from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.engine.tuning import TuningData, tune
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
@@ -225,7 +225,7 @@ def test_a_tap_that_a_later_batch_overwrites() -> None:
     torch.testing.assert_close(part.tap_maps["middle.0"], whole.tap_maps["middle.0"][:3])
 
 
-@register("brightest", needs=("feature_map", "fit", "held_out"), search_space={"times": (1, 2)})
+@register("brightest", needs=("feature_map", "fit", "validation"), search_space={"times": (1, 2)})
 class Brightest(Detector):
     """The largest value of the map, as often as is said; notes what it is shown."""
 
@@ -236,7 +236,7 @@ class Brightest(Detector):
     def fit(self, batches: Batches) -> None:
         self.note("fit", batches)
 
-    def fit_held_out(self, batches: Batches) -> None:
+    def fit_validation(self, batches: Batches) -> None:
         self.note("held out", batches)
 
     def note(self, hook: str, batches: Batches) -> None:
@@ -267,9 +267,9 @@ def test_maps_reach_fit_and_score(tiny: Make, tiny_data: Make) -> None:
         classifier, batch_size=4, capture=Capture.of({"feature_map", "taps"}, name)
     )
     with runner.attached():
-        for held_out in (False, True):
+        for validation in (False, True):
             fits = fit_together(
-                {"M": detector}, lambda: sweep_outputs(runner, data), 3, held_out=held_out
+                {"M": detector}, lambda: pass_outputs(runner, data), 3, validation=validation
             )
             assert fits["M"].error is None
         scored = score_split(
@@ -283,24 +283,24 @@ def test_maps_reach_fit_and_score(tiny: Make, tiny_data: Make) -> None:
     assert detector.shown == [(hook, n) for hook in ("fit", "held out") for n in (4, 4, 2)]
     network = classifier.network
     with torch.no_grad():
-        x = network.second(network.first(classifier.normalised(images)))
+        x = network.second(network.first(classifier.normalized(images)))
     for scores in scored.scores.values():
         np.testing.assert_allclose(scores, x.flatten(1).amax(dim=1), rtol=1e-12)
 
 
-def test_tuning_reads_maps_batch_by_batch_in_one_sweep(tiny: Make) -> None:
+def test_tuning_reads_maps_batch_by_batch_in_one_pass(tiny: Make) -> None:
     classifier: Classifier = tiny()
     images = torch.rand(
         40, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     network = classifier.network
     with torch.no_grad():
-        x = network.second(network.first(classifier.normalised(images)))
+        x = network.second(network.first(classifier.normalized(images)))
     order = x.flatten(1).amax(dim=1).argsort()
     # Interleaved, so that both halves of both sides have the same spread.
     data = TuningData(images[order[20:]], images[:0], images[order[:20]])
     runner = NetworkRunner(classifier, batch_size=7, capture=Capture.of({"feature_map"}, "second"))
-    meter = SweepMeter(network, images[:2])
+    meter = PassMeter(network, images[:2])
     with runner.attached(), meter.counting(40):
         best = tune(runner, METHOD, Brightest(), data)
     assert (best.parameters, best.tnr) == ({"times": 1}, 1.0)

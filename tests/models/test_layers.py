@@ -186,8 +186,8 @@ def test_activations_come_with_their_channels_where_detectors_expect_them(
     assert outputs.copied({"layers"}, "another").layers == {}
     assert not hasattr(outputs.copied(frozenset(), "M"), "layers")
     if isinstance(module, Residual):
-        normalised = classifier.normalised(batch)
-        convolved = module.conv1(normalised)
+        normalized = classifier.normalized(batch)
+        convolved = module.conv1(normalized)
         second = module.conv2(convolved.relu())
         for layer, expected in {
             "conv1": convolved,
@@ -312,7 +312,7 @@ def test_gram_on_a_users_model_is_that_of_its_layers(module: nn.Module, layers: 
 
     by_hand: Any = oodbench.load_detector("gram", powers=3)
     by_hand.fit(One(sets["fit"]))
-    by_hand.fit_held_out(One(sets["validation"]))
+    by_hand.fit_validation(One(sets["validation"]))
     for name in ("id", "ood"):
         expected = by_hand.score(outputs(sets[name])).numpy()
         found = result.scores["gram"][name]

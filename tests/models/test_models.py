@@ -1,4 +1,4 @@
-"""Networks by name, and the wrapper that normalises their input."""
+"""Networks by name, and the wrapper that normalizes their input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oodbench import models
 from oodbench.data import ImageArray
-from oodbench.engine.meters import SweepMeter
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.network import FEATURES, LOGITS, Capture, NetworkRunner
 from oodbench.errors import UserError
 from oodbench.losses import (
@@ -279,16 +279,16 @@ def test_loss_options() -> None:
         assert isinstance(loss, DisMaxLoss)
         assert loss.alpha == 3.0
     loss = models.create_loss("dismax2022", mixed_quadrants=1.0)
-    assert loss.labelled(4) == 2
+    assert loss.labeled(4) == 2
     with pytest.raises(UserError, match="head 'dismax2022': mixed_quadrants must not be negative"):
         models.create_loss("dismax2022", mixed_quadrants=-1.0)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_counts_as_a_sweep_s_last_share(head: str) -> None:
+def test_every_head_counts_as_a_pass_s_last_share(head: str) -> None:
     network = models.create("resnet8", 10, head).eval()
     images = torch.rand(2, 3, 8, 8)
-    meter = SweepMeter(network, images)
+    meter = PassMeter(network, images)
     with meter.counting(len(images)), torch.no_grad():
         network(images)
     assert meter.forwards == pytest.approx(1, rel=1e-12)
@@ -308,17 +308,17 @@ class ShowsInput(Network):
         return images
 
 
-def test_classifier_normalises_by_channel() -> None:
+def test_classifier_normalizes_by_channel() -> None:
     classifier = Classifier(ShowsInput(nn.Identity()), mean=(0.5, 0.25), std=(0.5, 0.125))
     images = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(1, 1, 2, 2).expand(3, 2, 2, 2)
     first = torch.tensor([[-1.0, -0.5], [0.0, 1.0]])
     second = torch.tensor([[-2.0, 0.0], [2.0, 6.0]])
     expected = torch.stack([first, second]).expand(3, 2, 2, 2)
     torch.testing.assert_close(classifier(images), expected, rtol=0, atol=0)
-    torch.testing.assert_close(classifier.normalised(images), expected, rtol=0, atol=0)
+    torch.testing.assert_close(classifier.normalized(images), expected, rtol=0, atol=0)
 
 
-def test_normalisation_is_stored_with_the_weights_and_follows_the_type() -> None:
+def test_normalization_is_stored_with_the_weights_and_follows_the_type() -> None:
     classifier = Classifier(ShowsInput(nn.Identity()), mean=(0.5,), std=(0.25,))
     assert classifier.dtype == torch.float32
     assert classifier.double().dtype == torch.float64
@@ -666,12 +666,12 @@ def test_names_of_callables(name: str, expected: bool) -> None:
 def test_other_makes_run_in_the_engine(
     name: str, options: dict[str, int], taps: tuple[str, ...], side: int, dims: tuple[int, ...]
 ) -> None:
-    """Taps are one vector an image, sweeps are counted, a stop at a tap is a share of a sweep."""
+    """Taps are one vector an image, passes are counted, a stop at a tap is a share of a pass."""
     network = models.create(name, 5, taps=taps, options=options)
     classifier = Classifier(network, (0.5,) * 3, (0.25,) * 3).eval()
     images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     runner = NetworkRunner(classifier, batch_size=4, capture=Capture(taps=True))
-    meter = SweepMeter(network, classifier.normalised(images))
+    meter = PassMeter(network, classifier.normalized(images))
     with runner.attached(), meter.counting(4), torch.no_grad():
         outputs = runner.outputs(images)
         assert [tuple(tap.shape) for tap in outputs.taps.values()] == [(4, d) for d in dims]

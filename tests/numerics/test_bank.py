@@ -147,7 +147,7 @@ def test_largest_products(k: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_k_must_fit_the_bank(k: int) -> None:
-    with pytest.raises(ValueError, match=f"k = {k} neighbours of a bank of 3 .* from 1 to 3"):
+    with pytest.raises(ValueError, match=f"k = {k} neighbors of a bank of 3 .* from 1 to 3"):
         top_k_products(numbered(2), filled(numbered(3), 10), k)
 
 

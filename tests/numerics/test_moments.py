@@ -25,14 +25,14 @@ DIMENSION = 7
 CLASSES = 4
 
 
-def labelled_features(count: int = 500, offset: float = 0.0) -> tuple[Tensor, Tensor]:
+def labeled_features(count: int = 500, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(CLASSES, (count,), generator=generator)
     labels[:CLASSES] = torch.arange(CLASSES)
     mixing = torch.randn(DIMENSION, DIMENSION, generator=generator, dtype=torch.float64)
-    centres = 3 * torch.randn(CLASSES, DIMENSION, generator=generator, dtype=torch.float64)
+    centers = 3 * torch.randn(CLASSES, DIMENSION, generator=generator, dtype=torch.float64)
     noise = torch.randn(count, DIMENSION, generator=generator, dtype=torch.float64)
-    return centres[labels] + noise @ mixing + offset, labels
+    return centers[labels] + noise @ mixing + offset, labels
 
 
 def gathered(
@@ -63,7 +63,7 @@ def scores_by_hand(features: Array, means: Array, precision: Array) -> Array:
 def test_tied_gaussian_is_that_of_scikit_learn(
     sizes: tuple[int, ...], offset: float, rtol: float
 ) -> None:
-    features, labels = labelled_features(offset=offset)
+    features, labels = labeled_features(offset=offset)
     gaussian = gathered(features, labels, sizes)
     means, covariance = by_hand(features, labels)
     np.testing.assert_allclose(gaussian.means.numpy(), means, rtol=1e-12)
@@ -80,7 +80,7 @@ def test_tied_gaussian_is_that_of_scikit_learn(
 
 def test_first_batch_far_from_the_others_does_no_harm() -> None:
     """Sums are taken around the first batch: it may be the odd one."""
-    features, labels = labelled_features()
+    features, labels = labeled_features()
     order = torch.argsort(features[:, 0])
     gaussian = gathered(features[order], labels[order], (5, 100))
     means, covariance = by_hand(features, labels)
@@ -89,7 +89,7 @@ def test_first_batch_far_from_the_others_does_no_harm() -> None:
 
 
 def test_float32_features_are_summed_in_float64() -> None:
-    features, labels = labelled_features(count=20_000, offset=100.0)
+    features, labels = labeled_features(count=20_000, offset=100.0)
     rounded = features.float()
     gaussian = gathered(rounded, labels, (1000,) * 19)
     means, covariance = by_hand(rounded.double(), labels)
@@ -99,7 +99,7 @@ def test_float32_features_are_summed_in_float64() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dead_units_do_not_count(dtype: torch.dtype) -> None:
-    features, labels = labelled_features()
+    features, labels = labeled_features()
     dead = torch.zeros(len(features), 3, dtype=torch.float64)
     dead[:, 1] = 0.7  # constant, and no number that is exact in binary
     padded = torch.cat([features, dead], dim=1).to(dtype)
@@ -125,7 +125,7 @@ def test_a_unit_that_only_rounding_moves_counts_as_dead() -> None:
 
 
 def test_dependent_units_count_once() -> None:
-    features, labels = labelled_features()
+    features, labels = labeled_features()
     padded = torch.cat([features, features[:, :2] + features[:, 2:4]], dim=1)
     gaussian = gathered(padded, labels, (50, 60))
     assert gaussian.whitening.shape == (DIMENSION + 2, DIMENSION)
@@ -149,7 +149,7 @@ def test_more_units_than_images() -> None:
 
 
 def test_class_with_one_image() -> None:
-    features, labels = labelled_features()
+    features, labels = labeled_features()
     labels = torch.where(labels == 2, 1, labels)
     labels[7] = 2
     gaussian = gathered(features, labels, (50, 60))
@@ -173,7 +173,7 @@ def test_all_images_alike_give_finite_scores() -> None:
 
 
 def test_scores_carry_gradients() -> None:
-    features, labels = labelled_features()
+    features, labels = labeled_features()
     gaussian = gathered(features, labels)
     few = features[:3].clone().requires_grad_()
     gaussian.class_scores(few).amax(dim=1).sum().backward()
@@ -188,10 +188,10 @@ def test_scores_carry_gradients() -> None:
 
 
 def test_squared_distances() -> None:
-    features, _ = labelled_features(offset=1e4)
-    points, centres = features[:30], features[30:35] + 1e-3
-    expected = (points[:, None] - centres).square().sum(dim=2)
-    torch.testing.assert_close(squared_distances(points, centres), expected, rtol=1e-9, atol=1e-9)
+    features, _ = labeled_features(offset=1e4)
+    points, centers = features[:30], features[30:35] + 1e-3
+    expected = (points[:, None] - centers).square().sum(dim=2)
+    torch.testing.assert_close(squared_distances(points, centers), expected, rtol=1e-9, atol=1e-9)
     alike = squared_distances(points, points)
     assert (alike >= 0).all()
     torch.testing.assert_close(alike.diagonal(), torch.zeros(30).double(), rtol=0, atol=1e-9)
@@ -241,8 +241,8 @@ def chosen_by_loop(features: Array, labels: NDArray[np.int64]) -> float:
     return float(CS[int(np.argmax(accuracies))])
 
 
-def minimised(features: Array, labels: NDArray[np.int64], c: float) -> Array:
-    """Weights and bias that minimise C sum log-loss + |w|^2 / 2."""
+def minimized(features: Array, labels: NDArray[np.int64], c: float) -> Array:
+    """Weights and bias that minimize C sum log-loss + |w|^2 / 2."""
     # In units of the features' spread, with the penalty that this makes; lbfgs gets nowhere else.
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scaled = (features - mean) / scale
@@ -263,19 +263,19 @@ def minimised(features: Array, labels: NDArray[np.int64], c: float) -> Array:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("standardise", [False, True])
-def test_regression_is_scikit_learns_to_the_optimum(seed: int, standardise: bool) -> None:
+@pytest.mark.parametrize("standardize", [False, True])
+def test_regression_is_scikit_learns_to_the_optimum(seed: int, standardize: bool) -> None:
     positives, negatives = two_sides(seed)
     features, labels = stacked(positives, negatives)
     mean, scale = np.zeros(3), np.ones(3)
-    if standardise:
+    if standardize:
         mean, scale = features.mean(axis=0), features.std(axis=0)
     scaled = (features - mean) / scale
-    found = fit_logistic_regression(positives, negatives, standardise=standardise)
+    found = fit_logistic_regression(positives, negatives, standardize=standardize)
 
     chosen = chosen_by_loop(scaled, labels)
     assert found.inverse_penalty == pytest.approx(chosen, rel=1e-12)
-    optimum = minimised(scaled, labels, chosen)
+    optimum = minimized(scaled, labels, chosen)
     weight = optimum[:-1] / scale
     np.testing.assert_allclose(found.weight.numpy(), weight, rtol=1e-5, atol=1e-8)
     assert found.bias == pytest.approx(optimum[-1] - weight @ mean, rel=1e-5)
@@ -287,18 +287,18 @@ def test_separated_sides_converge() -> None:
     positives, negatives = two_sides(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = fit_logistic_regression(positives + 1000, negatives - 1000, standardise=False)
+        found = fit_logistic_regression(positives + 1000, negatives - 1000, standardize=False)
     assert (found.log_odds(positives + 1000) < 0).all()
     assert (found.log_odds(negatives - 1000) > 0).all()
 
 
-def test_standardising_is_scaling_beforehand() -> None:
+def test_standardizing_is_scaling_beforehand() -> None:
     positives, negatives = two_sides(1)
     both = torch.cat([positives, negatives])
     mean, scale = both.mean(dim=0), both.std(dim=0, correction=0)
-    inside = fit_logistic_regression(positives, negatives, standardise=True)
+    inside = fit_logistic_regression(positives, negatives, standardize=True)
     outside = fit_logistic_regression(
-        (positives - mean) / scale, (negatives - mean) / scale, standardise=False
+        (positives - mean) / scale, (negatives - mean) / scale, standardize=False
     )
     torch.testing.assert_close(
         inside.log_odds(positives),
@@ -307,7 +307,7 @@ def test_standardising_is_scaling_beforehand() -> None:
         atol=1e-9,
     )
     # It matters: the scales of these features differ a hundredfold.
-    plain = fit_logistic_regression(positives, negatives, standardise=False)
+    plain = fit_logistic_regression(positives, negatives, standardize=False)
     assert not torch.allclose(plain.weight, inside.weight, rtol=1e-2)
 
 
@@ -317,9 +317,9 @@ def test_constant_feature_does_no_harm() -> None:
         torch.cat([side, torch.full((len(side), 1), -3.0)], dim=1)
         for side in (positives, negatives)
     ]
-    for standardise in (False, True):
-        found = fit_logistic_regression(wider[0], wider[1], standardise=standardise)
-        plain = fit_logistic_regression(positives, negatives, standardise=standardise)
+    for standardize in (False, True):
+        found = fit_logistic_regression(wider[0], wider[1], standardize=standardize)
+        plain = fit_logistic_regression(positives, negatives, standardize=standardize)
         assert torch.isfinite(found.weight).all()
         torch.testing.assert_close(
             found.log_odds(wider[0]), plain.log_odds(positives), rtol=1e-6, atol=1e-8
@@ -329,4 +329,4 @@ def test_constant_feature_does_no_harm() -> None:
 @pytest.mark.parametrize(("few", "many"), [(4, 50), (50, 4), (0, 10)])
 def test_too_few_images_a_side(few: int, many: int) -> None:
     with pytest.raises(ValueError, match=f"at least 5 images a side, not {few} and {many}"):
-        fit_logistic_regression(torch.randn(few, 2), torch.randn(many, 2), standardise=False)
+        fit_logistic_regression(torch.randn(few, 2), torch.randn(many, 2), standardize=False)

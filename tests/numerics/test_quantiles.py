@@ -91,8 +91,8 @@ def test_halves_of_blocks_are_drawn_independently() -> None:
     places = filled(torch.arange(2**16), capacity=2**12).kept % 16
     frequencies = torch.bincount(places, minlength=16) / len(places)
     assert (frequencies - 1 / 16).abs().max() < 5 * np.sqrt(1 / 16 / 2**12)
-    neighbours = torch.corrcoef(torch.stack([places[:-1], places[1:]]).double())[0, 1]
-    assert neighbours.abs() < 5 / np.sqrt(2**12)
+    neighbors = torch.corrcoef(torch.stack([places[:-1], places[1:]]).double())[0, 1]
+    assert neighbors.abs() < 5 / np.sqrt(2**12)
 
 
 def test_seed_decides() -> None:

@@ -1,4 +1,4 @@
-"""The temperature found on held-out data, and the calibration error, against brute force."""
+"""The temperature found on validation data, and the calibration error, against brute force."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ METHODS = {
     "DisMax+Entropy": {"model": "DisMax", "detector": "dismax_entropy"},
 }
 DETECTORS = ("baseline", "dismax_entropy", "entropy", "mahalanobis", "odin")
-"""The detectors of these tests: a detector more in the catalogue changes no plan here."""
+"""The detectors of these tests: a detector more in the catalog changes no plan here."""
 
 
 def benchmark(**changes: Any) -> BenchmarkSpec:
@@ -87,7 +87,7 @@ def names(planned: Plan) -> list[str]:
 
 
 def test_every_split_is_swept_once_for_each_model() -> None:
-    planned = plan(benchmark(sweep={}))
+    planned = plan(benchmark(matrix={}))
     count = Counter((p.model, p.dataset, p.split) for p in planned.passes)
     assert set(count.values()) == {1}, f"swept more than once: {count}"
     tested = {(p.model, p.dataset) for p in planned.passes if p.purpose == "score"}
@@ -96,7 +96,7 @@ def test_every_split_is_swept_once_for_each_model() -> None:
 
 
 def test_all_methods_of_a_model_share_a_test_pass() -> None:
-    planned = plan(benchmark(sweep={}))
+    planned = plan(benchmark(matrix={}))
     for shared in planned.passes:
         if shared.purpose == "score":
             own = tuple(method.name for method in planned.methods_of(shared.model))
@@ -130,7 +130,7 @@ def test_images_are_counted_from_the_manifests() -> None:
 
 
 def test_taps_are_captured_only_where_needed() -> None:
-    planned = plan(benchmark(sweep={}))
+    planned = plan(benchmark(matrix={}))
     with_taps = {m.name for m in planned.methods if m.detector.name == "mahalanobis"}
     assert with_taps
     for swept in planned.passes:
@@ -138,7 +138,7 @@ def test_taps_are_captured_only_where_needed() -> None:
     assert not any(p.taps for p in plan(methods=["SoftMax+MaxProb", "SoftMax+ODIN"]).passes)
 
 
-def test_oracle_tuning_sweeps_held_out_images_of_each_set() -> None:
+def test_oracle_tuning_passes_validation_images_of_each_set() -> None:
     oracle = {"model": "SoftMax", "detector": "odin", "tuning": "ood_oracle"}
     spec = benchmark(methods={**METHODS, "Oracle": oracle})
     tuned = [p for p in plan(spec).passes if p.purpose == "tune" and p.dataset != "digits"]
@@ -155,24 +155,24 @@ def test_seeds_are_counted_from_zero() -> None:
 # --- which methods --------------------------------------------------------------------------------
 
 
-def test_named_methods_come_before_the_sweeps() -> None:
-    planned = plan(benchmark(sweep={"models": ["SoftMax"]}))
+def test_named_methods_come_before_the_passes() -> None:
+    planned = plan(benchmark(matrix={"models": ["SoftMax"]}))
     assert names(planned) == [*METHODS, "SoftMax+Entropy"]
     assert [m.asked_for for m in planned.methods] == [True] * len(METHODS) + [False]
 
 
 def test_excluded_combinations_are_not_swept() -> None:
     # Swept, DisMax with entropy would be called as DisMax with dismax_entropy is.
-    swept = [m for m in plan(benchmark(sweep={})).methods if m.model == "DisMax"]
+    swept = [m for m in plan(benchmark(matrix={})).methods if m.model == "DisMax"]
     assert [m.detector.name for m in swept] == ["dismax_entropy", "baseline", "mahalanobis", "odin"]
     assert (
         "two methods are called 'DisMax+Entropy'"
-        in refusal(benchmark(sweep={}, exclude=[])).message
+        in refusal(benchmark(matrix={}, exclude=[])).message
     )
 
 
-def test_a_sweep_of_one_detector() -> None:
-    spec = benchmark(methods={}, sweep={"detectors": ["baseline"]})
+def test_a_pass_of_one_detector() -> None:
+    spec = benchmark(methods={}, matrix={"detectors": ["baseline"]})
     assert names(plan(spec)) == ["SoftMax+MaxProb", "DisMax+MaxProb"]
 
 
@@ -215,13 +215,13 @@ def test_an_unknown_method_gets_the_nearest_names() -> None:
         ("SoftMax+KNN", "SoftMax+KNN", "knn"),
     ],
 )
-@pytest.mark.parametrize("sweep", [None, {"detectors": ["entropy"]}])
+@pytest.mark.parametrize("matrix", [None, {"detectors": ["entropy"]}])
 def test_a_model_with_a_detector_can_always_be_named(
-    name: str, method: str, detector: str, sweep: Any
+    name: str, method: str, detector: str, matrix: Any
 ) -> None:
     """Whatever the benchmark lists."""
     known = statuses(knn=Catalog().detectors["knn"])
-    (found,) = plan(benchmark(sweep=sweep), methods=[name], known=known).methods
+    (found,) = plan(benchmark(matrix=matrix), methods=[name], known=known).methods
     assert (found.name, found.detector.name, found.asked_for) == (method, detector, True)
 
 
@@ -242,7 +242,7 @@ def test_a_pair_that_stands_for_several_methods_is_refused() -> None:
     assert info is not None
     known = statuses(one=DetectorStatus(replace(info, name="one", label="Same"), None))
     known |= {"two": DetectorStatus(replace(info, name="two", label="Same"), None)}
-    spec = benchmark(sweep={"detectors": ["entropy"]})
+    spec = benchmark(matrix={"detectors": ["entropy"]})
     error = refusal(spec, methods=["SoftMax+same"], known=known)
     assert "'SoftMax+one' or 'SoftMax+two'" in error.hint
     (found,) = plan(spec, methods=["SoftMax+two"], known=known).methods
@@ -264,9 +264,9 @@ def test_a_pair_of_a_broken_detector_says_why() -> None:
 
 
 def test_two_methods_of_one_name() -> None:
-    # The sweep would call it as the method that is named is called.
+    # The pass would call it as the method that is named is called.
     spec = benchmark(
-        methods={"SoftMax+Entropy": METHODS["SoftMax+MaxProb"]}, sweep={"models": ["SoftMax"]}
+        methods={"SoftMax+Entropy": METHODS["SoftMax+MaxProb"]}, matrix={"models": ["SoftMax"]}
     )
     error = refusal(spec)
     assert "two methods are called 'SoftMax+Entropy'" in error.message
@@ -296,7 +296,7 @@ def test_names_that_are_no_folders(name: str) -> None:
 
 
 def test_detectors_that_do_not_fit_a_head_are_skipped() -> None:
-    planned = plan(benchmark(sweep={}))
+    planned = plan(benchmark(matrix={}))
     skips = {skip.method: skip for skip in planned.skips}
     assert skips["SoftMax+DisMaxEntropy"].reason == "needs a DisMax head; SoftMax has a linear head"
     assert not skips["SoftMax+DisMaxEntropy"].asked_for
@@ -318,10 +318,10 @@ def test_a_skip_that_was_asked_for_is_marked() -> None:
     )
     assert [(s.method, s.asked_for) for s in plan(spec).skips] == [("Mine", True)]
     # A detector's name asks for it where it can run.
-    planned = plan(benchmark(sweep={}), methods=["dismax_entropy"])
+    planned = plan(benchmark(matrix={}), methods=["dismax_entropy"])
     assert names(planned) == ["DisMax+Entropy"]
     assert [s.asked_for for s in planned.skips] == [False]
-    planned = plan(benchmark(sweep={}), methods=["SoftMax+DisMaxEntropy"])
+    planned = plan(benchmark(matrix={}), methods=["SoftMax+DisMaxEntropy"])
     assert [s.asked_for for s in planned.skips] == [True]
 
 
@@ -335,7 +335,7 @@ def test_calibration_needs_tuning_data() -> None:
 
 
 def test_tuning_can_be_kept_to_some_detectors() -> None:
-    planned = plan(benchmark(sweep={}, tuning={"detectors": ["mahalanobis"]}))
+    planned = plan(benchmark(matrix={}, tuning={"detectors": ["mahalanobis"]}))
     tuned = {method.detector.name: method.tuned_on for method in planned.methods}
     assert (tuned["mahalanobis"], tuned["odin"]) == ("fgsm", "none")
     methods = {"Mine": {"model": "SoftMax", "detector": "odin", "tuning": "fgsm"}}
@@ -379,9 +379,9 @@ def tuned(spec: BenchmarkSpec, catalog: Catalog, **options: Any) -> dict[str, st
 
 def test_a_plug_in_with_a_search_space_is_tuned(plug_ins: Catalog) -> None:
     """Also where a benchmark, which cannot know of it, keeps tuning to some detectors."""
-    sweep = {"models": ["SoftMax"]}
+    matrix = {"models": ["SoftMax"]}
     for detectors in (["mahalanobis"], []):
-        spec = benchmark(sweep=sweep, tuning={"detectors": detectors})
+        spec = benchmark(matrix=matrix, tuning={"detectors": detectors})
         found = tuned(spec, plug_ins)
         assert found["SoftMax+Mine"] == "fgsm"
         assert found["SoftMax+Plain"] == "none", "nothing to tune"
@@ -390,7 +390,7 @@ def test_a_plug_in_with_a_search_space_is_tuned(plug_ins: Catalog) -> None:
     found = tuned(benchmark(methods=named, tuning={"detectors": []}), plug_ins)
     assert found["My own"] == "none", "unless the benchmark says otherwise by name"
     assert (
-        tuned(benchmark(sweep=sweep, tuning={"protocol": "none"}), plug_ins)["SoftMax+Mine"]
+        tuned(benchmark(matrix=matrix, tuning={"protocol": "none"}), plug_ins)["SoftMax+Mine"]
         == "none"
     )
 
@@ -410,11 +410,11 @@ def test_tune_goes_before_the_benchmark(
 ) -> None:
     change = Change.read(tune, None, None)
     for tuning in ({}, {"detectors": ["odin"]}, {"detectors": []}):
-        spec = change.of(benchmark(sweep={"models": ["SoftMax"]}, tuning=tuning))
+        spec = change.of(benchmark(matrix={"models": ["SoftMax"]}, tuning=tuning))
         found = tuned(spec, plug_ins)
         assert {name for name, protocol in found.items() if protocol != "none"} == expected
     fixed = {**METHODS, "F": {"model": "SoftMax", "detector": "odin", "tuning": "ood_oracle"}}
-    spec = change.of(benchmark(methods=fixed, sweep={"models": ["SoftMax"]}))
+    spec = change.of(benchmark(methods=fixed, matrix={"models": ["SoftMax"]}))
     assert tuned(spec, plug_ins)["F"] == ("ood_oracle" if "SoftMax+ODIN" in expected else "none")
 
 
@@ -537,15 +537,15 @@ def test_a_limited_suite_keeps_its_folders() -> None:
     assert part.spec.identity() != suite.spec.identity()
 
 
-def held_out(**fields: Any) -> dict[str, DetectorStatus]:
+def validation(**fields: Any) -> dict[str, DetectorStatus]:
     info = statuses()["entropy"].info
     assert info is not None
-    info = replace(info, name="needy", label="N", needs=frozenset({"held_out", "fit"}))
+    info = replace(info, name="needy", label="N", needs=frozenset({"validation", "fit"}))
     return statuses(needy=DetectorStatus(replace(info, **fields), None))
 
 
-def test_what_is_held_out_is_swept_after_training_images() -> None:
-    planned = plan(methods=["needy"], known=held_out())
+def test_what_is_validation_is_swept_after_training_images() -> None:
+    planned = plan(methods=["needy"], known=validation())
     fits = [(p.model, p.dataset, p.split) for p in planned.passes if p.purpose == "fit"]
     assert fits == [
         (model, "digits", split) for model in ("SoftMax", "DisMax") for split in FITTED_ON.values()
@@ -553,9 +553,9 @@ def test_what_is_held_out_is_swept_after_training_images() -> None:
     assert planned.methods[0].requirements()["post_processing_phase"]
 
 
-def test_a_broken_detector_in_a_sweep_is_a_skip() -> None:
+def test_a_broken_detector_in_a_pass_is_a_skip() -> None:
     broken = statuses(mine=DetectorStatus(None, "line 1: SyntaxError: invalid syntax"))
-    planned = plan(benchmark(sweep={}), known=broken)
+    planned = plan(benchmark(matrix={}), known=broken)
     skips = {s.method: s for s in planned.skips if s.detector == "mine"}
     assert list(skips) == ["SoftMax+mine", "DisMax+mine"]
     assert skips["SoftMax+mine"].reason == (
@@ -564,14 +564,14 @@ def test_a_broken_detector_in_a_sweep_is_a_skip() -> None:
     assert not skips["SoftMax+mine"].asked_for
 
 
-@pytest.mark.parametrize("asked", ["mine", "SoftMax+mine", "under methods", "in the sweep"])
+@pytest.mark.parametrize("asked", ["mine", "SoftMax+mine", "under methods", "in the pass"])
 def test_a_broken_detector_that_was_asked_for_is_an_error(asked: str) -> None:
     broken = statuses(mine=DetectorStatus(None, "no luck"))
-    spec, methods = benchmark(sweep={}), None
+    spec, methods = benchmark(matrix={}), None
     if asked == "under methods":
         spec = benchmark(methods={"Mine": {"model": "SoftMax", "detector": "mine"}})
-    elif asked == "in the sweep":
-        spec = benchmark(sweep={"detectors": ["baseline", "mine"]})
+    elif asked == "in the pass":
+        spec = benchmark(matrix={"detectors": ["baseline", "mine"]})
     else:
         methods = [asked]
     error = refusal(spec, known=broken, methods=methods)
@@ -584,7 +584,7 @@ def test_a_detector_that_cannot_be_made_is_a_skip() -> None:
         return "it will not" if method.detector.name == "entropy" else None
 
     planned = make_plan(
-        benchmark(sweep={"models": ["SoftMax"]}),
+        benchmark(matrix={"models": ["SoftMax"]}),
         Catalog(),
         statuses(),
         seeds=1,
@@ -605,8 +605,8 @@ def test_a_detector_that_cannot_be_made_is_a_skip() -> None:
             "'odin'",
         ),
         (
-            {"sweep": {"detectors": ["odn"]}},
-            "sweep.detectors: there is no detector 'odn'",
+            {"matrix": {"detectors": ["odn"]}},
+            "pass.detectors: there is no detector 'odn'",
             "'odin'",
         ),
         (
@@ -642,7 +642,7 @@ def test_names_are_checked_before_anything_is_trained(
 
 
 def manifest(folder: Path, name: str, **changes: Any) -> Catalog:
-    """A catalogue with a data set of ours in it."""
+    """A catalog with a data set of ours in it."""
     import yaml
 
     spec = Catalog().dataset("uniform-noise").model_dump(mode="json", exclude_none=True)
@@ -679,7 +679,7 @@ def test_a_split_that_is_not_there(tmp_path: Path, changes: dict[str, Any], said
     assert said in refusal(benchmark(**changes), catalog=catalog).message
 
 
-def test_oracle_tuning_needs_held_out_images(tmp_path: Path) -> None:
+def test_oracle_tuning_needs_validation_images(tmp_path: Path) -> None:
     catalog = manifest(tmp_path, "bare", splits={"test": 10})
     spec = benchmark(ood={"far": ["bare"]})
     assert plan(spec, catalog=catalog).methods, "fgsm needs no images of the OOD set"
@@ -743,7 +743,7 @@ def test_what_is_fixed_is_not_tuned() -> None:
 
 def test_a_drawn_plan_says_what_is_shared_trained_and_skipped() -> None:
     console = Console(width=200, file=io.StringIO(), record=True)
-    for part in renderables(plan(benchmark(sweep={}), seeds=2), 160):
+    for part in renderables(plan(benchmark(matrix={}), seeds=2), 160):
         console.print(part)
     text = console.export_text()
     for said in (
@@ -764,7 +764,7 @@ def drawn(spec: BenchmarkSpec | None = None, *, width: int = 120, **options: Any
 
 
 def test_a_drawn_plan_fits_120_columns() -> None:
-    for line in drawn(benchmark(sweep={}), seeds=3).splitlines():
+    for line in drawn(benchmark(matrix={}), seeds=3).splitlines():
         assert len(line.rstrip()) <= 120, line
 
 
@@ -772,7 +772,7 @@ def test_a_drawn_plan_says_how_much_it_is() -> None:
     text = drawn(methods=["SoftMax+MaxProb"], seeds=2)
     # 897 training images for one epoch; 4 test sets of 600.
     assert "2 trainings over 1,794 images" in text
-    assert "sweeps over 4,800 images" in text
+    assert "passes over 4,800 images" in text
     assert "?" not in text.replace("; ? where", "")
 
 
@@ -803,10 +803,10 @@ def test_training_takes_three_forwards_and_tests_one() -> None:
         ("SoftMax+Mahalanobis", {"score": 6, "fit": 1, "tune": 4 + 3 * (1 + 2.5 * (1 + 6))}),
     ],
 )
-def test_sweeps_take_what_their_methods_declare(method: str, forwards: dict[str, float]) -> None:
+def test_passes_take_what_their_methods_declare(method: str, forwards: dict[str, float]) -> None:
     planned = plan(methods=[method])
     for each in planned.passes:
-        found = workload.sweep(planned, each)
+        found = workload.this_pass(planned, each)
         assert found.images == each.images
         assert found.flops == pytest.approx(F * each.images * forwards[each.purpose])
 
@@ -814,7 +814,7 @@ def test_sweeps_take_what_their_methods_declare(method: str, forwards: dict[str,
 def test_methods_share_the_first_forward() -> None:
     planned = plan(methods=["SoftMax+MaxProb", "entropy", "SoftMax+ODIN"])
     score = next(each for each in planned.passes if each.purpose == "score")
-    assert workload.sweep(planned, score).flops == pytest.approx(F * score.images * 3)
+    assert workload.this_pass(planned, score).flops == pytest.approx(F * score.images * 3)
 
 
 def test_networks_of_which_nothing_is_known() -> None:
@@ -876,7 +876,7 @@ def test_a_network_of_ones_own_without_taps_skips_what_needs_them() -> None:
     assert "SoftMax+Mahalanobis" in names(planned)
 
 
-def test_a_head_that_is_calibrated_needs_held_out_images(tmp_path: Path) -> None:
+def test_a_head_that_is_calibrated_needs_validation_images(tmp_path: Path) -> None:
     content = Catalog().dataset("digits").model_dump(mode="json")
     content |= {"name": "few", "splits": {"train": 897, "test": 600}, "sha256": {}}
     (tmp_path / "data_manifests").mkdir()

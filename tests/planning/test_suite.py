@@ -54,7 +54,7 @@ kind: folder
 paths: {test: test}
 shape: [1, 8, 8]
 splits: {test: 10}
-licence: none
+license: none
 citation: none
 """
 PUBLISHED = """\
@@ -175,7 +175,7 @@ def test_the_quick_suite_is_the_same_with_another_recipe_and_other_names() -> No
             assert spec.network == theirs.models[model].network
 
 
-def test_noise_and_normalisation_are_those_of_lee_et_al() -> None:
+def test_noise_and_normalization_are_those_of_lee_et_al() -> None:
     noise = {
         ("densenet", "cifar10"): 0.0525,
         ("densenet", "cifar100"): 0.02625,
@@ -192,11 +192,11 @@ def test_noise_and_normalisation_are_those_of_lee_et_al() -> None:
         assert benchmark.tuning.fgsm_step == 0.05
         assert benchmark.tuning.protocol == "fgsm"
         for model in benchmark.models.values():
-            assert model.normalisation is not None
-            assert [255 * value for value in model.normalisation.mean] == pytest.approx(
+            assert model.normalization is not None
+            assert [255 * value for value in model.normalization.mean] == pytest.approx(
                 mean[network], abs=1e-3
             )
-            assert [255 * value for value in model.normalisation.std] == pytest.approx(
+            assert [255 * value for value in model.normalization.std] == pytest.approx(
                 std[network], abs=1e-3
             )
 

@@ -98,8 +98,8 @@ def test_devices_have_names() -> None:
         ("odin", {"epsilon": float("inf")}, "epsilon: input should be a finite number, not inf"),
         ("odin", {"sign_zero": "minus"}, "sign_zero: input should be 'plus' or 'zero'"),
         ("residual", {"dim": True}, "dim: input should be a valid integer, not True"),
-        ("mahalanobis", {"standardise": "yes"}, "standardise: input should be a valid boolean"),
-        ("mahalanobis", {"standardise": 1}, "standardise: input should be a valid boolean"),
+        ("mahalanobis", {"standardize": "yes"}, "standardize: input should be a valid boolean"),
+        ("mahalanobis", {"standardize": 1}, "standardize: input should be a valid boolean"),
     ],
 )
 def test_parameters_of_another_type(name: str, parameters: dict[str, Any], said: str) -> None:

@@ -65,7 +65,7 @@ kind: builtin
 builder: uniform_noise
 shape: [1, 8, 8]
 splits: {{test: 10}}
-licence: none
+license: none
 citation: none
 """
 

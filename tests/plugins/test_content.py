@@ -84,7 +84,7 @@ def scored(cls: type[Detector]) -> float:
 def test_built_in_modules_have_the_same_name_everywhere() -> None:
     cls = load_class(Catalog().entry("detector", "knn").path)
     assert cls.__module__ == "oodbench.plugins.content.builtin.knn"
-    assert importlib.import_module("oodbench.plugins.content.builtin.knn").NearestNeighbours is cls
+    assert importlib.import_module("oodbench.plugins.content.builtin.knn").NearestNeighbors is cls
     assert type(Catalog().load_detector("knn")) is cls
 
 

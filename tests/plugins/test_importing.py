@@ -17,7 +17,7 @@ from oodbench.plugins.catalog import Catalog
         ("odin", {"temperature": 0}, "temperature must be positive"),
         ("odin", {"epsilon": -0.1}, "epsilon must not be negative"),
         ("odin", {"sign_zero": "minus"}, "sign_zero: input should be 'plus' or 'zero'"),
-        ("mahalanobis", {"standardise": "perhaps"}, "standardise: input should be a valid bool"),
+        ("mahalanobis", {"standardize": "perhaps"}, "standardize: input should be a valid bool"),
         ("odin", {"temperature": 10**400}, "at most 64 bits, not 1000000000"),
         ("odin", {"temperature": -(10**9000)}, "at most 64 bits, not a number that is too large"),
         ("knn", {"k": list(range(1000))}, "k: input should be a valid integer, not [0, 1, 2"),

@@ -107,7 +107,7 @@ def test_accuracy_has_a_plot_for_each_panel_and_a_line_for_each_model() -> None:
     assert [bool(axes.get_ylabel()) for axes in drawn] == [True, False, True]
 
 
-def test_lines_are_labelled_where_they_end_and_not_on_each_other() -> None:
+def test_lines_are_labeled_where_they_end_and_not_on_each_other() -> None:
     panel = figures.Panel("", 0, 0, [curve(name, 0.95) for name in ("one", "two", "three")])
     (axes,) = shown(figures.accuracy([panel], "run"))
     assert sorted(text.split()[0] for text in texts(axes)) == ["one", "three", "two"]

@@ -105,7 +105,7 @@ def test_no_method_and_no_reason_is_left_out(name: str, board: Leaderboard) -> N
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_oracles_are_labelled_and_below(name: str, board: Leaderboard) -> None:
+def test_oracles_are_labeled_and_below(name: str, board: Leaderboard) -> None:
     text = unescaped(name, FORMATS[name](board))
     assert ORACLE_LABEL in text
     ranked = [text.index(method) for method in METHODS if "oracle" not in method]

@@ -22,7 +22,7 @@ kind: builtin
 builder: uniform_noise
 shape: [1, 8, 8]
 splits: {test: 10}
-licence: none
+license: none
 citation: none
 """
 
@@ -123,11 +123,11 @@ def test_aliases_used_often_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_gets_the_nearest_name(tmp_path: Path) -> None:
-    error = refusal(tmp_path, MANIFEST.replace("licence:", "license:"))
-    assert "license: unknown key" in str(error) or "licence: this key is required" in str(error)
-    error = refusal(tmp_path, MANIFEST + "licences: x\n")
-    assert "licences: unknown key" in error.message
-    assert "'licence'" in error.hint
+    error = refusal(tmp_path, MANIFEST.replace("license:", "licence:"))
+    assert "licence: unknown key" in str(error) or "license: this key is required" in str(error)
+    error = refusal(tmp_path, MANIFEST + "licenses: x\n")
+    assert "licenses: unknown key" in error.message
+    assert "'license'" in error.hint
 
 
 def test_an_unknown_key_deep_inside_gets_the_nearest_name(tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def test_several_errors_are_counted(tmp_path: Path) -> None:
         ({"ood": {"near": ["letters"], "far": ["letters"]}}, "'letters' is listed twice"),
         ({"ood": {"near": ["digits"]}}, "'digits' is the in-distribution data set"),
         ({"models": {}}, "models: names no model"),
-        ({"methods": {}}, "give methods, a sweep, or both"),
+        ({"methods": {}}, "give methods, a matrix, or both"),
         ({"methods": {"A": {"model": "x", "detector": "y"}}}, "methods.A.model: no model 'x'"),
         ({"schema_version": 2}, "schema_version: input should be 1, not 2."),
-        ({"sweep": {"models": 3}}, "sweep.models: input should be 'all' or Input should be a "),
-        ({"sweep": {"models": ["x"]}}, "sweep.models: no model 'x'"),
+        ({"matrix": {"models": 3}}, "matrix.models: input should be 'all' or Input should be a "),
+        ({"matrix": {"models": ["x"]}}, "matrix.models: no model 'x'"),
     ],
 )
 def test_benchmarks_that_contradict_themselves(
@@ -262,7 +262,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("title: Mine", "title: 3", "title: input should be a valid string, not 3"),
     ("title: Mine", "title: ''", "title: string should have at least 1 character"),
     ("title: Mine", "title: ' '", "title: string should have at least 1 character"),
-    ("licence: none", "licence: no", "licence: input should be a valid string, not False"),
+    ("license: none", "license: no", "license: input should be a valid string, not False"),
 ]
 
 
@@ -428,11 +428,11 @@ TOO_LARGE += [
         {"training": {"epochs": 1, "batch_size": 8, "learning_rate": 1e300}},
         {
             "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.1},
-            "normalisation": {"mean": [1e300], "std": [1.0]},
+            "normalization": {"mean": [1e300], "std": [1.0]},
         },
         {
             "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.1},
-            "normalisation": {"mean": [0.0], "std": [1e-300]},
+            "normalization": {"mean": [0.0], "std": [1e-300]},
         },
         {
             "training": {
@@ -490,6 +490,6 @@ def test_options_of_the_command_are_no_keys(tmp_path: Path, option: str) -> None
     with pytest.raises(UserError, match=f"{option}: unknown key") as raised:
         read_spec(BenchmarkSpec, path)
     assert f"`oodbench run NAME --{option.replace('_', '-')} ...`" in raised.value.hint
-    path.write_text(yaml.safe_dump(benchmark(sweeep={})))
-    with pytest.raises(UserError, match="Did you mean 'sweep'"):
+    path.write_text(yaml.safe_dump(benchmark(matrx={})))
+    with pytest.raises(UserError, match="Did you mean .matrix."):
         read_spec(BenchmarkSpec, path)

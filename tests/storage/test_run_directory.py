@@ -53,7 +53,7 @@ methods:
   SoftMax+MaxProb: {model: SoftMax, detector: baseline}
   DisMax+Entropy: {model: DisMax, detector: dismax_entropy}
   SoftMax+ODIN: {model: SoftMax, detector: odin, parameters: {temperature: 1000.0}}
-sweep: {models: [SoftMax], detectors: [dismax_entropy]}
+matrix: {models: [SoftMax], detectors: [dismax_entropy]}
 reference: SoftMax+MaxProb
 tuning: {fgsm_step: 0.3}
 evaluation: {resamples: 100}

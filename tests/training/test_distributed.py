@@ -47,11 +47,11 @@ def test_a_process_alone_is_a_group_of_one() -> None:
         assert group.leads
 
 
-# --- batch normalisation over two processes ----------------------------------------------------
+# --- batch normalization over two processes ----------------------------------------------------
 
 
-def _normalise(rank: int, folder: str) -> None:
-    """Normalise a share of a batch, take a gradient, note everything."""
+def _normalize(rank: int, folder: str) -> None:
+    """Normalize a share of a batch, take a gradient, note everything."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
@@ -74,7 +74,7 @@ def test_shared_batch_norm_is_that_of_the_whole_batch(tmp_path: Path) -> None:
     weights = torch.randn(8, 3, 4, 5, generator=generator, dtype=torch.float64)
     torch.save(images, tmp_path / "images.pt")
     torch.save(weights, tmp_path / "weights.pt")
-    torch.multiprocessing.spawn(_normalise, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.spawn(_normalize, (str(tmp_path),), nprocs=2)
     one, two = (torch.load(tmp_path / f"result{i}.pt", weights_only=True) for i in range(2))
 
     layer = nn.BatchNorm2d(3).double()

@@ -167,7 +167,7 @@ def test_labels_are_needed(digits: Make) -> None:
         train(model(), 10, ImageArray(digits("train", 10).images), seed=0, device=CPU)
 
 
-def test_normalisation_is_that_of_the_training_images() -> None:
+def test_normalization_is_that_of_the_training_images() -> None:
     images = np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8), dtype=np.uint8)
     images[:, 2] = 7
     classifier = new_classifier(model(), 10, ImageArray(images), seed=0)
@@ -180,14 +180,14 @@ def test_normalisation_is_that_of_the_training_images() -> None:
     np.testing.assert_allclose(tensor.numpy(), scaled, rtol=1e-6)
 
 
-def test_normalisation_of_the_spec(digits: Make) -> None:
+def test_normalization_of_the_spec(digits: Make) -> None:
     data = digits("train", 20)
-    classifier = new_classifier(normalised(0.25), 10, data, seed=0)
+    classifier = new_classifier(normalized(0.25), 10, data, seed=0)
     assert classifier.mean.flatten().tolist() == [0.5]
     assert classifier.std.flatten().tolist() == [0.25]
-    colours = ImageArray(np.zeros((4, 3, 8, 8), np.uint8))
+    colors = ImageArray(np.zeros((4, 3, 8, 8), np.uint8))
     with pytest.raises(UserError, match="1 channels, the images have 3"):
-        new_classifier(normalised(0.25), 10, colours, seed=0)
+        new_classifier(normalized(0.25), 10, colors, seed=0)
 
 
 def test_bytes_and_floats_train_alike() -> None:
@@ -230,24 +230,24 @@ def test_bfloat16_keeps_weights_and_distances_in_float32(digits: Make) -> None:
     assert not torch.equal(weights(classifier)[name], weights(exact)[name])
 
 
-def test_temperature_is_set_on_held_out_images(digits: Make) -> None:
-    data, held_out = digits("train", 300), digits("validation")
+def test_temperature_is_set_on_validation_images(digits: Make) -> None:
+    data, validation = digits("train", 300), digits("validation")
     spec = model("dismax2022", epochs=2)
-    classifier, _ = train(spec, 10, data, seed=0, device=CPU, held_out=held_out)
+    classifier, _ = train(spec, 10, data, seed=0, device=CPU, validation=validation)
     temperature = weights(classifier)["network.head.temperature"].item()
     assert temperature != 1
-    labels = torch.from_numpy(held_out.labels)
+    labels = torch.from_numpy(validation.labels)
 
     def loss_at(value: float) -> float:
         classifier.network.get_buffer("head.temperature").fill_(value)
         return nn.functional.cross_entropy(
-            classifier(torch.from_numpy(held_out.images)), labels
+            classifier(torch.from_numpy(validation.images)), labels
         ).item()
 
     best = loss_at(temperature)
     assert best < loss_at(1.0)
     assert best <= min(loss_at(temperature * 1.1), loss_at(temperature / 1.1))
-    with pytest.raises(UserError, match="needs held-out images"):
+    with pytest.raises(UserError, match="needs validation images"):
         train(spec, 10, data, seed=0, device=CPU)
 
 
@@ -554,20 +554,20 @@ def test_network_of_another_form_is_not_taken(trainer: Trainer, digits: Make) ->
     assert len(trainer.warnings) == 1
 
 
-def normalised(std: float) -> ModelSpec:
+def normalized(std: float) -> ModelSpec:
     values = {"mean": (0.5,), "std": (std,)}
-    return ModelSpec(network="resnet8", head="softmax", training=recipe(), normalisation=values)
+    return ModelSpec(network="resnet8", head="softmax", training=recipe(), normalization=values)
 
 
 def test_address_changes_with_whatever_changes_the_weights(digits: Make) -> None:
     train_set = digits("train", 20)
-    relabelled = ImageArray(train_set.images, (train_set.labels + 1) % 10)
+    relabeled = ImageArray(train_set.images, (train_set.labels + 1) % 10)
     keys = [
         key_of(),
         key_of(seed=1),
         key_of(num_classes=9),
         key_of(data=train_set.fingerprint()),
-        key_of(data=relabelled.fingerprint()),
+        key_of(data=relabeled.fingerprint()),
         key_of(data=train_set.select(np.arange(19)).fingerprint()),
         key_of(model=model("dismax")),
         key_of(model=ModelSpec(network="resnet20", head="softmax", training=recipe())),
@@ -582,10 +582,10 @@ def test_address_changes_with_whatever_changes_the_weights(digits: Make) -> None
         key_of(model=model(augment={"crop_padding": 1})),
         key_of(model=model(precision="bfloat16")),
         key_of(model=model(test_accuracy="each")),
-        key_of(held_out="b" * 64),
+        key_of(validation="b" * 64),
         key_of(test="b" * 64),
-        key_of(model=normalised(0.5)),
-        key_of(model=normalised(0.25)),
+        key_of(model=normalized(0.5)),
+        key_of(model=normalized(0.25)),
     ]
     assert len({key.address for key in keys}) == len(keys)
     assert len({key.path for key in keys}) == len(keys)
@@ -631,7 +631,7 @@ def models_of(tmp_path: Path, text: str = BENCHMARK) -> dict[str, Path]:
     [
         ("loss_options: {alpha: -1}", "alpha must be positive"),
         ("network: nowhere:make", "nowhere"),
-        ("normalisation: {mean: [0, 0], std: [1, 1]}", "2 channels, the images have 1"),
+        ("normalization: {mean: [0, 0], std: [1, 1]}", "2 channels, the images have 1"),
     ],
 )
 def test_a_model_that_cannot_be_made_is_said_before_another_is_trained(
@@ -649,12 +649,12 @@ def test_a_history_with_accuracies_is_of_that_test_split(
     before = models_of(tmp_path)
     real = DataStore.get
 
-    def relabelled(store: DataStore, dataset: str, split: str) -> ImageArray:
+    def relabeled(store: DataStore, dataset: str, split: str) -> ImageArray:
         data = real(store, dataset, split)
         assert data.labels is not None
         return ImageArray(data.images, 9 - data.labels) if split == "test" else data
 
-    monkeypatch.setattr(DataStore, "get", relabelled)
+    monkeypatch.setattr(DataStore, "get", relabeled)
     monkeypatch.setattr(
         DataStore, "fingerprint", lambda store, *which: store.get(*which).fingerprint()
     )

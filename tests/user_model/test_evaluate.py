@@ -59,14 +59,14 @@ class Net(nn.Module):
 def made(count: int, seed: int, *, kind: str = "id") -> tuple[Tensor, Tensor]:
     """Images in [0, 1], of which those of one class resemble each other, and labels."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(CLASSES, 2, 6, 6, generator=torch.Generator().manual_seed(99))
+    centers = torch.rand(CLASSES, 2, 6, 6, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(0, CLASSES, (count,), generator=generator)
     noise = torch.rand(count, 2, 6, 6, generator=generator)
-    images = noise if kind == "noise" else 0.3 * centres[labels] + 0.7 * noise
+    images = noise if kind == "noise" else 0.3 * centers[labels] + 0.7 * noise
     return (1 - images if kind == "inverted" else images), labels
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     return (images - torch.tensor(MEAN).view(2, 1, 1)) / torch.tensor(STD).view(2, 1, 1)
 
 
@@ -77,7 +77,7 @@ def _catalog(plugins: tuple[str, ...] = ()) -> Catalog:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes longer than these networks, and is tested elsewhere: bootstrap and catalogue."""
+    """What takes longer than these networks, and is tested elsewhere: bootstrap and catalog."""
     monkeypatch.setattr(own_model, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
     monkeypatch.setattr(own_model, "Catalog", _catalog)
 
@@ -90,7 +90,7 @@ def trained() -> Net:
         model = Net()
         images, labels = made(256, 0)
         for _ in range(40):  # by hand: torch's optimizers take seconds to import
-            loss = F.cross_entropy(model(normalised(images)), labels)
+            loss = F.cross_entropy(model(normalized(images)), labels)
             gradients = torch.autograd.grad(loss, [*model.parameters()])
             with torch.no_grad():
                 for parameter, gradient in zip(model.parameters(), gradients, strict=True):
@@ -103,8 +103,8 @@ def pairs(count: int, seed: int, kind: str = "id") -> TensorDataset:
 
 
 def plainly(data: TensorDataset) -> TensorDataset:
-    """The same, normalised by the user."""
-    return TensorDataset(normalised(data.tensors[0]), *data.tensors[1:])
+    """The same, normalized by the user."""
+    return TensorDataset(normalized(data.tensors[0]), *data.tensors[1:])
 
 
 def arguments(**others: Any) -> dict[str, Any]:
@@ -175,11 +175,11 @@ class Learner(Detector):
         return -torch.cdist(outputs.features.double(), self.means.double()).amin(dim=1)
 
 
-@register("holding", needs=("features", "held_out", "labels"))
+@register("holding", needs=("features", "validation", "labels"))
 class Holding(Learner):
-    """The same of held-out images."""
+    """The same of validation images."""
 
-    def fit_held_out(self, batches: Batches) -> None:
+    def fit_validation(self, batches: Batches) -> None:
         Learner.fit(self, batches)
 
 
@@ -227,7 +227,7 @@ def test_scores_are_those_of_the_model(trained: Net) -> None:
     result = evaluated(model, ["baseline", "max_logit"])
     model.eval()
     for name, data in {"id": pairs(60, 1), "noise": pairs(50, 2, "noise")}.items():
-        logits = model(normalised(data.tensors[0])).detach().double()
+        logits = model(normalized(data.tensors[0])).detach().double()
         for detector, expected in {
             "max_logit": logits.amax(1),
             "baseline": logits.softmax(1).amax(1).logit(),
@@ -309,13 +309,13 @@ def test_records_are_as_in_runs(trained: Net) -> None:
     accuracy = {record.value for record in ok if record.metric == "id_accuracy"}
     model = copy.deepcopy(trained).eval()
     images, labels = made(60, 1)
-    assert accuracy == {float((model(normalised(images)).argmax(1) == labels).double().mean())}
+    assert accuracy == {float((model(normalized(images)).argmax(1) == labels).double().mean())}
     (reason,) = {r.reason for r in result.records if r.status == "skipped"}
     assert reason == result.skipped["dismax_entropy"]
     assert reason == "needs a DisMax head; the model has a linear head"
 
 
-def test_one_sweep_serves_all(trained: Net) -> None:
+def test_one_pass_serves_all(trained: Net) -> None:
     model = copy.deepcopy(trained)
     sizes: list[int] = []
     model.conv1.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
@@ -356,7 +356,7 @@ def test_data_of_all_kinds_give_the_same(trained: Net, data: str) -> None:
             np.testing.assert_allclose(result.scores[label][name], values, rtol=1e-4, atol=1e-5)
 
 
-def test_images_may_come_normalised(trained: Net) -> None:
+def test_images_may_come_normalized(trained: Net) -> None:
     inside = evaluated(trained, ["baseline"])
     given = arguments()
     outside = oodbench.evaluate(
@@ -469,7 +469,7 @@ def test_what_a_detector_sees(trained: Net) -> None:
     assert "Feature layers: bn1, bn2" in result.to_text()
 
 
-def test_held_out_images_are_the_validation_data(trained: Net) -> None:
+def test_validation_images_are_the_validation_data(trained: Net) -> None:
     result = evaluated(trained, [Holding()])
     fitted = result.detectors["holding"]
     assert isinstance(fitted, Holding)
@@ -813,7 +813,7 @@ def test_the_model_is_given_back_when_something_raises(trained: Net, where: str)
 
 
 def test_stand_ins_are_in_channels_last_order_and_the_models_own_are_not_touched() -> None:
-    class Standardising(nn.Conv2d):
+    class Standardizing(nn.Conv2d):
         """As others write it: with a view of its weight."""
 
         def forward(self, images: Tensor) -> Tensor:
@@ -821,7 +821,7 @@ def test_stand_ins_are_in_channels_last_order_and_the_models_own_are_not_touched
             return F.conv2d(images, self.weight / scale[:, None, None, None])
 
     model = Net()
-    model.add_module("others", Standardising(2, 8, 3))
+    model.add_module("others", Standardizing(2, 8, 3))
     own = model.conv1.weight
     with borrowed(model, torch.device("cpu")):
         reorder(model)
@@ -836,7 +836,7 @@ def test_stand_ins_are_in_channels_last_order_and_the_models_own_are_not_touched
     assert float(model.bn1.running_mean.abs().sum()) == 0
 
 
-def test_what_a_model_keeps_in_a_sweep_is_forgotten(trained: Net) -> None:
+def test_what_a_model_keeps_in_a_pass_is_forgotten(trained: Net) -> None:
     """A cache filled in inference mode would break a training later."""
 
     class Caching(nn.Module):
@@ -971,7 +971,7 @@ def test_models_of_other_types(trained: Net, dtype: torch.dtype) -> None:
         )
 
 
-def test_images_are_not_in_half_precision_before_they_are_normalised() -> None:
+def test_images_are_not_in_half_precision_before_they_are_normalized() -> None:
     """A step of 0.0014 would be lost in it."""
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         classifier = BorrowedClassifier(
@@ -984,8 +984,8 @@ def test_images_are_not_in_half_precision_before_they_are_normalised() -> None:
         assert classifier.dtype == torch.promote_types(dtype, torch.float32)
         images = torch.full((1, 2, 3, 3), 0.3, dtype=classifier.dtype)
         expected = images.double() - 0.1
-        assert classifier.normalised(images).dtype == dtype
-        torch.testing.assert_close(classifier.normalised(images), expected.to(dtype))
+        assert classifier.normalized(images).dtype == dtype
+        torch.testing.assert_close(classifier.normalized(images), expected.to(dtype))
 
 
 def test_a_model_that_views_its_maps(trained: Net) -> None:
@@ -1001,7 +1001,7 @@ def test_a_model_that_views_its_maps(trained: Net) -> None:
     model = Views()
     result = evaluated(model, ["max_logit", "odin"])
     assert result.failed == {}
-    expected = model(normalised(made(60, 1)[0])).detach().amax(1)
+    expected = model(normalized(made(60, 1)[0])).detach().amax(1)
     np.testing.assert_allclose(result.scores["max_logit"]["id"], expected, rtol=1e-4)
 
 
@@ -1186,7 +1186,7 @@ def test_features_that_are_worked_on_after_the_last_layer(trained: Net) -> None:
 
 
 @pytest.mark.parametrize("made_by", ["weight norm", "spectral norm", "pruning"])
-def test_a_convolution_whose_weight_is_made_in_each_sweep(trained: Net, made_by: str) -> None:
+def test_a_convolution_whose_weight_is_made_in_each_pass(trained: Net, made_by: str) -> None:
     model = copy.deepcopy(trained)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the old ways that many networks are written in
@@ -1197,7 +1197,7 @@ def test_a_convolution_whose_weight_is_made_in_each_sweep(trained: Net, made_by:
         else:
             prune.l1_unstructured(model.conv1, "weight", 0.1)
     result = evaluated(model, ["energy"])
-    expected = model.eval()(normalised(made(60, 1)[0])).detach().logsumexp(1)
+    expected = model.eval()(normalized(made(60, 1)[0])).detach().logsumexp(1)
     np.testing.assert_allclose(result.scores["energy"]["id"], expected, rtol=1e-4)
 
 
@@ -1494,8 +1494,8 @@ def test_costs(trained: Net) -> None:
         assert "baseline" in text
     with_baseline = evaluated(trained, ["energy", "baseline"], costs=True)
     assert [c.relative_to_baseline for c in with_baseline.costs if c.method == "baseline"] == [1.0]
-    labelled = evaluated(trained, {"baseline": "odin"}, costs=True)
-    (cost,) = labelled.costs
+    labeled = evaluated(trained, {"baseline": "odin"}, costs=True)
+    (cost,) = labeled.costs
     assert cost.relative_to_baseline != 1.0, "a label is not taken for what it names"
 
 

@@ -46,8 +46,8 @@ def pairs(count: int = COUNT) -> TensorDataset:
     return TensorDataset(images(count), labels(count))
 
 
-def opened(data: Any, *, labelled: bool = True, **expected: Any) -> LoadedImages:
-    source = LoadedImages(data, "fit_data", labelled=labelled)
+def opened(data: Any, *, labeled: bool = True, **expected: Any) -> LoadedImages:
+    source = LoadedImages(data, "fit_data", labeled=labeled)
     for name, value in expected.items():
         setattr(source, name, value)
     return source
@@ -164,16 +164,16 @@ def test_images_without_labels(data: Any) -> None:
 
 @pytest.mark.parametrize("label", [-1, "cat", None, torch.tensor([1.5, 2.0])])
 def test_labels_that_are_not_wanted_may_be_anything(label: Any) -> None:
-    source = opened(Items(lambda i: (images()[i], label)), labelled=False, num_classes=3)
+    source = opened(Items(lambda i: (images()[i], label)), labeled=False, num_classes=3)
     assert not source.has_labels
     assert len(read(source)[0]) == COUNT
 
 
 def test_batch_sizes() -> None:
     assert read(opened(pairs()))[2] == [COUNT]
-    assert read(opened(Items(lambda i: torch.zeros(1, 8, 8), 300), labelled=False))[2] == [256, 44]
+    assert read(opened(Items(lambda i: torch.zeros(1, 8, 8), 300), labeled=False))[2] == [256, 44]
     large = Items(lambda i: torch.zeros(1, 1, 1).expand(1, 1024, 1024), 6)
-    assert read(opened(large, labelled=False))[2] == [4, 2]
+    assert read(opened(large, labeled=False))[2] == [4, 2]
     assert read(opened(DataLoader(pairs(), 5)))[2] == [5, 5, 5, 5, 3]
 
 
@@ -194,7 +194,7 @@ def test_looking_at_the_first_batch_does_not_read_it_twice() -> None:
     assert len(asked) == 2 * COUNT
 
 
-def test_a_sweep_that_is_left_does_not_disturb_the_next() -> None:
+def test_a_pass_that_is_left_does_not_disturb_the_next() -> None:
     source = opened(DataLoader(pairs(), 5))
     next(source.batches())
     assert len(read(source)[0]) == COUNT
@@ -330,7 +330,7 @@ def test_mappings_give_images_and_labels_by_their_keys(keys: tuple[str, str]) ->
         found = read(opened(data))
         torch.testing.assert_close(found[0], expected[0])
         torch.testing.assert_close(found[1], expected[1])
-    without = opened(Items(lambda i: {image: images()[i]}), labelled=False)
+    without = opened(Items(lambda i: {image: images()[i]}), labeled=False)
     torch.testing.assert_close(read(without)[0], expected[0])
 
 
@@ -515,7 +515,7 @@ def test_images_that_are_not_finite(value: float, index: int) -> None:
     for data in (TensorDataset(given, labels()), DataLoader(TensorDataset(given, labels()), 5)):
         said = f"fit_data: image {index} has values that are not finite."
         assert refused(data).message == said
-        assert refused(data, labelled=False, in_unit_range=True).message == said
+        assert refused(data, labeled=False, in_unit_range=True).message == said
 
 
 def test_images_outside_of_0_to_1() -> None:

@@ -119,7 +119,7 @@ OTHERS: dict[str, tuple[int | tuple[int, int], str, tuple[str, ...], str | None]
         64,
         "classifier.2",
         ("features.1", "features.3", "features.5", "features.7"),
-        None,  # a normalisation lies between them
+        None,  # a normalization lies between them
     ),
     "efficientnet_b0": (
         64,
@@ -465,11 +465,11 @@ def test_plain_sequences() -> None:
 
 
 def test_what_comes_before_the_first_weights_is_no_tap() -> None:
-    class Normalise(nn.Module):
+    class Normalize(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images / 2
 
-    assert auto(ending(Normalise(), convolution(3, 8, 2))) == ("1",)
+    assert auto(ending(Normalize(), convolution(3, 8, 2))) == ("1",)
 
 
 def test_parts_of_a_block_and_side_branches_are_no_taps() -> None:
@@ -514,7 +514,7 @@ def test_a_module_that_runs_several_times_is_no_tap() -> None:
 
     assert auto(Shared()) == ("first", "second")
     error = refused(Shared(), taps=["first", "relu"])
-    assert error.message.startswith("Tap 'relu' runs 2 times in one sweep of Shared")
+    assert error.message.startswith("Tap 'relu' runs 2 times in one pass of Shared")
     block = convolution(8, 8)
     assert auto(ending(convolution(3, 8, 2), block, block)) == ("0",), "known by its first name"
 

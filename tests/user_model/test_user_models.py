@@ -782,7 +782,7 @@ def test_all_detectors_and_those_of_a_folder(plugin: Path) -> None:
 
 
 def fooled() -> dict[str, Any]:
-    """Data that a model can be tuned on: validation images are labelled as it classifies them."""
+    """Data that a model can be tuned on: validation images are labeled as it classifies them."""
     with torch.no_grad():
         validation = images(160, 3)
         labels = classifier()((validation - 0.5) / 0.25).argmax(1)

@@ -40,7 +40,7 @@ def sklearn_digits(
     *,
     classes: Digits | None = None,
     pool: Pool | None = None,
-    labelled: bool = True,
+    labeled: bool = True,
 ) -> ImageArray:
     """Handwritten digits 0..9 in the order of scikit-learn's file.
 
@@ -50,7 +50,7 @@ def sklearn_digits(
         pool: for each split, the splits of the digits that its images come from. None means that
             each split is itself. Classes that are never trained on can so lend the images of
             digits' train split to their test split.
-        labelled: whether the images carry labels; false for classes that are only ever
+        labeled: whether the images carry labels; false for classes that are only ever
             out-of-distribution.
 
     Returns:
@@ -74,7 +74,7 @@ def sklearn_digits(
     indices = np.sort(np.concatenate([parts[name] for name in _sources(pool, split)]))
     indices = indices[new_label[digits[indices]] >= 0]
     images = (levels[indices] / np.float32(DIGIT_LEVELS)).reshape(-1, 1, 8, 8)
-    return ImageArray(images, new_label[digits[indices]] if labelled else None)
+    return ImageArray(images, new_label[digits[indices]] if labeled else None)
 
 
 def split_indices(digits: NDArray[Any]) -> dict[SplitName, NDArray[np.int64]]:

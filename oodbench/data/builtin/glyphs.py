@@ -31,7 +31,7 @@ _BLOCK = 4
 _FONT_SIZE = 64
 
 # Size and place of a letter in the bitmap, in pixels, before its strokes are thickened (by one to
-# two pixels on each side). Digits were normalised the same way: all fill the eight rows, and most
+# two pixels on each side). Digits were normalized the same way: all fill the eight rows, and most
 # (77%) exactly six of the eight columns.
 _WIDTHS = (17, 22)
 _HEIGHTS = (29, 31)

@@ -1,7 +1,7 @@
 """Noise images: the simplest far out-of-distribution data.
 
 Both follow S. Liang, Y. Li and R. Srikant, "Enhancing the Reliability of Out-of-distribution Image
-Detection in Neural Networks", ICLR 2018, whose noise sets hold 10,000 colour images each.
+Detection in Neural Networks", ICLR 2018, whose noise sets hold 10,000 color images each.
 """
 
 from __future__ import annotations

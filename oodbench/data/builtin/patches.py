@@ -1,4 +1,4 @@
-"""Grey-scale patches of photographs: far out-of-distribution data for small images."""
+"""Gray-scale patches of photographs: far out-of-distribution data for small images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def photo_patches(split: SplitName, *, counts: Counts, seed: NonNegativeInt) -> 
     """
     count = count_for(counts, split)
     rng = split_generator(seed, "photo_patches", split)
-    regions = [region_of(_read_grey(name), split) for name in _PHOTOGRAPHS]
+    regions = [region_of(_read_gray(name), split) for name in _PHOTOGRAPHS]
     images = np.empty((count, 1, _SIDE, _SIDE), dtype=np.float32)
     filled = 0
     while filled < count:
@@ -89,7 +89,7 @@ def area_resize(crop: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return mean.clip(crop.min(), crop.max()).astype(np.float32)
 
 
-def _read_grey(name: str) -> NDArray[np.float32]:
+def _read_gray(name: str) -> NDArray[np.float32]:
     """Luma (ITU-R BT.601, as Pillow computes it) of a photograph in [0, 1], shape [H, W]."""
     from PIL import Image
 

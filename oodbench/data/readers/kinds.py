@@ -22,7 +22,7 @@ _OPENERS: Mapping[str, Callable[..., Source]] = MappingProxyType(
 
 
 def open_sources(spec: DatasetSpec, folder: Path) -> dict[SplitName, Source]:
-    """The images of every split that is read from files; those held out are still among them.
+    """The images of every split that is read from files; those set apart are still among them.
 
     Args:
         spec: the manifest; of any kind but `builtin`.
@@ -40,7 +40,7 @@ def open_sources(spec: DatasetSpec, folder: Path) -> dict[SplitName, Source]:
         )
     sources: dict[SplitName, Source] = {}
     for split in spec.splits:
-        if split not in spec.hold_out:
+        if split not in spec.split_from:
             try:
                 sources[split] = _open(spec, split, folder)
             except OSError as error:

@@ -27,7 +27,7 @@ def open_list(
     folder: Path,
     *,
     root: dict[SplitName, str] | str | None = None,
-    labelled: bool | None = None,
+    labeled: bool | None = None,
 ) -> Source:
     """The images of a split, in the order of the list.
 
@@ -45,7 +45,7 @@ def open_list(
         folder: what the path of the list is relative to.
         root: the folder, relative to `folder`, that paths in the list are relative to, for all
             splits or for each; default: the folder that the list is in.
-        labelled: whether lines have a label; default: if the manifest has classes. A label in a
+        labeled: whether lines have a label; default: if the manifest has classes. A label in a
             data set without classes is not used.
 
     Raises:
@@ -67,7 +67,7 @@ def open_list(
     given = root.get(split) if isinstance(root, dict) else root
     base = path.parent if given is None else folder / given
     prefix = base.relative_to(folder) if base.is_relative_to(folder) else base
-    with_labels = spec.num_classes is not None if labelled is None else labelled
+    with_labels = spec.num_classes is not None if labeled is None else labeled
     names: list[str] = []
     labels: list[tuple[int, str]] = []
     for number, line in enumerate(lines, start=1):

@@ -18,7 +18,7 @@ _CHANNELS: Mapping[str, tuple[Layout, ...]] = {
     "NHWC": (("N", "H", "W", 3), ("N", "H", "W", 1)),
     "NCHW": (("N", 3, "H", "W"), ("N", 1, "H", "W")),
 }
-"""Layout -> the shapes of images in colour and in grey."""
+"""Layout -> the shapes of images in color and in gray."""
 
 
 def open_npz(
@@ -37,7 +37,7 @@ def open_npz(
         split: a split that `spec.paths` names.
         folder: what the path is relative to.
         images: name of the array of images: uint8, of the layout's shape with C = 1 or 3, or
-            [N, H, W] for grey.
+            [N, H, W] for gray.
         labels: name of the array of labels, integers of shape [N], [N, 1] or [1, N]; looked at
             only if the manifest has classes.
         layout: order of the images' dimensions.

@@ -150,7 +150,7 @@ def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Sourc
     if split == "validation":
         raise UserError(
             f"data set '{spec.name}': {spec.builder} has no validation split.",
-            "Set one apart from train: 'hold_out: {validation: train}' in the manifest.",
+            "Set one apart from train: 'split_from: {validation: train}' in the manifest.",
         )
     images, labels, files = call(spec, split, f"builder '{spec.builder}'", reader, folder, split)
     stamps = [stamp(folder, file) for file in files]

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from oodbench.data.arrays import ImageArray
 from oodbench.data.checks import check_count, check_labels, mismatch, require_pixels
-from oodbench.data.holdout import Indices, division
 from oodbench.data.pictures import CorruptImageError, WrongShapeError, picture
 from oodbench.data.sources import Source
+from oodbench.data.splitting import Indices, division
 from oodbench.data.store.disk import disk_errors, file_digest, new_folder
 from oodbench.data.store.places import decoded_root
 from oodbench.data.store.sealed import DamagedRecordError, read_sealed, write_sealed
@@ -82,7 +82,7 @@ class Decoded:
         try:
             images = np.load(self.folder / f"{split}.npy", mmap_mode="r", allow_pickle=False)
             labels = None
-            if about["labelled"]:
+            if about["labeled"]:
                 labels = np.load(self.folder / f"{split}-labels.npy", allow_pickle=False)
             data = ImageArray(images, labels)
         except (OSError, ValueError) as error:
@@ -108,7 +108,7 @@ def decisive(spec: DatasetSpec) -> str:
     """64 hexadecimal digits that depend on all of a manifest that decides the pixels."""
     included = {
         *("name", "kind", "builder", "options", "paths", "resize", "corrupt_images"),
-        *("shape", "num_classes", "splits", "hold_out"),
+        *("shape", "num_classes", "splits", "split_from"),
     }
     content = spec.model_dump(mode="json", include=included)
     return digest(canonical_json([DECODER_VERSION, content]))
@@ -162,7 +162,7 @@ def decode(
 
     Args:
         spec: the manifest.
-        sources: the images of the splits that are not held out of others.
+        sources: the images of the splits that are not set apart from others.
         folder: what the paths of the sources are relative to.
         identity: what tells the files apart from other ones.
         say: takes how far it is.
@@ -174,7 +174,7 @@ def decode(
     """
     if spec.shape[0] not in (1, 3):
         raise UserError(
-            f"data set '{spec.name}': images of kind '{spec.kind}' have 1 channel (grey) or 3 "
+            f"data set '{spec.name}': images of kind '{spec.kind}' have 1 channel (gray) or 3 "
             f"(RGB), not {spec.shape[0]}.",
             "Correct 'shape' in the manifest.",
         )
@@ -310,7 +310,7 @@ class _SplitWriter:
         written = ImageArray(np.load(path, mmap_mode="r", allow_pickle=False), labels)
         return {
             "count": len(kept),
-            "labelled": labels is not None,
+            "labeled": labels is not None,
             "fingerprint": written.fingerprint(),
             "skipped": skipped,
             "lost": dict(sorted(lost.items())),
@@ -353,7 +353,7 @@ class _SplitWriter:
             raise UserError(
                 f"{self._where(index)} is {error}, the manifest says {_size(self._spec)}.",
                 "Give the manifest a 'resize' to bring all images to one size "
-                "(`resize: {filter: bilinear, crop: centre}`), or correct its 'shape'.",
+                "(`resize: {filter: bilinear, crop: center}`), or correct its 'shape'.",
             ) from error
         except CorruptImageError as error:
             if self._spec.corrupt_images == "skip":

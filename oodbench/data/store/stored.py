@@ -138,7 +138,7 @@ class StoredDataset:
         return digest(*(f"{split} {source.identity}" for split, source in sources.items()))
 
     def sources(self) -> dict[SplitName, Source]:
-        """The images of each split that is not held out of another.
+        """The images of each split that is not set apart from another.
 
         Raises:
             UserError: if they are not there, or not to be read.

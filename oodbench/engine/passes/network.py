@@ -23,7 +23,7 @@ from oodbench.progress import Meter
 T = TypeVar("T")
 
 LOGITS = "logits"
-"""The place a sweep is read at when it goes all the way through the network."""
+"""The place a pass is read at when it goes all the way through the network."""
 
 
 FEATURES = "features"
@@ -39,7 +39,7 @@ class ImageSource(Protocol):
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
-    """A sweep has come to where it was to stop."""
+    """A pass has come to where it was to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Capture:
         feature_map: the map before pooling.
         map_name: name of the module that gives it (`oodbench.models.find_map`); None if none does.
         readers: methods that reduce layers while the network runs.
-        kept: taps whose output is kept, as the module gave it, until the next sweep: what was
+        kept: taps whose output is kept, as the module gave it, until the next pass: what was
             computed up to there need not be computed again (`NetworkRunner.resumed`).
     """
 
@@ -107,7 +107,7 @@ NOTHING = Capture()
 
 @dataclass(slots=True)
 class _Captured:
-    """What the hooks caught of one sweep.
+    """What the hooks caught of one pass.
 
     Attributes:
         images: number of images in the batch.
@@ -155,8 +155,8 @@ class NetworkRunner:
     `requires_grad` of every parameter are restored when `attached()` ends.
 
     Args:
-        classifier: normalises its input, names its taps and its head.
-        batch_size: images per sweep; halved, for good, when memory runs out.
+        classifier: normalizes its input, names its taps and its head.
+        batch_size: images per pass; halved, for good, when memory runs out.
         capture: what to capture beside logits and features.
 
     Attributes:
@@ -174,13 +174,13 @@ class NetworkRunner:
         for reserved in {LOGITS, FEATURES} & set(classifier.network.tap_names):
             raise ValueError(f"a tap cannot be called '{reserved}'")
         self._head = classifier.describe_head()
-        self._captured: _Captured | None = None  # None: the sweep is not this runner's
+        self._captured: _Captured | None = None  # None: the pass is not this runner's
         self._stop_at: str | None = None
         self._copies_maps = False
         self.report: Callable[[str], None] = lambda text: None
         self.doing = "reading"
         self._reading: Set[str] = frozenset()
-        self._kept: tuple[Tensor, dict[str, Tensor | None]] | None = None  # of the last sweep
+        self._kept: tuple[Tensor, dict[str, Tensor | None]] | None = None  # of the last pass
 
     @contextmanager
     def reading(self, methods: Iterable[str]) -> Iterator[None]:
@@ -279,7 +279,7 @@ class NetworkRunner:
         return hook
 
     def outputs(self, images: Tensor, labels: Tensor | None = None) -> Outputs:
-        """One full sweep, under the caller's grad mode.
+        """One full pass, under the caller's grad mode.
 
         Maps of taps are large, and not copied, until a network is seen to work in place on one: its
         batch is then swept once more, and maps are copied from there on.
@@ -291,10 +291,10 @@ class NetworkRunner:
         self._kept = None
         counted = self.capture.tap_maps or self.capture.kept
         with _versions_counted() if counted else nullcontext():
-            captured, logits = self._sweep(images)
+            captured, logits = self._pass(images)
             if captured.overwritten:
                 self._copies_maps = True
-                captured, logits = self._sweep(images)
+                captured, logits = self._pass(images)
         if captured.kept:
             self._kept = images, captured.unchanged()
         features, feature_map = captured.features, captured.feature_map
@@ -330,7 +330,7 @@ class NetworkRunner:
                 absent[reader.method] = [e.name for e in reader.read if e.name not in reduced]
         return {method: layers for method, layers in absent.items() if layers}
 
-    def _sweep(self, images: Tensor) -> tuple[_Captured, Tensor]:
+    def _pass(self, images: Tensor) -> tuple[_Captured, Tensor]:
         captured = _Captured(len(images))
         self._captured = captured
         try:
@@ -340,7 +340,7 @@ class NetworkRunner:
         return captured, logits
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
-        """A tap, shape [B, D]; the sweep stops there."""
+        """A tap, shape [B, D]; the pass stops there."""
         captured = _Captured(len(images))
         self._captured, self._stop_at = captured, tap
         try:
@@ -573,7 +573,7 @@ def _set_to_evaluation(module: nn.Module) -> None:
 
 
 def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor | None]:
-    """Gradient of each per-image loss with respect to the images, one backward sweep each.
+    """Gradient of each per-image loss with respect to the images, one backward pass each.
 
     Losses are summed, not averaged: the gradient of an image does not depend on its batch.
 

@@ -55,8 +55,8 @@ def kept_taps(
     return names[:kept], errors
 
 
-def sweeps_alone(detector: Detector, network: Network) -> bool:
-    """Whether scoring sweeps the network for this detector, beyond the forward that all share."""
+def passes_alone(detector: Detector, network: Network) -> bool:
+    """Whether scoring passes the network for this detector, beyond the forward that all share."""
     return differentiates(detector) or bool(replaced_taps(detector, network))
 
 

@@ -161,7 +161,7 @@ def _notes(board: Leaderboard, best: str, *, whole: bool) -> Iterator[str]:
     devices = {device for row in board.rows if row.cost for device in row.cost.devices}
     if devices:
         yield (
-            f"Costs are of each detector alone on {', '.join(devices)}: medians of times; sweeps "
+            f"Costs are of each detector alone on {', '.join(devices)}: medians of times; passes "
             "are counted, a part as its share; FLOPs count a multiply-add as 2. The baseline is "
             "the maximum softmax probability."
         )

@@ -1,4 +1,4 @@
-"""A report as GitHub-flavoured Markdown."""
+"""A report as GitHub-flavored Markdown."""
 
 from __future__ import annotations
 

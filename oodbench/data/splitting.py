@@ -16,7 +16,7 @@ def division(spec: DatasetSpec, source: SplitName) -> dict[SplitName, Indices]:
     """Which images of a source belong to which split.
 
     The images are ordered by the SHA-256 of "oodbench/hold-out/<name>/<index>"; the lowest go to
-    the splits that are held out, in the manifest's order. No random generator is involved, so no
+    the splits that are set apart, in the manifest's order. No random generator is involved, so no
     library version can change this.
 
     Args:
@@ -26,13 +26,13 @@ def division(spec: DatasetSpec, source: SplitName) -> dict[SplitName, Indices]:
     Returns:
         Ascending indices of each split; disjoint, together all that the manifest counts.
     """
-    held_out = [split for split, origin in spec.hold_out.items() if origin == source]
-    total = spec.splits[source] + sum(spec.splits[split] for split in held_out)
-    if not held_out:
+    validation = [split for split, origin in spec.split_from.items() if origin == source]
+    total = spec.splits[source] + sum(spec.splits[split] for split in validation)
+    if not validation:
         return {source: np.arange(total)}
     order = np.array(sorted(range(total), key=lambda index: _key(spec.name, index)), dtype=np.int64)
     parts, start = {}, 0
-    for split in held_out:
+    for split in validation:
         parts[split] = np.sort(order[start : start + spec.splits[split]])
         start += spec.splits[split]
     return {source: np.sort(order[start:]), **parts}
