@@ -487,9 +487,7 @@ def test_classes_without_labels_and_labels_without_classes() -> None:
     assert "says 4 classes, found images without labels" in message_of(
         changed("digits-unknown", num_classes=4)
     )
-    spec = changed(
-        "digits-unknown", options={"classes": [6, 7, 8, 9], "pool": {"test": ["test"]}}
-    )
+    spec = changed("digits-unknown", options={"classes": [6, 7, 8, 9], "pool": {"test": ["test"]}})
     spec = spec.model_copy(update={"splits": {"test": 238}})
     assert "says no classes (num_classes is null), found labeled images" in message_of(spec)
 

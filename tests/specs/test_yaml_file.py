@@ -491,5 +491,5 @@ def test_options_of_the_command_are_no_keys(tmp_path: Path, option: str) -> None
         read_spec(BenchmarkSpec, path)
     assert f"`oodbench run NAME --{option.replace('_', '-')} ...`" in raised.value.hint
     path.write_text(yaml.safe_dump(benchmark(matrx={})))
-    with pytest.raises(UserError, match="Did you mean .matrix."):
+    with pytest.raises(UserError, match=r"Did you mean .matrix"):
         read_spec(BenchmarkSpec, path)
