@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,25 +22,10 @@ import oodbench
 from oodbench import Detector, EvaluationResult, Outputs, UserError, register
 from oodbench.detector import Batches
 from oodbench.plugins.catalog import Catalog
-from oodbench.specs import EvaluationSpec
-from oodbench.user_model import own_model
+
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
 CLASSES = 6
-
-
-@cache
-def _built_in() -> Catalog:
-    return Catalog()
-
-
-def _catalog(plugins: Any = ()) -> Catalog:
-    return Catalog(plugins) if plugins else _built_in()
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_model, "Catalog", _catalog)
-    monkeypatch.setattr(own_model, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
 
 
 def body(width: int = 12) -> nn.Sequential:

@@ -1,0 +1,47 @@
+"""A trained network, and evaluation without what other tests cover."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from helpers.user_network import Net, made, normalized
+from torch.nn import functional as F
+
+from oodbench.plugins.catalog import Catalog
+from oodbench.specs import EvaluationSpec
+from oodbench.user_model import own_model
+
+
+@cache
+def _shipped() -> Catalog:
+    return Catalog()
+
+
+def _catalog(plugins: Any = ()) -> Catalog:
+    return Catalog(plugins) if plugins else _shipped()
+
+
+@pytest.fixture
+def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few bootstrap resamples and one catalog: both are tested elsewhere and slow here."""
+    monkeypatch.setattr(own_model, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
+    monkeypatch.setattr(own_model, "Catalog", _catalog)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Net:
+    """A network that knows the classes; do not change it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Net()
+        images, labels = made(256, 0)
+        for _ in range(40):  # by hand: torch's optimizers take seconds to import
+            loss = F.cross_entropy(model(normalized(images)), labels)
+            gradients = torch.autograd.grad(loss, [*model.parameters()])
+            with torch.no_grad():
+                for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                    parameter -= 0.5 * gradient
+    return model
