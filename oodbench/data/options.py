@@ -1,4 +1,4 @@
-"""A manifest's options, held to the arguments of the function that takes them."""
+"""Calling a function with a manifest's options, checked against its keyword arguments."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pydantic import ConfigDict, ValidationError, validate_call
 
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec
+from oodbench.specs.yaml_file import unknown_key_hint
 
 T = TypeVar("T")
 
 
 def call(spec: DatasetSpec, split: str, reader: str, function: Callable[..., T], *args: Any) -> T:
-    """Call what reads a split with the manifest's options.
+    """Call a function that reads a split, with the manifest's options.
 
     Args:
         spec: the manifest.
         split: the split.
-        reader: what the function is called in messages, such as "kind 'list'".
-        function: its keyword-only arguments are the options; they are held to their types.
-        *args: its other arguments.
+        reader: name of the function in messages, such as "kind 'list'".
+        function: takes the options as keyword-only arguments; their types are checked.
+        *args: the positional arguments.
 
     Raises:
-        UserError: there is no such option or it has the wrong type; or the function raises it, and
-            then the data set and the split are said too.
+        UserError: an option is unknown or has the wrong type; or the function raised it, and data
+            set and split are added to the message.
     """
     accepted = [
         name
@@ -38,7 +39,7 @@ def call(spec: DatasetSpec, split: str, reader: str, function: Callable[..., T],
         raise UserError(
             f"data set '{spec.name}': {reader} takes no option "
             + ", ".join(f"'{name}'" for name in unknown),
-            f"It takes: {', '.join(accepted) or 'none'}.",
+            unknown_key_hint(unknown[0], accepted),
         )
     checked = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(function)
     try:

@@ -1,4 +1,4 @@
-"""YAML files read safely, with errors that name the file and the key."""
+"""Reading YAML files: safe, strict, with errors that name file, line and key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from oodbench.errors import UserError, did_you_mean, shown
-from oodbench.specs import Spec
+from oodbench.specs.base import Spec
 from oodbench.specs.names import shortened
 
 S = TypeVar("S", bound=Spec)
@@ -24,10 +24,10 @@ _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _StrictLoader(_BaseLoader):  # type: ignore[misc]
-    """The safe loader, strict about what YAML 1.1 reads in ways that few people know.
+    """The safe loader, without the surprising rules of YAML 1.1.
 
-    It refuses a key that is written twice, and numbers that are read to another base without
-    saying so: 010 is 8, and 1:30 is 90. It reads 1e-3 as a number; YAML 1.1 wants a dot in it.
+    It refuses duplicate keys and numbers in another base (YAML 1.1 reads 010 as 8 and 1:30 as 90),
+    and reads 1e-3 as a number (YAML 1.1 requires a dot).
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -61,11 +61,11 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
 
 
 _THOUSANDS = re.compile(r"[0-9]{1,3}(_[0-9]{3})+(\.[0-9]*)?", re.ASCII)
-"""A number with an underscore before each three digits, as in 1_000."""
+"""A number with underscores between thousands, as in 1_000."""
 
 
 def _number(loader: Any, node: yaml.ScalarNode) -> int | float:
-    """A number whose digits mean what they seem to."""
+    """Read a number; refuse notations that YAML 1.1 reads in a surprising way."""
     text = node.value.lstrip("+-")
     if "_" in text and not _THOUSANDS.fullmatch(text):
         raise yaml.constructor.ConstructorError(
@@ -91,6 +91,22 @@ def _number(loader: Any, node: yaml.ScalarNode) -> int | float:
     return number
 
 
+RENAMED = {
+    "sweep": "matrix",
+    "hold_out": "split_from",
+    "licence": "license",
+    "normalisation": "normalization",
+    "labelled": "labeled",
+}
+"""Old name of a key or an option -> its name. Errors about the old name tell the new one."""
+
+
+def unknown_key_hint(key: str, known: Sequence[str]) -> str:
+    """What to write instead of an unknown key: its new name, or the most similar known keys."""
+    renamed = RENAMED.get(key)
+    return f"It is called '{renamed}' now." if renamed in known else did_you_mean(key, known)
+
+
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _number)
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _number)
 _StrictLoader.add_implicit_resolver(
@@ -101,11 +117,11 @@ _StrictLoader.add_implicit_resolver(
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping a YAML file holds.
+    """Read the mapping in a YAML file.
 
     Raises:
-        UserError: if the file cannot be read, is not YAML, repeats a key, holds something else than
-            a mapping, or an alias that contains itself.
+        UserError: the file cannot be read, is not valid YAML, repeats a key, does not contain a
+            mapping, or has an alias that contains itself.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -119,7 +135,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise UserError(f"{place}: not valid YAML: {error.problem}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # ValueError: what looks like a date or a number and is none, such as 2020-13-45.
+        # ValueError: text in the form of a date or a number that is not valid, such as 2020-13-45.
         problem = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{path}: not valid YAML: {problem}.") from error
     if not isinstance(content, dict):
@@ -132,29 +148,30 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 _OPTIONS = ("seeds", "device", "limit", "epochs", "tune", "out", "plugins", "data-root", "resume")
-"""What is said of a run, and not in the file of a benchmark or a suite."""
+"""Options of `oodbench run`, which are not keys of a benchmark or a suite."""
 
 
 def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
-    """The spec a mapping describes.
+    """Validate a mapping and return its spec.
 
     Raises:
-        UserError: naming the file, the line, the key, and what was expected there.
+        UserError: a key or a value is wrong; the message gives file, line, key and what was
+            expected.
     """
     try:
         return spec.model_validate(content).read_from(path)
     except ValidationError as failure:
-        errors = failure.errors()
+        errors = _renamed_first(spec, failure.errors())
         first = _place(errors[0])
-        # A key that may be of two kinds gives an error for each: they are one for the user.
-        # An error of a key has none below it: what the key holds is another matter.
+        # A union type gives one error for each of its types; the user sees a single error.
+        # "[key]": the key itself is wrong, so errors in its value are separate errors.
         inside = len(errors[0]["loc"]) > len(first) and errors[0]["loc"][-1] != "[key]"
         alike = [
             other
             for other in errors
             if _place(other) == first or (inside and _place(other)[: len(first)] == first)
         ]
-        error = max(alike, key=lambda other: len(_place(other)))  # the item of a list, not the list
+        error = max(alike, key=lambda other: len(_place(other)))  # a list's item, not the list
         key = ".".join(map(shortened, _place(error)))
         message, hint = error["msg"], ""
         where = _place(error)
@@ -165,13 +182,13 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
             if "version" in spec.model_fields and len(where) == 1 and option in _OPTIONS:
                 hint = f"That is an option of the command: `oodbench run NAME --{option} ...`."
             else:
-                hint = did_you_mean(unknown, _keys_beside(spec, error["loc"]))
+                hint = unknown_key_hint(unknown, _keys_beside(spec, error["loc"]))
         elif error["type"] == "missing":
             message = "this key is required"
             where = where[:-1]
         elif error["type"] == "value_error":
             message = str(error["ctx"]["error"])
-            # A validator of the whole says the key in its message.
+            # The message of a validator of the whole spec begins with the key.
             where = where or tuple(message.partition(":")[0].split("."))
         else:
             same = [other["msg"] for other in alike if _place(other) == _place(error)]
@@ -181,17 +198,17 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
                 hint = "YAML reads yes, no, on and off as true and false; write text in quotes."
         more = len(errors) - len(alike)
         if more:
-            hint = f"{hint} ({more} more like it below it)".strip()
+            hint = f"{hint} ({more} more below it)".strip()
         text = f"{place_of(path, where)}: {key + ': ' if key else ''}{message}."
         raise UserError(text, hint) from failure
 
 
 def place_of(path: Path, keys: Sequence[str]) -> str:
-    """A file, and the line of a key in it: "FILE:LINE"; the file alone if the key is not in it.
+    """The place of a key for messages: "FILE:LINE", or "FILE" if the key is not in the file.
 
     Args:
-        path: a YAML file; what it extends is not looked into.
-        keys: from the top down; numbers of list items as text.
+        path: a YAML file; files that it extends are not searched.
+        keys: from the top down; indices of list items as text.
     """
     try:
         node: Any = yaml.compose(path.read_text(encoding="utf-8"), Loader=_BaseLoader)
@@ -212,19 +229,19 @@ def place_of(path: Path, keys: Sequence[str]) -> str:
 
 
 def read_spec(spec: type[S], path: Path) -> S:
-    """Read a spec and check that its name is its file's.
+    """Read a spec from a file with the spec's name.
 
     Raises:
-        UserError: as `read_mapping` and `validate`, and if the name differs.
+        UserError: as `read_mapping`, `validate` and `named_as_file`.
     """
     return named_as_file(validate(spec, read_mapping(path), path), path)
 
 
 def named_as_file(spec: S, path: Path) -> S:
-    """The spec, if its name is the stem of its file.
+    """Return the spec if its name is the stem of its file.
 
     Raises:
-        UserError: otherwise.
+        UserError: the names differ.
     """
     name = getattr(spec, "name", path.stem)
     if name != path.stem:
@@ -242,13 +259,13 @@ def _type_name(value: Any) -> str:
 
 
 def _place(error: ErrorDetails) -> tuple[str, ...]:
-    """The keys of an error, without pydantic's names of the kinds of a union, and of a key."""
+    """The keys of an error, without pydantic's names for the types of a union and for keys."""
     parts = [str(part) for part in error["loc"]]
     return tuple(part for part in parts if not part.endswith("]"))
 
 
 def _contains(node: yaml.Node, wanted: yaml.Node, seen: set[int]) -> bool:
-    """Whether a node is inside another one."""
+    """Whether a node contains another one."""
     if node is wanted:
         return True
     if id(node) in seen or not isinstance(node.value, list):
@@ -271,14 +288,26 @@ def _refuse_cycles(
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         _refuse_cycles(item, path, [*keys, str(key)], above | {id(value)}, harmless)
-    harmless.add(id(value))  # an alias is looked into once, however often it is used
+    harmless.add(id(value))  # every alias is searched once, however often it is used
+
+
+def _renamed_first(spec: type[Spec], errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Errors about old names of keys first, without errors about the new names being missing."""
+    old, new = [], set()
+    for error in errors:
+        renamed = RENAMED.get(str(error["loc"][-1])) if error["loc"] else None
+        if error["type"] == "extra_forbidden" and renamed in _keys_beside(spec, error["loc"]):
+            old.append(error["loc"])
+            new.add((*error["loc"][:-1], renamed))
+    kept = [error for error in errors if error["loc"] not in new]
+    return sorted(kept, key=lambda error: error["loc"] not in old)
 
 
 def _keys_beside(spec: type[Spec], location: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed where a validation error occurred."""
+    """Keys that are allowed beside the key of a validation error."""
     annotation: Any = spec
     for part in location[:-1]:
-        if _is_mapping(annotation):  # `part` is a name that the user gave, such as a model's
+        if _is_mapping(annotation):  # `part` is a name given by the user, such as a model's
             annotation = typing.get_args(annotation)[1]
             continue
         fields = _spec_in(annotation).model_fields

@@ -408,7 +408,14 @@ def test_unknown_builder() -> None:
 def test_unknown_option() -> None:
     assert message_of(changed("digits", options={"clases": [1], "sead": 0})) == (
         "data set 'digits': builder 'sklearn_digits' takes no option 'clases', 'sead'\n"
-        "It takes: classes, pool, labeled."
+        "Did you mean 'classes'?"
+    )
+
+
+def test_an_old_name_of_an_option_gets_the_new_name() -> None:
+    assert message_of(changed("digits", options={"labelled": False})) == (
+        "data set 'digits': builder 'sklearn_digits' takes no option 'labelled'\n"
+        "It is called 'labeled' now."
     )
 
 

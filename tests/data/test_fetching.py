@@ -315,7 +315,7 @@ def test_archives_and_other_files_lie_together(server: Server, tmp_path: Path) -
     [
         ({"kind": "builtin", "builder": "x", "paths": {}}, "takes neither split_from nor files"),
         ({"files": [{"name": "a.tar"}]}, "file 'a.tar' needs a checksum"),
-        ({"files": [{"name": "a", "md5": "0" * 32}] * 2}, "two of them have one name"),
+        ({"files": [{"name": "a", "md5": "0" * 32}] * 2}, "two files have the same name"),
         ({"files": [{"name": "../a", "md5": "0" * 32}]}, "should match pattern"),
         ({"files": [{"name": "a", "md5": "0" * 32, "urls": ["file:///x"]}]}, "match pattern"),
     ],

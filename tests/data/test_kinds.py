@@ -628,7 +628,7 @@ def test_unknown_readers_options_and_splits(tmp_path: Path) -> None:
     assert "CIFAR10" in error.hint
     error = error_of(vision_spec("SVHN", options={"train": True}), tmp_path)
     assert "builder 'SVHN' takes no option 'train'" in error.message
-    assert error.hint == "It takes: none."
+    assert error.hint == "None are known."
     validation = vision_spec("SVHN", splits={"validation": 5, "test": COUNT})
     assert "split_from" in error_of(validation, tmp_path).hint
 

@@ -1,0 +1,209 @@
+"""Specs of benchmarks: the contents of `benchmarks/<name>.yaml`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from oodbench.specs.base import (
+    WORDS,
+    BatchSize,
+    ImageCount,
+    MethodName,
+    NonNegativeScale,
+    Options,
+    PositiveInt,
+    RunName,
+    Scale,
+    SchemaVersion,
+    Several,
+    Spec,
+    SplitName,
+    Text,
+)
+from oodbench.specs.dataset_spec import DatasetSpec
+from oodbench.specs.limit_spec import LimitSpec
+from oodbench.specs.model_spec import ModelSpec
+
+TuningProtocol = Literal["none", "fgsm", "ood_oracle"]
+
+
+class TuningSpec(Spec):
+    """How detectors that declare a search space or calibrate a model of their own are tuned.
+
+    `fgsm`: on adversarial images made from the ID validation split; one setting per (model, ID
+    set) is used for every OOD set. `ood_oracle`: on validation images of each OOD set, one setting
+    per OOD set. This is an upper bound: a deployed detector has no such images.
+    """
+
+    protocol: TuningProtocol = "fgsm"
+    split: Literal["validation"] = "validation"
+    """The split for tuning. It is used neither for training nor for testing."""
+    fgsm_step: Scale = 0.05
+    """Step of the fast gradient sign method, for pixels in [0, 1] (Lee et al. 2018: 0.05)."""
+    noise_std: NonNegativeScale = 0.0625
+    """Standard deviation of the noisy images' noise, in units of the normalized image (Lee et al.
+    2018, ResNet)."""
+    min_adversarial: ImageCount = 20
+    """Minimum number of adversarial images that fool the network; with fewer, tuning fails."""
+    detectors: Literal["all"] | Several[Text] = "all"
+    """The built-in detectors that are tuned; the others use the parameters of their papers."""
+    tune: Literal["all", "none"] | Several[Text] | None = None
+    """Value of `--tune`: every detector with a search space, none, or exactly these. It overrides
+    `detectors` and the protocols of methods."""
+
+    def protocol_for(
+        self, detector: str, *, plugin: bool, own: TuningProtocol | None
+    ) -> TuningProtocol:
+        """How the detector of a method is tuned.
+
+        Args:
+            detector: name of the detector.
+            plugin: whether the detector is a plug-in. Plug-ins are tuned even if the benchmark
+                lists the detectors to tune, because the benchmark cannot know them.
+            own: the method's own protocol, if the benchmark gives one.
+        """
+        if self.tune is not None:
+            asked_for = self.tune == "all" or (self.tune != "none" and detector in self.tune)
+            chosen = self.protocol if own is None or own == "none" else own
+            return chosen if asked_for else "none"
+        if own is not None:
+            return own
+        tuned = plugin or self.detectors == "all" or detector in self.detectors
+        return self.protocol if tuned else "none"
+
+
+class MethodSpec(Spec):
+    """A named method: a model, a detector and the detector's parameters."""
+
+    model: Text
+    detector: Text
+    parameters: Options = Field(default_factory=dict)
+    """Arguments of the detector; parameters given here are not tuned."""
+    tuning: TuningProtocol | None = None
+    """Overrides the benchmark's protocol for this method."""
+
+
+class MatrixSpec(Spec):
+    """Combinations of models with detectors; combinations listed in `methods` keep their names."""
+
+    models: Literal["all"] | Several[Text] = "all"
+    detectors: Literal["all"] | Several[Text] = "all"
+
+
+class ExcludeSpec(Spec):
+    """A combination that the matrix leaves out, and the reason."""
+
+    model: Text
+    detector: Text
+    reason: Text
+
+
+class EvaluationSpec(Spec):
+    """How scores are computed and evaluated."""
+
+    batch_size: BatchSize = 200
+    resamples: Annotated[int, Field(ge=100, le=20_000)] = 1000
+    """Bootstrap resamples of each confidence interval. They take one byte per resample and image:
+    20,000 resamples of 50,000 images take a gigabyte."""
+
+
+_FEWEST_TO_TUNE = 4
+"""`min_adversarial` of a limited run: two images to fit on and two to select with."""
+
+
+class BenchmarkSpec(Spec):
+    """A benchmark (`benchmarks/<name>.yaml`): the ID set, the OOD sets, the models, the methods."""
+
+    schema_version: SchemaVersion
+    name: RunName
+    version: PositiveInt
+    """Must be raised when a change makes results incomparable."""
+    title: Text
+    summary: Text
+    id: Text
+    """The in-distribution data set: models are trained on its `train` split, tested on `test`."""
+    ood: dict[Text, Several[Text]]
+    """Group ("near", "far") -> OOD data sets; their `test` splits are used."""
+    models: dict[MethodName, ModelSpec]
+    methods: dict[MethodName, MethodSpec] = Field(default_factory=dict)
+    matrix: MatrixSpec | None = None
+    exclude: Several[ExcludeSpec] = ()
+    reference: Text | None = None
+    """The method that costs are relative to; its detector needs only the logits."""
+    tuning: TuningSpec = TuningSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    limited: LimitSpec | None = None
+    """Limits of a first try; the name contains their label."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BenchmarkSpec:
+        if self.limited is not None:
+            self.limited.check(self.name)
+        sets = [dataset for group in self.ood.values() for dataset in group]
+        if not sets:
+            raise ValueError("ood: names no data set")
+        for dataset in sets:
+            if sets.count(dataset) > 1:
+                raise ValueError(f"ood: '{dataset}' is listed twice")
+        if "id" in sets:
+            raise ValueError("ood: 'id' is reserved: it names the ID test images in stored scores")
+        if self.id in sets:
+            raise ValueError(f"ood: '{self.id}' is the in-distribution data set")
+        if not self.models:
+            raise ValueError("models: names no model")
+        if not self.methods and self.matrix is None:
+            raise ValueError("give methods, a matrix, or both")
+        for name, method in self.methods.items():
+            self._known_model(method.model, f"methods.{name}.model")
+        for model in self.matrix.models if self.matrix and self.matrix.models != "all" else ():
+            self._known_model(model, "matrix.models")
+        for index, excluded in enumerate(self.exclude):
+            self._known_model(excluded.model, f"exclude.{index}.model")
+        return self
+
+    def _known_model(self, model: str, where: str) -> None:
+        if model not in self.models:
+            raise ValueError(f"{where}: no model '{model}' here (models: {', '.join(self.models)})")
+
+    def limited_to(self, limit: LimitSpec) -> BenchmarkSpec:
+        """A copy with limits. Epochs are limited here, images when they are read."""
+        models = self.models
+        if limit.epochs is not None:
+            models = {name: model.with_at_most(limit.epochs) for name, model in models.items()}
+        tuning = self.tuning
+        if limit.images is not None:
+            fewest = min(tuning.min_adversarial, _FEWEST_TO_TUNE)
+            tuning = tuning.model_copy(update={"min_adversarial": fewest})
+        return self.model_copy(
+            update={
+                "name": limit.labeled(self.name),
+                "models": models,
+                "tuning": tuning,
+                "limited": limit,
+            }
+        )
+
+    def tuning_only(self, tune: Literal["all", "none"] | tuple[str, ...]) -> BenchmarkSpec:
+        """A copy that tunes other detectors."""
+        return self.model_copy(update={"tuning": self.tuning.model_copy(update={"tune": tune})})
+
+    @property
+    def most_images(self) -> int | None:
+        """Maximum number of images of a split; None for all."""
+        return None if self.limited is None else self.limited.images
+
+    def images_of(self, dataset: DatasetSpec, split: SplitName) -> int:
+        """Number of images of a split that the benchmark uses."""
+        count = dataset.splits[split]
+        return count if self.most_images is None else min(count, self.most_images)
+
+    def identity(self) -> dict[str, Any]:
+        """All values that results depend on: everything but title and summary."""
+        return self.model_dump(mode="json", exclude=WORDS)
+
+    @property
+    def ood_groups(self) -> dict[str, str]:
+        """OOD data set -> its group, in the file's order."""
+        return {dataset: group for group, sets in self.ood.items() for dataset in sets}
