@@ -18,6 +18,7 @@ from oodbench.planning.suite import Change, load_suite, plan_suite
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog, DetectorStatus, Plugin
 from oodbench.plugins.probe import probe_parameters
+from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import EvaluationSpec
 from oodbench.storage.holding import claim, held, held_around
@@ -286,6 +287,7 @@ def run(
     Raises:
         UserError: if something that was asked for is not there or not valid.
     """
+    prepare_process()
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
@@ -353,6 +355,7 @@ def run_suite(
     """
     from oodbench.engine.suite import run_members
 
+    prepare_process()
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )

@@ -6,7 +6,7 @@ import os
 
 from oodbench.process import prepare_process
 
-prepare_process()  # as the command line does, before torch is loaded
+prepare_process()  # as `oodbench run` does, before torch is loaded
 for of_the_user in ("OODBENCH_PLUGINS", "OODBENCH_DATA", "OODBENCH_OFFLINE"):
     os.environ.pop(of_the_user, None)  # content of the user's, data and no network are not tested
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
@@ -62,31 +63,87 @@ def test_what_the_user_has_set_for_the_allocator_stays(setting: dict[str, str]) 
     assert int(run(FAULTS, **setting)) > 4000
 
 
-SPIN = """
-import os
-from oodbench.process import prepare_process
+SETTINGS = """
+import json
+from oodbench.process import prepare_process, process_settings
 prepare_process()
-print(os.environ["GOMP_SPINCOUNT"])
+print(json.dumps(process_settings()))
 """
+
+
+def settings(before: str = "", **environment: str) -> dict[str, object]:
+    found = json.loads(run(before + SETTINGS, **environment))
+    assert isinstance(found, dict)
+    return found
 
 
 def test_threads_spin_for_a_while_unless_the_user_says_otherwise() -> None:
-    assert run(SPIN) == "20000"
-    assert run(SPIN, GOMP_SPINCOUNT="7") == "7"
+    assert settings()["GOMP_SPINCOUNT"] == "20000"
+    assert settings(GOMP_SPINCOUNT="7")["GOMP_SPINCOUNT"] == "7"
+    passive = settings(OMP_WAIT_POLICY="passive")
+    assert passive["OMP_WAIT_POLICY"] == "passive"
+    assert passive["GOMP_SPINCOUNT"] is None, "the count would override the policy"
 
 
-def test_the_command_line_prepares_its_process_before_torch_is_loaded() -> None:
-    code = """
+def test_settings_are_those_in_effect() -> None:
+    assert settings()["threads"] is None, "torch is not loaded"
+    late = settings(before="import torch\n", OMP_NUM_THREADS="1")
+    assert late["GOMP_SPINCOUNT"] is None, "OpenMP has read its settings before"
+    assert late["threads"] == 1
+    assert late["OMP_NUM_THREADS"] == "1"
+
+
+@needs_glibc
+def test_settings_of_the_allocator() -> None:
+    assert settings()["allocator"] == "glibc, keeps freed memory"
+    assert settings(before="import torch\n")["allocator"] == "glibc, keeps freed memory"
+    assert settings(MALLOC_TOP_PAD_="131072")["allocator"] == "as the user sets it"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "oodbench.run('no-such')",
+        "oodbench.run_suite('no-such')",
+        "command('run', '--methods', 'no-such')",
+        "command('train', 'no-such')",
+    ],
+)
+def test_program_and_command_prepare_the_process_before_torch_is_loaded(start: str) -> None:
+    code = f"""
 import sys
-import oodbench.cli.main
-assert "torch" not in sys.modules and "numpy" not in sys.modules
-called = []
-oodbench.cli.main.prepare_process = lambda: called.append("torch" in sys.modules)
-sys.argv = ["oodbench", "--help"]
+import oodbench
+import oodbench.process
+
+def command(*arguments):
+    from oodbench.cli.main import main
+    sys.argv = ["oodbench", *arguments]
+    main()
+
+prepared = []
+real = oodbench.process.prepare_process
+oodbench.process.prepare_process = lambda: (prepared.append("torch" in sys.modules), real())
 try:
-    oodbench.cli.main.main()
-except SystemExit:
+    {start}
+except (oodbench.UserError, SystemExit):
     pass
-assert called == [False]
+assert prepared == [False], prepared
 """
     run(code)
+
+
+def test_evaluate_prepares_the_process() -> None:
+    code = """
+import oodbench
+from oodbench.process import process_settings
+try:
+    oodbench.evaluate(None, [], id_data=None, ood_data={})
+except oodbench.UserError:
+    pass
+print(process_settings()["allocator"])
+"""
+    assert run(code) == settings()["allocator"]
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    run("import sys, oodbench.cli.main; assert not {'torch', 'numpy'} & sys.modules.keys()")

@@ -16,7 +16,6 @@ from rich.console import Console
 from oodbench.cli.data import data_app, given_path
 from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams
 from oodbench.errors import ExitCode, InterruptedRun, UserError
-from oodbench.process import prepare_process
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -231,6 +230,9 @@ def train(
 
     With several GPUs: torchrun --nproc-per-node N -m oodbench train BENCHMARK.
     """
+    from oodbench.process import prepare_process
+
+    prepare_process()  # before torch is loaded
     from oodbench.engine.device import find_device
     from oodbench.plugins.catalog import Catalog
     from oodbench.progress import Silent
@@ -340,7 +342,6 @@ def report(
 
 def main() -> None:
     """Entry point of the `oodbench` command: errors of the user's become one or two lines."""
-    prepare_process()
     prepare_streams()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1

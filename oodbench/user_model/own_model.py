@@ -32,6 +32,7 @@ from oodbench.models.rounding import agree
 from oodbench.planning.plan import Method
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog, Plugin
+from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
 from oodbench.report.differences import differences_to_best
 from oodbench.report.signs import score_signs, tie_notes
@@ -177,6 +178,7 @@ def evaluate(
             logits for the images, or no detector can run.
         Exception: with errors="raise", what a detector raised.
     """
+    prepare_process()
     say = reporter_of(progress)
     models = _models(model)
     several = isinstance(model, Mapping)

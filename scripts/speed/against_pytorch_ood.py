@@ -44,7 +44,7 @@ from typing import Any
 
 from oodbench.process import prepare_process
 
-prepare_process()  # as the command line does, before torch is loaded
+prepare_process()  # as `oodbench run` does, before torch is loaded
 
 import numpy as np
 import torch

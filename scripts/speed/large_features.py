@@ -21,7 +21,7 @@ from pathlib import Path
 
 from oodbench.process import prepare_process
 
-prepare_process()  # as the command line does, before torch is loaded
+prepare_process()  # as `oodbench run` does, before torch is loaded
 
 import torch
 from torch import Tensor

@@ -15,7 +15,7 @@ import argparse
 
 from oodbench.process import prepare_process
 
-prepare_process()  # as the command line does, before torch is loaded
+prepare_process()  # as `oodbench run` does, before torch is loaded
 
 import itertools
 import statistics
