@@ -18,7 +18,8 @@ from torch.utils.data import TensorDataset
 import oodbench
 from oodbench.errors import UserError
 from oodbench.progress import Bar, Meter, OneLine, PlainLines, Reporter, Silent, reporter_of
-from oodbench.training.stores import DataStore, ModelStore
+from oodbench.training.loaded_data import DataStore
+from oodbench.training.trained_models import ModelStore
 
 
 class Notes:

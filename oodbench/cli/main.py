@@ -237,7 +237,7 @@ def train(
     from oodbench.plugins.catalog import Catalog
     from oodbench.progress import Silent
     from oodbench.training import distributed
-    from oodbench.training.models import train_models
+    from oodbench.training.trained_models import train_models
 
     catalog = Catalog(plugins or ())
     spec = catalog.benchmark(benchmark)

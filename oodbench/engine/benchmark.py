@@ -55,9 +55,11 @@ from oodbench.storage.run_directory import (
     scores_name,
 )
 from oodbench.training import distributed
-from oodbench.training.loop import deterministic, has_bfloat16
+from oodbench.training.determinism import deterministic
+from oodbench.training.loaded_data import DataStore
+from oodbench.training.precision import has_bfloat16
 from oodbench.training.state import tensors_digest
-from oodbench.training.stores import DataStore, ModelStore
+from oodbench.training.trained_models import ModelStore
 from oodbench.version import __version__
 
 IN_NO_FILE = "a class that is in no file of a plug-in folder"

@@ -185,7 +185,7 @@ def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) 
         detector_checksum,
         without_words,
     )
-    from oodbench.training.stores import DataStore
+    from oodbench.training.loaded_data import DataStore
 
     try:
         store = DataStore(plan.datasets, data_root, most=plan.benchmark.most_images)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -18,10 +16,14 @@ from oodbench.data import ImageArray
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
 from oodbench.numerics.temperature import calibrate
-from oodbench.specs import ModelSpec, TrainingSpec
+from oodbench.specs import ModelSpec
 from oodbench.training import distributed
 from oodbench.training.augmentation import augment, draw
+from oodbench.training.determinism import deterministic, seeded
 from oodbench.training.distributed import Group
+from oodbench.training.initialization import new_classifier
+from oodbench.training.precision import with_precision
+from oodbench.training.schedule import learning_rate
 from oodbench.training.state import Epoch, TrainingState
 
 _EVALUATION_BATCH = 500
@@ -38,107 +40,6 @@ def resident(data: ImageArray, device: torch.device) -> Tensor:
 def as_floats(images: Tensor) -> Tensor:
     """Images in [0, 1], float32, from bytes or from floats."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 by instructions of its own."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public ones
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
-
-
-def with_precision(recipe: TrainingSpec, device: torch.device) -> TrainingSpec:
-    """A recipe with the precision that `auto` means on a device."""
-    if recipe.precision != "auto":
-        return recipe
-    precision = "bfloat16" if has_bfloat16(device) else "float32"
-    return recipe.model_copy(update={"precision": precision})
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Ask torch for deterministic algorithms on CUDA, and restore its settings afterwards.
-
-    On the CPU the operations used here are deterministic for a number of threads, and asking would
-    cost two seconds: it imports torch's compiler.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for its matrix products
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, which layers like dropout draw from, and restore them."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: int) -> Classifier:
-    """An untrained classifier, normalized as its spec says or by the training images.
-
-    Args:
-        spec: network, head, normalization.
-        num_classes: C.
-        data: the training images.
-        seed: of the initial weights.
-
-    Raises:
-        UserError: if the normalization is for another number of channels.
-    """
-    with seeded(seed, torch.device("cpu")):
-        network = models.create(
-            spec.network,
-            num_classes,
-            spec.head,
-            data.images.shape[1],
-            taps=spec.taps,
-            options=spec.network_options,
-        )
-    if spec.normalization is None:
-        mean, std = channel_statistics(data)
-    else:
-        mean, std = list(spec.normalization.mean), list(spec.normalization.std)
-        if len(mean) != data.images.shape[1]:
-            raise UserError(
-                f"The normalization has {len(mean)} channels, the images have "
-                f"{data.images.shape[1]}.",
-                "Correct 'normalization' of the model in the benchmark.",
-            )
-    classifier = Classifier(network, mean, std)
-    return classifier.to(memory_format=torch.channels_last)  # faster passes, backward above all
-
-
-def channel_statistics(data: ImageArray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all images, in [0, 1] units, float64."""
-    channels = data.images.shape[1]
-    count, first, second = 0, np.zeros(channels), np.zeros(channels)
-    for start in range(0, len(data), 1000):  # a block at a time: the images may be many
-        block = data.images[start : start + 1000].astype(np.float64)
-        count += block[:, 0].size
-        first += block.sum(axis=(0, 2, 3))
-        second += np.square(block).sum(axis=(0, 2, 3))
-    scale = 255.0 if data.images.dtype == np.uint8 else 1.0
-    mean = first / count
-    std = np.sqrt(np.maximum(second / count - np.square(mean), 0.0)) / scale
-    return (mean / scale).tolist(), np.maximum(std, 1e-3).tolist()
 
 
 def train(
@@ -393,26 +294,3 @@ def _calibrate(classifier: Classifier, spec: ModelSpec, validation: ImageArray |
     labels = torch.from_numpy(validation.labels.copy())
     temperature = calibrate(torch.cat(logits).cpu(), labels)
     classifier.network.get_buffer("head.temperature").fill_(temperature)
-
-
-def learning_rate(recipe: TrainingSpec, position: float) -> float:
-    """Learning rate at a position in the training.
-
-    Args:
-        recipe: schedule and peak rate.
-        position: epochs done, with the fraction of the present one.
-    """
-    done = position / recipe.epochs
-    if recipe.schedule == "constant":
-        factor = 1.0
-    elif recipe.schedule == "step":
-        factor = 0.1 ** sum(done >= milestone for milestone in recipe.milestones)
-    elif recipe.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * done))
-    else:  # one_cycle: a linear rise over the first 30 %, then half a cosine down to zero
-        rise = 0.3
-        if done < rise:
-            factor = 0.04 + 0.96 * done / rise
-        else:
-            factor = 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
-    return recipe.learning_rate * factor

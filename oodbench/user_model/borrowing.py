@@ -19,7 +19,7 @@ from oodbench.engine.passes.network import ImageSource, NetworkRunner, is_out_of
 from oodbench.errors import UserError, listed
 from oodbench.models.adapter import Function, model_name
 from oodbench.models.classifier import Classifier, Network
-from oodbench.training.loop import deterministic, seeded
+from oodbench.training.determinism import deterministic, seeded
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _ABSENT = object()

@@ -20,7 +20,8 @@ from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.scoring import Scorer, score_split
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
-from oodbench.training.stores import DataStore, ModelStore
+from oodbench.training.loaded_data import DataStore
+from oodbench.training.trained_models import ModelStore
 
 
 def main() -> None:

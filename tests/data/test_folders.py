@@ -28,7 +28,7 @@ from oodbench.data.store.verification import verify
 from oodbench.errors import UserError
 from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
-from oodbench.training.stores import DataStore
+from oodbench.training.loaded_data import DataStore
 
 SIDE = 6
 

@@ -10,7 +10,7 @@ import pytest
 from oodbench.data import ImageArray
 from oodbench.data.limiting import limited
 from oodbench.plugins.catalog import Catalog
-from oodbench.training.stores import DataStore
+from oodbench.training.loaded_data import DataStore
 
 
 def images(labels: list[int] | None, count: int = 0) -> ImageArray:

@@ -33,7 +33,7 @@ from oodbench.report.writers.run_files import RUN_FILES
 from oodbench.storage import run_directory as rundir
 from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord, to_lines
 from oodbench.storage.run_directory import RunDirectory
-from oodbench.training.stores import ModelStore
+from oodbench.training.trained_models import ModelStore
 
 TINY = """\
 schema_version: 1

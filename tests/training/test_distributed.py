@@ -19,7 +19,7 @@ from oodbench.errors import UserError
 from oodbench.training import distributed
 from oodbench.training.checkpoints import read_history
 from oodbench.training.distributed import Group, SharedBatchNorm2d
-from oodbench.training.models import train_models
+from oodbench.training.trained_models import train_models
 
 Make = Callable[..., Any]
 

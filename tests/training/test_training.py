@@ -27,10 +27,12 @@ from oodbench.training.checkpoints import (
     load_or_train,
     read_history,
 )
-from oodbench.training.loop import as_floats, learning_rate, new_classifier, resident, train
-from oodbench.training.models import train_models
+from oodbench.training.initialization import new_classifier
+from oodbench.training.loaded_data import DataStore
+from oodbench.training.loop import as_floats, resident, train
+from oodbench.training.schedule import learning_rate
 from oodbench.training.state import Epoch, TrainingState
-from oodbench.training.stores import DataStore
+from oodbench.training.trained_models import train_models
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")

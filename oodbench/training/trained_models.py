@@ -1,68 +1,25 @@
-"""What a run computes with, got when first needed: images and classifiers."""
+"""The trained classifiers of a benchmark: from the cache, or trained now."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from oodbench.data import ImageArray, checked_split
-from oodbench.data.limiting import limited
-from oodbench.errors import counted
+from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.models import create_loss, head_info
 from oodbench.models.classifier import Classifier
-from oodbench.progress import Meter, Reporter, Silent
-from oodbench.specs import BenchmarkSpec, DatasetSpec, ModelSpec, SplitName
+from oodbench.plugins.catalog import Catalog
+from oodbench.progress import Meter, Reporter
+from oodbench.specs import BenchmarkSpec, ModelSpec
 from oodbench.training.checkpoints import CheckpointKey, load_or_train, read_history
-from oodbench.training.loop import new_classifier, train, with_precision
+from oodbench.training.initialization import new_classifier
+from oodbench.training.loaded_data import DataStore
+from oodbench.training.loop import train
+from oodbench.training.precision import with_precision
 from oodbench.training.state import Epoch, TrainingState
-
-
-class DataStore:
-    """The images of data sets, read when first needed and then kept.
-
-    Args:
-        specs: the manifests by name.
-        data_root: the folder that data sets lie in; default: `OODBENCH_DATA`, else in the cache.
-        say: takes progress and warnings; default: warnings become Python warnings.
-        most: most images of a split; None for all (`oodbench.data.limiting`).
-    """
-
-    def __init__(
-        self,
-        specs: Mapping[str, DatasetSpec],
-        data_root: str | Path | None = None,
-        say: Reporter | None = None,
-        most: int | None = None,
-    ) -> None:
-        self._specs, self._data_root, self._say = specs, data_root, say or Silent()
-        self._most = most
-        self._loaded: dict[tuple[str, str], tuple[ImageArray, str]] = {}
-
-    def num_classes(self, dataset: str) -> int:
-        """Number of classes that a manifest declares; 0 for data without classes."""
-        return self._specs[dataset].num_classes or 0
-
-    def get(self, dataset: str, split: str) -> ImageArray:
-        """Images of a split; held against the fingerprint they had when they were decoded."""
-        return self._load(dataset, split)[0]
-
-    def fingerprint(self, dataset: str, split: SplitName) -> str:
-        """SHA-256 of a split."""
-        return self._load(dataset, split)[1]
-
-    def _load(self, dataset: str, split: str) -> tuple[ImageArray, str]:
-        key = dataset, split
-        if key not in self._loaded:
-            spec = self._specs[dataset]
-            data, fingerprint = checked_split(spec, split, self._data_root, self._say)
-            if self._most is not None and len(data) > self._most:
-                data = limited(data, self._most, dataset, split)
-                fingerprint = data.fingerprint()
-            self._loaded[key] = data, fingerprint
-        return self._loaded[key]
 
 
 class ModelStore:
@@ -159,3 +116,59 @@ class ModelStore:
             on_epoch=on_epoch,
             on_images=lambda count: meter.add(count),
         )
+
+
+def train_models(
+    benchmark: BenchmarkSpec,
+    catalog: Catalog,
+    *,
+    model: str | None,
+    seeds: int,
+    device: torch.device,
+    say: Reporter,
+    data_root: Path | None = None,
+) -> dict[str, Path]:
+    """Train what is not in the cache yet; inside `distributed.group`, together.
+
+    Args:
+        benchmark: whose models.
+        catalog: gives the training data.
+        model: only this one; None for all.
+        seeds: number of seeds, 0 .. seeds - 1.
+        device: where to train.
+        say: takes progress.
+        data_root: where data sets are that do not come built in.
+
+    Returns:
+        "model seed k" -> checkpoint file.
+
+    Raises:
+        UserError: if there is no such model, or training fails.
+    """
+    if model is not None and model not in benchmark.models:
+        raise UserError(
+            f"Benchmark '{benchmark.name}' has no model '{model}'.",
+            did_you_mean(model, benchmark.models),
+        )
+    names = [model] if model is not None else list(benchmark.models)
+    data = DataStore(
+        {benchmark.id: catalog.dataset(benchmark.id)}, data_root, say, benchmark.most_images
+    )
+    store = ModelStore(benchmark, data, device, say)
+    store.check(names)
+    paths = {}
+    with say.work(len(names) * seeds):
+        for name in names:
+            for seed in range(seeds):
+                label = f"{name} seed {seed}"
+                say.stage(label)
+                path = store.key(name, seed).path
+                source = "in the cache" if path.exists() else "trained"
+                store.trained(name, seed)
+                last = read_history(path)[-1]
+                say.done(
+                    f"{label}: {source}, {counted(last['epoch'], 'epoch')}, "
+                    f"loss {last['loss']:.3f}, training accuracy {100 * last['accuracy']:.1f} %"
+                )
+                paths[label] = path
+    return paths

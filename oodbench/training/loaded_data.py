@@ -1,0 +1,56 @@
+"""The images of data sets, read when first needed and then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from oodbench.data import ImageArray, checked_split
+from oodbench.data.limiting import limited
+from oodbench.progress import Reporter, Silent
+from oodbench.specs import DatasetSpec, SplitName
+
+
+class DataStore:
+    """The images of data sets, read when first needed and then kept.
+
+    Args:
+        specs: the manifests by name.
+        data_root: the folder that data sets lie in; default: `OODBENCH_DATA`, else in the cache.
+        say: takes progress and warnings; default: warnings become Python warnings.
+        most: most images of a split; None for all (`oodbench.data.limiting`).
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, DatasetSpec],
+        data_root: str | Path | None = None,
+        say: Reporter | None = None,
+        most: int | None = None,
+    ) -> None:
+        self._specs, self._data_root, self._say = specs, data_root, say or Silent()
+        self._most = most
+        self._loaded: dict[tuple[str, str], tuple[ImageArray, str]] = {}
+
+    def num_classes(self, dataset: str) -> int:
+        """Number of classes that a manifest declares; 0 for data without classes."""
+        return self._specs[dataset].num_classes or 0
+
+    def get(self, dataset: str, split: str) -> ImageArray:
+        """Images of a split; held against the fingerprint they had when they were decoded."""
+        return self._load(dataset, split)[0]
+
+    def fingerprint(self, dataset: str, split: SplitName) -> str:
+        """SHA-256 of a split."""
+        return self._load(dataset, split)[1]
+
+    def _load(self, dataset: str, split: str) -> tuple[ImageArray, str]:
+        key = dataset, split
+        if key not in self._loaded:
+            spec = self._specs[dataset]
+            data, fingerprint = checked_split(spec, split, self._data_root, self._say)
+            if self._most is not None and len(data) > self._most:
+                data = limited(data, self._most, dataset, split)
+                fingerprint = data.fingerprint()
+            self._loaded[key] = data, fingerprint
+        return self._loaded[key]
