@@ -50,8 +50,8 @@ from oodbench.user_model.borrowing import (
     stays_where_it_is,
     type_of,
 )
-from oodbench.user_model.declared import matching_labels
-from oodbench.user_model.loaders import LoadedImages
+from oodbench.user_model.declared_classes import matching_labels
+from oodbench.user_model.loaded_images import LoadedImages
 from oodbench.user_model.probing import NotFiniteError, probe, unwrapped
 from oodbench.user_model.session import ID, Contender, DataSets, NoDetectorError, Session
 

@@ -39,7 +39,7 @@ from oodbench.user_model.borrowing import (
     cannot_take,
     find_gradient,
 )
-from oodbench.user_model.loaders import LoadedImages
+from oodbench.user_model.loaded_images import LoadedImages
 
 ID = "id"
 """What in-distribution scores are called."""

@@ -1,7 +1,7 @@
-"""Classes that a data set of torch says it has, and the labels of several such sets as one.
+"""Classes that data sets of torch declare, and matching of labels between data sets.
 
 torchvision's data sets have `classes`, the names in the order of the labels, and most of them
-`class_to_idx`. Two sets that number other classes mean other things by one label.
+`class_to_idx`. If two data sets number their classes differently, a label has two meanings.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate,
 from oodbench.errors import UserError, listed
 
 _DEEPEST = 32
-"""Data sets inside each other that are looked into; one may be inside itself."""
+"""Maximum depth of nested data sets; a data set may contain itself."""
 
 
 _UNDECLARED = "ConcatDataset with a part that declares no classes"
-"""A wrapper: what the labels of that part mean is not known."""
+"""`wrapper` of such a set: the meaning of that part's labels is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredClasses:
-    """Classes of a data set.
+    """Classes that a data set declares.
 
     Attributes:
         names: in the order of the labels.
-        wrapper: the type of what may give other labels than the data set inside it that has the
-            names; "" if there is nothing like that.
+        wrapper: type of the data set around the one with the names, if it may change labels; "" if
+            there is none.
     """
 
     names: tuple[str, ...]
@@ -41,21 +41,21 @@ class DeclaredClasses:
 
 
 def declared_classes(data: Any, name: str, depth: int = 0) -> DeclaredClasses | None:
-    """The classes that a data set has, or the data set inside a DataLoader, a Subset, a wrapper.
+    """The classes that a data set declares, or a data set inside a DataLoader, Subset or wrapper.
 
-    What is inside is found as the attribute `dataset`. A `target_transform` may make other labels
-    of those that the names are of: then nothing is known.
+    Inner data sets are found by the attribute `dataset`. A `target_transform` may change labels:
+    data sets with one declare nothing.
 
     Args:
         data: a DataLoader or a Dataset.
-        name: what it is called in messages.
-        depth: how far inside it is.
+        name: the argument that the data were given as, for messages.
+        depth: number of data sets around this one.
 
     Returns:
-        None where none are declared.
+        The classes, or None if none are declared.
 
     Raises:
-        UserError: the parts of a ConcatDataset have other classes than each other.
+        UserError: the parts of a ConcatDataset declare different classes.
     """
     if depth > _DEEPEST or data is None:
         return None
@@ -69,9 +69,9 @@ def declared_classes(data: Any, name: str, depth: int = 0) -> DeclaredClasses | 
         for part in known:
             if part.names != known[0].names:
                 raise UserError(
-                    f"{name}: the parts of the ConcatDataset have other classes than each other: "
+                    f"{name}: the parts of the ConcatDataset have different classes: "
                     f"{known[0]}; and {part}.",
-                    "Give all parts the same classes: their order gives the labels.",
+                    "Give all parts the same classes in the same order.",
                 )
         if known and None in found:
             return DeclaredClasses(known[0].names, _UNDECLARED)
@@ -88,21 +88,22 @@ def declared_classes(data: Any, name: str, depth: int = 0) -> DeclaredClasses | 
 def matching_labels(
     declared: Mapping[str, DeclaredClasses], num_classes: int
 ) -> Iterator[tuple[str, list[int], str]]:
-    """Labels of data sets that have other classes than the model, by the names of the classes.
+    """Match the labels of data sets with other class orders to the model's, by class name.
 
-    The model's classes are those of `fit_data` where it has as many as the model, else those that
-    all sets with as many have.
+    The model's classes are those of `fit_data` if it has as many classes as the model, otherwise
+    those of the sets that have as many.
 
     Args:
         declared: argument -> its classes.
-        num_classes: of the model.
+        num_classes: number of the model's classes.
 
     Yields:
-        The argument, the model's label for each of its labels (none if they stay), and a note.
+        The argument, the model's label for each of its labels ([]: labels do not change), and a
+        note for readers of the scores.
 
     Raises:
-        UserError: a set has a class that the model does not have, it is not known which set has
-            the model's classes, or a wrapper may have changed labels already.
+        UserError: a set has a class that the model does not have, it is not clear which set has
+            the model's classes, or a wrapper may have changed labels.
     """
     lists = {name: each.names for name, each in declared.items()}
     if len(set(lists.values())) < 2:
@@ -124,21 +125,21 @@ def matching_labels(
             name,
             [lists[base].index(each) for each in names],
             f"The classes of {name} ({declared[name]}) are not numbered as those of {base} "
-            f"({declared[base]}): its labels were matched by the names of the classes.",
+            f"({declared[base]}): labels of {name} were matched by class name.",
         )
 
 
 def _fewer(
     declared: Mapping[str, DeclaredClasses], num_classes: int
 ) -> Iterator[tuple[str, list[int], str]]:
-    """A note where the sets agree and have fewer classes than the model."""
+    """A note if the sets agree and have fewer classes than the model."""
     for name, each in declared.items():
         if len(each.names) < num_classes:
             yield (
                 name,
                 [],
                 f"{name} has {len(each.names)} classes ({each}), the model {num_classes}: label k "
-                "is taken as the model's class k.",
+                "is used as the model's class k.",
             )
             return
 
@@ -153,23 +154,23 @@ def _disagreement(
     )
     if wrapper:
         hint = (
-            f"{name} is or has a {wrapper}, which may give other labels: set its attribute "
-            "`classes` to the names of the classes, in the order of the labels that it gives."
+            f"{name} is or has a {wrapper}, which may change labels: set its attribute `classes` "
+            "to the names of the classes, in the order of its labels."
         )
     return UserError(
-        f"{name} and {base} have other classes than each other: {name} has {declared[name]}; "
+        f"{name} and {base} have different classes: {name} has {declared[name]}; "
         f"{base} has {declared[base]}.",
         hint,
     )
 
 
 def _names(data: Any) -> tuple[str, ...]:
-    """Names of the classes in the order of the labels; none if a data set does not tell them."""
+    """Names of the classes in the order of the labels; () if a data set declares none."""
     numbers = _attribute(data, "class_to_idx")
     if isinstance(numbers, Mapping) and numbers:
         values = list(numbers.values())
         whole = all(isinstance(value, int | np.integer) for value in values)
-        # Several names may stand for one class, as in ImageNet: then `classes` has them.
+        # Several names may belong to one class, as in ImageNet; `classes` is right then.
         if whole and sorted(values) == list(range(len(values))):
             return tuple(str(name) for name in sorted(numbers, key=lambda name: numbers[name]))
     classes = _attribute(data, "classes")
@@ -187,7 +188,7 @@ def _joined(name: str | int | Sequence[Any]) -> str:
 
 
 def _attribute(data: Any, name: str) -> Any:
-    """An attribute of somebody else's object, whose properties may raise whatever they like."""
+    """An attribute of a user's object, or None; the user's properties may raise any error."""
     try:
         return getattr(data, name, None)
     except Exception:

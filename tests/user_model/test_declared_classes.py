@@ -21,7 +21,7 @@ from torch.utils.data import (
 import oodbench
 from oodbench import EvaluationResult, UserError
 from oodbench.storage.records import ID_ACCURACY
-from oodbench.user_model.declared import declared_classes
+from oodbench.user_model.declared_classes import declared_classes
 
 WHOLE = ("a", "b", "c", "d")
 LEVELS = {name: 0.1 + 0.2 * number for number, name in enumerate((*WHOLE, "e"))}
@@ -84,7 +84,7 @@ def accuracy(result: EvaluationResult) -> float:
 
 
 def matched(result: EvaluationResult) -> list[str]:
-    return [note for note in result.notes if "matched by the names" in note]
+    return [note for note in result.notes if "matched by class name" in note]
 
 
 AROUND: dict[str, Callable[[Any], Any]] = {
@@ -162,11 +162,11 @@ def test_fewer_classes_than_the_model_and_nothing_to_compare_them_with(network: 
         ({"id_data": Classes("ab"), "fit_data": Classes("abc")}, "fit_data has a, b, c"),
         (
             {"id_data": ConcatDataset([Classes("acd"), Classes(WHOLE)]), "fit_data": None},
-            "id_data: the parts of the ConcatDataset have other classes than each other",
+            "id_data: the parts of the ConcatDataset have different classes",
         ),
         (
             {"id_data": Classes("acd"), "fit_data": ConcatDataset([Classes("ab"), Classes("ac")])},
-            "fit_data: the parts of the ConcatDataset have other classes than each other",
+            "fit_data: the parts of the ConcatDataset have different classes",
         ),
     ],
 )
@@ -176,7 +176,7 @@ def test_classes_that_cannot_be_matched(
     with pytest.raises(UserError) as caught:
         evaluated(network, **data)
     assert said in caught.value.message
-    assert "other classes than each other" in caught.value.message
+    assert "different classes" in caught.value.message
 
 
 @pytest.mark.parametrize(
