@@ -149,7 +149,7 @@ def test_sets_that_agree_are_left_alone(network: nn.Module) -> None:
 
 def test_fewer_classes_than_the_model_and_nothing_to_compare_them_with(network: nn.Module) -> None:
     result = evaluated(network, id_data=Classes("acd"))
-    (note,) = [note for note in result.notes if "label k is taken as" in note]
+    (note,) = [note for note in result.notes if "label k is used as" in note]
     assert note.startswith("id_data has 3 classes (a, c, d), the model 4")
 
 
