@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from oodbench.detector import Detector
-    from oodbench.report import Leaderboard
-    from oodbench.report.comparison import Comparison
+    from oodbench.report import Comparison, Leaderboard
 
 RUNS = Path("runs")
 """Where runs go that are not told where, below the working directory."""
@@ -145,7 +144,7 @@ class Run:
 
     def figures(self) -> dict[str, Figure]:
         """What can be drawn of the run, by name (`oodbench.report.gallery`)."""
-        from oodbench.report import gallery
+        from oodbench.report.figures import gallery
 
         description = RunDirectory(self.folder).read_description()
         measured = {(cost.method, cost.seed) for cost in self.costs}
@@ -165,7 +164,7 @@ class Run:
             return self._draw(Path(folder))
 
     def _draw(self, folder: Path) -> list[Path]:
-        from oodbench.report import gallery
+        from oodbench.report.figures import gallery
 
         return gallery.save_all(self.figures(), folder)
 

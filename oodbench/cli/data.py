@@ -214,7 +214,7 @@ def _mending(name: str, data_root: Path | None, plugins: list[Path] | None) -> s
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from oodbench.report.tables.leaderboard import Cell, Heading, Section, Table
+    from oodbench.report.tables.document import Cell, Heading, Section, Table
     from oodbench.report.writers.terminal import print_list
 
     headings = (

@@ -9,7 +9,7 @@ from oodbench.errors import UserError
 from oodbench.models.registry import HEADS, NETWORKS
 from oodbench.planning.suite import load_suite
 from oodbench.plugins.catalog import BUILT_IN, Catalog
-from oodbench.report.tables.leaderboard import Cell, Heading, Section, Table
+from oodbench.report.tables.document import Cell, Heading, Section, Table
 
 Row = dict[str, Any]
 """At least name, status ("ok" or "broken"), summary, source."""

@@ -308,7 +308,7 @@ def report(
 
     from oodbench import api
     from oodbench.files import write_atomic
-    from oodbench.report.writers.formats import FORMATS, compact_table
+    from oodbench.report.formats import FORMATS, compact_table
     from oodbench.storage.holding import held_around
 
     with warnings.catch_warnings(record=True) as said:
@@ -436,13 +436,13 @@ def _planned(
 
 def _print_results(done: Run | SuiteRun, console: Console) -> None:
     """The leaderboards of a run, or the comparison of a suite, as wide as the console."""
-    from oodbench.report.comparison import Comparison
-    from oodbench.report.tables import comparison as comparison_tables
+    from oodbench.report import Comparison
+    from oodbench.report.tables import comparison_layout
     from oodbench.report.writers import terminal
 
     report = done.report()
     if isinstance(report, Comparison):
-        shown = terminal.document_renderables(comparison_tables.overview(report), console.width)
+        shown = terminal.document_renderables(comparison_layout.overview(report), console.width)
     else:
         shown = terminal.renderables(report, console.width)
     for part in shown if console.is_terminal else [terminal.plain(shown, console.width).rstrip()]:

@@ -13,7 +13,8 @@ from oodbench.planning import workload as workload
 from oodbench.planning.plan import Pass, Plan
 from oodbench.planning.suite import Suite
 from oodbench.planning.workload import Work
-from oodbench.report.tables.leaderboard import Cell, Heading, Section, Table, untuned_note
+from oodbench.report.tables.document import Cell, Heading, Section, Table
+from oodbench.report.tables.notes import untuned_note
 from oodbench.report.writers.terminal import paragraph, table_renderables
 
 _NUMBERS = ("images", "FLOPs", "trainings", "trained on", "training FLOPs", "swept", "pass FLOPs")

@@ -35,7 +35,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content import source_digest
 from oodbench.progress import Reporter
 from oodbench.report import differences
-from oodbench.report.signs import tie_notes
+from oodbench.report.score_warnings import tie_notes
 from oodbench.specs import WORDS
 from oodbench.storage.records import (
     CostRecord,

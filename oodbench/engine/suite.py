@@ -18,7 +18,7 @@ from oodbench.storage.suite_directory import SuiteDirectory, SuiteState
 from oodbench.version import __version__
 
 if TYPE_CHECKING:
-    from oodbench.report.comparison import Comparison
+    from oodbench.report import Comparison
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def comparison_of(directory: SuiteDirectory) -> Comparison:
     Raises:
         UserError: if there is no suite, or its records contradict it.
     """
-    from oodbench.report.comparison import Comparison
+    from oodbench.report import Comparison
 
     state = directory.read()
     return Comparison.from_records(state.suite, state.published, directory.member_records(state))
@@ -245,7 +245,7 @@ def write_figures(directory: SuiteDirectory, folder: Path) -> list[Path]:
     Returns:
         The files that were written.
     """
-    from oodbench.report import gallery
+    from oodbench.report.figures import gallery
 
     state = directory.read()
     return gallery.save_all(gallery.of_suite(state.suite, directory.member_records(state)), folder)

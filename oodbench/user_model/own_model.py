@@ -35,7 +35,7 @@ from oodbench.plugins.catalog import Catalog, Plugin
 from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
 from oodbench.report.differences import differences_to_best
-from oodbench.report.signs import score_signs, tie_notes
+from oodbench.report.score_warnings import score_warnings, tie_notes
 from oodbench.specs import BenchmarkSpec, EvaluationSpec, ModelSpec, TuningProtocol
 from oodbench.storage.records import ID_ACCURACY, CostRecord, DifferenceRecord, QualityRecord
 from oodbench.user_model.borrowing import (
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from oodbench.report import Leaderboard
-    from oodbench.report.tables.leaderboard import Document
+    from oodbench.report.tables.document import Document
 
 Model = nn.Module | Callable[[Tensor], Any]
 
@@ -851,9 +851,9 @@ class EvaluationResult:
         return str(self)
 
     def _document(self, *, best: str, whole: bool) -> Document:
-        from oodbench.report.tables import user_model as own_model
+        from oodbench.report.tables import evaluation_layout
 
-        return own_model.document(
+        return evaluation_layout.document(
             self.leaderboard(),
             models={name: each.num_classes for name, each in self.models.items()},
             best=best,
@@ -999,7 +999,7 @@ def _result(
             for each in tried
         },
         notes=tuple(dict.fromkeys([*notes, *about_data])),
-        warnings=tuple(dict.fromkeys([*found_warnings, *score_signs(records)])),
+        warnings=tuple(dict.fromkeys([*found_warnings, *score_warnings(records)])),
     )
 
 

@@ -14,7 +14,7 @@ from helpers.boards import cost_records, quality_records
 
 from oodbench.cli import streams
 from oodbench.files import write_atomic
-from oodbench.report.writers.formats import FORMATS
+from oodbench.report.formats import FORMATS
 from oodbench.storage.records import to_lines
 
 ENCODINGS = ["cp1252", "ascii", "cp437", "utf-8:strict"]

@@ -12,9 +12,9 @@ from helpers.records import cost, quality
 
 from oodbench.engine import costs
 from oodbench.report import Leaderboard
-from oodbench.report.tables.leaderboard import order_is_clear
+from oodbench.report.formats import FORMATS
+from oodbench.report.tables.cost import order_is_clear
 from oodbench.report.writers import latex
-from oodbench.report.writers.formats import FORMATS
 
 REPETITIONS = {
     # repetitions, scatter by hand

@@ -19,7 +19,7 @@ from oodbench.data.duplicates import digests, fingerprints
 from oodbench.detector import Batches, Detector, Outputs, register
 from oodbench.engine.mistakes import Confusion, Values, labels_signs, shared_signs, values_signs
 from oodbench.report import Leaderboard
-from oodbench.report.signs import score_signs, tie_notes
+from oodbench.report.score_warnings import score_warnings, tie_notes
 from oodbench.specs import LimitSpec
 from oodbench.storage.records import QualityRecord
 from oodbench.user_model.own_model import EvaluationResult
@@ -225,7 +225,7 @@ def test_most_sets_count_and_the_mean_over_seeds(aurocs: list[float], said: bool
         for number, value in enumerate(aurocs)
         for seed, shift in ((0, -0.2), (1, 0.2))
     ]
-    assert bool(list(score_signs(records))) is said
+    assert bool(list(score_warnings(records))) is said
 
 
 def test_every_format_shows_the_warnings() -> None:

@@ -16,12 +16,14 @@ import pytest
 
 from oodbench.errors import UserError
 from oodbench.report import Comparison
-from oodbench.report.comparison import ComparedTable, MemberRecords, Place
+from oodbench.report.agreement import agreements, orders
+from oodbench.report.comparison import ComparedTable, Place
 from oodbench.report.estimates import of_runs
-from oodbench.report.training import accuracy_curves, histories, last_epochs
-from oodbench.report.writers.formats import FORMATS
+from oodbench.report.formats import FORMATS
+from oodbench.report.training_curves import accuracy_curves, histories, last_epochs
 from oodbench.specs import PublishedSpec, SuiteSpec
 from oodbench.storage.records import QualityRecord, TrainingRecord
+from oodbench.storage.suite_directory import MemberRecords
 
 T_975 = {2: 4.302652730}
 """Quantiles of Student's t from a printed table."""
@@ -229,7 +231,7 @@ def test_a_skipped_method_is_not_measured() -> None:
 def test_without_any_records() -> None:
     found = comparison()
     assert all(cell.measured is None for cell in table(found).cells.values())
-    assert [each.mean for each in found.agreements] == [None] * 4
+    assert [each.mean for each in agreements(found)] == [None] * 4
     for name in ("table", "md", "html", "latex"):
         text = FORMATS[name](found)
         assert "Nothing is measured yet for: Table 1; Table 2." in text, name
@@ -247,7 +249,7 @@ def test_an_interval_is_missing_where_the_records_have_none() -> None:
     cell = table(found).cells[LETTERS, "auroc", "Ours"]
     assert cell.measured is not None
     assert cell.covered is None
-    assert found.agreements[1].judged == 0
+    assert agreements(found)[1].judged == 0
 
 
 def test_records_of_another_benchmark() -> None:
@@ -364,12 +366,12 @@ def test_agreement_counts_and_averages() -> None:
         quality("DisMax+Entropy", "noise", 0.80),  # published 0.84: not
         quality("SoftMax+MaxProb", "letters", 0.79),
     )
-    ours = next(each for each in found.agreements if each.column == "Ours")
+    ours = next(each for each in agreements(found) if each.column == "Ours")
     assert (ours.cells, ours.measured, ours.judged, ours.covered) == (2, 2, 2, 1)
     assert ours.mean == pytest.approx((0.005 - 0.04) / 2)
     assert ours.largest == pytest.approx(-0.04)
     assert ours.where == NOISE
-    base = next(each for each in found.agreements if each.column == "Base")
+    base = next(each for each in agreements(found) if each.column == "Base")
     assert (base.cells, base.measured) == (2, 1)
 
 
@@ -391,7 +393,7 @@ def test_order_counts_rows_and_pairs_seeds(
         *(quality("DisMax+Entropy", "letters", value, seed) for seed, value in enumerate(ours)),
         quality("SoftMax+MaxProb", "noise", 0.80),
     )
-    (order,) = found.orders
+    (order,) = orders(found)
     assert (order.ahead, order.behind) == ("Ours", "Base")
     assert (order.rows, order.published) == (2, 1), "published: ahead on letters only"
     assert (order.measured, order.here, order.every_seed) == (1, here, every_seed)
@@ -468,8 +470,8 @@ def test_json_and_csv_have_every_cell() -> None:
 
 def test_reports_of_suites_need_no_torch_and_no_matplotlib() -> None:
     code = (
-        "import sys; from oodbench.report import comparison;"
-        "from oodbench.report.tables import comparison;"
+        "import sys; from oodbench.report import matching, views;"
+        "from oodbench.report.tables import comparison_layout;"
         "from oodbench.planning import suite; from oodbench.storage import suite_directory;"
         "from oodbench.engine import suite;"
         "print([m for m in ('torch', 'pandas', 'scipy.stats', 'matplotlib') if m in sys.modules])"

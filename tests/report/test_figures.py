@@ -12,12 +12,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from oodbench.report import Leaderboard, figures, gallery
-from oodbench.report.comparison import MemberRecords
+from oodbench.report import Leaderboard
 from oodbench.report.estimates import Estimate
-from oodbench.report.training import Curve
+from oodbench.report.figures import drawing, gallery
+from oodbench.report.training_curves import Curve
 from oodbench.specs import SuiteSpec
 from oodbench.storage.records import QualityRecord, TrainingRecord
+from oodbench.storage.suite_directory import MemberRecords
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -92,11 +93,11 @@ def quality(model: str, value: float, *, metric: str = "tnr_at_95_tpr") -> Quali
 def test_accuracy_has_a_plot_for_each_panel_and_a_line_for_each_model() -> None:
     curves = [curve("SoftMax", 0.95), curve("DisMax", 0.94)]
     panels = [
-        figures.Panel("A", 0, 0, curves),
-        figures.Panel("B", 0, 1, curves[:1]),
-        figures.Panel("C", 1, 0, curves),
+        drawing.Panel("A", 0, 0, curves),
+        drawing.Panel("B", 0, 1, curves[:1]),
+        drawing.Panel("C", 1, 0, curves),
     ]
-    drawn = shown(figures.accuracy(panels, "suite"))
+    drawn = shown(drawing.accuracy(panels, "suite"))
     assert [axes.get_title(loc="left") for axes in drawn] == ["A", "B", "C"]
     assert [len(axes.lines) for axes in drawn] == [2, 1, 2]
     line = drawn[0].lines[0]
@@ -108,8 +109,8 @@ def test_accuracy_has_a_plot_for_each_panel_and_a_line_for_each_model() -> None:
 
 
 def test_lines_are_labeled_where_they_end_and_not_on_each_other() -> None:
-    panel = figures.Panel("", 0, 0, [curve(name, 0.95) for name in ("one", "two", "three")])
-    (axes,) = shown(figures.accuracy([panel], "run"))
+    panel = drawing.Panel("", 0, 0, [curve(name, 0.95) for name in ("one", "two", "three")])
+    (axes,) = shown(drawing.accuracy([panel], "run"))
     assert sorted(text.split()[0] for text in texts(axes)) == ["one", "three", "two"]
     heights = sorted(text.xy[1] for text in axes.texts)  # type: ignore[attr-defined]
     inches = 3.0  # the plot is higher than that, and a line of text 0.13 inches
@@ -118,8 +119,8 @@ def test_lines_are_labeled_where_they_end_and_not_on_each_other() -> None:
 
 
 def test_the_end_of_the_training_fills_the_plot() -> None:
-    panel = figures.Panel("", 0, 0, [curve("SoftMax", 0.95, epochs=100)])
-    (axes,) = shown(figures.accuracy([panel], "run"))
+    panel = drawing.Panel("", 0, 0, [curve("SoftMax", 0.95, epochs=100)])
+    (axes,) = shown(drawing.accuracy([panel], "run"))
     low, high = axes.get_ylim()
     assert low > 80, "the first tenth of the epochs is cut off"
     assert 95 < high < 100
@@ -127,8 +128,8 @@ def test_the_end_of_the_training_fills_the_plot() -> None:
 
 def test_one_seed_has_no_range() -> None:
     for seeds, bands in ((1, 0), (3, 1)):
-        panel = figures.Panel("", 0, 0, [curve("SoftMax", 0.95, seeds=seeds)])
-        figure = figures.accuracy([panel], "run")
+        panel = drawing.Panel("", 0, 0, [curve("SoftMax", 0.95, seeds=seeds)])
+        figure = drawing.accuracy([panel], "run")
         assert len(shown(figure)[0].collections) == bands
         assert ("seeds" in str(figure.get_suptitle())) == bool(bands)
 
@@ -142,9 +143,9 @@ POINTS = {
 
 
 def test_alpha_has_a_logarithmic_axis_with_every_alpha_on_it() -> None:
-    figure = figures.alpha(
-        [figures.AlphaLine("Entropy against cifar100", POINTS)],
-        figures.AlphaLine("", POINTS),
+    figure = drawing.alpha(
+        [drawing.AlphaLine("Entropy against cifar100", POINTS)],
+        drawing.AlphaLine("", POINTS),
         "run",
     )
     left, right = shown(figure)
@@ -161,7 +162,7 @@ def test_alpha_has_a_logarithmic_axis_with_every_alpha_on_it() -> None:
 
 def test_alpha_without_intervals() -> None:
     bare = {each: Estimate(0.5, None, None, None, 1) for each in (1.0, 3.0)}
-    figure = figures.alpha([figures.AlphaLine("x", bare)], figures.AlphaLine("", bare), "run")
+    figure = drawing.alpha([drawing.AlphaLine("x", bare)], drawing.AlphaLine("", bare), "run")
     assert len(shown(figure)) == 2
 
 
@@ -213,7 +214,7 @@ def scores(methods: int = 4) -> dict[str, dict[str, np.ndarray[Any, np.dtype[np.
 
 @pytest.mark.parametrize("methods", [1, 2, 5])
 def test_scores_have_a_plot_for_each_method(methods: int) -> None:
-    figure = figures.score_histograms(scores(methods), "run, seed 0", "digits")
+    figure = drawing.score_histograms(scores(methods), "run, seed 0", "digits")
     drawn = shown(figure)
     assert [axes.get_title(loc="left") for axes in drawn] == list(scores(methods))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -224,7 +225,7 @@ def test_scores_have_a_plot_for_each_method(methods: int) -> None:
 
 
 def test_every_image_is_in_a_bin() -> None:
-    (axes,) = shown(figures.score_histograms(scores(1), "run", "digits"))
+    (axes,) = shown(drawing.score_histograms(scores(1), "run", "digits"))
     outlines = [patch for patch in axes.patches if hasattr(patch, "get_data")]
     assert len(outlines) == 3
     for outline in outlines:
@@ -233,7 +234,7 @@ def test_every_image_is_in_a_bin() -> None:
 
 def test_constant_scores_are_drawn() -> None:
     same = {"M": {"id": np.ones(10), "far": np.ones(10)}}
-    assert shown(figures.score_histograms(same, "run", "digits"))
+    assert shown(drawing.score_histograms(same, "run", "digits"))
 
 
 # --- which figures there are ----------------------------------------------------------------------
@@ -294,7 +295,7 @@ def test_a_suite_has_a_plot_for_each_benchmark_in_its_place() -> None:
 
 def test_figures_are_drawn_without_pyplot() -> None:
     code = (
-        "import sys, oodbench.report.figures;"
+        "import sys, oodbench.report.figures.drawing;"
         "print([m for m in ('torch', 'matplotlib.pyplot', 'tkinter') if m in sys.modules])"
     )
     done = subprocess.run(

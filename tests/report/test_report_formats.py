@@ -32,23 +32,16 @@ from oodbench.errors import UserError, counted
 from oodbench.planning.suite import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.report import Leaderboard
+from oodbench.report.formats import FORMATS
 from oodbench.report.leaderboard import COSTS, ORACLE_LABEL, SHOWN, Choice
-from oodbench.report.tables import user_model as own_model
-from oodbench.report.tables.leaderboard import (
-    Cell,
-    Heading,
-    Section,
-    Table,
-    longest_number,
-    longest_piece,
-    parameters_text,
-    ties_note,
-    wrap,
-)
-from oodbench.report.tables.leaderboard import overview as tables_of
+from oodbench.report.tables import evaluation_layout
+from oodbench.report.tables.document import Cell, Heading, Section, Table
+from oodbench.report.tables.leaderboard_layout import overview as tables_of
+from oodbench.report.tables.notes import ties_note
+from oodbench.report.tables.values import parameters_text
 from oodbench.report.writers import latex, terminal
-from oodbench.report.writers.formats import FORMATS
 from oodbench.report.writers.run_files import RUN_FILES
+from oodbench.report.writers.wrapping import longest_number, longest_piece, wrap
 from oodbench.storage.records import (
     DifferenceRecord,
     QualityRecord,
@@ -250,7 +243,7 @@ def of_detectors(board: Leaderboard) -> Sequence[Table]:
     board = replace(board, rows=board.rows[:4])
     models = {row.model: 10 for row in board.rows}
     whole: Any = {"models": models, "best": "bold", "notes": (), "whole": False}
-    return own_model.document(board, **whole).tables
+    return evaluation_layout.document(board, **whole).tables
 
 
 NARROW = [40, 50, 56, 60, 80, 100, 120]
@@ -753,7 +746,7 @@ def test_the_summary_has_one_row_for_each_method(board: Leaderboard) -> None:
 def test_reports_need_no_torch() -> None:
     code = (
         "import sys;"
-        "from oodbench.report.writers import terminal, markdown, html, latex, exports, formats;"
+        "from oodbench.report.writers import terminal, markdown, html, latex, run_files;"
         "print([m for m in ('torch', 'pandas', 'scipy.stats') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from oodbench.report.comparison import Agreement, Comparison, Order, Place
+from oodbench.report.agreement import Agreement, Order, agreements, orders
+from oodbench.report.comparison import ComparisonData, Place
 from oodbench.report.estimates import LEVEL
 
 JSON_SCHEMA_VERSION = 1
@@ -41,7 +42,7 @@ CSV_FIELDS = (
 """Columns of the CSV file. `column` is the published one, `measured_as` our method or model."""
 
 
-def to_csv(comparison: Comparison) -> str:
+def to_csv(comparison: ComparisonData) -> str:
     """A long table, a line for each cell. Numbers have six decimals at most."""
     file = io.StringIO()
     writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
@@ -52,7 +53,7 @@ def to_csv(comparison: Comparison) -> str:
     return file.getvalue()
 
 
-def to_json(comparison: Comparison) -> str:
+def to_json(comparison: ComparisonData) -> str:
     """Everything in the comparison, indented, in a fixed order. What is unknown is null."""
     content = {
         "schema_version": JSON_SCHEMA_VERSION,
@@ -85,13 +86,13 @@ def to_json(comparison: Comparison) -> str:
             for table in comparison.tables
         ],
         "cells": list(_cells(comparison)),
-        "agreement": [_agreement(each) for each in comparison.agreements],
-        "order": [_order(each) for each in comparison.orders],
+        "agreement": [_agreement(each) for each in agreements(comparison)],
+        "order": [_order(each) for each in orders(comparison)],
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def _cells(comparison: Comparison) -> Iterator[dict[str, Any]]:
+def _cells(comparison: ComparisonData) -> Iterator[dict[str, Any]]:
     for table in comparison.tables:
         for place, benchmark in table.rows.items():
             for measure in table.measures:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables.leaderboard import MOST_IMPORTANT, Document, Table, full
+from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.tables.document import MOST_IMPORTANT, Document, Table
+from oodbench.report.tables.leaderboard_layout import full
 
 _STYLE = """\
 .oodbench h1 { font-size: 1.5rem; } .oodbench h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -182,7 +183,7 @@ _PARTS = """\
 """
 
 
-def render(leaderboard: Leaderboard) -> str:
+def render(leaderboard: LeaderboardData) -> str:
     """The full report of a leaderboard."""
     return render_document(full(leaderboard, best="bold", split=True))
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables.leaderboard import (
+from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.tables.document import (
     TIED_SIGN,
     UNSTEADY_SIGN,
     Cell,
@@ -15,10 +15,9 @@ from oodbench.report.tables.leaderboard import (
     Heading,
     Section,
     Table,
-    compact,
-    full,
-    wrap,
 )
+from oodbench.report.tables.leaderboard_layout import compact, full
+from oodbench.report.writers.wrapping import wrap
 
 _REPLACEMENTS = {
     "\\": r"\textbackslash{}",
@@ -57,14 +56,14 @@ _HEAD = 11
 """Heads are broken into lines of this many characters."""
 
 
-def render(leaderboard: Leaderboard) -> str:
+def render(leaderboard: LeaderboardData) -> str:
     """The full report of a leaderboard."""
     document = full(leaderboard, best="bold")
     tables = (replace(each, notes=(*_legend(each), *each.notes)) for each in document.tables)
     return render_document(replace(document, tables=tuple(tables)))
 
 
-def render_compact(leaderboard: Leaderboard) -> str:
+def render_compact(leaderboard: LeaderboardData) -> str:
     """One table of the best methods, as wide as a column of a paper, and nothing else."""
     return "\n".join([_PACKAGES, "", *_table(compact(leaderboard, best="bold"), small=True)]) + "\n"
 

@@ -6,13 +6,14 @@ import re
 
 from tabulate import tabulate
 
-from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables.leaderboard import Cell, Document, Section, Table, full
+from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.tables.document import Cell, Document, Section, Table
+from oodbench.report.tables.leaderboard_layout import full
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$])")
 
 
-def render(leaderboard: Leaderboard) -> str:
+def render(leaderboard: LeaderboardData) -> str:
     """The full report of a leaderboard."""
     return render_document(full(leaderboard, best="bold", split=True))
 

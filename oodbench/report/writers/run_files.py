@@ -9,29 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables import leaderboard as tables
-from oodbench.report.writers import exports, markdown
+from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.tables import leaderboard_layout
+from oodbench.report.writers import leaderboard_exports, markdown
 
 
-def _quality(board: Leaderboard) -> str:
+def _quality(board: LeaderboardData) -> str:
     return markdown.render(board.without_costs())
 
 
-def _cost(board: Leaderboard) -> str:
-    return markdown.render_document(tables.cost(board, best="bold", split=True))
+def _cost(board: LeaderboardData) -> str:
+    return markdown.render_document(leaderboard_layout.cost(board, best="bold", split=True))
 
 
-RUN_FILES: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
+RUN_FILES: Mapping[str, Callable[[LeaderboardData], str]] = MappingProxyType(
     {
         "leaderboard.md": markdown.render,
-        "leaderboard.csv": exports.to_csv,
-        "leaderboard.json": exports.to_json,
+        "leaderboard.csv": leaderboard_exports.to_csv,
+        "leaderboard.json": leaderboard_exports.to_json,
         "quality.md": _quality,
-        "quality.json": lambda board: exports.to_json(board.without_costs()),
+        "quality.json": lambda board: leaderboard_exports.to_json(board.without_costs()),
         "cost.md": _cost,
-        "cost.json": exports.cost_json,
-        "summary.json": exports.summary_json,
+        "cost.json": leaderboard_exports.cost_json,
+        "summary.json": leaderboard_exports.summary_json,
     }
 )
 """Each gives the whole file as text."""

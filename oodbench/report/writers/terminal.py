@@ -13,18 +13,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from oodbench.plugins import arguments
-from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.tables.leaderboard import (
-    MOST_IMPORTANT,
-    Cell,
-    Document,
-    Heading,
-    Table,
-    longest_number,
-    longest_piece,
-    overview,
-    wrap,
-)
+from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.tables.document import MOST_IMPORTANT, Cell, Document, Heading, Table
+from oodbench.report.tables.leaderboard_layout import overview
+from oodbench.report.writers.wrapping import longest_number, longest_piece, wrap
 
 BEST_SIGN = "*"
 """Follows the best value of a column: bold is lost when output is piped."""
@@ -58,7 +50,7 @@ class _Layout(NamedTuple):
     gap: int
 
 
-def renderables(leaderboard: Leaderboard, width: int = 120) -> list[RenderableType]:
+def renderables(leaderboard: LeaderboardData, width: int = 120) -> list[RenderableType]:
     """What to print, in order, on a console of at least `width` characters.
 
     Args:
@@ -85,7 +77,7 @@ def document_renderables(document: Document, width: int = 120) -> list[Renderabl
     return shown
 
 
-def render(leaderboard: Leaderboard, width: int = 120) -> str:
+def render(leaderboard: LeaderboardData, width: int = 120) -> str:
     """The same as plain text, without colors, no line wider than `width`.
 
     Raises:

@@ -7,20 +7,15 @@ from dataclasses import replace
 
 from oodbench.errors import counted
 from oodbench.report.estimates import LEVEL
-from oodbench.report.leaderboard import FPR, RANKED_BY, Leaderboard, Row
-from oodbench.report.tables.leaderboard import (
+from oodbench.report.leaderboard import FPR, RANKED_BY, LeaderboardData, Row
+from oodbench.report.tables.document import Cell, Document, Heading, Section, Table
+from oodbench.report.tables.leaderboard_layout import full, overview
+from oodbench.report.tables.notes import ties_note
+from oodbench.report.tables.values import (
     BASELINE_SIGN,
     TUNED_ON,
-    Cell,
-    Document,
-    Heading,
-    Section,
-    Table,
-    full,
     interval_text,
     metric_title,
-    overview,
-    ties_note,
     value_cell,
 )
 
@@ -28,7 +23,7 @@ _DETECTOR = Heading("Detector", "Detector", text=True)
 
 
 def document(
-    board: Leaderboard,
+    board: LeaderboardData,
     *,
     models: Mapping[str, int],
     best: str,
@@ -61,7 +56,7 @@ def document(
     )
 
 
-def _summary(board: Leaderboard, models: Mapping[str, int]) -> Iterator[str]:
+def _summary(board: LeaderboardData, models: Mapping[str, int]) -> Iterator[str]:
     images = "" if board.id_images is None else counted(board.id_images, "image")
     said = {name: counted(classes, "class") for name, classes in models.items()}
     for row in board.rows:
@@ -80,7 +75,7 @@ def _summary(board: Leaderboard, models: Mapping[str, int]) -> Iterator[str]:
         yield f"OOD: {', '.join(sets)}."
 
 
-def _quality(board: Leaderboard) -> Table:
+def _quality(board: LeaderboardData) -> Table:
     """AUROC and FPR95: mean over the OOD sets with its interval, then each set."""
     mean = board.column("mean")
     sets = [column for column in board.columns if column.kind == "set"]
@@ -137,7 +132,7 @@ def _reworded(table: Table) -> Table:
     return replace(table, headings=tuple(headings), title=title)
 
 
-def _notes(board: Leaderboard, best: str, *, whole: bool) -> Iterator[str]:
+def _notes(board: LeaderboardData, best: str, *, whole: bool) -> Iterator[str]:
     if not board.rows:
         return
     yield (

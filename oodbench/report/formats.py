@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from oodbench.errors import UserError
-from oodbench.report.comparison import Comparison
-from oodbench.report.leaderboard import Leaderboard
+from oodbench.report.views import Comparison, Leaderboard
 
 Report = Leaderboard | Comparison
-"""What can be written in every format."""
+"""A report that can be written in every format."""
 
 FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
     {
@@ -22,7 +21,7 @@ FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
         "latex": lambda report: report.to_latex(),
     }
 )
-"""Each gives the whole document as text; what writes a format is imported when it is used."""
+"""Name -> function that returns the whole report as text in this format."""
 
 
 def compact_table(report: Report) -> str:

@@ -16,7 +16,7 @@ _WORTH_A_NOTE = 0.01
 """From this share of tied pairs on, a method gets a note."""
 
 
-def score_signs(records: Iterable[QualityRecord]) -> Iterator[str]:
+def score_warnings(records: Iterable[QualityRecord]) -> Iterator[str]:
     """A sentence for each method whose scores look wrong.
 
     Args:

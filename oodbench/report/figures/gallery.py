@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodbench.report.leaderboard import Leaderboard
-from oodbench.report.training import accuracy_curves, histories
+from oodbench.report.leaderboard import TNR, LeaderboardData
+from oodbench.report.training_curves import accuracy_curves, histories
 from oodbench.specs import SuiteSpec
 
 if TYPE_CHECKING:
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from oodbench.storage.suite_directory import MemberRecords
 
 TEST_ACCURACY, ALPHA, SCORES = "test-accuracy", "alpha", "scores"
-_TNR = "tnr_at_95_tpr"
 
 
 def of_run(
     benchmark: Mapping[str, Any],
-    board: Leaderboard,
+    board: LeaderboardData,
     training: Sequence[TrainingRecord],
     scores: Mapping[str, Mapping[str, NDArray[np.float64]]],
     seed: int,
@@ -44,28 +43,28 @@ def of_run(
         `test-accuracy`, `alpha` (if the models differ in alpha and in nothing else) and `scores`,
         those of them that can be drawn.
     """
-    from oodbench.report import figures
+    from oodbench.report.figures import drawing
 
     title = board.benchmark
     found = {}
     curves = accuracy_curves(histories(training))
     if curves:
-        panel = figures.Panel(f"Trained on {board.id_dataset}", 0, 0, curves)
-        found[TEST_ACCURACY] = figures.accuracy([panel], title)
+        panel = drawing.Panel(f"Trained on {board.id_dataset}", 0, 0, curves)
+        found[TEST_ACCURACY] = drawing.accuracy([panel], title)
     alphas = alphas_of(benchmark)
     detection = _detection_by_alpha(board, alphas)
     accuracy = _accuracy_by_alpha(board, alphas)
     if detection and accuracy:
-        lines = [figures.AlphaLine(label, points) for label, points in detection.items()]
-        found[ALPHA] = figures.alpha(lines, figures.AlphaLine("", accuracy), title)
+        lines = [drawing.AlphaLine(label, points) for label, points in detection.items()]
+        found[ALPHA] = drawing.alpha(lines, drawing.AlphaLine("", accuracy), title)
     if scores:
-        found[SCORES] = figures.score_histograms(scores, f"{title}, seed {seed}", board.id_dataset)
+        found[SCORES] = drawing.score_histograms(scores, f"{title}, seed {seed}", board.id_dataset)
     return found
 
 
 def of_suite(suite: SuiteSpec, members: Sequence[MemberRecords]) -> dict[str, Figure]:
     """The figures of a suite: `test-accuracy`, networks in rows and ID sets in columns."""
-    from oodbench.report import figures
+    from oodbench.report.figures import drawing
 
     rows = list(dict.fromkeys(member.network for member in suite.members.values()))
     columns = list(dict.fromkeys(member.id for member in suite.members.values()))
@@ -75,14 +74,14 @@ def of_suite(suite: SuiteSpec, members: Sequence[MemberRecords]) -> dict[str, Fi
         curves = accuracy_curves(histories(each.training))
         if curves:
             panels.append(
-                figures.Panel(
+                drawing.Panel(
                     f"{place.network}, {place.id}",
                     rows.index(place.network),
                     columns.index(place.id),
                     curves,
                 )
             )
-    return {TEST_ACCURACY: figures.accuracy(panels, suite.name)} if panels else {}
+    return {TEST_ACCURACY: drawing.accuracy(panels, suite.name)} if panels else {}
 
 
 def alphas_of(benchmark: Mapping[str, Any]) -> dict[str, float]:
@@ -103,20 +102,22 @@ def alphas_of(benchmark: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _detection_by_alpha(
-    board: Leaderboard, alphas: Mapping[str, float]
+    board: LeaderboardData, alphas: Mapping[str, float]
 ) -> dict[str, dict[float, Estimate]]:
     """For each detector and OOD set, by both names: alpha -> TNR at 95 % TPR."""
     found: dict[str, dict[float, Estimate]] = {}
     for row in board.rows:
         for column in board.columns:
-            if column.kind == "set" and row.model in alphas and (_TNR, column) in row.entries:
+            if column.kind == "set" and row.model in alphas and (TNR, column) in row.entries:
                 name = row.method.removeprefix(f"{row.model}+")
                 points = found.setdefault(f"{name} against {column.name}", {})
-                points[alphas[row.model]] = row.entries[_TNR, column].estimate
+                points[alphas[row.model]] = row.entries[TNR, column].estimate
     return dict(sorted(found.items()))
 
 
-def _accuracy_by_alpha(board: Leaderboard, alphas: Mapping[str, float]) -> dict[float, Estimate]:
+def _accuracy_by_alpha(
+    board: LeaderboardData, alphas: Mapping[str, float]
+) -> dict[float, Estimate]:
     return {
         alphas[row.model]: row.id_accuracy
         for row in board.rows
@@ -133,10 +134,10 @@ def save_all(drawn: Mapping[str, Figure], folder: Path) -> list[Path]:
     Raises:
         UserError: if one cannot be written.
     """
-    from oodbench.report import figures
+    from oodbench.report.figures import drawing
 
     paths = []
     for name, figure in drawn.items():
         paths.append(folder / f"{name}.png")
-        figures.save(figure, paths[-1])
+        drawing.save(figure, paths[-1])
     return paths

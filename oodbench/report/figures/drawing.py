@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from oodbench.files import write_atomic
-from oodbench.report.training import Curve
+from oodbench.report.training_curves import Curve
 
 if TYPE_CHECKING:
     from oodbench.report.estimates import Estimate

@@ -21,10 +21,10 @@ from oodbench.report.leaderboard import (
     RANKED_BY,
     Cost,
     Entry,
-    Leaderboard,
+    LeaderboardData,
     Row,
 )
-from oodbench.report.tables.leaderboard import parameters_text
+from oodbench.report.tables.values import parameters_text
 from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ CSV_FIELDS = (
 """Columns of the CSV file."""
 
 
-def to_json(leaderboard: Leaderboard) -> str:
+def to_json(leaderboard: LeaderboardData) -> str:
     """Everything on the leaderboard, indented, keys and entries in a fixed order.
 
     `methods[*].quality` has an entry for each metric and column; `column_kind` is "mean" (of all
@@ -98,7 +98,7 @@ def to_json(leaderboard: Leaderboard) -> str:
     return _json(content)
 
 
-def cost_json(leaderboard: Leaderboard) -> str:
+def cost_json(leaderboard: LeaderboardData) -> str:
     """What each method costs, for programs: means over seeds, and the largest memory."""
     content = {
         **_about(leaderboard),
@@ -107,7 +107,7 @@ def cost_json(leaderboard: Leaderboard) -> str:
     return _json(content)
 
 
-def summary_json(leaderboard: Leaderboard) -> str:
+def summary_json(leaderboard: LeaderboardData) -> str:
     """One row for each method, for programs: what the first table says of its quality.
 
     `auroc` and `fpr95` are means over the OOD sets and seeds with their intervals and marks,
@@ -143,7 +143,7 @@ def _ends(name: str, found: Estimate | None) -> dict[str, float | None]:
     }
 
 
-def _about(leaderboard: Leaderboard) -> dict[str, Any]:
+def _about(leaderboard: LeaderboardData) -> dict[str, Any]:
     return {
         "schema_version": JSON_SCHEMA_VERSION,
         "benchmark": leaderboard.benchmark,
@@ -152,7 +152,7 @@ def _about(leaderboard: Leaderboard) -> dict[str, Any]:
     }
 
 
-def _absent(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
+def _absent(leaderboard: LeaderboardData) -> Iterator[dict[str, Any]]:
     """A line for each method without values."""
     present = {row.method for row in leaderboard.rows}
     for each in leaderboard.absences:
@@ -171,7 +171,7 @@ def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def to_csv(leaderboard: Leaderboard) -> str:
+def to_csv(leaderboard: LeaderboardData) -> str:
     """A long table: a line for each method, metric and column, made to be filtered and pivoted.
 
     Each line repeats what identifies its method and what the method costs. Methods and seeds that
@@ -187,7 +187,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
     return file.getvalue()
 
 
-def to_pandas(leaderboard: Leaderboard, *, wide: bool = False) -> pd.DataFrame:
+def to_pandas(leaderboard: LeaderboardData, *, wide: bool = False) -> pd.DataFrame:
     """One row for each method: the ranked ones first, then oracles, then absent ones.
 
     The columns are what the first table of a report has: rank and names; `auroc`, its mean over
@@ -209,7 +209,7 @@ def to_pandas(leaderboard: Leaderboard, *, wide: bool = False) -> pd.DataFrame:
     return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
 
 
-def _tidy(leaderboard: Leaderboard) -> list[dict[str, Any]]:
+def _tidy(leaderboard: LeaderboardData) -> list[dict[str, Any]]:
     """A row for each method, with what the first table of a report has."""
     mean, worst = leaderboard.column("mean"), leaderboard.column("worst")
     sets = [column for column in leaderboard.columns if column.kind == "set"]
@@ -247,7 +247,7 @@ def _tidy(leaderboard: Leaderboard) -> list[dict[str, Any]]:
     return rows
 
 
-def _wide(leaderboard: Leaderboard) -> list[dict[str, Any]]:
+def _wide(leaderboard: LeaderboardData) -> list[dict[str, Any]]:
     """A row for each method, with everything.
 
     Columns are named `<metric>.mean`, `<metric>.worst`, `<metric>.group.<group>` and
@@ -287,7 +287,7 @@ def _identity(row: Row) -> dict[str, Any]:
     }
 
 
-def _quality(row: Row, board: Leaderboard) -> Iterator[tuple[dict[str, Any], Estimate, str]]:
+def _quality(row: Row, board: LeaderboardData) -> Iterator[tuple[dict[str, Any], Estimate, str]]:
     """For each metric and column: its values, its estimate, and a flat name for it."""
     for metric in board.metrics:
         for column in board.columns:
@@ -335,7 +335,7 @@ def _cost(cost: Cost | None) -> dict[str, Any] | None:
     return {"seeds": cost.seeds, "devices": cost.devices, **_flat_cost(cost)}
 
 
-def _csv_lines(board: Leaderboard) -> Iterator[dict[str, Any]]:
+def _csv_lines(board: LeaderboardData) -> Iterator[dict[str, Any]]:
     sizes = {each.name: each.images for each in board.ood_sets}
     for row in board.rows:
         method = {

@@ -6,18 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from oodbench.errors import counted
+from oodbench.report.agreement import Agreement, Order, agreements, orders
 from oodbench.report.comparison import (
-    Agreement,
     Compared,
     ComparedTable,
-    Comparison,
+    ComparisonData,
     Measure,
     Member,
-    Order,
     Place,
 )
 from oodbench.report.estimates import LEVEL
-from oodbench.report.tables.leaderboard import TIED_SIGN, Cell, Document, Heading, Section, Table
+from oodbench.report.tables.document import TIED_SIGN, Cell, Document, Heading, Section, Table
 
 COVERED_SIGN = TIED_SIGN
 """Follows a difference whose interval covers the published value: no difference was shown."""
@@ -27,17 +26,17 @@ _ID = Heading("ID", "ID", text=True)
 _OOD = Heading("OOD", "OOD", text=True)
 
 
-def overview(comparison: Comparison) -> Document:
+def overview(comparison: ComparisonData) -> Document:
     """What a person looks at first: how far it is, the tables, how well they agree."""
     return _document(comparison, [table for table in comparison.tables if table.overview])
 
 
-def full(comparison: Comparison) -> Document:
+def full(comparison: ComparisonData) -> Document:
     """Everything, with the tables that the overview leaves out."""
     return _document(comparison, comparison.tables)
 
 
-def _document(comparison: Comparison, chosen: Sequence[ComparedTable]) -> Document:
+def _document(comparison: ComparisonData, chosen: Sequence[ComparedTable]) -> Document:
     measured = [table for table in chosen if any(each.measured for each in table.cells.values())]
     empty = [table.title for table in chosen if table not in measured]
     chosen = measured
@@ -45,8 +44,8 @@ def _document(comparison: Comparison, chosen: Sequence[ComparedTable]) -> Docume
     tables = [
         _members(comparison.members),
         *(table for each in chosen for table in _laid_out(each)),
-        _agreements(each for each in comparison.agreements if each.table in titles),
-        _orders(each for each in comparison.orders if each.table in titles),
+        _agreements(each for each in agreements(comparison) if each.table in titles),
+        _orders(each for each in orders(comparison) if each.table in titles),
     ]
     return Document(
         title=f"Suite {comparison.suite}, version {comparison.version}: {comparison.title}",
@@ -56,7 +55,7 @@ def _document(comparison: Comparison, chosen: Sequence[ComparedTable]) -> Docume
     )
 
 
-def _summary(comparison: Comparison) -> Iterator[str]:
+def _summary(comparison: ComparisonData) -> Iterator[str]:
     complete = sum(member.status == "complete" for member in comparison.members)
     verb = "is" if len(comparison.members) == 1 else "are"
     yield f"{complete} of {counted(len(comparison.members), 'benchmark')} {verb} complete."
@@ -169,7 +168,7 @@ def _cells(compared: Compared, measure: Measure) -> tuple[Cell, Cell, Cell, Cell
 # --- how well they agree -----------------------------------------------------------------------
 
 
-def _agreements(agreements: Iterable[Agreement]) -> Table:
+def _agreements(found: Iterable[Agreement]) -> Table:
     headings = (
         Heading("Measure", "Measure", text=True),
         Heading("Published column", "Column", text=True),
@@ -181,7 +180,7 @@ def _agreements(agreements: Iterable[Agreement]) -> Table:
     )
     sections = tuple(
         Section(title, tuple(_agreement(each) for each in mine))
-        for title, mine in groupby(agreements, key=lambda each: each.table)
+        for title, mine in groupby(found, key=lambda each: each.table)
     )
     return Table("How well the values agree (measured minus published)", headings, sections)
 
@@ -198,7 +197,7 @@ def _agreement(each: Agreement) -> tuple[Cell, ...]:
     )
 
 
-def _orders(orders: Iterable[Order]) -> Table:
+def _orders(found: Iterable[Order]) -> Table:
     headings = (
         Heading("Measure", "Measure", text=True),
         Heading("Is ahead of", "Is ahead of", text=True),
@@ -220,7 +219,7 @@ def _orders(orders: Iterable[Order]) -> Table:
                 for each in mine
             ),
         )
-        for title, mine in groupby(orders, key=lambda each: each.table)
+        for title, mine in groupby(found, key=lambda each: each.table)
     )
     return Table("Which method is ahead", headings, sections)
 
@@ -229,7 +228,7 @@ def _orders(orders: Iterable[Order]) -> Table:
 
 
 def _notes(
-    comparison: Comparison, chosen: Sequence[ComparedTable], empty: Sequence[str]
+    comparison: ComparisonData, chosen: Sequence[ComparedTable], empty: Sequence[str]
 ) -> Iterator[str]:
     if empty:
         yield f"Nothing is measured yet for: {'; '.join(empty)}."

@@ -1,0 +1,139 @@
+"""How well measured values agree with published ones, and whether methods keep their order."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import NamedTuple
+
+from oodbench.report.comparison import ComparedTable, ComparisonData, Measure, Place
+from oodbench.report.estimates import Estimate
+
+
+class Agreement(NamedTuple):
+    """How one column of one measure agrees with what was published, over its rows.
+
+    Attributes:
+        table: title of the table.
+        measure: the quantity.
+        column: the column, as published.
+        cells: number of cells.
+        measured: how many of them were measured.
+        judged: how many of these have an interval.
+        covered: how many of these intervals cover the published value.
+        mean: mean difference, measured minus published; None if nothing was measured.
+        largest: the largest difference, with its sign.
+        where: the row it is in.
+    """
+
+    table: str
+    measure: Measure
+    column: str
+    cells: int
+    measured: int
+    judged: int
+    covered: int
+    mean: float | None
+    largest: float | None
+    where: Place | None
+
+
+class Order(NamedTuple):
+    """In how many rows one method is ahead of another.
+
+    Attributes:
+        table: title of the table.
+        measure: the metric.
+        ahead: the column that is asked to be ahead, as published.
+        behind: the other one.
+        rows: number of rows.
+        published: in how many of them it is ahead by the published values.
+        measured: how many rows have both methods measured.
+        here: in how many of these it is ahead.
+        every_seed: in how many of these it is ahead on each seed that both have, two at least.
+    """
+
+    table: str
+    measure: Measure
+    ahead: str
+    behind: str
+    rows: int
+    published: int
+    measured: int
+    here: int
+    every_seed: int
+
+
+def agreements(comparison: ComparisonData) -> list[Agreement]:
+    """The agreement of each measure and column of each table."""
+    return [
+        _agreement(table, measure, column)
+        for table in comparison.tables
+        for measure in table.measures
+        for column in table.columns
+    ]
+
+
+def orders(comparison: ComparisonData) -> list[Order]:
+    """The order of each two methods, for each metric of each table about detection.
+
+    `ahead` is the method that comes later in the published table: the one that the publication
+    argues for, or the one that costs more.
+    """
+    return [
+        _order(table, measure, ahead, behind)
+        for table in comparison.tables
+        if table.about == "detection"
+        for measure in table.measures
+        for index, ahead in enumerate(table.columns)
+        for behind in list(table.columns)[:index]
+    ]
+
+
+def _agreement(table: ComparedTable, measure: Measure, column: str) -> Agreement:
+    cells = table.of(measure, column)
+    gaps = {place: cell.difference for place, cell in cells.items() if cell.difference is not None}
+    where = max(gaps, key=lambda place: abs(gaps[place])) if gaps else None
+    verdicts = [cell.covered for cell in cells.values() if cell.covered is not None]
+    return Agreement(
+        table=table.title,
+        measure=measure,
+        column=column,
+        cells=len(cells),
+        measured=len(gaps),
+        judged=len(verdicts),
+        covered=sum(verdicts),
+        mean=fmean(gaps.values()) if gaps else None,
+        largest=None if where is None else gaps[where],
+        where=where,
+    )
+
+
+def _order(table: ComparedTable, measure: Measure, ahead: str, behind: str) -> Order:
+    sign = 1 if measure.higher_is_better else -1
+    first, second = table.of(measure, ahead), table.of(measure, behind)
+    both = [
+        (one.measured, other.measured)
+        for one, other in zip(first.values(), second.values(), strict=True)
+        if one.measured is not None and other.measured is not None
+    ]
+    here = [(one, other) for one, other in both if sign * (one.mean - other.mean) > 0]
+    return Order(
+        table=table.title,
+        measure=measure,
+        ahead=ahead,
+        behind=behind,
+        rows=len(first),
+        published=sum(
+            sign * (first[place].published - second[place].published) > 0 for place in first
+        ),
+        measured=len(both),
+        here=len(here),
+        every_seed=sum(_on_every_seed(one, other, sign) for one, other in here),
+    )
+
+
+def _on_every_seed(one: Estimate, other: Estimate, sign: int) -> bool:
+    """Whether the first is ahead on each seed that both have; one seed shows nothing."""
+    seeds = one.by_seed.keys() & other.by_seed.keys()
+    ahead = [sign * (one.by_seed[seed] - other.by_seed[seed]) > 0 for seed in seeds]
+    return len(ahead) > 1 and all(ahead)

@@ -1,0 +1,337 @@
+"""Which tables the report of a leaderboard has, and how its first table is laid out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from oodbench.errors import counted
+from oodbench.report.columns import Column
+from oodbench.report.leaderboard import FPR, RANKED_BY, Absence, LeaderboardData, Row
+from oodbench.report.tables.cost import (
+    SCATTER_LIMIT,
+    UNSTEADY_NOTE,
+    cost_table,
+    relative_time,
+    requirements_table,
+    unsteady,
+)
+from oodbench.report.tables.document import (
+    TIED_SIGN,
+    UNSTEADY_SIGN,
+    Cell,
+    Document,
+    Heading,
+    Section,
+    Table,
+)
+from oodbench.report.tables.notes import cost_notes, mark_notes, notes
+from oodbench.report.tables.rows import METHOD, named, sections, who
+from oodbench.report.tables.values import (
+    BASELINE_SIGN,
+    TUNED_ON,
+    cost_of,
+    interval_text,
+    interval_title,
+    metric_title,
+    parameters_text,
+    percent,
+    seeds_text,
+    short_decimal,
+    value_cell,
+)
+
+_TUNED = Heading("Tuned on", "Tuned on", text=True, importance=7)
+
+
+def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
+    """What a person looks at first: quality with cost, cost, requirements, chosen values, absences.
+
+    Args:
+        board: the leaderboard.
+        best: how the format shows the best value of a column, in words.
+        split: whether a method has two columns, what was trained and the detector, and not one.
+    """
+    tables = [
+        _leaderboard(board, split),
+        cost_table(board, split),
+        requirements_table(board, split),
+        _chosen(board, split),
+        _absences(board),
+    ]
+    return _document(board, tables, best)
+
+
+def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
+    """The overview, and the tables behind it: each OOD set, each metric, each method.
+
+    Args:
+        board: the leaderboard.
+        best: how the format shows the best value of a column, in words.
+        split: whether a method has two columns, what was trained and the detector, and not one.
+    """
+    sets = [column for column in board.columns if column.kind == "set"]
+    groups = {each.name: each.group for each in board.ood_sets}
+    per_set = [
+        (metric, column, f"{column.name} ({groups[column.name]})" if groups[column.name] else "")
+        for metric in board.metrics
+        for column in sets
+    ]
+    tables = [
+        _leaderboard(board, split),
+        *(
+            _details(
+                board,
+                split,
+                f"{metric_title(metric)} on each OOD set (%)",
+                [
+                    (metric, column, title or column.name)
+                    for m, column, title in per_set
+                    if m == metric
+                ],
+            )
+            for metric in ("auroc", FPR)
+            if metric in board.metrics
+        ),
+        _details(
+            board,
+            split,
+            "All metrics, mean over the OOD sets (%)",
+            [(metric, board.column("mean"), metric_title(metric)) for metric in board.metrics],
+        ),
+        cost_table(board, split),
+        requirements_table(board, split),
+        _methods(board),
+        _absences(board),
+    ]
+    document = _document(board, tables, best)
+    if {"aupr_in", "aupr_out"} & set(board.metrics):
+        note = "AUPR depends on the numbers of ID and OOD images, which are given at the top."
+        document = replace(document, notes=(*document.notes, note))
+    return document
+
+
+def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
+    """The best methods in five columns, for a column of a paper.
+
+    Args:
+        board: the leaderboard.
+        best: how the format shows the best value of a column, in words.
+        methods: number of methods.
+    """
+    mean, worst = board.column("mean"), board.column("worst")
+    ranked = [row for row in board.rows if not row.oracle and row.rank is not None]
+    headings = (
+        METHOD,
+        Heading("AUROC", "AUROC"),
+        Heading("Worst AUROC", "Worst AUROC"),
+        Heading("FPR95", "FPR95"),
+        Heading("Time", "Time"),
+    )
+    rows = tuple(
+        (
+            *named(row, board, split=False),
+            value_cell(row.entries.get((RANKED_BY, mean))),
+            value_cell(row.entries.get((RANKED_BY, worst))),
+            value_cell(row.entries.get((FPR, mean))),
+            relative_time(row),
+        )
+        for row in ranked[:methods]
+    )
+    shown = (
+        f"the {counted(len(rows), 'method')} of {len(ranked)} with the highest AUROC"
+        if len(rows) < len(ranked)
+        else f"all {counted(len(rows), 'method')}"
+    )
+    sets = counted(len(board.ood_sets), "OOD set")
+    notes = (
+        f"AUROC (higher is better) and FPR95 (lower is better) in %, means over {sets} and "
+        f"{counted(len(board.seeds), 'seed')}; {shown}. Time: of an image in a "
+        f"batch, {BASELINE_SIGN} the baseline's.",
+        f"Best of its column: {best}"
+        + (f"; {TIED_SIGN}: tied with the best (paired differences)." if board.tested else "."),
+        *((UNSTEADY_NOTE,) if any(map(unsteady, ranked[:methods])) else ()),
+    )
+    title = f"Benchmark {board.benchmark}, version {board.version}"
+    return Table(title, headings, (Section("", rows),), notes)
+
+
+def cost(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
+    """What the methods cost and require, as in the overview, and nothing else."""
+    tables = [cost_table(board, split), requirements_table(board, split)]
+    document = _document(board, tables, best)
+    return replace(document, notes=(*mark_notes(board, best), *cost_notes(board)))
+
+
+# --- the document --------------------------------------------------------------------------------
+
+
+def _document(board: LeaderboardData, tables: Sequence[Table], best: str) -> Document:
+    return Document(
+        title=f"Benchmark {board.benchmark}, version {board.version}",
+        summary=_summary(board),
+        tables=tuple(table for table in tables if any(part.rows for part in table.sections)),
+        notes=notes(board, best),
+        warnings=board.warnings,
+        about=board.about,
+    )
+
+
+def _summary(board: LeaderboardData) -> tuple[str, ...]:
+    by_group: dict[str | None, list[str]] = defaultdict(list)
+    for each in board.ood_sets:
+        size = "" if each.images is None else f" ({each.images:,})"
+        by_group[each.group].append(each.name + size)
+    lines = [
+        f"In-distribution (ID): {board.id_dataset}"
+        + (f", {board.id_images:,} test images." if board.id_images is not None else ".")
+    ]
+    for group, names in by_group.items():
+        kind = "OOD" if group is None else f"{group}-OOD"
+        lines.append(f"{kind[0].upper()}{kind[1:]}: {', '.join(names)}.")
+    if board.seeds:
+        lines.append(f"Seeds: {seeds_text(board.seeds)}.")
+    accuracies = {row.model: row.id_accuracy for row in board.rows if row.id_accuracy is not None}
+    if accuracies:
+        said = (f"{name} {100 * each.mean:.1f} %" for name, each in sorted(accuracies.items()))
+        lines.append(f"Test accuracy of the models: {', '.join(said)}.")
+    return tuple(lines)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _leaderboard(board: LeaderboardData, split: bool) -> Table:
+    mean, worst = board.column("mean"), board.column("worst")
+    # A group with every set in it would repeat the mean.
+    groups = [column for column in board.groups if column.sets != mean.sets]
+    has_cost = any(row.cost is not None for row in board.rows)
+    auroc, fpr = metric_title("auroc"), metric_title(FPR)
+    interval = interval_title(row.entries.get((RANKED_BY, mean)) for row in board.rows)
+    headings = [
+        Heading("#", "#", importance=8),
+        *who(split),
+        _TUNED,
+        *(
+            Heading(f"{auroc} {each.name} (%)", f"{auroc} {each.name}", importance=8)
+            for each in groups
+        ),
+        Heading(f"{auroc} mean (%)", f"{auroc} mean"),
+        Heading(f"{interval} (%)", interval, importance=5),
+        Heading(f"{fpr} mean (%)", f"{fpr} mean", importance=8),
+        Heading(f"{auroc} worst set (%)", f"{auroc} worst", importance=6),
+        Heading("Worst set", "Worst set", text=True, importance=2),
+        Heading("ID accuracy (%)", "ID acc.", importance=1),
+    ]
+    if has_cost:
+        headings += [
+            Heading("Forwards/backwards per image", "Fwd/bwd per image", importance=4),
+            Heading(f"Time ({BASELINE_SIGN} baseline)", f"Time {BASELINE_SIGN}base", importance=7),
+        ]
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        average = row.entries.get(("auroc", mean))
+        lowest = row.entries.get(("auroc", worst))
+        found = [
+            Cell("" if row.rank is None else str(row.rank)),
+            *named(row, board, split),
+            Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
+            *(value_cell(row.entries.get(("auroc", each))) for each in groups),
+            value_cell(average, spread=True),
+            Cell(interval_text(average.estimate) if average else ""),
+            value_cell(row.entries.get((FPR, mean))),
+            value_cell(lowest),
+            Cell((lowest.set_name or "") if lowest else ""),
+            Cell(percent(row.id_accuracy.mean) if row.id_accuracy else ""),
+        ]
+        if has_cost:
+            forwards, backwards = (
+                cost_of(row, name) for name in ("forwards_per_image", "backwards_per_image")
+            )
+            both = forwards is not None and backwards is not None
+            found += [
+                Cell(f"{short_decimal(forwards)}/{short_decimal(backwards)}" if both else ""),
+                relative_time(row),
+            ]
+        return tuple(found)
+
+    title = "Quality (%) and cost" if has_cost else "Quality (%)"
+    scattering = (
+        f"{UNSTEADY_SIGN} after a time: its repetitions scatter by more than {SCATTER_LIMIT:.0%} "
+        "(see the table of costs)."
+    )
+    notes = (scattering,) if any(map(unsteady, board.rows)) else ()
+    return Table(title, tuple(headings), sections(board, cells), notes)
+
+
+def _details(
+    board: LeaderboardData, split: bool, title: str, columns: Sequence[tuple[str, Column, str]]
+) -> Table:
+    """Methods against (metric, column) pairs, each under its own title."""
+    headings = (*who(split), *(Heading(title, title) for _, _, title in columns))
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        values = (
+            value_cell(row.entries.get((metric, column)), spread=True)
+            for metric, column, _ in columns
+        )
+        return *named(row, board, split), *values
+
+    return Table(title, headings, sections(board, cells))
+
+
+def _chosen(board: LeaderboardData, split: bool) -> Table:
+    """The parameters of the methods that were tuned."""
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        tuned_on = TUNED_ON.get(row.tuned_on, row.tuned_on)
+        chosen = parameters_text(row.choices)
+        return *named(row, board, split), Cell(tuned_on), Cell(chosen), Cell(seeds_text(row.seeds))
+
+    titles = ("Tuned on", "Detector parameters", "Seeds")
+    headings = (*who(split), *(Heading(title, title, text=True) for title in titles))
+    tuned = replace(board, rows=tuple(row for row in board.rows if row.tuned_on != "none"))
+    return Table("Chosen by tuning", headings, sections(tuned, cells))
+
+
+def _methods(board: LeaderboardData) -> Table:
+    titles = ("Method", "Model", "Loss", "Detector", "Tuned on", "Detector parameters", "Seeds")
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        return (
+            Cell(row.method),
+            Cell(row.model),
+            Cell(row.loss),
+            Cell(row.detector),
+            Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
+            Cell(parameters_text(row.choices)),
+            Cell(seeds_text(row.seeds)),
+        )
+
+    headings = tuple(Heading(title, title, text=True) for title in titles)
+    return Table("Methods", headings, sections(board, cells))
+
+
+def _absences(board: LeaderboardData) -> Table:
+    titles = ("Method", "Status", "Seeds", "Reason")
+    present = {row.method for row in board.rows}
+
+    def seeds(each: Absence) -> str:
+        whole = each.status == "skipped" and each.method not in present
+        return "all" if whole else seeds_text(each.seeds)
+
+    rows = tuple(
+        (
+            Cell(each.method),
+            Cell(each.status),
+            Cell(seeds(each)),
+            Cell(each.reason),
+        )
+        for each in board.absences
+    )
+    headings = tuple(
+        Heading(title, title, text=True, importance=5 if title == "Seeds" else 9)
+        for title in titles
+    )
+    return Table("Skipped and failed", headings, (Section("", rows),))

@@ -1,0 +1,51 @@
+"""Rows of the tables of a leaderboard: how methods are named and divided into sections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from oodbench.report.leaderboard import ORACLE_LABEL, LeaderboardData, Row
+from oodbench.report.tables.document import Cell, Heading, Section
+
+METHOD = Heading("Method", "Method", text=True)
+
+_SPLIT = (Heading("Training", "Training", text=True), Heading("Detector", "Detector", text=True))
+
+
+def who(split: bool) -> tuple[Heading, ...]:
+    """Heads of the columns that name a method."""
+    return _SPLIT if split else (METHOD,)
+
+
+def named(row: Row, board: LeaderboardData, split: bool) -> tuple[Cell, ...]:
+    """The cells that name a method, with what is missing beside it."""
+    missing = _missing(row, board)
+    if not split:
+        return (Cell(row.method + missing),)
+    return Cell(row.model), Cell(row.method.removeprefix(f"{row.model}+") + missing)
+
+
+def _missing(row: Row, board: LeaderboardData) -> str:
+    """What stands beside the name of a method that is not complete."""
+    if row.complete:
+        return ""
+    if len(row.seeds) < len(board.seeds):
+        return f" ({len(row.seeds)}/{len(board.seeds)} seeds)"
+    return " (sets missing)"
+
+
+def sections(
+    board: LeaderboardData,
+    cells: Callable[[Row], tuple[Cell, ...]],
+    key: Callable[[Row], Any] | None = None,
+) -> tuple[Section, ...]:
+    """The ranked methods, and the oracles below them; in the leaderboard's order unless sorted."""
+    parts = []
+    for label, oracle in (("", False), (ORACLE_LABEL, True)):
+        rows = [row for row in board.rows if row.oracle is oracle]
+        if key is not None:
+            rows.sort(key=key)
+        if rows:
+            parts.append(Section(label, tuple(cells(row) for row in rows)))
+    return tuple(parts)

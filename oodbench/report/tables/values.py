@@ -1,0 +1,143 @@
+"""Values as text: percentages, intervals, costs, parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from oodbench.report.estimates import FEWEST_SEEDS, LEVEL, Estimate
+from oodbench.report.leaderboard import SHOWN, Choice, Entry, Row
+from oodbench.report.tables.document import Cell
+
+UP_SIGN, DOWN_SIGN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+"""Follow the name of a metric that is better if it is higher, or lower."""
+
+BASELINE_SIGN = "\N{MULTIPLICATION SIGN}"
+
+SPREAD_SIGN = "\N{PLUS-MINUS SIGN}"
+
+TUNED_ON = {"none": "-", "fgsm": "FGSM", "ood_oracle": "OOD oracle"}
+
+
+def value_cell(entry: Entry | None, *, spread: bool = False) -> Cell:
+    """A metric in percent, with its mark; an empty cell if there is none.
+
+    Args:
+        entry: the value.
+        spread: whether its standard deviation over seeds follows, if there are three or more.
+    """
+    if entry is None:
+        return Cell()
+    std = entry.estimate.std if spread and entry.estimate.seeds >= FEWEST_SEEDS else None
+    after = "" if std is None else SPREAD_SIGN + percent(std)
+    return Cell(percent(entry.estimate.mean), entry.mark, after)
+
+
+def percent(fraction: float) -> str:
+    """A fraction in percent, with one decimal."""
+    return f"{100 * fraction:.1f}"
+
+
+def interval_text(found: Estimate) -> str:
+    """A confidence interval in percent; with two seeds their values; empty if there is neither."""
+    if found.seeds == 2:
+        return ", ".join(map(percent, found.by_seed.values()))
+    if found.ci_low is None or found.ci_high is None:
+        return ""
+    return f"{percent(found.ci_low)}-{percent(found.ci_high)}"
+
+
+def interval_title(entries: Iterable[Entry | None]) -> str:
+    """The head of a column of `interval_text`."""
+    seeds = {entry.estimate.seeds for entry in entries if entry is not None}
+    return "Both seeds" if seeds == {2} else f"{LEVEL:.0%} interval"
+
+
+def metric_title(metric: str) -> str:
+    """The abbreviation of a metric of `SHOWN`, with an arrow that says which way is better."""
+    about = SHOWN[metric]
+    return f"{about.short_title}{UP_SIGN if about.higher_is_better else DOWN_SIGN}"
+
+
+def parameters_text(choices: Sequence[Choice], names: Collection[str] | None = None) -> str:
+    """Detector parameters on one line: "epsilon 0, 0.0014, 0; temperature 1000".
+
+    Several values are those of the seeds, in order; values that all seeds share are given once.
+    Where the OOD sets of a seed have several, each value is followed by its set in brackets.
+
+    Args:
+        choices: the parameters of each seed.
+        names: which parameters; default: all.
+    """
+    if names is None:
+        names = {name for choice in choices for name in choice.values}
+    parts = []
+    for name in sorted(names):
+        by_set: dict[str | None, list[str]] = {}
+        sets = dict.fromkeys(each.ood_dataset for each in choices if each.ood_dataset is not None)
+        for choice in choices:
+            value = _parameter(choice.values.get(name))
+            # A seed whose sets agree says it once, and it holds for each of them.
+            for ood in sets if choice.ood_dataset is None and sets else (choice.ood_dataset,):
+                by_set.setdefault(ood, []).append(value)
+        texts = {ood: _once(values) for ood, values in by_set.items()}
+        if len(set(texts.values())) > 1:
+            parts.append(f"{name} " + ", ".join(f"{text} ({ood})" for ood, text in texts.items()))
+        else:
+            parts.append(f"{name} {next(iter(texts.values()))}")
+    return "; ".join(parts) or "-"
+
+
+def _once(values: Sequence[str]) -> str:
+    return values[0] if len(set(values)) == 1 else ", ".join(values)
+
+
+def _parameter(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_parameter, value)) + "]"
+    return str(value)
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Seeds on one line."""
+    return ", ".join(map(str, seeds))
+
+
+def cost_of(row: Row, name: str) -> float | None:
+    """A cost of a method by its name in records; None if it was not measured."""
+    return None if row.cost is None else row.cost.values[name]
+
+
+def decimal(value: float | None, decimals: int) -> str:
+    """A number with this many decimals; empty if there is none."""
+    return "" if value is None else f"{value:,.{decimals}f}"
+
+
+def short_decimal(value: float | None) -> str:
+    """At most two decimals, and none that are zero."""
+    return "" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def same_decimals(values: Sequence[float | None]) -> Callable[[float | None], str]:
+    """A formatter with one number of decimals, at most three: the smallest value keeps two digits.
+
+    Whole numbers have none.
+    """
+    sizes = [abs(value) for value in values if value]
+    if all(size == round(size) for size in sizes):
+        decimals = 0
+    else:
+        decimals = max(0, min(3, 1 - math.floor(math.log10(min(sizes)))))
+    return lambda value: decimal(value, decimals)
+
+
+def unit_prefix(values: Sequence[float | None]) -> tuple[float, str]:
+    """A power of 1000, and its prefix, that leaves the smallest value at 1 or above."""
+    smallest = min((value for value in values if value), default=1.0)
+    for unit, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if smallest >= unit:
+            return unit, prefix
+    return 1.0, ""

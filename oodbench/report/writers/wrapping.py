@@ -1,0 +1,38 @@
+"""Text broken into lines, without cutting numbers."""
+
+from __future__ import annotations
+
+import re
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters, broken after spaces and the signs + - _ / @ and comma.
+
+    Numbers such as 1,000 and 1e-4 are not broken. A longer piece goes on in the next line. Nothing
+    is lost: the lines put together are the text, but for spaces at their ends. A width below 1
+    counts as 1.
+    """
+    width = max(1, width)
+    lines = [""]
+    for piece in _pieces(text):
+        if len((lines[-1] + piece).rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += piece
+        while len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return [line.rstrip() for line in lines]
+
+
+def longest_piece(text: str) -> int:
+    """The smallest width at which `wrap` cuts no piece."""
+    return max((len(piece.rstrip()) for piece in _pieces(text)), default=0)
+
+
+def longest_number(text: str) -> int:
+    """The smallest width at which `wrap` cuts no piece that has a digit in it."""
+    pieces = (piece.rstrip() for piece in _pieces(text))
+    return max((len(piece) for piece in pieces if re.search(r"\d", piece)), default=0)
+
+
+def _pieces(text: str) -> list[str]:
+    return re.split(r"(?<=[ +\-_/@,])(?<![\deE][+\-,](?=\d))(?=\S)", text)
