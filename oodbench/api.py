@@ -143,7 +143,7 @@ class Run:
         return RunDirectory(self.folder).read_training()
 
     def figures(self) -> dict[str, Figure]:
-        """What can be drawn of the run, by name (`oodbench.report.gallery`)."""
+        """What can be drawn of the run, by name (`oodbench.report.figures.gallery`)."""
         from oodbench.report.figures import gallery
 
         description = RunDirectory(self.folder).read_description()
