@@ -20,9 +20,9 @@ from oodbench.plugins.catalog import Catalog, DetectorStatus, Plugin
 from oodbench.plugins.probe import probe_parameters
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
-from oodbench.specs import EvaluationSpec
 from oodbench.storage.holding import claim, held, held_around
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
+from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING, RunDirectory
 from oodbench.storage.suite_directory import SuiteDirectory
 
@@ -59,7 +59,7 @@ class Run:
         directory = RunDirectory(self.folder)
         description = directory.read_description()
         records, costs = directory.read_records()
-        ended = description.get("status") == "complete"
+        ended = description.status == "complete"
         if not records and (ended or RECORDS in directory.changed()):
             path = self.folder / RECORDS
             raise UserError(
@@ -106,7 +106,7 @@ class Run:
         Files that were changed after the run, and signs of a mistake in the data that were seen
         while it ran (`engine.mistakes`).
         """
-        found = RunDirectory(self.folder).read_description().get("warnings", {})
+        found = RunDirectory(self.folder).read_description().warnings
         changed = self.changed
         return (
             *([changed_files(self.folder, changed)] if changed else []),
@@ -130,8 +130,7 @@ class Run:
         found = [] if DIFFERENCES in self.changed else directory.read_differences()
         if differences.belong(found, self.records):
             return found
-        benchmark = directory.read_description().get("benchmark", {})
-        resamples = EvaluationSpec.model_validate(benchmark.get("evaluation", {})).resamples
+        resamples = directory.read_description().of_benchmark.evaluation.resamples
         try:
             return differences.from_scores(self.records, directory.read_scores, resamples)
         except UserError:  # scores are missing
@@ -151,8 +150,8 @@ class Run:
         seed = min((seed for _, seed in measured), default=0)
         methods = dict.fromkeys(cost.method for cost in self.costs)
         scores = {name: self.scores(name, seed) for name in methods if (name, seed) in measured}
-        benchmark = description.get("benchmark", {})
-        return gallery.of_run(benchmark, self.leaderboard(), self.training, scores, seed)
+        models = description.of_benchmark.models
+        return gallery.of_run(models, self.leaderboard(), self.training, scores, seed)
 
     def write_figures(self, folder: str | Path) -> list[Path]:
         """Draw what can be drawn into a folder; the files that were written.
@@ -393,12 +392,12 @@ def run_suite(
     return SuiteRun(folder, state.complete, failures)
 
 
-def _about(description: Mapping[str, Any]) -> tuple[str, ...]:
+def _about(description: RunDescription) -> tuple[str, ...]:
     """When and with what a run was made, in sentences."""
-    versions, written = description.get("versions", {}), description.get("written")
+    versions = description.versions
     found = []
-    if written:
-        found.append(f"Run of {str(written)[:16].replace('T', ' ')} UTC.")
+    if description.written:
+        found.append(f"Run of {description.written[:16].replace('T', ' ')} UTC.")
     if version := versions.get("oodbench"):
         revision = versions.get("oodbench_revision")
         found.append(f"oodbench {version}{f', revision {revision}' if revision else ''}.")

@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import datetime
 import logging
-import platform
-import shlex
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from oodbench import metrics
-from oodbench.data.duplicates import digests
+from oodbench.engine import provenance
 from oodbench.engine.device import full_precision
 from oodbench.engine.evaluation import Evaluation, evaluate
-from oodbench.engine.mistakes import shared_signs
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.recording import Recorder
+from oodbench.engine.recording import Recorder, RecordLines
+from oodbench.engine.resuming import open_directory
 from oodbench.engine.scoring import Scorer
-from oodbench.errors import UserError, counted, listed
-from oodbench.files import canonical_json, digest
+from oodbench.errors import UserError, counted
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.content import source_digest
 from oodbench.progress import Reporter
 from oodbench.report import differences
 from oodbench.report.score_warnings import tie_notes
-from oodbench.specs import WORDS
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,
@@ -44,6 +33,7 @@ from oodbench.storage.records import (
     TrainingRecord,
     to_lines,
 )
+from oodbench.storage.run_description import RecordDigest, RunDescription, RunStatus
 from oodbench.storage.run_directory import (
     COSTS,
     DIFFERENCES,
@@ -54,18 +44,12 @@ from oodbench.storage.run_directory import (
     scores_content,
     scores_name,
 )
+from oodbench.storage.same_work import Work
 from oodbench.training import distributed
 from oodbench.training.determinism import deterministic
 from oodbench.training.loaded_data import DataStore
-from oodbench.training.precision import has_bfloat16
 from oodbench.training.state import tensors_digest
 from oodbench.training.trained_models import ModelStore
-from oodbench.version import __version__
-
-IN_NO_FILE = "a class that is in no file of a plug-in folder"
-"""Checksum of such a detector: nobody knows all that it is made of, so it is always run again."""
-
-DESCRIPTION_SCHEMA = 1
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +123,9 @@ class _Run:
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
-        self.lines: dict[Key, _Lines] = {}
+        self.lines: dict[Key, RecordLines] = {}
         self.trainings: dict[tuple[str, int], list[TrainingRecord]] = {}
-        self.before: Mapping[str, Any] = {}
+        self.before = RunDescription()
         self.checkpoints: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
         self.unwritten: dict[str, bytes] = {}
@@ -156,7 +140,11 @@ class _Run:
         with self.say.work(len(units) + 1):
             self.say.stage("data")
             self._open(resume)
-            self.duplicates = self._find_duplicates()
+            self.duplicates, signs = provenance.duplicates_of_id_images(self.plan, self.data)
+            if signs:
+                self.warnings["data"] = signs
+            for sign in signs:
+                self.say.warn(sign)
             self._write("running")
             self.say.done(f"data: {', '.join(self.plan.datasets)}")
             self.models.check(self.plan.models)
@@ -317,188 +305,31 @@ class _Run:
     @cached_property
     def recorder(self) -> Recorder:
         """Makes this run's records."""
-        return Recorder(self.benchmark, self.run_id, _device_name(self.device))
+        return Recorder(self.benchmark, self.work.run_id, provenance.device_name(self.device))
 
     @cached_property
-    def run_id(self) -> str:
-        """The same work has the same id: spec, data, package version."""
-        return digest(
-            canonical_json(self.benchmark.identity()),
-            canonical_json(data_checksums(self.plan, self.data)),
-            __version__,
-        )[:16]
-
-    def _find_duplicates(self) -> dict[str, int]:
-        """OOD set -> number of its test images that are, byte for byte, ID images seen before.
-
-        Seen are the images that are trained on and those set apart for tuning.
-        """
-        id_set = self.benchmark.id
-        splits = [(id_set, split) for split in self.plan.datasets[id_set].splits]
-        splits += [(name, "test") for name in self.benchmark.ood_groups]
-        images = {
-            f"the {split} images of '{name}'": digests(self.data.get(name, split))
-            for name, split in splits
-        }
-        if signs := list(shared_signs(images)):
-            self.warnings["data"] = signs
-        for sign in signs:
-            self.say.warn(sign)
-        seen = [
-            images[f"the {split} images of '{id_set}'"] for _, split in splits if split != "test"
-        ]
-        return {
-            name: sum(
-                int(np.isin(images[f"the test images of '{name}'"], part).sum()) for part in seen
-            )
-            for name in self.benchmark.ood_groups
-        }
-
-    def _detector_checksums(self) -> dict[str, str]:
-        names = sorted({method.detector.name for method in self.plan.methods})
-        return {name: detector_checksum(self.catalog, name) for name in names}
+    def work(self) -> Work:
+        """What the results of this run depend on."""
+        return provenance.work_of(self.plan, self.catalog, self.data)
 
     def _open(self, resume: bool) -> None:
-        """Create the directory, or take up what is finished in it."""
-        if not self.directory.exists():
-            self.directory.create()
-            return
-        folder = self.directory.folder
-        if not resume:
-            raise UserError(
-                f"{folder} holds a run already.",
-                "Continue it with --resume, or choose another folder with --out.",
-            )
-        before = self.directory.read_description()
-        held = before.get("benchmark", {})
-        if without_words(held) != self.benchmark.identity():
-            name, number = held.get("name"), held.get("version")
-            other = f"'{name}' version {number}"
-            if (name, number) == (self.benchmark.name, self.benchmark.version):
-                keys = listed(_different(without_words(held), self.benchmark.identity()), 3)
-                other = f"another state of '{name}' ({keys})"
-            raise UserError(
-                f"{folder} holds a run of benchmark {other}, not of '{self.benchmark.name}' "
-                f"version {self.benchmark.version} as it is now; their results do not mix.",
-                "Start a new run in another folder with --out.",
-            )
-        if before.get("run_id") != self.run_id:
-            raise UserError(
-                f"{folder} holds a run with other data, or of oodbench "
-                f"{before.get('versions', {}).get('oodbench')}; their results do not mix.",
-                "Start a new run in another folder with --out.",
-            )
-        self.directory.clean()
-        self.before = before
-        threads = before.get("environment", {}).get("threads")
-        if threads != torch.get_num_threads():
-            self.say.warn(
-                f"{folder} was begun with {threads} threads and goes on with "
-                f"{torch.get_num_threads()}: what is done now may differ in the last digits."
-            )
-        self.checkpoints = dict(before.get("checksums", {}).get("checkpoints", {}))
-        self.notes = dict(before.get("notes", {}))
-        self.warnings = dict(before.get("warnings", {}))
-        altered = set(self.directory.changed())
-        if DIFFERENCES not in altered:
-            self.differences = self.directory.read_differences()
-        if TRAINING in altered:
-            self.say.warn(f"{folder / TRAINING} changed after the run; it is made again.")
-        else:
-            for record in self.directory.read_training():
-                self.trainings.setdefault((record.model, record.seed), []).append(record)
-        changed = {
-            name
-            for name, checksum in self._detector_checksums().items()
-            if before.get("checksums", {}).get("detectors", {}).get(name, checksum) != checksum
-            or checksum == IN_NO_FILE
-        }
-        self._take_up(changed, altered)
-
-    def _take_up(self, changed_detectors: set[str], altered: set[str]) -> None:
-        """Keep what is finished.
-
-        Args:
-            changed_detectors: names of detectors that are others now.
-            altered: files that were changed after the run.
-        """
-        by_key, measured = self._read_unaltered(altered)
-        expected = len(metrics.METRICS) * len(self.benchmark.ood_groups) + 1
-        for key, group in by_key.items():
-            whole = (
-                len(group) == expected
-                and group[0].tuned_on == self._planned.get(key, group[0].tuned_on)
-                and all(record.status == "ok" for record in group)
-                and key in measured
-            )
-            if whole and key in self._planned and scores_name(key) in altered:
-                self.say.warn(
-                    f"{self.directory.scores_path(key)} changed after the run; done again: "
-                    f"{_label(key)}."
-                )
-            elif (
-                whole
-                and group[0].detector not in changed_detectors
-                and self.directory.has_scores(key, self.benchmark.ood_groups)
-            ):
-                self.records[key] = group
-                self.costs[key] = measured[key]
-            elif key not in self._planned:  # and not tried again now
-                self.records[key] = group
-                self.costs |= {key: measured[key]} if key in measured else {}
-
-    @cached_property
-    def _planned(self) -> dict[Key, str]:
-        """What is to be done, and what it is tuned on."""
-        return {(m.name, seed): m.tuned_on for m in self.plan.methods for seed in self.plan.seeds}
-
-    def _read_unaltered(
-        self, altered: set[str]
-    ) -> tuple[dict[Key, list[QualityRecord]], dict[Key, CostRecord]]:
-        """Records and costs in the directory, without those that were changed after the run.
-
-        Raises:
-            UserError: if records were changed that this plan does not make again.
-        """
-        suspect = sorted({RECORDS, COSTS} & altered)
-        try:
-            records, costs = self.directory.read_records()
-        except UserError:
-            if not suspect:
-                raise
-            records, costs = [], []
-        measured = {(cost.method, cost.seed): cost for cost in costs}
-        by_key: dict[Key, list[QualityRecord]] = {}
-        for record in records:
-            by_key.setdefault((record.method, record.seed), []).append(record)
-        if not suspect:
-            return by_key, measured
-        digests = {
-            (entry["method"], entry["seed"]): entry["sha256"]
-            for entry in self.before.get("records", ())
-        }
-        kept = {
-            key: group
-            for key, group in by_key.items()
-            if digests.get(key) == _Lines.of(group, measured.get(key)).digest
-        }
-        gone = [key for key in digests if key not in kept]
-        skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}
-        lost = [key for key in gone if key not in {*self._planned, *skipped}]
-        files = f"{' and '.join(suspect)} in {self.directory.folder}"
-        if lost:
-            raise UserError(
-                f"{files} changed after the run; what was lost is {listed(map(_label, lost))}, "
-                "which is not to be done now.",
-                "Resume with the methods and seeds of the run, or start a new one with --out.",
-            )
-        again = [key for key in gone if key in self._planned]
-        self.say.warn(
-            f"{files} changed after the run; done again: {listed(map(_label, again)) or 'nothing'}."
+        """Create the directory, or keep what is finished in it."""
+        found = open_directory(
+            self.directory, self.plan, lambda: self.work, self.say, resume=resume
         )
-        return kept, measured
+        held = self.before = found.description
+        self.records, self.costs = found.records, found.costs
+        self.trainings, self.differences = found.trainings, found.differences
+        self.checkpoints = dict(held.checksums.checkpoints)
+        self.notes, self.warnings = dict(held.notes), dict(held.warnings)
+        threads, now = held.environment.threads, torch.get_num_threads()
+        if held.run_id and threads != now:
+            self.say.warn(
+                f"{self.directory.folder} was begun with {threads} threads and continues with "
+                f"{now}: new results may differ in the last digits."
+            )
 
-    def _write(self, status: str) -> None:
+    def _write(self, status: RunStatus) -> None:
         """Write the description and all records; in an order that depends on the plan alone."""
         models = list(self.benchmark.models)
         trainings = [
@@ -518,71 +349,39 @@ class _Run:
         self.directory.write(self._description(status), contents)
         self.unwritten.clear()
 
-    def _lines(self, key: Key) -> _Lines:
-        """What the files say of a method and seed, made once: they are written after each unit."""
+    def _lines(self, key: Key) -> RecordLines:
+        """The lines of a method and seed, made once: they are written after each unit."""
         records, cost = self.records[key], self.costs.get(key)
         known = self.lines.get(key)
         if known is None or known.made_from[0] is not records or known.made_from[1] is not cost:
-            known = self.lines[key] = _Lines.of(records, cost)
+            known = self.lines[key] = RecordLines.of(records, cost)
         return known
 
-    def _description(self, status: str) -> Mapping[str, Any]:
-        """What `run.json` says; of a resumed run also what this plan left out."""
-        planned = {method.name for method in self.plan.methods}
-        others = [entry for entry in self.before.get("methods", ()) if entry["name"] not in planned]
-        detectors = self.before.get("checksums", {}).get("detectors", {})
-        return {
-            "schema_version": DESCRIPTION_SCHEMA,
-            "run_id": self.run_id,
-            "status": status,
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["oodbench", *sys.argv[1:]]),
-            "benchmark": self.benchmark.model_dump(mode="json"),
-            "seeds": sorted({*self.plan.seeds, *self.before.get("seeds", ())}),
-            "methods": [
-                {
-                    "name": method.name,
-                    "model": method.model,
-                    "detector": method.detector.name,
-                    "tuned_on": method.tuned_on,
-                    "untuned": list(method.untuned),
-                    "reference": method.detector.reference,
-                    "url": method.detector.url,
-                }
-                for method in self.plan.methods
-            ]
-            + others,
-            "skipped": {skip.method: skip.reason for skip in self.plan.skips},
-            "data_root": None if self.data_root is None else str(self.data_root),
-            "plugins": [
-                *(_shown(folder) for folder in self.catalog.plugins),
-                *(f"class {cls.__module__}.{cls.__qualname__}" for cls in self.catalog.classes),
-            ],
-            "versions": _versions(),
-            "environment": {
-                "platform": platform.platform(),
-                "processor": platform.machine(),
-                "threads": torch.get_num_threads(),
-                "device": _device_name(self.device),
-                "bfloat16": has_bfloat16(self.device),
-            },
-            "checksums": {
-                "data": data_checksums(self.plan, self.data),
-                "checkpoints": dict(sorted(self.checkpoints.items())),
-                "detectors": {**detectors, **self._detector_checksums()},
-            },
-            "records": [
-                {
-                    "method": key[0],
-                    "seed": key[1],
-                    "sha256": self._lines(key).digest,
-                }
-                for key in sorted(self.records)
-            ],
-            "duplicates_of_id_images": self.duplicates,
-            "notes": self.notes,
-            "warnings": self.warnings,
-        }
+    def _description(self, status: RunStatus) -> RunDescription:
+        checkpoints = dict(sorted(self.checkpoints.items()))
+        return self.described.model_copy(
+            update={
+                "status": status,
+                "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "checksums": self.described.checksums.model_copy(
+                    update={"checkpoints": checkpoints}
+                ),
+                "records": [
+                    RecordDigest(method=key[0], seed=key[1], sha256=self._lines(key).digest)
+                    for key in sorted(self.records)
+                ],
+                "duplicates_of_id_images": self.duplicates,
+                "notes": self.notes,
+                "warnings": self.warnings,
+            }
+        )
+
+    @cached_property
+    def described(self) -> RunDescription:
+        """The description without what changes during the run."""
+        return provenance.description(
+            self.plan, self.work, self.catalog, self.device, self.data_root, self.before
+        )
 
     def _failures(self) -> list[str]:
         return [
@@ -590,101 +389,3 @@ class _Run:
             for (method, seed), group in self.records.items()
             if group[0].status == "failed"
         ]
-
-
-def _label(key: Key) -> str:
-    method, seed = key
-    return f"{method} (seed {seed})"
-
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """The records of a method and seed as text.
-
-    Attributes:
-        made_from: the records and the cost.
-        records: a line for each.
-        cost: its line, or nothing.
-        digest: what tells when these have been changed.
-    """
-
-    made_from: tuple[Sequence[QualityRecord], CostRecord | None]
-    records: str
-    cost: str
-    digest: str
-
-    @classmethod
-    def of(cls, records: Sequence[QualityRecord], cost: CostRecord | None) -> _Lines:
-        texts = to_lines(records), to_lines([] if cost is None else [cost])
-        return cls((records, cost), *texts, digest(*texts))
-
-
-def detector_checksum(catalog: Catalog, name: str) -> str:
-    """What changes with the source of a detector and of the helper files that it imports."""
-    entry = catalog.entry("detector", name)
-    return source_digest(entry.path) if entry.cls is None else IN_NO_FILE
-
-
-def without_words(benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """A benchmark as `run.json` has it, without what no result depends on."""
-    return {key: value for key, value in benchmark.items() if key not in WORDS}
-
-
-def _different(held: Any, now: Any, key: str = "") -> list[str]:
-    """Keys whose values differ, with dots between them."""
-    if not isinstance(held, dict) or not isinstance(now, dict):
-        return [] if held == now else [key]
-    return [
-        each
-        for name in {**held, **now}
-        for each in _different(held.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-    ]
-
-
-def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:
-    """Fingerprints of the data a plan is about, whichever methods are run.
-
-    All splits of the ID set and the test splits of the OOD sets, by data set and split.
-    """
-    return {
-        name: {
-            split: data.fingerprint(name, split)
-            for split in spec.splits
-            if split == "test" or name == plan.benchmark.id
-        }
-        for name, spec in plan.datasets.items()
-    }
-
-
-def _shown(folder: Path) -> str:
-    """A folder as it is recorded: below the working directory without what is above that."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@cache
-def _revision() -> dict[str, str]:
-    """The git revision of oodbench's source tree, if it runs from one."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return {}
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"oodbench_revision": done.stdout.strip()}
-
-
-def _versions() -> dict[str, str]:
-    packages: Sequence[str] = ("torch", "numpy", "scikit-learn", "scipy", "pillow")
-    return {
-        "oodbench": __version__,
-        **_revision(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }

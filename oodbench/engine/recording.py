@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,41 @@ import numpy as np
 from oodbench import bootstrap as intervals
 from oodbench import metrics
 from oodbench.engine.evaluation import Evaluation, MethodResult, chosen_parameters
+from oodbench.files import digest
 from oodbench.planning.plan import Method
 from oodbench.report import differences
 from oodbench.specs import BenchmarkSpec, TuningProtocol
-from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord, Status, TrainingRecord
+from oodbench.storage.records import (
+    ID_ACCURACY,
+    CostRecord,
+    QualityRecord,
+    Status,
+    TrainingRecord,
+    to_lines,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLines:
+    """The records of a method and seed as text.
+
+    Attributes:
+        made_from: the records and the cost.
+        records: one line for each quality record.
+        cost: the line of the cost record; empty without one.
+        digest: SHA-256 of both, to find later changes.
+    """
+
+    made_from: tuple[Sequence[QualityRecord], CostRecord | None]
+    records: str
+    cost: str
+    digest: str
+
+    @classmethod
+    def of(cls, records: Sequence[QualityRecord], cost: CostRecord | None) -> RecordLines:
+        """The lines of some records."""
+        texts = to_lines(records), to_lines([] if cost is None else [cost])
+        return cls((records, cost), *texts, digest(*texts))
 
 
 class Recorder:

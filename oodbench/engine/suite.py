@@ -15,7 +15,6 @@ from oodbench.progress import Reporter
 from oodbench.storage.holding import held
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.suite_directory import SuiteDirectory, SuiteState
-from oodbench.version import __version__
 
 if TYPE_CHECKING:
     from oodbench.report import Comparison
@@ -97,7 +96,7 @@ def run_members(
     for number, (member, benchmark) in enumerate(suite.members.items(), start=1):
         label = f"[{number}/{count}] {benchmark.name}"
         plan, folder = plans[benchmark.name], directory.member_folder(state, member)
-        if state.status.get(member) == "complete" and is_done(plan, catalog, folder, data_root):
+        if state.status.get(member) == "complete" and _is_done(plan, catalog, folder, data_root):
             say(f"{label}: finished before")
             continue
         if lacking := [name for name in plan.datasets if name in absent]:
@@ -177,42 +176,19 @@ def _run(
     return state.with_member(member, "incomplete", _one_line(missing[0]) + more)
 
 
-def is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
-    """Whether a run directory holds all that a plan asks for, of the same data and detectors."""
-    from oodbench.engine.benchmark import (
-        IN_NO_FILE,
-        data_checksums,
-        detector_checksum,
-        without_words,
-    )
+def _is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
+    """Whether a run directory holds all that a plan asks for, of the same work."""
+    from oodbench.engine.provenance import work_of
+    from oodbench.storage.same_work import is_done
     from oodbench.training.loaded_data import DataStore
 
     try:
         store = DataStore(plan.datasets, data_root, most=plan.benchmark.most_images)
-        data = data_checksums(plan, store)
+        work = work_of(plan, catalog, store)
     except UserError:
-        return False  # to be said when the benchmark is run
-    directory = RunDirectory(folder)
-    if not directory.exists():
-        return False
-    before = directory.read_description()
-    detectors = before.get("checksums", {}).get("detectors", {})
-    return (
-        before.get("status") == "complete"
-        and not directory.changed()
-        and before.get("versions", {}).get("oodbench") == __version__
-        and without_words(before.get("benchmark", {})) == plan.benchmark.identity()
-        and set(plan.seeds) <= set(before.get("seeds", ()))
-        and {method.name for method in plan.methods}
-        <= {method["name"] for method in before.get("methods", ())}
-        and all(
-            detectors.get(method.detector.name)
-            == detector_checksum(catalog, method.detector.name)
-            != IN_NO_FILE
-            for method in plan.methods
-        )
-        and before.get("checksums", {}).get("data") == data
-    )
+        return False  # running the benchmark reports it
+    names = [method.name for method in plan.methods]
+    return is_done(RunDirectory(folder), work, names, plan.seeds)
 
 
 def comparison_of(directory: SuiteDirectory) -> Comparison:

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
@@ -32,61 +29,13 @@ from oodbench.storage.records import (
     TrainingRecord,
     read_lines,
 )
+from oodbench.storage.run_description import NAME, RunDescription
 
 Key = tuple[str, int]
 """A method's name and a seed."""
 
 RECORDS, COSTS, TRAINING = "records.jsonl", "costs.jsonl", "training.jsonl"
 DIFFERENCES = "differences.jsonl"
-
-
-def _inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError("not a file of the run")
-    return name
-
-
-class _Method(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    name: str
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    method: str
-    seed: int
-    sha256: str
-
-
-class _Checksums(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    data: dict[str, dict[str, str]] = {}
-    checkpoints: dict[str, str] = {}
-    detectors: dict[str, str] = {}
-
-
-class _Description(BaseModel):
-    """The parts of `run.json` that are read again, each of which may be missing."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    run_id: str = ""
-    status: str = ""
-    benchmark: dict[str, Any] = {}
-    seeds: list[int] = []
-    methods: list[_Method] = []
-    versions: dict[str, str] = {}
-    environment: dict[str, Any] = {}
-    checksums: _Checksums = _Checksums()
-    notes: dict[str, Any] = {}
-    warnings: dict[str, list[str]] = {}
-    records: list[_Group] = []
-    files: dict[Annotated[str, AfterValidator(_inside)], str] = {}
-    writing: dict[Annotated[str, AfterValidator(_inside)], str] = {}
 
 
 class RunDirectory:
@@ -102,7 +51,7 @@ class RunDirectory:
     @property
     def description_path(self) -> Path:
         """The file that makes a folder a run directory."""
-        return self.folder / "run.json"
+        return self.folder / NAME
 
     def exists(self) -> bool:
         """Whether there is a run in the folder."""
@@ -126,61 +75,45 @@ class RunDirectory:
         for leftover in self.folder.rglob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
 
-    def read_description(self) -> dict[str, Any]:
-        """What `run.json` says.
+    def read_description(self) -> RunDescription:
+        """The contents of `run.json`.
 
         Raises:
             UserError: if there is none, or it is not readable.
         """
         try:
-            description = json.loads(self.description_path.read_text(encoding="utf-8"))
+            return RunDescription.read(self.description_path)
         except FileNotFoundError as error:
             raise UserError(
-                f"{self.folder} holds no run: there is no run.json in it.",
+                f"{self.folder} holds no run: there is no {NAME} in it.",
                 "Give the folder that `oodbench run` printed.",
             ) from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"Cannot read {self.description_path}: {error}.") from error
-        if not isinstance(description, dict):
-            raise UserError(f"Cannot read {self.description_path}: it is not a description.")
-        try:
-            _Description.model_validate(description)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(
-                f"Cannot read {self.description_path}: {where}: {first['msg']}."
-            ) from error
-        return description
 
-    def write(self, description: Mapping[str, Any], contents: Mapping[str, bytes | str]) -> None:
+    def write(self, description: RunDescription, contents: Mapping[str, bytes | str]) -> None:
         """Write files, in the order given, and then `run.json` with their digests.
 
         Args:
-            description: of the run; `files` and `writing` are added to it.
+            description: of the run; `files` and `writing` are set here.
             contents: by names relative to the folder. Quality records come last: they are what
                 makes work finished.
         """
-        before = self.read_description() if self.exists() else dict(description)
-        files = dict(before.get("files", {}))
+        before = self.read_description() if self.exists() else description
         # A run may have been killed when it had written some of what it was about to write.
-        files |= {
+        files = before.files | {
             name: expected
-            for name, expected in before.get("writing", {}).items()
+            for name, expected in before.writing.items()
             if self._digest(name) == expected
         }
         new = {name: _sha256(content) for name, content in contents.items()}
         writing = {name: each for name, each in new.items() if files.get(name) != each}
         if writing:
-            self._write_description({**before, "files": files, "writing": writing})
+            before = before.model_copy(update={"files": files, "writing": writing})
+            before.write(self.description_path)
         for name, content in contents.items():
             if self._digest(name) != new[name]:
                 write_atomic(self.folder / name, content)
-        self._write_description({**description, "files": {**files, **new}})
-
-    def _write_description(self, description: Mapping[str, Any]) -> None:
-        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
-        write_atomic(self.description_path, text)
+        done = description.model_copy(update={"files": files | new, "writing": {}})
+        done.write(self.description_path)
 
     def changed(self) -> tuple[str, ...]:
         """Files with results that are not what the run wrote, or are not there any more.
@@ -193,7 +126,7 @@ class RunDirectory:
         """
         while True:
             description = self.read_description()
-            files, writing = description.get("files", {}), description.get("writing", {})
+            files, writing = description.files, description.writing
             found = [
                 name
                 for name in {**files, **writing}

@@ -13,6 +13,7 @@ import yaml
 
 from oodbench import api
 from oodbench.engine import benchmark as engine
+from oodbench.engine import provenance
 from oodbench.engine import suite as suite_run
 from oodbench.errors import UserError
 from oodbench.planning.suite import load_suite, plan_suite
@@ -646,7 +647,7 @@ def test_what_is_done_is_not_done_again(
 def test_what_is_done_with_other_data_is_not_taken_for_done(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = engine.data_checksums
+    real = provenance.data_checksums
 
     def other(plan: Any, data: Any) -> dict[str, dict[str, str]]:
         checksums = real(plan, data)
@@ -654,7 +655,7 @@ def test_what_is_done_with_other_data_is_not_taken_for_done(
             checksums["letters"]["test"] = "0" * 64
         return checksums
 
-    monkeypatch.setattr(engine, "data_checksums", other)
+    monkeypatch.setattr(provenance, "data_checksums", other)
     done = again(finished, tmp_path / "run")
     (failure,) = [line for line in done.failures if line.startswith("tiny-two")]
     assert "holds a run with other data" in failure

@@ -194,7 +194,7 @@ MODEL = {"network": "n", "head": "dismax", "training": {"epochs": 1}}
 def test_models_that_differ_in_alpha_alone(
     models: dict[str, Any], expected: dict[str, float]
 ) -> None:
-    assert gallery.alphas_of({"models": models}) == expected
+    assert gallery.alphas_of(models) == expected
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -246,14 +246,12 @@ def test_a_run_has_the_figures_that_its_records_allow(tmp_path: Path) -> None:
         for model, value in (("a", 0.7), ("b", 0.8))
         for metric in ("tnr_at_95_tpr", "id_accuracy")
     ]
-    benchmark = {
-        "models": {
-            "a": {**MODEL, "loss_options": {"alpha": 1}},
-            "b": {**MODEL, "loss_options": {"alpha": 10}},
-        }
+    models = {
+        "a": {**MODEL, "loss_options": {"alpha": 1}},
+        "b": {**MODEL, "loss_options": {"alpha": 10}},
     }
     board = Leaderboard.from_records(records, [])
-    found = gallery.of_run(benchmark, board, [epoch(1, "a"), epoch(2, "a")], scores(1), 0)
+    found = gallery.of_run(models, board, [epoch(1, "a"), epoch(2, "a")], scores(1), 0)
     assert list(found) == ["test-accuracy", "alpha", "scores"]
     left, _ = shown(found["alpha"])
     assert left.get_title(loc="left") == "TNR at 95 % TPR (%), Entropy against cifar100"

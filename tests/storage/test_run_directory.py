@@ -30,8 +30,10 @@ from oodbench.engine import benchmark as engine
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
 from oodbench.report.writers.run_files import RUN_FILES
+from oodbench.storage import run_description
 from oodbench.storage import run_directory as rundir
 from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord, to_lines
+from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.training.trained_models import ModelStore
 
@@ -140,7 +142,8 @@ def forget(folder: Path, finished: Callable[[dict[str, Any]], bool]) -> None:
     """Take records out of a run, as if it had been stopped before it had them."""
     kept = [record for record in records(folder) if finished(record)]
     text = "".join(files.canonical_json(record) + "\n" for record in kept)
-    RunDirectory(folder).write(description(folder), {"records.jsonl": text})
+    directory = RunDirectory(folder)
+    directory.write(directory.read_description(), {"records.jsonl": text})
 
 
 def description(folder: Path) -> dict[str, Any]:
@@ -181,6 +184,7 @@ def test_description(complete: Path) -> None:
     assert described["skipped"] == {SKIPPED: "needs a DisMax head; SoftMax has a linear head"}
     assert {"oodbench", "python", "torch", "numpy"} <= described["versions"].keys()
     assert {"platform", "device", "threads"} <= described["environment"].keys()
+    assert described["environment"]["process"]["threads"] == 1
     sums = described["checksums"]
     assert {"train", "validation", "test"} == sums["data"]["digits"].keys()
     assert set(sums["checkpoints"]) == {
@@ -486,7 +490,7 @@ def test_a_changed_benchmark(copy: Path, content: Path, old: str, new: str, said
 
 
 def test_another_version_of_the_package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oodbench.engine.benchmark.__version__", "99")
+    monkeypatch.setattr("oodbench.storage.same_work.__version__", "99")
     refused(
         copy,
         f"oodbench {json.loads((copy / 'run.json').read_text())['versions']['oodbench']}",
@@ -885,8 +889,9 @@ def write_until(directory: RunDirectory, version: int, writes: int) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rundir, "write_atomic", killed)
+        patch.setattr(run_description, "write_atomic", killed)
         try:
-            directory.write({"status": str(version)}, VERSIONS[version])
+            directory.write(RunDescription(run_id=str(version)), VERSIONS[version])
         except KeyboardInterrupt:
             return True
     return False
@@ -916,16 +921,16 @@ def test_no_false_alarm_while_another_process_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = RunDirectory(tmp_path)
-    directory.write({}, VERSIONS[0])
+    directory.write(RunDescription(), VERSIONS[0])
     read, reads = RunDirectory.read_description, 0
 
-    def read_and_write(self: RunDirectory) -> dict[str, Any]:
+    def read_and_write(self: RunDirectory) -> RunDescription:
         nonlocal reads
         reads += 1
         found = read(self)
         if reads in (1, 3):
             monkeypatch.setattr(RunDirectory, "read_description", read)
-            RunDirectory(tmp_path).write({}, VERSIONS[reads // 2 + 1])
+            RunDirectory(tmp_path).write(RunDescription(), VERSIONS[reads // 2 + 1])
             monkeypatch.setattr(RunDirectory, "read_description", read_and_write)
         return found
 
@@ -944,6 +949,11 @@ def test_no_false_alarm_while_another_process_writes(
         ("files", {"records.jsonl": 5}),
         ("files", {"../../etc/passwd": "0"}),
         ("records", {}),
+        ("schema_version", 2),
+        ("status", "halted"),
+        ("benchmark", {"evaluation": {"resamples": 1}}),
+        ("environment", {"threads": "two"}),
+        ("notes", {"a/seed0": "one"}),
     ],
 )
 def test_a_description_of_a_wrong_type(copy: Path, key: str, value: object) -> None:

@@ -23,7 +23,7 @@ TEST_ACCURACY, ALPHA, SCORES = "test-accuracy", "alpha", "scores"
 
 
 def of_run(
-    benchmark: Mapping[str, Any],
+    models: Mapping[str, Mapping[str, Any]],
     board: LeaderboardData,
     training: Sequence[TrainingRecord],
     scores: Mapping[str, Mapping[str, NDArray[np.float64]]],
@@ -32,7 +32,7 @@ def of_run(
     """The figures of a run.
 
     Args:
-        benchmark: the benchmark as `run.json` describes it.
+        models: specification of each model of the benchmark, by name.
         board: the run's leaderboard.
         training: its training records; without test accuracies there is no figure of them, nor
             with those after the last epoch alone.
@@ -51,7 +51,7 @@ def of_run(
     if curves:
         panel = drawing.Panel(f"Trained on {board.id_dataset}", 0, 0, curves)
         found[TEST_ACCURACY] = drawing.accuracy([panel], title)
-    alphas = alphas_of(benchmark)
+    alphas = alphas_of(models)
     detection = _detection_by_alpha(board, alphas)
     accuracy = _accuracy_by_alpha(board, alphas)
     if detection and accuracy:
@@ -84,14 +84,14 @@ def of_suite(suite: SuiteSpec, members: Sequence[MemberRecords]) -> dict[str, Fi
     return {TEST_ACCURACY: drawing.accuracy(panels, suite.name)} if panels else {}
 
 
-def alphas_of(benchmark: Mapping[str, Any]) -> dict[str, float]:
+def alphas_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """The alpha of each model, if the models of a benchmark differ in nothing else; or nothing.
 
     Args:
-        benchmark: the benchmark as `run.json` describes it.
+        models: specification of each model, by name.
     """
     alphas, others = {}, []
-    for name, model in benchmark.get("models", {}).items():
+    for name, model in models.items():
         options = dict(model.get("loss_options", {}))
         if "alpha" not in options:
             return {}

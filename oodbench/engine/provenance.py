@@ -1,0 +1,193 @@
+"""What a run is made with: plan, checksums of data and detectors, versions, the machine."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from oodbench.data.duplicates import digests
+from oodbench.engine.mistakes import shared_signs
+from oodbench.planning.plan import Method, Plan
+from oodbench.plugins.catalog import Catalog
+from oodbench.plugins.content import source_digest
+from oodbench.process import process_settings
+from oodbench.storage.run_description import (
+    Checksums,
+    DescribedMethod,
+    Environment,
+    RunDescription,
+)
+from oodbench.storage.same_work import IN_NO_FILE, Work
+from oodbench.training.loaded_data import DataStore
+from oodbench.training.precision import has_bfloat16
+from oodbench.version import __version__
+
+
+def work_of(plan: Plan, catalog: Catalog, data: DataStore) -> Work:
+    """What the results of a plan depend on.
+
+    Raises:
+        UserError: if data are missing or damaged.
+    """
+    names = sorted({method.detector.name for method in plan.methods})
+    detectors = {name: detector_checksum(catalog, name) for name in names}
+    return Work(plan.benchmark, data_checksums(plan, data), detectors)
+
+
+def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:
+    """Checksums of all data of a plan's benchmark, whichever methods are run.
+
+    All splits of the ID set and the test splits of the OOD sets, by data set and split.
+    """
+    return {
+        name: {
+            split: data.fingerprint(name, split)
+            for split in spec.splits
+            if split == "test" or name == plan.benchmark.id
+        }
+        for name, spec in plan.datasets.items()
+    }
+
+
+def duplicates_of_id_images(plan: Plan, data: DataStore) -> tuple[dict[str, int], list[str]]:
+    """OOD test images that are, byte for byte, ID images that are trained or tuned on.
+
+    Returns:
+        OOD set -> number of such images, and signs of a mistake in the data.
+    """
+    benchmark = plan.benchmark
+    splits = [(benchmark.id, split) for split in plan.datasets[benchmark.id].splits]
+    tests = [(name, "test") for name in benchmark.ood_groups]
+    images = {
+        f"the {split} images of '{name}'": digests(data.get(name, split))
+        for name, split in splits + tests
+    }
+    seen = [images[f"the {split} images of '{name}'"] for name, split in splits if split != "test"]
+    counts = {
+        name: sum(int(np.isin(images[f"the test images of '{name}'"], part).sum()) for part in seen)
+        for name, _ in tests
+    }
+    return counts, list(shared_signs(images))
+
+
+def detector_checksum(catalog: Catalog, name: str) -> str:
+    """Checksum of a detector's source and of the helper files that it imports."""
+    entry = catalog.entry("detector", name)
+    return source_digest(entry.path) if entry.cls is None else IN_NO_FILE
+
+
+def description(
+    plan: Plan,
+    work: Work,
+    catalog: Catalog,
+    device: torch.device,
+    data_root: Path | None,
+    before: RunDescription,
+) -> RunDescription:
+    """The description of a run that has no results yet.
+
+    Args:
+        plan: of the run.
+        work: what its results depend on.
+        catalog: gives the plug-ins.
+        device: where the run computes.
+        data_root: folder of the data sets that do not come built in.
+        before: the description of the run that is resumed; its seeds and methods stay.
+    """
+    planned = {method.name for method in plan.methods}
+    return RunDescription(
+        run_id=work.run_id,
+        command=shlex.join(["oodbench", *sys.argv[1:]]),
+        benchmark=plan.benchmark.model_dump(mode="json"),
+        seeds=sorted({*plan.seeds, *before.seeds}),
+        methods=[
+            *map(_described, plan.methods),
+            *(method for method in before.methods if method.name not in planned),
+        ],
+        skipped={skip.method: skip.reason for skip in plan.skips},
+        data_root=None if data_root is None else str(data_root),
+        plugins=_plugins(catalog),
+        versions=versions(),
+        environment=environment(device),
+        checksums=Checksums(
+            data={name: dict(splits) for name, splits in work.data.items()},
+            detectors={**before.checksums.detectors, **work.detectors},
+        ),
+    )
+
+
+def _described(method: Method) -> DescribedMethod:
+    return DescribedMethod(
+        name=method.name,
+        model=method.model,
+        detector=method.detector.name,
+        tuned_on=method.tuned_on,
+        untuned=list(method.untuned),
+        reference=method.detector.reference,
+        url=method.detector.url,
+    )
+
+
+def _plugins(catalog: Catalog) -> list[str]:
+    """Folders of plug-ins, then "class ..." for classes that are in no folder."""
+    return [
+        *(_shown(folder) for folder in catalog.plugins),
+        *(f"class {cls.__module__}.{cls.__qualname__}" for cls in catalog.classes),
+    ]
+
+
+def _shown(folder: Path) -> str:
+    """A folder, relative to the working directory if it lies below it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def environment(device: torch.device) -> Environment:
+    """The machine and the process."""
+    return Environment(
+        platform=platform.platform(),
+        processor=platform.machine(),
+        threads=torch.get_num_threads(),
+        device=device_name(device),
+        bfloat16=has_bfloat16(device),
+        process=process_settings(),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a GPU; "cpu" for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def versions() -> dict[str, str]:
+    """Versions of oodbench, Python and the packages that results depend on."""
+    packages: Sequence[str] = ("torch", "numpy", "scikit-learn", "scipy", "pillow")
+    return {
+        "oodbench": __version__,
+        **_revision(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+@cache
+def _revision() -> dict[str, str]:
+    """The git revision of oodbench's source tree, if it runs from one."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return {}
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"oodbench_revision": done.stdout.strip()}

@@ -1,0 +1,202 @@
+"""Resuming a run: which results in its directory are finished and stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from oodbench import metrics
+from oodbench.engine.recording import RecordLines
+from oodbench.errors import UserError, listed
+from oodbench.planning.plan import Plan
+from oodbench.progress import Reporter
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
+from oodbench.storage.run_description import RunDescription
+from oodbench.storage.run_directory import (
+    COSTS,
+    DIFFERENCES,
+    RECORDS,
+    TRAINING,
+    Key,
+    RunDirectory,
+    scores_name,
+)
+from oodbench.storage.same_work import Work, benchmark_difference
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Results that a run does not compute again.
+
+    Attributes:
+        description: the description in the run directory; an empty one of a new run.
+        records: method and seed -> quality records.
+        costs: method and seed -> cost record.
+        trainings: model and seed -> training records.
+        differences: the differences to the best methods.
+    """
+
+    description: RunDescription = field(default_factory=RunDescription)
+    records: dict[Key, list[QualityRecord]] = field(default_factory=dict)
+    costs: dict[Key, CostRecord] = field(default_factory=dict)
+    trainings: dict[tuple[str, int], list[TrainingRecord]] = field(default_factory=dict)
+    differences: list[DifferenceRecord] = field(default_factory=list)
+
+
+def open_directory(
+    directory: RunDirectory,
+    plan: Plan,
+    work: Callable[[], Work],
+    say: Reporter,
+    *,
+    resume: bool,
+) -> Finished:
+    """Create a run directory, or read what is finished in it.
+
+    Args:
+        directory: of the run.
+        plan: what is asked for.
+        work: gives what its results depend on; reads the data.
+        say: takes warnings: what is done again, and why.
+        resume: whether to continue a run that is there.
+
+    Raises:
+        UserError: if the folder holds a run and `resume` is not set, or holds the run of other
+            work, or records were changed that this plan does not make again.
+    """
+    folder = directory.folder
+    if not directory.exists():
+        directory.create()
+        return Finished()
+    if not resume:
+        raise UserError(
+            f"{folder} holds a run already.",
+            "Continue it with --resume, or choose another folder with --out.",
+        )
+    held = directory.read_description()
+    other = benchmark_difference(plan.benchmark, held) or work().difference(held)
+    if other is not None:
+        raise UserError(
+            f"{folder} holds {other}; their results do not mix.",
+            "Start a new run in another folder with --out.",
+        )
+    directory.clean()
+    return _Reading(directory, plan, work(), held, say).finished()
+
+
+class _Reading:
+    """Reads what is finished in a run directory."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        plan: Plan,
+        work: Work,
+        held: RunDescription,
+        say: Reporter,
+    ) -> None:
+        self.directory, self.plan, self.held, self.say = directory, plan, held, say
+        self.altered = set(directory.changed())
+        self.changed_detectors = work.changed_detectors(held)
+        self.planned: Mapping[Key, str] = {
+            (method.name, seed): method.tuned_on for method in plan.methods for seed in plan.seeds
+        }
+        """What is asked for, and what it is tuned on."""
+
+    def finished(self) -> Finished:
+        differences = [] if DIFFERENCES in self.altered else self.directory.read_differences()
+        trainings = self._trainings()
+        records, costs = self._methods()
+        return Finished(self.held, records, costs, trainings, differences)
+
+    def _trainings(self) -> dict[tuple[str, int], list[TrainingRecord]]:
+        if TRAINING in self.altered:
+            path = self.directory.folder / TRAINING
+            self.say.warn(f"{path} changed after the run; it is made again.")
+            return {}
+        found: dict[tuple[str, int], list[TrainingRecord]] = {}
+        for record in self.directory.read_training():
+            found.setdefault((record.model, record.seed), []).append(record)
+        return found
+
+    def _methods(self) -> tuple[dict[Key, list[QualityRecord]], dict[Key, CostRecord]]:
+        """Records and costs of finished methods, and of those that are not asked for now."""
+        by_key, measured = self._read_unaltered()
+        records: dict[Key, list[QualityRecord]] = {}
+        costs: dict[Key, CostRecord] = {}
+        for key, group in by_key.items():
+            whole = self._is_whole(key, group, measured)
+            if whole and key in self.planned and scores_name(key) in self.altered:
+                self.say.warn(
+                    f"{self.directory.scores_path(key)} changed after the run; done again: "
+                    f"{_label(key)}."
+                )
+            elif (
+                whole
+                and group[0].detector not in self.changed_detectors
+                and self.directory.has_scores(key, self.plan.benchmark.ood_groups)
+            ):
+                records[key] = group
+                costs[key] = measured[key]
+            elif key not in self.planned:  # and not tried again now
+                records[key] = group
+                costs |= {key: measured[key]} if key in measured else {}
+        return records, costs
+
+    def _is_whole(
+        self, key: Key, group: list[QualityRecord], measured: Mapping[Key, CostRecord]
+    ) -> bool:
+        """Whether all records of a method and seed are there, tuned as is asked for now."""
+        expected = len(metrics.METRICS) * len(self.plan.benchmark.ood_groups) + 1
+        return (
+            len(group) == expected
+            and group[0].tuned_on == self.planned.get(key, group[0].tuned_on)
+            and all(record.status == "ok" for record in group)
+            and key in measured
+        )
+
+    def _read_unaltered(self) -> tuple[dict[Key, list[QualityRecord]], dict[Key, CostRecord]]:
+        """Records and costs in the directory, without those that were changed after the run.
+
+        Raises:
+            UserError: if records were changed that this plan does not make again.
+        """
+        suspect = sorted({RECORDS, COSTS} & self.altered)
+        try:
+            records, costs = self.directory.read_records()
+        except UserError:
+            if not suspect:
+                raise
+            records, costs = [], []
+        measured = {(cost.method, cost.seed): cost for cost in costs}
+        by_key: dict[Key, list[QualityRecord]] = {}
+        for record in records:
+            by_key.setdefault((record.method, record.seed), []).append(record)
+        if not suspect:
+            return by_key, measured
+        digests = {(each.method, each.seed): each.sha256 for each in self.held.records}
+        kept = {
+            key: group
+            for key, group in by_key.items()
+            if digests.get(key) == RecordLines.of(group, measured.get(key)).digest
+        }
+        gone = [key for key in digests if key not in kept]
+        skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}
+        lost = [key for key in gone if key not in {*self.planned, *skipped}]
+        files = f"{' and '.join(suspect)} in {self.directory.folder}"
+        if lost:
+            raise UserError(
+                f"{files} changed after the run. Lost: {listed(map(_label, lost))}; this command "
+                "does not compute it again.",
+                "Resume with the methods and seeds of the run, or start a new one with --out.",
+            )
+        again = [key for key in gone if key in self.planned]
+        self.say.warn(
+            f"{files} changed after the run; done again: {listed(map(_label, again)) or 'nothing'}."
+        )
+        return kept, measured
+
+
+def _label(key: Key) -> str:
+    method, seed = key
+    return f"{method} (seed {seed})"

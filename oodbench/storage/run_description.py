@@ -1,0 +1,208 @@
+"""The description of a run: the contents of `run.json`, read and written here alone.
+
+Every field has a default, so the files of earlier versions stay readable.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from oodbench.errors import UserError
+from oodbench.files import write_atomic
+from oodbench.specs import WORDS, EvaluationSpec
+
+NAME = "run.json"
+
+RunStatus = Literal["running", "complete", "incomplete"]
+"""Not ended; ended with everything that was asked for; ended without some of it."""
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("not a file of the run")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside)]
+"""The name of a file relative to the run directory."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class DescribedMethod(_Part):
+    """A method of the run.
+
+    Attributes:
+        name: its name on the leaderboard.
+        model: name of its model in the benchmark.
+        detector: name of its detector.
+        tuned_on: its tuning protocol, or "none".
+        untuned: parameters that have a search space and keep their defaults.
+        reference: where the detector was published, as in "ICLR 2018".
+        url: where to read it.
+    """
+
+    name: str
+    model: str = ""
+    detector: str = ""
+    tuned_on: str = "none"
+    untuned: list[str] = []
+    reference: str = ""
+    url: str = ""
+
+
+class Environment(_Part):
+    """The machine and the process that the run last ran on.
+
+    Attributes:
+        platform: operating system.
+        processor: its architecture.
+        threads: number of threads of torch.
+        device: name of the GPU, or "cpu".
+        bfloat16: whether the device computes in bfloat16.
+        process: settings of the process that change what is measured, with their values.
+    """
+
+    platform: str = ""
+    processor: str = ""
+    threads: int | None = None
+    device: str = ""
+    bfloat16: bool | None = None
+    process: dict[str, Any] = {}
+
+
+class Checksums(_Part):
+    """SHA-256 of everything that the results depend on.
+
+    Attributes:
+        data: data set -> split -> checksum of its images and labels.
+        checkpoints: "model/seed<k>" -> checksum of its weights.
+        detectors: name -> checksum of its source; other text if it has no file.
+    """
+
+    data: dict[str, dict[str, str]] = {}
+    checkpoints: dict[str, str] = {}
+    detectors: dict[str, str] = {}
+
+
+class RecordDigest(_Part):
+    """SHA-256 of the records of one method and seed, quality and cost."""
+
+    method: str
+    seed: int
+    sha256: str
+
+
+class DescribedBenchmark(_Part):
+    """The parts of a benchmark that are read again."""
+
+    name: str = ""
+    version: int = 0
+    models: dict[str, dict[str, Any]] = {}
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+
+def _readable(benchmark: dict[str, Any]) -> dict[str, Any]:
+    try:
+        DescribedBenchmark.model_validate(benchmark)
+    except ValidationError as error:
+        raise ValueError(_problem(error)) from error
+    return benchmark
+
+
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong: where, and what."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+
+
+class RunDescription(_Part):
+    """Contents of `run.json`.
+
+    Attributes:
+        schema_version: version of this form.
+        run_id: digest of benchmark, data and package version (`storage.same_work`).
+        status: how far the run is.
+        written: when the file was written, ISO 8601 in UTC.
+        command: the command line.
+        benchmark: the benchmark's specification as resolved.
+        seeds: all seeds of the run.
+        methods: all methods of the run, also those of an earlier command that it resumes.
+        skipped: method -> why it cannot run.
+        data_root: folder of the data sets that do not come built in; None for the default.
+        plugins: folders of plug-ins, and "class ..." for classes that are in no folder.
+        versions: package -> version.
+        environment: machine and process.
+        checksums: of data, checkpoints and detectors.
+        records: digests of the records of each method and seed.
+        duplicates_of_id_images: OOD set -> number of its test images that are ID images.
+        notes: "method/seed<k>" -> notes.
+        warnings: "data" or "model, seed k" -> signs of a mistake in the data.
+        files: file with results -> SHA-256.
+        writing: likewise, of the files that are about to be written; empty when all are written.
+    """
+
+    schema_version: Literal[1] = 1
+    run_id: str = ""
+    status: RunStatus = "running"
+    written: str = ""
+    command: str = ""
+    benchmark: Annotated[dict[str, Any], AfterValidator(_readable)] = {}
+    seeds: list[int] = []
+    methods: list[DescribedMethod] = []
+    skipped: dict[str, str] = {}
+    data_root: str | None = None
+    plugins: list[str] = []
+    versions: dict[str, str] = {}
+    environment: Environment = Environment()
+    checksums: Checksums = Checksums()
+    records: list[RecordDigest] = []
+    duplicates_of_id_images: dict[str, int] = {}
+    notes: dict[str, list[str]] = {}
+    warnings: dict[str, list[str]] = {}
+    files: dict[FileName, str] = {}
+    writing: dict[FileName, str] = {}
+
+    @cached_property
+    def of_benchmark(self) -> DescribedBenchmark:
+        """Name, version, models and evaluation of the benchmark."""
+        return DescribedBenchmark.model_validate(self.benchmark)
+
+    @property
+    def benchmark_identity(self) -> dict[str, Any]:
+        """What results depend on, as `BenchmarkSpec.identity`."""
+        return {key: value for key, value in self.benchmark.items() if key not in WORDS}
+
+    @classmethod
+    def read(cls, path: Path) -> RunDescription:
+        """The description in a file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            UserError: if it cannot be read, or is not a description of this schema.
+        """
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise
+        except ValidationError as error:
+            raise UserError(f"Cannot read {path}: {_problem(error)}.") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"Cannot read {path}: {error}.") from error
+
+    def write(self, path: Path) -> None:
+        """Write the description to a file.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        content = self.model_dump(exclude=None if self.writing else {"writing"})
+        write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

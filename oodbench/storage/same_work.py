@@ -1,0 +1,108 @@
+"""Whether a run directory holds the same work: the same benchmark, data, version and detectors.
+
+Resuming a run and finding the finished benchmarks of a suite ask the same question, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from oodbench.errors import listed
+from oodbench.files import canonical_json, digest
+from oodbench.specs import BenchmarkSpec
+from oodbench.storage.run_description import RunDescription
+from oodbench.storage.run_directory import RunDirectory
+from oodbench.version import __version__
+
+IN_NO_FILE = "a class that is in no file of a plug-in folder"
+"""Stands for the checksum of such a detector. Its source is not known, so it always runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the results of a run depend on.
+
+    Attributes:
+        benchmark: its specification.
+        data: data set -> split -> checksum.
+        detectors: name -> checksum of its source, or `IN_NO_FILE`.
+    """
+
+    benchmark: BenchmarkSpec
+    data: Mapping[str, Mapping[str, str]]
+    detectors: Mapping[str, str]
+
+    @property
+    def run_id(self) -> str:
+        """Digest of benchmark, data and package version: the results of equal ids can be mixed."""
+        return digest(
+            canonical_json(self.benchmark.identity()),
+            canonical_json(self.data),
+            __version__,
+        )[:16]
+
+    def difference(self, held: RunDescription) -> str | None:
+        """How the work of a run on disk differs, as "a run ..."; None if its results can be mixed.
+
+        Detectors are compared one by one (`changed_detectors`).
+        """
+        other = benchmark_difference(self.benchmark, held)
+        if other is not None:
+            return other
+        if held.run_id != self.run_id:
+            return f"a run with other data, or of oodbench {held.versions.get('oodbench')}"
+        return None
+
+    def changed_detectors(self, held: RunDescription) -> set[str]:
+        """Detectors whose source is not the one that a run on disk used."""
+        before = held.checksums.detectors
+        return {
+            name
+            for name, checksum in self.detectors.items()
+            if checksum == IN_NO_FILE or before.get(name) != checksum
+        }
+
+
+def benchmark_difference(benchmark: BenchmarkSpec, held: RunDescription) -> str | None:
+    """As `Work.difference`, of the benchmark alone: known before any data are read."""
+    if held.benchmark_identity == benchmark.identity():
+        return None
+    before = held.of_benchmark
+    other = f"'{before.name}' version {before.version}"
+    if (before.name, before.version) == (benchmark.name, benchmark.version):
+        keys = listed(_different(held.benchmark_identity, benchmark.identity()), 3)
+        other = f"another state of '{before.name}' ({keys})"
+    return (
+        f"a run of benchmark {other}, not of '{benchmark.name}' version {benchmark.version} as it "
+        "is now"
+    )
+
+
+def is_done(
+    directory: RunDirectory, work: Work, methods: Iterable[str], seeds: Iterable[int]
+) -> bool:
+    """Whether a run directory holds these methods and seeds of a work, complete and unchanged."""
+    if not directory.exists():
+        return False
+    held = directory.read_description()
+    return (
+        held.status == "complete"
+        and work.difference(held) is None
+        and not work.changed_detectors(held)
+        and set(seeds) <= set(held.seeds)
+        and set(methods) <= {method.name for method in held.methods}
+        and not directory.changed()
+    )
+
+
+def _different(held: Any, now: Any, key: str = "") -> list[str]:
+    """Keys whose values differ, with dots between them."""
+    if not isinstance(held, dict) or not isinstance(now, dict):
+        return [] if held == now else [key]
+    return [
+        each
+        for name in {**held, **now}
+        for each in _different(held.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    ]
