@@ -20,7 +20,8 @@ from torch import Tensor
 
 from oodbench.detector import Outputs
 from oodbench.engine.meters import PassMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.passes.network import NOTHING, Capture, NetworkRunner
+from oodbench.engine.passes.capture import NOTHING, Capture
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps, passes_alone
 from oodbench.engine.scoring import Scorer, raw_scores, score_batch
 from oodbench.errors import counted

@@ -20,9 +20,11 @@ from oodbench.detector import Detector, Outputs
 from oodbench.engine import costs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, labels_signs
+from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.contract import DetectorError
 from oodbench.engine.passes.layer_readers import layer_readers, reads
-from oodbench.engine.passes.network import Capture, NetworkRunner, evaluating
+from oodbench.engine.passes.modes import evaluating
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps
 from oodbench.engine.scoring import Scorer, SplitScores, pass_outputs, score_split
 from oodbench.engine.tuning import TuningData, adversarial_data, clean_outputs, oracle_data, tune

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from oodbench.engine.passes.network import evaluating
+from oodbench.engine.passes.modes import evaluating
 
 aten = torch.ops.aten
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.passes.batches import ImageSource, is_out_of_memory
 from oodbench.engine.passes.contract import DetectorError, named
-from oodbench.engine.passes.network import ImageSource, NetworkRunner, is_out_of_memory
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import differentiates
 from oodbench.engine.passes.replacement import own_view, passes_alone
 from oodbench.planning.plan import Method

@@ -39,15 +39,12 @@ from torch.nn import functional as F
 from oodbench import metrics
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.passes.batches import arranged, is_out_of_memory
 from oodbench.engine.passes.contract import TuningError
-from oodbench.engine.passes.network import (
-    NetworkRunner,
-    arranged,
-    input_gradients,
-    is_out_of_memory,
-)
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import (
     gradients_of,
+    input_gradients,
     perturbed_outputs,
     shown_gradients,
     takes_gradients,

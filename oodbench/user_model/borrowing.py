@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
 from oodbench.engine.device import full_precision
-from oodbench.engine.passes.network import ImageSource, NetworkRunner, is_out_of_memory
+from oodbench.engine.passes.batches import ImageSource, is_out_of_memory
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.errors import UserError, listed
 from oodbench.models.adapter import Function, model_name
 from oodbench.models.classifier import Classifier, Network

@@ -20,7 +20,8 @@ from torch.nn.parameter import is_lazy
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.engine.device import find_device
 from oodbench.engine.evaluation import Evaluation, MethodResult
-from oodbench.engine.passes.network import arranged, evaluating, is_out_of_memory
+from oodbench.engine.passes.batches import arranged, is_out_of_memory
+from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.errors import UserError, counted, did_you_mean

@@ -20,9 +20,11 @@ from oodbench.engine import costs
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores, note_missing_map
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, Values, labels_signs, shared_signs, values_signs
+from oodbench.engine.passes.batches import arranged
+from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.layer_readers import layer_readers, reads
-from oodbench.engine.passes.network import Capture, arranged, evaluating
+from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.perturbation import takes_gradients
 from oodbench.engine.passes.replacement import kept_taps, replaced_taps
 from oodbench.engine.reasons import reason_of

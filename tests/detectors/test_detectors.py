@@ -21,7 +21,8 @@ import oodbench
 from oodbench import Detector, Outputs
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.passes.network import Capture, NetworkRunner
+from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import step_sign
 from oodbench.engine.scoring import Scorer, pass_outputs, score_batch, score_split
 from oodbench.models.classifier import Classifier, Network

@@ -35,8 +35,10 @@ from oodbench import Head, Outputs
 from oodbench.data import ImageArray, load_split
 from oodbench.detector import NEEDS, Batches, DetectorInfo
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.layer_readers import layer_readers
-from oodbench.engine.passes.network import Capture, NetworkRunner, evaluating
+from oodbench.engine.passes.modes import evaluating
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map

@@ -18,7 +18,8 @@ import oodbench
 from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
 from oodbench.engine import costs
-from oodbench.engine.passes.network import Capture, NetworkRunner
+from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps
 from oodbench.engine.scoring import DetectorError, Scorer, SplitScores, score_split
 from oodbench.engine.tuning import TuningData, tune

@@ -20,7 +20,8 @@ from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.meters import PassMeter
-from oodbench.engine.passes.network import Capture, NetworkRunner
+from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import step_sign
 from oodbench.engine.scoring import pass_outputs
 from oodbench.engine.tuning import (

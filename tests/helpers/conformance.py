@@ -24,9 +24,11 @@ from oodbench import Detector, Head, Outputs
 from oodbench.data import ImageArray
 from oodbench.detector import NEEDS, Batches, parameters_problem, required_methods
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.passes.capture import LOGITS, Capture
 from oodbench.engine.passes.contract import checked_losses
 from oodbench.engine.passes.layer_readers import layer_readers
-from oodbench.engine.passes.network import LOGITS, Capture, NetworkRunner, evaluating
+from oodbench.engine.passes.modes import evaluating
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import differentiated, shown_gradients
 from oodbench.engine.passes.replacement import kept_taps
 from oodbench.engine.scoring import Scorer, pass_outputs, score_split

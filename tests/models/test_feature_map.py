@@ -15,7 +15,8 @@ from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.meters import PassMeter
-from oodbench.engine.passes.network import Capture, NetworkRunner
+from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.engine.tuning import TuningData, tune
 from oodbench.models.classifier import Classifier

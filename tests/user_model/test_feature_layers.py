@@ -25,7 +25,8 @@ from torch.utils.data import TensorDataset
 import oodbench
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
-from oodbench.engine.passes.network import Capture, NetworkRunner
+from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.user_model.probing import Probed, probe

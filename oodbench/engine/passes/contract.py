@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from oodbench.detector import Detector
-from oodbench.engine.passes.network import LOGITS
+from oodbench.engine.passes.capture import LOGITS
 from oodbench.errors import did_you_mean
 
 

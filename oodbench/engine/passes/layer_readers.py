@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from oodbench.detector import Detector
+from oodbench.engine.passes.capture import LayerReader
 from oodbench.engine.passes.contract import DetectorError
-from oodbench.engine.passes.network import LayerReader, evaluating
+from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import counted, did_you_mean
 from oodbench.models.classifier import Classifier
 from oodbench.models.layers import Layer, find_layers, taps_of

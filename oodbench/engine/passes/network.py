@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
-from oodbench.detector import Detector, Outputs
+from oodbench.detector import Outputs
+from oodbench.engine.passes.batches import ImageSource, arranged, is_out_of_memory
+from oodbench.engine.passes.capture import (
+    FEATURES,
+    LOGITS,
+    NOTHING,
+    Capture,
+    Captured,
+    LayerReader,
+    pooled,
+)
+from oodbench.engine.passes.modes import evaluating, giving, versions_counted
 from oodbench.models.activations import activation_of, in_own_order, in_usual_order, with_activation
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import as_map
@@ -22,130 +32,9 @@ from oodbench.progress import Meter
 
 T = TypeVar("T")
 
-LOGITS = "logits"
-"""The place a pass is read at when it goes all the way through the network."""
-
-
-FEATURES = "features"
-"""What the input of the last layer is captured as; no tap may be called so."""
-
-
-class ImageSource(Protocol):
-    """Images that are read batch by batch, and need not lie in memory."""
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Images [B, C, H, W], floating-point, and labels [B], int64, or None; on any device."""
-        ...
-
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
     """A pass has come to where it was to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerReader:
-    """What a method makes of layers while the network runs.
-
-    Attributes:
-        method: its name.
-        layers: the layers that it chose.
-        detector: reduces an activation [B, ...] to what is kept of it, [B, ...].
-    """
-
-    method: str
-    layers: tuple[Layer, ...]
-    detector: Detector
-
-    @property
-    def read(self) -> tuple[Layer, ...]:
-        """The layers that the detector has not dropped since it chose them."""
-        return tuple(each for each in self.layers if each.name not in self.detector.dropped_layers)
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """What a runner captures beside logits and features.
-
-    Attributes:
-        taps: every tap, pooled.
-        tap_maps: every tap as it is.
-        feature_map: the map before pooling.
-        map_name: name of the module that gives it (`oodbench.models.find_map`); None if none does.
-        readers: methods that reduce layers while the network runs.
-        kept: taps whose output is kept, as the module gave it, until the next pass: what was
-            computed up to there need not be computed again (`NetworkRunner.resumed`).
-    """
-
-    taps: bool = False
-    tap_maps: bool = False
-    feature_map: bool = False
-    map_name: str | None = None
-    readers: tuple[LayerReader, ...] = ()
-    kept: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(
-        needs: Set[str],
-        map_name: str | None = None,
-        readers: Iterable[LayerReader] = (),
-        kept: Iterable[str] = (),
-    ) -> Capture:
-        """What detectors need that declare `needs`."""
-        feature_map = "feature_map" in needs
-        return Capture(
-            "taps" in needs,
-            "tap_maps" in needs,
-            feature_map,
-            map_name if feature_map else None,
-            tuple(readers) if "layers" in needs else (),
-            tuple(kept),
-        )
-
-
-NOTHING = Capture()
-
-
-@dataclass(slots=True)
-class _Captured:
-    """What the hooks caught of one pass.
-
-    Attributes:
-        images: number of images in the batch.
-        versions: of the maps of taps that are the network's own, not copies, when they were caught.
-        calls: module -> how often it has run.
-        reduced: method -> layer -> what the method made of it.
-        kept: tap -> what its module gave, and its version then, in the order of the calls; None for
-            one that ran twice, or gave something else than a tensor.
-    """
-
-    images: int
-    features: Tensor | None = None
-    feature_map: Tensor | None = None
-    taps: dict[str, Tensor] = field(default_factory=dict)
-    tap_maps: dict[str, Tensor] = field(default_factory=dict)
-    versions: dict[str, int] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-    reduced: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    kept: dict[str, tuple[Tensor, int] | None] = field(default_factory=dict)
-
-    def keep(self, tap: str, given: Any) -> None:
-        """Keep what a tap's module gave."""
-        again = tap in self.kept
-        self.kept.pop(tap, None)  # the order is that of the last call
-        plain = isinstance(given, Tensor) and not given.is_inference() and not again
-        self.kept[tap] = (given.detach(), given._version) if plain else None
-
-    def unchanged(self) -> dict[str, Tensor | None]:
-        """What was kept, None for what the network has worked on in place since."""
-        return {
-            tap: each[0] if each is not None and each[0]._version == each[1] else None
-            for tap, each in self.kept.items()
-        }
-
-    @property
-    def overwritten(self) -> bool:
-        """Whether the network has worked in place on a map that it gave before."""
-        return any(self.tap_maps[name]._version != old for name, old in self.versions.items())
 
 
 class NetworkRunner:
@@ -174,7 +63,7 @@ class NetworkRunner:
         for reserved in {LOGITS, FEATURES} & set(classifier.network.tap_names):
             raise ValueError(f"a tap cannot be called '{reserved}'")
         self._head = classifier.describe_head()
-        self._captured: _Captured | None = None  # None: the pass is not this runner's
+        self._captured: Captured | None = None  # None: the pass is not this runner's
         self._stop_at: str | None = None
         self._copies_maps = False
         self.report: Callable[[str], None] = lambda text: None
@@ -290,7 +179,7 @@ class NetworkRunner:
         """
         self._kept = None
         counted = self.capture.tap_maps or self.capture.kept
-        with _versions_counted() if counted else nullcontext():
+        with versions_counted() if counted else nullcontext():
             captured, logits = self._pass(images)
             if captured.overwritten:
                 self._copies_maps = True
@@ -319,7 +208,7 @@ class NetworkRunner:
             absent=self._absent(captured),
         )
 
-    def _absent(self, captured: _Captured) -> dict[str, list[str]]:
+    def _absent(self, captured: Captured) -> dict[str, list[str]]:
         """Method -> layers that it chose and that did not run; "" -> taps that did not."""
         taps = self.classifier.taps if self.capture.taps or self.capture.tap_maps else ()
         seen = captured.taps if self.capture.taps else captured.tap_maps
@@ -330,8 +219,8 @@ class NetworkRunner:
                 absent[reader.method] = [e.name for e in reader.read if e.name not in reduced]
         return {method: layers for method, layers in absent.items() if layers}
 
-    def _pass(self, images: Tensor) -> tuple[_Captured, Tensor]:
-        captured = _Captured(len(images))
+    def _pass(self, images: Tensor) -> tuple[Captured, Tensor]:
+        captured = Captured(len(images))
         self._captured = captured
         try:
             logits: Tensor = self.classifier(images)
@@ -341,7 +230,7 @@ class NetworkRunner:
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
         """A tap, shape [B, D]; the pass stops there."""
-        captured = _Captured(len(images))
+        captured = Captured(len(images))
         self._captured, self._stop_at = captured, tap
         try:
             self.classifier(images)
@@ -383,7 +272,7 @@ class NetworkRunner:
         modules = self.classifier.taps
         with torch.no_grad(), ExitStack() as stack:
             for name, value in self._until(images, tap).items():
-                stack.enter_context(_giving(modules[name], value))
+                stack.enter_context(giving(modules[name], value))
             stack.callback(modules[tap].register_forward_hook(hook).remove)
             logits: Tensor = self.classifier(images)
         if calls != 1:
@@ -471,122 +360,3 @@ class NetworkRunner:
             part_labels = None if labels is None else labels[rows]
             parts += self.within_memory(compute, images[rows], part_labels)
         return parts
-
-
-def arranged(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images in a floating type and in torch's channels_last order; whole numbers as they are.
-
-    Args:
-        images: shape [B, C, H, W]; inputs of another rank have no other order.
-        dtype: the type.
-    """
-    if not images.is_floating_point():
-        return images
-    if images.ndim != 4:
-        return images.to(dtype)
-    return images.to(dtype, memory_format=torch.channels_last)
-
-
-@contextmanager
-def _giving(module: nn.Module, value: Tensor) -> Iterator[None]:
-    """A module that gives a value, without running where it is made of others."""
-    # A single layer is run: whoever counts it, by a hook, is right. So is what is compiled.
-    own = vars(module)
-    skipped = any(True for _ in module.children()) and not (
-        isinstance(module, torch.jit.ScriptModule)
-        or "forward" in own
-        or own.get("_compiled_call_impl") is not None
-    )
-    if skipped:
-        own["forward"] = lambda *inputs, **named: value
-    handle = module.register_forward_hook(lambda module, inputs, given: value)  # the last word
-    try:
-        yield
-    finally:
-        handle.remove()
-        if skipped:
-            del own["forward"]
-
-
-@contextmanager
-def _versions_counted() -> Iterator[None]:
-    """Without inference mode, whose tensors do not count what is done in place, if it is on."""
-    grad = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(grad):
-        yield
-
-
-def pooled(activation: Tensor) -> Tensor:
-    """An activation averaged over places, shape [B, D].
-
-    Args:
-        activation: shape [B, D], [B, tokens, D] (a transformer's) or [B, D, ...] (a map).
-    """
-    if activation.ndim == 3:
-        return activation.mean(dim=1)
-    return activation.flatten(2).mean(dim=2) if activation.ndim > 3 else activation
-
-
-_OUT_OF_MEMORY = (
-    "can't allocate memory",  # the CPU allocator on Linux and macOS
-    "not enough memory",  # and on Windows
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the device's or the machine's memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without parameter gradients; both are restored, module by module."""
-    # A frozen module of TorchScript has no mode, until it is put into one.
-    modes = {part: getattr(part, "training", None) for part in module.modules()}
-    frozen = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    _set_to_evaluation(module)
-    for parameter in frozen:  # TorchScript has no requires_grad_ for a module
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            if mode is not None:
-                part.training = mode
-            elif hasattr(part, "training"):
-                del part.training
-        for parameter, required in frozen.items():
-            parameter.requires_grad_(required)
-
-
-def _set_to_evaluation(module: nn.Module) -> None:
-    try:
-        module.eval()
-    except NotImplementedError:  # a module of torch.export, or one that holds it
-        module.training = False
-        for part in module.children():
-            _set_to_evaluation(part)
-
-
-def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor | None]:
-    """Gradient of each per-image loss with respect to the images, one backward pass each.
-
-    Losses are summed, not averaged: the gradient of an image does not depend on its batch.
-
-    Args:
-        losses: place -> loss, shape [B], with a graph that leads to `images`.
-        images: shape [B, C, H, W], requiring a gradient. The graph is kept.
-
-    Returns:
-        place -> gradient, shape [B, C, H, W]; None if the loss does not depend on the images.
-    """
-    gradients = {}
-    for place, loss in losses.items():
-        # Not torch.autograd.grad, which cannot be called under torch's FLOP counter.
-        loss.sum().backward(inputs=[images], retain_graph=True)
-        gradients[place], images.grad = images.grad, None
-    return gradients

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.passes.capture import LOGITS
 from oodbench.engine.passes.contract import checked_gradient, checked_losses
-from oodbench.engine.passes.network import LOGITS, NetworkRunner, input_gradients
+from oodbench.engine.passes.network import NetworkRunner
 
 
 def takes_gradients(needs: Set[str]) -> bool:
@@ -126,6 +127,26 @@ def perturbed_outputs(
                 tap = runner.activation(shifted, place)
                 moved = replace(moved, taps={**moved.taps, place: tap})
     return moved
+
+
+def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor | None]:
+    """Gradient of each per-image loss with respect to the images, one backward pass each.
+
+    Losses are summed, not averaged: the gradient of an image does not depend on its batch.
+
+    Args:
+        losses: place -> loss, shape [B], with a graph that leads to `images`.
+        images: shape [B, C, H, W], requiring a gradient. The graph is kept.
+
+    Returns:
+        place -> gradient, shape [B, C, H, W]; None if the loss does not depend on the images.
+    """
+    gradients = {}
+    for place, loss in losses.items():
+        # Not torch.autograd.grad, which cannot be called under torch's FLOP counter.
+        loss.sum().backward(inputs=[images], retain_graph=True)
+        gradients[place], images.grad = images.grad, None
+    return gradients
 
 
 def step_sign(gradient: Tensor, sign_zero: str) -> Tensor:

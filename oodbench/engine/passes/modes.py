@@ -1,0 +1,68 @@
+"""States of modules for the time of a `with` block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without parameter gradients; both are restored, module by module."""
+    # A frozen module of TorchScript has no mode, until it is put into one.
+    modes = {part: getattr(part, "training", None) for part in module.modules()}
+    frozen = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    _set_to_evaluation(module)
+    for parameter in frozen:  # TorchScript has no requires_grad_ for a module
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            if mode is not None:
+                part.training = mode
+            elif hasattr(part, "training"):
+                del part.training
+        for parameter, required in frozen.items():
+            parameter.requires_grad_(required)
+
+
+def _set_to_evaluation(module: nn.Module) -> None:
+    try:
+        module.eval()
+    except NotImplementedError:  # a module of torch.export, or one that holds it
+        module.training = False
+        for part in module.children():
+            _set_to_evaluation(part)
+
+
+@contextmanager
+def giving(module: nn.Module, value: Tensor) -> Iterator[None]:
+    """A module that gives a value, without running where it is made of others."""
+    # A single layer is run: whoever counts it, by a hook, is right. So is what is compiled.
+    own = vars(module)
+    skipped = any(True for _ in module.children()) and not (
+        isinstance(module, torch.jit.ScriptModule)
+        or "forward" in own
+        or own.get("_compiled_call_impl") is not None
+    )
+    if skipped:
+        own["forward"] = lambda *inputs, **named: value
+    handle = module.register_forward_hook(lambda module, inputs, given: value)  # the last word
+    try:
+        yield
+    finally:
+        handle.remove()
+        if skipped:
+            del own["forward"]
+
+
+@contextmanager
+def versions_counted() -> Iterator[None]:
+    """Without inference mode, whose tensors do not count what is done in place, if it is on."""
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
+        yield
