@@ -27,7 +27,8 @@ from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps
 from oodbench.engine.scoring import Scorer, SplitScores, pass_outputs, score_split
-from oodbench.engine.tuning import TuningData, adversarial_data, clean_outputs, oracle_data, tune
+from oodbench.engine.tuning import tune
+from oodbench.engine.tuning_data import TuningData, adversarial_data, clean_outputs, oracle_data
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method

@@ -1,22 +1,9 @@
-"""Tuning: adversarial or oracle data, one gradient per swept temperature, exact selection.
+"""Tuning: exact search over a detector's grid, one gradient for all step sizes.
 
-The protocol of Lee et al. 2018 for adversarial validation was never published as code; what is
-built here is this project's definition of it:
-
-- ID images that were not trained on are attacked with the fast gradient sign method (true labels)
-and
-  disturbed with noise; both are clamped to [0, 1].
-- Kept are the images whose clean and noisy forms are classified right and whose attacked form is
-  not. They are shuffled and halved: one half fits what a detector trains, the other selects.
-- Negatives are the attacked images. Positives are the clean ones; a detector that trains a model of
-  its own (a logistic regression) also gets the noisy ones.
-- The setting with the highest TNR at 95 % TPR wins; a later one must be strictly better. The grid
-  holds the setting without temperature or perturbation. One setting serves all OOD sets. A setting
-  that cannot be taken (more neighbors than there are training images) is left out, with a note.
-
-The `ood_oracle` protocol takes validation images of the OOD set itself for negatives, one setting
-per
-OOD set: an upper bound.
+The setting with the highest TNR at 95 % TPR wins; a later one must be strictly better. The grid
+holds the setting without temperature or perturbation. One setting serves all OOD sets, except
+under the `ood_oracle` protocol. A setting that cannot be used (more neighbors than there are
+training images) is left out, with a note. `oodbench.engine.tuning_data` makes the images.
 """
 
 from __future__ import annotations
@@ -28,23 +15,20 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from oodbench import metrics
-from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.passes.batches import arranged, is_out_of_memory
+from oodbench.engine.passes.batches import is_out_of_memory
 from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import (
     gradients_of,
-    input_gradients,
     perturbed_outputs,
     shown_gradients,
     takes_gradients,
@@ -52,48 +36,12 @@ from oodbench.engine.passes.perturbation import (
 from oodbench.engine.passes.replacement import own_view
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, checked_scores
+from oodbench.engine.tuning_data import TuningData, clean_outputs, image_batches
 from oodbench.planning.plan import Method
-from oodbench.specs import TuningSpec
-from oodbench.training.loop import as_floats, resident
 
 log = logging.getLogger(__name__)
 
-
 T = TypeVar("T", Tensor, Outputs)
-
-
-@dataclass(frozen=True, slots=True)
-class TuningData(Generic[T]):
-    """What a detector is tuned on: images in [0, 1] on the CPU, or the outputs for them.
-
-    Attributes:
-        positives: in-distribution images.
-        noisy: the same with noise; empty for the oracle.
-        negatives: attacked images, or images of an OOD set.
-    """
-
-    positives: T
-    noisy: T
-    negatives: T
-
-    def sides(self, *, with_noisy: bool) -> tuple[T, T]:
-        """Positives, with the noisy ones or without, and negatives."""
-        positives = _joined(self.positives, self.noisy) if with_noisy else self.positives
-        return positives, self.negatives
-
-    def halves(self) -> tuple[TuningData[T], TuningData[T]]:
-        """The half that fits and the half that selects; they share no original image."""
-        cut, negative_cut = len(self.positives) // 2, len(self.negatives) // 2
-        return (
-            TuningData(self.positives[:cut], self.noisy[:cut], self.negatives[:negative_cut]),
-            TuningData(self.positives[cut:], self.noisy[cut:], self.negatives[negative_cut:]),
-        )
-
-
-def _joined(first: T, second: T) -> T:
-    if isinstance(first, Tensor):
-        return torch.cat([first, second])
-    return Outputs.concatenate([first, second])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,114 +57,6 @@ class Tuned:
     detector: Detector
     parameters: dict[str, Any]
     tnr: float
-
-
-def adversarial_data(
-    runner: NetworkRunner, data: ImageArray, spec: TuningSpec, seed: int
-) -> TuningData[Tensor]:
-    """Clean, noisy and attacked images, kept and shuffled as the module's docstring says.
-
-    Args:
-        runner: attached.
-        data: ID images with labels that were not trained on.
-        spec: strengths of attack and noise.
-        seed: of noise and shuffling.
-
-    Raises:
-        TuningError: if the attack fools the network on too few images.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    std = runner.classifier.std.cpu()
-    # Drawn at once: the noise of an image must not depend on the batch size.
-    noise = torch.randn(data.images.shape, generator=generator) * spec.noise_std * std
-    clean: list[Tensor] = []
-    noisy: list[Tensor] = []
-    attacked: list[Tensor] = []
-    kept: list[Tensor] = []
-    done = 0
-    for images, labels in runner.batches(data):
-        assert labels is not None
-        originals = images.cpu()
-        disturbed = (originals + noise[done : done + len(images)]).clamp(0, 1)
-        done += len(images)
-
-        def attack(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-            assert labels is not None
-            with torch.enable_grad():
-                images = images.detach().requires_grad_()
-                logits = runner.outputs(images).logits
-                loss = F.cross_entropy(logits, labels, reduction="none")
-                gradient = input_gradients({"logits": loss}, images)["logits"]
-                assert gradient is not None
-            moved = (images.detach() + spec.fgsm_step * gradient.sign()).clamp(0, 1)
-            return moved, logits.argmax(dim=1)
-
-        parts = runner.within_memory(attack, images, labels)
-        moved = torch.cat([part for _, (part, _) in parts])
-        right = torch.cat([predicted for _, (_, predicted) in parts]) == labels
-        right &= _predictions(runner, disturbed.to(images)) == labels
-        fooled = _predictions(runner, moved) != labels
-        clean.append(originals)
-        noisy.append(disturbed)
-        attacked.append(moved.cpu())
-        kept.append((right & fooled).cpu())
-    keep = torch.cat(kept)
-    count = int(keep.sum())
-    if count < spec.min_adversarial:
-        raise TuningError(
-            f"the attack with fgsm_step {spec.fgsm_step:g} fooled the network on {count} of "
-            f"{len(data)} tuning images, too few to tune on (min_adversarial "
-            f"{spec.min_adversarial}); raise tuning.fgsm_step in the benchmark"
-        )
-    order = torch.randperm(count, generator=generator)
-    return TuningData(*(torch.cat(images)[keep][order] for images in (clean, noisy, attacked)))
-
-
-def oracle_data(
-    positives: ImageArray, negatives: ImageArray, spec: TuningSpec, seed: int
-) -> TuningData[Tensor]:
-    """Validation images of the ID set and of an OOD set, shuffled.
-
-    Raises:
-        TuningError: if either has too few images.
-    """
-    for images in (positives, negatives):
-        if len(images) < spec.min_adversarial:
-            raise TuningError(f"{len(images)} validation images are too few to tune on")
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = [
-        as_floats(resident(images, torch.device("cpu")))[
-            torch.randperm(len(images), generator=generator)
-        ]
-        for images in (positives, negatives)
-    ]
-    return TuningData(shuffled[0], shuffled[0][:0], shuffled[1])
-
-
-def _predictions(runner: NetworkRunner, images: Tensor) -> Tensor:
-    def predict(images: Tensor, labels: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            return runner.outputs(images).logits.argmax(dim=1)
-
-    return torch.cat([part for _, part in runner.within_memory(predict, images, None)])
-
-
-def clean_outputs(runner: NetworkRunner, data: TuningData[Tensor]) -> TuningData[Outputs]:
-    """What the network says of tuning images, without maps: one pass, whoever is tuned on it.
-
-    Args:
-        runner: attached.
-        data: the images.
-    """
-
-    def this_pass(images: Tensor) -> Outputs:
-        return Outputs.concatenate(
-            [outputs for batch in _batches(runner, images) for outputs in _forward(runner, batch)]
-        )
-
-    positives = this_pass(data.positives)
-    noisy = this_pass(data.noisy) if len(data.noisy) else positives[:0]
-    return TuningData(positives, noisy, this_pass(data.negatives))
 
 
 def tune(
@@ -334,7 +174,7 @@ def _scored_in_batches(
     for images, what in zip(_sides(method, data), _WHAT, strict=True):
         scores: dict[int, list[Scores]] = defaultdict(list)
         done = 0
-        for batch in _batches(runner, images):
+        for batch in image_batches(runner, images):
             alive = {i: each for i, each in enumerate(candidates) if i not in errors}
             compute = functools.partial(_scored_batch, runner, method, alive, what, done)
             for count, found in runner.within_memory(compute, batch, None):
@@ -387,22 +227,6 @@ def _settings(space: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, values, strict=True))
 
 
-def _batches(runner: NetworkRunner, images: Tensor) -> Iterator[Tensor]:
-    """Images on the device, batch by batch; the size is read anew for each batch."""
-    start, meter = 0, runner.meter(len(images))
-    while start < len(images):
-        batch = images[start : start + runner.batch_size]
-        start += len(batch)
-        yield arranged(batch.to(runner.device), runner.classifier.dtype)
-        meter.add(len(batch))
-
-
-def _forward(runner: NetworkRunner, images: Tensor) -> list[Outputs]:
-    """Outputs of a batch, in parts if it does not fit in memory, without a graph."""
-    with torch.no_grad():
-        return [outputs for _, outputs in runner.within_memory(runner.outputs, images, None)]
-
-
 def _with_gradients(
     runner: NetworkRunner,
     detector: Detector,
@@ -440,7 +264,7 @@ def _with_gradients(
             return views
 
     batches: list[list[Outputs]] = []
-    for batch in _batches(runner, torch.cat(sides)):
+    for batch in image_batches(runner, torch.cat(sides)):
         batches += [views for _, views in runner.within_memory(compute, batch, None)]
     ends = list(itertools.accumulate(map(len, sides), initial=0))
     for parts in zip(*batches, strict=True):

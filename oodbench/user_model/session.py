@@ -29,7 +29,8 @@ from oodbench.engine.passes.perturbation import takes_gradients
 from oodbench.engine.passes.replacement import kept_taps, replaced_taps
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import Scorer, pass_outputs, score_split
-from oodbench.engine.tuning import TuningData, adversarial_data, clean_outputs, tune
+from oodbench.engine.tuning import tune
+from oodbench.engine.tuning_data import TuningData, adversarial_data, clean_outputs
 from oodbench.errors import UserError
 from oodbench.models.adapter import UNREGISTERED, UNWATCHED
 from oodbench.models.feature_map import find_map

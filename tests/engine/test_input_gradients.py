@@ -19,7 +19,8 @@ from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.scoring import DetectorError, Scorer, SplitScores, score_split
-from oodbench.engine.tuning import TuningData, tune
+from oodbench.engine.tuning import tune
+from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method
 

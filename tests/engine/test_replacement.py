@@ -22,7 +22,8 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps
 from oodbench.engine.scoring import DetectorError, Scorer, SplitScores, score_split
-from oodbench.engine.tuning import TuningData, tune
+from oodbench.engine.tuning import tune
+from oodbench.engine.tuning_data import TuningData
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier, Network
 from oodbench.planning.plan import Method

@@ -15,7 +15,7 @@ from helpers.standins import use_standins, write_standins
 
 from oodbench import api
 from oodbench.engine import evaluation
-from oodbench.engine.tuning import TuningData
+from oodbench.engine.tuning_data import TuningData
 from oodbench.models import registry
 from oodbench.specs import TuningSpec
 

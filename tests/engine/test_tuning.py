@@ -21,17 +21,12 @@ from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import step_sign
 from oodbench.engine.scoring import pass_outputs
-from oodbench.engine.tuning import (
-    Tuned,
-    TuningData,
-    TuningError,
-    adversarial_data,
-    oracle_data,
-    tune,
-)
+from oodbench.engine.tuning import Tuned, tune
+from oodbench.engine.tuning_data import TuningData, adversarial_data, oracle_data
 from oodbench.models.classifier import Classifier
 from oodbench.numerics.regression import fit_logistic_regression
 from oodbench.planning.plan import Method

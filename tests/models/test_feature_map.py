@@ -18,7 +18,8 @@ from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.scoring import Scorer, pass_outputs, score_split
-from oodbench.engine.tuning import TuningData, tune
+from oodbench.engine.tuning import tune
+from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import Method
