@@ -20,7 +20,7 @@ from oodbench.engine import costs
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores, note_missing_map
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.mistakes import Confusion, Values, labels_signs, shared_signs, values_signs
-from oodbench.engine.passes.batches import arranged
+from oodbench.engine.passes.batches import arranged, is_out_of_memory
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.layer_readers import layer_readers, reads
@@ -33,15 +33,11 @@ from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData, adversarial_data, clean_outputs
 from oodbench.errors import UserError
 from oodbench.models.adapter import UNREGISTERED, UNWATCHED
+from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
-from oodbench.user_model.borrowing import (
-    BorrowedClassifier,
-    CheckedRunner,
-    cannot_take,
-    find_gradient,
-)
+from oodbench.user_model.checked_runner import CheckedRunner, cannot_take
 from oodbench.user_model.loaded_images import LoadedImages
 
 ID = "id"
@@ -197,7 +193,7 @@ class Session:
 
     def __init__(
         self,
-        classifier: BorrowedClassifier,
+        classifier: Classifier,
         contenders: Mapping[str, Contender],
         data: DataSets,
         num_classes: int,
@@ -487,3 +483,58 @@ class Session:
         self.unmeasured = {
             label: reason_of(error) for label, error in errors.items() if label in scorers
         }
+
+
+def find_gradient(classifier: Classifier, images: Tensor) -> tuple[str | None, bool]:
+    """Whether the logits of a classifier have a gradient with respect to its images.
+
+    It may be zero for some images in any network: where all rectifiers are at zero, as for black
+    images. In a model that rounds its images it is zero for noise around them, too.
+
+    Args:
+        classifier: in evaluation mode, its parameters frozen.
+        images: a few, on the device.
+
+    Returns:
+        Why there is none, or None; and whether there is one that is zero for images and noise.
+    """
+    if not images.is_floating_point():
+        return "needs the gradient for its input, which is whole numbers", False
+    try:
+        gradient = _gradient(classifier, images)
+        if gradient is not None:
+            return None, not gradient.any() and _is_zero_for_noise(classifier, images)
+    except Exception as error:  # a model under inference mode, in int8, or frozen, may raise
+        if is_out_of_memory(error):
+            return None, False
+    return (
+        "needs the gradient of the logits for the images, and the model gives none: a part of it "
+        "computes without gradients (torch.no_grad, inference mode, detach, int8, a frozen "
+        "export). Let it compute with gradients; freeze weights with requires_grad_(False)"
+    ), False
+
+
+def _is_zero_for_noise(classifier: Classifier, images: Tensor) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(images.shape, generator=generator).to(images)
+    try:
+        gradient = _gradient(classifier, images + noise)
+    except Exception:  # nothing is known
+        return False
+    return gradient is not None and not gradient.any()
+
+
+def _gradient(classifier: Classifier, images: Tensor) -> Tensor | None:
+    """Gradient of a random combination of the logits; None if no graph leads to the images.
+
+    Of their sum it may be zero: that of centered logits is the same for every image.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        logits: Tensor = classifier(images)
+        if not logits.requires_grad:
+            return None
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.randn(logits.shape, generator=generator).to(logits)
+        (logits * weights).sum().backward(inputs=[images])
+    return images.grad

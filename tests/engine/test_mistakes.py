@@ -22,7 +22,7 @@ from oodbench.report import Leaderboard
 from oodbench.report.score_warnings import score_warnings, tie_notes
 from oodbench.specs import LimitSpec
 from oodbench.storage.records import QualityRecord
-from oodbench.user_model.own_model import EvaluationResult
+from oodbench.user_model.evaluation_result import EvaluationResult
 
 CLASSES = 4
 

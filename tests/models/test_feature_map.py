@@ -23,7 +23,7 @@ from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import Method
-from oodbench.user_model.borrowing import BorrowedClassifier
+from oodbench.user_model.adaptation import UserClassifier
 
 Make = Callable[..., Any]
 
@@ -122,10 +122,10 @@ LAYOUTS = {
 TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def of_type(network: nn.Module, dtype: torch.dtype) -> BorrowedClassifier:
+def of_type(network: nn.Module, dtype: torch.dtype) -> UserClassifier:
     adapted = models.adapt(network.to(dtype)).eval()
     place = torch.device("cpu")
-    return BorrowedClassifier(adapted, None, dtype=dtype, device=place, channels_last=True)
+    return UserClassifier(adapted, None, dtype=dtype, device=place, channels_last=True)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import EvaluationSpec
-from oodbench.user_model import own_model
+from oodbench.user_model import assembly, evaluation
 
 
 @cache
@@ -27,8 +27,8 @@ def _catalog(plugins: Any = ()) -> Catalog:
 @pytest.fixture
 def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few bootstrap resamples and one catalog: both are tested elsewhere and slow here."""
-    monkeypatch.setattr(own_model, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
-    monkeypatch.setattr(own_model, "Catalog", _catalog)
+    monkeypatch.setattr(assembly, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
+    monkeypatch.setattr(evaluation, "Catalog", _catalog)
 
 
 @pytest.fixture(scope="module")

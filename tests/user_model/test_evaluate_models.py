@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import oodbench
 from oodbench import UserError
-from oodbench.user_model.borrowing import BorrowedClassifier, borrowed, reorder
+from oodbench.user_model.adaptation import UserClassifier, given_back, reorder
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -84,7 +84,7 @@ def test_stand_ins_are_in_channels_last_order_and_the_models_own_are_not_touched
     model = Net()
     model.add_module("others", Standardizing(2, 8, 3))
     own = model.conv1.weight
-    with borrowed(model, torch.device("cpu")):
+    with given_back(model, torch.device("cpu")):
         reorder(model)
         assert model.conv1.weight is not own
         assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
@@ -183,7 +183,7 @@ def test_models_of_other_types(trained: Net, dtype: torch.dtype) -> None:
 def test_images_are_not_in_half_precision_before_they_are_normalized() -> None:
     """A step of 0.0014 would be lost in it."""
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        classifier = BorrowedClassifier(
+        classifier = UserClassifier(
             oodbench.models.adapt(Net()),
             ((0.1, 0.1), (1.0, 1.0)),
             dtype=dtype,

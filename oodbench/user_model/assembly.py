@@ -1,0 +1,263 @@
+"""Puts the result of `oodbench.evaluate` together: records, costs, notes, warnings."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from oodbench.engine.evaluation import Evaluation, MethodResult
+from oodbench.engine.reasons import reason_of
+from oodbench.engine.recording import Recorder
+from oodbench.errors import UserError
+from oodbench.files import digest
+from oodbench.models.adapter import AdaptedNetwork
+from oodbench.models.registry import HEADS
+from oodbench.planning.plan import Method
+from oodbench.report.differences import differences_to_best
+from oodbench.report.score_warnings import score_warnings, tie_notes
+from oodbench.specs import BenchmarkSpec, EvaluationSpec, ModelSpec
+from oodbench.storage.records import ID_ACCURACY, QualityRecord
+from oodbench.user_model.adaptation import (
+    UserClassifier,
+)
+from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
+from oodbench.user_model.session import ID, Contender, NoDetectorError, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A model, and what came of the detectors on it.
+
+    Attributes:
+        name: of the model in records.
+        session: has run.
+        contenders: method -> detector, also those that were skipped.
+        classifier: the model as it was run.
+        notes: on it.
+        device: where it ran.
+    """
+
+    name: str
+    session: Session
+    contenders: Mapping[str, Contender]
+    classifier: UserClassifier
+    notes: Sequence[str]
+    device: torch.device
+
+    @property
+    def network(self) -> AdaptedNetwork:
+        """The adapted network."""
+        assert isinstance(self.classifier.network, AdaptedNetwork)
+        return self.classifier.network
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """Label -> method."""
+        return {label: each.method for label, each in self.contenders.items()}
+
+    @property
+    def errors(self) -> dict[str, Exception]:
+        """Label -> error of a method that failed."""
+        results = self.session.results
+        return {label: each.error for label, each in results.items() if each.error is not None}
+
+    @property
+    def good(self) -> dict[str, MethodResult]:
+        """Label -> result of a method that did not fail."""
+        results = self.session.results
+        return {label: each for label, each in results.items() if each.error is None}
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """One of several models, which could not be evaluated.
+
+    Attributes:
+        name: of the model.
+        contenders: method -> detector that did not run.
+        error: why.
+    """
+
+    name: str
+    contenders: Mapping[str, Contender]
+    error: UserError
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Method -> why it cannot run, if that is why the model was not evaluated."""
+        return self.error.skipped if isinstance(self.error, NoDetectorError) else {}
+
+
+def result_of(
+    tried: Sequence[Tried],
+    lost: Sequence[Lost],
+    broken: Mapping[str, str],
+    seed: int,
+    about_data: Sequence[str],
+    *,
+    several: bool,
+    report: Callable[[str], None],
+) -> EvaluationResult:
+    """The result of a call.
+
+    Args:
+        tried: models that were evaluated.
+        lost: models that could not be evaluated.
+        broken: name of a detector that cannot be loaded -> why.
+        seed: of the call.
+        about_data: notes on the data.
+        several: whether models were given by name.
+        report: progress messages go here.
+    """
+    errors = {label: error for each in tried for label, error in each.errors.items()}
+    for gone in lost:
+        errors |= dict.fromkeys(set(gone.contenders) - set(gone.skipped), gone.error)
+    for error in errors.values():
+        traceback.clear_frames(error.__traceback__)  # they hold images, outputs and the model
+    good = {label: result for each in tried for label, result in each.good.items()}
+    scores = {label: dict(result.scores) for label, result in good.items()}
+    ood = tried[0].session.ood
+    names = ", ".join(each.name for each in tried)
+    device = tried[0].device
+    recorder = Recorder(
+        _benchmark(
+            {each.name: each.network.head for each in tried} | {each.name: None for each in lost},
+            ood,
+        ),
+        digest(names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
+        torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    )
+    records: list[QualityRecord] = []
+    notes: list[str] = []
+    found_warnings: list[str] = []
+    everywhere = set[str].intersection(*(set(each.session.warnings) for each in tried))
+    for each in tried:
+        prefix = f"{each.name}: " if several else ""
+        mine = list(_records(each.session, recorder, each.methods, seed, report))
+        records += mine
+        of_model = [*each.notes, *_layers_note(each.contenders.values(), each.network)]
+        notes += [f"{prefix}{note}" for note in of_model]
+        notes += _notes(each.session, [each.methods[label] for label in each.good], mine)
+        found_warnings += [
+            warning if warning in everywhere else f"{prefix}{warning}"
+            for warning in each.session.warnings
+        ]
+        for name, reason in broken.items():
+            label = f"{each.name}+{name}" if several else name
+            records += recorder.missing(label, each.name, name, seed, "skipped", reason)
+    skipped = {label: why for each in tried for label, why in each.session.skipped.items()}
+    for gone in lost:
+        skipped |= gone.skipped
+        for label, contender in gone.contenders.items():
+            who = (label, gone.name, contender.method.detector.name, seed)
+            if label in gone.skipped:
+                records += recorder.missing(*who, "skipped", gone.skipped[label])
+            else:
+                records += recorder.missing(*who, "failed", reason_of(gone.error))
+    for each in tried:
+        skipped |= {(f"{each.name}+{n}" if several else n): why for n, why in broken.items()}
+    return EvaluationResult(
+        scores=scores,
+        records=records,
+        differences=differences_to_best(records, recorder.resampled.__getitem__),
+        costs=[
+            recorder.cost(each.methods[label], seed, result)
+            for each in tried
+            for label, result in each.good.items()
+            if result.cost is not None
+        ],
+        skipped=skipped,
+        errors=errors,
+        detectors={label: result.detectors[ood[0]] for label, result in good.items()},
+        models={
+            each.name: EvaluatedModel(
+                each.network.tap_names, each.network.head_name or "", each.session.num_classes
+            )
+            for each in tried
+        },
+        notes=tuple(dict.fromkeys([*notes, *about_data])),
+        warnings=tuple(dict.fromkeys([*found_warnings, *score_warnings(records)])),
+    )
+
+
+def _notes(
+    session: Session, methods: Iterable[Method], records: Sequence[QualityRecord]
+) -> Iterable[str]:
+    for label, reason in session.unmeasured.items():
+        yield f"The costs of {label} could not be measured: {reason}."
+    stepping, looking = [], []
+    for method in methods:
+        ties = tie_notes(record for record in records if record.method == method.name)
+        for note in (*session.results[method.name].notes, *ties):
+            yield f"{method.name}: {note}."
+        if "input_gradient" in method.detector.needs:
+            stepping.append(method.name)
+        if "input_gradients" in method.detector.needs:
+            looking.append(method.name)
+    if stepping and not session.attackable:
+        yield (
+            f"{', '.join(stepping)}: normalization was not given, so the step of the input "
+            "perturbation is in units of the images as they came, not of a pixel in [0, 1]."
+        )
+    if looking and not session.attackable:
+        yield (
+            f"{', '.join(looking)}: normalization was not given, so gradients are with respect to "
+            "the images as they came, not to pixels in [0, 1]."
+        )
+
+
+def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> Iterable[str]:
+    """What was taken for features and feature layers, if a detector looks at them."""
+    needs = frozenset[str]().union(*(each.method.detector.needs for each in contenders))
+    if network.head_name is not None and network.head_note and needs & {"features", "feature_map"}:
+        yield network.head_note
+    if needs & {"taps", "tap_maps", "layers"} and network.tap_names:
+        yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."
+
+
+def _benchmark(heads: Mapping[str, nn.Module | None], ood: Sequence[str]) -> BenchmarkSpec:
+    """What records say of the benchmark. Nothing in it was read from a file: nothing is checked."""
+    layers = {info.layer: name for name, info in HEADS.items()}
+    models = {}
+    for model, head in heads.items():
+        values: dict[str, Any] = {"head": layers.get(type(head).__name__, "unknown")}
+        models[model] = ModelSpec.model_construct(**values)
+    said: dict[str, Any] = {
+        "name": "evaluate",
+        "version": 1,
+        "id": ID,
+        "ood": {None: tuple(ood)},  # in no group
+        "models": models,
+        "evaluation": EvaluationSpec(),
+    }
+    return BenchmarkSpec.model_construct(**said)
+
+
+def _records(
+    session: Session,
+    recorder: Recorder,
+    methods: Mapping[str, Method],
+    seed: int,
+    report: Callable[[str], None],
+) -> Iterable[QualityRecord]:
+    correct = session.correct
+    for label, method in methods.items():
+        report(label)
+        who = (label, method.model, method.detector.name, seed)
+        if label in session.skipped:
+            yield from recorder.missing(*who, "skipped", session.skipped[label])
+            continue
+        result = session.results[label]
+        if result.error is not None:
+            yield from recorder.missing(*who, "failed", reason_of(result.error), method.tuned_on)
+            continue
+        known = np.zeros(len(result.scores[ID]), dtype=np.bool_) if correct is None else correct
+        for record in recorder.quality(method, seed, Evaluation(session.results, known)):
+            if record.metric != ID_ACCURACY or correct is not None:
+                yield record

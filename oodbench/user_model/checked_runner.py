@@ -1,0 +1,165 @@
+"""A runner that says which image, of which data set, the user's model cannot take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from oodbench.data import ImageArray
+from oodbench.detector import Outputs
+from oodbench.engine.passes.batches import ImageSource, is_out_of_memory
+from oodbench.engine.passes.network import NetworkRunner
+from oodbench.errors import UserError, listed
+from oodbench.models.adapter import model_name
+from oodbench.models.classifier import Classifier
+
+
+class CheckedRunner(NetworkRunner):
+    """A runner that says which image, of which data set, a network cannot deal with."""
+
+    _set = ""
+    _batch: Tensor | None = None
+    _first = 0
+
+    def batches(self, data: ImageArray | ImageSource) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """As the base class; remembers what is being read."""
+        first = 0
+        self._set = getattr(data, "name", "validation_data")
+        try:
+            for images, labels in super().batches(data):
+                self._batch, self._first = images, first
+                yield images, labels
+                first += len(images)
+        finally:
+            self._batch = None
+
+    def look_at(self, images: Tensor, name: str) -> None:
+        """Try the network on the first images of a data set.
+
+        Raises:
+            UserError: as `outputs`.
+        """
+        self._set, self._batch, self._first = name, images, 0
+        try:
+            self.outputs(images)
+        finally:
+            self._batch = None
+
+    def outputs(self, images: Tensor, labels: Tensor | None = None) -> Outputs:
+        """As the base class, nothing in half precision.
+
+        Raises:
+            UserError: if the network does not take the images, or its logits are not finite.
+        """
+        try:
+            outputs = super().outputs(images, labels)
+        except UserError as error:
+            where = self._position(images, 0)
+            if len(images) > 1:
+                where = f"{len(images)} images from {where} on"
+            raise UserError(f"At {where}: {error.message}", error.hint) from None
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise cannot_take(self.classifier, images, self._set, error) from error
+        logits = outputs.logits.detach()
+        finite = logits.isfinite().all(dim=1)
+        if not bool(finite.all()):
+            index = int((~finite).int().argmax())
+            raise not_finite(self._position(images, index), logits[index])
+        return outputs.map(_single)
+
+    def activation(self, images: Tensor, tap: str) -> Tensor:
+        """As the base class, not in half precision."""
+        return _single(super().activation(images, tap))
+
+    def _position(self, images: Tensor, index: int) -> str:
+        """What an image of a batch, or of a part of it, is called."""
+        whole = self._batch
+        storage = images.untyped_storage().data_ptr()
+        if whole is None or whole.untyped_storage().data_ptr() != storage:
+            return f"a perturbed image of {self._set}"
+        row = (images.storage_offset() - whole.storage_offset()) // max(1, whole[0].numel())
+        return f"image {self._first + row + index} of {self._set}"
+
+
+def not_finite(image: str, logits: Tensor) -> UserError:
+    """The error of a network whose logits for an image are not finite.
+
+    Args:
+        image: what the image is called.
+        logits: for it, shape [C].
+    """
+    masked = logits.isneginf()
+    if bool(masked.any()) and not bool(masked.all()) and bool((masked | logits.isfinite()).all()):
+        classes = listed(masked.nonzero().flatten().tolist())
+        return UserError(
+            f"The model's logits for {image} are -inf for the classes {classes}.",
+            "If these classes are masked, leave their columns out with output=, such as "
+            "output=lambda logits: logits[:, kept], and give labels that count the others alone.",
+        )
+    return UserError(
+        f"The model's logits for {image} are not finite.",
+        "Look at its weights; half precision overflows beyond 65504.",
+    )
+
+
+_ABOUT_SHAPES = re.compile(
+    r"size|shape|channel|dimension|\bmat1\b|broadcast|stride|elements|length|too small|\bview\b",
+    re.IGNORECASE,
+)
+"""Words of errors that are about the shape of what a model is given."""
+
+
+_GUARD = re.compile(r"Guard failed: .*?\bsize\(\)\[(\d+)\]|Expected input .*?shape\[(\d+)\]")
+"""What an exported module says of a size that it was not exported for, and of which axis."""
+
+
+def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Exception) -> UserError:
+    """The error of a network that does not take images of a data set.
+
+    Args:
+        classifier: the network.
+        images: shape [B, channels, H, W].
+        name: of the data set.
+        error: what the network raised.
+    """
+    line = (str(error).strip().splitlines() or [""])[0]
+    hint = ""
+    if isinstance(error, RuntimeError | ValueError | AssertionError | IndexError) and (
+        _ABOUT_SHAPES.search(str(error))
+    ):
+        hint = (
+            "Give images of the size and with the channels that the model takes; a transform, such "
+            "as torchvision.transforms.Resize and CenterCrop, brings them to it."
+        )
+    guard = _GUARD.search(str(error))
+    if guard is not None and "0" in guard.groups():
+        hint = (
+            "Export it for batches of any size: torch.export.export(model, (images,), "
+            "dynamic_shapes=({0: torch.export.Dim.AUTO},))."
+        )
+    elif hint and images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        hint = (
+            "Their channels come last; give [channels, height, width], as "
+            "torchvision.transforms.ToTensor() does."
+        )
+    if "same device" in str(error) or "Expected all tensors to be on" in str(error):
+        hint = "Give device=... as it is where the model's tensors are."
+    return UserError(
+        f"The model {_name(classifier)} cannot take the images of {name}, of shape "
+        f"{list(images.shape[1:])}: {type(error).__name__}: {line.rstrip('.')}.",
+        hint,
+    )
+
+
+def _name(classifier: Classifier) -> str:
+    return model_name(getattr(classifier.network, "module", classifier.network))
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """In float32 what is in half precision: few decompositions are made for it."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

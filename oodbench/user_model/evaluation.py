@@ -1,0 +1,281 @@
+"""Detectors on a user's own model and data, in a program or a notebook: `oodbench.evaluate`."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from oodbench.detector import Detector
+from oodbench.engine.passes.batches import is_out_of_memory
+from oodbench.engine.passes.modes import evaluating
+from oodbench.errors import UserError, counted
+from oodbench.models.adapter import inputs_beside_images, model_name
+from oodbench.models.returned import Output
+from oodbench.plugins import arguments
+from oodbench.plugins.catalog import Catalog, Plugin
+from oodbench.process import prepare_process
+from oodbench.progress import ProgressArgument, reporter_of
+from oodbench.user_model.adaptation import (
+    adapted,
+    given_back,
+    reproducible,
+    same_classes,
+)
+from oodbench.user_model.assembly import Lost, Tried, result_of
+from oodbench.user_model.call_arguments import (
+    check_seed,
+    contenders_of,
+    data_sets,
+    device_for,
+    named_models,
+    normalization_of,
+    options_of,
+    requested_detectors,
+)
+from oodbench.user_model.evaluation_result import EvaluationResult
+from oodbench.user_model.session import Session
+
+Model = nn.Module | Callable[[Tensor], Any]
+
+
+Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
+
+
+_READS_LAYERS = frozenset({"taps", "tap_maps", "layers"})
+"""Needs of detectors for whom a model is also tried on a whole batch."""
+
+
+def evaluate(
+    model: Model | Mapping[str, Model],
+    detectors: str | Detector | Sequence[str | Detector] | Mapping[str, str | Detector],
+    *,
+    id_data: Any,
+    ood_data: Mapping[str, Any],
+    fit_data: Any = None,
+    validation_data: Any = None,
+    taps: Literal["auto"] | Sequence[str] | Mapping[str, Any] = "auto",
+    head: str | Mapping[str, Any] | None = None,
+    features: str | Mapping[str, Any] | None = None,
+    output: Output | Mapping[str, Any] = None,
+    normalization: Normalization | Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    tune: str | Sequence[str] = "none",
+    plugins: Plugin | Sequence[Plugin] = (),
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    costs: bool = False,
+    errors: Literal["skip", "raise"] = "skip",
+    progress: ProgressArgument = "auto",
+) -> EvaluationResult:
+    """Try detectors on a trained classifier of your own, or on several.
+
+    Each data set is read once for all detectors that are fitted on it or score it; only detectors
+    that perturb their input, or replace a layer, compute more. The model is given back as it was,
+    whatever happens: weights, their storage and order, modes, hooks, gradients. For that, a copy of
+    the weights is kept in memory. What a `forward` of your own collects in Python stays.
+
+    Data are DataLoaders or Datasets of (image, label), of mappings with keys such as "pixel_values"
+    and "labels", or "image" and "label", or of images alone where no label is needed:
+    OOD data, whose labels are ignored; ID data, which then give no accuracy. Mappings with other
+    entries that the model takes by name, such as "attention_mask", are refused: the model is given
+    one tensor. A DataLoader that
+    shuffles is read in the order of its data set, so that scores line up with it. They may be read
+    more than once.
+
+    A detector that is fitted needs `fit_data`; one that is fitted on images that were not trained
+    on, `validation_data`; one that trains a model of its own (Mahalanobis), both, with labels, and
+    `normalization`: it is tuned on validation images that are attacked. What is missing is the
+    reason that a detector is skipped for. All others have the parameters that they come with.
+
+    Any callable that gives logits will do: a module of any make, also of TorchScript, torch.export
+    or torch.compile, quantized, an ensemble, a plain function. A function is called as it is: put
+    the model in it into evaluation mode. Detectors of features need to know which the features
+    are: the input of the last layer, which is found if it is a linear layer, a 1x1 convolution, or
+    a module that turns vectors into logits; else name it. Detectors that use the weights of the
+    last layer run if the logits are W f + b. The others are skipped with that reason.
+
+    Several models stand on one leaderboard: give a mapping from a name to each. Their methods are
+    called "NAME+DETECTOR", and each model reads the data once. What belongs to a model (`taps`,
+    `head`, `features`, `output`, `normalization`) is then the same for all, or a mapping, too.
+
+    Args:
+        model: maps images [B, channels, H, W], or what else the data give, [B, ...], to logits
+            [B, C]; or a mapping from names to several.
+        detectors: names of `oodbench list detectors`, or instances; or a mapping from a label of
+            yours to either, to compare two settings of one detector; "all" for every detector that
+            there is. Instances are copied, and the copies fitted: see
+            `EvaluationResult.detectors`.
+        id_data: in-distribution images to test on.
+        ood_data: name -> out-of-distribution images.
+        fit_data: images that the model was trained on, with labels, best without augmentation.
+        validation_data: labeled in-distribution images that it was not trained on.
+        taps: names of the modules that detectors with a feature ensemble look at, the feature
+            layers; one that gives a tuple or a mapping counts by its first tensor. "auto": the ends
+            of stages or blocks, and a note says which and why
+            (`oodbench.user_model.feature_layers`).
+        head: name of the module that is the last layer, where it is not found: its input, averaged
+            over places, is the features.
+        features: name of the module whose output, averaged over places, are the features, if they
+            are not the input of the last layer.
+        output: where the logits are in what the model returns: a key or an attribute, a position,
+            or a function of it. None: the tensor itself; of a mapping, an object or a tuple the
+            entry "logits", the only one of shape [B, C], or else the first of a tuple, with a note.
+        normalization: mean and standard deviation per channel, or one of each; images are then in
+            [0, 1]. None: images come as the model takes them, and the steps of input perturbation
+            (ODIN) are in their units.
+        num_classes: C, to be held against the model's; default: the model's.
+        tune: labels of detectors to tune, or "all": each combination of the values of their search
+            space is tried on attacked images of `validation_data`, as in benchmarks
+            (`oodbench.engine.tuning`). Of an instance only if it is named. Tables show what was
+            chosen.
+        plugins: folders of detectors besides the built-in ones, and classes, as in `oodbench.run`.
+        device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
+            "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
+        seed: of tuning data, and of all that data sets draw from global generators, which are put
+            back.
+        costs: measure what each detector costs beside the maximum-probability baseline of the same
+            model.
+        errors: "skip": a detector that raises is left out and named in the result, and so are all
+            methods of a model that cannot be evaluated, if another can; "raise": what the first one
+            raised is raised.
+        progress: "auto": a bar on a terminal, one line in a notebook; elsewhere a line on standard
+            error when nothing was said for nearly ten seconds, with rate and time left. True: the
+            same, with a line for each model that is done. False: nothing. Or a reporter
+            (`oodbench.progress.Reporter`).
+
+    Returns:
+        Scores, records and tables; a notebook shows the leaderboard.
+
+    Raises:
+        UserError: an argument, an image or a label is not as it should be, the model gives no
+            logits for the images, or no detector can run.
+        Exception: with errors="raise", what a detector raised.
+    """
+    prepare_process()
+    say = reporter_of(progress)
+    models = named_models(model)
+    several = isinstance(model, Mapping)
+    catalog = Catalog(tuple(arguments.plugins("plugins", plugins)))
+    asked, broken = requested_detectors(detectors, catalog, tune)
+    check_seed(seed)
+    arguments.truth("costs", costs)
+    if num_classes is not None:
+        arguments.whole_number("num_classes", num_classes, 1)
+    if errors not in ("skip", "raise"):
+        raise UserError(f"errors: expected 'skip' or 'raise', not {errors!r}.")
+    places = {name: device_for(device, module) for name, module in models.items()}
+    own = {
+        "taps": ("auto", taps),
+        "head": (None, head),
+        "features": (None, features),
+        "output": (None, output),
+        "normalization": (None, normalization),
+    }
+    options = {name: options_of(own, name, models, several) for name in models}
+    scalings = {name: normalization_of(each.pop("normalization")) for name, each in options.items()}
+    first = next(iter(models))
+    tried: list[Tried] = []
+    lost: dict[str, UserError] = {}
+    with say.work(len(models)), ExitStack() as stack:
+        say.stage("reading the first images")
+        stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
+        for kind in {"cpu", *(place.type for place in places.values())}:  # or in this
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(reproducible(seed, places[first]))
+        unit = scalings[first] is not None
+        data = data_sets(id_data, ood_data, fit_data, validation_data, in_unit_range=unit)
+        stack.callback(data.close)
+        for source in data.all:
+            source.first()
+        for name, module in models.items():
+            say.stage(name if several else model_name(module))
+            try:
+                with ExitStack() as inner:
+                    if name != first:
+                        inner.enter_context(reproducible(seed, places[name]))
+                    for source in data.all:
+                        source.in_unit_range = scalings[name] is not None
+                        source.model_inputs = inputs_beside_images(module)
+                    inner.enter_context(user_errors(module))
+                    inner.enter_context(given_back(module, places[name]))
+                    inner.enter_context(evaluating(module))
+                    classifier, classes, notes = adapted(
+                        module,
+                        data,
+                        options[name],
+                        num_classes,
+                        scalings[name],
+                        places[name],
+                        reads_layers=any(each.info.needs & _READS_LAYERS for each in asked),
+                    )
+                    notes += same_classes(data, classes)
+                    for source in data.all:
+                        source.num_classes = classes
+                    shown = name if several else model_name(module)
+                    contenders = contenders_of(asked, catalog, shown, prefix=f"{name}+" * several)
+                    session = Session(
+                        classifier,
+                        contenders,
+                        data,
+                        classes,
+                        attackable=scalings[name] is not None,
+                        seed=seed,
+                        report=say.detail,
+                    )
+                    session.run(stop_early=errors == "raise")
+                    if costs:
+                        (baseline,), _ = requested_detectors("baseline", Catalog(), "none")
+                        reference = contenders_of([baseline], Catalog(), shown, prefix="")[
+                            "baseline"
+                        ]
+                        session.measure(reference)
+                    tried.append(Tried(shown, session, contenders, classifier, notes, places[name]))
+            except UserError as error:
+                if not several:
+                    raise
+                traceback.clear_frames(error.__traceback__)
+                error.say_first(f"Model {name}")
+                if errors == "raise":
+                    raise
+                lost[name] = error
+                say.done(error.message)
+                continue
+            failed = [each.error for each in session.results.values() if each.error is not None]
+            if failed and errors == "raise":
+                raise failed[0]
+            say.done(f"{shown}: {counted(len(contenders), 'detector')}")
+    if not tried:
+        raise next(iter(lost.values()))
+    about_data = [note for source in data.all for note in source.notes]
+    with say.work(1):
+        say.stage("confidence intervals")
+        failures = [
+            Lost(name, contenders_of(asked, catalog, name, prefix=f"{name}+"), error)
+            for name, error in lost.items()
+        ]
+        return result_of(
+            tried, failures, broken, seed, about_data, several=several, report=say.detail
+        )
+
+
+@contextmanager
+def user_errors(module: nn.Module) -> Iterator[None]:
+    """What a model raises where it was not expected, as an error of the user's, with its cause."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise UserError(
+            f"The model {model_name(module)} could not be evaluated: {type(error).__name__}: "
+            f"{line}.",
+            "The images may be too many for the memory: give smaller batches."
+            if is_out_of_memory(error)
+            else "",
+        ) from error

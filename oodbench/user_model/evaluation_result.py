@@ -1,0 +1,150 @@
+"""The result of `oodbench.evaluate`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.detector import Detector
+from oodbench.engine.reasons import reason_of
+from oodbench.errors import UserError
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from oodbench.report import Leaderboard
+    from oodbench.report.tables.document import Document
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """What was found of a model.
+
+    Attributes:
+        taps: names of the modules that are its feature layers.
+        head: name of the module that is its last layer; "" if it is not known.
+        num_classes: C.
+    """
+
+    taps: tuple[str, ...]
+    head: str
+    num_classes: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EvaluationResult:
+    """What came of `oodbench.evaluate`; it prints as a table, and a notebook shows it as one.
+
+    Attributes:
+        scores: detector -> "id" and the names of the OOD sets -> one score per image, float64, in
+            the order of the data; higher is more in-distribution.
+        records: every metric of every detector on every OOD set with its 95% interval, as in the
+            records of a run; then the classifier's accuracy, if `id_data` has labels.
+        costs: one for each detector if they were measured.
+        differences: how far the best detector is ahead of each other one, as in a run.
+        skipped: detector -> why it could not run.
+        failed: detector -> what went wrong while it ran.
+        errors: detector that failed -> what was raised.
+        detectors: detector -> the fitted and tuned instance that scored.
+        models: name -> what was found of a model; of a single one the name of its class.
+        notes: what a reader of the tables should know of this call.
+        warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
+    """
+
+    scores: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    records: list[QualityRecord]
+    costs: list[CostRecord]
+    differences: list[DifferenceRecord]
+    skipped: Mapping[str, str]
+    errors: Mapping[str, Exception]
+    detectors: Mapping[str, Detector]
+    models: Mapping[str, EvaluatedModel]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def model(self) -> str:
+        """Name of the model's class; names of several."""
+        return ", ".join(self.models)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """`EvaluatedModel.taps` of the only model."""
+        return self._only().taps
+
+    @property
+    def head(self) -> str:
+        """`EvaluatedModel.head` of the only model."""
+        return self._only().head
+
+    @property
+    def num_classes(self) -> int:
+        """`EvaluatedModel.num_classes` of the only model."""
+        return self._only().num_classes
+
+    def _only(self) -> EvaluatedModel:
+        if len(self.models) > 1:
+            raise UserError(
+                f"There are several models: {self.model}.",
+                f"Ask one of them: result.models[{next(iter(self.models))!r}].",
+            )
+        return next(iter(self.models.values()))
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Detector -> what went wrong while it ran."""
+        return {label: reason_of(error) for label, error in self.errors.items()}
+
+    def leaderboard(self) -> Leaderboard:
+        """The records, ranked, for every format there is (`to_csv`, `to_json`, `to_latex` ...)."""
+        from oodbench.report import Leaderboard
+
+        sets = [record.ood_dataset for record in self.records if record.ood_dataset is not None]
+        order = tuple(dict.fromkeys(sets))
+        return Leaderboard.from_records(
+            self.records, self.costs, self.warnings, self.differences, order=order
+        )
+
+    def to_markdown(self) -> str:
+        """GitHub-flavored Markdown, with every metric."""
+        from oodbench.report.writers import markdown
+
+        return markdown.render_document(self._document(best="bold", whole=True))
+
+    def to_pandas(self, *, wide: bool = False) -> pd.DataFrame:
+        """One row for each detector (`Leaderboard.to_pandas`)."""
+        return self.leaderboard().to_pandas(wide=wide)
+
+    def to_text(self, width: int = 120) -> str:
+        """Plain text, no line wider than `width` characters, of which there are 20 or more."""
+        from oodbench.report.writers import terminal
+
+        return terminal.render_document(self._document(best="marked *", whole=False), width)
+
+    def _repr_html_(self) -> str:
+        from oodbench.report.writers import html
+
+        return html.render_fragment(self._document(best="bold", whole=False))
+
+    def __str__(self) -> str:
+        return self.to_text(max(60, min(120, shutil.get_terminal_size((120, 24)).columns)))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _document(self, *, best: str, whole: bool) -> Document:
+        from oodbench.report.tables import evaluation_layout
+
+        return evaluation_layout.document(
+            self.leaderboard(),
+            models={name: each.num_classes for name, each in self.models.items()},
+            best=best,
+            notes=self.notes,
+            whole=whole,
+        )
