@@ -27,9 +27,6 @@ NOT_YET_SPLIT = frozenset(
         "planning.plan",
         "specs",
         "training.loop",
-        "user_model.feature_layers",
-        "user_model.loaders",
-        "user_model.probing",
         "user_model.session",
     }
 )

@@ -86,9 +86,9 @@ def create(
         return cast("nn.Module", layer(features, num_classes))
 
     if is_callable_name(name):
-        from oodbench.models.adapter import create_adapted
+        from oodbench.models import callables
 
-        return create_adapted(name, make_head, taps, options or {})
+        return callables.create(name, make_head, taps, options or {})
     info = network_info(name)
     if taps or options:
         raise UserError(
@@ -124,9 +124,9 @@ def code_version(name: str) -> str:
     """
     if not is_callable_name(name):
         return ""
-    from oodbench.models import adapter
+    from oodbench.models import callables
 
-    return adapter.code_version(name)
+    return callables.code_version(name)
 
 
 def create_loss(head: str, **options: float) -> Loss:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from math import log
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -74,6 +76,34 @@ def with_activation(value: Any, activation: Tensor, new: Tensor) -> Any:
 def usual_axis(activation: Tensor) -> int:
     """The axis of the channels in [B, D], [B, tokens, D] and [B, D, ...]."""
     return 2 if activation.ndim == 3 else 1
+
+
+def axis_by_sides(activation: Tensor, size: tuple[int, int]) -> int | None:
+    """The axis of the channels in a map, whose sides are in the ratio of the images' sides.
+
+    Args:
+        activation: shape [B, D, H, W] or [B, H, W, D].
+        size: height and width of the images.
+
+    Returns:
+        1 or 3; None if both fit equally well.
+    """
+    if not activation.numel():
+        return 1
+    shape = log(size[0] / size[1])
+    first, second, third = activation.shape[1:]
+    error_first = abs(log(second / third) - shape)
+    error_last = abs(log(first / second) - shape)
+    if error_first == error_last:
+        return None
+    return 3 if error_first > error_last else 1
+
+
+def equal(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two activations are there and have the same values."""
+    if first is None or second is None or first.shape != second.shape:
+        return False
+    return first is second or torch.equal(first, second)
 
 
 def in_usual_order(activation: Tensor, axis: int | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oodbench.models.activations import activation_of
 from oodbench.models.classifier import Classifier
+from oodbench.models.hooks import watched
 from oodbench.models.rounding import within_rounding
 
 
@@ -30,26 +31,18 @@ def find_map(classifier: Classifier, images: Tensor) -> str | None:
     maps: dict[str, Tensor] = {}
     features: list[Tensor] = []
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            activation = activation_of(output, len(images))
-            if activation is not None and activation.ndim in (3, 4):
-                maps.pop(name, None)  # the order is that of the last call
-                maps[name] = activation
-
-        return hook
+    def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        activation = activation_of(output, len(images))
+        if activation is not None and activation.ndim in (3, 4):
+            maps.pop(name, None)  # the order is that of the last call
+            maps[name] = activation
 
     network = classifier.network
-    handles = network.watch_features(features.append)
-    if not handles:
+    if not network.has_features:
         return None
-    handles += [
-        module.register_forward_hook(keep(name))
-        for name, module in network.named_modules()
-        if name and not isinstance(module, torch.jit.ScriptModule)  # their parts run no hooks
-    ]
+    handles = network.watch_features(features.append)
     try:
-        with torch.no_grad():
+        with watched(network, keep, lambda name, _: bool(name)), torch.no_grad():
             classifier(images)
     finally:
         for handle in handles:

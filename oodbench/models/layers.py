@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from oodbench.models.activations import activation_of, usual_axis
+from oodbench.models.activations import activation_of, axis_by_sides, usual_axis
 from oodbench.models.adapter import AdaptedNetwork
 from oodbench.models.classifier import Classifier, Network
+from oodbench.models.hooks import watched
 
 _CONVOLUTIONS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
@@ -61,33 +60,24 @@ def find_layers(classifier: Classifier, images: Tensor) -> tuple[Layer, ...]:
     network, found, calls = classifier.network, list[Layer](), Counter[str]()
     inside = "module." if isinstance(network, AdaptedNetwork) else ""
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, given: Any) -> None:
-            output = activation_of(given, len(images))
-            call = calls[name]
-            calls[name] += 1
-            if output is None:
-                return
-            convolution = isinstance(module, _CONVOLUTIONS)
-            axis = 1 if convolution else _axis(output, images, found)
-            if axis == usual_axis(output):
-                axis = None
-            label = name.removeprefix(inside) + (f"#{call + 1}" if call else "")
-            found.append(Layer(label, name, call, axis, convolution))
+    def record(name: str, module: nn.Module, inputs: Any, given: Any) -> None:
+        output = activation_of(given, len(images))
+        call = calls[name]
+        calls[name] += 1
+        if output is None:
+            return
+        convolution = isinstance(module, _CONVOLUTIONS)
+        axis = 1 if convolution else _axis(output, images, found)
+        if axis == usual_axis(output):
+            axis = None
+        label = name.removeprefix(inside) + (f"#{call + 1}" if call else "")
+        found.append(Layer(label, name, call, axis, convolution))
 
-        return hook
+    def counts(name: str, module: nn.Module) -> bool:
+        return bool(name) and module is not network.head and _counts(module)
 
-    handles = [
-        module.register_forward_hook(watch(name))
-        for name, module in network.named_modules()
-        if name and module is not network.head and _counts(module)
-    ]
-    try:
-        with torch.no_grad():
-            classifier(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(network, record, counts), torch.no_grad():
+        classifier(images)
     return tuple(found)
 
 
@@ -102,7 +92,7 @@ def taps_of(network: Network) -> tuple[Layer, ...]:
 
 def _counts(module: nn.Module) -> bool:
     """Whether a module is a convolution or an activation function."""
-    if isinstance(module, (torch.jit.ScriptModule, *_NO_ACTIVATIONS)):
+    if isinstance(module, _NO_ACTIVATIONS):
         return False
     if isinstance(module, _CONVOLUTIONS):
         return True
@@ -120,7 +110,4 @@ def _axis(output: Tensor, images: Tensor, before: list[Layer]) -> int | None:
         return 1 if series else 2
     if output.ndim != 4 or images.ndim != 4:
         return None
-    _, first, second, third = output.shape
-    shape = log(images.shape[2] / images.shape[3])
-    last = abs(log(second / third) - shape) > abs(log(first / second) - shape)
-    return 3 if last else 1
+    return 3 if axis_by_sides(output, (images.shape[2], images.shape[3])) == 3 else 1

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from oodbench.engine.device import full_precision
 from oodbench.engine.passes.batches import arranged
 from oodbench.errors import UserError
-from oodbench.models.adapter import Function, model_name
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.rounding import agree
 from oodbench.training.determinism import deterministic, seeded
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take, not_finite
 from oodbench.user_model.declared_classes import matching_labels
-from oodbench.user_model.probing import NotFiniteError, probe
 from oodbench.user_model.session import ID, DataSets
+from oodbench.user_model.structure.analysis import analyze
+from oodbench.user_model.structure.forward_pass import NotFiniteError
+from oodbench.user_model.structure.network import Function, model_name
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -72,7 +73,7 @@ def adapted(
     whole = arranged(images.to(device), alone.dtype)
     few = whole[:_FEW]
     try:
-        probed = probe(
+        probed = analyze(
             module,
             alone.normalized(few),
             num_classes=num_classes,

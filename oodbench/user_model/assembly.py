@@ -16,7 +16,6 @@ from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.errors import UserError
 from oodbench.files import digest
-from oodbench.models.adapter import AdaptedNetwork
 from oodbench.models.registry import HEADS
 from oodbench.planning.plan import Method
 from oodbench.report.differences import differences_to_best
@@ -28,6 +27,7 @@ from oodbench.user_model.adaptation import (
 )
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
 from oodbench.user_model.session import ID, Contender, NoDetectorError, Session
+from oodbench.user_model.structure.network import UserNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Tried:
     device: torch.device
 
     @property
-    def network(self) -> AdaptedNetwork:
+    def network(self) -> UserNetwork:
         """The adapted network."""
-        assert isinstance(self.classifier.network, AdaptedNetwork)
+        assert isinstance(self.classifier.network, UserNetwork)
         return self.classifier.network
 
     @property
@@ -212,7 +212,7 @@ def _notes(
         )
 
 
-def _layers_note(contenders: Iterable[Contender], network: AdaptedNetwork) -> Iterable[str]:
+def _layers_note(contenders: Iterable[Contender], network: UserNetwork) -> Iterable[str]:
     """What was taken for features and feature layers, if a detector looks at them."""
     needs = frozenset[str]().union(*(each.method.detector.needs for each in contenders))
     if network.head_name is not None and network.head_note and needs & {"features", "feature_map"}:

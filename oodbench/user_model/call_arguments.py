@@ -15,7 +15,6 @@ from torch.nn.parameter import is_lazy
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.engine.device import find_device
 from oodbench.errors import UserError, did_you_mean
-from oodbench.models.adapter import Function, model_name
 from oodbench.planning.plan import Method
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog
@@ -26,8 +25,8 @@ from oodbench.user_model.adaptation import (
     stays_where_it_is,
 )
 from oodbench.user_model.loaded_images import LoadedImages
-from oodbench.user_model.probing import unwrapped
 from oodbench.user_model.session import ID, Contender, DataSets
+from oodbench.user_model.structure.network import Function, model_name, unwrapped
 
 
 def named_models(model: Any) -> dict[str, nn.Module]:

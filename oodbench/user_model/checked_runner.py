@@ -13,8 +13,8 @@ from oodbench.detector import Outputs
 from oodbench.engine.passes.batches import ImageSource, is_out_of_memory
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.errors import UserError, listed
-from oodbench.models.adapter import model_name
 from oodbench.models.classifier import Classifier
+from oodbench.user_model.structure.network import model_name
 
 
 class CheckedRunner(NetworkRunner):

@@ -14,8 +14,6 @@ from oodbench.detector import Detector
 from oodbench.engine.passes.batches import is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
-from oodbench.models.adapter import inputs_beside_images, model_name
-from oodbench.models.returned import Output
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog, Plugin
 from oodbench.process import prepare_process
@@ -39,6 +37,8 @@ from oodbench.user_model.call_arguments import (
 )
 from oodbench.user_model.evaluation_result import EvaluationResult
 from oodbench.user_model.session import Session
+from oodbench.user_model.structure.network import inputs_beside_images, model_name
+from oodbench.user_model.structure.output import Output
 
 Model = nn.Module | Callable[[Tensor], Any]
 
@@ -117,7 +117,7 @@ def evaluate(
         taps: names of the modules that detectors with a feature ensemble look at, the feature
             layers; one that gives a tuple or a mapping counts by its first tensor. "auto": the ends
             of stages or blocks, and a note says which and why
-            (`oodbench.user_model.feature_layers`).
+            (`oodbench.user_model.structure.stages`).
         head: name of the module that is the last layer, where it is not found: its input, averaged
             over places, is the features.
         features: name of the module whose output, averaged over places, are the features, if they

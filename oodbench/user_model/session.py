@@ -32,13 +32,13 @@ from oodbench.engine.scoring import Scorer, pass_outputs, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData, adversarial_data, clean_outputs
 from oodbench.errors import UserError
-from oodbench.models.adapter import UNREGISTERED, UNWATCHED
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take
 from oodbench.user_model.loaded_images import LoadedImages
+from oodbench.user_model.structure.head import UNREGISTERED, UNWATCHED
 
 ID = "id"
 """What in-distribution scores are called."""

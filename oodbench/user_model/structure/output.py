@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from oodbench.errors import UserError
+from oodbench.models.adapter import as_logits, described
 
 Output = str | int | Callable[[Any], Any] | None
 """Where the logits are: a key or an attribute, a position, a function; None: what is returned."""
@@ -21,19 +21,14 @@ HINT = "Say where the logits are with output=: a key, a position, or a function 
 
 
 def logits_in(returned: Any, output: Output, images: Tensor) -> Any:
-    """The logits [B, C] in what a model returned for images, or whatever is there instead.
+    """The logits [B, C] in what a model returned for images, or whatever is in their place.
 
     Axes of size one after the classes are left out; numpy arrays become tensors.
 
     Raises:
         UserError: `output` does not name an entry.
     """
-    value = _entry(returned, output)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        value = torch.as_tensor(value, device=images.device)
-    if isinstance(value, Tensor) and value.ndim > 2 and value.shape[2:].numel() == 1:
-        value = value.flatten(1)
-    return value
+    return as_logits(_entry(returned, output), images)
 
 
 def find_output(
@@ -100,15 +95,6 @@ def find_output(
         f"The model returns {described(returned)}: entry {key!r}, of shape [images, "
         f"{found[key].shape[1]}], was taken for the logits; output= names another."
     )
-
-
-def described(returned: Any) -> str:
-    """What kind of thing a model returned, with the names of its entries."""
-    name = type(returned).__name__
-    text = f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-    if isinstance(returned, Mapping):
-        return f"{text} with the keys {', '.join(map(repr, returned))}"
-    return f"{text} of {len(returned)}" if isinstance(returned, tuple | list) else text
 
 
 def _entries(returned: Any) -> Mapping[Any, Any]:

@@ -1,9 +1,9 @@
-"""Which modules of a classifier are its feature layers: the ends of its stages, or of blocks.
+"""The ends of the stages, or of the blocks, of a user's model: the feature layers by default.
 
 In this order: what a timm model's `feature_info` names; the list of like modules that holds most of
 the network's weights, if they are stages, or blocks of tokens; the last activation before each
 change of resolution; blocks of one resolution. Nothing is imported to recognize a model: modules
-are known by what they are given and give when a few images are sent through.
+are known by their inputs and outputs for a few images.
 """
 
 from __future__ import annotations
@@ -11,79 +11,29 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from math import log
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from oodbench.models.activations import activation_of, usual_axis
+from oodbench.models.activations import activation_of, equal
+from oodbench.models.adapter import RESERVED
+from oodbench.user_model.structure.forward_pass import ForwardPass
+from oodbench.user_model.structure.network import has_weights
+from oodbench.user_model.structure.resolution import Size, size_of
 
-RESERVED = frozenset({"logits", "features"})
-"""What the engine calls a network's output and the input of its last layer."""
-
-_STEP = 3
-"""A module that makes an activation smaller by more, height or width, has several stages in it."""
 _BLOCKS = 4
 """Feature layers of a network whose blocks all have one resolution."""
-_EXTRA = 1.5
-"""Sequences whose lengths differ by less have one resolution: class tokens come and go."""
 _CHANGES = "the last activation before each change of resolution"
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_CHANNELS_FIRST = ("Conv1d", "Conv2d", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm2d")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A module's calls in one forward pass: how many, and the last one's input and output."""
+def find_stages(seen: ForwardPass, head: str | None) -> tuple[Sequence[str], str]:
+    """Names of the modules at the ends of stages or blocks, and why these.
 
-    module: nn.Module
-    count: int
-    given: Any
-    output: Any
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureLayers:
-    """The feature layers of a network.
-
-    Attributes:
-        names: of the modules, in order.
-        reason: why these.
-        axes: name -> axis of the channels, where it is not the usual one (`activations`).
+    Args:
+        seen: the pass.
+        head: name of the last layer, which no stage comes after; None if it is not known.
     """
-
-    names: tuple[str, ...]
-    reason: str
-    axes: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Size:
-    """How many places an activation has, and its height and width if it is a map."""
-
-    places: int
-    sides: tuple[int, int] | None
-
-    def larger(self, other: _Size) -> bool:
-        """Whether it has more places."""
-        maps = self.sides is not None and other.sides is not None
-        return self.places > other.places * (1 if maps else _EXTRA)
-
-    def like(self, other: _Size) -> bool:
-        """Whether both have one resolution."""
-        if self.sides is not None and other.sides is not None:
-            return self.sides == other.sides
-        return not self.larger(other) and not other.larger(self)
-
-    def step_from(self, before: _Size) -> bool:
-        """Whether it is smaller by one step."""
-        if not before.larger(self):
-            return False
-        if self.sides is None or before.sides is None:
-            return before.places <= _STEP**2 * self.places
-        return max(b / s for b, s in zip(before.sides, self.sides, strict=True)) <= _STEP
+    return _Stages(seen, head).choice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,121 +58,24 @@ class _Row:
         return self.parent or "the model"
 
 
-class ForwardPass:
-    """What a forward pass of a few images showed.
+class _Stages:
+    """The modules of a forward pass, by their order, their sizes and their lists."""
 
-    Args:
-        module: the network.
-        calls: name -> calls of a module inside it, in the order in which the last ones ended.
-        images: number of images.
-        size: height and width of the images.
-        head: name of the last layer, which no feature layer comes after; None if it is not known.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        calls: Mapping[str, Call],
-        images: int,
-        size: tuple[int, int],
-        head: str | None = None,
-    ) -> None:
-        self.module, self.calls, self.images, self.size = module, calls, images, size
-        self._modules = dict(module.named_modules())
-        self._order = {name: position for position, name in enumerate(calls)}
-        self._last = self._order.get(head or "", len(calls))
-
-    # --- activations ---------------------------------------------------------------------------
-
-    def call(self, name: str) -> Call | None:
-        """Calls of a module, by any of its names; None if it did not run."""
-        part = self.module.get_submodule(name)
-        return self.calls.get(
-            next(first for first, other in self._modules.items() if other is part)
-        )
-
-    def activation(self, name: str) -> Tensor | None:
-        """The activation that a module gave; None if it gave none."""
-        call = self.call(name)
-        return None if call is None else activation_of(call.output, self.images)
-
-    def axis(self, value: Tensor) -> int:
-        """The axis of the channels in an activation.
-
-        Of a map it is told by its sides, which are to each other as the images' are. Where that
-        does not tell, and for a sequence, it is told by the layers that the activation goes to or
-        comes from: convolutions have their channels first, linear layers last.
-        """
-        likely = self._likely_axis(value)
-        if likely is not None:
-            return likely
-        for call in self.calls.values():
-            kind = type(call.module)
-            if kind in (nn.Linear, nn.LayerNorm):
-                axis = value.ndim - 1
-            elif kind.__name__ in _CHANNELS_FIRST:
-                axis = 1
-            else:
-                continue
-            ends = [activation_of(end, self.images) for end in (call.given, call.output)]
-            if any(_equal(end, value) for end in ends):
-                return axis
-        return usual_axis(value)
-
-    def _likely_axis(self, value: Tensor) -> int | None:
-        """The axis of the channels by shape alone; None if two would do, or for a sequence."""
-        if value.ndim != 4:
-            return None if value.ndim == 3 else usual_axis(value)
-        shape = log(self.size[0] / self.size[1])
-        first, second, third = value.shape[1:]
-        if not value.numel():
-            return 1
-        error_first = abs(log(second / third) - shape)
-        error_last = abs(log(first / second) - shape)
-        if error_first == error_last:
-            return None
-        return 3 if error_first > error_last else 1
-
-    def _size(self, value: Any) -> _Size | None:
-        """Size of a map [B, D, H, W] or [B, H, W, D] or of tokens; None of anything else."""
-        tensor = activation_of(value, self.images)
-        if tensor is None or tensor.ndim not in (3, 4) or not tensor.numel():
-            return None
-        axis = self._likely_axis(tensor) or usual_axis(tensor)
-        sides = [n for index, n in enumerate(tensor.shape[1:], 1) if index != axis]
-        if tensor.ndim == 3:
-            return _Size(sides[0], None)
-        return _Size(sides[0] * sides[1], (sides[0], sides[1]))
-
-    @cached_property
-    def _sizes(self) -> dict[str, _Size]:
-        """Module -> size of what it gave, of those before the head that gave a map or tokens."""
-        before = itertools.islice(self.calls.items(), self._last)
-        sizes = {name: self._size(call.output) for name, call in before}
-        return {name: size for name, size in sizes.items() if size is not None}
+    def __init__(self, seen: ForwardPass, head: str | None) -> None:
+        self.seen, self.module, self.calls, self.images = seen, seen.module, seen.calls, seen.images
+        self._modules = seen.modules
+        self._order = {name: position for position, name in enumerate(seen.calls)}
+        last = self._order.get(head or "", len(seen.calls))
+        sizes = {name: size_of(seen, seen.calls[name].output) for name in [*seen.calls][:last]}
+        self._sizes = {name: size for name, size in sizes.items() if size is not None}
 
     def _usable(self, name: str) -> bool:
         """Whether a module can be a feature layer: it ran once, and gave a map or tokens."""
         call = self.calls.get(name)
         return call is not None and call.count == 1 and name in self._sizes
 
-    # --- the choice ----------------------------------------------------------------------------
-
-    def feature_layers(self) -> FeatureLayers:
-        """The feature layers."""
-        names, reason = self._choice()
-        return FeatureLayers(tuple(names), reason, self.axes(names))
-
-    def axes(self, names: Sequence[str]) -> dict[str, int]:
-        """Name -> axis of the channels, of modules whose axis is not the usual one."""
-        found = {}
-        for name in names:
-            activation = self.activation(name)
-            if activation is not None and (axis := self.axis(activation)) != usual_axis(activation):
-                found[name] = axis
-        return found
-
-    def _choice(self) -> tuple[Sequence[str], str]:
+    def choice(self) -> tuple[Sequence[str], str]:
+        """Names of the feature layers, and why these."""
         named = self._feature_info()
         if named:
             return self._spread(named), "those that the model's feature_info names"
@@ -366,9 +219,9 @@ class ForwardPass:
         """
         for before, after in itertools.pairwise(names):
             given = activation_of(self.calls[after].given, self.images)
-            if _equal(given, self.activation(before)):
+            if equal(given, self.seen.activation(before)):
                 continue  # also of a block that adds nothing, as one whose last weights are zero
-            if linked or _equal(given, activation_of(self.calls[before].given, self.images)):
+            if linked or equal(given, activation_of(self.calls[before].given, self.images)):
                 return False
         return True
 
@@ -387,7 +240,7 @@ class ForwardPass:
         ends: list[str] = []
         # Backwards: a map on a side branch, like those of squeeze-and-excitation, is smaller than
         # one that comes after it.
-        smallest: _Size | None = None
+        smallest: Size | None = None
         for name in reversed(self._sizes):
             call, size = self.calls[name], self._sizes[name]
             inside = [unit for unit in _ancestors(name) if unit in units]
@@ -411,17 +264,18 @@ class ForwardPass:
     def _pools_tokens(self, name: str) -> bool:
         """Whether a module makes a vector of tokens, by attention."""
         call = self.calls.get(name)
-        if call is None or name in self._sizes or self.activation(name) is None:
+        if call is None or name in self._sizes or self.seen.activation(name) is None:
             return False
-        before = self._size(call.given)
+        before = size_of(self.seen, call.given)
         return before is not None and before.sides is None
 
     def _ends_inside(self, name: str) -> bool:
         """Whether a module gives what a module inside it gave."""
         inside = (other for other in self._sizes if other.startswith(f"{name}."))
-        output = self.activation(name)
+        output = self.seen.activation(name)
         return any(
-            self.calls[other].count == 1 and self.activation(other) is output for other in inside
+            self.calls[other].count == 1 and self.seen.activation(other) is output
+            for other in inside
         )
 
     def _units(self) -> set[str]:
@@ -429,7 +283,7 @@ class ForwardPass:
         found = set()
         for name, after in self._sizes.items():
             call = self.calls[name]
-            before = self._size(call.given)
+            before = size_of(self.seen, call.given)
             if before is None or call.count > 1 or name in RESERVED:
                 continue
             if after.like(before) or after.step_from(before):
@@ -446,19 +300,8 @@ class ForwardPass:
         return False
 
 
-def _equal(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None or first.shape != second.shape:
-        return False
-    return first is second or torch.equal(first, second)
-
-
 def _pools(module: nn.Module) -> bool:
     return "Pool" in type(module).__name__ and not has_weights(module)
-
-
-def has_weights(module: nn.Module) -> bool:
-    """Whether a module has parameters that are matrices, or of higher rank."""
-    return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def _ancestors(name: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
-from oodbench.user_model.probing import Probed, probe
+from oodbench.user_model.structure.analysis import Analysis, analyze
 
 CLASSES = 5
 Mahalanobis = partial(oodbench.load_detector, "mahalanobis")
@@ -332,7 +332,7 @@ def equal(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() <= 1e-4 * second.abs().max())
 
 
-def captured(probed: Probed, images: Tensor) -> dict[str, Tensor]:
+def captured(probed: Analysis, images: Tensor) -> dict[str, Tensor]:
     classifier = Classifier(probed.network, (0.0,), (1.0,)).eval()
     runner = NetworkRunner(
         classifier, batch_size=len(images), capture=Capture.of({"taps", "tap_maps"})
@@ -350,7 +350,7 @@ def captured(probed: Probed, images: Tensor) -> dict[str, Tensor]:
 def test_the_ends_of_stages_or_blocks(name: str) -> None:
     model, images = made(name)
     images = images[:3]
-    probed = probe(model, images)
+    probed = analyze(model, images)
     taps = probed.network.tap_names
     print(f"\n{name}: {', '.join(taps)} ({probed.network.tap_reason})", end="")
     assert 3 <= len(taps) <= 6
@@ -427,7 +427,7 @@ def test_detectors_run_or_are_left_out_for_a_reason(name: str) -> None:
             assert detector == "rankfeat"
             assert "No module of the network gives a larger map" in reason
     if name not in WITHOUT_HEAD:
-        classifier = Classifier(probe(model, images[:3]).network, (0.0,), (1.0,)).eval()
+        classifier = Classifier(analyze(model, images[:3]).network, (0.0,), (1.0,)).eval()
         assert ("rankfeat" in reasons) == (find_map(classifier, images[:3]) is None)
 
 
@@ -610,7 +610,7 @@ def test_networks_written_by_hand(name: str) -> None:
     model, expected = BY_HAND[name]
     if name == "masks first":
         model.compute = lambda self, x: self.blocks[1](self.blocks[0](x)[1])[1]
-    network = probe(model.eval(), torch.rand(3, 3, 32, 32)).network
+    network = analyze(model.eval(), torch.rand(3, 3, 32, 32)).network
     assert network.tap_names == expected
     assert network.tap_reason
 
@@ -618,7 +618,7 @@ def test_networks_written_by_hand(name: str) -> None:
 def test_a_named_module_that_gives_a_tuple_counts_by_its_first_tensor() -> None:
     model = blocks(6).eval()
     images = torch.rand(4, 3, 32, 32)
-    probed = probe(model, images, ["blocks.2", "blocks.5"])
+    probed = analyze(model, images, ["blocks.2", "blocks.5"])
     found = captured(probed, images)
     with torch.no_grad():
         x = model.patches(images).flatten(2).mT
@@ -669,7 +669,7 @@ def test_the_axis_of_channels(width: int, turned: bool) -> None:
             return logits
 
     model, images = Net().eval(), torch.rand(3, 3, 32, 32)
-    probed = probe(model, images)
+    probed = analyze(model, images)
     assert probed.network.tap_names == ("blocks.0", "blocks.1")
     with torch.no_grad():
         expected = in_turn(model, model.turn(model.conv(images)))
@@ -688,7 +688,7 @@ def test_a_sequence_with_its_channels_first() -> None:
         nn.Linear(8, CLASSES),
     ).eval()
     images = torch.rand(3, 3, 32, 32)
-    found = captured(probe(model, images), images)
+    found = captured(analyze(model, images), images)
     assert list(found) == ["2", "3", "4"]
     with torch.no_grad():
         torch.testing.assert_close(found["3"], model[:4](images).mT)
@@ -700,7 +700,7 @@ def test_stages_that_give_lists_of_maps(name: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=CLASSES).eval()
     images = torch.rand(3, 3, 64, 64)
-    probed = probe(model, images)
+    probed = analyze(model, images)
     assert probed.network.tap_names == ("layer1", "stage2", "stage3", "stage4")
     assert probed.network.tap_reason == "those that the model's feature_info names"
     kept: dict[str, Tensor] = {}
@@ -745,11 +745,11 @@ class Listing(nn.Module):
 def test_feature_info_with_names_of_no_modules(
     named: tuple[str, ...], taps: tuple[str, ...]
 ) -> None:
-    probed = probe(Listing(*named).eval(), torch.rand(3, 3, 32, 32))
+    probed = analyze(Listing(*named).eval(), torch.rand(3, 3, 32, 32))
     assert probed.network.tap_names == taps
 
 
 @pytest.mark.parametrize("named", [("stage2", "end"), ("a", "b")])
 def test_feature_info_without_its_last_stage_is_amiss(named: tuple[str, ...]) -> None:
-    probed = probe(Listing(*named).eval(), torch.rand(3, 3, 32, 32))
+    probed = analyze(Listing(*named).eval(), torch.rand(3, 3, 32, 32))
     assert "feature_info" not in probed.network.tap_reason

@@ -18,7 +18,9 @@ from oodbench.engine.passes.network import NetworkRunner
 from oodbench.losses import DisMaxHead, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
-from oodbench.user_model.probing import NotFiniteError, Probed, probe, unwrapped
+from oodbench.user_model.structure.analysis import Analysis, analyze
+from oodbench.user_model.structure.forward_pass import NotFiniteError
+from oodbench.user_model.structure.network import unwrapped
 
 CLASSES = 5
 
@@ -29,8 +31,8 @@ def some_images(size: int | tuple[int, int] = 32, channels: int = 3, count: int 
     return torch.randn(count, channels, height, width, generator=generator)
 
 
-def probed(module: nn.Module, images: Tensor | None = None, taps: Any = "auto") -> Probed:
-    return probe(module.eval(), some_images() if images is None else images, taps)
+def probed(module: nn.Module, images: Tensor | None = None, taps: Any = "auto") -> Analysis:
+    return analyze(module.eval(), some_images() if images is None else images, taps)
 
 
 def refused(module: nn.Module, images: Tensor | None = None, taps: Any = "auto") -> UserError:
@@ -652,13 +654,13 @@ def test_nothing_is_changed() -> None:
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     random = torch.get_rng_state()
     images = some_images()
-    probe(module, images, "auto")
+    analyze(module, images, "auto")
     torch.testing.assert_close(images, some_images(), rtol=0, atol=0)
     torch.testing.assert_close(dict(module.state_dict()), weights, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(part._forward_hooks for part in module.modules())
     with pytest.raises(RuntimeError):
-        probe(module, some_images(channels=4), "auto")
+        analyze(module, some_images(channels=4), "auto")
     assert not any(part._forward_hooks for part in module.modules())
 
 

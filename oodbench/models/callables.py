@@ -1,0 +1,139 @@
+"""Networks given as "module:callable": of torchvision, or of a module of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from oodbench.errors import UserError, did_you_mean
+from oodbench.models.adapter import AdaptedNetwork, check_taps, last_layer
+from oodbench.models.classifier import Network
+
+
+def create(
+    name: str,
+    make_head: Callable[[int], nn.Module],
+    taps: Sequence[str],
+    options: Mapping[str, Any],
+) -> Network:
+    """A network from "module:callable", its last linear layer replaced by a head.
+
+    Args:
+        name: "module:callable", or "torchvision:NAME" for one of torchvision.models.
+        make_head: makes the last layer for a number of features.
+        taps: as in `oodbench.models.adapt`.
+        options: keyword arguments of the callable.
+
+    Raises:
+        UserError: if the module or the callable is not there or fails, what it makes is no module
+            or has no linear layer, or a tap is unknown.
+    """
+    with _working_folder_importable():
+        factory = _find_callable(name)
+        if name.startswith("torchvision:"):
+            options = {"weights": None, **options}
+        try:
+            module = factory(**options)
+        except Exception as error:  # a user's code: whatever it raises is about this network
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+            raise UserError(
+                f"Network '{name}' cannot be made with {given or 'no options'}: "
+                f"{_described(error)}."
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise UserError(
+            f"Network '{name}': the callable made a {type(module).__name__}, "
+            "which is no torch.nn.Module."
+        )
+    path = last_layer(module)
+    old = module.get_submodule(path)
+    if not isinstance(old, nn.Linear):
+        raise UserError(
+            f"Network '{name}': its last layer '{path}' is a {type(old).__name__}.",
+            "The head takes the place of a torch.nn.Linear.",
+        )
+    head = make_head(old.in_features)
+    if path:
+        parent, _, leaf = path.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, head)
+    else:
+        module = head
+    check_taps(module, taps)
+    return AdaptedNetwork(module, taps, path)
+
+
+def code_version(name: str) -> str:
+    """What identifies the code behind "module:callable": its networks may change with it.
+
+    Returns:
+        For torchvision its version; else the SHA-256 of the module's file, in hexadecimal digits.
+        Files that it imports do not count.
+
+    Raises:
+        UserError: if there is no such module.
+    """
+    if name.startswith("torchvision:"):
+        return f"torchvision {version('torchvision')}"
+    with _working_folder_importable():
+        file: str | None = getattr(_import(name), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
+
+
+def _find_callable(name: str) -> Callable[..., Any]:
+    module = _import(name)
+    callable_name = name.partition(":")[2]
+    factory = getattr(module, callable_name, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if callable(value)]
+        if name.startswith("torchvision:"):
+            known = module.list_models(module=module)
+        raise UserError(
+            f"Network '{name}': {module.__name__} has no callable '{callable_name}'.",
+            did_you_mean(callable_name, [key for key in known if not key.startswith("_")]),
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def _import(name: str) -> Any:
+    module_name = name.partition(":")[0]
+    if module_name == "torchvision":
+        module_name = "torchvision.models"
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # importing runs a user's code, too
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None and f"{module_name}.".startswith(f"{absent}."):
+            raise UserError(
+                f"Network '{name}': there is no module '{absent}'.",
+                "It is looked for among installed packages and in the working directory.",
+            ) from error
+        raise UserError(
+            f"Network '{name}': {module_name} cannot be imported: {_described(error)}."
+        ) from error
+
+
+def _described(error: Exception) -> str:
+    message = (str(error).splitlines() or [""])[0].rstrip(".")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """The working directory as the last place that modules are imported from."""
+    folder = str(Path.cwd())
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
