@@ -277,7 +277,7 @@ def run(
         resume: continue what is in `out`; without `out`, the newest run of the benchmark.
         tune: names of the detectors whose search space is swept, whatever the benchmark says; or
             "all", or "none".
-        limit: for a first try: most images of each split (`oodbench.data.limiting`).
+        limit: for a first try: most images of each split (`oodbench.data.selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
         progress: takes what there is to say; default: nothing is said.
@@ -342,7 +342,7 @@ def run_suite(
         resume: continue what is in `out`; without `out`, the newest run of the suite.
         tune: names of the detectors whose search space is swept, whatever the benchmark says; or
             "all", or "none".
-        limit: for a first try: most images of each split (`oodbench.data.limiting`).
+        limit: for a first try: most images of each split (`oodbench.data.selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
         progress: takes what each benchmark has to say; default: nothing is said.

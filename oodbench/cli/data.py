@@ -56,15 +56,15 @@ def list_(
     plugins: Plugins = None,
 ) -> None:
     """List data sets: kind, where they come from, size, and what is here of them."""
-    from oodbench.data.store.inventory import take_inventory
-    from oodbench.data.store.places import root_folder
+    from oodbench.data.store.dataset_folders import root_folder
+    from oodbench.data.store.dataset_state import dataset_state
 
     rows: list[dict[str, Any]] = []
     for name, spec in _all(plugins).items():
         if isinstance(spec, UserError):
             rows.append({"name": name, "status": "broken", "error": str(spec)})
             continue
-        here = take_inventory(spec, root_folder(data_root))
+        here = dataset_state(spec, root_folder(data_root))
         rows.append(
             {
                 "name": name,
@@ -97,8 +97,8 @@ def fetch(
 ) -> None:
     """Download, unpack and decode data sets; what is done already is not done again."""
     from oodbench.data.store import verification
-    from oodbench.data.store.places import root_folder
-    from oodbench.data.store.stored import StoredDataset
+    from oodbench.data.store.dataset_folders import root_folder
+    from oodbench.data.store.stored_dataset import StoredDataset
 
     root, say = root_folder(data_root), _reporter()
     with say.work(len(names)):
@@ -128,7 +128,7 @@ def verify(
     Of data sets that are named, a file that is missing and needed is a problem too.
     """
     from oodbench.data.store import verification
-    from oodbench.data.store.places import root_folder
+    from oodbench.data.store.dataset_folders import root_folder
 
     root, say = root_folder(data_root), _reporter()
     specs = _named(names, plugins) if names else _here(plugins, root)
@@ -160,7 +160,7 @@ def verify(
 @data_app.command()
 def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> None:
     """Print the folders that data sets lie in, or would lie in."""
-    from oodbench.data.store.places import dataset_folder, root_folder
+    from oodbench.data.store.dataset_folders import dataset_folder, root_folder
 
     for spec in _named(names, plugins):
         if spec.kind == "builtin":
@@ -191,8 +191,8 @@ def _all(plugins: list[Path] | None) -> dict[str, DatasetSpec | UserError]:
 
 def _here(plugins: list[Path] | None, root: Path) -> list[DatasetSpec]:
     """The data sets of which something is stored."""
-    from oodbench.data.store.decoded import folders_named
-    from oodbench.data.store.places import dataset_folder
+    from oodbench.data.store.dataset_folders import dataset_folder
+    from oodbench.data.store.image_cache import folders_named
 
     specs = [spec for spec in _all(plugins).values() if not isinstance(spec, UserError)]
     return [

@@ -1,12 +1,12 @@
 """Data sets: from a manifest (`oodbench.specs.DatasetSpec`) to checked arrays of images.
 
-Importing this package is cheap: scikit-learn's files and torchvision are touched when a split that
-needs them is read, and torch only by torchvision.
+Importing this package is fast: scikit-learn's files, torchvision and torch are loaded when a split
+needs them.
 """
 
 from __future__ import annotations
 
-from oodbench.data.arrays import ImageArray
-from oodbench.data.loading import checked_split, load_split
+from oodbench.data.image_array import ImageArray
+from oodbench.data.splits import checked_split, load_split
 
 __all__ = ["ImageArray", "checked_split", "load_split"]

@@ -1,4 +1,4 @@
-"""Images that occur in two sets."""
+"""Finding images that occur in two data sets."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodbench.data.arrays import ImageArray
+from oodbench.data.image_array import ImageArray
 
 _SAMPLED = 1024
-"""Values of an image that its fingerprint looks at, about."""
+"""Approximate number of values of an image that go into its fingerprint."""
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of a value -> the type that its bits are read as."""
+"""Bytes of a value -> integer type of the same size."""
 
 
 def duplicates(id_train: ImageArray, ood: ImageArray) -> NDArray[np.int64]:
-    """Out-of-distribution images that are also among the images trained on.
+    """Out-of-distribution images that are also training images.
 
-    Two images are the same if every pixel is, whatever their labels. Images of two types (uint8,
-    float32) or of two shapes are never the same. Resized, cropped or re-encoded copies are not
-    found.
+    Two images are equal if type (uint8 or float32), shape and all pixels are equal; labels do not
+    matter. Resized, cropped or re-encoded copies are not found.
 
     Args:
-        id_train: images trained on.
-        ood: images to look for among them.
+        id_train: training images.
+        ood: out-of-distribution images.
 
     Returns:
         Ascending indices into `ood`.
@@ -36,19 +35,20 @@ def duplicates(id_train: ImageArray, ood: ImageArray) -> NDArray[np.int64]:
 
 
 def digests(data: ImageArray) -> NDArray[np.uint64]:
-    """A digest of every byte of each image, and of its type and shape; shape [N]."""
+    """A digest of type, shape and every byte of each image; shape [N]."""
     about = f"{data.images.dtype.name} {data.images.shape[1:]} ".encode()
     return _numbers(about + np.ascontiguousarray(image).tobytes() for image in data.images)
 
 
 def fingerprints(images: Tensor) -> NDArray[np.uint64]:
-    """A number for each image: equal for equal images, and hardly ever for two others.
+    """A number for each image: equal images have equal numbers, others almost never.
 
-    A digest of up to 1,024 evenly spaced values and of the sum of all, so that a pass costs little
-    more with it. Sums are of integers, so that they do not depend on the batch.
+    It is a digest of at most about 1,024 evenly spaced values and of the sum of all values, which
+    is cheap compared to a forward pass. Values are summed as integers, so that sums do not depend
+    on the batch.
 
     Args:
-        images: shape [B, ...], of any type.
+        images: shape [B, ...], any type.
 
     Returns:
         Shape [B].
@@ -65,6 +65,6 @@ def fingerprints(images: Tensor) -> NDArray[np.uint64]:
 
 
 def _numbers(texts: Iterable[bytes]) -> NDArray[np.uint64]:
-    """64 bits of a digest of each text."""
+    """A 64-bit digest of each text."""
     found = [hashlib.blake2b(text, digest_size=8).digest() for text in texts]
     return np.frombuffer(b"".join(found), dtype=np.uint64)

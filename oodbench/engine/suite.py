@@ -129,8 +129,8 @@ def _absent(
     plans: Iterable[Plan], data_root: Path | None, progress: Reporter
 ) -> dict[str, UserError]:
     """Fetch and decode every data set of some plans; those that are not to be had, and why."""
-    from oodbench.data.store.places import root_folder
-    from oodbench.data.store.stored import StoredDataset
+    from oodbench.data.store.dataset_folders import root_folder
+    from oodbench.data.store.stored_dataset import StoredDataset
 
     specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
     stored = [spec for spec in specs.values() if spec.kind != "builtin"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from oodbench.data import ImageArray, checked_split
-from oodbench.data.limiting import limited
+from oodbench.data.selection import limited
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -18,7 +18,7 @@ class DataStore:
         specs: the manifests by name.
         data_root: the folder that data sets lie in; default: `OODBENCH_DATA`, else in the cache.
         say: takes progress and warnings; default: warnings become Python warnings.
-        most: most images of a split; None for all (`oodbench.data.limiting`).
+        most: most images of a split; None for all (`oodbench.data.selection`).
     """
 
     def __init__(

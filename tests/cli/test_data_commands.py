@@ -21,7 +21,7 @@ from PIL import Image
 
 from oodbench.cli import main as cli
 from oodbench.data.store import download as download_module
-from oodbench.data.store.decoded import folders_named
+from oodbench.data.store.image_cache import folders_named
 
 
 @dataclass(frozen=True)

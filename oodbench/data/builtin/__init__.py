@@ -1,7 +1,7 @@
 """The functions that a manifest of kind `builtin` can name: they need no download.
 
 A builder is called `builder(split, **options)` with the manifest's options. What it returns depends
-on its arguments only. Its keyword arguments are typed, and `oodbench.data.loading` holds options to
+on its arguments only. Its keyword arguments are typed, and `oodbench.data.splits` holds options to
 those types.
 """
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from oodbench.data.arrays import ImageArray
 from oodbench.data.builtin.digits import sklearn_digits
-from oodbench.data.builtin.glyphs import rendered_letters
+from oodbench.data.builtin.letters import rendered_letters
 from oodbench.data.builtin.noise import gaussian_noise, uniform_noise
 from oodbench.data.builtin.patches import photo_patches
+from oodbench.data.image_array import ImageArray
 
 BUILDERS: Mapping[str, Callable[..., ImageArray]] = MappingProxyType(
     {

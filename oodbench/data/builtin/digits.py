@@ -3,22 +3,22 @@
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
 Repository, 1998, https://doi.org/10.24432/C50P49. scikit-learn ships the 1,797 images of the
 original *test* part (13 writers): 32x32 bitmaps reduced to 8x8 by counting the set pixels of each
-4x4 block. Which writer wrote which digit is not recorded, so the split below is by image: the same
-hands occur in train and in test.
+4x4 block. The writers of the digits are not recorded, so the split below is by image, and the same
+writers occur in train and test.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from oodbench.data.arrays import ImageArray
 from oodbench.data.builtin.sklearn_files import sklearn_file
+from oodbench.data.image_array import ImageArray
+from oodbench.data.selection import hash_order
 from oodbench.errors import UserError
 from oodbench.specs import SplitName
 
@@ -26,7 +26,7 @@ DIGITS_SPLITS: dict[SplitName, int] = {"train": 897, "validation": 300, "test": 
 """Number of images of each split; together all 1,797."""
 
 DIGIT_LEVELS = 16
-"""Pixels of a 4x4 block: the greatest value of an original pixel."""
+"""Maximum of an original pixel: the number of pixels in a 4x4 block."""
 
 _SPLIT_SALT = "oodbench/digits/1"
 
@@ -45,28 +45,28 @@ def sklearn_digits(
     """Handwritten digits 0..9 in the order of scikit-learn's file.
 
     Args:
-        split: the split wanted.
+        split: the split to return.
         classes: digits to keep, all different; the i-th becomes label i. None keeps all ten.
-        pool: for each split, the splits of the digits that its images come from. None means that
-            each split is itself. Classes that are never trained on can so lend the images of
-            digits' train split to their test split.
-        labeled: whether the images carry labels; false for classes that are only ever
-            out-of-distribution.
+        pool: for each split, the splits of the digits that its images come from; None: each split
+            has its own images. If no network is trained on `classes`, their test split may also
+            contain the images of the train split.
+        labeled: whether the images have labels; false for classes that are only used as
+            out-of-distribution data.
 
     Returns:
         Images of shape [N, 1, 8, 8], float32, the original levels 0..16 divided by 16 (exact), and
         labels 0..K-1 in the order of `classes`.
 
     Raises:
-        UserError: `classes` repeats a digit, `pool` does not name the split or takes one image
-            into two splits, or scikit-learn's file is missing.
+        UserError: `classes` repeats a digit, `pool` lacks the split or puts an image into two
+            splits, or scikit-learn's file is missing.
     """
     levels, digits = _read_table()
     if classes is None:
         classes = list(range(10))
     if len(set(classes)) < len(classes):
         raise UserError(f"option 'classes' repeats a digit: {classes}", "Name each digit once.")
-    # A digit's new label is its place in `classes`; -1 marks the digits that are left out.
+    # A digit's new label is its index in `classes`; -1 marks digits that are not kept.
     new_label = np.full(10, -1, dtype=np.int64)
     new_label[classes] = np.arange(len(classes))
 
@@ -80,14 +80,14 @@ def sklearn_digits(
 def split_indices(digits: NDArray[Any]) -> dict[SplitName, NDArray[np.int64]]:
     """The fixed, stratified split of the digits: train 897, validation 300, test 600.
 
-    1. Within each class, the images are ordered by the SHA-256 of a fixed salt and the image's
-       index in the file. No random generator is involved, so no library version can change this.
+    1. The images of each class are put in hash order (`data.selection`).
     2. The image at place r (from 0) of a class of n images gets the quantile (r + 1/2) / n. All
-       images are sorted by quantile (ties: smaller digit first) and dealt out from the lowest: 600
-       to test, the next 300 to validation, the rest to train.
+       images are sorted by quantile (ties: smaller digit first): the first 600 are test, the next
+       300 validation, the others train.
 
-    Equal quantile ranges of every class go to a split, so the totals are exact and each class's
-    count is within one image of its exact share.
+    A split has the same range of quantiles of every class, so the totals are exact and the count
+    of each class is within one image of its exact share. (scikit-learn's stratified splits depend
+    on NumPy's random generator.)
 
     Args:
         digits: the classes in the order of the file, shape [1797].
@@ -97,7 +97,7 @@ def split_indices(digits: NDArray[Any]) -> dict[SplitName, NDArray[np.int64]]:
     """
     quantiles = np.empty(len(digits))
     for digit in np.unique(digits):
-        members = sorted(np.flatnonzero(digits == digit).tolist(), key=_split_key)
+        members = hash_order(np.flatnonzero(digits == digit).tolist(), _SPLIT_SALT)
         quantiles[members] = (np.arange(len(members)) + 0.5) / len(members)
     dealt = np.lexsort((digits, quantiles))
     last_test = DIGITS_SPLITS["test"]
@@ -109,28 +109,24 @@ def split_indices(digits: NDArray[Any]) -> dict[SplitName, NDArray[np.int64]]:
     }
 
 
-def _split_key(index: int) -> str:
-    return hashlib.sha256(f"{_SPLIT_SALT}/{index}".encode()).hexdigest()
-
-
 def _sources(pool: Pool | None, split: SplitName) -> list[SplitName]:
-    """The digits' splits whose images make up `split`."""
+    """The splits of the digits that the images of `split` come from."""
     if pool is None:
         return [split]
     if split not in pool:
         raise UserError(
-            f"option 'pool' does not say where the images of split '{split}' come from",
+            f"option 'pool' has no entry for split '{split}'",
             f"It has: {', '.join(pool) or 'no split'}.",
         )
     taken = [source for sources in pool.values() for source in sources]
     if len(set(taken)) < len(taken):
-        raise UserError("option 'pool' takes the same images twice", "Name each source split once.")
+        raise UserError("option 'pool' uses the same images twice", "Name each source split once.")
     return pool[split]
 
 
 @functools.cache
 def _read_table() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Original levels 0..16, shape [1797, 64], and digits, shape [1797]; read-only, as cached."""
+    """Original levels 0..16, shape [1797, 64], and digits, shape [1797]; cached, so read-only."""
     table = np.loadtxt(sklearn_file("data/digits.csv.gz"), delimiter=",", dtype=np.float32)
     levels, digits = table[:, :-1], table[:, -1].astype(np.int64)
     levels.flags.writeable = digits.flags.writeable = False

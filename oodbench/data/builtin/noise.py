@@ -11,8 +11,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from oodbench.data.arrays import ImageArray
-from oodbench.data.builtin.sampling import Counts, count_for, split_generator
+from oodbench.data.builtin.random_images import Counts, count_for, split_generator
+from oodbench.data.image_array import ImageArray
 from oodbench.specs import SplitName
 
 Shape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
-from oodbench.data.arrays import ImageArray
-from oodbench.data.builtin.sampling import Counts, count_for, split_generator
+from oodbench.data.builtin.random_images import Counts, count_for, split_generator
 from oodbench.data.builtin.sklearn_files import sklearn_file
+from oodbench.data.image_array import ImageArray
 from oodbench.specs import SplitName
 
 _PHOTOGRAPHS = ("images/china.jpg", "images/flower.jpg")

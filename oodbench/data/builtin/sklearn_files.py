@@ -1,4 +1,4 @@
-"""Where scikit-learn keeps the data files that it ships."""
+"""Paths of the data files that scikit-learn ships."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from oodbench.errors import UserError
 
 
 def sklearn_file(name: str) -> Path:
-    """Path of a file in scikit-learn's `datasets` folder, found without importing scikit-learn.
+    """Path of a file in scikit-learn's `datasets` folder, without importing scikit-learn.
 
-    Importing `sklearn.datasets` takes one to two seconds (it loads scipy.stats and pandas), several
-    times what it takes to build all the built-in data sets; the files themselves are plain.
+    `sklearn.datasets.load_digits` would take one to two seconds for its imports (scipy.stats,
+    pandas), several times as long as all built-in data sets take together.
 
     Args:
         name: path below the folder `sklearn/datasets`, for instance "data/digits.csv.gz".
 
     Raises:
-        UserError: scikit-learn is not installed, or the installed version has no such file.
+        UserError: the installed version has no such file.
     """
-    found = importlib.util.find_spec("sklearn")  # a top-level name is located, not imported
-    if found is None or not found.submodule_search_locations:
-        raise UserError(
-            "scikit-learn, which ships the images of this data set, is not installed",
-            "Install it: pip install scikit-learn.",
-        )
+    found = importlib.util.find_spec("sklearn")  # locates the package, does not import it
+    assert found is not None  # a required dependency
+    assert found.submodule_search_locations
     folder = Path(found.submodule_search_locations[0]) / "datasets"
     path = folder / name
     if not path.is_file():

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.checks import require_labels, require_pixels
+from oodbench.data.array_checks import require_labels, require_pixels
 from oodbench.errors import UserError
 
 _SHAPE = (3, 32, 32)

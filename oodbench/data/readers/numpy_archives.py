@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.checks import Layout, fits, require_labels, require_pixels
-from oodbench.data.sources import Source, array_source, stamp
+from oodbench.data.array_checks import Layout, fits, require_labels, require_pixels
+from oodbench.data.stored_images import StoredImages, images_of_array, stamp
 from oodbench.errors import UserError, did_you_mean
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -29,7 +29,7 @@ def open_npz(
     images: str = "images",
     labels: str = "labels",
     layout: Literal["NHWC", "NCHW"] = "NHWC",
-) -> Source:
+) -> StoredImages:
     """The images of a split; they are read into memory, which decoding leaves again.
 
     Args:
@@ -64,9 +64,9 @@ def open_npz(
     elif layout == "NHWC":
         pixels = pixels.transpose(0, 3, 1, 2)
     if spec.num_classes is None:
-        return array_source(pixels, None, [about])
+        return images_of_array(pixels, None, [about])
     targets = require_labels(_array(path, labels), f"{path}: array '{labels}'", len(pixels))
-    return array_source(pixels, targets, [about])
+    return images_of_array(pixels, targets, [about])
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:

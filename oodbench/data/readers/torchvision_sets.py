@@ -16,10 +16,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.checks import require_labels, require_pixels
+from oodbench.data.array_checks import require_labels, require_pixels
 from oodbench.data.options import call
 from oodbench.data.readers.cifar import read_batches
-from oodbench.data.sources import Source, array_source, stamp
+from oodbench.data.stored_images import StoredImages, images_of_array, stamp
 from oodbench.errors import UserError, did_you_mean
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -125,7 +125,7 @@ _PICKLED = ("CIFAR10", "CIFAR100")
 """Those that unpickle what they read, which must come from an archive that is known."""
 
 
-def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
+def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
     """The images of a split, in the order of the files.
 
     Raises:
@@ -154,4 +154,4 @@ def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Sourc
         )
     images, labels, files = call(spec, split, f"builder '{spec.builder}'", reader, folder, split)
     stamps = [stamp(folder, file) for file in files]
-    return array_source(images, labels, stamps)
+    return images_of_array(images, labels, stamps)

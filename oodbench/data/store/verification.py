@@ -8,8 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from oodbench.data.sources import Source
-from oodbench.data.store.decoded import (
+from oodbench.data.store.checksummed_json import DamagedRecordError
+from oodbench.data.store.dataset_files import RECORD as UNPACKED_RECORD
+from oodbench.data.store.dataset_files import checksums_of, fetch, find, obtain, unpacked_record
+from oodbench.data.store.dataset_folders import (
+    PLACE,
+    content_folder,
+    dataset_folder,
+    unpacked_folder,
+)
+from oodbench.data.store.disk import disk_errors, file_digest, remove_folder
+from oodbench.data.store.image_cache import (
     CHECKSUMS,
     RECORD,
     DamagedCacheError,
@@ -20,12 +29,8 @@ from oodbench.data.store.decoded import (
     open_decoded,
     read_checksums,
 )
-from oodbench.data.store.disk import disk_errors, file_digest, remove_folder
-from oodbench.data.store.fetching import RECORD as UNPACKED_RECORD
-from oodbench.data.store.fetching import checksums_of, fetch, find, obtain, unpacked_record
-from oodbench.data.store.places import PLACE, content_folder, dataset_folder, unpacked_folder
-from oodbench.data.store.sealed import DamagedRecordError
-from oodbench.data.store.stored import StoredDataset
+from oodbench.data.store.stored_dataset import StoredDataset
+from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError, counted
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
@@ -226,7 +231,7 @@ def _verify_arrays(decoded: Decoded, result: Verification, say: Callable[[str], 
 
 def _verify_sources(
     decoded: Decoded,
-    sources: dict[SplitName, Source],
+    sources: dict[SplitName, StoredImages],
     folder: Path,
     result: Verification,
     say: Callable[[str], None],

@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from oodbench.data import load_split
-from oodbench.data.splitting import division
-from oodbench.data.store.decoded import decoded_folder
-from oodbench.data.store.places import decoded_root, root_folder
-from oodbench.data.store.stored import StoredDataset
+from oodbench.data.selection import split_parts
+from oodbench.data.store.dataset_folders import decoded_root, root_folder
+from oodbench.data.store.image_cache import decoded_folder
+from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.data.store.verification import verify
 from oodbench.errors import UserError
 from oodbench.progress import Silent
@@ -304,8 +304,8 @@ def test_nothing_but_bytes_of_the_right_shape_reaches_the_cache(
     source = StoredDataset(manifest, tmp_path, Silent()).sources()["test"]
     wrong = dataclasses.replace(source, content=lambda index: pixels)
     for place, value in (
-        ("store.stored.open_sources", {"test": wrong}),
-        ("store.decoded.picture", (pixels, "")),
+        ("store.stored_dataset.open_splits", {"test": wrong}),
+        ("store.image_cache.decode_image", (pixels, "")),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"oodbench.data.{place}", lambda *_, value=value: value)
@@ -380,7 +380,7 @@ VALIDATION = {
 def test_a_split_set_apart(tmp_path: Path) -> None:
     write_toy(tmp_path)
     whole = load(spec(), "train", tmp_path)
-    parts = division(spec(**VALIDATION), "train")
+    parts = split_parts(spec(**VALIDATION), "train")
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(8))
     for split, indices in parts.items():
         assert np.all(np.diff(indices) > 0)
@@ -391,8 +391,8 @@ def test_a_split_set_apart(tmp_path: Path) -> None:
 
 def test_the_division_is_pinned_and_depends_on_the_name() -> None:
     """Users' checkpoints depend on it: it must never change."""
-    assert division(spec(**VALIDATION), "train")["validation"].tolist() == [4, 5, 7]
-    other = division(spec(**VALIDATION, name="other"), "train")["validation"]
+    assert split_parts(spec(**VALIDATION), "train")["validation"].tolist() == [4, 5, 7]
+    other = split_parts(spec(**VALIDATION, name="other"), "train")["validation"]
     assert other.tolist() != [4, 5, 7]
 
 
@@ -403,7 +403,7 @@ def test_two_splits_set_apart(tmp_path: Path) -> None:
         splits={"train": 4, "validation": 2, "test": 2},
         split_from={"validation": "train", "test": "train"},
     )
-    parts = division(manifest, "train")
+    parts = split_parts(manifest, "train")
     assert [len(part) for part in parts.values()] == [4, 2, 2]
     assert len(np.unique(np.concatenate(list(parts.values())))) == 8
     for split in manifest.splits:
@@ -531,7 +531,7 @@ def test_leaving_out_does_not_move_images_between_splits(tmp_path: Path) -> None
     manifest = spec(**VALIDATION, corrupt_images="skip")
     before = load(manifest, "validation", tmp_path)
     (tmp_path / "toy/train/cat/0.png").write_bytes(b"")  # among those to train with
-    assert 0 not in division(manifest, "train")["validation"]
+    assert 0 not in split_parts(manifest, "train")["validation"]
     assert load(manifest, "validation", tmp_path).fingerprint() == before.fingerprint()
     with pytest.warns(UserWarning, match="1 of 5 images"):
         assert len(load(manifest, "train", tmp_path)) == 4
@@ -571,7 +571,7 @@ def decoded_folders() -> list[Path]:
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_toy(tmp_path)
     first = load(spec(), "test", tmp_path)
-    monkeypatch.setattr("oodbench.data.store.decoded.picture", None)  # would raise
+    monkeypatch.setattr("oodbench.data.store.image_cache.decode_image", None)  # would raise
     assert load(spec(), "test", tmp_path).fingerprint() == first.fingerprint()
     assert len(decoded_folders()) == 1
 
@@ -650,7 +650,7 @@ def test_a_half_made_data_set_is_not_taken_for_a_whole_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("oodbench.data.store.decoded.write_sealed", killed)
+        patch.setattr("oodbench.data.store.image_cache.write_checksummed", killed)
         with pytest.raises(KeyboardInterrupt):
             load(spec(), "test", tmp_path)
     assert decoded_folders() == []

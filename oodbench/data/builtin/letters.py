@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
-from oodbench.data.arrays import ImageArray
 from oodbench.data.builtin.digits import DIGIT_LEVELS
-from oodbench.data.builtin.sampling import Counts, count_for, split_generator
+from oodbench.data.builtin.random_images import Counts, count_for, split_generator
+from oodbench.data.image_array import ImageArray
 from oodbench.errors import UserError
 from oodbench.specs import SplitName
 

@@ -1,4 +1,4 @@
-"""Arrays held to what readers take, and images to what their manifest says."""
+"""Checks of arrays against what readers accept, and of images against their manifest."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.arrays import ImageArray
+from oodbench.data.image_array import ImageArray
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec
 
 Layout = tuple[str | int, ...]
-"""A shape: a name for each dimension of any length, a number for each of one length."""
+"""A shape: names for dimensions of any length, numbers for dimensions of a fixed length."""
 
 
 def require_pixels(array: Any, what: str, *layouts: Layout, hint: str = "") -> None:
-    """Refuse an array that does not hold 8-bit pixels in one of the shapes that a reader takes.
+    """Refuse an array that does not contain 8-bit pixels in one of the accepted shapes.
 
     Args:
-        array: what was read.
-        what: what it is called in messages: its file and its name there.
-        layouts: the shapes.
-        hint: what to do; default: how to store the pixels.
+        array: the array that was read.
+        what: description for messages: the file, and the array's name in it.
+        layouts: the accepted shapes.
+        hint: what the user can do; default: how to store pixels.
 
     Raises:
-        UserError: the array is of another type or shape, or no numpy array.
+        UserError: the array has another type or shape, or is not a NumPy array.
     """
     dtype, shape = getattr(array, "dtype", type(array).__name__), getattr(array, "shape", ())
     if dtype == np.uint8 and any(fits(shape, layout) for layout in layouts):
@@ -41,12 +41,12 @@ def require_labels(array: Any, what: str, count: int) -> NDArray[np.int64]:
     """The labels of `count` images, shape [count].
 
     Args:
-        array: what was read: integers of shape [count], [count, 1] or [1, count].
-        what: what it is called in messages: its file and its name there.
+        array: the array that was read: integers of shape [count], [count, 1] or [1, count].
+        what: description for messages: the file, and the array's name in it.
         count: number of images.
 
     Raises:
-        UserError: the array is of another type or shape, or has a value beyond 64 bits.
+        UserError: the array has another type or shape, or a value that does not fit 64 bits.
     """
     labels = np.asarray(array)
     if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1), (1, count)):
@@ -56,12 +56,12 @@ def require_labels(array: Any, what: str, count: int) -> NDArray[np.int64]:
             "Store labels as whole numbers 0, 1, ... of an integer type, in the images' order.",
         )
     if labels.size and int(labels.max()) > np.iinfo(np.int64).max:
-        raise UserError(f"{what} has the label {labels.max()}, which is no class.")
+        raise UserError(f"{what} has the label {labels.max()}, which is not a class.")
     return labels.reshape(-1).astype(np.int64)
 
 
 def fits(shape: tuple[int, ...], layout: Layout) -> bool:
-    """Whether a shape has the dimensions of a layout, and the lengths that it gives."""
+    """Whether a shape has as many dimensions as a layout, and the layout's fixed lengths."""
     return len(shape) == len(layout) and all(
         isinstance(wanted, str) or found == wanted
         for found, wanted in zip(shape, layout, strict=True)
@@ -69,20 +69,20 @@ def fits(shape: tuple[int, ...], layout: Layout) -> bool:
 
 
 def check_count(spec: DatasetSpec, split: str, wanted: int, found: int) -> None:
-    """Hold the number of images against the manifest.
+    """Check the number of images.
 
     Raises:
-        UserError: if it is not what was wanted.
+        UserError: the number differs from the manifest's.
     """
     if found != wanted:
         raise mismatch(spec, split, f"{wanted} images", f"{found}")
 
 
 def check_shape(spec: DatasetSpec, split: str, images: NDArray[Any]) -> None:
-    """Hold the shape of images [N, C, H, W] against the manifest.
+    """Check the shape of images [N, C, H, W].
 
     Raises:
-        UserError: if they are of another one.
+        UserError: the shape differs from the manifest's.
     """
     shape = images.shape[1:]
     if shape != spec.shape:
@@ -92,11 +92,11 @@ def check_shape(spec: DatasetSpec, split: str, images: NDArray[Any]) -> None:
 
 
 def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None) -> None:
-    """Hold labels against the manifest's number of classes.
+    """Check labels against the manifest's number of classes.
 
     Raises:
         UserError: there are labels but no classes, classes but no labels, labels out of range, or
-            classes without an image. A split that was set apart by hash may lack classes.
+            classes without an image. Splits of `split_from` may lack classes.
     """
     if spec.num_classes is None:
         if labels is not None:
@@ -118,10 +118,10 @@ def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None
 
 
 def check_fingerprint(spec: DatasetSpec, split: str, data: ImageArray) -> None:
-    """Hold the images against the manifest's SHA-256, if it gives one.
+    """Check the fingerprint of the images, if the manifest gives one.
 
     Raises:
-        UserError: if they differ.
+        UserError: the fingerprint differs from the manifest's.
     """
     wanted = spec.sha256.get(split)  # type: ignore[call-overload]
     if wanted is not None and data.fingerprint() != wanted:
@@ -129,10 +129,10 @@ def check_fingerprint(spec: DatasetSpec, split: str, data: ImageArray) -> None:
 
 
 def mismatch(spec: DatasetSpec, split: str, says: str, found: str) -> UserError:
-    """The error of a manifest that says something else than its images."""
+    """The error of a manifest that disagrees with its images."""
     return UserError(
         f"data set '{spec.name}', split '{split}': the manifest says {says}, found {found}",
-        "Correct the manifest; if nobody changed it, the library that ships the data has changed."
+        "Correct the manifest. If it is unchanged, the library that ships the data has changed."
         if spec.kind == "builtin"
         else "Correct the manifest, or the files that it describes.",
     )

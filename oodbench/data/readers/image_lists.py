@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.readers.classes import ordered_classes
-from oodbench.data.readers.folders import open_folder
-from oodbench.data.sources import Source, identity_of, stamp
+from oodbench.data.readers.class_names import ordered_classes
+from oodbench.data.readers.image_folders import open_folder
+from oodbench.data.stored_images import StoredImages, identity_of, stamp
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -28,12 +28,12 @@ def open_list(
     *,
     root: dict[SplitName, str] | str | None = None,
     labeled: bool | None = None,
-) -> Source:
+) -> StoredImages:
     """The images of a split, in the order of the list.
 
     A line is a path, or a path, a tab or blanks, and a label; with tabs, what follows the second
     one is ignored. Labels that are all whole numbers are the numbers of the classes; others are
-    names, whose order gives the labels (`oodbench.data.readers.classes`). Empty lines and lines
+    names, whose order gives the labels (`oodbench.data.readers.class_names`). Empty lines and lines
     that start
     with "#" are ignored. The text is UTF-8, with or without a byte order mark; a line ends with a
     line feed, a carriage return, or both, and with no other character. A split whose path is a
@@ -87,7 +87,7 @@ def open_list(
     classes: tuple[str, ...] = ()
     if spec.num_classes is not None:
         numbers, classes = _numbers(path, labels, spec.num_classes)
-    return Source(
+    return StoredImages(
         names=names,
         labels=numbers,
         content=lambda index: (folder / names[index]).read_bytes(),

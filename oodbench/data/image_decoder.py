@@ -1,8 +1,8 @@
-"""From an encoded image to pixels of the shape that a manifest asks for.
+"""Decoding an image to pixels of the manifest's shape.
 
-Colors are converted to RGB or to gray (ITU-R 601), and EXIF orientation is ignored, as the loaders
-that published results were computed with do. Transparency and CMYK are lost on the way, which is
-said. Images with more than 8 bits per channel are refused.
+Colors are converted to RGB or gray (ITU-R 601), and EXIF orientation is ignored, as in the loaders
+that published results used. Conversion drops transparency and CMYK, which is reported. Images with
+more than 8 bits per channel are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SUFFIXES = frozenset(
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F")
-"""First letters of Pillow's modes with more than 8 bits, which conversion would clip."""
+"""First letters of Pillow's modes with more than 8 bits; conversion would clip their values."""
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -41,29 +41,30 @@ _FILTERS = {
 
 
 class CorruptImageError(Exception):
-    """An image that cannot be decoded; the message says why."""
+    """An image cannot be decoded; the message is the reason."""
 
 
 class WrongShapeError(Exception):
-    """An image that is not of the manifest's shape, where the manifest has no `resize`."""
+    """An image has not the manifest's size, and the manifest has no `resize`."""
 
 
-def picture(
+def decode_image(
     content: Content, shape: Shape, resize: ResizeSpec | None
 ) -> tuple[NDArray[np.uint8], str]:
-    """The pixels of an image, and what of it they do not show.
+    """Decode an image.
 
     Args:
         content: an encoded image, or pixels of shape [C, H, W] with 1 or 3 channels, uint8.
-        shape: what is wanted; 1 channel is gray, 3 are RGB.
-        resize: how other sizes are brought to it; None: they are refused.
+        shape: channels (1: gray, 3: RGB), height, width of the result.
+        resize: how images of other sizes are resized; None: they are refused.
 
     Returns:
-        Pixels of shape `shape`, uint8; and "transparency" or "CMYK" if that was lost, or "".
+        Pixels of shape `shape`, uint8; and "transparency" or "CMYK" if conversion dropped it, or
+        "".
 
     Raises:
         CorruptImageError: the image cannot be decoded.
-        WrongShapeError: it has another size, and there is no `resize`.
+        WrongShapeError: it has another size, and `resize` is None.
     """
     if not isinstance(content, bytes) and content.shape == shape:
         return np.ascontiguousarray(content), ""
@@ -78,18 +79,18 @@ def picture(
 
 
 def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image.Image:
-    """Bring an image to a size in one step of resampling.
+    """Crop and resize an image in a single resampling step.
 
     Args:
         image: mode L or RGB.
         size: width, height.
-        how: the filter; and whether the greatest centered part with the wanted aspect ratio is
-            taken, or the whole image squeezed.
+        how: the filter, and whether to crop the largest centered part with the aspect ratio of
+            `size` or to ignore the aspect ratio.
     """
     left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
     if how.crop == "center":
         scale = min(image.width / size[0], image.height / size[1])
-        # min: what rounding adds would reach beyond the image, which Pillow refuses.
+        # min: rounding may make the box larger than the image, which Pillow refuses.
         box_width, box_height = (
             min(scale * wanted, have) for wanted, have in zip(size, image.size, strict=True)
         )
@@ -99,7 +100,7 @@ def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image
 
 
 def _decoded(content: Content, mode: str) -> tuple[Image.Image, str]:
-    """The image in a mode, and what was lost."""
+    """The image converted to a mode, and what conversion dropped."""
     if not isinstance(content, bytes):
         return _from_array(content).convert(mode), ""
     try:
@@ -111,17 +112,17 @@ def _decoded(content: Content, mode: str) -> tuple[Image.Image, str]:
             return image.convert(mode), _lost(image)
     except (MemoryError, CorruptImageError):
         raise
-    # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error,
-    # zlib.error, KeyError, OverflowError, DecompressionBombError.
+    # For damaged files, decoders raise many types: OSError, SyntaxError, struct.error, zlib.error,
+    # KeyError, OverflowError, DecompressionBombError.
     except Exception as error:
         raise CorruptImageError(_reason(error)) from error
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether an image, not loaded yet, has more than 8 bits per channel.
+    """Whether an opened image, not loaded yet, has more than 8 bits per channel.
 
-    Pillow has modes for such images with one channel; of others it drops the lower bits, and only
-    the decoder's arguments tell: "RGB;16B", or the greatest value of a PPM file.
+    Pillow has modes for such images with one channel. For others it drops the lower bits; only the
+    decoder's arguments show them: "RGB;16B", or the maximum value of a PPM file.
     """
     if image.mode.startswith(_DEEP_MODES):
         return True
@@ -134,7 +135,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _lost(image: Image.Image) -> str:
-    """What conversion to RGB or gray loses of a loaded image."""
+    """What conversion to RGB or gray drops from a loaded image."""
     if image.mode == "CMYK":
         return "CMYK"
     if image.has_transparency_data:
@@ -144,7 +145,7 @@ def _lost(image: Image.Image) -> str:
 
 
 def _from_array(pixels: NDArray[Any]) -> Image.Image:
-    """Shape [C, H, W] with 1 or 3 channels."""
+    """An image of pixels with shape [C, H, W], where C is 1 or 3."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
 
 

@@ -18,9 +18,9 @@ from oodbench.data import ImageArray, load_split
 from oodbench.data import builtin as builtin_module
 from oodbench.data.builtin import BUILDERS
 from oodbench.data.builtin.digits import DIGITS_SPLITS, split_indices
-from oodbench.data.builtin.glyphs import block_counts, rendered_letters
+from oodbench.data.builtin.letters import block_counts, rendered_letters
 from oodbench.data.builtin.patches import area_resize, region_of
-from oodbench.data.builtin.sampling import split_generator
+from oodbench.data.builtin.random_images import split_generator
 from oodbench.data.builtin.sklearn_files import sklearn_file
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec
@@ -383,7 +383,7 @@ def test_every_stream_is_its_own() -> None:
 def fake(monkeypatch: pytest.MonkeyPatch, data: ImageArray) -> None:
     """Let the builder of the digits return `data`."""
     monkeypatch.setattr(
-        "oodbench.data.loading.BUILDERS", {**BUILDERS, "sklearn_digits": lambda split: data}
+        "oodbench.data.splits.BUILDERS", {**BUILDERS, "sklearn_digits": lambda split: data}
     )
 
 
@@ -425,11 +425,11 @@ def test_an_old_name_of_an_option_gets_the_new_name() -> None:
         ("digits", {"classes": [3, 12]}, "classes.1: Input should be less than or equal to 9"),
         ("digits", {"classes": [3, 3]}, "option 'classes' repeats a digit: [3, 3]"),
         ("digits", {"classes": []}, "classes: List should have at least 1 item"),
-        ("digits", {"pool": {"train": ["test"]}}, "option 'pool' does not say where the images"),
+        ("digits", {"pool": {"train": ["test"]}}, "option 'pool' has no entry for split"),
         (
             "digits",
             {"pool": {"test": ["train"], "validation": ["train"]}},
-            "option 'pool' takes the same images twice",
+            "option 'pool' uses the same images twice",
         ),
         ("letters", {"letters": "AA", "counts": COUNTS, "seed": 0}, "repeats a letter: 'AA'"),
         ("letters", {"letters": "A1", "counts": COUNTS, "seed": 0}, "letters: String should match"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oodbench.data import ImageArray
-from oodbench.data.limiting import limited
+from oodbench.data.selection import limited
 from oodbench.plugins.catalog import Catalog
 from oodbench.training.loaded_data import DataStore
 

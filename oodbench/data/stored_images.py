@@ -1,4 +1,4 @@
-"""The images of a split as they are stored: what they are called, their labels, their content."""
+"""The images of a split as they are stored, before decoding: names, labels, contents."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.pictures import Content
+from oodbench.data.image_decoder import Content
 from oodbench.errors import UserError
 from oodbench.files import digest
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """The images of one split, not decoded yet.
+class StoredImages:
+    """The images of one split, before decoding.
 
     Attributes:
-        names: what each image is called in messages: for image files, the path in the data set's
-            folder.
+        names: name of each image in messages; for image files, the path in the data set's folder.
         labels: shape [N], int64; None for images without classes.
-        content: gets an image by its index. Raises OSError if a file cannot be read.
-        files: every file that is read, as paths in the data set's folder.
-        identity: changes when a file's path, size or time does.
-        classes: names of the classes, where the files tell them.
+        content: returns an image by its index; raises OSError if a file cannot be read.
+        files: all files that are read, as paths in the data set's folder.
+        identity: digest of path, size and modification time of every file.
+        classes: names of the classes, if the files contain them.
     """
 
     names: Sequence[str]
@@ -42,12 +41,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells a file from what it was before, without reading it.
+    """Path, size and modification time, which show a change without reading the file.
 
     Attributes:
-        path: where it is, parts joined by "/".
-        size: in bytes.
-        modified: in nanoseconds.
+        path: path of the file, parts joined by "/".
+        size: size in bytes.
+        modified: modification time in nanoseconds.
     """
 
     path: str
@@ -56,7 +55,7 @@ class FileStamp:
 
     @classmethod
     def of(cls, path: str, stat: os.stat_result) -> FileStamp:
-        """The stamp of a file that has been looked at."""
+        """The stamp for a path and its `os.stat` result."""
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
 
@@ -65,15 +64,16 @@ def stamp(folder: Path, path: str, where: str = "") -> FileStamp:
 
     Args:
         folder: the folder.
-        path: of the file in it.
-        where: what the message begins with: where the path is written, if not in the manifest.
+        path: path of the file, relative to the folder.
+        where: beginning of the message: the place where the path is written, if that is not the
+            manifest.
 
     Raises:
-        UserError: if it is not there, or not to be looked at.
+        UserError: the file does not exist or cannot be accessed.
     """
     try:
         return FileStamp.of(path, (folder / path).stat())
-    except (OSError, ValueError) as error:  # ValueError: a path with a character that none can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid character in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"{where}cannot read {folder / path}: {reason}.",
@@ -84,25 +84,25 @@ def stamp(folder: Path, path: str, where: str = "") -> FileStamp:
 
 
 def identity_of(stamps: Iterable[FileStamp]) -> str:
-    """64 hexadecimal digits that change when a stamp does."""
+    """Digest of stamps, 64 hexadecimal digits."""
     text = "".join(f"{each.path}\0{each.size}\0{each.modified}\n" for each in stamps)
-    # Names that are not valid in the system's encoding are text with surrogates.
+    # Names that are not valid in the system's encoding contain surrogates.
     return digest(text.encode("utf-8", "surrogateescape"))
 
 
-def array_source(
+def images_of_array(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64] | None,
     stamps: Sequence[FileStamp],
-) -> Source:
-    """Images that were read from a few files all at once.
+) -> StoredImages:
+    """Images that were read into one array.
 
     Args:
         images: shape [N, C, H, W].
         labels: shape [N], or None.
-        stamps: the files.
+        stamps: stamps of the files that were read.
     """
-    return Source(
+    return StoredImages(
         names=[f"number {index}" for index in range(len(images))],
         labels=labels,
         content=lambda index: images[index],

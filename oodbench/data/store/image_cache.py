@@ -21,14 +21,18 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.arrays import ImageArray
-from oodbench.data.checks import check_count, check_labels, mismatch, require_pixels
-from oodbench.data.pictures import CorruptImageError, WrongShapeError, picture
-from oodbench.data.sources import Source
-from oodbench.data.splitting import Indices, division
+from oodbench.data.array_checks import check_count, check_labels, mismatch, require_pixels
+from oodbench.data.image_array import ImageArray
+from oodbench.data.image_decoder import CorruptImageError, WrongShapeError, decode_image
+from oodbench.data.selection import Indices, split_parts
+from oodbench.data.store.checksummed_json import (
+    DamagedRecordError,
+    read_checksummed,
+    write_checksummed,
+)
+from oodbench.data.store.dataset_folders import decoded_root
 from oodbench.data.store.disk import disk_errors, file_digest, new_folder
-from oodbench.data.store.places import decoded_root
-from oodbench.data.store.sealed import DamagedRecordError, read_sealed, write_sealed
+from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError, counted
 from oodbench.files import canonical_json, digest
 from oodbench.specs import DatasetSpec, SplitName
@@ -50,7 +54,7 @@ _BLOCKS_AT_ONCE = 16
 
 _Image = tuple[int, NDArray[np.uint8] | None, str, str]
 """Index, pixels (None: could not be decoded), SHA-256 of the file ("" where there is none), and
-what was lost of the image (`oodbench.data.pictures.picture`)."""
+what was lost of the image (`oodbench.data.image_decoder.decode_image`)."""
 
 _Block = list[_Image]
 
@@ -144,14 +148,14 @@ def open_decoded(folder: Path) -> Decoded | None:
     if not folder.is_dir():
         return None
     try:
-        return Decoded(folder, read_sealed(folder / RECORD))
+        return Decoded(folder, read_checksummed(folder / RECORD))
     except DamagedRecordError as error:
         raise DamagedCacheError(str(error)) from error
 
 
 def decode(
     spec: DatasetSpec,
-    sources: Mapping[SplitName, Source],
+    sources: Mapping[SplitName, StoredImages],
     folder: Path,
     identity: str,
     say: Callable[[str], None],
@@ -178,7 +182,7 @@ def decode(
             f"(RGB), not {spec.shape[0]}.",
             "Correct 'shape' in the manifest.",
         )
-    parts = {source: division(spec, source) for source in sources}
+    parts = {source: split_parts(spec, source) for source in sources}
     for source, images in sources.items():
         _check_before(spec, images, parts[source])
     target = decoded_folder(spec, identity)
@@ -221,7 +225,7 @@ def decode(
             "splits": splits,
             "files": {path.name: file_digest(path) for path in sorted(temporary.iterdir())},
         }
-        write_sealed(temporary / RECORD, record)
+        write_checksummed(temporary / RECORD, record)
     decoded = open_decoded(target)
     assert decoded is not None  # it has just been renamed into place
     return decoded
@@ -254,7 +258,9 @@ def read_checksums(content: bytes) -> dict[str, str]:
     return found
 
 
-def _check_before(spec: DatasetSpec, images: Source, parts: Mapping[SplitName, Indices]) -> None:
+def _check_before(
+    spec: DatasetSpec, images: StoredImages, parts: Mapping[SplitName, Indices]
+) -> None:
     """What can be held against the manifest before an image is decoded."""
     total = sum(len(indices) for indices in parts.values())
     check_count(spec, " + ".join(parts), total, len(images))
@@ -270,7 +276,7 @@ class _SplitWriter:
     """Decodes one split and writes it, a block of images at a time."""
 
     def __init__(
-        self, spec: DatasetSpec, split: SplitName, source: Source, indices: Indices
+        self, spec: DatasetSpec, split: SplitName, source: StoredImages, indices: Indices
     ) -> None:
         self._spec, self._split, self._source, self._indices = spec, split, source, indices
         self.checksums: list[str] = []
@@ -347,7 +353,7 @@ class _SplitWriter:
         if not isinstance(content, bytes):
             require_pixels(content, self._where(index), (1, "H", "W"), (3, "H", "W"))
         try:
-            pixels, lost = picture(content, self._spec.shape, self._spec.resize)
+            pixels, lost = decode_image(content, self._spec.shape, self._spec.resize)
             return index, pixels, checksum, lost
         except WrongShapeError as error:
             raise UserError(

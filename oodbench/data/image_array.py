@@ -1,4 +1,4 @@
-"""The one type that holds decoded images."""
+"""ImageArray: decoded images with their labels."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _BLOCK = 1024
-"""Images that are hashed at a time."""
+"""Number of images that are hashed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageArray:
     """Decoded images of one split, with their labels if they have any.
 
-    Treat the arrays as read-only. Two values are compared by `fingerprint()`.
+    The arrays must not be changed. Compare two values by `fingerprint()`.
 
     Attributes:
         images: shape [N, C, H, W]; uint8 in 0..255 or float32 in [0, 1].
-        labels: shape [N], int64; None for images that are only ever out-of-distribution.
+        labels: shape [N], int64; None for images that are only used as out-of-distribution data.
 
     Raises:
-        ValueError: a shape, a dtype or a value is not as above.
+        ValueError: a shape, a dtype or a value is not as described above.
     """
 
     images: NDArray[Any]
@@ -56,7 +56,7 @@ class ImageArray:
     def fingerprint(self) -> str:
         """SHA-256 over dtype, shape and bytes of the images, then of the labels; 64 hex digits.
 
-        The bytes are taken in C order and little-endian, whatever the machine and memory layout.
+        Bytes are in C order and little-endian, independent of machine and memory layout.
         """
         digest = hashlib.sha256()
         for name, array in (("images", self.images), ("labels", self.labels)):
@@ -79,7 +79,7 @@ class ImageArray:
             indices: shape [M]; integers (negative ones count from the end), or N booleans.
 
         Returns:
-            A copy with M images (as many as there are true values, for booleans).
+            A copy with M images; for booleans, M is the number of true values.
 
         Raises:
             IndexError: an index is out of range, or `indices` holds neither integers nor booleans.

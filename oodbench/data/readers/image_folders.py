@@ -1,4 +1,4 @@
-"""Kind `folder`: image files in a folder, or in one sub-folder for each class."""
+"""Kind `folder`: image files in a folder, or in one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.pictures import SUFFIXES
-from oodbench.data.readers.classes import ordered_classes
-from oodbench.data.sources import FileStamp, Source, identity_of
+from oodbench.data.image_decoder import SUFFIXES
+from oodbench.data.readers.class_names import ordered_classes
+from oodbench.data.stored_images import FileStamp, StoredImages, identity_of
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
 
-def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
+def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
     """The images of a split.
 
-    With classes in the manifest, the sub-folders are labels 0, 1, ... in the order of their names
-    (`oodbench.data.readers.classes`); images are sorted by class, then by path below it. Without,
-    all
-    images below the folder are taken, sorted by path. Sorting is by code point. Files and folders
-    whose name starts with "." are left out; links are followed.
+    If the manifest has classes, each sub-folder is a class; labels 0, 1, ... follow the order of
+    `class_names.ordered_classes`, and images are sorted by class, then by path. Otherwise all
+    images below the folder are read, sorted by path. Sorting is by code point. Files and folders
+    with names that start with "." are ignored; links are followed.
 
     Args:
         spec: the manifest.
-        split: a split that `spec.paths` names.
-        folder: what the path is relative to.
+        split: a key of `spec.paths`.
+        folder: the folder that paths are relative to.
 
     Raises:
-        UserError: the folder is not there, or an image is in no class.
+        UserError: the folder does not exist, or an image is not in a sub-folder of a class.
     """
     top = folder / spec.paths[split]
     if not top.is_dir():
@@ -55,7 +54,7 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
         places = {name: label for label, name in enumerate(classes)}
 
         def place(image: FileStamp) -> tuple[int, str]:
-            # By class first: "a/x" sorts behind "a-b/x", though class "a" comes before "a-b".
+            # By class first: "a-b/x" sorts before "a/x", but class "a" comes before "a-b".
             name, below = image.path.split("/", 1)
             return places[name], below
 
@@ -63,7 +62,7 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
         labels = np.array([place(image)[0] for image in found], dtype=np.int64)
     prefix = top.relative_to(folder).as_posix() if top.is_relative_to(folder) else top.as_posix()
     names = [image.path if prefix == "." else f"{prefix}/{image.path}" for image in found]
-    return Source(
+    return StoredImages(
         names=names,
         labels=labels,
         content=lambda index: (folder / names[index]).read_bytes(),
@@ -74,16 +73,16 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
 
 
 def _images_below(top: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[FileStamp]:
-    """Image files in a folder and the folders below it.
+    """Image files in a folder and its sub-folders.
 
     Args:
-        top: the folder to look into.
-        prefix: what the paths of the files in it begin with.
-        above: the folders that lead here, so that a link to one of them is not followed for ever.
+        top: the folder.
+        prefix: prefix of the paths of its files.
+        above: device and inode of the folders above: links to them would have no end.
     """
     about = top.stat()
     here = about.st_dev, about.st_ino
-    if here in above and here[1] != 0:  # some file systems number nothing
+    if here in above and here[1] != 0:  # some file systems have no inode numbers
         return
     with os.scandir(top) as entries:
         for entry in entries:

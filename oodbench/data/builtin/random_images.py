@@ -1,4 +1,4 @@
-"""What the drawn (not recorded) data sets share: split sizes, and one random stream per split."""
+"""Data sets of random images: their option `counts`, and one random generator per split."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from oodbench.errors import UserError
 from oodbench.specs import SplitName
 
 DrawnSplit = Literal["validation", "test"]
-"""Drawn sets are out-of-distribution data: they are tuned on and tested on, never trained on."""
+"""Random images are out-of-distribution data, used for tuning and testing, not for training."""
 
 Counts = dict[DrawnSplit, PositiveInt]
-"""Number of images to draw for each split."""
+"""Number of images of each split."""
 
 
 def count_for(counts: Counts, split: SplitName) -> int:
-    """Number of images to draw for `split`.
+    """Number of images of a split.
 
     Raises:
-        UserError: `counts` does not name the split.
+        UserError: `counts` has no entry for the split.
     """
     for name, count in counts.items():
         if name == split:
@@ -33,10 +33,10 @@ def count_for(counts: Counts, split: SplitName) -> int:
 
 
 def split_generator(seed: int, builder: str, split: SplitName) -> np.random.Generator:
-    """The random stream of one split of one builder.
+    """The random generator of one split of one builder.
 
-    The builder's and the split's names are part of the key, so that validation never repeats test,
-    and uniform noise and Gaussian noise with one seed are not made from the same random bits.
+    The names of builder and split are part of the seed, so that validation and test images differ,
+    and uniform and Gaussian noise with the same seed are independent.
 
     Args:
         seed: the manifest's seed, >= 0.
@@ -44,7 +44,7 @@ def split_generator(seed: int, builder: str, split: SplitName) -> np.random.Gene
         split: name of the split.
 
     Returns:
-        A PCG64 generator that depends on the arguments only, not on numpy's global state.
+        A PCG64 generator that depends on the arguments only, not on NumPy's global state.
     """
     key = tuple(f"{builder}/{split}".encode())
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from oodbench.data.store.decoded import DamagedCacheError, open_decoded
-from oodbench.data.store.fetching import unpacked_whole
-from oodbench.data.store.places import content_folder, dataset_folder
-from oodbench.data.store.stored import StoredDataset
+from oodbench.data.store.dataset_files import unpacked_whole
+from oodbench.data.store.dataset_folders import content_folder, dataset_folder
+from oodbench.data.store.image_cache import DamagedCacheError, open_decoded
+from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.errors import UserError
 from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
@@ -21,7 +21,7 @@ own, whether the folder is there; and for both, whether the images are in the ca
 
 
 @dataclass(frozen=True)
-class Inventory:
+class DatasetState:
     """What is known of a data set's files.
 
     Attributes:
@@ -37,7 +37,7 @@ class Inventory:
     size: int | None
 
 
-def take_inventory(spec: DatasetSpec, root: Path) -> Inventory:
+def dataset_state(spec: DatasetSpec, root: Path) -> DatasetState:
     """Look at what is here of a data set.
 
     Args:
@@ -45,11 +45,11 @@ def take_inventory(spec: DatasetSpec, root: Path) -> Inventory:
         root: the data root.
     """
     if spec.kind == "builtin":
-        return Inventory("built in", None, (), None)
+        return DatasetState("built in", None, (), None)
     hosts = dict.fromkeys(urlsplit(url).hostname or url for f in spec.files for url in f.urls)
     sizes = [file.size for file in spec.files]
     known = [size for size in sizes if size is not None]
-    return Inventory(
+    return DatasetState(
         state=_state(spec, root),
         folder=dataset_folder(spec, root),
         hosts=tuple(hosts),

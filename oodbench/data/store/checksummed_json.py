@@ -16,12 +16,12 @@ class DamagedRecordError(Exception):
     """A record that cannot be read, or is not what was written; the message says which."""
 
 
-def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+def write_checksummed(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record with a seal over its content."""
     path.write_bytes(_text({**record, _SEAL: digest(canonical_json(record))}))
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_checksummed(path: Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:

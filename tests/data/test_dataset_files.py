@@ -21,7 +21,7 @@ from PIL import Image
 
 from oodbench.data import load_split
 from oodbench.data.store import download as download_module
-from oodbench.data.store.decoded import folders_named
+from oodbench.data.store.image_cache import folders_named
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent

@@ -19,10 +19,19 @@ from typing import Any
 from filelock import FileLock
 
 from oodbench.data.store.archives import unpack
+from oodbench.data.store.checksummed_json import (
+    DamagedRecordError,
+    read_checksummed,
+    write_checksummed,
+)
+from oodbench.data.store.dataset_folders import (
+    PLACE,
+    content_folder,
+    dataset_folder,
+    unpacked_folder,
+)
 from oodbench.data.store.disk import disk_errors, file_digest, new_folder, remove_folder
 from oodbench.data.store.download import checksum_problem, download
-from oodbench.data.store.places import PLACE, content_folder, dataset_folder, unpacked_folder
-from oodbench.data.store.sealed import DamagedRecordError, read_sealed, write_sealed
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, FileSpec
 
@@ -133,7 +142,7 @@ def unpacked_record(spec: DatasetSpec, root: Path) -> dict[str, Any] | None:
         DamagedRecordError: the record cannot be read, or is not what was written.
     """
     folder = unpacked_folder(spec, root)
-    return read_sealed(folder / RECORD) if folder.is_dir() else None
+    return read_checksummed(folder / RECORD) if folder.is_dir() else None
 
 
 def unpacked_whole(spec: DatasetSpec, root: Path) -> bool:
@@ -183,7 +192,7 @@ def _unpack_all(spec: DatasetSpec, root: Path, say: Reporter) -> None:
             else:
                 files |= unpack(folder / file.name, file.name, content, file.unpacked_limit)
         record = {"schema_version": 1, "archives": checksums_of(spec), "files": files}
-        write_sealed(temporary / RECORD, record)
+        write_checksummed(temporary / RECORD, record)
         remove_folder(target)
 
 

@@ -7,21 +7,21 @@ from pathlib import Path
 from types import MappingProxyType
 
 from oodbench.data.options import call
-from oodbench.data.readers.classes import are_numbers
-from oodbench.data.readers.folders import open_folder
-from oodbench.data.readers.lists import open_list
+from oodbench.data.readers.class_names import are_numbers
+from oodbench.data.readers.image_folders import open_folder
+from oodbench.data.readers.image_lists import open_list
 from oodbench.data.readers.numpy_archives import open_npz
 from oodbench.data.readers.torchvision_sets import open_torchvision
-from oodbench.data.sources import Source
+from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError, listed
 from oodbench.specs import DatasetSpec, SplitName
 
-_OPENERS: Mapping[str, Callable[..., Source]] = MappingProxyType(
+_OPENERS: Mapping[str, Callable[..., StoredImages]] = MappingProxyType(
     {"folder": open_folder, "list": open_list, "npz": open_npz}
 )
 
 
-def open_sources(spec: DatasetSpec, folder: Path) -> dict[SplitName, Source]:
+def open_splits(spec: DatasetSpec, folder: Path) -> dict[SplitName, StoredImages]:
     """The images of every split that is read from files; those set apart are still among them.
 
     Args:
@@ -38,7 +38,7 @@ def open_sources(spec: DatasetSpec, folder: Path) -> dict[SplitName, Source]:
             "Put the images there, or say where they are: 'folder' in the manifest, --data-root "
             "or OODBENCH_DATA.",
         )
-    sources: dict[SplitName, Source] = {}
+    sources: dict[SplitName, StoredImages] = {}
     for split in spec.splits:
         if split not in spec.split_from:
             try:
@@ -52,14 +52,14 @@ def open_sources(spec: DatasetSpec, folder: Path) -> dict[SplitName, Source]:
     return sources
 
 
-def _open(spec: DatasetSpec, split: SplitName, folder: Path) -> Source:
+def _open(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
     if spec.kind == "torchvision":  # options are those of its readers
         return open_torchvision(spec, split, folder)
     kind = f"kind '{spec.kind}'"
     return call(spec, split, kind, _OPENERS[spec.kind], spec, split, folder)
 
 
-def _check_classes(spec: DatasetSpec, sources: dict[SplitName, Source]) -> None:
+def _check_classes(spec: DatasetSpec, sources: dict[SplitName, StoredImages]) -> None:
     """A label must mean the same class in every split."""
     if spec.num_classes is None:
         return

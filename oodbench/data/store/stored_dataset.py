@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oodbench.data.arrays import ImageArray
-from oodbench.data.checks import check_fingerprint
-from oodbench.data.readers.kinds import open_sources
-from oodbench.data.sources import Source
-from oodbench.data.store.decoded import (
+from oodbench.data.array_checks import check_fingerprint
+from oodbench.data.image_array import ImageArray
+from oodbench.data.readers.by_kind import open_splits
+from oodbench.data.store.dataset_files import fetch, one_at_a_time
+from oodbench.data.store.dataset_folders import content_folder, decoded_root
+from oodbench.data.store.disk import disk_errors, remove_folder
+from oodbench.data.store.image_cache import (
     DamagedCacheError,
     Decoded,
     decode,
     decoded_folder,
     open_decoded,
 )
-from oodbench.data.store.disk import disk_errors, remove_folder
-from oodbench.data.store.fetching import fetch, one_at_a_time
-from oodbench.data.store.places import content_folder, decoded_root
+from oodbench.data.stored_images import StoredImages
 from oodbench.errors import counted, visible
 from oodbench.files import canonical_json, digest
 from oodbench.progress import Reporter
@@ -40,7 +40,7 @@ class StoredDataset:
 
     def __init__(self, spec: DatasetSpec, root: Path, say: Reporter) -> None:
         self._spec, self._root, self._say = spec, root, say
-        self._sources: dict[SplitName, Source] | None = None
+        self._sources: dict[SplitName, StoredImages] | None = None
 
     def load(self, split: str) -> ImageArray:
         """The images of a split, memory-mapped; fetched and decoded first where they are not yet.
@@ -137,14 +137,14 @@ class StoredDataset:
         sources = self.sources()
         return digest(*(f"{split} {source.identity}" for split, source in sources.items()))
 
-    def sources(self) -> dict[SplitName, Source]:
+    def sources(self) -> dict[SplitName, StoredImages]:
         """The images of each split that is not set apart from another.
 
         Raises:
             UserError: if they are not there, or not to be read.
         """
         if self._sources is None:
-            self._sources = open_sources(self._spec, content_folder(self._spec, self._root))
+            self._sources = open_splits(self._spec, content_folder(self._spec, self._root))
         return self._sources
 
     def _lock(self) -> Path:
