@@ -1,4 +1,4 @@
-"""What a program calls: the commands as functions."""
+"""Functions for programs: run a benchmark or a suite, open a run, load a detector."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodbench.errors import InterruptedRun, UserError, listed
+from oodbench.errors import InterruptedRun, UserError
 from oodbench.planning.plan import Method, Plan, make_plan, parameters_error
 from oodbench.planning.suite import Change, load_suite, plan_suite
 from oodbench.plugins import arguments
@@ -20,232 +18,18 @@ from oodbench.plugins.catalog import Catalog, DetectorStatus, Plugin
 from oodbench.plugins.probe import probe_parameters
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
-from oodbench.storage.holding import claim, held, held_around
-from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
-from oodbench.storage.run_description import RunDescription
-from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING, RunDirectory
+from oodbench.results import Run, SuiteRun, changed_files
+from oodbench.storage.holding import claim, held
+from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
     from oodbench.detector import Detector
-    from oodbench.report import Comparison, Leaderboard
 
 RUNS = Path("runs")
-"""Where runs go that are not told where, below the working directory."""
+"""Default folder of run directories, in the working directory."""
 
 _NOTHING_TO_RESUME = "There is nothing to resume in {folder}: a new run begins there."
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run on disk.
-
-    Attributes:
-        folder: the run directory.
-        complete: whether everything that was asked for is there.
-        failures: "method (seed k): reason" of each failure.
-    """
-
-    folder: Path
-    complete: bool = True
-    failures: tuple[str, ...] = ()
-
-    @cached_property
-    def _read(self) -> tuple[list[QualityRecord], list[CostRecord]]:
-        directory = RunDirectory(self.folder)
-        description = directory.read_description()
-        records, costs = directory.read_records()
-        ended = description.status == "complete"
-        if not records and (ended or RECORDS in directory.changed()):
-            path = self.folder / RECORDS
-            raise UserError(
-                f"{path} is {'empty' if path.exists() else 'missing'}: the results of the run were "
-                "in it.",
-                "Restore the file, or measure again what is lost: `oodbench run` with --resume and "
-                f"--out {self.folder}.",
-            )
-        return records, costs
-
-    @property
-    def records(self) -> list[QualityRecord]:
-        """One record for each method, OOD set, metric and seed."""
-        return self._read[0]
-
-    @property
-    def costs(self) -> list[CostRecord]:
-        """One record for each method and seed."""
-        return self._read[1]
-
-    def leaderboard(self) -> Leaderboard:
-        """The records, aggregated and ranked."""
-        return self._leaderboard
-
-    @cached_property
-    def _leaderboard(self) -> Leaderboard:
-        from oodbench.report import Leaderboard
-
-        try:
-            board = Leaderboard.from_records(
-                self.records, self.costs, self.warnings, self.differences
-            )
-        except UserError as error:
-            if not self.changed:
-                raise
-            changed = changed_files(self.folder, self.changed)
-            raise UserError(f"{changed} {error.message}", error.hint) from error
-        return replace(board, about=_about(RunDirectory(self.folder).read_description()))
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a reader of its results should know.
-
-        Files that were changed after the run, and signs of a mistake in the data that were seen
-        while it ran (`engine.mistakes`).
-        """
-        found = RunDirectory(self.folder).read_description().warnings
-        changed = self.changed
-        return (
-            *([changed_files(self.folder, changed)] if changed else []),
-            *(
-                text if where == "data" else f"{where}: {text}"
-                for where, texts in found.items()
-                for text in texts
-            ),
-        )
-
-    @cached_property
-    def differences(self) -> list[DifferenceRecord]:
-        """For each metric, column and method, how far the best method is ahead of it.
-
-        Read from the run, or computed from the scores if they were not kept; empty if the scores
-        were not either.
-        """
-        from oodbench.report import differences
-
-        directory = RunDirectory(self.folder)
-        found = [] if DIFFERENCES in self.changed else directory.read_differences()
-        if differences.belong(found, self.records):
-            return found
-        resamples = directory.read_description().of_benchmark.evaluation.resamples
-        try:
-            return differences.from_scores(self.records, directory.read_scores, resamples)
-        except UserError:  # scores are missing
-            return []
-
-    @cached_property
-    def training(self) -> list[TrainingRecord]:
-        """One record for each epoch of each model and seed."""
-        return RunDirectory(self.folder).read_training()
-
-    def figures(self) -> dict[str, Figure]:
-        """What can be drawn of the run, by name (`oodbench.report.figures.gallery`)."""
-        from oodbench.report.figures import gallery
-
-        description = RunDirectory(self.folder).read_description()
-        measured = {(cost.method, cost.seed) for cost in self.costs}
-        seed = min((seed for _, seed in measured), default=0)
-        methods = dict.fromkeys(cost.method for cost in self.costs)
-        scores = {name: self.scores(name, seed) for name in methods if (name, seed) in measured}
-        models = description.of_benchmark.models
-        return gallery.of_run(models, self.leaderboard(), self.training, scores, seed)
-
-    def write_figures(self, folder: str | Path) -> list[Path]:
-        """Draw what can be drawn into a folder; the files that were written.
-
-        Raises:
-            UserError: if the folder lies in a run directory that another process holds.
-        """
-        with held_around(Path(folder)):
-            return self._draw(Path(folder))
-
-    def _draw(self, folder: Path) -> list[Path]:
-        from oodbench.report.figures import gallery
-
-        return gallery.save_all(self.figures(), folder)
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """Files with results that are not what the run wrote, or are not there any more.
-
-        Empty for runs of versions that recorded no digests.
-        """
-        return RunDirectory(self.folder).changed()
-
-    def report(self) -> Leaderboard:
-        """What there is to report: the leaderboard."""
-        return self.leaderboard()
-
-    def scores(self, method: str, seed: int = 0) -> dict[str, NDArray[np.float64]]:
-        """Scores by data set, higher is more in-distribution; "id" are the ID test images'.
-
-        Raises:
-            UserError: if there are none of that method and seed.
-        """
-        return RunDirectory(self.folder).read_scores((method, seed))
-
-
-@dataclass(frozen=True)
-class SuiteRun:
-    """A run of a suite on disk.
-
-    Attributes:
-        folder: the suite's directory.
-        complete: whether everything that was asked for is there.
-        failures: "benchmark: reason" of each benchmark that is not complete.
-    """
-
-    folder: Path
-    complete: bool = True
-    failures: tuple[str, ...] = ()
-
-    def comparison(self) -> Comparison:
-        """The published tables with what was measured beside them."""
-        from oodbench.engine.suite import comparison_of
-
-        found = comparison_of(SuiteDirectory(self.folder))
-        if changed := self.changed:
-            said = changed_files(self.folder, changed)
-            found = replace(found, deviations=(said, *found.deviations))
-        return found
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """As `Run.changed`, of all members: "<member>/records.jsonl"."""
-        return tuple(
-            f"{run.folder.name}/{file}" for run in self.members.values() for file in run.changed
-        )
-
-    def report(self) -> Comparison:
-        """What there is to report: the comparison."""
-        return self.comparison()
-
-    @property
-    def members(self) -> dict[str, Run]:
-        """The benchmarks that have been begun, by what they are called in the suite."""
-        directory = SuiteDirectory(self.folder)
-        state = directory.read()
-        folders = {
-            state.suite.member_name(member): directory.member_folder(state, member)
-            for member in state.suite.members
-        }
-        return {
-            name: Run(folder) for name, folder in folders.items() if RunDirectory(folder).exists()
-        }
-
-    def write_figures(self, folder: str | Path) -> list[Path]:
-        """Draw what can be drawn into a folder; the files that were written.
-
-        Raises:
-            UserError: if the folder lies in a run directory that another process holds.
-        """
-        from oodbench.engine.suite import write_figures
-
-        with held_around(Path(folder)):
-            return write_figures(SuiteDirectory(self.folder), Path(folder))
 
 
 def run(
@@ -263,7 +47,7 @@ def run(
     epochs: int | None = None,
     progress: Reporter | None = None,
 ) -> Run:
-    """Run a benchmark: what `oodbench run` does.
+    """Run a benchmark, as `oodbench run` does.
 
     Args:
         benchmark: a name, or the path of a YAML file.
@@ -274,16 +58,16 @@ def run(
         plugins: folders of content besides the built-in one, and classes of detectors that are in
             no folder, such as those of a notebook.
         data_root: folder of data sets that do not come built in; recorded with the run.
-        resume: continue what is in `out`; without `out`, the newest run of the benchmark.
-        tune: names of the detectors whose search space is swept, whatever the benchmark says; or
-            "all", or "none".
+        resume: continue the run in `out`; without `out`, the newest run of the benchmark.
+        tune: names of the detectors that are tuned, instead of those of the benchmark; or "all",
+            or "none".
         limit: for a first try: most images of each split (`oodbench.data.selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
-        progress: takes what there is to say; default: nothing is said.
+        progress: progress reporter; default: silent.
 
     Raises:
-        UserError: if something that was asked for is not there or not valid.
+        UserError: if an argument is not valid, or names something that does not exist.
     """
     prepare_process()
     plugins, methods, seeds = _checked(
@@ -325,10 +109,9 @@ def run_suite(
     progress: Reporter | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> SuiteRun:
-    """Run the benchmarks of a suite and lay what they give beside the published numbers.
+    """Run the benchmarks of a suite and compare the results with published numbers.
 
-    What `oodbench run` does with a suite. A benchmark that fails is reported, and the others are
-    run nevertheless.
+    As `oodbench run` does with a suite. If a benchmark fails, the others still run.
 
     Args:
         suite: a name, or the path of a YAML file.
@@ -339,17 +122,17 @@ def run_suite(
         plugins: folders of content besides the built-in one, and classes of detectors that are in
             no folder, such as those of a notebook.
         data_root: folder of data sets that do not come built in; recorded with the runs.
-        resume: continue what is in `out`; without `out`, the newest run of the suite.
-        tune: names of the detectors whose search space is swept, whatever the benchmark says; or
-            "all", or "none".
+        resume: continue the run in `out`; without `out`, the newest run of the suite.
+        tune: names of the detectors that are tuned, instead of those of the benchmark; or "all",
+            or "none".
         limit: for a first try: most images of each split (`oodbench.data.selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
-        progress: takes what each benchmark has to say; default: nothing is said.
-        say: takes a line before and after each benchmark.
+        progress: progress reporter of each benchmark; default: silent.
+        say: called with a line before and after each benchmark.
 
     Raises:
-        UserError: if something that was asked for is not there or not valid.
+        UserError: if an argument is not valid, or names something that does not exist.
     """
     from oodbench.engine.suite import run_members
 
@@ -392,18 +175,6 @@ def run_suite(
     return SuiteRun(folder, state.complete, failures)
 
 
-def _about(description: RunDescription) -> tuple[str, ...]:
-    """When and with what a run was made, in sentences."""
-    versions = description.versions
-    found = []
-    if description.written:
-        found.append(f"Run of {description.written[:16].replace('T', ' ')} UTC.")
-    if version := versions.get("oodbench"):
-        revision = versions.get("oodbench_revision")
-        found.append(f"oodbench {version}{f', revision {revision}' if revision else ''}.")
-    return tuple(found)
-
-
 def open_run(folder: str | Path) -> Run | SuiteRun:
     """The run on disk in a folder, of a benchmark or of a suite.
 
@@ -419,47 +190,13 @@ def open_run(folder: str | Path) -> Run | SuiteRun:
     return found
 
 
-def changed_files(folder: Path, names: Sequence[str]) -> str:
-    """What is said of a run whose files were changed after it, or are not there any more.
-
-    Args:
-        folder: of the run, or of the suite.
-        names: of the files, relative to the folder.
-    """
-    missing = [name for name in names if not (folder / name).exists()]
-    changed = [name for name in names if name not in missing]
-    found = []
-    if changed:
-        found.append(
-            f"{listed(changed)} changed after the run: what is shown is not what was measured"
-        )
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        found.append(f"{listed(missing)} {verb} missing: {_not_shown(missing)}")
-    return f"{folder}: {'; '.join(found)}. `oodbench run` with --resume makes it again."
-
-
-def _not_shown(missing: Sequence[str]) -> str:
-    """What reports lack without some files of a run."""
-    kinds = {"scores" if name.endswith(".npz") else name.rpartition("/")[2] for name in missing}
-    ties = "which methods are tied is not shown" if "scores" in kinds else "ties are tested again"
-    lacking = {
-        RECORDS: "the results in it are not shown",
-        COSTS: "costs are not shown",
-        TRAINING: "training is not shown",
-        DIFFERENCES: ties,
-        "scores": "figures cannot be drawn of these scores; values in tables are not affected",
-    }
-    return ", ".join(text for kind, text in lacking.items() if kind in kinds)
-
-
 def _checked(
     plugins: Any, methods: Any, seeds: Any, *, resume: Any, **places: Any
 ) -> tuple[list[Plugin], list[str] | None, int]:
-    """Plug-ins, names of methods and number of seeds, as they are to be used.
+    """Plug-ins, names of methods and number of seeds, checked.
 
     Raises:
-        UserError: if one of them, `resume` or a place has another type.
+        UserError: if one of them, `resume` or a path has a wrong type.
     """
     arguments.truth("resume", resume)
     for name, place in places.items():
@@ -479,13 +216,14 @@ def _runner(
     resume: bool,
     progress: Reporter | None,
 ) -> Callable[[Plan, Path], Run]:
-    """What carries out a plan in a folder and writes its reports there.
+    """A function that runs a plan into a folder and writes its reports there.
 
     Raises:
         UserError: if there is no such device or folder.
     """
     from oodbench.engine.benchmark import run as carry_out
     from oodbench.engine.device import find_device
+    from oodbench.report.figures import gallery
     from oodbench.report.writers.run_files import RUN_FILES
 
     if data_root is not None and not Path(data_root).is_dir():
@@ -510,14 +248,14 @@ def _runner(
             directory.write_text(name, written(board))
         # Drawing takes seconds, which only matters where training takes as long.
         if any(record.test_accuracy is not None for record in done.training):
-            done._draw(outcome.folder / "figures")
+            gallery.save_all(done.figures(), outcome.folder / "figures")
         return done
 
     return run_one
 
 
 def _refusal(catalog: Catalog) -> Callable[[Method], str | None]:
-    """Found before anything is trained: a parameter that the detector does not take."""
+    """A function that says why a method's detector cannot be made, before anything is trained."""
 
     def refusal(method: Method) -> str | None:
         try:
@@ -541,7 +279,7 @@ def plan_run(
     refusal: Callable[[Method], str | None] = lambda method: None,
     change: Change | None = None,
 ) -> Plan:
-    """The plan of a run, without doing any of it.
+    """The plan of a run; nothing is run.
 
     Raises:
         UserError: as `oodbench.planning.plan.make_plan`.
@@ -551,9 +289,9 @@ def plan_run(
 
 
 def check_parameters(plan: Plan, catalog: Catalog) -> None:
-    """Refuse parameters that a detector does not take, without importing it in this process.
+    """Check that each detector takes its parameters, without importing it in this process.
 
-    What `run` finds when it makes the detectors, for those who only look at the plan.
+    For a plan that is only shown; `run` finds the same when it makes the detectors.
 
     Raises:
         UserError: naming file, line and method.
@@ -568,11 +306,11 @@ def check_parameters(plan: Plan, catalog: Catalog) -> None:
 
 @contextmanager
 def _place(out: str | Path | None, name: str, resume: bool) -> Iterator[Path]:
-    """The run directory, held: the one that was given, the newest to resume, or a new one.
+    """The run directory, locked: the given one, the newest one to resume, or a new one.
 
     Raises:
-        UserError: if another process holds it, or it cannot be written.
-        InterruptedRun: if the user stops what is done meanwhile.
+        UserError: if another process uses it, or it cannot be written.
+        InterruptedRun: if the user interrupts the run.
     """
     if out is not None:
         folder = Path(out)
@@ -587,13 +325,13 @@ def _place(out: str | Path | None, name: str, resume: bool) -> Iterator[Path]:
 
 def _newest(name: str) -> Path | None:
     """The newest default run directory of a benchmark or a suite."""
-    # Times sort as text; the stem guards against digits-open-set being taken for digits.
+    # Times sort as text. The pattern of the time keeps digits-open-set apart from digits.
     before = sorted(RUNS.glob(f"{name}-[0-9]*-[0-9]*"))
     return before[-1] if before else None
 
 
 def _new_folder(name: str) -> Path:
-    """`runs/<name>-<time>`, made now; with a number if another run has taken that name."""
+    """A new folder `runs/<name>-<time>`, with a number if another run has that name."""
     stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(RUNS / each for each in names if claim(RUNS / each))
@@ -607,6 +345,6 @@ def load_detector(name: str, /, **parameters: Any) -> Detector:
         **parameters: arguments of its constructor.
 
     Raises:
-        UserError: if there is no such detector, it is broken, or does not take a parameter.
+        UserError: if there is no such detector, it is broken, or it does not take a parameter.
     """
     return Catalog().load_detector(name, parameters)

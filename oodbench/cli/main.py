@@ -20,10 +20,10 @@ from oodbench.errors import ExitCode, InterruptedRun, UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from oodbench.api import Run, SuiteRun
     from oodbench.planning.suite import Change
     from oodbench.plugins.catalog import Catalog
     from oodbench.progress import Reporter
+    from oodbench.results import Run, SuiteRun
 
 app = typer.Typer(
     name="oodbench",
@@ -192,7 +192,7 @@ def run(
         "epochs": epochs,
         "progress": _reporter(),
     }
-    done: api.Run | api.SuiteRun
+    done: Run | SuiteRun
     try:
         if catalog.is_suite(benchmark):
             done = api.run_suite(benchmark, say=_say, **options)

@@ -16,6 +16,7 @@ from oodbench import api
 from oodbench.cli import main as cli
 from oodbench.errors import UserError
 from oodbench.report import Leaderboard
+from oodbench.results import Run
 
 TINY = """\
 schema_version: 1
@@ -60,23 +61,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def run(out: str | None, **options: Any) -> api.Run:
+def run(out: str | None, **options: Any) -> Run:
     return oodbench.run("tiny.yaml", out=out, seeds=1, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
-def short(place: Path) -> api.Run:
+def short(place: Path) -> Run:
     done = run("short", **SHORT)
     assert done.complete
     return done
 
 
 @pytest.fixture(scope="module")
-def whole(place: Path) -> api.Run:
+def whole(place: Path) -> Run:
     return run("whole")
 
 
-def described(run: api.Run) -> dict[str, Any]:
+def described(run: Run) -> dict[str, Any]:
     content = json.loads((run.folder / "run.json").read_text())
     assert isinstance(content, dict)
     return content
@@ -89,8 +90,8 @@ def plain(text: str) -> str:
 
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html", "latex"])
 def test_every_form_of_report_is_labeled(
-    short: api.Run,
-    whole: api.Run,
+    short: Run,
+    whole: Run,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     form: str,
@@ -103,7 +104,7 @@ def test_every_form_of_report_is_labeled(
         assert (LABEL in plain(capsys.readouterr().out)) == (each is short)
 
 
-def test_every_file_is_labeled(short: api.Run) -> None:
+def test_every_file_is_labeled(short: Run) -> None:
     names = [path.name for path in short.folder.iterdir() if path.is_file()]
     assert {"records.jsonl", "costs.jsonl", "training.jsonl", "run.json"} < set(names)
     for name in names:
@@ -114,14 +115,14 @@ def test_every_file_is_labeled(short: api.Run) -> None:
     assert described(short)["benchmark"]["limited"] == {"images": 200, "epochs": 1}
 
 
-def test_it_is_really_less(short: api.Run, whole: api.Run) -> None:
+def test_it_is_really_less(short: Run, whole: Run) -> None:
     for each, images, epochs in ((short, 200, 1), (whole, 600, 2)):
         tested = [record for record in each.records if record.ood_dataset]
         assert {(record.n_id, record.n_ood) for record in tested} == {(images, images)}
         assert [record.epoch for record in each.training] == list(range(1, epochs + 1))
 
 
-def test_results_do_not_mix(short: api.Run, whole: api.Run) -> None:
+def test_results_do_not_mix(short: Run, whole: Run) -> None:
     one, other = described(short), described(whole)
     assert one["run_id"] != other["run_id"]
     assert one["checksums"]["data"] != other["checksums"]["data"]
@@ -143,14 +144,14 @@ def test_results_do_not_mix(short: api.Run, whole: api.Run) -> None:
     ],
 )
 def test_resuming_with_another_limit_is_refused(
-    short: api.Run, whole: api.Run, folder: str, options: dict[str, Any]
+    short: Run, whole: Run, folder: str, options: dict[str, Any]
 ) -> None:
     with pytest.raises(UserError, match="their results do not mix"):
         run(folder, resume=True, **options)
 
 
 def test_the_default_folder_says_so_too(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, short: api.Run
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, short: Run
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
@@ -216,7 +217,7 @@ def test_what_is_not_valid_is_refused(
 # --- tuning ---------------------------------------------------------------------------------------
 
 
-def test_a_search_space_that_is_not_tuned_is_said(whole: api.Run) -> None:
+def test_a_search_space_that_is_not_tuned_is_said(whole: Run) -> None:
     untuned = {record.method: record.untuned for record in whole.records}
     assert untuned == {"SoftMax+MaxProb": None, "SoftMax+KNN": ["k"]}
     board = whole.leaderboard()
@@ -226,7 +227,7 @@ def test_a_search_space_that_is_not_tuned_is_said(whole: api.Run) -> None:
     assert rows == {"SoftMax+MaxProb": [], "SoftMax+KNN": ["k"]}
 
 
-def test_tuning_is_part_of_what_a_run_is(whole: api.Run) -> None:
+def test_tuning_is_part_of_what_a_run_is(whole: Run) -> None:
     done = run("tuned", tune=["knn"], methods=["knn"])
     assert {record.tuned_on for record in done.records} == {"fgsm"}
     assert {record.untuned for record in done.records} == {None}
@@ -241,7 +242,7 @@ def test_tuning_is_part_of_what_a_run_is(whole: api.Run) -> None:
     assert run("tuned", tune="knn", resume=True).complete
 
 
-def test_words_do_not_make_another_run(whole: api.Run, place: Path) -> None:
+def test_words_do_not_make_another_run(whole: Run, place: Path) -> None:
     before = (whole.folder / "records.jsonl").read_bytes()
     path = place / "tiny.yaml"
     path.write_text(TINY.replace("For tests", "In other words").replace("Tiny", "Another title"))

@@ -18,6 +18,7 @@ from oodbench.engine import suite as suite_run
 from oodbench.errors import UserError
 from oodbench.planning.suite import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog
+from oodbench.results import SuiteRun
 from oodbench.specs import PublishedSpec
 from oodbench.specs.yaml_file import read_spec
 from oodbench.storage.suite_directory import SuiteDirectory
@@ -553,7 +554,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def again(finished: Path, folder: Path, **options: Any) -> api.SuiteRun:
+def again(finished: Path, folder: Path, **options: Any) -> SuiteRun:
     """Run the suite on, in a copy of its directory."""
     if not folder.exists():
         shutil.copytree(finished, folder)
@@ -579,7 +580,7 @@ def test_every_benchmark_has_a_run_directory_of_its_own(finished: Path) -> None:
     for member in ("tiny-one", "tiny-two"):
         drawn = {path.name for path in (finished / member / "figures").iterdir()}
         assert drawn == {"test-accuracy.png", "scores.png"}
-    members = api.SuiteRun(finished).members
+    members = SuiteRun(finished).members
     assert list(members) == ["tiny-one", "tiny-two"]
     assert members["tiny-one"].leaderboard().benchmark == "tiny-one"
 
@@ -591,7 +592,7 @@ def test_a_benchmark_that_fails_stops_no_other(finished: Path) -> None:
     assert status == {"tiny-one": "complete", "tiny-lost": "failed", "tiny-two": "complete"}
     (reason,) = [each["reason"] for each in description["members"] if each["reason"]]
     assert "lost" in reason
-    comparison = api.SuiteRun(finished).comparison()
+    comparison = SuiteRun(finished).comparison()
     assert comparison.members[1].reason == reason
 
 
@@ -726,17 +727,17 @@ def test_a_description_that_is_not_readable(finished: Path, tmp_path: Path) -> N
     shutil.copytree(finished, folder)
     (folder / "suite.json").write_text("{}")
     with pytest.raises(UserError, match=r"Cannot read .*suite\.json"):
-        api.SuiteRun(folder).comparison()
+        SuiteRun(folder).comparison()
     (folder / "suite.json").unlink()
     with pytest.raises(UserError, match="holds no suite"):
-        api.SuiteRun(folder).comparison()
+        SuiteRun(folder).comparison()
 
 
 def test_reports_need_nothing_but_the_directory(finished: Path, tmp_path: Path) -> None:
     """The content may be gone or changed: what was read is in suite.json."""
     folder = tmp_path / "elsewhere"
     shutil.copytree(finished, folder)
-    comparison = api.SuiteRun(folder).comparison()
+    comparison = SuiteRun(folder).comparison()
     assert comparison.to_markdown() == (finished / "comparison.md").read_text(encoding="utf-8")
     held = json.loads((folder / "suite.json").read_text())
     assert held["published"] == read_spec(

@@ -193,6 +193,6 @@ def test_every_form_of_report_refuses(
 def test_a_program_gets_the_same_error(folder: Path) -> None:
     change(folder / "records.jsonl", put("value", "0.5"))
     run = oodbench.api.open_run(folder)
-    assert isinstance(run, oodbench.api.Run)
+    assert isinstance(run, oodbench.Run)
     with pytest.raises(UserError, match=r"not a record .*value is '0.5'"):
         run.leaderboard()

@@ -24,12 +24,12 @@ import torch
 
 import oodbench
 from oodbench import api, files, metrics
-from oodbench.api import Run
 from oodbench.cli import main as cli
 from oodbench.engine import benchmark as engine
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
 from oodbench.report.writers.run_files import RUN_FILES
+from oodbench.results import Run
 from oodbench.storage import run_description
 from oodbench.storage import run_directory as rundir
 from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord, to_lines

@@ -1,0 +1,282 @@
+"""Runs on disk, as a program reads them: views of run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oodbench.errors import UserError, listed
+from oodbench.storage.holding import held_around
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
+from oodbench.storage.run_description import RunDescription
+from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING, RunDirectory
+from oodbench.storage.suite_directory import SuiteDirectory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from oodbench.report import Comparison, Leaderboard
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a benchmark on disk.
+
+    Attributes:
+        folder: the run directory.
+        complete: whether everything that was asked for is there.
+        failures: "method (seed k): reason" of each failure.
+    """
+
+    folder: Path
+    complete: bool = True
+    failures: tuple[str, ...] = ()
+
+    @property
+    def _directory(self) -> RunDirectory:
+        return RunDirectory(self.folder)
+
+    @cached_property
+    def _read(self) -> tuple[list[QualityRecord], list[CostRecord]]:
+        ended = self._directory.read_description().status == "complete"
+        records, costs = self._directory.read_records()
+        if not records and (ended or RECORDS in self.changed):
+            path = self.folder / RECORDS
+            raise UserError(
+                f"{path} is {'empty' if path.exists() else 'missing'}: it held the results of the "
+                "run.",
+                "Restore the file, or compute the results again: `oodbench run` with --resume and "
+                f"--out {self.folder}.",
+            )
+        return records, costs
+
+    @property
+    def records(self) -> list[QualityRecord]:
+        """One record for each method, OOD set, metric and seed."""
+        return self._read[0]
+
+    @property
+    def costs(self) -> list[CostRecord]:
+        """One record for each method and seed."""
+        return self._read[1]
+
+    @cached_property
+    def training(self) -> list[TrainingRecord]:
+        """One record for each epoch of each model and seed."""
+        return self._directory.read_training()
+
+    @cached_property
+    def differences(self) -> list[DifferenceRecord]:
+        """Lead of the best method over each method, for each metric and column.
+
+        Read from the run, or computed from its scores if the file is missing; empty if the scores
+        are missing too.
+        """
+        from oodbench.report import differences
+
+        found = [] if DIFFERENCES in self.changed else self._directory.read_differences()
+        if differences.belong(found, self.records):
+            return found
+        resamples = self._directory.read_description().of_benchmark.evaluation.resamples
+        try:
+            return differences.from_scores(self.records, self._directory.read_scores, resamples)
+        except UserError:  # scores are missing
+            return []
+
+    def scores(self, method: str, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+        """Scores of a method: data set -> array [N], "id" for the ID test images.
+
+        Higher is more in-distribution.
+
+        Raises:
+            UserError: if there are none of that method and seed.
+        """
+        return self._directory.read_scores((method, seed))
+
+    def leaderboard(self) -> Leaderboard:
+        """The records, aggregated and ranked."""
+        return self._leaderboard
+
+    @cached_property
+    def _leaderboard(self) -> Leaderboard:
+        from oodbench.report import Leaderboard
+
+        try:
+            board = Leaderboard.from_records(
+                self.records, self.costs, self.warnings, self.differences
+            )
+        except UserError as error:
+            if not self.changed:
+                raise
+            changed = changed_files(self.folder, self.changed)
+            raise UserError(f"{changed} {error.message}", error.hint) from error
+        return replace(board, about=_about(self._directory.read_description()))
+
+    def report(self) -> Leaderboard:
+        """The report of the run: its leaderboard."""
+        return self.leaderboard()
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures that can be drawn of the run, by name (`oodbench.report.figures.gallery`)."""
+        from oodbench.report.figures import gallery
+
+        models = self._directory.read_description().of_benchmark.models
+        measured = {(cost.method, cost.seed) for cost in self.costs}
+        seed = min((seed for _, seed in measured), default=0)
+        methods = dict.fromkeys(cost.method for cost in self.costs)
+        scores = {name: self.scores(name, seed) for name in methods if (name, seed) in measured}
+        return gallery.of_run(models, self.leaderboard(), self.training, scores, seed)
+
+    def write_figures(self, folder: str | Path) -> list[Path]:
+        """Draw the figures into a folder.
+
+        Returns:
+            The files.
+
+        Raises:
+            UserError: if the folder lies in a run directory that another process uses.
+        """
+        from oodbench.report.figures import gallery
+
+        with held_around(Path(folder)):
+            return gallery.save_all(self.figures(), Path(folder))
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Files with results that were changed or removed after the run.
+
+        Empty for runs of versions that recorded no digests.
+        """
+        return self._directory.changed()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the results should know.
+
+        Files that were changed after the run, and signs of a mistake in the data that the run
+        found (`engine.mistakes`).
+        """
+        found = self._directory.read_description().warnings
+        changed = self.changed
+        return (
+            *([changed_files(self.folder, changed)] if changed else []),
+            *(
+                text if where == "data" else f"{where}: {text}"
+                for where, texts in found.items()
+                for text in texts
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """A run of a suite on disk.
+
+    Attributes:
+        folder: the suite's directory.
+        complete: whether everything that was asked for is there.
+        failures: "benchmark: reason" of each benchmark that is not complete.
+    """
+
+    folder: Path
+    complete: bool = True
+    failures: tuple[str, ...] = ()
+
+    @property
+    def members(self) -> dict[str, Run]:
+        """The runs of the benchmarks that were started, by the benchmark's name in the suite."""
+        directory = SuiteDirectory(self.folder)
+        state = directory.read()
+        folders = {
+            state.suite.member_name(member): directory.member_folder(state, member)
+            for member in state.suite.members
+        }
+        return {
+            name: Run(folder) for name, folder in folders.items() if RunDirectory(folder).exists()
+        }
+
+    def comparison(self) -> Comparison:
+        """The published tables, with the measured values beside the published ones."""
+        from oodbench.engine.suite import comparison_of
+
+        found = comparison_of(SuiteDirectory(self.folder))
+        if changed := self.changed:
+            warning = changed_files(self.folder, changed)
+            found = replace(found, deviations=(warning, *found.deviations))
+        return found
+
+    def report(self) -> Comparison:
+        """The report of the suite: its comparison."""
+        return self.comparison()
+
+    def write_figures(self, folder: str | Path) -> list[Path]:
+        """Draw the figures into a folder.
+
+        Returns:
+            The files.
+
+        Raises:
+            UserError: if the folder lies in a run directory that another process uses.
+        """
+        from oodbench.engine.suite import write_figures
+
+        with held_around(Path(folder)):
+            return write_figures(SuiteDirectory(self.folder), Path(folder))
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """As `Run.changed`, of all members: "<member>/records.jsonl"."""
+        return tuple(
+            f"{run.folder.name}/{file}" for run in self.members.values() for file in run.changed
+        )
+
+
+def changed_files(folder: Path, names: Sequence[str]) -> str:
+    """The warning about files of a run that were changed or removed after it.
+
+    Args:
+        folder: of the run, or of the suite.
+        names: of the files, relative to the folder.
+    """
+    missing = [name for name in names if not (folder / name).exists()]
+    changed = [name for name in names if name not in missing]
+    found = []
+    if changed:
+        found.append(
+            f"{listed(changed)} changed after the run: what is shown is not what was measured"
+        )
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        found.append(f"{listed(missing)} {verb} missing: {_not_shown(missing)}")
+    return f"{folder}: {'; '.join(found)}. `oodbench run` with --resume makes it again."
+
+
+def _not_shown(missing: Sequence[str]) -> str:
+    """What reports lack without some files of a run."""
+    kinds = {"scores" if name.endswith(".npz") else name.rpartition("/")[2] for name in missing}
+    ties = "which methods are tied is not shown" if "scores" in kinds else "ties are tested again"
+    lacking = {
+        RECORDS: "the results in it are not shown",
+        COSTS: "costs are not shown",
+        TRAINING: "training is not shown",
+        DIFFERENCES: ties,
+        "scores": "figures cannot be drawn of these scores; values in tables are not affected",
+    }
+    return ", ".join(text for kind, text in lacking.items() if kind in kinds)
+
+
+def _about(description: RunDescription) -> tuple[str, ...]:
+    """When and with which version a run was made, in sentences."""
+    versions = description.versions
+    found = []
+    if description.written:
+        found.append(f"Run of {description.written[:16].replace('T', ' ')} UTC.")
+    if version := versions.get("oodbench"):
+        revision = versions.get("oodbench_revision")
+        found.append(f"oodbench {version}{f', revision {revision}' if revision else ''}.")
+    return tuple(found)
