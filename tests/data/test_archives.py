@@ -132,7 +132,7 @@ def test_members_outside_of_the_folder_in_a_zip(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("to", ["../outside", "/etc/passwd", "../../x/y", ".."])
 def test_links_that_lead_out(tmp_path: Path, to: str, kind: bytes) -> None:
     tar = make_tar(tmp_path / "a.tar.gz", member("fine", b"1"), link("x", to, kind))
-    assert "its link 'x' leads out of the folder it lies in" in refusal(tar)
+    assert "its link 'x' leads out of the folder" in refusal(tar)
 
 
 def test_writing_through_a_link(tmp_path: Path) -> None:

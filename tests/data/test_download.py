@@ -87,9 +87,7 @@ def test_a_server_that_refuses(
     assert error.message.startswith(
         f"data set 'toy': cannot download data.bin ({expected}): {server.url}/a/data.bin: {reason}"
     )
-    assert error.hint.startswith(
-        "Repeat the command to go on where it stopped, or download http://"
-    )
+    assert error.hint.startswith("Repeat the command to resume the download, or download http://")
     assert len(server.requests) == attempts
 
 
@@ -283,7 +281,7 @@ def test_offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OODBENCH_OFFLINE", "1")
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert error.message == (
-        "data set 'toy' needs data.bin, and OODBENCH_OFFLINE forbids to download it."
+        "data set 'toy' needs data.bin, and OODBENCH_OFFLINE forbids downloads."
     )
     assert error.hint.startswith("Unset OODBENCH_OFFLINE, or download http://127.0.0.1")
     assert server.requests == []
@@ -294,7 +292,7 @@ def test_offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_no_address(tmp_path: Path, server: Server) -> None:
     error = refused(spec(), tmp_path)
     assert "the manifest knows no address of it" in error.message
-    assert error.hint.startswith("To go on, get data.bin by hand")
+    assert error.hint.startswith("To continue, get data.bin by hand")
 
 
 def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

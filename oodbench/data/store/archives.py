@@ -1,8 +1,12 @@
 """Unpacking archives that may be hostile or damaged: tar (gz, bz2, xz), zip, and single gz files.
 
-Names, links and declared sizes are looked at before anything is written; real sizes are counted
-while it is. What tarfile keeps in memory, headers and members, is limited too. Links become copies
-of what they point to, so no link is ever made, and what was unpacked is the same on every system.
+Names, links and declared sizes are checked before anything is written; real sizes are counted
+while writing. Headers and members, which tarfile keeps in memory, are limited too. Links become
+copies of their targets: no link is created, and the unpacked files are the same on every system.
+
+`tarfile.data_filter` refuses devices, and members and links that lead out of the folder. Own checks
+are needed beyond it because it strips leading slashes instead of refusing them, applies the path
+rules of the running system only (drives, backslashes), limits no sizes, and exists only for tar.
 """
 
 from __future__ import annotations
@@ -32,20 +36,20 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip", ".gz")
 
 _MEMBERS = 2_000_000
-"""Members that a tar may have; each costs about a kilobyte of memory."""
+"""Maximum number of members of a tar; each takes about a kilobyte of memory."""
 
 _HEADERS = 1 << 20
-"""Bytes that the headers of a tar may have; tarfile reads a long name whole, however long."""
+"""Maximum size of the headers of a tar in bytes; tarfile reads names of any length into memory."""
 
 _HEADERS_PER_MEMBER = 1 << 12
-"""Bytes that each member adds to that."""
+"""Bytes that each member adds to `_HEADERS`."""
 
 _COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
-"""By what the file begins with: what reads a compressed tar."""
+"""First bytes of a compressed tar -> function that opens it."""
 
 Unpacked = dict[str, tuple[int, str]]
 """Path in the folder, with "/" -> size in bytes and SHA-256."""
@@ -56,18 +60,18 @@ def unpack(archive: Path, name: str, folder: Path, limit: int) -> Unpacked:
 
     Args:
         archive: the file.
-        name: its name, whose suffix tells the format.
-        folder: an empty folder; it is unfinished if an error is raised.
-        limit: the most bytes that the content may have.
+        name: name of the archive; its suffix decides the format.
+        folder: an empty folder; it is incomplete if an error is raised.
+        limit: maximum size of the content in bytes.
 
     Returns:
-        What was written.
+        Size and checksum of every file that was written.
 
     Raises:
-        UserError: a member would be written outside of the folder, or is a link that leads out or
-            a device; the content is larger than the limit, or than it says, or a tar's headers
-            are; the archive is damaged or of an unknown format; or the disk is full. The first
-            three are found before anything is written, as far as the archive tells the truth.
+        UserError: a member lies outside of the folder, is a link that leads out of it, or is a
+            device; content or headers are too large, or larger than declared; the archive is
+            damaged or of an unknown format; or the disk is full. Bad members and declared sizes
+            are found before anything is written.
     """
     work = _Unpacking(archive, folder, limit)
     with work.damage_explained():
@@ -80,21 +84,21 @@ def unpack(archive: Path, name: str, folder: Path, limit: int) -> Unpacked:
         else:
             raise UserError(
                 f"{archive}: cannot tell from the name '{name}' how to unpack it.",
-                f"Known endings: {', '.join(SUFFIXES)}. A file that is used as it is has no "
-                "'unpacked_limit' in the manifest.",
+                f"Known suffixes: {', '.join(SUFFIXES)}. If the file is not an archive, remove its "
+                "'unpacked_limit' from the manifest.",
             )
     return work.written
 
 
 class _Metered:
-    """The stream that tarfile reads an archive from; it ends where headers have no end.
+    """A stream for tarfile with a limit on the bytes that may be read.
 
     Args:
-        content: the archive, decompressed.
-        refuse: raises what is to be raised at more than `left` bytes.
+        content: the decompressed archive.
+        refuse: called if more than `left` bytes are to be read; raises an error.
 
     Attributes:
-        left: bytes that may still be read.
+        left: number of bytes that may still be read.
     """
 
     def __init__(self, content: IO[bytes], refuse: Callable[[], None]) -> None:
@@ -103,7 +107,7 @@ class _Metered:
         self.seek, self.tell = content.seek, content.tell
 
     def read(self, size: int) -> bytes:
-        """Read up to `size` bytes, which is looked at before memory is taken for them."""
+        """Read up to `size` bytes; the limit is checked before memory is allocated."""
         self.left -= size
         if size < 0 or self.left < 0:
             self._refuse()
@@ -131,13 +135,14 @@ class _Unpacking:
         links: dict[str, str] = {}
         declared = members = 0
         for member in tar:
-            # A sparse member is as many parts as it says.
+            # The parts of a sparse member count as members.
             members += 1 + len(cast(list[Any], getattr(member, "sparse", None)) or ())
             if members > _MEMBERS:
                 raise self._refused(f"it has more than {_MEMBERS:,} members")
             stream.left += _HEADERS_PER_MEMBER
-            member.pax_headers = {}  # which have been heeded, and may be long
+            member.pax_headers = {}  # already applied; may be large
             name = self._safe(member.name)
+            self._filter(member)
             if member.issym() or member.islnk():
                 links[name] = self._target(member)
                 files.pop(name, None)
@@ -146,9 +151,7 @@ class _Unpacking:
                 self._within_limit(declared)
                 files[name] = member
                 links.pop(name, None)
-            elif not member.isdir():
-                raise self._refused(f"its member '{member.name}' is a device or a pipe")
-        stream.left = math.inf  # contents are read a piece at a time
+        stream.left = math.inf  # contents are read in pieces
         for link, target in links.items():
             declared += files[self._end(link, target, links, files)].size
             self._within_limit(declared)
@@ -184,7 +187,7 @@ class _Unpacking:
 
     @contextmanager
     def _decompressed(self) -> Iterator[IO[bytes]]:
-        """A tar as it was before it was compressed."""
+        """The decompressed tar."""
         with self.archive.open("rb") as file:
             start = file.read(max(map(len, _COMPRESSED)))
         reader = next(
@@ -193,31 +196,39 @@ class _Unpacking:
         with self.archive.open("rb") if reader is None else reader(self.archive) as content:
             yield content
 
-    # --- what is looked at before -------------------------------------------------------------
+    # --- checks before anything is written ----------------------------------------------------
 
     def _safe(self, name: str) -> str:
-        """The path of a member in the folder, with "/"; "." for the folder itself."""
+        """Path of a member relative to the folder, with "/"; "." for the folder itself."""
         path = PurePosixPath(name)
         windows = PureWindowsPath(name)
         outside = path.is_absolute() or ".." in path.parts
-        # A backslash or a drive is an ordinary name on Linux and leads elsewhere on Windows.
+        # Backslashes and drives are part of a name on Linux, but lead elsewhere on Windows.
         if outside or windows.drive or windows.root or "\\" in name or "\0" in name:
             raise self._refused(f"its member '{name}' lies outside of the folder it is unpacked to")
         return path.as_posix()
 
+    def _filter(self, member: tarfile.TarInfo) -> None:
+        """Apply the standard library's filter."""
+        try:
+            tarfile.data_filter(member, str(self.folder))
+        except tarfile.SpecialFileError as error:
+            raise self._refused(f"its member '{member.name}' is a device or a pipe") from error
+        except (tarfile.AbsoluteLinkError, tarfile.LinkOutsideDestinationError) as error:
+            raise self._refused(f"its link '{member.name}' leads out of the folder") from error
+        except tarfile.FilterError as error:
+            raise self._refused(f"its member '{member.name}' is not safe: {error}") from error
+
     def _target(self, member: tarfile.TarInfo) -> str:
-        """Where a link points, as a path in the folder."""
-        # A hard link names a member; a symbolic link is relative to where it lies.
+        """Target of a link, as a path relative to the folder."""
+        # Hard links name a member; symbolic links are relative to their own folder.
         base = "" if member.islnk() else posixpath.dirname(member.name)
-        target = posixpath.normpath(posixpath.join(base, member.linkname))
-        if target.startswith(("/", "../")) or target == "..":
-            raise self._refused(f"its link '{member.name}' leads out of the folder it lies in")
-        return self._safe(target)
+        return self._safe(posixpath.normpath(posixpath.join(base, member.linkname)))
 
     def _end(
         self, link: str, target: str, links: dict[str, str], files: dict[str, tarfile.TarInfo]
     ) -> str:
-        """The file that a link leads to in the end."""
+        """The file at the end of a chain of links."""
         for _ in range(len(links) + 1):
             if target in files:
                 return target
@@ -254,7 +265,7 @@ class _Unpacking:
         self.written[name] = size, checksum.hexdigest()
 
     def _read(self, content: IO[bytes]) -> bytes:
-        # Here too, or an error of reading would be taken for one of the disk that is written to.
+        # Here too: otherwise an error of reading looks like an error of the target disk.
         with self.damage_explained():
             return content.read(CHUNK)
 
@@ -266,11 +277,11 @@ class _Unpacking:
         self.total += self.written[target][0]
         self.written[link] = self.written[target]
 
-    # --- what is said -------------------------------------------------------------------------
+    # --- errors -------------------------------------------------------------------------------
 
     @contextmanager
     def damage_explained(self) -> Iterator[None]:
-        """Turn what the decompressors raise at damaged archives into a message."""
+        """Turn errors of the decompressors into messages."""
         try:
             yield
         except (
@@ -283,13 +294,12 @@ class _Unpacking:
     def _damaged(self, reason: str) -> UserError:
         return UserError(
             f"Cannot unpack {self.archive}: {reason}.",
-            "If its checksum is the manifest's, the file is damaged where it comes from; get it "
-            "elsewhere.",
+            "If its checksum is right, the published file is damaged: get it from another place.",
         )
 
     def _refused(self, reason: str) -> UserError:
         return UserError(
             f"Refused to unpack {self.archive}: {reason}.",
-            "An honest archive does not do this; if you trust it, unpack it by hand and use a "
-            "manifest without 'files'.",
+            "Normal archives do not do this. If you trust it, unpack it by hand and use a manifest "
+            "without 'files'.",
         )

@@ -1,7 +1,7 @@
-"""Downloading one file: from the first mirror that has it, in as many parts as it takes.
+"""Downloading one file from the first mirror that has it, with retries and resumption.
 
-What has arrived is kept in `<name>.part`; the next attempt, or the next run, asks the server for
-the rest. The file gets its name once its size and its checksum are right.
+Received bytes are kept in `<name>.part`; the next attempt or the next run requests the rest. The
+file gets its name when its size and its checksum are right.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from oodbench.data.store.dataset_folders import PLACE
@@ -19,14 +19,17 @@ from oodbench.data.store.disk import disk_errors, file_digest
 from oodbench.errors import UserError
 from oodbench.specs import FileSpec
 
+if TYPE_CHECKING:
+    from requests import Response
+
 OFFLINE_VARIABLE = "OODBENCH_OFFLINE"
 
 ATTEMPTS = 3
-"""Attempts at one address that bring nothing, after which the next one is tried."""
+"""Attempts without progress at one address, after which the next address is tried."""
 
 MOST_ATTEMPTS = 100
-"""Attempts at one address, whatever they bring: of a file of unknown size, a server may have no end
-of something else."""
+"""Maximum number of attempts at one address, with or without progress: if the size is unknown, a
+server may send other content without end."""
 
 WAITS = (1.0, 3.0)
 """Seconds before the second and the third attempt."""
@@ -35,21 +38,21 @@ TIMEOUTS = (10.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
 _PIECE = 1 << 16
-"""Bytes that are taken from a connection at a time; when it breaks, what was begun is lost."""
+"""Bytes read at a time; if the connection breaks, the incomplete piece is lost."""
 
 _PROGRESS = 1 << 20
-"""Bytes beyond the farthest point so far that make an attempt one that brought something."""
+"""Bytes that an attempt must get beyond the farthest point so far to count as progress."""
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP states that may be over in a moment."""
+"""HTTP status codes of temporary failures."""
 
 
 class _FailedError(Exception):
-    """An attempt that failed; the message says why.
+    """A failed attempt.
 
     Args:
-        reason: why.
-        again: whether the same address may do better in a moment.
+        reason: the message.
+        again: whether another attempt at the same address may succeed.
     """
 
     def __init__(self, reason: str, *, again: bool = False) -> None:
@@ -58,12 +61,12 @@ class _FailedError(Exception):
 
 
 def offline() -> bool:
-    """Whether the user forbids to use the network: `OODBENCH_OFFLINE` is set and not 0."""
+    """Whether the user forbids downloads: `OODBENCH_OFFLINE` is set and not 0, false or no."""
     return os.environ.get(OFFLINE_VARIABLE, "").lower() not in ("", "0", "false", "no")
 
 
 def checksum_problem(path: Path, spec: FileSpec) -> str | None:
-    """What is wrong with a file's size or checksum; None if nothing is."""
+    """What is wrong with a file's size or checksum; None if both are right."""
     size = path.stat().st_size
     if spec.size is not None and size != spec.size:
         return f"{size:,} bytes instead of {spec.size:,}"
@@ -76,22 +79,21 @@ def download(spec: FileSpec, folder: Path, dataset: str, say: Callable[[str], No
     """Download a file into a folder.
 
     Args:
-        spec: its name, addresses, checksum and, where it is known, size.
-        folder: where to put it; must exist.
+        spec: name, addresses, checksum and, if known, size of the file.
+        folder: the folder for the file; must exist.
         dataset: name of the data set, for messages.
-        say: takes how far it is.
+        say: called with progress messages.
 
     Returns:
-        The path of the file, which is what the manifest describes.
+        The path of the file, which has the manifest's size and checksum.
 
     Raises:
-        UserError: no address has it; the message says what happened at each, and where to put the
-            file by hand. Or the disk is full. What has arrived is kept.
+        UserError: no address has the file (the message gives the reason for each, and where the
+            user can put the file), or the disk is full. Received bytes are kept.
     """
     if offline():
         raise UserError(
-            f"data set '{dataset}' needs {spec.name}, and {OFFLINE_VARIABLE} forbids to download "
-            "it.",
+            f"data set '{dataset}' needs {spec.name}, and {OFFLINE_VARIABLE} forbids downloads.",
             f"Unset {OFFLINE_VARIABLE}, or {by_hand(spec, folder)}",
         )
     failures: list[str] = []
@@ -103,14 +105,14 @@ def download(spec: FileSpec, folder: Path, dataset: str, say: Callable[[str], No
     what = "; ".join(failures) or "the manifest knows no address of it"
     raise UserError(
         f"data set '{dataset}': cannot download {spec.name} ({_expected(spec)}): {what}.",
-        f"Repeat the command to go on where it stopped, or {by_hand(spec, folder)}"
+        f"Repeat the command to resume the download, or {by_hand(spec, folder)}"
         if spec.urls
-        else f"To go on, {by_hand(spec, folder)}",
+        else f"To continue, {by_hand(spec, folder)}",
     )
 
 
 def by_hand(spec: FileSpec, folder: Path) -> str:
-    """The end of a sentence that says how a file is put into its place by hand."""
+    """End of a sentence that tells the user how to provide a file."""
     source = f"download {spec.urls[0]}" if spec.urls else f"get {spec.name}"
     return f"{source} by hand and put it into {folder} as {spec.name}."
 
@@ -132,12 +134,12 @@ class _Download:
         self._label = f"downloading {dataset}: {spec.name} from {urlsplit(url).hostname}"
 
     def fetch(self) -> Path:
-        """Get the file, with as many attempts as bring something."""
+        """Download the file; repeat attempts as long as they make progress."""
         if self._part.exists() and checksum_problem(self._part, self._spec) is None:
-            return self._checked(resumed=False)  # killed between the last byte and the name
+            return self._checked(resumed=False)  # killed between the last byte and renaming
         attempts = fruitless = 0
-        # Without ranges every attempt starts over, so that one which gets less far than another did
-        # brings nothing, however much it sends.
+        # Without ranges, every attempt starts over: it makes progress only if it gets farther than
+        # all attempts before.
         farthest = self._have()
         while True:
             before = self._have()
@@ -160,25 +162,27 @@ class _Download:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def _attempt(self) -> None:
-        """Ask for what is missing, and append it."""
-        import pooch
-        from requests import RequestException
+        """Request the missing bytes and append them."""
+        import requests
 
         have = self._have()
         if have == self._spec.size:
             return
         with disk_errors(self._part, PLACE), self._part.open("ab") as file:
-            sink = _Sink(file, self._spec, lambda done, total: self._progress(done, total))
-            # As it is stored: a length or a range of something compressed on the way means nothing.
-            headers = {"Accept-Encoding": "identity"} | (
-                {"Range": f"bytes={have}-"} if have else {}
-            )
-            get = pooch.HTTPDownloader(
-                chunk_size=_PIECE, headers=headers, timeout=TIMEOUTS, hooks={"response": sink.begin}
-            )
+            sink = _Sink(file, self._spec, self._progress)
+            # Without compression: lengths and ranges are those of the stored file.
+            headers = {"Accept-Encoding": "identity"}
+            if have:
+                headers["Range"] = f"bytes={have}-"
             try:
-                get(self._url, sink, None)
-            except RequestException as error:
+                with requests.get(
+                    self._url, headers=headers, timeout=TIMEOUTS, stream=True
+                ) as response:
+                    response.raise_for_status()
+                    sink.begin(response)
+                    for chunk in response.iter_content(_PIECE):
+                        sink.write(chunk)
+            except requests.RequestException as error:
                 raise _failure(error, sink) from error
             finally:
                 file.flush()
@@ -186,7 +190,7 @@ class _Download:
             sink.end()
 
     def _checked(self, *, resumed: bool) -> Path:
-        """Give the file its name if it is what the manifest describes."""
+        """Rename the file if its size and checksum are right."""
         problem = checksum_problem(self._part, self._spec)
         if problem is None:
             with disk_errors(self._target, PLACE):
@@ -195,7 +199,7 @@ class _Download:
         size = self._have()
         if self._spec.size is not None and size < self._spec.size:
             raise _FailedError(f"it sent {problem}", again=True)
-        # More of it would not help. Parts of two different files may have been joined: begin anew.
+        # More bytes would not help. The parts may be from two different files: start over.
         self._part.unlink()
         raise _FailedError(f"it sent {problem}", again=resumed)
 
@@ -205,12 +209,12 @@ class _Download:
 
 
 class _Sink:
-    """Takes the answer of a server: looks at its head, then counts and writes its body.
+    """Checks the headers of a server's response, then counts and writes its body.
 
     Args:
-        file: what has arrived before; open for appending.
-        spec: what the file should be.
-        progress: called with the bytes that have arrived and those of the whole file, if known.
+        file: the received bytes; open for appending.
+        spec: the manifest's description of the file.
+        progress: called with the number of received bytes, and of all bytes if known.
     """
 
     def __init__(
@@ -221,10 +225,8 @@ class _Sink:
         self._total = spec.size
         self._said = 0.0
 
-    def begin(self, response: Any, *_: Any, **__: Any) -> None:
-        """Called with the head of every answer, redirections too."""
-        if not response.ok or response.is_redirect:
-            return  # an error is raised for what is not ok; a redirection is followed
+    def begin(self, response: Response) -> None:
+        """Check the headers of a successful response."""
         about = response.headers
         if about.get("Content-Type", "").startswith("text/html"):
             raise _FailedError("it sent a web page instead of the file")
@@ -232,7 +234,7 @@ class _Sink:
             self.start_over()
         elif not about.get("Content-Range", "").startswith(f"bytes {self._done}-"):
             self.start_over()
-            raise _FailedError("it sent another part of the file than was asked for", again=True)
+            raise _FailedError("it sent another part of the file than requested", again=True)
         length = about.get("Content-Length", "")
         if length.isdigit():
             announced = self._done + int(length)
@@ -243,12 +245,12 @@ class _Sink:
             self._total = announced
 
     def start_over(self) -> None:
-        """The server sends the file from its start, whatever it was asked for."""
+        """Discard the received bytes: the server sends the file from its start."""
         self._file.truncate(0)
         self._done = 0
 
     def write(self, chunk: bytes) -> None:
-        """Take a piece of the body."""
+        """Write a piece of the body."""
         self._done += len(chunk)
         if self._spec.size is not None and self._done > self._spec.size:
             self.start_over()
@@ -259,29 +261,26 @@ class _Sink:
             self._said = now
             self._progress(self._done, self._total)
 
-    def flush(self) -> None:
-        """Nothing: pieces are large, and what has arrived is flushed at the end."""
-
     def end(self) -> None:
-        """Called after the body: it may have ended early without an error."""
+        """Check that the body is complete: it may end early without an error."""
         if self._total is not None and self._done < self._total:
             raise _FailedError(self.stopped(), again=True)
 
     def stopped(self) -> str:
-        """What to say of a body that ended early."""
+        """Message about a body that ended early."""
         total = "" if self._total is None else f" of {self._total:,}"
         return f"it stopped after {self._done:,}{total} bytes"
 
 
 def _failure(error: Exception, sink: _Sink) -> _FailedError:
-    """What went wrong, in words."""
+    """The failure that an error of requests means."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         state = error.response.status_code
-        if state == 416:  # what is there is not a beginning of the file there
+        if state == 416:  # the received bytes are not a part of the server's file
             sink.start_over()
-            return _FailedError("it has no more of the file than has arrived", again=True)
+            return _FailedError("its file is not longer than the part received so far", again=True)
         reason = f"HTTP {state} {error.response.reason or ''}".strip()
         return _FailedError(reason, again=state in _TRANSIENT)
     if isinstance(error, requests.TooManyRedirects):
@@ -298,7 +297,7 @@ def _failure(error: Exception, sink: _Sink) -> _FailedError:
 
 
 def _root(error: BaseException) -> str:
-    """The words of the error at the bottom of a chain of them."""
+    """The message of the first error in a chain of errors."""
     below = error.__cause__ or error.__context__
     if below is None:
         below = next((part for part in error.args if isinstance(part, BaseException)), None)
