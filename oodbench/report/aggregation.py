@@ -1,4 +1,4 @@
-"""From the records of a benchmark to its leaderboard: aggregated over seeds, ranked and marked."""
+"""From the records of a benchmark to its leaderboard: aggregate over seeds, rank and mark."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from oodbench.storage.records import (
 )
 
 _LARGEST = ("peak_memory_bytes", "time_scatter")
-"""Costs of which the largest over seeds is shown, not the mean."""
+"""Costs shown as the maximum over seeds, not as the mean."""
 
-# metric -> OOD set (None for the ID accuracy) -> seed -> what was measured
+# metric -> OOD set (None for the ID accuracy) -> seed -> measurement
 Measured = dict[str, dict[str | None, dict[int, Measurement]]]
 
 
@@ -78,7 +78,7 @@ def aggregate(
         costs_of[cost.method].append(cost)
     ood_sets = _ood_sets(valid, order)
     columns = columns_of({each.name: each.group for each in ood_sets})
-    # A skipped method never ran: its record's seed is none that others lack.
+    # A skipped method never ran: the seed in its record is not one that others lack.
     seeds = tuple(sorted({record.seed for record in records if record.status != "skipped"}))
     measured = {method: _measured(mine) for method, mine in by_method.items()}
     names = {metric for mine in measured.values() for metric in mine}
@@ -121,7 +121,7 @@ def aggregate(
 def _one_benchmark(
     records: Sequence[QualityRecord], costs: Sequence[CostRecord]
 ) -> tuple[str, int, str]:
-    """Benchmark, version and ID data set of the records."""
+    """Name and version of the benchmark, and ID data set, which all records share."""
     if not records:
         raise UserError(
             "There are no records to make a leaderboard from.", "Run a benchmark first."
@@ -136,14 +136,14 @@ def _one_benchmark(
         )
     if others := sorted({cost.benchmark for cost in costs} - {found[0][0]}):
         raise UserError(
-            f"Costs are not comparable: they are of {', '.join(others)}, "
-            f"the quality records of {found[0][0]}."
+            f"Costs are not comparable: they belong to {', '.join(others)}, "
+            f"the quality records to {found[0][0]}."
         )
     return found[0]
 
 
 def _one_size(dataset: str, sizes: set[int | None]) -> int | None:
-    """The number of images of a data set, as the records that say it agree."""
+    """The number of images of a data set, on which all records that have it must agree."""
     known = sorted(size for size in sizes if size is not None)
     if len(known) > 1:
         raise UserError(
@@ -184,7 +184,7 @@ def _group_order(group: str | None) -> tuple[int, str]:
 
 
 def _measured(records: Iterable[QualityRecord]) -> Measured:
-    """What was measured of one method."""
+    """The measurements of one method."""
     found: Measured = defaultdict(lambda: defaultdict(dict))
     for record in records:
         if record.value is None:
@@ -207,7 +207,7 @@ def _absences(records: Iterable[QualityRecord]) -> tuple[Absence, ...]:
         if record.status != "ok":
             reason = " ".join((record.reason or "no reason recorded").split())
             seeds[record.method, record.detector, record.status, reason].add(record.seed)
-    # "skipped" before "failed" would hide what needs a person's eye below what does not.
+    # Failures first: they need attention, skipped methods do not.
     ordered = sorted(seeds.items(), key=lambda item: (item[0][2] != "failed", item[0]))
     return tuple(Absence(*key, tuple(sorted(found))) for key, found in ordered)
 
@@ -265,7 +265,7 @@ def _entry(
         return None if found is None else Entry(found, None, None)
     each = {name: estimate([by_set.get(name, {})]) for name in column.sets}
     known = {name: found for name, found in each.items() if found is not None}
-    # The worst of the sets that happen to be there would flatter a method.
+    # If a set is missing, the worst of the others could be too good.
     if not known or len(known) < len(each):
         return None
     name = min(known, key=lambda name: (goodness(metric, known[name]), name))

@@ -10,7 +10,7 @@ from oodbench.report.estimates import Estimate
 
 
 class Agreement(NamedTuple):
-    """How one column of one measure agrees with what was published, over its rows.
+    """Agreement of one measured column with the published one, over the rows of a table.
 
     Attributes:
         table: title of the table.
@@ -18,11 +18,11 @@ class Agreement(NamedTuple):
         column: the column, as published.
         cells: number of cells.
         measured: how many of them were measured.
-        judged: how many of these have an interval.
+        with_interval: how many of these have an interval.
         covered: how many of these intervals cover the published value.
         mean: mean difference, measured minus published; None if nothing was measured.
-        largest: the largest difference, with its sign.
-        where: the row it is in.
+        largest: the difference of the largest size, with its sign.
+        where: the row of the largest difference.
     """
 
     table: str
@@ -30,7 +30,7 @@ class Agreement(NamedTuple):
     column: str
     cells: int
     measured: int
-    judged: int
+    with_interval: int
     covered: int
     mean: float | None
     largest: float | None
@@ -38,18 +38,18 @@ class Agreement(NamedTuple):
 
 
 class Order(NamedTuple):
-    """In how many rows one method is ahead of another.
+    """Number of rows in which one method is ahead of another.
 
     Attributes:
         table: title of the table.
         measure: the metric.
-        ahead: the column that is asked to be ahead, as published.
-        behind: the other one.
+        ahead: the published column that is tested for being ahead.
+        behind: the published column it is compared with.
         rows: number of rows.
-        published: in how many of them it is ahead by the published values.
-        measured: how many rows have both methods measured.
-        here: in how many of these it is ahead.
-        every_seed: in how many of these it is ahead on each seed that both have, two at least.
+        published: number of rows in which `ahead` is ahead by the published values.
+        measured: number of rows with both methods measured.
+        here: number of these rows in which `ahead` is ahead by the measured means.
+        every_seed: number of these rows in which it is ahead on each common seed, two at least.
     """
 
     table: str
@@ -93,15 +93,15 @@ def _agreement(table: ComparedTable, measure: Measure, column: str) -> Agreement
     cells = table.of(measure, column)
     gaps = {place: cell.difference for place, cell in cells.items() if cell.difference is not None}
     where = max(gaps, key=lambda place: abs(gaps[place])) if gaps else None
-    verdicts = [cell.covered for cell in cells.values() if cell.covered is not None]
+    covered = [cell.covered for cell in cells.values() if cell.covered is not None]
     return Agreement(
         table=table.title,
         measure=measure,
         column=column,
         cells=len(cells),
         measured=len(gaps),
-        judged=len(verdicts),
-        covered=sum(verdicts),
+        with_interval=len(covered),
+        covered=sum(covered),
         mean=fmean(gaps.values()) if gaps else None,
         largest=None if where is None else gaps[where],
         where=where,
@@ -133,7 +133,7 @@ def _order(table: ComparedTable, measure: Measure, ahead: str, behind: str) -> O
 
 
 def _on_every_seed(one: Estimate, other: Estimate, sign: int) -> bool:
-    """Whether the first is ahead on each seed that both have; one seed shows nothing."""
+    """Whether the first is ahead on each common seed, of which there are two at least."""
     seeds = one.by_seed.keys() & other.by_seed.keys()
     ahead = [sign * (one.by_seed[seed] - other.by_seed[seed]) > 0 for seed in seeds]
     return len(ahead) > 1 and all(ahead)

@@ -1,4 +1,4 @@
-"""What a value on a leaderboard is about: one OOD set, or several of them together."""
+"""Columns of a leaderboard: each OOD set, and summaries of several OOD sets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Column(NamedTuple):
 
     Attributes:
         kind: which of these it is.
-        name: the name of the set or the group; "mean" or "worst" otherwise.
-        sets: names of the OOD sets it is made from.
+        name: name of the set or group; otherwise "mean" or "worst".
+        sets: names of its OOD sets.
     """
 
     kind: Literal["mean", "worst", "group", "set"]
@@ -24,7 +24,7 @@ def columns_of(groups: Mapping[str, str | None]) -> tuple[Column, ...]:
     """The columns of a benchmark: the mean, the worst set, the groups, the sets.
 
     Args:
-        groups: OOD set -> its group, or None, in the order in which they are shown.
+        groups: OOD set -> its group or None, in the order to show.
     """
     names = tuple(groups)
     members: dict[str, list[str]] = {}

@@ -33,12 +33,12 @@ class Measure(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """What a value is multiplied with to be shown."""
+        """The factor from a value to the number shown."""
         return 100.0 if self.unit == "percent" else 1.0
 
 
 class Place(NamedTuple):
-    """A row: a network, what it was trained on, what it was tested against; as published."""
+    """A row as published: the network, its training (ID) set, and the OOD set or None."""
 
     network: str
     id: str
@@ -50,12 +50,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One cell: fractions in [0, 1], or nats.
+    """One cell, in fractions in [0, 1] or nats.
 
     Attributes:
-        published: the value printed.
-        rounding: half of the last digit printed: the true value may be off by that much.
-        measured: None if it was not measured.
+        published: the printed value.
+        rounding: half a unit of the last printed digit: the largest rounding error of `published`.
+        measured: the measured value; None if it was not measured.
     """
 
     published: float
@@ -69,11 +69,11 @@ class Compared:
 
     @property
     def covered(self) -> bool | None:
-        """Whether the interval of the mean reaches a value that is printed so; None without one."""
+        """Whether the interval has a value that rounds to the published one; None without one."""
         found = self.measured
         if found is None or found.ci_low is None or found.ci_high is None:
             return None
-        slack = self.rounding + 1e-12  # ends that are equal but for binary fractions
+        slack = self.rounding + 1e-12  # for ends that are equal in decimal fractions
         return found.ci_low - slack <= self.published <= found.ci_high + slack
 
 
@@ -85,14 +85,14 @@ class ComparedTable:
         name: its key in the suite.
         title: its title.
         about: "detection" or "training".
-        place: where it was published.
+        place: table or figure of the publication.
         citation: the publication.
         measures: its quantities.
-        columns: as published -> the method or model that was measured.
-        rows: place -> the benchmark of the suite that measures it.
+        columns: published column -> the method or model that measures it.
+        rows: published row -> the benchmark of the suite that measures it.
         cells: by place, name of the measure, and column.
-        notes: what stands under it.
-        overview: whether a terminal shows it.
+        notes: notes below the table.
+        overview: whether the overview for a terminal shows it.
     """
 
     name: str
@@ -117,11 +117,11 @@ class Member:
     """A benchmark of the suite.
 
     Attributes:
-        name: what it is called.
-        network: what the tables call its network.
-        id: what they call its ID set.
-        status: how far it is.
-        reason: why it is not complete, on one line; None if nothing is to be said.
+        name: its name.
+        network: name of its network in the published tables.
+        id: name of its ID set in the published tables.
+        status: "complete", or how far it is.
+        reason: why it is not complete, on one line; None without a reason.
         seeds: seeds with a value.
     """
 
@@ -135,7 +135,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonData:
-    """What the records of a suite say beside what was published.
+    """Published tables with the measured values of a suite beside them.
 
     Attributes:
         suite: name of the suite.
@@ -143,8 +143,8 @@ class ComparisonData:
         title: its title.
         members: its benchmarks.
         tables: its tables.
-        deviations: how it departs from what the tables were published of, a sentence each.
-        caveats: what a reader of the published numbers should know, a sentence each.
+        deviations: how the protocol differs from the published one, one sentence each.
+        caveats: limits of the published numbers, one sentence each.
     """
 
     suite: str

@@ -1,22 +1,24 @@
-"""Paired differences of each method to the best one of a column: what ties are decided by.
+"""Paired differences of each method to the best one of a column, which decide ties.
 
-All methods of a benchmark are tested on the same images, and those of one model on the same
-checkpoints: the difference of two methods is known better than either. Its error has two parts:
+All methods of a benchmark are tested on the same images, and all methods of a model on the same
+checkpoints. The difference of two methods is therefore known more precisely than either value. Its
+error has two parts:
 
-- The test images are a sample. All methods and seeds are resampled on the same draws of a data set
-  (`intervals.SharedResamples`), so the standard deviation over resamples of the mean difference is
+- Sampling of the test images. All methods and seeds use the same bootstrap resamples of a data set
+  (`bootstrap.SharedResamples`), so the standard deviation over resamples of the mean difference is
   its standard error, whatever the correlations.
-- Another training gives another model. The differences of the seeds, paired by seed, scatter.
+- Variation between training runs: the spread over seeds of the difference, paired by seed.
 
 Fractions are compared by their normal quantiles (probits; sqrt(2) times the probit of an AUROC is
-the detection index d_a). A training that is a little better or worse moves these by about as much
-wherever a method stands. And nothing that is as good as a method at 100 % can scatter: on this
-scale a method at 55 % is not tied with it because it scatters widely. Values closer to 0 or 1 than
-half an image of the smallest data set count as that.
+the detection index d_a). On this scale, a slightly better or worse training run changes all methods
+by about the same amount, whether their fractions are near 0.5 or near 1. As fractions, a method at
+55 % with a wide spread could be tied with a best method at 100 %, although no method that good can
+have such a spread. Values closer to 0 or 1 than half an image of the smallest data set are clipped
+to that distance.
 
-`oodbench.report.simultaneous` makes intervals from both that allow for the number of methods, and
-for the
-best one being chosen by the same data. A method is tied with the best if its interval reaches 0.
+`report.simultaneous` computes intervals from both parts, corrected for the number of methods and
+for choosing the best one on the same data. A method is tied with the best unless its interval lies
+entirely above 0.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ from oodbench.report.columns import Column, columns_of
 from oodbench.storage.records import DifferenceRecord, QualityRecord
 
 ORACLE = "ood_oracle"
-"""How methods are tuned that saw the OOD sets: they are compared with nothing."""
+"""`tuned_on` of methods that are tuned on the OOD sets: they are left out."""
 
 Key = tuple[str, int]
-"""A method's name and a seed."""
+"""Name of a method, and a seed."""
 
 Values = Mapping[str, npt.NDArray[np.floating]]
 """Metric -> values on the shared resamples, shape [R]."""
@@ -64,10 +66,10 @@ class _Pair(NamedTuple):
         method: the method.
         best: the best one.
         seeds: seeds that both have.
-        values: of the best one and of the method, for each of these.
+        values: values of the best one and of the method, for each of these seeds.
         sign: 1 if higher values are better, -1 if lower ones are.
-        resolution: how close to 0 and 1 a value can be told from them.
-        sets: the OOD sets that the two are measured on: of the column, or the worst of each.
+        resolution: smallest distance from 0 and 1 at which values are distinguished.
+        sets: OOD sets of the best one and of the method: those of the column, or the worst of each.
     """
 
     method: str
@@ -80,18 +82,18 @@ class _Pair(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """How far the best one is ahead, mean over the seeds."""
+        """Lead of the best one, mean over the seeds."""
         return fmean(self.sign * (best - value) for best, value in zip(*self.values, strict=True))
 
     def shifts(self) -> list[float]:
-        """How far it is ahead with each seed, on the scale of `_probit`."""
+        """Lead of the best one for each seed, as a difference of probits."""
         best, own = _probit(np.array(self.values), self.resolution)
         return [float(each) for each in self.sign * (best - own)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """All methods of one metric and column, against the best one.
+    """All methods in one metric and column, compared with the best one.
 
     Attributes:
         metric: name of the metric.
@@ -112,24 +114,24 @@ def id_key(ood: str) -> str:
 
 
 def id_scores(scores: Scores, ood: str) -> npt.NDArray[np.float64]:
-    """Scores of the ID test images, by the detector that judges an OOD set."""
+    """Scores of the ID test images by the detector that scores this OOD set."""
     return scores[id_key(ood) if id_key(ood) in scores else "id"]
 
 
 def differences_to_best(
     records: Iterable[QualityRecord], resampled: Callable[[Key], Resampled]
 ) -> list[DifferenceRecord]:
-    """For each metric, column and method but the best one: the difference with its interval.
+    """The difference to the best method, with its interval, for each metric, column and method.
 
-    Methods that were tuned on the OOD sets are left out.
+    Methods that are tuned on the OOD sets are left out.
 
     Args:
         records: quality records of one run.
-        resampled: gives the metrics of a method and seed on the resamples that all share.
+        resampled: returns the metrics of a method and seed on the shared resamples.
 
     Returns:
-        The records, in an order that does not depend on that of the quality records; none where
-        fewer than two methods have values.
+        The records, in an order that does not depend on the order of the quality records; none
+        for columns in which fewer than two methods have values.
     """
     records = list(records)
     kept: dict[Key, Resampled] = {}
@@ -175,11 +177,11 @@ def differences_to_best(
 def from_scores(
     records: Iterable[QualityRecord], scores: Callable[[Key], Scores], resamples: int
 ) -> list[DifferenceRecord]:
-    """As `differences_to_best`, from scores.
+    """The records of `differences_to_best`, computed from scores.
 
     Args:
         records: quality records of one run.
-        scores: gives those of a method and seed.
+        scores: returns the scores of a method and seed.
         resamples: number of bootstrap resamples.
     """
     records = list(records)
@@ -197,7 +199,7 @@ def resample(
 ) -> dict[str, Values]:
     """The metrics of one method and seed on every OOD set, on the shared resamples.
 
-    Kept in float32: what is made of them is a standard error.
+    In float32: they only serve to compute standard errors.
     """
     return {
         ood: as_kept(shared.bootstrap(id_dataset, id_scores(scores, ood), ood, found))
@@ -207,14 +209,14 @@ def resample(
 
 
 def as_kept(values: Mapping[str, npt.NDArray[np.float64]]) -> Values:
-    """Bootstrap values as they are kept until a run ends: half as large."""
+    """Bootstrap values as float32, of half the size, to keep until a run ends."""
     return {metric: found.astype(np.float32) for metric, found in values.items()}
 
 
 def belong(differences: Iterable[DifferenceRecord], records: Iterable[QualityRecord]) -> bool:
-    """Whether differences are those of these quality records, and all of them.
+    """Whether these are exactly the differences of these quality records.
 
-    A run that was stopped, or goes on with other methods, may have older ones on disk.
+    A run that was stopped or resumed with other methods may have outdated differences on disk.
     """
     expected = {
         (each.metric, each.column.kind, each.column.name, pair.method): (
@@ -241,7 +243,7 @@ def belong(differences: Iterable[DifferenceRecord], records: Iterable[QualityRec
     )
 
 
-# --- who is compared with whom -----------------------------------------------------------------
+# --- pairs of methods ----------------------------------------------------------------------------
 
 
 def _comparisons(records: Sequence[QualityRecord]) -> Iterator[_Comparison]:
@@ -289,20 +291,20 @@ def _comparison(
 
 
 def _sets(column: Column, by_set: Mapping[str, Mapping[int, float]], sign: int) -> tuple[str, ...]:
-    """The OOD sets of a column; the worst of them for that column, if all are there."""
+    """The OOD sets of a column; for the column "worst", the worst set if no set is missing."""
     if column.kind != "worst" or not all(by_set.get(name) for name in column.sets):
         return column.sets
     return (min(column.sets, key=lambda name: (sign * fmean(by_set[name].values()), name)),)
 
 
 def mean_of_sets(by_set: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """Seed -> mean over OOD sets, of the seeds that have every set."""
+    """Seed -> mean over OOD sets, for the seeds with all sets."""
     seeds = sorted(set[int].intersection(*map(set, by_set))) if by_set else []
     return {seed: fmean(found[seed] for found in by_set) for seed in seeds}
 
 
 def _image_errors(comparison: _Comparison, resampled: Callable[[Key], Resampled]) -> list[float]:
-    """For each pair the standard deviation of the mean difference of probits over resamples."""
+    """For each pair, the standard deviation over resamples of the mean difference of probits."""
 
     @cache
     def mean(
@@ -325,7 +327,7 @@ def _image_errors(comparison: _Comparison, resampled: Callable[[Key], Resampled]
 
 
 def _probit(values: npt.NDArray[np.float64], resolution: float) -> npt.NDArray[np.float64]:
-    """The normal quantile of fractions, none closer to 0 and 1 than the number of images tells."""
+    """Normal quantiles of fractions, clipped to a distance `resolution` from 0 and 1."""
     from scipy.special import ndtri
 
     return np.asarray(ndtri(np.clip(values, resolution, 1 - resolution)))

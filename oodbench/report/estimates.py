@@ -1,4 +1,4 @@
-"""From one value a seed to a mean with its spread and its confidence interval."""
+"""Means over seeds with their standard deviation and confidence interval."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from statistics import fmean, stdev
 from oodbench.report.differences import mean_of_sets
 
 LEVEL = 0.95
-"""Confidence level of the intervals: that of the bootstrap intervals in the records."""
+"""Confidence level of all intervals, those of the records included."""
 
 FEWEST_SEEDS = 3
-"""Fewer give no interval over seeds: Student's t with one degree of freedom says nothing."""
+"""Fewest seeds for an interval over seeds; with two, Student's interval is too wide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one seed gave on one OOD set: a fraction in [0, 1], its bootstrap interval if any."""
+    """Value of one seed on one OOD set, in [0, 1], with its bootstrap interval if it has one."""
 
     value: float
     ci_low: float | None
@@ -32,8 +32,8 @@ class Estimate:
     Attributes:
         mean: mean over seeds.
         std: standard deviation over seeds, with seeds - 1 degrees of freedom; None for one seed.
-        ci_low: lower end of the confidence interval of the mean; None if the records have none, and
-            with two seeds.
+        ci_low: lower end of the confidence interval of the mean; None for two seeds, and if the
+            records have no intervals.
         ci_high: upper end.
         seeds: number of seeds.
         by_seed: the value of each seed.
@@ -50,27 +50,27 @@ class Estimate:
 def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
     """Mean over seeds of the mean over OOD sets.
 
-    Two things make a mean uncertain, and the interval has both:
+    The interval covers two sources of uncertainty:
 
-    (a) The test images are a sample. The records have a bootstrap interval for each seed. All
-        seeds are tested on the same images, so these errors do not average out: the half-width is
-        the mean over seeds, not that mean over sqrt(S). The sets share the ID images, so likewise
-        the half-width of a mean over sets is the mean of the sets' half-widths. Both are
-        conservative: they are exact if the errors are perfectly correlated.
-    (b) Another training run gives another model. With S seeds of standard deviation s, the
-        half-width is Student's interval of a mean, t(S - 1) * s / sqrt(S). One seed says nothing
-        about this, and the interval then has (a) alone. Two say next to nothing (t is 12.7): there
-        is no interval, and reports show the two values.
+    (a) Sampling of the test images. The records have a bootstrap interval for each seed. All seeds
+        are tested on the same images, so their errors do not average out: the half-width is the
+        mean over seeds, without a factor 1 / sqrt(S). All OOD sets share the ID images, so the
+        half-width of a mean over sets is the mean half-width of the sets. Both are conservative:
+        they are exact if the errors are perfectly correlated.
+    (b) Variation between training runs. For S seeds with standard deviation s, the half-width is
+        that of Student's interval of a mean, t(S - 1) * s / sqrt(S). With one seed this is unknown,
+        and the interval has (a) only. With two seeds it is hardly known (t is 12.7): there is no
+        interval, and reports show both values.
 
-    The two are independent, so their half-widths are added in quadrature, on the lower and on the
-    upper side separately: bootstrap intervals near 1 are lopsided. Ends are clipped to [0, 1].
+    The two sources are independent, so their half-widths are added in quadrature, separately for
+    each side, because bootstrap intervals near 1 are asymmetric. Ends are clipped to [0, 1].
 
     Args:
-        by_set: for each OOD set, the measurement of each seed. Only seeds that have every set
-            count; a mean over fewer sets would not be comparable.
+        by_set: for each OOD set, the measurement of each seed. Only seeds with all sets are used,
+            because means over fewer sets are not comparable.
 
     Returns:
-        The estimate; None if no seed has every set.
+        The estimate; None if no seed has all sets.
     """
     by_seed = mean_of_sets([{s: each.value for s, each in seen.items()} for seen in by_set])
     if not by_seed:
@@ -95,14 +95,13 @@ def estimate(by_set: Sequence[Mapping[int, Measurement]]) -> Estimate | None:
 
 
 def of_runs(by_seed: Mapping[int, float], *, ceiling: float = math.inf) -> Estimate | None:
-    """Mean over seeds of a value that is recorded without the error of its sampling.
+    """Mean over seeds of a value that is recorded without a bootstrap interval.
 
-    Of the two sources of uncertainty of `estimate` the interval has (b) alone; with fewer than
-    three seeds there is none.
+    The interval covers only source (b) of `estimate`; with fewer than three seeds there is none.
 
     Args:
         by_seed: the value of each seed, not negative.
-        ceiling: the largest value possible, which the interval does not pass.
+        ceiling: largest possible value, to which the interval is clipped.
 
     Returns:
         The estimate; None without seeds.
@@ -129,8 +128,8 @@ def _mean_half_width(
 ) -> float | None:
     """Mean over sets of the distance from the mean lower to the mean upper end of each pair.
 
-    None if an end is missing. A percentile interval may leave its own value outside, by a little:
-    the width on that side is then 0.
+    None if an end is missing. A percentile interval may exclude its own value by a little; the
+    width on that side is then 0.
     """
     widths = []
     for pairs in by_set:
@@ -145,7 +144,7 @@ def _mean_half_width(
 
 def _t_quantile(degrees: int) -> float:
     """The (1 + LEVEL) / 2 quantile of Student's t."""
-    # scipy.stats has the same function and takes a second to import.
+    # scipy.stats has the same function, but takes a second to import.
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + LEVEL) / 2))

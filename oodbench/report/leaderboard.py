@@ -1,4 +1,4 @@
-"""The leaderboard of one benchmark as frozen values: what was measured of each method.
+"""The leaderboard of one benchmark, as frozen values.
 
 Every table and every format shows these values; none computes its own.
 """
@@ -21,7 +21,7 @@ RANKED_BY = "auroc"
 """Methods are ranked by the mean of this metric over the OOD sets."""
 
 FPR = "fpr_at_95_tpr"
-"""The field's FPR95, with ID as the positive class: 1 minus TNR@95TPR, and so not in records."""
+"""FPR95 with ID as the positive class: 1 minus TNR@95TPR, and therefore not in the records."""
 
 TNR = "tnr_at_95_tpr"
 """The recorded metric that FPR95 is computed from."""
@@ -37,10 +37,11 @@ SHOWN: Mapping[str, Metric] = MappingProxyType(
         **METRICS,
     }
 )
-"""The metrics of a leaderboard, in the order in which they are shown: the recorded ones and FPR95.
+"""The metrics of a leaderboard in the order to show: FPR95 and the recorded metrics.
 
-FPR95 is the share of OOD images that are accepted where at least 95% of the ID images are. It is
-not `fpr95_ood_positive`, the share of ID images that are rejected where 95% of the OOD images are.
+FPR95 is the share of OOD images accepted at the highest threshold that accepts at least 95% of the
+ID images. `fpr95_ood_positive` is another metric: the share of ID images rejected at the lowest
+threshold that rejects at least 95% of the OOD images.
 """
 
 ORACLE_LABEL = "oracle: tuned on the OOD sets it is tested on"
@@ -56,7 +57,7 @@ TIMES = (
 )
 
 COSTS = (*COUNTS, *TIMES, "peak_memory_bytes", "time_scatter")
-"""Costs by the names that records use, in the order in which they are shown."""
+"""Costs by their names in records, in the order to show."""
 
 Mark = Literal["best", "tied"]
 
@@ -65,9 +66,9 @@ class OodSet(NamedTuple):
     """An OOD set of the benchmark.
 
     Attributes:
-        name: the data set's name.
-        group: "near", "far", or whatever the benchmark says; None if it has no group.
-        images: number of test images; None if the records do not say.
+        name: name of the data set.
+        group: its group in the benchmark, such as "near" or "far"; None without a group.
+        images: number of test images; None if the records do not have it.
     """
 
     name: str
@@ -81,10 +82,10 @@ class Entry:
 
     Attributes:
         estimate: mean over seeds with its interval.
-        mark: "best" of the column, "tied" with the best because the paired difference is not shown
-            to be more than 0, or None.
-        set_name: the set that a value of the column "worst" is of; None in other columns.
-        behind: how far the best method is ahead; None for the best, and if that is not known.
+        mark: "best" of the column; "tied" with the best, if the interval of the paired difference
+            does not lie entirely above 0; or None.
+        set_name: name of the worst set in the column "worst"; None in other columns.
+        behind: paired difference to the best method; None for the best, and if it is unknown.
     """
 
     estimate: Estimate
@@ -94,7 +95,7 @@ class Entry:
 
 
 class Choice(NamedTuple):
-    """Detector parameters of one seed, or of one OOD set if a seed has several."""
+    """Detector parameters of one seed, or of one OOD set if the sets of a seed differ."""
 
     seed: int
     ood_dataset: str | None
@@ -103,16 +104,15 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one method costs.
+    """Costs of one method.
 
     Attributes:
-        seeds: number of seeds it was measured for.
-        devices: where it was measured.
-        values: by the names of `COSTS` and in the records' units: means over seeds, peak
-            memory and scatter the largest. Not medians of times: where seeds were tuned to
-            different steps, time and counts must speak of the same. None if no record has a finite
-            value.
-        requires: the five requirements of the DisMax paper's Table 1, by the names of
+        seeds: number of seeds with a cost.
+        devices: the devices of the measurement.
+        values: by the names of `COSTS`, in the units of the records. Means over seeds, so that
+            times and counts agree if seeds were tuned to different steps; maxima of peak memory
+            and scatter. None if no record has a finite value.
+        requires: the five requirements of Table 1 of the DisMax paper, by the names of
             `records.REQUIREMENTS`; true if true for any seed.
     """
 
@@ -127,7 +127,7 @@ class Row:
     """A method on the leaderboard.
 
     Attributes:
-        rank: place in its section, methods with equal means sharing one; None if a method has no
+        rank: rank in its section, shared by methods with equal means; None if the method has no
             mean because an OOD set is missing.
         method: name of the method.
         model: name of the trained model.
@@ -139,8 +139,8 @@ class Row:
         complete: whether every seed of the leaderboard has a value on every OOD set.
         entries: by metric and column, where there is a value.
         id_accuracy: test accuracy of the classifier; None if not recorded.
-        cost: None if not recorded.
-        untuned: parameters that have a search space and were left at their defaults.
+        cost: its costs; None if not recorded.
+        untuned: parameters with a search space that kept their defaults.
     """
 
     rank: int | None
@@ -159,7 +159,7 @@ class Row:
 
     @property
     def oracle(self) -> bool:
-        """Whether it saw data from the OOD sets it is tested on: such rows stand apart."""
+        """Whether it was tuned on the OOD sets it is tested on; oracles are ranked separately."""
         return self.tuned_on == ORACLE
 
 
@@ -171,7 +171,7 @@ class Absence(NamedTuple):
         detector: name of the detector.
         status: "skipped" or "failed".
         reason: why, on one line.
-        seeds: seeds it holds for.
+        seeds: the seeds without values.
     """
 
     method: str
@@ -189,16 +189,16 @@ class LeaderboardData:
         benchmark: name of the benchmark.
         version: version of the benchmark.
         id_dataset: the in-distribution data set.
-        id_images: number of ID test images; None if the records do not say.
-        ood_sets: the OOD sets, group by group; "near" comes first, "far" next.
-        seeds: every seed that any method ran or tried.
+        id_images: number of ID test images; None if the records do not have it.
+        ood_sets: the OOD sets by group: "near", then "far", then others.
+        seeds: all seeds of all methods, failed ones included.
         metrics: names of the metrics, in the order of `SHOWN`.
         columns: the mean, the worst set, the groups, the sets.
         rows: methods with values: the ranked ones, then the oracles.
         absences: methods and seeds that were skipped or failed.
-        tested: whether it is known which methods are tied with the best; without scores it is not.
-        warnings: signs of a mistake in data or scores, a sentence each.
-        about: when and with what the run was made, which records do not say; shown on pages.
+        tested: whether ties with the best are known; they are unknown without scores.
+        warnings: signs of a mistake in data or scores, one sentence each.
+        about: date and versions of the run, which are not in records; shown on web pages.
     """
 
     benchmark: str
@@ -225,7 +225,7 @@ class LeaderboardData:
         return next(column for column in self.columns if column.kind == kind)
 
     def without_costs(self) -> Self:
-        """The leaderboard with nothing on it that another run with the same scores changes."""
+        """The leaderboard without costs: the same for all runs with the same scores."""
         return replace(self, rows=tuple(replace(row, cost=None) for row in self.rows))
 
     def __repr__(self) -> str:

@@ -75,14 +75,14 @@ def match(
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was measured of one member."""
+    """Measured values of one member."""
 
     records: MemberRecords
     board: LeaderboardData | None = None
     trainings: Histories = field(default_factory=dict)
 
     def detection(self, method: str, measure: str, datasets: Iterable[str]) -> Estimate | None:
-        """A metric of a method on whichever of these data sets it was tested against."""
+        """A metric of a method on the first of these data sets that it was tested on."""
         columns = [Column("set", dataset, (dataset,)) for dataset in datasets]
         for row in () if self.board is None else self.board.rows:
             for column in columns:
@@ -91,7 +91,7 @@ class _Measured:
         return None
 
     def training(self, model: str, measure: str) -> Estimate | None:
-        """What the last epochs of a model ended with."""
+        """A measure of the last epoch, over the seeds of a model."""
         ceiling = {"ceiling": 1.0} if measure.endswith("accuracy") else {}
         return of_runs(last_epochs(self.trainings, model, measure), **ceiling)
 
@@ -114,8 +114,8 @@ def _deviations(suite: SuiteSpec) -> Iterator[str]:
     if suite.training:
         changes = ", ".join(f"{key}: {value}" for key, value in suite.training.items())
         yield (
-            f"The training of every model was changed ({changes}): this is not the protocol that "
-            "the published values were measured with, and differences from them are expected."
+            f"The training of every model was changed ({changes}): this is not the protocol of the "
+            "published values, so differences from them are expected."
         )
 
 
@@ -134,7 +134,7 @@ def _table(
     for row in printed.rows:
         member = member_of.get((row.network, row.id))
         if member is None:
-            continue  # the suite leaves this benchmark out
+            continue  # not a benchmark of the suite
         place = Place(row.network, row.id, row.ood)
         rows[place] = suite.member_name(member)
         for measure in measures:

@@ -1,4 +1,4 @@
-"""The order of methods on a leaderboard, and which values are marked as best or tied with it."""
+"""Ranks of the methods on a leaderboard, and marks of the best values and of ties."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from oodbench.storage.records import DifferenceRecord
 
 
 def goodness(metric: str, found: Estimate) -> float:
-    """The mean, with its sign turned if lower is better."""
+    """The mean, negated if lower is better."""
     return found.mean if METRICS[metric].higher_is_better else -found.mean
 
 
 def marked(
     rows: Sequence[Row], behind: Mapping[tuple[str, str, str, str], DifferenceRecord]
 ) -> list[Row]:
-    """The rows with the best entry of each metric and column marked, and those tied with it.
+    """The rows with marks on the best entry of each metric and column, and on ties with it.
 
-    Nothing is marked where there is only one method. The best methods have equal means; others are
-    tied with them if the paired difference says so.
+    A single method gets no mark. Several methods are best if their means are equal.
+
+    Args:
+        rows: rows without marks.
+        behind: (metric, kind of column, name of column, method) -> paired difference to the best
+            method, which shows whether the two are tied.
     """
     found: dict[tuple[str, Column], list[float]] = defaultdict(list)
     for row in rows:
@@ -54,7 +58,7 @@ def marked(
 
 
 def with_fpr(row: Row) -> Row:
-    """The row with FPR95, which says what TNR@95TPR says."""
+    """The row with entries of FPR95, computed from those of TNR@95TPR."""
     entries = dict(row.entries)
     for (metric, column), entry in row.entries.items():
         if metric == TNR:
@@ -75,7 +79,7 @@ def _complement(found: Estimate) -> Estimate:
 
 
 def ranked(rows: Iterable[Row], column: Column) -> list[Row]:
-    """The rows in order of their mean, the best first, those without a mean last."""
+    """The rows sorted by their mean, best first, those without a mean last."""
 
     def mean(row: Row) -> float:
         entry = row.entries.get((RANKED_BY, column))

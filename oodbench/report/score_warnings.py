@@ -1,4 +1,4 @@
-"""Signs of a mistake that records show: scores of the wrong sign, tied scores."""
+"""Signs of a mistake in scores that records show: a wrong sign, many ties."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from statistics import fmean
 from oodbench.storage.records import QualityRecord
 
 _WRONG_WAY = 0.4
-"""A mean AUROC over seeds below this is far enough from chance to suspect the sign of a score."""
+"""Mean AUROC over seeds below which the score may have the wrong sign."""
 _TIED = 0.2
-"""From this share of tied pairs on, an AUROC says as much about ties as about images."""
+"""Share of tied pairs above which an AUROC is not meaningful."""
 _WORTH_A_NOTE = 0.01
-"""From this share of tied pairs on, a method gets a note."""
+"""Share of tied pairs from which a method gets a note."""
 
 
 def score_warnings(records: Iterable[QualityRecord]) -> Iterator[str]:
     """A sentence for each method whose scores look wrong.
 
     Args:
-        records: quality records of one benchmark; those of other metrics than AUROC do not matter.
+        records: quality records of one benchmark; only those of the AUROC are used.
     """
     found: dict[str, dict[str, list[QualityRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
@@ -46,7 +46,7 @@ def score_warnings(records: Iterable[QualityRecord]) -> Iterator[str]:
 
 
 def tie_notes(records: Iterable[QualityRecord]) -> Iterator[str]:
-    """What to note of the ties of one method and seed; nothing if there are hardly any."""
+    """A note on the ties of one method and seed, if they are frequent."""
     ties = {
         record.ood_dataset: record.tie_fraction
         for record in records

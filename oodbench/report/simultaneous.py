@@ -1,31 +1,33 @@
 """Simultaneous confidence intervals of paired differences to the best of several methods.
 
 The question is which methods are shown to be worse than the best one of a column. Three things make
-that harder than one comparison of two methods:
+this harder than a comparison of two methods:
 
-1. *The best one is chosen by the same data, among many.* These are multiple comparisons with the
-   best (Hsu, Annals of Statistics 1984; Hsu, Multiple Comparisons, 1996): a method is shown not to
-   be the best if one that looks best is ahead of it by more than a critical value that allows for
-   all the others. The argument needs no best one that is known in advance: if method i truly is the
-   best, every other one is at most as good, and none of the k - 1 is ahead of i by more than the
-   critical value, except in a share 1 - level of all cases; so none that was chosen is. Hsu's
-   critical value is that of a one-sided test. Here it is that of a two-sided one, so that the truly
-   best method is missing from those marked in at most half as many cases, and two equally good
-   methods are told apart no more often than the level says. The values are quantiles of the
-   studentized maximum modulus of k - 1 differences, which hold whatever their correlations (Sidak,
-   Journal of the American Statistical Association 1967).
-2. *Two sources of error.* The half-width is that of `report.estimates`: one from the sampling of
-   the test images, one from training again, added in quadrature.
-3. *Few training runs.* The variance over two or three seeds is hardly known, and Student's t of one
-   or two degrees of freedom finds no difference at all among many methods. The differences of all
-   methods together say more: their variances over seeds are nearly proportional to the variances
-   that the sampling of the test images gives them. So that ratio is moderated by an empirical
-   Bayes estimate (Smyth, Statistical Applications in Genetics and Molecular Biology 2004): the
-   ratios are draws from a scaled inverse chi-square distribution, whose location and degrees of
-   freedom are fitted to the logarithms of the ratios of all differences; each variance is then
-   replaced by its mean given the data. The more the ratios differ, the less they are moderated.
+1. *The best one is chosen among many, on the same data.* This is a multiple comparison with the
+   best (Hsu, Annals of Statistics 1984; Hsu, Multiple Comparisons, 1996). A method is shown not to
+   be the best if the one that looks best is ahead of it by more than a critical value, which allows
+   for all other methods. The best one need not be known in advance: if method i truly is the best,
+   every other method is at most as good, and the probability that any of the k - 1 others is ahead
+   of i by more than the critical value is at most 1 - level. This holds for the chosen one, too.
+   Hsu's critical value is that of a one-sided test. Here it is that of a two-sided test, so the
+   truly best method is missing from the marked ones with at most half that probability, and two
+   equally good methods are told apart no more often than the level allows. The values are quantiles
+   of the studentized maximum modulus of k - 1 differences, which hold for any correlation of the
+   differences (Sidak, Journal of the American Statistical Association 1967).
+2. *There are two sources of error*, as in `report.estimates`: the sampling of the test images, and
+   the variation between training runs. Their half-widths are added in quadrature.
+3. *There are few training runs.* Two or three seeds hardly determine a variance, and with Student's
+   t of one or two degrees of freedom no difference among many methods would be significant. The
+   differences of all methods together are more informative, because their variances over seeds are
+   nearly proportional to their variances from the sampling of the test images. The ratio of the two
+   is therefore moderated by an empirical Bayes estimate (Smyth, Statistical Applications in
+   Genetics and Molecular Biology 2004): the ratios are draws from a scaled inverse chi-square
+   distribution, whose location and degrees of freedom are fitted to the logarithms of the ratios of
+   all differences, and each variance is replaced by its mean given the data. The more the ratios
+   differ, the less they are moderated.
 
-`scripts/simulations/ties.py` counts how often the marks are wrong, and how much they miss.
+`scripts/simulations/ties.py` counts how often the marks are wrong, and how often they miss a
+difference.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-"""Confidence level of all intervals of a column together."""
+"""Simultaneous confidence level of all intervals of a column."""
 
 Array = NDArray[np.float64]
 
@@ -53,11 +55,11 @@ class Interval:
         low: lower end.
         high: upper end.
         image_error: standard error of the mean from the sampling of the test images.
-        seed_error: standard error from training another time, moderated; 0 if nothing is known of
-            it, which is so with one seed.
-        degrees_of_freedom: of `seed_error`; 0 if nothing is known of it.
-        image_critical: what `image_error` is multiplied with.
-        seed_critical: what `seed_error` is multiplied with.
+        seed_error: standard error of the mean from the variation between training runs, moderated;
+            0 if it is unknown, as with one seed.
+        degrees_of_freedom: degrees of freedom of `seed_error`; 0 if it is unknown.
+        image_critical: factor of `image_error` in the half-width.
+        seed_critical: factor of `seed_error` in the half-width.
     """
 
     mean: float
@@ -73,10 +75,10 @@ class Interval:
 def intervals(
     differences: Sequence[Sequence[float]], image_errors: Sequence[float], methods: int
 ) -> list[Interval]:
-    """Intervals that hold together at `LEVEL`.
+    """Intervals with a simultaneous confidence level of `LEVEL`.
 
     Args:
-        differences: for each method but the best, the difference to the best one of each seed; the
+        differences: for each method but the best, its difference to the best one for each seed; the
             numbers of seeds may differ.
         image_errors: for each of these, the standard error of its mean from the sampling of the
             test images.
@@ -116,7 +118,7 @@ def intervals(
 
 
 def _moderated(spreads: Array, image: Array, freedom: NDArray[np.int_]) -> tuple[Array, Array]:
-    """Variances over seeds, each moderated by those of the other methods.
+    """Variances over seeds, each moderated by the variances of the other methods.
 
     Args:
         spreads: variance over seeds, shape [N].
@@ -124,7 +126,7 @@ def _moderated(spreads: Array, image: Array, freedom: NDArray[np.int_]) -> tuple
         freedom: seeds - 1, shape [N].
 
     Returns:
-        The moderated variances, and their degrees of freedom: never more than all have together.
+        The moderated variances, and their degrees of freedom: at most the sum of all.
     """
     from scipy.special import digamma, polygamma
 
@@ -140,9 +142,9 @@ def _moderated(spreads: Array, image: Array, freedom: NDArray[np.int_]) -> tuple
         half = _inverse_trigamma(excess)
         prior, ratio = 2 * half, math.exp(location + float(digamma(half)) - math.log(half))
         moderated = (prior * ratio * image + own * spreads) / (prior + own)
-    else:  # they differ no more than by chance
+    else:  # the ratios differ no more than by chance
         prior, moderated = math.inf, math.exp(location) * image
-    # No image sampling error, no scale for the prior: such a difference keeps its own variance.
+    # Without a sampling error there is no scale for the prior: keep the variance as it is.
     known = image > 0
     return (
         np.where(known, moderated, spreads),
@@ -165,16 +167,16 @@ def _inverse_trigamma(value: float) -> float:
 
 
 def critical_values(comparisons: int, degrees_of_freedom: Array) -> Array:
-    """The `LEVEL` quantile of the largest |t| of some comparisons that share one variance estimate.
+    """The `LEVEL` quantile of the largest |t| of comparisons that share one variance estimate.
 
-    The studentized maximum modulus; for one comparison the quantile of |t|.
+    This is the studentized maximum modulus; for one comparison, the quantile of |t|.
 
     Args:
         comparisons: number of comparisons, at least 1.
-        degrees_of_freedom: infinite included, shape [N]; less than 1 counts as 1.
+        degrees_of_freedom: shape [N]; may be infinite, and less than 1 counts as 1.
 
     Returns:
-        Critical values of a difference over its standard error, shape [N]; within 0.1 %.
+        Critical values of a difference over its standard error, shape [N], within 0.1 %.
     """
     inverse, logs = _critical_table(comparisons)
     found: Array = np.exp(np.interp(1 / np.maximum(degrees_of_freedom, 1.0), inverse, logs))
@@ -183,7 +185,7 @@ def critical_values(comparisons: int, degrees_of_freedom: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def _critical_table(comparisons: int) -> tuple[Array, Array]:
-    """1 / degrees of freedom, ascending, and the logarithms of the critical values."""
+    """1 / degrees of freedom, ascending, and logarithms of the critical values."""
     from scipy.special import gammaincinv, ndtr
 
     nodes, weights = np.polynomial.legendre.leggauss(200)

@@ -1,4 +1,4 @@
-"""How trainings went, from the records of their epochs: curves and last epochs."""
+"""Training curves and last epochs, from the records of each epoch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Curve:
 
     Attributes:
         model: name of the model.
-        epochs: counted from 1.
+        epochs: numbers of the epochs, from 1.
         mean: mean over seeds after each of these epochs, a fraction.
-        low: the smallest of the seeds.
-        high: the largest.
+        low: minimum over seeds.
+        high: maximum over seeds.
         seeds: number of seeds.
     """
 
@@ -59,7 +59,7 @@ def histories(records: Iterable[TrainingRecord]) -> Histories:
 
 
 def last_epochs(trainings: Histories, model: str, measure: str) -> dict[int, float]:
-    """What the last epoch of each seed ended with; seeds that did not note it are left out.
+    """A measure after the last epoch of each seed; seeds without it are left out.
 
     Args:
         trainings: the epochs of every training.
@@ -73,7 +73,7 @@ def last_epochs(trainings: Histories, model: str, measure: str) -> dict[int, flo
 
 
 def accuracy_curves(trainings: Histories) -> list[Curve]:
-    """The test accuracy of each model after each epoch that every seed noted it: two at least."""
+    """Test accuracy of each model after the epochs for which every seed has it, two at least."""
     curves = []
     for model, by_seed in trainings.items():
         noted = [
@@ -86,7 +86,7 @@ def accuracy_curves(trainings: Histories) -> list[Curve]:
         ]
         shared = sorted(set[int].intersection(*map(set, noted))) if noted else []
         values = [[seen[epoch] for seen in noted] for epoch in shared]
-        if len(shared) > 1:  # one point is no line
+        if len(shared) > 1:  # one point makes no line
             curves.append(
                 Curve(
                     model=model,

@@ -249,7 +249,7 @@ def test_an_interval_is_missing_where_the_records_have_none() -> None:
     cell = table(found).cells[LETTERS, "auroc", "Ours"]
     assert cell.measured is not None
     assert cell.covered is None
-    assert agreements(found)[1].judged == 0
+    assert agreements(found)[1].with_interval == 0
 
 
 def test_records_of_another_benchmark() -> None:
@@ -367,7 +367,7 @@ def test_agreement_counts_and_averages() -> None:
         quality("SoftMax+MaxProb", "letters", 0.79),
     )
     ours = next(each for each in agreements(found) if each.column == "Ours")
-    assert (ours.cells, ours.measured, ours.judged, ours.covered) == (2, 2, 2, 1)
+    assert (ours.cells, ours.measured, ours.with_interval, ours.covered) == (2, 2, 2, 1)
     assert ours.mean == pytest.approx((0.005 - 0.04) / 2)
     assert ours.largest == pytest.approx(-0.04)
     assert ours.where == NOISE

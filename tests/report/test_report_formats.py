@@ -119,7 +119,7 @@ def test_one_seed_and_no_costs(name: str, without_costs: Leaderboard) -> None:
     text = FORMATS[name](without_costs)
     assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
     if name in ("table", "md", "html", "latex"):
-        assert "one seed cannot show" in text.replace("\n  ", " ")
+        assert "which one seed cannot show" in text.replace("\n  ", " ")
         assert "FLOPs" not in text
         assert "requires" not in text
 
@@ -138,14 +138,14 @@ def test_documents_explain_marks_and_intervals(name: str, board: Leaderboard) ->
     for wanted in (
         "= after a value: tied with the best.",
         "paired difference",
-        "corrected for 8 methods",
+        "corrected for comparing 8 methods",
         "chosen by the same data",
-        "the share of OOD images that are accepted where at least 95% of the ID images are",
+        "share of OOD images accepted at the highest threshold",
         "100 % minus TNR@95TPR",
         "FPR95 (OOD positive) is another metric",
-        "The 95% interval is that of the mean",
-        "Student",
-        "all share test images",
+        "The 95% interval is the confidence interval of the mean",
+        "Student's t interval",
+        "share all test images",
         "standard deviation over seeds",
         "1,360 test images",
     ):
@@ -156,7 +156,7 @@ def test_methods_with_missing_seeds_say_so() -> None:
     records = [r for r in quality_records(3) if (r.method, r.seed) != ("SoftMax+Energy", 2)]
     text = Leaderboard.from_records(records, []).to_markdown()
     assert re.search(r"\| SoftMax +\| Energy \(2/3 seeds\)", text)
-    assert "fewer than the others" in text
+    assert "fewer seeds than the others" in text
 
 
 # --- terminal ----------------------------------------------------------------------------------
@@ -648,9 +648,9 @@ def test_latex_explains_its_marks_beside_the_tables(board: Leaderboard) -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-def test_only_boards_of_two_seeds_say_that_the_spread_is_hardly_known(seeds: int) -> None:
+def test_only_boards_of_two_seeds_ask_for_more_seeds(seeds: int) -> None:
     note = ties_note(7, seeds)
-    assert ("With 2 seeds this spread is hardly known" in note) == (seeds == 2)
+    assert ("run more seeds" in note) == (seeds == 2)
     assert ("even a large difference may be marked =" in note) == (seeds == 2)
 
 

@@ -68,7 +68,7 @@ def test_ties_are_paired_differences(trained: Net) -> None:
     assert len(result.differences) == 3 * 4 * 6
     text = " ".join(result.to_text().split())
     assert "their paired difference" in text
-    assert "corrected for 4 methods" in text
+    assert "corrected for comparing 4 methods" in text
     assert "overlap" not in text
     assert "FPR95\N{DOWNWARDS ARROW}" in text
     one = evaluated(trained, ["energy"])

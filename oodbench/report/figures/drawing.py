@@ -1,8 +1,8 @@
-"""Figures of a run and of a suite, drawn with matplotlib and without a display.
+"""Figures of runs and suites, drawn with matplotlib without a display.
 
-Nothing of `pyplot` is used, which would keep figures and choose a window system.
-A figure is made from records or scores alone and returned; `save` writes it. Colors are told apart
-by people who do not see red and green (Okabe and Ito), and lines are labeled where they end.
+`pyplot` is not used: it would keep figures in memory and choose a window system. Each function
+returns a figure made from records or scores only; `save` writes it. The colors are safe for
+color-blind readers (Okabe and Ito), and lines are labeled at their ends.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from oodbench.report.training_curves import Curve
 if TYPE_CHECKING:
     from oodbench.report.estimates import Estimate
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Blue, vermilion, green, purple, orange, sky blue, black."""
 
 _GREY, _RULE = "#5b6270", "#d9dce1"
 _DOTS_PER_INCH = 150
 _LINE = 0.19
-"""Inches between two labels that stand below each other."""
+"""Inches between two labels, one below the other."""
 _BINS = 60
-"""At most; with fewer images they would be empty."""
+"""Largest number of bins; fewer images have fewer bins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One of several small plots of training.
+    """One of several small plots of training curves.
 
     Attributes:
-        title: what is above it.
-        row: 0 at the top.
-        column: 0 at the left.
-        curves: what is drawn in it.
+        title: title above the plot.
+        row: row in the figure, 0 at the top.
+        column: column in the figure, 0 at the left.
+        curves: the curves to draw.
     """
 
     title: str
@@ -59,10 +59,10 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class AlphaLine:
-    """What was measured for each alpha of the loss.
+    """Measured values for each alpha of the loss.
 
     Attributes:
-        label: what the line is called; empty if it needs no name.
+        label: name of the line; empty for none.
         points: alpha -> the estimate, fractions.
     """
 
@@ -71,7 +71,7 @@ class AlphaLine:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, whole or not at all.
+    """Write a figure as a PNG file, atomically.
 
     Raises:
         UserError: if the file cannot be written.
@@ -84,11 +84,11 @@ def save(figure: Figure, path: Path) -> None:
 def accuracy(panels: Sequence[Panel], title: str) -> Figure:
     """Test accuracy after each epoch, mean and range over seeds: Figure 5 of the DisMax paper.
 
-    The early epochs fall out of the picture below, so that the end can be seen.
+    The lowest values of the early epochs are cut off, so that the last epochs are visible.
     """
     rows = 1 + max(panel.row for panel in panels)
     columns = 1 + max(panel.column for panel in panels)
-    # A single plot is larger, and a single column wide enough for the title.
+    # A single plot is larger; a single column is wide enough for the title.
     height = 4.0 if len(panels) == 1 else 2.8
     figure, grid = _grid(rows, columns, width=7.5 if columns == 1 else 4.2, height=height)
     for panel in panels:
@@ -121,12 +121,12 @@ def accuracy(panels: Sequence[Panel], title: str) -> Figure:
 def alpha(detection: Sequence[AlphaLine], accuracy: AlphaLine, title: str) -> Figure:
     """TNR at 95 % TPR and test accuracy for each alpha: Figure 2 of the DisMax paper.
 
-    Several lines are moved sideways by a little, so that their intervals do not hide each other.
+    Several lines are shifted sideways a little, so that their intervals do not overlap.
 
     Args:
-        detection: a line for each detector and OOD set, with its name.
+        detection: a named line for each detector and OOD set.
         accuracy: the test accuracy of the classifiers.
-        title: what is above the figure.
+        title: title above the figure.
     """
     figure, ((left, right),) = _grid(1, 2, width=4.6 if len(detection) == 1 else 5.8, height=3.4)
     only = f", {detection[0].label}" if len(detection) == 1 else ""
@@ -153,7 +153,7 @@ def alpha(detection: Sequence[AlphaLine], accuracy: AlphaLine, title: str) -> Fi
             )
     seeds = {each.seeds for line in (*detection, accuracy) for each in line.points.values()}
     spread = "mean and range over 2 seeds" if seeds == {2} else "mean over seeds, 95 % interval"
-    about = f"what alpha does; {spread}"
+    about = f"effect of alpha; {spread}"
     figure.suptitle(f"{title}: {about}", x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -161,16 +161,16 @@ def alpha(detection: Sequence[AlphaLine], accuracy: AlphaLine, title: str) -> Fi
 def score_histograms(
     scores: Mapping[str, Mapping[str, NDArray[np.float64]]], title: str, id_name: str
 ) -> Figure:
-    """How the scores of ID and OOD images are distributed, a plot for each method.
+    """Histograms of the scores of ID and OOD images, one plot for each method.
 
-    For the methods MaxProb and Entropy on SoftMax and DisMax networks these are Figures 4 and 6 of
-    the DisMax paper. Heights are on a scale of square roots: one bin often holds nearly all ID
-    images, and would flatten everything else.
+    For the methods MaxProb and Entropy on SoftMax and DisMax networks, these are Figures 4 and 6 of
+    the DisMax paper. Heights have a square-root scale, because one bin often holds nearly all ID
+    images and would flatten all others.
 
     Args:
-        scores: method -> data set -> scores; "id" are those of the ID test images.
-        title: what is above the figure.
-        id_name: what the ID data set is called.
+        scores: method -> data set -> scores; "id" has those of the ID test images.
+        title: title above the figure.
+        id_name: name of the ID data set.
     """
     columns = min(3, len(scores))
     rows = math.ceil(len(scores) / columns)
@@ -196,7 +196,7 @@ def score_histograms(
 def _grid(
     rows: int, columns: int, *, width: float, height: float
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with plots of this size in inches, which are hidden until they are used."""
+    """A figure with plots of this size in inches, all hidden at first."""
     figure = Figure(
         figsize=(width * columns, height * rows + 0.5), dpi=_DOTS_PER_INCH, layout="constrained"
     )
@@ -212,12 +212,12 @@ def _grid(
 
 
 def _colors() -> list[str]:
-    """As many as anybody needs: they repeat after seven."""
-    return list(COLOURS) * 10
+    """More colors than any figure needs; they repeat after seven."""
+    return list(COLORS) * 10
 
 
 def _zoom(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Limits that show what follows the first tenth of the epochs, whole."""
+    """Limits that show all values after the first tenth of the epochs."""
     last = max((curve.epochs[-1] for curve in curves), default=1)
     shown = [
         100 * value
@@ -233,7 +233,7 @@ def _zoom(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[str, float]]) -> None:
-    """Write the name of each line at its right end; names that would overlap are moved apart."""
+    """Label each line at its right end; labels that would overlap are moved apart."""
     low, high = axes.get_ylim()
     step = _LINE * _DOTS_PER_INCH / axes.bbox.height
     places: list[tuple[float, str, str]] = sorted(
@@ -243,7 +243,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, float]]) -> None:
     heights = [place[0] for place in places]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + step)
-    # Moved up together they are too high on average: move them down by half, but not out.
+    # Moving labels up made them too high on average: move all down, but not out of the plot.
     excess = (sum(heights) - sum(place[0] for place in places)) / max(1, len(heights))
     top = max(0.0, (heights[-1] if heights else 0.0) - excess - 1.0)
     for height, (_, text, color) in zip(heights, places, strict=True):
@@ -261,7 +261,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, float]]) -> None:
 
 
 def _points(axes: Axes, line: AlphaLine, color: str, *, shift: float) -> None:
-    """The estimates of a line, joined, with their intervals; alphas are multiplied by `shift`."""
+    """Draw a line through estimates with their intervals; alphas are multiplied by `shift`."""
     found = [line.points[each] for each in sorted(line.points)]
     alphas = [each * shift for each in sorted(line.points)]
     means = [100 * each.mean for each in found]
@@ -273,7 +273,7 @@ def _points(axes: Axes, line: AlphaLine, color: str, *, shift: float) -> None:
     axes.errorbar(
         alphas,
         means,
-        # A percentile interval may leave its own mean outside, by a little.
+        # A percentile interval may exclude its own mean by a little.
         yerr=np.maximum(0.0, np.array(ends).T),
         fmt="none",
         ecolor=color,
@@ -283,7 +283,7 @@ def _points(axes: Axes, line: AlphaLine, color: str, *, shift: float) -> None:
 
 
 def _bar(found: Estimate) -> tuple[float, float]:
-    """The ends of an interval; of two seeds, their values."""
+    """The ends of an interval; for two seeds, their values."""
     if found.ci_low is not None and found.ci_high is not None:
         return found.ci_low, found.ci_high
     values = found.by_seed.values() or (found.mean,)
@@ -291,7 +291,7 @@ def _bar(found: Estimate) -> tuple[float, float]:
 
 
 def _histograms(axes: Axes, by_set: Mapping[str, NDArray[np.float64]]) -> None:
-    """ID filled, each OOD set as an outline; the outermost bins hold what lies beyond them."""
+    """Draw ID filled and each OOD set as an outline; the outer bins include all values beyond."""
     everything = np.concatenate(list(by_set.values()))
     low, high = np.quantile(everything, (0.005, 0.995))
     if low == high:
@@ -314,14 +314,14 @@ def _histograms(axes: Axes, by_set: Mapping[str, NDArray[np.float64]]) -> None:
 
 
 def _legend(figure: Figure, id_name: str, ood_names: Sequence[str]) -> None:
-    """What the plots of scores share, below them."""
+    """Add the common legend of the plots of scores, below them."""
     handles: list[Artist] = [
         Patch(color=_GREY, alpha=0.35, label=id_name),
         *(
             Line2D([], [], color=color, linewidth=1.6, label=name)
             for name, color in zip(ood_names, _colors(), strict=False)
         ),
-        Line2D([], [], color=_GREY, linestyle="--", label="95 % of the ID images are on its right"),
+        Line2D([], [], color=_GREY, linestyle="--", label="95 % of the ID images score higher"),
     ]
     figure.legend(
         handles=handles,

@@ -1,4 +1,4 @@
-"""Which figures the records of a run or of a suite allow, by the names of their files."""
+"""Which figures a run or a suite has, by file name."""
 
 from __future__ import annotations
 
@@ -33,15 +33,14 @@ def of_run(
 
     Args:
         models: specification of each model of the benchmark, by name.
-        board: the run's leaderboard.
-        training: its training records; without test accuracies there is no figure of them, nor
-            with those after the last epoch alone.
+        board: the leaderboard of the run.
+        training: its training records; a figure of the test accuracy needs it for two epochs.
         scores: method -> data set -> scores of one seed.
-        seed: which one.
+        seed: this seed.
 
     Returns:
-        `test-accuracy`, `alpha` (if the models differ in alpha and in nothing else) and `scores`,
-        those of them that can be drawn.
+        `test-accuracy`, `alpha` (if the models differ in alpha only) and `scores`, as far as the
+        records have the values.
     """
     from oodbench.report.figures import drawing
 
@@ -85,7 +84,7 @@ def of_suite(suite: SuiteSpec, members: Sequence[MemberRecords]) -> dict[str, Fi
 
 
 def alphas_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The alpha of each model, if the models of a benchmark differ in nothing else; or nothing.
+    """The alpha of each model if the models of a benchmark differ in alpha only; otherwise empty.
 
     Args:
         models: specification of each model, by name.
@@ -104,7 +103,7 @@ def alphas_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def _detection_by_alpha(
     board: LeaderboardData, alphas: Mapping[str, float]
 ) -> dict[str, dict[float, Estimate]]:
-    """For each detector and OOD set, by both names: alpha -> TNR at 95 % TPR."""
+    """Name of a detector and an OOD set -> alpha -> TNR at 95 % TPR."""
     found: dict[str, dict[float, Estimate]] = {}
     for row in board.rows:
         for column in board.columns:

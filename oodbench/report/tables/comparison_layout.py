@@ -1,4 +1,4 @@
-"""What a comparison says, as tables of text that every document format renders."""
+"""Which tables the report of a comparison has, and how a published table is laid out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oodbench.report.estimates import LEVEL
 from oodbench.report.tables.document import TIED_SIGN, Cell, Document, Heading, Section, Table
 
 COVERED_SIGN = TIED_SIGN
-"""Follows a difference whose interval covers the published value: no difference was shown."""
+"""Follows a difference if the interval covers the published value: no difference is shown."""
 
 _MODEL = Heading("Network", "Network", text=True)
 _ID = Heading("ID", "ID", text=True)
@@ -27,12 +27,12 @@ _OOD = Heading("OOD", "OOD", text=True)
 
 
 def overview(comparison: ComparisonData) -> Document:
-    """What a person looks at first: how far it is, the tables, how well they agree."""
+    """The report for a terminal: progress, the main tables, how well the values agree."""
     return _document(comparison, [table for table in comparison.tables if table.overview])
 
 
 def full(comparison: ComparisonData) -> Document:
-    """Everything, with the tables that the overview leaves out."""
+    """The report for a file: all tables."""
     return _document(comparison, comparison.tables)
 
 
@@ -96,9 +96,10 @@ def _members(members: Iterable[Member]) -> Table:
 
 
 def _laid_out(table: ComparedTable) -> list[Table]:
-    """A published table: one for each metric, or one with a section for each measure of training.
+    """A published table as tables of a page's width.
 
-    All of it side by side, as printed, would be three times as wide as a page.
+    There is one table for each metric of detection, or one table with a section for each measure of
+    training. All metrics side by side, as printed, would be three times as wide as a page.
     """
     if table.about == "training":
         sections = tuple(
@@ -132,7 +133,7 @@ def _columns(table: ComparedTable) -> Iterator[Heading]:
 def _rows(
     table: ComparedTable, measure: Measure, places: Iterable[Place], labels: tuple[int, int]
 ) -> Iterator[tuple[Cell, ...]]:
-    """Rows of one measure; a label that the row above has too is left out, as in print."""
+    """Rows of one measure; a label equal to the one above it is left out, as in print."""
     before: str | None = None
     for place in places:
         outer, inner = (place[index] or "" for index in labels)
@@ -146,7 +147,7 @@ def _rows(
 
 
 def _cells(compared: Compared, measure: Measure) -> tuple[Cell, Cell, Cell, Cell]:
-    """Published, measured, interval, difference; empty where nothing was measured."""
+    """Published value, measured value, interval, difference; empty if not measured."""
     published = Cell(_number(compared.published, measure))
     found = compared.measured
     if found is None or compared.difference is None:
@@ -160,7 +161,7 @@ def _cells(compared: Compared, measure: Measure) -> tuple[Cell, Cell, Cell, Cell
         published,
         Cell(_number(found.mean, measure)),
         Cell(interval),
-        # Tied with the published value, as one method is with another on a leaderboard.
+        # Shown as on a leaderboard, where one method is tied with another.
         Cell(_signed(compared.difference, measure), "tied" if compared.covered else None),
     )
 
@@ -182,7 +183,7 @@ def _agreements(found: Iterable[Agreement]) -> Table:
         Section(title, tuple(_agreement(each) for each in mine))
         for title, mine in groupby(found, key=lambda each: each.table)
     )
-    return Table("How well the values agree (measured minus published)", headings, sections)
+    return Table("Agreement of the values (measured minus published)", headings, sections)
 
 
 def _agreement(each: Agreement) -> tuple[Cell, ...]:
@@ -190,7 +191,7 @@ def _agreement(each: Agreement) -> tuple[Cell, ...]:
         Cell(_measure_title(each.measure)),
         Cell(each.column),
         Cell(f"{each.measured} of {each.cells}"),
-        Cell(f"{each.covered} of {each.judged}" if each.judged else ""),
+        Cell(f"{each.covered} of {each.with_interval}" if each.with_interval else ""),
         Cell("" if each.mean is None else _signed(each.mean, each.measure)),
         Cell("" if each.largest is None else _signed(each.largest, each.measure)),
         Cell(str(each.where or "")),
@@ -235,26 +236,26 @@ def _notes(
     if not chosen:
         return
     yield (
-        "Higher is better except for losses; ID is the positive class. Measured: mean over seeds. "
-        "Difference: measured minus published. A cell that was not measured is empty."
+        "Higher is better, except for losses. ID is the positive class. Measured: mean over seeds. "
+        "Difference: measured minus published. Cells that were not measured are empty."
     )
     yield (
-        f"The {LEVEL:.0%} interval is that of the mean over seeds. For detection it combines the "
-        "sampling of the test images and the spread over seeds, as on the leaderboards; for "
-        "training it has the spread over seeds alone, and with one seed there is none. 2 seeds: no "
-        "interval over seeds; both values stand in its place, separated by a comma."
+        f"The {LEVEL:.0%} interval is the confidence interval of the mean over seeds. For "
+        "detection it combines the sampling of the test images and the variation between seeds, as "
+        "on the leaderboards. For training it covers the variation between seeds only, and one "
+        "seed has no interval. 2 seeds: no interval over seeds; both values are shown in its place."
     )
     yield (
-        f"{COVERED_SIGN} after a difference: the interval reaches a value that is printed like "
-        "the published one: no difference was shown, which with few seeds is easily so. A "
-        "published value is the outcome of some run, whose own spread is not known: one outside "
-        "the interval is no proof that the protocols differ."
+        f"{COVERED_SIGN} after a difference: the interval contains a value that rounds to the "
+        "published one, so no difference is shown. With few seeds, intervals are wide and this is "
+        "common. The variation of the published values is unknown: a published value outside the "
+        "interval does not prove that the protocols differ."
     )
     if any(table.about == "detection" for table in chosen):
         yield (
-            "All methods were measured on the same checkpoints, models of one name on the same "
-            "data in the same order. On every seed: in these rows the method is ahead on each of "
-            "two or more seeds. The leaderboard of each benchmark says which methods are tied."
+            "All methods of a model were measured on the same checkpoints. On every seed: number "
+            "of rows in which the method is ahead on each of two or more seeds. The leaderboard of "
+            "each benchmark shows which methods are tied."
         )
     seeds = {
         cell.measured.seeds
@@ -264,8 +265,8 @@ def _notes(
     }
     if len(seeds) > 1:
         yield (
-            f"Not all cells have the same number of seeds ({min(seeds)} to {max(seeds)}); the "
-            "JSON and CSV files say how many each has."
+            f"The number of seeds differs between cells ({min(seeds)} to {max(seeds)}); the JSON "
+            "and CSV files give it for each cell."
         )
     yield from comparison.caveats
 
@@ -279,7 +280,7 @@ def _number(value: float, measure: Measure) -> str:
 
 
 def _signed(value: float, measure: Measure) -> str:
-    """With a sign, unless it is rounded to nothing."""
+    """With a sign, unless it rounds to zero."""
     text = f"{abs(value) * measure.scale:.{measure.decimals}f}"
     sign = "-" if value < 0 else "+"
     return text if float(text) == 0 else sign + text

@@ -1,4 +1,4 @@
-"""What methods cost and require, as tables."""
+"""Tables of the costs and the requirements of methods."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from oodbench.report.tables.values import (
 from oodbench.storage.records import REQUIREMENTS
 
 SCATTER_LIMIT = 0.2
-"""Repetitions that scatter by more than this fraction of their median are marked."""
+"""Times are marked if the range of their repetitions is more than this share of the median."""
 
 MEBIBYTE = 2.0**20
 
 STEP = "epsilon"
-"""The parameter with the step of the input perturbation, by its name in every detector."""
+"""Name of the parameter with the step of the input perturbation, in every detector."""
 
 _SCATTERING = ("ms_per_image_batched", "relative_to_baseline")
-"""Costs that `time_scatter` is the scatter of."""
+"""Costs whose repetitions have the scatter `time_scatter`."""
 
 UNSTEADY_NOTE = (
-    f"{UNSTEADY_SIGN} after a time: its repetitions scatter by more than {SCATTER_LIMIT:.0%} (the "
-    "longest less the shortest, over their median), as on a machine that has other work."
+    f"{UNSTEADY_SIGN} after a time: its repetitions vary by more than {SCATTER_LIMIT:.0%} (range "
+    "divided by median), for example because other processes ran."
 )
 
 _REQUIREMENT_TITLES = {
@@ -138,12 +138,12 @@ def cost_table(board: LeaderboardData, split: bool) -> Table:
     notes = []
     if not ordered:
         notes.append(
-            "Differences of times that are within the scatter of their repetitions decide nothing."
+            "Where times differ by less than their repetitions vary, their order is uncertain."
         )
     if any(map(unsteady, board.rows)):
         notes.append(UNSTEADY_NOTE)
     return Table(
-        "Cost, the fastest first" if ordered else "Cost, sorted by measured time",
+        "Cost, fastest first" if ordered else "Cost, sorted by measured time",
         headings,
         sections(board, cells, key) if costs else (),
         tuple(notes),
@@ -151,21 +151,21 @@ def cost_table(board: LeaderboardData, split: bool) -> Table:
 
 
 def unsteady(row: Row) -> bool:
-    """Whether the repetitions of a method's time scatter too much."""
+    """Whether the repetitions of a method's time vary by more than `SCATTER_LIMIT`."""
     return (cost_of(row, "time_scatter") or 0.0) > SCATTER_LIMIT
 
 
 def relative_time(row: Row) -> Cell:
-    """Time over the baseline's, marked where it scatters."""
+    """Time relative to the baseline, marked if it is unsteady."""
     text = decimal(cost_of(row, "relative_to_baseline"), 1)
     return Cell(text, "unsteady" if text and unsteady(row) else None)
 
 
 def order_is_clear(costs: Sequence[Cost]) -> bool:
-    """Whether times are further apart than repetitions of their measurement scatter.
+    """Whether times differ by more than their repetitions vary.
 
-    A time stands for the interval of half its scatter to either side of it. The order is clear if
-    no interval reaches the next; not if the scatter of a time is not known.
+    Each time is taken as an interval, of half its scatter on either side. The order is clear if no
+    two intervals overlap; it is not clear if the scatter of a time is unknown.
     """
     intervals = []
     for cost in costs:
@@ -193,7 +193,7 @@ def requirements_table(board: LeaderboardData, split: bool) -> Table:
 
 
 def _required(row: Row, name: str) -> str:
-    """Whether a method requires something; where it was tuned to a step, which step."""
+    """Whether a method has a requirement, with its chosen steps if it was tuned."""
     if row.cost is None:
         return ""
     if not row.cost.requires[name]:

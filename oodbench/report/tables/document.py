@@ -1,4 +1,4 @@
-"""Reports as data: documents of tables, which every format writes."""
+"""Reports as data: documents, tables, headings and cells, which every format renders."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import Literal
 from oodbench.report.leaderboard import Mark
 
 TIED_SIGN = "="
-"""Follows a value that is tied with the best; ASCII, so that it survives any terminal and font."""
+"""Follows a value that is tied with the best; ASCII, so that every terminal and font has it."""
 
 UNSTEADY_SIGN = "~"
-"""Follows a time whose repetitions scatter too much."""
+"""Follows a time with repetitions that vary too much."""
 
 MOST_IMPORTANT = 9
-"""Importance of columns that are left out last."""
+"""Importance of columns that are left out last, if nothing else fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell.
+    """A cell of a table.
 
     Attributes:
-        text: what it says; empty if there is nothing to say.
-        mark: whether the value is the best of its column or tied with it; or a time that is
-            "unsteady".
-        spread: what follows the value and its mark.
+        text: the value; may be empty.
+        mark: "best" of its column, "tied" with the best, or an "unsteady" time.
+        spread: the spread of the value, shown after the mark.
     """
 
     text: str = ""
@@ -35,7 +34,7 @@ class Cell:
 
     @property
     def sign(self) -> str:
-        """What follows the text because of the mark; the best value is shown by its type."""
+        """The sign that shows the mark, after the text; the best value is set in bold instead."""
         return {"tied": TIED_SIGN, "unsteady": UNSTEADY_SIGN}.get(self.mark or "", "")
 
 
@@ -45,13 +44,11 @@ class Heading:
 
     Attributes:
         title: with the unit in brackets.
-        short: the title where space is dear.
-        text: whether the column holds words, which are aligned left and may be wrapped, and not
-            numbers.
-        importance: columns with the smallest number are left out first where a table is too wide;
-            those with 9 never are.
-        group: what stands above this column and the ones beside it with the same group; empty if
-            nothing does.
+        short: the title where space is scarce.
+        text: whether the column holds words (aligned left, may be wrapped) instead of numbers.
+        importance: from 1 to 9; if a table is too wide, the least important columns are left out
+            first, and columns of importance 9 last.
+        group: heading above this column and its neighbors of the same group; empty for none.
     """
 
     title: str
@@ -62,13 +59,13 @@ class Heading:
 
     @property
     def full_title(self) -> str:
-        """The title where nothing can stand above it."""
+        """The title with its group, for formats with one row of headings."""
         return f"{self.group}: {self.title}" if self.group else self.title
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Consecutive rows of a table, with a label above them unless it is empty."""
+    """Consecutive rows of a table, below a label; an empty label is not shown."""
 
     label: str
     rows: tuple[tuple[Cell, ...], ...]
@@ -76,7 +73,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, with notes under it. Every row has one cell for each heading."""
+    """A table with notes below it. Every row has one cell for each heading."""
 
     title: str
     headings: tuple[Heading, ...]
@@ -84,11 +81,11 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def column(self, index: int) -> list[Cell]:
-        """The cells of a column, of all sections."""
+        """The cells of a column, over all sections."""
         return [row[index] for section in self.sections for row in section.rows]
 
     def has_marks(self, index: int) -> bool:
-        """Whether any cell of a column is marked, so that room for a sign is needed."""
+        """Whether any cell of a column is marked, so that the column needs space for a sign."""
         return any(cell.mark for cell in self.column(index))
 
     def starts_group(self, index: int) -> bool:
@@ -110,7 +107,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """What stands above the columns, and above how many; empty if nothing does."""
+        """Each group of columns with its number of columns; empty if there are no groups."""
         if not any(heading.group for heading in self.headings):
             return []
         return [
@@ -125,12 +122,12 @@ class Document:
 
     Attributes:
         title: its title.
-        summary: what was compared, a sentence each.
+        summary: data sets, seeds and models, one sentence each.
         tables: its tables, none of them empty.
-        notes: footnotes, in plain words.
-        warnings: what may be wrong with what is reported, shown before the tables.
-        about: when and with what it was made. Pages show it; other files are the same whenever the
-            scores are.
+        notes: footnotes.
+        warnings: possible mistakes in data or scores, shown before the tables.
+        about: date and versions of the run. Only web pages show it: all other files are equal
+            whenever the scores are.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The report of detectors on one model of one seed (`oodbench.evaluate`), as tables of text."""
+"""Which tables the report of `oodbench.evaluate` has: detectors on a user's models, one seed."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def document(
 
     Args:
         board: records of one seed.
-        models: name of a model -> C.
+        models: name of a model -> its number of classes.
         best: how the format shows the best value of a column, in words.
-        notes: what else there is to say.
-        whole: whether every metric and every parameter is shown.
+        notes: further notes, shown last.
+        whole: whether to show every metric and every parameter.
     """
     source = (full if whole else overview)(board, best=best)
     left_out = ("Quality", *(f"{metric_title(metric)} on each" for metric in (RANKED_BY, FPR)))
@@ -118,12 +118,12 @@ def _quality(board: LeaderboardData) -> Table:
             found.append(Cell("" if ratio is None else f"{ratio:.1f}"))
         return tuple(found)
 
-    title = "Quality (%) and cost, the best first" if costs else "Quality (%), the best first"
+    title = "Quality (%) and cost, best first" if costs else "Quality (%), best first"
     return Table(title, tuple(headings), (Section("", tuple(map(cells, board.rows))),))
 
 
 def _reworded(table: Table) -> Table:
-    """A table of a benchmark's report without what is the same in every row."""
+    """A table of a benchmark's report, without columns that are the same in every row."""
     table = table.without("Model", "Loss", "Seeds")
     if any(heading.title == "Detector" for heading in table.headings):
         return replace(table, title="Parameters")
@@ -136,27 +136,28 @@ def _notes(board: LeaderboardData, best: str, *, whole: bool) -> Iterator[str]:
     if not board.rows:
         return
     yield (
-        "AUROC: how often an in-distribution image scores above an OOD image; 50 is chance. "
-        "FPR95: the share of OOD images that is accepted when 95 % of the in-distribution images "
-        "are, 100 % minus TNR@95TPR."
+        "AUROC: probability that an in-distribution image scores higher than an OOD image; 50 is "
+        "chance. FPR95: share of OOD images accepted at the highest threshold that accepts 95 % of "
+        "the in-distribution images; it equals 100 % minus TNR@95TPR."
     )
     if len(board.rows) > 1:
         yield f"Best of its column: {best}. {ties_note(len(board.rows), len(board.seeds))}"
     if whole:
         yield (
-            f"The {LEVEL:.0%} interval is a bootstrap over the test images; that of a mean has the "
-            "mean half-width of the sets, which share the in-distribution images. It says nothing "
-            "of what another training of the model would give."
+            f"The {LEVEL:.0%} interval is a bootstrap interval over the test images. The interval "
+            "of a mean has the mean half-width of its OOD sets, because they share the "
+            "in-distribution images. It does not cover the difference between training runs."
         )
     if any(row.tuned_on != "none" for row in board.rows):
         yield (
-            "Tuned on FGSM: the detector was tuned, and what it trains was trained, on validation "
-            "images and what an attack made of them. It saw no OOD image."
+            "Tuned on FGSM: the detector was tuned, and its trained parts were trained, on "
+            "validation images and adversarial versions of them. It used no OOD image."
         )
     devices = {device for row in board.rows if row.cost for device in row.cost.devices}
     if devices:
         yield (
-            f"Costs are of each detector alone on {', '.join(devices)}: medians of times; passes "
-            "are counted, a part as its share; FLOPs count a multiply-add as 2. The baseline is "
-            "the maximum softmax probability."
+            f"Costs of each detector alone, on {', '.join(devices)}. Times are medians. Forward "
+            "and backward passes are counted; a pass through a part of the network counts as its "
+            "share. FLOPs count a multiply-add as 2. The baseline is the maximum softmax "
+            "probability."
         )

@@ -46,12 +46,12 @@ _TUNED = Heading("Tuned on", "Tuned on", text=True, importance=7)
 
 
 def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
-    """What a person looks at first: quality with cost, cost, requirements, chosen values, absences.
+    """The report for a terminal: quality, cost, requirements, tuned parameters, absent methods.
 
     Args:
         board: the leaderboard.
         best: how the format shows the best value of a column, in words.
-        split: whether a method has two columns, what was trained and the detector, and not one.
+        split: whether a method is named in two columns, the trained model and the detector.
     """
     tables = [
         _leaderboard(board, split),
@@ -64,12 +64,12 @@ def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Docum
 
 
 def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
-    """The overview, and the tables behind it: each OOD set, each metric, each method.
+    """The report for a file: the overview, and each OOD set, each metric, each method.
 
     Args:
         board: the leaderboard.
         best: how the format shows the best value of a column, in words.
-        split: whether a method has two columns, what was trained and the detector, and not one.
+        split: whether a method is named in two columns, the trained model and the detector.
     """
     sets = [column for column in board.columns if column.kind == "set"]
     groups = {each.name: each.group for each in board.ood_sets}
@@ -107,13 +107,13 @@ def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
     ]
     document = _document(board, tables, best)
     if {"aupr_in", "aupr_out"} & set(board.metrics):
-        note = "AUPR depends on the numbers of ID and OOD images, which are given at the top."
+        note = "AUPR depends on the numbers of ID and OOD images (listed at the top)."
         document = replace(document, notes=(*document.notes, note))
     return document
 
 
 def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
-    """The best methods in five columns, for a column of a paper.
+    """The best methods in five columns: a table for one column of a paper.
 
     Args:
         board: the leaderboard.
@@ -147,8 +147,8 @@ def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
     sets = counted(len(board.ood_sets), "OOD set")
     notes = (
         f"AUROC (higher is better) and FPR95 (lower is better) in %, means over {sets} and "
-        f"{counted(len(board.seeds), 'seed')}; {shown}. Time: of an image in a "
-        f"batch, {BASELINE_SIGN} the baseline's.",
+        f"{counted(len(board.seeds), 'seed')}; {shown}. Time per image of a "
+        f"batch: {BASELINE_SIGN} the baseline's.",
         f"Best of its column: {best}"
         + (f"; {TIED_SIGN}: tied with the best (paired differences)." if board.tested else "."),
         *((UNSTEADY_NOTE,) if any(map(unsteady, ranked[:methods])) else ()),
@@ -158,7 +158,7 @@ def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
 
 
 def cost(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
-    """What the methods cost and require, as in the overview, and nothing else."""
+    """Costs and requirements only, as in the overview."""
     tables = [cost_table(board, split), requirements_table(board, split)]
     document = _document(board, tables, best)
     return replace(document, notes=(*mark_notes(board, best), *cost_notes(board)))
@@ -203,8 +203,9 @@ def _summary(board: LeaderboardData) -> tuple[str, ...]:
 
 
 def _leaderboard(board: LeaderboardData, split: bool) -> Table:
+    """The first table: ranks, AUROC and FPR95, and the two most telling costs."""
     mean, worst = board.column("mean"), board.column("worst")
-    # A group with every set in it would repeat the mean.
+    # A group of all OOD sets would repeat the mean.
     groups = [column for column in board.groups if column.sets != mean.sets]
     has_cost = any(row.cost is not None for row in board.rows)
     auroc, fpr = metric_title("auroc"), metric_title(FPR)
@@ -258,8 +259,8 @@ def _leaderboard(board: LeaderboardData, split: bool) -> Table:
 
     title = "Quality (%) and cost" if has_cost else "Quality (%)"
     scattering = (
-        f"{UNSTEADY_SIGN} after a time: its repetitions scatter by more than {SCATTER_LIMIT:.0%} "
-        "(see the table of costs)."
+        f"{UNSTEADY_SIGN} after a time: its repetitions vary by more than {SCATTER_LIMIT:.0%} "
+        "(see the cost table)."
     )
     notes = (scattering,) if any(map(unsteady, board.rows)) else ()
     return Table(title, tuple(headings), sections(board, cells), notes)
@@ -268,7 +269,7 @@ def _leaderboard(board: LeaderboardData, split: bool) -> Table:
 def _details(
     board: LeaderboardData, split: bool, title: str, columns: Sequence[tuple[str, Column, str]]
 ) -> Table:
-    """Methods against (metric, column) pairs, each under its own title."""
+    """One row for each method, one column for each (metric, column, title)."""
     headings = (*who(split), *(Heading(title, title) for _, _, title in columns))
 
     def cells(row: Row) -> tuple[Cell, ...]:

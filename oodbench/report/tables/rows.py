@@ -1,4 +1,4 @@
-"""Rows of the tables of a leaderboard: how methods are named and divided into sections."""
+"""Rows of the tables of a leaderboard: names of methods, sections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SPLIT = (Heading("Training", "Training", text=True), Heading("Detector", "Detec
 
 
 def who(split: bool) -> tuple[Heading, ...]:
-    """Heads of the columns that name a method."""
+    """Headings of the columns that name a method."""
     return _SPLIT if split else (METHOD,)
 
 
 def named(row: Row, board: LeaderboardData, split: bool) -> tuple[Cell, ...]:
-    """The cells that name a method, with what is missing beside it."""
+    """The cells that name a method; missing seeds or sets are noted after the name."""
     missing = _missing(row, board)
     if not split:
         return (Cell(row.method + missing),)
@@ -27,7 +27,7 @@ def named(row: Row, board: LeaderboardData, split: bool) -> tuple[Cell, ...]:
 
 
 def _missing(row: Row, board: LeaderboardData) -> str:
-    """What stands beside the name of a method that is not complete."""
+    """Note after the name of a method without all seeds or sets."""
     if row.complete:
         return ""
     if len(row.seeds) < len(board.seeds):
@@ -40,7 +40,7 @@ def sections(
     cells: Callable[[Row], tuple[Cell, ...]],
     key: Callable[[Row], Any] | None = None,
 ) -> tuple[Section, ...]:
-    """The ranked methods, and the oracles below them; in the leaderboard's order unless sorted."""
+    """The ranked methods, then the oracles; in the order of the leaderboard, or sorted by `key`."""
     parts = []
     for label, oracle in (("", False), (ORACLE_LABEL, True)):
         rows = [row for row in board.rows if row.oracle is oracle]

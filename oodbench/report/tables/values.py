@@ -11,7 +11,7 @@ from oodbench.report.leaderboard import SHOWN, Choice, Entry, Row
 from oodbench.report.tables.document import Cell
 
 UP_SIGN, DOWN_SIGN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
-"""Follow the name of a metric that is better if it is higher, or lower."""
+"""Follow the name of a metric: higher, or lower, is better."""
 
 BASELINE_SIGN = "\N{MULTIPLICATION SIGN}"
 
@@ -25,7 +25,7 @@ def value_cell(entry: Entry | None, *, spread: bool = False) -> Cell:
 
     Args:
         entry: the value.
-        spread: whether its standard deviation over seeds follows, if there are three or more.
+        spread: whether to add the standard deviation over seeds, if there are three or more.
     """
     if entry is None:
         return Cell()
@@ -49,7 +49,7 @@ def interval_text(found: Estimate) -> str:
 
 
 def interval_title(entries: Iterable[Entry | None]) -> str:
-    """The head of a column of `interval_text`."""
+    """The heading of a column of `interval_text`."""
     seeds = {entry.estimate.seeds for entry in entries if entry is not None}
     return "Both seeds" if seeds == {2} else f"{LEVEL:.0%} interval"
 
@@ -63,8 +63,8 @@ def metric_title(metric: str) -> str:
 def parameters_text(choices: Sequence[Choice], names: Collection[str] | None = None) -> str:
     """Detector parameters on one line: "epsilon 0, 0.0014, 0; temperature 1000".
 
-    Several values are those of the seeds, in order; values that all seeds share are given once.
-    Where the OOD sets of a seed have several, each value is followed by its set in brackets.
+    Several values belong to the seeds, in order; a value that all seeds share is given once. If
+    the OOD sets of a seed have different values, each value is followed by its set in brackets.
 
     Args:
         choices: the parameters of each seed.
@@ -78,7 +78,7 @@ def parameters_text(choices: Sequence[Choice], names: Collection[str] | None = N
         sets = dict.fromkeys(each.ood_dataset for each in choices if each.ood_dataset is not None)
         for choice in choices:
             value = _parameter(choice.values.get(name))
-            # A seed whose sets agree says it once, and it holds for each of them.
+            # One value for a whole seed holds for each of its sets.
             for ood in sets if choice.ood_dataset is None and sets else (choice.ood_dataset,):
                 by_set.setdefault(ood, []).append(value)
         texts = {ood: _once(values) for ood, values in by_set.items()}
@@ -122,9 +122,9 @@ def short_decimal(value: float | None) -> str:
 
 
 def same_decimals(values: Sequence[float | None]) -> Callable[[float | None], str]:
-    """A formatter with one number of decimals, at most three: the smallest value keeps two digits.
+    """A formatter with the same number of decimals for all values of a column.
 
-    Whole numbers have none.
+    The smallest value keeps two digits, with at most three decimals; whole numbers have none.
     """
     sizes = [abs(value) for value in values if value]
     if all(size == round(size) for size in sizes):
@@ -135,7 +135,7 @@ def same_decimals(values: Sequence[float | None]) -> Callable[[float | None], st
 
 
 def unit_prefix(values: Sequence[float | None]) -> tuple[float, str]:
-    """A power of 1000, and its prefix, that leaves the smallest value at 1 or above."""
+    """The largest power of 1000 that is not above the smallest value, and its prefix."""
     smallest = min((value for value in values if value), default=1.0)
     for unit, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if smallest >= unit:

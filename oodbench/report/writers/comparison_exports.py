@@ -1,7 +1,7 @@
 """A comparison for programs and spreadsheets: JSON and CSV.
 
-Values are as in the records: fractions in [0, 1], losses in nats. Published values are too, with
-the digits that were printed.
+All values have the units of the records: fractions in [0, 1], losses in nats. Published values have
+the printed digits.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ CSV_FIELDS = (
     "difference",
     "covered",
 )
-"""Columns of the CSV file. `column` is the published one, `measured_as` our method or model."""
+"""Columns of the CSV file: `column` is the published one, `measured_as` its method or model."""
 
 
 def to_csv(comparison: ComparisonData) -> str:
-    """A long table, a line for each cell. Numbers have six decimals at most."""
+    """A long table, one line for each cell. Numbers have at most six decimals."""
     file = io.StringIO()
     writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -54,7 +54,7 @@ def to_csv(comparison: ComparisonData) -> str:
 
 
 def to_json(comparison: ComparisonData) -> str:
-    """Everything in the comparison, indented, in a fixed order. What is unknown is null."""
+    """All values of the comparison, indented, in a fixed order. Unknown values are null."""
     content = {
         "schema_version": JSON_SCHEMA_VERSION,
         "suite": comparison.suite,

@@ -1,4 +1,4 @@
-"""A report as one web page or a part of one: no scripts or other files, for light and dark."""
+"""A report as a web page or a part of one, without scripts or other files; light and dark."""
 
 from __future__ import annotations
 
@@ -189,14 +189,14 @@ def render(leaderboard: LeaderboardData) -> str:
 
 
 def render_document(document: Document) -> str:
-    """A report as a page. Everything from records is escaped."""
+    """A report as a page. All text from records is escaped."""
     return _rendered(_PAGE, document)
 
 
 def render_fragment(document: Document) -> str:
-    """A report as a part of a page of others, such as a notebook: it restyles nothing but itself.
+    """A report as a part of another page, such as a notebook: its styles apply to itself only.
 
-    Colors are those around it, of a light or a dark theme.
+    It takes its colors from the page, which may have a light or a dark theme.
     """
     return _rendered(_FRAGMENT, document)
 
@@ -208,14 +208,14 @@ def _rendered(template: str, document: Document) -> str:
     environment.globals |= {"classes": _classes, "attribute": _attribute}
     filled = environment.from_string(_PARTS + template)
     page = filled.render(document=document, style=_STYLE) + "\n"
-    # The same page wherever it is written to: standard output need not be UTF-8.
+    # ASCII, so that the page is the same in any encoding: standard output need not be UTF-8.
     return page.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _classes(table: Table) -> list[list[str]]:
-    """What each column is: words, the first of a group, or of less weight.
+    """Classes of each column: words, first of a group, minor.
 
-    Columns of less weight are not shown on a phone until they are asked for.
+    On a phone, minor columns are hidden until the reader opens them.
     """
     found: list[list[str]] = []
     for index, heading in enumerate(table.headings):

@@ -1,4 +1,4 @@
-"""A report as LaTeX tables, to be put into a document that loads booktabs and graphicx."""
+"""A report as LaTeX tables, for a document that loads booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REPLACEMENTS = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    # At the start of a row these would be read as arguments of the \\ before it.
+    # At the start of a row, these would become arguments of the \\ before it.
     "[": "{[}",
     "*": "{*}",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
@@ -45,15 +45,15 @@ _SPECIAL = re.compile("|".join(map(re.escape, _REPLACEMENTS)))
 
 _SIGNS = {TIED_SIGN: r"$^{=}$", UNSTEADY_SIGN: r"$^{\sim}$"}
 _NO_SIGN = rf"\phantom{{{_SIGNS[TIED_SIGN]}}}"
-"""As wide as a sign: the digits above and below stay aligned."""
+"""As wide as a sign, so that digits stay aligned."""
 
 _PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 _PARAGRAPH = 40
-"""Columns with longer words than this are set as paragraphs."""
+"""Columns with longer cells than this are set as paragraphs."""
 
 _HEAD = 11
-"""Heads are broken into lines of this many characters."""
+"""Headings are broken into lines of this many characters."""
 
 
 def render(leaderboard: LeaderboardData) -> str:
@@ -64,7 +64,7 @@ def render(leaderboard: LeaderboardData) -> str:
 
 
 def render_compact(leaderboard: LeaderboardData) -> str:
-    """One table of the best methods, as wide as a column of a paper, and nothing else."""
+    """One table of the best methods only, as wide as a column of a paper."""
     return "\n".join([_PACKAGES, "", *_table(compact(leaderboard, best="bold"), small=True)]) + "\n"
 
 
@@ -90,7 +90,7 @@ def _table(table: Table, *, small: bool = False) -> Iterator[str]:
     yield r"\begin{table}[htbp]"
     yield r"\centering\setlength{\tabcolsep}{4pt}" + r"\footnotesize" * small
     yield rf"\caption{{{_escaped(table.title)}}}"
-    # Made smaller only if it is wider than the page.
+    # Scaled down only if it is wider than the page.
     yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
     yield rf"\begin{{tabular}}{{{''.join(_alignments(table))}}}"
     yield r"\toprule"
@@ -111,7 +111,7 @@ def _table(table: Table, *, small: bool = False) -> Iterator[str]:
 
 
 def _legend(table: Table) -> Iterator[str]:
-    """What type and signs of a table say, where it is printed far from the report's notes."""
+    """Meaning of the bold type and the signs of a table, which may be far from the notes."""
     marks = {cell.mark for index in range(len(table.headings)) for cell in table.column(index)}
     said = ["Bold: the best of its column"] if "best" in marks else []
     said += [f"{TIED_SIGN} after a value: tied with the best"] if "tied" in marks else []
@@ -120,7 +120,7 @@ def _legend(table: Table) -> Iterator[str]:
 
 
 def _groups(table: Table) -> Iterator[str]:
-    """A row above the heads, with rules under what spans several columns."""
+    """A row of group headings, with a rule below each group."""
     cells, rules, start = [], [], 1
     for group, columns in table.groups:
         cells.append(rf"\multicolumn{{{columns}}}{{c}}{{{_escaped(group)}}}")

@@ -1,6 +1,6 @@
 """A leaderboard for programs and spreadsheets: JSON, CSV, and a pandas data frame.
 
-Values are as in the records: fractions in [0, 1], milliseconds, seconds, bytes.
+Values have the units of the records: fractions in [0, 1], milliseconds, seconds, bytes.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ CSV_FIELDS = (
 
 
 def to_json(leaderboard: LeaderboardData) -> str:
-    """Everything on the leaderboard, indented, keys and entries in a fixed order.
+    """All values of the leaderboard, indented, with keys and entries in a fixed order.
 
     `methods[*].quality` has an entry for each metric and column; `column_kind` is "mean" (of all
     OOD sets), "worst", "group", "set" or "id" (for `id_accuracy`), and `mark` is "best", "tied" or
-    null. `behind_best` is the mean paired difference to the best method, positive where that is
-    better, and `probit_shift` that of probits with its interval; `by_seed` has the value of each
-    seed. What is unknown is null; there is never a NaN.
+    null. `behind_best` is the mean paired difference to the best method, positive if the best
+    method is better; `probit_shift` is the same for probits, with its interval. `by_seed` has the
+    value of each seed. Unknown values are null; there is no NaN.
     """
     content = {
         **_about(leaderboard),
@@ -99,7 +99,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
 
 
 def cost_json(leaderboard: LeaderboardData) -> str:
-    """What each method costs, for programs: means over seeds, and the largest memory."""
+    """Costs of each method, for programs: means over seeds, maximum of the memory."""
     content = {
         **_about(leaderboard),
         "methods": [{**_identity(row), "cost": _cost(row.cost)} for row in leaderboard.rows],
@@ -108,11 +108,12 @@ def cost_json(leaderboard: LeaderboardData) -> str:
 
 
 def summary_json(leaderboard: LeaderboardData) -> str:
-    """One row for each method, for programs: what the first table says of its quality.
+    """One row for each method, for programs: its quality as in the first table.
 
     `auroc` and `fpr95` are means over the OOD sets and seeds with their intervals and marks,
     `fpr95` with ID as the positive class (`leaderboard.FPR`). Methods without values have the
-    `status` "skipped" or "failed" and a `reason`. Nothing depends on the run or the machine.
+    `status` "skipped" or "failed" and a `reason`. The file is the same for all runs with the same
+    scores.
     """
     rows: list[dict[str, Any]] = []
     mean = leaderboard.column("mean")
@@ -172,11 +173,11 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def to_csv(leaderboard: LeaderboardData) -> str:
-    """A long table: a line for each method, metric and column, made to be filtered and pivoted.
+    """A long table for filters and pivots: one line for each method, metric and column.
 
-    Each line repeats what identifies its method and what the method costs. Methods and seeds that
-    were skipped or failed have a line of their own, with `status`, `reason`, in `seeds` how many
-    seeds that is, and no values. Numbers have six decimals at most; the JSON has them all.
+    Each line repeats the identity and the costs of its method. Methods and seeds that were skipped
+    or failed have their own line without values, with `status`, `reason` and, in `seeds`, the
+    number of these seeds. Numbers have at most six decimals; the JSON file has all digits.
     """
     file = io.StringIO()
     writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
@@ -190,27 +191,27 @@ def to_csv(leaderboard: LeaderboardData) -> str:
 def to_pandas(leaderboard: LeaderboardData, *, wide: bool = False) -> pd.DataFrame:
     """One row for each method: the ranked ones first, then oracles, then absent ones.
 
-    The columns are what the first table of a report has: rank and names; `auroc`, its mean over
-    the OOD sets and seeds, with `auroc_std`, `auroc_ci_low`, `auroc_ci_high`; `auroc_<group>` of
-    each group, or `auroc_<set>` of each set where there are no groups; `auroc_worst` and
-    `worst_set`; `fpr95` with ID as the positive class (`leaderboard.FPR`); `id_accuracy`; the
-    counts and times of cost records. A method without values has the `status` "skipped" or
-    "failed" and its `reason`. Fractions are in [0, 1]; times in ms.
+    The columns are those of the first table of a report: rank and names; `auroc`, the mean over OOD
+    sets and seeds, with `auroc_std`, `auroc_ci_low`, `auroc_ci_high`; `auroc_<group>` for each
+    group, or `auroc_<set>` for each set if there are no groups; `auroc_worst` and `worst_set`;
+    `fpr95` with ID as the positive class (`leaderboard.FPR`); `id_accuracy`; the counts and times
+    of cost records. A method without values has the `status` "skipped" or "failed" and a `reason`.
+    Metrics are fractions in [0, 1], times are in ms.
 
     Args:
         leaderboard: the leaderboard.
-        wide: every value there is, under longer names, instead (`_wide`).
+        wide: return all values instead, in columns with longer names (`_wide`).
     """
     import pandas as pd
 
     frame = pd.DataFrame(_wide(leaderboard) if wide else _tidy(leaderboard))
-    # Types with a value for "unknown", so that whole numbers and booleans stay what they are.
+    # These types have a value for "unknown", so that whole numbers and booleans keep their type.
     kinds = {"rank": "Int64", **dict.fromkeys(REQUIREMENTS, "boolean")}
     return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
 
 
 def _tidy(leaderboard: LeaderboardData) -> list[dict[str, Any]]:
-    """A row for each method, with what the first table of a report has."""
+    """A row for each method, with the columns of the first table of a report."""
     mean, worst = leaderboard.column("mean"), leaderboard.column("worst")
     sets = [column for column in leaderboard.columns if column.kind == "set"]
     parts = list(leaderboard.groups or (sets if len(sets) > 1 else ()))
@@ -248,13 +249,13 @@ def _tidy(leaderboard: LeaderboardData) -> list[dict[str, Any]]:
 
 
 def _wide(leaderboard: LeaderboardData) -> list[dict[str, Any]]:
-    """A row for each method, with everything.
+    """A row for each method, with all values.
 
     Columns are named `<metric>.mean`, `<metric>.worst`, `<metric>.group.<group>` and
-    `<metric>.set.<set>` for means over seeds; with `.std`, `.ci_low` or `.ci_high` after these for
-    their uncertainty; `<metric>.worst.set` for the name of the worst set; then `id_accuracy`, the
-    costs and the requirements by the names of cost records. A method without values has
-    the `status` "skipped" or "failed" and its `reason`.
+    `<metric>.set.<set>` for means over seeds, followed by `.std`, `.ci_low` or `.ci_high` for their
+    uncertainty; `<metric>.worst.set` is the name of the worst set. Then come `id_accuracy`, the
+    costs and the requirements by their names in cost records. A method without values has the
+    `status` "skipped" or "failed" and a `reason`.
     """
     rows = []
     for row in leaderboard.rows:
@@ -320,7 +321,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def _flat_name(column: Column) -> str:
-    # The kind is in the name because a group may be called as a set is, or "mean".
+    # The kind is in the name, because a group may have the name of a set, or "mean".
     in_full = column.kind in ("group", "set")
     return f"{column.kind}.{column.name}" if in_full else column.kind
 

@@ -19,7 +19,7 @@ def render(leaderboard: LeaderboardData) -> str:
 
 
 def render_document(document: Document) -> str:
-    """A report. Text from records is escaped, so that names show as they are."""
+    """A report. Text from records is escaped, so that names are shown unchanged."""
     parts = [f"# {_escaped(document.title)}"]
     parts.append("\n".join(f"- {_escaped(line)}" for line in document.summary))
     if document.warnings:

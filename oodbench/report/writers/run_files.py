@@ -1,7 +1,7 @@
 """The reports in a run directory, by file name.
 
-What is measured once and for all and what depends on the machine and its load are in files of their
-own: `quality.*` and `summary.json` are the same bytes whenever the scores are, `cost.*` never.
+Quality and costs have separate files. `quality.*` and `summary.json` are the same bytes whenever
+the scores are the same; `cost.*` depends on the machine and its load.
 """
 
 from __future__ import annotations
@@ -34,4 +34,4 @@ RUN_FILES: Mapping[str, Callable[[LeaderboardData], str]] = MappingProxyType(
         "summary.json": leaderboard_exports.summary_json,
     }
 )
-"""Each gives the whole file as text."""
+"""File name -> function that returns the whole file as text."""

@@ -1,4 +1,4 @@
-"""A report on a terminal: columns that do not fit are left out, numbers are never cut."""
+"""A report on a terminal: columns that do not fit are left out, numbers are never split."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from oodbench.report.tables.leaderboard_layout import overview
 from oodbench.report.writers.wrapping import longest_number, longest_piece, wrap
 
 BEST_SIGN = "*"
-"""Follows the best value of a column: bold is lost when output is piped."""
+"""Follows the best value of a column, because bold type is lost when output is piped."""
 
 _RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 _GROUP_GAP = 2
-"""Further spaces before a group of columns."""
+"""Additional spaces before a group of columns."""
 
 _SPLIT_WIDTH = 132
-"""From this width on a method has two columns, what was trained and the detector."""
+"""From this width, a method is named in two columns, the trained model and the detector."""
 
 _WORDS_WIDTH, _WORD = 16, 24
-"""Columns are left out before a column of words is narrower than the first, and before a word that
-is not longer than the second goes on in the next line."""
+"""Columns are left out rather than making a column of words narrower than `_WORDS_WIDTH` or
+splitting a word of at most `_WORD` characters."""
 
 _TIGHT = 8
-"""The first, where nothing less important can be left out."""
+"""Replaces `_WORDS_WIDTH` if no less important column is left."""
 
 _NARROWEST = 20
-"""Fewer columns can be asked for by mistake alone."""
+"""Smallest width that users can ask for."""
 
 _ENDLESS = 100_000
-"""Columns of what is not read by a person: everything in one line."""
+"""Width of output for programs: every row in one line."""
 
 
 class _Layout(NamedTuple):
-    """Which columns of a table are shown, how wide they are, and the space between them."""
+    """Columns of a table that are shown, their widths, and the space between them."""
 
     columns: tuple[int, ...]
     widths: tuple[int, ...]
@@ -51,19 +51,19 @@ class _Layout(NamedTuple):
 
 
 def renderables(leaderboard: LeaderboardData, width: int = 120) -> list[RenderableType]:
-    """What to print, in order, on a console of at least `width` characters.
+    """The parts to print, in order, on a console of at least `width` characters.
 
     Args:
         leaderboard: the leaderboard.
-        width: characters a line may have. Columns that do not fit are left out, the least
-            important first, and named below the table; text is wrapped; numbers stay whole.
+        width: largest number of characters of a line. Columns that do not fit are left out, the
+            least important first, and named below the table; text is wrapped; numbers stay whole.
     """
     best, split = f"bold, with {BEST_SIGN}", width >= _SPLIT_WIDTH
     return document_renderables(overview(leaderboard, best=best, split=split), width)
 
 
 def document_renderables(document: Document, width: int = 120) -> list[RenderableType]:
-    """What to print of a report, as `renderables` of a leaderboard."""
+    """The parts to print of a report, as for a leaderboard (`renderables`)."""
     shown: list[RenderableType] = [paragraph(document.title, width, style="bold")]
     shown += [paragraph(line, width) for line in document.summary]
     if document.warnings:
@@ -78,7 +78,7 @@ def document_renderables(document: Document, width: int = 120) -> list[Renderabl
 
 
 def render(leaderboard: LeaderboardData, width: int = 120) -> str:
-    """The same as plain text, without colors, no line wider than `width`.
+    """A leaderboard as plain text, without colors, no line wider than `width`.
 
     Raises:
         UserError: if `width` is no whole number of at least 20.
@@ -98,7 +98,7 @@ def render_document(document: Document, width: int = 120) -> str:
 
 
 def print_list(table: Table) -> None:
-    """Print a table on standard output: fitted to a terminal, elsewhere one line for each row."""
+    """Print a table on standard output: fitted to a terminal; elsewhere, one line for each row."""
     console = Console()
     if not console.is_terminal:
         print(plain(table_renderables(table, _ENDLESS), _ENDLESS), end="")
@@ -108,7 +108,7 @@ def print_list(table: Table) -> None:
 
 
 def plain(shown: Iterable[RenderableType], width: int) -> str:
-    """What is shown as plain text, without spaces at the ends of lines."""
+    """The parts as plain text, without spaces at the ends of lines."""
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
         for each in shown:
@@ -117,19 +117,19 @@ def plain(shown: Iterable[RenderableType], width: int) -> str:
 
 
 def paragraph(text: str, width: int, *, indent: str = "", style: str = "") -> Text:
-    """Text in lines of at most `width` characters, those after the first behind `indent`."""
+    """Text in lines of at most `width` characters, all but the first indented by `indent`."""
     return Text(f"\n{indent}".join(wrap(text, width - len(indent))), style=style)
 
 
 def table_renderables(table: Table, width: int) -> Iterator[RenderableType]:
-    """What to print of a table, as `renderables` of a leaderboard."""
+    """The parts to print of a table, as for a leaderboard (`renderables`)."""
     grids = _grids(table)
     layout = _layout(table, [row for grid in grids for row in grid], width)
     if table.title:
         yield paragraph(table.title, width, style="bold")
     if any(table.headings[index].group for index in layout.columns):
         yield _group_line(table.headings, layout)
-    # The head stands above the label of the first section, too.
+    # The headings come before the label of the first section, too.
     with_head = not table.sections[0].label
     if not with_head:
         yield _section(table.headings, [], layout, with_head=True)
@@ -145,7 +145,7 @@ def table_renderables(table: Table, width: int) -> Iterator[RenderableType]:
 
 
 def _left_out(headings: Sequence[Heading], layout: _Layout) -> list[str]:
-    """Titles of the columns that are not shown; of a group that is not, its own."""
+    """Titles of the columns that are not shown; for a whole group, the title of the group."""
     shown = {headings[index].group for index in layout.columns}
     missing = [each for index, each in enumerate(headings) if index not in layout.columns]
     titles = [each.title if each.group in shown else each.group for each in missing]
@@ -153,7 +153,7 @@ def _left_out(headings: Sequence[Heading], layout: _Layout) -> list[str]:
 
 
 def _group_line(headings: Sequence[Heading], layout: _Layout) -> Text:
-    """What stands above the columns: each group's name, and a rule over the rest of its columns."""
+    """The line above the columns: the name of each group, and a rule over the rest of it."""
     blocks: list[tuple[int, int, list[str]]] = []
     start = 0
     columns = list(zip(layout.columns, layout.widths, strict=True))
@@ -166,7 +166,7 @@ def _group_line(headings: Sequence[Heading], layout: _Layout) -> Text:
         start += span + layout.gap
     lines = [""] * max(len(names) for _, _, names in blocks)
     for place, inner, names in blocks:
-        # Names of several lines end beside each other, with the rule in the last.
+        # Names end in the same line, which has the rules.
         for number, name in enumerate(names, start=len(lines) - len(names)):
             last = number == len(lines) - 1 and len(name) < inner
             shown = f"{name} {'':{_RULE}<{inner - len(name) - 1}}" if last else name
@@ -208,7 +208,7 @@ def _section(
 
 
 def _grids(table: Table) -> list[list[list[Text]]]:
-    """The cells of each section, padded so that in each column decimals and signs align."""
+    """The cells of each section, padded so that decimals and signs align in each column."""
     indices = range(len(table.headings))
     has_mark = [table.has_marks(index) for index in indices]
     spreads = [max(len(cell.spread) for cell in table.column(index)) for index in indices]
@@ -228,7 +228,7 @@ def _padded(cell: Cell, has_mark: bool, spread: int) -> Text:
 
 
 def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout:
-    """Columns and widths that fit: first closer together, then with words wrapped, then fewer."""
+    """Columns and widths that fit: first with less space, then with wrapped words, then fewer."""
     headings = table.headings
     columns = [[cell.plain for cell in column] for column in zip(*rows, strict=True)]
     natural, wrapped, tight = [], [], []
@@ -248,7 +248,7 @@ def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout
             tight.append(natural[-1])
 
     def fitting(kept: Sequence[int], least: Sequence[int]) -> _Layout | None:
-        """A layout of these columns in which none is narrower than `least`."""
+        """A layout of these columns, none narrower than `least`; None if they do not fit."""
         for gap in (2, 1):
             space = width - gap * (len(kept) - 1)
             if sum(natural[index] for index in kept) <= space:
@@ -263,7 +263,7 @@ def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout
         dropped = min(kept, key=lambda index: (headings[index].importance, -index))
         if headings[dropped].importance == MOST_IMPORTANT:
             break
-        # Groups of columns stay alike.
+        # All groups keep the same columns.
         twins = headings[dropped].title if headings[dropped].group else None
         kept = [index for index in kept if index != dropped and headings[index].title != twins]
     while found is None and (found := fitting(kept, tight)) is None:
@@ -277,7 +277,7 @@ def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout
 
 
 def _narrowed(widths: Sequence[int], least: Sequence[int], space: int) -> list[int]:
-    """The widths, the widest made narrower until they fit, or until none can be."""
+    """The widths, with the widest reduced until all fit or none can be reduced."""
     narrow = list(widths)
     while sum(narrow) > space:
         open_ = [index for index, width in enumerate(narrow) if width > least[index]]

@@ -6,11 +6,10 @@ import re
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters, broken after spaces and the signs + - _ / @ and comma.
+    """Lines of at most `width` characters, broken after spaces and + - _ / @ and comma.
 
-    Numbers such as 1,000 and 1e-4 are not broken. A longer piece goes on in the next line. Nothing
-    is lost: the lines put together are the text, but for spaces at their ends. A width below 1
-    counts as 1.
+    Numbers such as 1,000 and 1e-4 are not broken. A piece longer than `width` is split. Joined, the
+    lines are the text again, except for spaces at the ends of lines. A width below 1 counts as 1.
     """
     width = max(1, width)
     lines = [""]
@@ -24,12 +23,12 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def longest_piece(text: str) -> int:
-    """The smallest width at which `wrap` cuts no piece."""
+    """The smallest width at which `wrap` splits no piece."""
     return max((len(piece.rstrip()) for piece in _pieces(text)), default=0)
 
 
 def longest_number(text: str) -> int:
-    """The smallest width at which `wrap` cuts no piece that has a digit in it."""
+    """The smallest width at which `wrap` splits no piece with a digit."""
     pieces = (piece.rstrip() for piece in _pieces(text))
     return max((len(piece) for piece in pieces if re.search(r"\d", piece)), default=0)
 
