@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oodbench.errors import InterruptedRun, UserError
-from oodbench.planning.plan import Method, Plan, make_plan, parameters_error
+from oodbench.planning.plan import Method, Plan
+from oodbench.planning.planner import make_plan, parameters_error
 from oodbench.planning.suite import Change, load_suite, plan_suite
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog, DetectorStatus, Plugin
@@ -282,7 +283,7 @@ def plan_run(
     """The plan of a run; nothing is run.
 
     Raises:
-        UserError: as `oodbench.planning.plan.make_plan`.
+        UserError: as `oodbench.planning.planner.make_plan`.
     """
     spec = (change or Change()).of(catalog.benchmark(str(benchmark)))
     return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)

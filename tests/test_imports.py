@@ -18,13 +18,10 @@ MODULES = 15
 # The list shrinks to nothing: these modules are still to be split.
 NOT_YET_SPLIT = frozenset(
     {
-        "api",
         "cli.main",
         "detector",
-        "engine.benchmark",
         "engine.evaluation",
         "metrics",
-        "planning.plan",
         "specs",
         "training.loop",
         "user_model.session",

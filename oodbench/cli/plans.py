@@ -1,37 +1,38 @@
-"""A plan, drawn for a terminal."""
+"""A plan and the estimate of its work, for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from oodbench.errors import counted
-from oodbench.planning import workload as workload
-from oodbench.planning.plan import Pass, Plan
+from oodbench.planning import estimate
+from oodbench.planning.estimate import Pass, Work
+from oodbench.planning.plan import Plan
 from oodbench.planning.suite import Suite
-from oodbench.planning.workload import Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
 from oodbench.report.tables.notes import untuned_note
 from oodbench.report.writers.terminal import paragraph, table_renderables
 
-_NUMBERS = ("images", "FLOPs", "trainings", "trained on", "training FLOPs", "swept", "pass FLOPs")
+_SUMS = ("trainings", "trained on", "training FLOPs", "passed over", "pass FLOPs")
+_NUMBERS = ("images", "FLOPs", *_SUMS)
 _IMPORTANCE = {"model": 9, "to": 9, "data": 7, "methods": 7, "method": 9, "reason": 9, "passes": 6}
 _IMPORTANCE |= {"benchmark": 9, "FLOPs": 8, "training FLOPs": 8, "pass FLOPs": 8}
-_IMPORTANCE |= {"images": 7, "trained on": 7, "swept": 7, "ID": 6}
+_IMPORTANCE |= {"images": 7, "trained on": 7, "passed over": 7, "ID": 6}
 """Of columns, for `Heading`; 5 of the others."""
 
 _ESTIMATES = (
-    "FLOPs are estimates: convolutions alone, 2 for each multiply-add, training 3 forwards for "
-    "each image; ? where those of a network are not known. What is in the cache is not trained "
-    "again."
+    "Models, methods and skips are what the run does. Images and FLOPs are estimates: convolutions "
+    "alone, 2 for each multiply-add, training 3 forward passes for each image; ? where those of a "
+    "network are not known. Models in the cache are not trained again; measuring costs is not "
+    "counted."
 )
 
 
 def renderables(plan: Plan, width: int) -> list[RenderableType]:
-    """What a run would do: trainings, passes and who shares them, skips, and how much it is.
+    """What a run would do: models, methods, skips; and the estimate of its passes and operations.
 
     Args:
         plan: the plan.
@@ -41,7 +42,7 @@ def renderables(plan: Plan, width: int) -> list[RenderableType]:
 
 
 def suite_renderables(suite: Suite, plans: Mapping[str, Plan], width: int) -> list[RenderableType]:
-    """What a run of a suite would do: the plan of each benchmark, and the sum.
+    """What a run of a suite would do: plan and estimate of each benchmark, and the sum.
 
     Args:
         suite: the suite.
@@ -57,8 +58,8 @@ def suite_renderables(suite: Suite, plans: Mapping[str, Plan], width: int) -> li
     parts += [*table_renderables(_members(plans), width), Text()]
     if spec.training:
         changes = ", ".join(f"{key}: {value}" for key, value in spec.training.items())
-        said = f"The suite changes the training of every model ({changes})."
-        parts.append(paragraph(said, width))
+        note = f"The suite changes the training of every model ({changes})."
+        parts.append(paragraph(note, width))
     return [*parts, paragraph(_ESTIMATES, width)]
 
 
@@ -103,7 +104,7 @@ def _trainings(plan: Plan) -> Table:
                 model.head,
                 f"{named}{counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
                 f"{recipe.schedule} {recipe.learning_rate:g}",
-                *_numbers(workload.training(plan, name)),
+                *_numbers(estimate.training_work(plan, name)),
             )
         )
     return _table(
@@ -114,30 +115,48 @@ def _trainings(plan: Plan) -> Table:
 
 
 def _passes(plan: Plan) -> Table:
-    """One row for the passes that are alike but for their data."""
-    alike: dict[tuple[Any, ...], list[Pass]] = {}
-    for planned in plan.passes:
-        kind = (planned.model, planned.purpose, planned.methods, planned.split, planned.forwards)
-        alike.setdefault(kind, []).append(planned)
+    """One row for the passes that differ in their data alone."""
+    alike: dict[tuple[str, ...], list[Pass]] = {}
+    for each in estimate.passes_of(plan):
+        kind = (each.model, each.purpose, each.split, *each.methods)
+        alike.setdefault(kind, []).append(each)
     rows = []
-    for (model, purpose, methods, split, forwards), passes in alike.items():
-        # The model stands at the beginning of the row.
-        names = ", ".join(method.removeprefix(f"{model}+") for method in methods)
+    for passes in alike.values():
+        first = passes[0]
         rows.append(
             (
-                model,
-                purpose,
-                f"{', '.join(planned.dataset for planned in passes)} ({split})",
-                names,
-                forwards.replace(f"{model}+", "") + ("; all taps" if passes[0].taps else ""),
-                *_numbers(workload.total(workload.this_pass(plan, planned) for planned in passes)),
+                first.model,
+                first.purpose,
+                f"{', '.join(each.dataset for each in passes)} ({first.split})",
+                _short(first, first.methods),
+                _forwards(first),
+                *_numbers(estimate.total(estimate.pass_work(plan, each) for each in passes)),
             )
         )
     return _table(
-        "Passes (for each seed)",
+        "Estimate of the passes over data (for each seed)",
         ("model", "to", "data", "methods", "passes", "images", "FLOPs"),
         rows,
     )
+
+
+def _short(planned: Pass, methods: Iterable[str]) -> str:
+    """Names of methods without their model, which stands at the beginning of the row."""
+    return ", ".join(method.removeprefix(f"{planned.model}+") for method in methods)
+
+
+def _forwards(planned: Pass) -> str:
+    """Passes of the network over each image of a pass over data, in words."""
+    layers = ["all feature layers"] if planned.taps else []
+    if planned.purpose == "tune":
+        many = len(planned.methods) > 1
+        return "; ".join(["a grid for each" if many else "its grid", *layers])
+    own = []
+    if planned.purpose == "score" and planned.gradients:
+        own.append(f"+ gradients: {_short(planned, planned.gradients)}")
+    if planned.purpose == "score" and planned.replacing:
+        own.append(f"+ replaced layers: {_short(planned, planned.replacing)}")
+    return "; ".join(["1 forward pass", *own, *layers])
 
 
 def _skips(plan: Plan) -> Table:
@@ -151,17 +170,17 @@ def _members(plans: Mapping[str, Plan]) -> Table:
     def work(parts: Iterable[Plan]) -> tuple[str, ...]:
         chosen = list(parts)
         count = sum(len(plan.models) * len(plan.seeds) for plan in chosen)
-        trained = workload.total(workload.trainings(plan) for plan in chosen)
-        swept = workload.total(workload.passes(plan) for plan in chosen)
-        return str(count), *_numbers(trained), *_numbers(swept)
+        trained = estimate.total(estimate.all_trainings(plan) for plan in chosen)
+        passed = estimate.total(estimate.all_passes(plan) for plan in chosen)
+        return str(count), *_numbers(trained), *_numbers(passed)
 
     rows = [
         (name, plan.benchmark.id, ", ".join(plan.benchmark.ood_groups), *work([plan]))
         for name, plan in plans.items()
     ]
     return _table(
-        "In all, over all seeds (images are counted once for each epoch, and for each pass)",
-        ("benchmark", "ID", "OOD", *_NUMBERS[2:]),
+        "Estimate over all seeds (images are counted once for each epoch, and for each pass)",
+        ("benchmark", "ID", "OOD", *_SUMS),
         [*rows, ("sum", "", "", *work(plans.values()))],
     )
 
@@ -170,12 +189,12 @@ def _members(plans: Mapping[str, Plan]) -> Table:
 
 
 def _amount(plan: Plan) -> str:
-    trained, swept = workload.trainings(plan), workload.passes(plan)
+    trained, passed = estimate.all_trainings(plan), estimate.all_passes(plan)
     count = len(plan.models) * len(plan.seeds)
     return (
-        f"In all: {counted(count, 'training')} over {counted(trained.images, 'image')} "
-        f"({_flops(trained)}FLOPs), then passes over {counted(swept.images, 'image')} "
-        f"({_flops(swept)}FLOPs with tuning and gradients)."
+        f"Estimate: {counted(count, 'training')} over {counted(trained.images, 'image')} "
+        f"({_flops(trained)}FLOPs), then passes over {counted(passed.images, 'image')} "
+        f"({_flops(passed)}FLOPs with tuning and gradients)."
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from oodbench.errors import UserError, did_you_mean, shown
 from oodbench.metrics import METRICS
-from oodbench.planning.plan import Method, Plan, make_plan
+from oodbench.planning.plan import Method, Plan
+from oodbench.planning.planner import make_plan
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog, DetectorStatus, is_suite, merged
 from oodbench.specs import (
@@ -145,7 +146,7 @@ def plan_suite(
     """The plan of every member, by what it is called in the suite.
 
     Raises:
-        UserError: as `oodbench.planning.plan.make_plan`.
+        UserError: as `oodbench.planning.planner.make_plan`.
     """
     return {
         benchmark.name: make_plan(

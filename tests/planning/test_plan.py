@@ -6,8 +6,6 @@ import io
 import re
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,58 +16,23 @@ from rich.console import Console
 
 from oodbench.cli.plans import renderables, suite_renderables
 from oodbench.errors import UserError
-from oodbench.planning import workload as workload
-from oodbench.planning.plan import FITTED_ON, Method, Plan, make_plan
+from oodbench.planning.estimate import all_trainings, passes_of, training_work
+from oodbench.planning.plan import FITTED_ON, Method, Plan
+from oodbench.planning.planner import make_plan
 from oodbench.planning.suite import Change, load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog, DetectorStatus
 from oodbench.specs import BenchmarkSpec, DatasetSpec
 from oodbench.specs.yaml_file import validate
-
-TRAINING = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1}
-SOFTMAX = {"network": "resnet8", "head": "softmax", "training": TRAINING}
-DISMAX = {"network": "resnet8", "head": "dismax", "training": TRAINING}
-METHODS = {
-    "SoftMax+MaxProb": {"model": "SoftMax", "detector": "baseline"},
-    "SoftMax+ODIN": {"model": "SoftMax", "detector": "odin"},
-    "SoftMax+Mahalanobis": {"model": "SoftMax", "detector": "mahalanobis"},
-    "DisMax+Entropy": {"model": "DisMax", "detector": "dismax_entropy"},
-}
-DETECTORS = ("baseline", "dismax_entropy", "entropy", "mahalanobis", "odin")
-"""The detectors of these tests: a detector more in the catalog changes no plan here."""
-
-
-def benchmark(**changes: Any) -> BenchmarkSpec:
-    content: dict[str, Any] = {
-        "schema_version": 1,
-        "name": "mine",
-        "version": 1,
-        "title": "Mine",
-        "summary": "A test",
-        "id": "digits",
-        "ood": {"near": ["letters"], "far": ["photo-patches", "uniform-noise"]},
-        "models": {"SoftMax": SOFTMAX, "DisMax": DISMAX},
-        "methods": METHODS,
-        "exclude": [{"model": "DisMax", "detector": "entropy", "reason": "called the same"}],
-    }
-    return validate(BenchmarkSpec, content | changes, Path("mine.yaml"))
-
-
-def statuses(**changes: DetectorStatus) -> dict[str, DetectorStatus]:
-    known = Catalog().detectors
-    return {name: known[name] for name in DETECTORS} | changes
-
-
-def plan(
-    spec: BenchmarkSpec | None = None,
-    *,
-    methods: list[str] | None = None,
-    known: Mapping[str, DetectorStatus] | None = None,
-    catalog: Catalog | None = None,
-    seeds: int = 1,
-) -> Plan:
-    return make_plan(
-        spec or benchmark(), catalog or Catalog(), known or statuses(), seeds=seeds, methods=methods
-    )
+from tests.helpers.plans import (
+    DETECTORS,
+    DISMAX,
+    METHODS,
+    SOFTMAX,
+    TRAINING,
+    benchmark,
+    plan,
+    statuses,
+)
 
 
 def refusal(*args: Any, **options: Any) -> UserError:
@@ -81,70 +44,6 @@ def refusal(*args: Any, **options: Any) -> UserError:
 
 def names(planned: Plan) -> list[str]:
     return [method.name for method in planned.methods]
-
-
-# --- passes ---------------------------------------------------------------------------------------
-
-
-def test_every_split_is_swept_once_for_each_model() -> None:
-    planned = plan(benchmark(matrix={}))
-    count = Counter((p.model, p.dataset, p.split) for p in planned.passes)
-    assert set(count.values()) == {1}, f"swept more than once: {count}"
-    tested = {(p.model, p.dataset) for p in planned.passes if p.purpose == "score"}
-    sets = ("digits", "letters", "photo-patches", "uniform-noise")
-    assert tested == {(model, name) for model in ("SoftMax", "DisMax") for name in sets}
-
-
-def test_all_methods_of_a_model_share_a_test_pass() -> None:
-    planned = plan(benchmark(matrix={}))
-    for shared in planned.passes:
-        if shared.purpose == "score":
-            own = tuple(method.name for method in planned.methods_of(shared.model))
-            assert shared.methods == own
-
-
-def test_passes_are_only_those_that_are_needed() -> None:
-    planned = plan(methods=["SoftMax+MaxProb"])
-    assert [(p.dataset, p.split, p.purpose) for p in planned.passes] == [
-        ("digits", "test", "score"),
-        ("letters", "test", "score"),
-        ("photo-patches", "test", "score"),
-        ("uniform-noise", "test", "score"),
-    ]
-    assert planned.models == ("SoftMax",)
-    planned = plan(methods=["SoftMax+ODIN"])
-    assert [(p.dataset, p.split) for p in planned.passes if p.purpose == "tune"] == [
-        ("digits", "validation")
-    ]
-    assert not [p for p in planned.passes if p.purpose == "fit"], "ODIN has nothing to fit"
-    planned = plan(methods=["SoftMax+Mahalanobis"])
-    assert [(p.dataset, p.split) for p in planned.passes if p.purpose == "fit"] == [
-        ("digits", "train")
-    ]
-
-
-def test_images_are_counted_from_the_manifests() -> None:
-    planned = plan(methods=["SoftMax+Mahalanobis"])
-    for swept in planned.passes:
-        assert swept.images == Catalog().dataset(swept.dataset).splits[swept.split], swept
-
-
-def test_taps_are_captured_only_where_needed() -> None:
-    planned = plan(benchmark(matrix={}))
-    with_taps = {m.name for m in planned.methods if m.detector.name == "mahalanobis"}
-    assert with_taps
-    for swept in planned.passes:
-        assert swept.taps == bool(with_taps & set(swept.methods)), swept
-    assert not any(p.taps for p in plan(methods=["SoftMax+MaxProb", "SoftMax+ODIN"]).passes)
-
-
-def test_oracle_tuning_passes_validation_images_of_each_set() -> None:
-    oracle = {"model": "SoftMax", "detector": "odin", "tuning": "ood_oracle"}
-    spec = benchmark(methods={**METHODS, "Oracle": oracle})
-    tuned = [p for p in plan(spec).passes if p.purpose == "tune" and p.dataset != "digits"]
-    assert [p.dataset for p in tuned] == ["letters", "photo-patches", "uniform-noise"]
-    assert {p.split for p in tuned} == {"validation"}
-    assert {p.methods for p in tuned} == {("Oracle",)}
 
 
 def test_seeds_are_counted_from_zero() -> None:
@@ -489,9 +388,9 @@ def test_the_name_says_what_is_limited(images: int | None, epochs: int | None, n
 
 def test_images_that_are_limited_are_counted_so() -> None:
     whole, part = plan(limited(epochs=20)), plan(limited(images=100))
-    assert max(each.images for each in whole.passes) > 100
-    assert {each.images for each in part.passes} == {100}
-    assert workload.training(part, "SoftMax").images == 20 * 100
+    assert max(each.images for each in passes_of(whole)) > 100
+    assert {each.images for each in passes_of(part)} == {100}
+    assert training_work(part, "SoftMax").images == 20 * 100
 
 
 @pytest.mark.parametrize(
@@ -546,7 +445,7 @@ def validation(**fields: Any) -> dict[str, DetectorStatus]:
 
 def test_what_is_validation_is_swept_after_training_images() -> None:
     planned = plan(methods=["needy"], known=validation())
-    fits = [(p.model, p.dataset, p.split) for p in planned.passes if p.purpose == "fit"]
+    fits = [(p.model, p.dataset, p.split) for p in passes_of(planned) if p.purpose == "fit"]
     assert fits == [
         (model, "digits", split) for model in ("SoftMax", "DisMax") for split in FITTED_ON.values()
     ]
@@ -606,7 +505,7 @@ def test_a_detector_that_cannot_be_made_is_a_skip() -> None:
         ),
         (
             {"matrix": {"detectors": ["odn"]}},
-            "pass.detectors: there is no detector 'odn'",
+            "matrix.detectors: there is no detector 'odn'",
             "'odin'",
         ),
         (
@@ -735,7 +634,7 @@ def test_what_is_fixed_is_not_tuned() -> None:
     assert method.tuned_on == "none"
     assert method.search_space == {}
     assert not method.requirements()["ood_or_adversarial_samples"]
-    assert not [p for p in plan(spec).passes if p.purpose == "tune"]
+    assert not [p for p in passes_of(plan(spec)) if p.purpose == "tune"]
 
 
 # --- the plan as text -----------------------------------------------------------------------------
@@ -751,7 +650,8 @@ def test_a_drawn_plan_says_what_is_shared_trained_and_skipped() -> None:
         "needs a DisMax head; SoftMax has a linear head",
         "letters, photo-patches, uniform-noise",
         "seeds 0, 1",
-        "all taps",
+        "all feature layers",
+        "Estimate",
     ):
         assert said in text, f"'{said}' is not in:\n{text}"
 
@@ -776,59 +676,6 @@ def test_a_drawn_plan_says_how_much_it_is() -> None:
     assert "?" not in text.replace("; ? where", "")
 
 
-# --- how much work it is --------------------------------------------------------------------------
-
-F = 2 * 12_500_992 / 16
-"""Operations of a forward of resnet8 on an image of 8x8, a sixteenth of what it is on 32x32."""
-
-
-def test_training_takes_three_forwards_and_tests_one() -> None:
-    tested = {**SOFTMAX, "training": {**TRAINING, "epochs": 5, "test_accuracy": "each"}}
-    last = {**DISMAX, "training": {**TRAINING, "epochs": 5, "test_accuracy": "last"}}
-    planned = plan(benchmark(models={"SoftMax": tested, "DisMax": last}), seeds=2)
-    found = workload.training(planned, "SoftMax")
-    assert found.images == 5 * (897 + 600)
-    assert found.flops == pytest.approx(F * 5 * (3 * 897 + 600))
-    assert workload.training(planned, "DisMax").images == 5 * 897 + 600
-    both = workload.trainings(planned)
-    assert both.images == 2 * (5 * (897 + 600) + 5 * 897 + 600)
-
-
-@pytest.mark.parametrize(
-    ("method", "forwards"),
-    [
-        ("SoftMax+MaxProb", {"score": 1}),
-        # Grid: 4 temperatures with a gradient each, 10 steps that are not zero; 3 kinds of images.
-        ("SoftMax+ODIN", {"score": 3, "tune": 4 + 3 * (1 + 4 + 40)}),
-        ("SoftMax+Mahalanobis", {"score": 6, "fit": 1, "tune": 4 + 3 * (1 + 2.5 * (1 + 6))}),
-    ],
-)
-def test_passes_take_what_their_methods_declare(method: str, forwards: dict[str, float]) -> None:
-    planned = plan(methods=[method])
-    for each in planned.passes:
-        found = workload.this_pass(planned, each)
-        assert found.images == each.images
-        assert found.flops == pytest.approx(F * each.images * forwards[each.purpose])
-
-
-def test_methods_share_the_first_forward() -> None:
-    planned = plan(methods=["SoftMax+MaxProb", "entropy", "SoftMax+ODIN"])
-    score = next(each for each in planned.passes if each.purpose == "score")
-    assert workload.this_pass(planned, score).flops == pytest.approx(F * score.images * 3)
-
-
-def test_networks_of_which_nothing_is_known() -> None:
-    own = {**SOFTMAX, "network": "mine:network"}
-    planned = plan(
-        benchmark(models={"SoftMax": own, "DisMax": DISMAX}),
-        methods=["SoftMax+MaxProb", "DisMax+Entropy"],
-    )
-    assert workload.training(planned, "SoftMax").flops is None
-    assert workload.training(planned, "SoftMax").images == 897
-    assert workload.trainings(planned).flops is None, "a sum with an unknown part is not known"
-    assert workload.training(planned, "DisMax").flops is not None
-
-
 # --- suites ---------------------------------------------------------------------------------------
 
 
@@ -842,8 +689,8 @@ def test_a_drawn_suite_has_every_plan_and_the_sum() -> None:
     text = console.export_text()
     for name, each in plans.items():
         assert f"Plan of benchmark '{name}'" in text
-        assert f"{workload.trainings(each).images:,}" in text
-    total = sum(workload.trainings(each).images for each in plans.values())
+        assert f"{all_trainings(each).images:,}" in text
+    total = sum(all_trainings(each).images for each in plans.values())
     (last,) = [line for line in text.splitlines() if line.startswith("sum ")]
     assert f"{total:,}" in last
     assert "recipe: quick" in text
@@ -855,9 +702,10 @@ def test_a_drawn_suite_has_every_plan_and_the_sum() -> None:
 def test_planning_imports_no_torch() -> None:
     code = (
         "import sys; from oodbench.plugins.catalog import Catalog; "
-        "from oodbench.planning.plan import make_plan; "
+        "from oodbench.planning.planner import make_plan; "
+        "from oodbench.planning.estimate import passes_of; "
         "c = Catalog(); p = make_plan(c.benchmark('digits'), c, c.detectors, seeds=3); "
-        "print(len(p.passes), 'torch' in sys.modules)"
+        "print(len(passes_of(p)), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == "False", done.stdout

@@ -1,0 +1,220 @@
+"""Estimate of what a plan costs, before anything is run: passes over data, images, operations.
+
+The estimate is for choosing a machine, not for comparing detectors; the costs in reports are
+measured. Fitting and scoring make exactly the shared forward passes that it lists. The rest depends
+on what is found while running (which attacks succeed, which step size is chosen), so these rules
+apply, in forward passes of the whole network (F) for each image:
+
+- training: 3 F (a forward pass, and a backward pass for inputs and weights, twice as much);
+- a pass that methods share: 1 F;
+- a method with input gradients: another 2 F, one backward pass for the input alone and the second
+  forward pass; 5 F for a feature ensemble, which does both for each of its four or five feature
+  layers, on half of the network on average;
+- a method that replaces feature layers: another 1 F at most, as the network continues from there;
+- tuning: the images attacked and verified (4 F), then clean, noisy and attacked images once for all
+  methods whose parameters change the score alone, once more for each that reads maps, and through
+  the grid of each that has input gradients; a gradient serves all step sizes.
+
+Operations are those of convolutions alone, two for each multiply-add. Measuring costs takes a few
+more passes over one batch, which are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from oodbench.models.registry import NETWORKS
+from oodbench.planning.plan import FITTED_ON, Method, Plan
+from oodbench.specs import ModelSpec, SplitName
+
+Purpose = Literal["fit", "tune", "score"]
+
+_PIXELS = 32 * 32
+"""Pixels of the images that `NetworkInfo.macs_32` is given for."""
+
+_TRAINING = 3.0
+_ENSEMBLE = 2.5
+"""Passes of a feature ensemble, over all feature layers: half of the network for each."""
+_ATTACK = 4.0
+"""A forward and a backward pass, and two forward passes to see whether the network is fooled."""
+_KINDS = 3.0
+"""Clean, noisy and attacked images."""
+_GRADIENTS = frozenset({"input_gradient", "input_gradients"})
+_TUNED_ALONE = _GRADIENTS | {"replaced_logits", "feature_map", "tap_maps", "layers"}
+"""Needs of the methods that pass over the tuning images alone; the others share stored outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass of one model over one split, made for each seed.
+
+    To fit and to score, one forward pass serves all its methods. To tune, the images are shared and
+    each method passes over them with its own grid.
+
+    Attributes:
+        methods: names of the methods that share it.
+        gradients: those of them that take input gradients too.
+        replacing: those of them that replace feature layers too.
+        taps: whether all feature layers are captured.
+    """
+
+    model: str
+    dataset: str
+    split: SplitName
+    images: int
+    purpose: Purpose
+    methods: tuple[str, ...]
+    gradients: tuple[str, ...]
+    replacing: tuple[str, ...]
+    taps: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An amount of work.
+
+    Attributes:
+        images: images that go through the network once or more.
+        flops: floating-point operations; None if those of a network are not known.
+    """
+
+    images: int = 0
+    flops: float | None = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        unknown = self.flops is None or other.flops is None
+        return Work(
+            self.images + other.images,
+            None if unknown else (self.flops or 0.0) + (other.flops or 0.0),
+        )
+
+    def times(self, count: int) -> Work:
+        """The same work several times."""
+        return Work(self.images * count, None if self.flops is None else self.flops * count)
+
+
+def total(parts: Iterable[Work]) -> Work:
+    """The sum."""
+    return sum(parts, Work())
+
+
+def passes_of(plan: Plan) -> tuple[Pass, ...]:
+    """The passes over data for each seed, in the order of the run."""
+    return tuple(each for model in plan.models for each in _passes_of_model(plan, model))
+
+
+def _passes_of_model(plan: Plan, model: str) -> Iterator[Pass]:
+    benchmark, mine = plan.benchmark, plan.methods_of(model)
+    tuning = benchmark.tuning.split
+
+    def over(
+        dataset: str, split: SplitName, purpose: Purpose, methods: Sequence[Method]
+    ) -> Iterator[Pass]:
+        if methods:
+            yield Pass(
+                model=model,
+                dataset=dataset,
+                split=split,
+                images=benchmark.images_of(plan.datasets[dataset], split),
+                purpose=purpose,
+                methods=_names(methods),
+                gradients=_names(m for m in methods if m.detector.needs & _GRADIENTS),
+                replacing=_names(m for m in methods if "replaced_logits" in m.detector.needs),
+                taps=any(m.detector.needs & {"taps", "tap_maps"} for m in methods),
+            )
+
+    for need, split in FITTED_ON.items():
+        yield from over(benchmark.id, split, "fit", [m for m in mine if need in m.detector.needs])
+    yield from over(benchmark.id, tuning, "tune", [m for m in mine if m.tuned_on != "none"])
+    oracles = [m for m in mine if m.tuned_on == "ood_oracle"]
+    for name in benchmark.ood_groups:
+        yield from over(name, tuning, "tune", oracles)
+    for name in (benchmark.id, *benchmark.ood_groups):
+        yield from over(name, "test", "score", mine)
+
+
+def _names(methods: Iterable[Method]) -> tuple[str, ...]:
+    return tuple(method.name for method in methods)
+
+
+def training_work(plan: Plan, model: str) -> Work:
+    """One training of a model, with the test accuracies that it records."""
+    dataset = plan.datasets[plan.benchmark.id]
+    spec = plan.benchmark.models[model]
+    recipe = spec.training
+    tests = {"no": 0, "last": 1, "each": recipe.epochs}[recipe.test_accuracy]
+    images = plan.benchmark.images_of(dataset, "train") * recipe.epochs
+    tested = plan.benchmark.images_of(dataset, "test") * tests
+    forwards = _TRAINING * images + tested
+    return Work(images + tested, _flops(plan, spec, forwards))
+
+
+def pass_work(plan: Plan, planned: Pass) -> Work:
+    """One pass, for one seed."""
+    forwards = planned.images * _forwards(plan, planned)
+    spec = plan.benchmark.models[planned.model]
+    return Work(planned.images, _flops(plan, spec, forwards))
+
+
+def all_trainings(plan: Plan) -> Work:
+    """Every training of a plan, of all seeds."""
+    return total(training_work(plan, model) for model in plan.models).times(len(plan.seeds))
+
+
+def all_passes(plan: Plan) -> Work:
+    """Every pass of a plan, of all seeds."""
+    return total(pass_work(plan, each) for each in passes_of(plan)).times(len(plan.seeds))
+
+
+def _flops(plan: Plan, model: ModelSpec, forwards: float) -> float | None:
+    """Operations of this many forward passes of one image."""
+    info = NETWORKS.get(model.network)
+    if info is None or info.macs_32 is None:
+        return None
+    _, height, width = plan.datasets[plan.benchmark.id].shape
+    return 2 * info.macs_32 * height * width / _PIXELS * forwards
+
+
+def _forwards(plan: Plan, planned: Pass) -> float:
+    """Work of a pass for each image, in forward passes."""
+    methods = [method for method in plan.methods if method.name in planned.methods]
+    if planned.purpose == "fit":
+        return 1.0
+    if planned.purpose == "score":
+        return 1.0 + sum(2 * _share(each) + _shown(each) + _replaced(each) for each in methods)
+    attacked = any(method.tuned_on == "fgsm" for method in methods)
+    kinds = _KINDS if attacked else 1.0
+    own = [method for method in methods if method.detector.needs & _TUNED_ALONE]
+    shared = kinds if len(own) < len(methods) else 0.0  # one pass for all that change scores only
+    return (_ATTACK if attacked else 0.0) + shared + kinds * sum(_grid(method) for method in own)
+
+
+def _share(method: Method) -> float:
+    """Share of the network that one gradient, or the forward pass after it, takes."""
+    if "input_gradient" not in method.detector.needs:
+        return 0.0
+    return _ENSEMBLE if "taps" in method.detector.needs else 1.0
+
+
+def _shown(method: Method) -> float:
+    """Backward passes for the gradients that a detector reads: one loss, of which most have one."""
+    return 1.0 if "input_gradients" in method.detector.needs else 0.0
+
+
+def _replaced(method: Method) -> float:
+    """Forward passes that continue from a replaced feature layer."""
+    return 1.0 if "replaced_logits" in method.detector.needs else 0.0
+
+
+def _grid(method: Method) -> float:
+    """Tuning one method on one image."""
+    space = method.search_space
+    steps: Sequence[float] = space.get("epsilon", (0.0,))
+    settings = math.prod(len(values) for name, values in space.items() if name != "epsilon")
+    moved = sum(step != 0 for step in steps)
+    gradients = settings if moved else 0
+    own = _share(method) * (gradients + settings * moved)
+    return 1.0 + own + (_shown(method) + _replaced(method)) * settings * len(steps)

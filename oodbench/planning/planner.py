@@ -1,0 +1,209 @@
+"""Making a plan from a benchmark and a catalog: no tensor, no file of images, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from oodbench.detector import head_obstacle
+from oodbench.errors import UserError, counted
+from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
+from oodbench.planning.plan import Method, Plan, Skip
+from oodbench.planning.selection import (
+    benchmark_methods,
+    check_known,
+    declaration,
+    reference_method,
+    selected_methods,
+)
+from oodbench.plugins.arguments import MOST_SEEDS, whole_number
+from oodbench.plugins.catalog import BUILT_IN, Catalog, DetectorStatus
+from oodbench.specs import BenchmarkSpec, DatasetSpec
+from oodbench.specs.names import shortened
+from oodbench.specs.yaml_file import place_of
+
+
+def make_plan(
+    benchmark: BenchmarkSpec,
+    catalog: Catalog,
+    statuses: Mapping[str, DetectorStatus],
+    *,
+    seeds: int,
+    methods: Sequence[str] | None = None,
+    refusal: Callable[[Method], str | None] = lambda method: None,
+) -> Plan:
+    """The plan of a run.
+
+    Args:
+        benchmark: its specification.
+        catalog: gives the manifests of data sets.
+        statuses: every detector with its declaration or its error.
+        seeds: number of seeds, 0 .. seeds - 1.
+        methods: names of methods or detectors to run; None for all.
+        refusal: gives the reason why a method's detector cannot be made, or None; called for
+            methods that can run on their model.
+
+    Raises:
+        UserError: if a name is unknown, two methods have one name, a detector that was asked for
+            is broken, a loss does not take an option, the reference needs more than the logits, or
+            a data set lacks a split that is needed.
+    """
+    whole_number("seeds", seeds, 1, MOST_SEEDS)
+    for name, model in benchmark.models.items():
+        if not is_callable_name(model.network):
+            check_known(f"models.{name}.network", model.network, NETWORKS, benchmark)
+        check_known(f"models.{name}.head", model.head, HEADS, benchmark)
+        for option in model.loss_options:
+            options = HEADS[model.head].loss_options
+            check_known(f"models.{name}.loss_options", option, options, benchmark)
+    if benchmark.tuning.detectors != "all":
+        for name in benchmark.tuning.detectors:
+            check_known("tuning.detectors", name, statuses, benchmark)
+    candidates, skips = benchmark_methods(benchmark, statuses)
+    reference = reference_method(benchmark, statuses)
+    if methods is not None:
+        candidates, skips = selected_methods(methods, candidates, skips, benchmark, statuses)
+    _check_tuned(benchmark, candidates, statuses)
+    candidates = [_tuned(method, benchmark, catalog) for method in candidates]
+    runnable = []
+    for method in candidates:
+        reason = _cannot_run(method, benchmark) or _refused(method, benchmark, refusal)
+        if reason is None:
+            runnable.append(method)
+        else:
+            skips.append(_skip(method, reason))
+    datasets = {name: catalog.dataset(name) for name in (benchmark.id, *benchmark.ood_groups)}
+    _check_data(benchmark, datasets, runnable)
+    return Plan(
+        benchmark=benchmark,
+        datasets=datasets,
+        seeds=tuple(range(seeds)),
+        methods=tuple(runnable),
+        skips=tuple(skips),
+        reference=reference,
+    )
+
+
+def _refused(
+    method: Method, benchmark: BenchmarkSpec, refusal: Callable[[Method], str | None]
+) -> str | None:
+    try:
+        return refusal(method)
+    except UserError as error:
+        raise parameters_error(method, benchmark, error.message, error.hint) from error
+
+
+def parameters_error(
+    method: Method, benchmark: BenchmarkSpec, message: str, hint: str
+) -> UserError:
+    """The error of a method whose detector cannot be made; it names file and line."""
+    keys = ("methods", method.name, "parameters")
+    if not method.parameters:
+        return UserError(message, hint)
+    file = benchmark.file
+    where = f"Benchmark '{benchmark.name}'" if file is None else place_of(file, keys)
+    return UserError(f"{where}: methods.{shortened(method.name)}.parameters: {message}", hint)
+
+
+def _tunable(method: Method) -> bool:
+    return bool("calibration" in method.detector.needs or method.search_space)
+
+
+def _tuned(method: Method, benchmark: BenchmarkSpec, catalog: Catalog) -> Method:
+    """The method with its tuning protocol."""
+    if not _tunable(method):
+        return method
+    named = benchmark.methods.get(method.name)
+    entry = catalog.entries["detector"].get(method.detector.name)
+    protocol = benchmark.tuning.protocol_for(
+        method.detector.name,
+        plugin=entry is None or entry.source != BUILT_IN,
+        own=None if named is None else named.tuning,
+    )
+    return replace(method, tuned_on=protocol)
+
+
+def _check_tuned(
+    benchmark: BenchmarkSpec, methods: Sequence[Method], statuses: Mapping[str, DetectorStatus]
+) -> None:
+    """Check that the detectors named by `--tune` exist and have something to tune."""
+    tune = benchmark.tuning.tune
+    if tune is None or tune == "none":
+        return
+    own = {spec.tuning for spec in benchmark.methods.values()} - {None, "none"}
+    if benchmark.tuning.protocol == "none" and not own:
+        raise UserError(
+            f"tune: benchmark '{benchmark.name}' has no protocol to tune by "
+            "(tuning.protocol: none).",
+            "Leave out tune, or give the benchmark a protocol.",
+        )
+    for name in tune if tune != "all" else ():
+        info = declaration(name, statuses, "tune", benchmark)
+        if not info.search_space and "calibration" not in info.needs:
+            raise UserError(
+                f"tune: detector '{name}' has no search space: there is nothing to tune.",
+                "Name detectors with a search space, or all, or none.",
+            )
+        mine = [method for method in methods if method.detector.name == name]
+        if not any(_tunable(method) for method in mine):
+            fixed = "its parameters are given" if mine else "no method of this run has it"
+            raise UserError(f"tune: '{name}' has nothing to tune: {fixed}.")
+
+
+def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
+    """Why a detector cannot run on a model, or None."""
+    model = benchmark.models[method.model]
+    head, needs = HEADS[model.head], method.detector.needs
+    if needs & {"taps", "tap_maps"} and is_callable_name(model.network) and not model.taps:
+        return f"needs taps; models.{method.model}.taps names none"
+    obstacle = head_obstacle(needs, head.kind, method.model)
+    if obstacle is not None:
+        return obstacle
+    if "calibration" in needs and method.tuned_on == "none":
+        who = "--tune leaves it out" if benchmark.tuning.tune else "the benchmark does not tune it"
+        return f"needs tuning data; {who}"
+    return None
+
+
+def _skip(method: Method, reason: str) -> Skip:
+    return Skip(method.name, method.model, method.detector.name, reason, method.asked_for)
+
+
+def _check_data(
+    benchmark: BenchmarkSpec, datasets: Mapping[str, DatasetSpec], methods: Sequence[Method]
+) -> None:
+    """Check that the data sets have the splits that the plan needs, and images of one shape."""
+    tuning = benchmark.tuning.split
+    wanted = {(benchmark.id, "train"): "to train on", (benchmark.id, "test"): "to test on"}
+    wanted |= {(name, "test"): "to test on" for name in benchmark.ood_groups}
+    if any(method.tuned_on != "none" for method in methods):
+        wanted[benchmark.id, tuning] = "to tune on"
+    if any(method.tuned_on == "ood_oracle" for method in methods):
+        wanted |= {(name, tuning): "for ood_oracle tuning" for name in benchmark.ood_groups}
+    if any("validation" in method.detector.needs for method in methods):
+        wanted.setdefault((benchmark.id, "validation"), "to fit on images that were not trained on")
+    heads = {benchmark.models[method.model].head for method in methods}
+    if any(HEADS[head].calibrated for head in heads):
+        wanted.setdefault((benchmark.id, "validation"), "to calibrate a temperature on")
+    for (name, split), why in wanted.items():
+        if split not in datasets[name].splits:
+            raise UserError(
+                f"Benchmark '{benchmark.name}' needs the {split} split of '{name}' {why}; "
+                f"its manifest has: {', '.join(datasets[name].splits)}."
+            )
+    classes, most = datasets[benchmark.id].num_classes or 0, benchmark.most_images
+    if most is not None and most < classes:
+        raise UserError(
+            f"limit: {counted(most, 'image')} cannot have one of each of the {classes} classes "
+            f"of '{benchmark.id}'.",
+            f"Give at least {classes}.",
+        )
+    shape = datasets[benchmark.id].shape
+    for name, spec in datasets.items():
+        if spec.shape != shape:
+            raise UserError(
+                f"Benchmark '{benchmark.name}': images of '{name}' have shape "
+                f"{'x'.join(map(str, spec.shape))}, those of '{benchmark.id}' "
+                f"{'x'.join(map(str, shape))}.",
+                "One network takes both: choose data sets of one shape.",
+            )
