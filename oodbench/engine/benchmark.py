@@ -1,4 +1,4 @@
-"""A whole run: every model and seed of a plan, into a run directory."""
+"""The run of a benchmark: every model and seed of a plan, into a run directory."""
 
 from __future__ import annotations
 
@@ -79,27 +79,27 @@ def run(
     resume: bool = False,
     data_root: Path | None = None,
 ) -> Outcome:
-    """Carry out a plan.
+    """Run a plan.
 
     Args:
-        plan: what to do.
+        plan: models, methods and seeds.
         catalog: gives the detectors.
         folder: the run directory.
         device: where to compute.
-        say: takes progress.
-        resume: continue what is in the folder: finished work is not done again.
-        data_root: folder of data sets that do not come built in, for the description.
+        say: progress reporter.
+        resume: continue the run in the folder; finished methods are not computed again.
+        data_root: folder of data sets that do not come built in.
 
     Raises:
-        UserError: if the folder holds a run and `resume` is not set, or holds the run of something
-            else, or a file cannot be written.
+        UserError: if the folder holds a run and `resume` is not set, or holds the run of other work
+            (`storage.same_work`), or a file cannot be written.
     """
     if distributed.launched():
         raise UserError(
-            "A run is one process; several (torchrun) only train.",
+            "A run is one process; torchrun starts several, which can only train.",
             "Train with `torchrun ... -m oodbench train BENCHMARK`, then run as usual.",
         )
-    return _Run(plan, catalog, RunDirectory(folder), device, say, data_root).carry_out(resume)
+    return _Run(plan, catalog, RunDirectory(folder), device, say, data_root).outcome(resume)
 
 
 class _Run:
@@ -135,7 +135,8 @@ class _Run:
 
     # --- the run -------------------------------------------------------------------------------
 
-    def carry_out(self, resume: bool) -> Outcome:
+    def outcome(self, resume: bool) -> Outcome:
+        """Run all units, then compare the methods."""
         units = [(model, seed) for seed in self.plan.seeds for model in self.plan.models]
         with self.say.work(len(units) + 1):
             self.say.stage("data")
@@ -163,6 +164,7 @@ class _Run:
         return Outcome(self.directory.folder, complete, tuple(failures))
 
     def _unit(self, model: str, seed: int) -> None:
+        """Train one model for one seed, and evaluate its methods that are not finished."""
         todo = [m for m in self.plan.methods_of(model) if (m.name, seed) not in self.records]
         if not todo and (model, seed) in self.trainings:
             self.say.done(f"{model}, seed {seed}: finished before")
@@ -178,7 +180,7 @@ class _Run:
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
         todo = self._without_other_weights(model, seed, tensors_digest(weights), todo)
         if not todo:
-            self.say.done(f"{label}: finished before; its training history is made again")
+            self.say.done(f"{label}: finished before; its training history is written again")
             return
         detectors = {
             method.name: self.catalog.load_detector(method.detector.name, method.parameters)
@@ -214,24 +216,24 @@ class _Run:
     def _without_other_weights(
         self, model: str, seed: int, weights: str, todo: list[Method]
     ) -> list[Method]:
-        """What is to do; all methods again if the finished ones had another checkpoint."""
+        """The methods to evaluate: all of them if the finished ones had other weights."""
         label = f"{model}/seed{seed}"
         before = self.checkpoints.get(label, weights)
         self.checkpoints[label] = weights
         methods = list(self.plan.methods_of(model))
         if before == weights or len(todo) == len(methods):
             return todo
-        self.say.warn(f"{label} was trained anew with another result: its methods are done again.")
+        self.say.warn(f"{label} was trained again, with other weights: its methods run again.")
         for method in methods:
             self.records.pop((method.name, seed), None)
             self.costs.pop((method.name, seed), None)
         return methods
 
     def _reference(self, seed: int) -> tuple[Classifier, Scorer] | None:
-        """The method that times are divided by, on a network of its own.
+        """The method that times are divided by, on an untrained network.
 
-        The time of a pass does not depend on the weights, so the initial ones serve: the reference
-        need not be among the methods of this run.
+        The time of a forward pass does not depend on the weights. So the reference need not be
+        among the methods of this run.
         """
         method = self.plan.reference
         if method is None:
@@ -242,9 +244,9 @@ class _Run:
     # --- results to records --------------------------------------------------------------------
 
     def _store(self, methods: Sequence[Method], seed: int, evaluation: Evaluation) -> None:
-        """Turn the results of a model and seed into scores, costs and records."""
+        """Make scores, costs and records from the results of a model and seed."""
         measured = [m for m in methods if evaluation.results[m.name].error is None]
-        # Confidence intervals are numpy's work, which lets other threads go on.
+        # Numpy computes confidence intervals without holding the interpreter's lock.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             quality = pool.map(
                 lambda method: list(self.recorder.quality(method, seed, evaluation)), measured
@@ -278,7 +280,7 @@ class _Run:
             self.records[key] = records[method.name]
 
     def _compare(self) -> None:
-        """Compare every method with the best ones, also those that were finished before."""
+        """Compare every method with the best ones, including the methods finished before."""
         records = [record for group in self.records.values() for record in group]
         if differences.belong(self.differences, records):
             return
@@ -295,7 +297,7 @@ class _Run:
                 ):
                     pass
         except UserError as error:
-            self.say.warn(f"{error.message} No ties are shown without them.")
+            self.say.warn(f"{error.message} Without them, ties are not shown.")
             return
         found = differences.differences_to_best(records, self.recorder.resampled.__getitem__)
         self.unwritten[DIFFERENCES] = to_lines(found).encode()

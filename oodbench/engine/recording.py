@@ -1,4 +1,4 @@
-"""From what came of a method to its records."""
+"""From the results of a method to its records."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Recorder:
     """Makes the records of one run.
 
     Args:
-        benchmark: what is run.
-        run_id: of the run.
+        benchmark: the benchmark of the run.
+        run_id: id of the run.
         device: name of the device, for cost records.
 
     Attributes:
-        resampled: method and seed -> the metrics on the resamples that all methods share, for each
-            method whose quality records were made.
+        resampled: method and seed -> metrics on the resamples, which all methods share; filled
+            when the quality records of a method are made.
     """
 
     def __init__(self, benchmark: BenchmarkSpec, run_id: str, device: str) -> None:
@@ -120,10 +120,7 @@ class Recorder:
         self.resampled[key] = differences.resample(scores, self._shared, self._benchmark.id)
 
     def cost(self, method: Method, seed: int, result: MethodResult) -> CostRecord:
-        """What the method costs.
-
-        `result` has its cost measured.
-        """
+        """The cost record of a method whose costs were measured."""
         assert result.cost is not None
         return CostRecord(
             run_id=self._run_id,
@@ -149,7 +146,7 @@ class Recorder:
     def training(
         self, model: str, seed: int, history: Iterable[Mapping[str, Any]]
     ) -> list[TrainingRecord]:
-        """What each epoch of a model ended with (`oodbench.training.state.Epoch`)."""
+        """A record of each epoch of a model (`oodbench.training.state.Epoch`)."""
         return [
             TrainingRecord(
                 run_id=self._run_id,
@@ -178,7 +175,7 @@ class Recorder:
         reason: str,
         tuned_on: TuningProtocol = "none",
     ) -> list[QualityRecord]:
-        """A record without a value for every cell that would have been there."""
+        """Records without values, one for each OOD set and metric, of a method without results."""
         blank = replace(
             self._blank(method, model, detector, seed),
             status=status,

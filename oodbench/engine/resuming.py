@@ -57,7 +57,7 @@ def open_directory(
         directory: of the run.
         plan: what is asked for.
         work: gives what its results depend on; reads the data.
-        say: takes warnings: what is done again, and why.
+        say: takes warnings about results that are computed again.
         resume: whether to continue a run that is there.
 
     Raises:
@@ -101,7 +101,7 @@ class _Reading:
         self.planned: Mapping[Key, str] = {
             (method.name, seed): method.tuned_on for method in plan.methods for seed in plan.seeds
         }
-        """What is asked for, and what it is tuned on."""
+        """Method and seed of the plan -> tuning protocol."""
 
     def finished(self) -> Finished:
         differences = [] if DIFFERENCES in self.altered else self.directory.read_differences()
@@ -112,7 +112,7 @@ class _Reading:
     def _trainings(self) -> dict[tuple[str, int], list[TrainingRecord]]:
         if TRAINING in self.altered:
             path = self.directory.folder / TRAINING
-            self.say.warn(f"{path} changed after the run; it is made again.")
+            self.say.warn(f"{path} changed after the run; it is written again.")
             return {}
         found: dict[tuple[str, int], list[TrainingRecord]] = {}
         for record in self.directory.read_training():
@@ -120,7 +120,7 @@ class _Reading:
         return found
 
     def _methods(self) -> tuple[dict[Key, list[QualityRecord]], dict[Key, CostRecord]]:
-        """Records and costs of finished methods, and of those that are not asked for now."""
+        """Records and costs of finished methods, and of methods that the plan leaves out."""
         by_key, measured = self._read_unaltered()
         records: dict[Key, list[QualityRecord]] = {}
         costs: dict[Key, CostRecord] = {}
@@ -128,7 +128,7 @@ class _Reading:
             whole = self._is_whole(key, group, measured)
             if whole and key in self.planned and scores_name(key) in self.altered:
                 self.say.warn(
-                    f"{self.directory.scores_path(key)} changed after the run; done again: "
+                    f"{self.directory.scores_path(key)} changed after the run; computed again: "
                     f"{_label(key)}."
                 )
             elif (
@@ -138,7 +138,7 @@ class _Reading:
             ):
                 records[key] = group
                 costs[key] = measured[key]
-            elif key not in self.planned:  # and not tried again now
+            elif key not in self.planned:  # kept as it is: this command does not run it
                 records[key] = group
                 costs |= {key: measured[key]} if key in measured else {}
         return records, costs
@@ -146,7 +146,7 @@ class _Reading:
     def _is_whole(
         self, key: Key, group: list[QualityRecord], measured: Mapping[Key, CostRecord]
     ) -> bool:
-        """Whether all records of a method and seed are there, tuned as is asked for now."""
+        """Whether all records of a method and seed are there, with the tuning of the plan."""
         expected = len(metrics.METRICS) * len(self.plan.benchmark.ood_groups) + 1
         return (
             len(group) == expected
@@ -191,9 +191,8 @@ class _Reading:
                 "Resume with the methods and seeds of the run, or start a new one with --out.",
             )
         again = [key for key in gone if key in self.planned]
-        self.say.warn(
-            f"{files} changed after the run; done again: {listed(map(_label, again)) or 'nothing'}."
-        )
+        labels = listed(map(_label, again)) or "nothing"
+        self.say.warn(f"{files} changed after the run; computed again: {labels}.")
         return kept, measured
 
 

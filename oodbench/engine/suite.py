@@ -1,4 +1,4 @@
-"""Running a suite: one benchmark after the other, with the comparison written after each."""
+"""The run of a suite: its benchmarks one after the other, the comparison written after each."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ REPORTS = {
     "comparison.json": "to_json",
     "comparison.html": "to_html",
 }
-"""File in the directory of a suite -> the format it is in."""
+"""File in the directory of a suite -> the method of the comparison that gives its content."""
 
 
 class Done(Protocol):
-    """How the run of one benchmark ended."""
+    """How the run of a benchmark ended."""
 
     @property
     def complete(self) -> bool:
@@ -39,7 +39,7 @@ class Done(Protocol):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What failed, with the reasons."""
+        """Each failure, as "method (seed k): reason"."""
 
 
 def run_members(
@@ -55,26 +55,27 @@ def run_members(
     progress: Reporter,
     data_root: Path | None = None,
 ) -> SuiteState:
-    """Run every benchmark of a suite that is not done yet.
+    """Run every benchmark of a suite that is not finished.
 
-    All data sets are fetched first. A benchmark whose data sets are not to be had is not run. What
-    one benchmark fails with is kept as its reason, and the others are run nevertheless.
-    After each, `suite.json`, the comparison and the figures are written: a stop loses nothing.
+    All data sets are fetched first. A benchmark does not run if one of its data sets is missing. If
+    a benchmark fails, the error is recorded as its reason and the others still run. After each
+    benchmark, `suite.json`, the comparison and the figures are written, so that an interrupted
+    suite can be resumed.
 
     Args:
-        suite: what to run.
-        plans: the plan of each benchmark, by what it is called in the suite.
+        suite: the suite.
+        plans: the plan of each benchmark, by its name in the suite.
         catalog: gives the files of the detectors.
-        directory: where to.
-        run_one: runs a plan into a folder, or goes on there.
-        resume: go on with what is in the directory.
-        request: what was asked for, for the description.
-        say: takes a line before and after each benchmark.
-        progress: takes how far fetching the data sets is.
-        data_root: where the data sets are, to see whether they are those of a finished benchmark.
+        directory: of the suite.
+        run_one: runs a plan into a folder, or resumes it there.
+        resume: continue the run in the directory.
+        request: the arguments of the run, for the description.
+        say: called with a line before and after each benchmark.
+        progress: progress reporter of fetching the data sets.
+        data_root: folder of data sets that do not come built in.
 
     Returns:
-        How far each benchmark is.
+        The status of each benchmark.
 
     Raises:
         UserError: if the directory cannot be used, or no benchmark has its data sets.
@@ -116,7 +117,7 @@ def run_members(
 
 
 def _hint(absent: Mapping[str, UserError], plans: Iterable[Plan]) -> str:
-    """What to do about data sets that are not to be had."""
+    """How to get data sets that are missing."""
     specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
     published = [name for name in absent if any(file.urls for file in specs[name].files)]
     first = next(iter(absent.values())).hint
@@ -128,7 +129,7 @@ def _hint(absent: Mapping[str, UserError], plans: Iterable[Plan]) -> str:
 def _absent(
     plans: Iterable[Plan], data_root: Path | None, progress: Reporter
 ) -> dict[str, UserError]:
-    """Fetch and decode every data set of some plans; those that are not to be had, and why."""
+    """Fetch and decode every data set of some plans; the errors of those that are missing."""
     from oodbench.data.store.dataset_folders import root_folder
     from oodbench.data.store.stored_dataset import StoredDataset
 
@@ -155,11 +156,11 @@ def _run(
     state: SuiteState,
     say: Callable[[str], None],
 ) -> SuiteState:
-    """The state after one benchmark was run, or failed."""
+    """The state of the suite after one benchmark has run or failed."""
     try:
         with held(folder):
             done = run_one(plan, folder)
-    except Exception as error:  # days of work of the other benchmarks do not hang on this one
+    except Exception as error:  # the other benchmarks, which may take days, still run
         reason = _one_line(str(error) or type(error).__name__)
         if not isinstance(error, UserError):
             reason = f"{type(error).__name__}: {reason}"
@@ -192,10 +193,10 @@ def _is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None)
 
 
 def comparison_of(directory: SuiteDirectory) -> Comparison:
-    """The comparison that the records in the directory of a suite give.
+    """The comparison made from the records in the directory of a suite.
 
     Raises:
-        UserError: if there is no suite, or its records contradict it.
+        UserError: if there is no suite, or its records contradict each other.
     """
     from oodbench.report import Comparison
 
@@ -216,10 +217,10 @@ def write_reports(directory: SuiteDirectory) -> None:
 
 
 def write_figures(directory: SuiteDirectory, folder: Path) -> list[Path]:
-    """Draw what can be drawn of a suite.
+    """Draw the figures of a suite into a folder.
 
     Returns:
-        The files that were written.
+        The files.
     """
     from oodbench.report.figures import gallery
 

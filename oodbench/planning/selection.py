@@ -144,10 +144,9 @@ def _pair(
     benchmark: BenchmarkSpec,
     statuses: Mapping[str, DetectorStatus],
 ) -> list[Method]:
-    """The method that MODEL+DETECTOR names, in the benchmark or not; none if it names no pair.
+    """The method that MODEL+DETECTOR names, even if the benchmark lacks it; none for other names.
 
-    The detector is named by its name or its label; upper and lower case matter only where two
-    detectors differ in nothing else.
+    DETECTOR is a name or a label. Case matters only between detectors that differ in case alone.
 
     Raises:
         UserError: if the detector is broken, or the name stands for several methods.

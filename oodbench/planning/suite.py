@@ -1,6 +1,6 @@
-"""A suite with everything it refers to: its benchmarks, and the numbers it is compared with.
+"""A suite with its benchmarks and the published numbers that it is compared with.
 
-Read from YAML files alone; no torch.
+Read from YAML files alone, without torch.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from oodbench.specs.yaml_file import named_as_file, read_spec, validate
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What the options of a run change in a benchmark.
+    """Changes of a benchmark by the options of a run.
 
     Attributes:
-        tune: "all", "none" or names: the detectors that are tuned; None as the benchmark says.
-        limit: less than the benchmark asks for; None for all of it.
+        tune: the detectors that are tuned: "all", "none" or names; None for those of the benchmark.
+        limit: limits of images and epochs; None for no limit.
     """
 
     tune: Literal["all", "none"] | tuple[str, ...] | None = None
@@ -43,7 +43,7 @@ class Change:
     def read(
         cls, tune: str | Sequence[str] | None, limit: int | None, epochs: int | None
     ) -> Change:
-        """From the options as they are given.
+        """From the options of a command or a function.
 
         Raises:
             UserError: if one is not valid.
@@ -56,18 +56,18 @@ class Change:
         return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
 
     def of(self, benchmark: BenchmarkSpec) -> BenchmarkSpec:
-        """The benchmark with it."""
+        """The changed benchmark."""
         if self.tune is not None:
             benchmark = benchmark.tuning_only(self.tune)
         return benchmark if self.limit is None else benchmark.limited_to(self.limit)
 
     def folder_name(self, name: str) -> str:
-        """What a default run directory begins with."""
+        """Beginning of the name of a default run directory."""
         return name if self.limit is None else f"{name}-limited"
 
 
 def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[str, ...] | None:
-    """Which detectors to tune, from names in a sequence or between commas."""
+    """The detectors to tune, from a sequence of names or names separated by commas."""
     if tune is None:
         return None
     given: Sequence[Any] = tune.split(",") if isinstance(tune, str) else tune
@@ -86,13 +86,13 @@ def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[st
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite, ready to be run.
+    """A suite with its benchmarks.
 
     Attributes:
-        spec: the suite's own file.
-        published: the numbers that its tables show; None if it has no tables.
-        members: its benchmarks as they are run, changed where the suite says so. By the names in
-            `spec.members`; their own names may have the suite's suffix.
+        spec: content of the suite's file.
+        published: the published numbers of its tables; None if it has no tables.
+        members: name in `spec.members` -> benchmark, with the changes that the suite makes; its own
+            name may have the suite's suffix.
     """
 
     spec: SuiteSpec
@@ -101,7 +101,7 @@ class Suite:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the members are called in this suite, in the order in which they are run."""
+        """Names of the benchmarks in this suite, in the order of the run."""
         return tuple(benchmark.name for benchmark in self.members.values())
 
     def changed(self, change: Change) -> Suite:
@@ -117,12 +117,12 @@ class Suite:
 def load_suite(catalog: Catalog, name: str) -> Suite:
     """A suite by name or by the path of a YAML file.
 
-    Members and published numbers are looked for beside the suite's file (those in a sub-folder
-    `published/`), then in the catalog.
+    Members are searched for beside the suite's file, published numbers in its sub-folder
+    `published/`; both then in the catalog.
 
     Raises:
-        UserError: if something is not there or not valid, or if the tables ask for something that
-            neither the members nor the published numbers have.
+        UserError: if a file is missing or not valid, or if a table names something that neither the
+            members nor the published numbers have.
     """
     spec, path = catalog.suite(name)
     members = {name: _member(catalog, spec, path, name) for name in spec.members}
@@ -143,7 +143,7 @@ def plan_suite(
     methods: Sequence[str] | None = None,
     refusal: Callable[[Method], str | None] = lambda method: None,
 ) -> dict[str, Plan]:
-    """The plan of every member, by what it is called in the suite.
+    """The plan of every member, by its name in the suite.
 
     Raises:
         UserError: as `oodbench.planning.planner.make_plan`.
@@ -157,7 +157,7 @@ def plan_suite(
 
 
 def _member(catalog: Catalog, suite: SuiteSpec, path: Path, name: str) -> BenchmarkSpec:
-    """A member's benchmark, with the suite's training put over that of every model."""
+    """A member's benchmark, with the suite's changes to the training of every model."""
     file = catalog.beside(path, "members", "benchmark", name)
     content = catalog.inherited(file)
     if is_suite(content):
@@ -181,7 +181,7 @@ def _member(catalog: Catalog, suite: SuiteSpec, path: Path, name: str) -> Benchm
     return validate(BenchmarkSpec, changed, path)
 
 
-# --- what refers to what -----------------------------------------------------------------------
+# --- references ---------------------------------------------------------------------------------
 
 
 def _check(
@@ -190,7 +190,7 @@ def _check(
     members: Mapping[str, BenchmarkSpec],
     path: Path,
 ) -> None:
-    """The tables find what they name, in the members and in the published numbers."""
+    """Check that what the tables name is in the members and in the published numbers."""
     tested = {dataset for benchmark in members.values() for dataset in benchmark.ood_groups}
     for dataset in spec.ood:
         _known(path, "ood", "OOD set of a member", dataset, tested)
@@ -225,7 +225,7 @@ def _check_columns(
 ) -> None:
     for name, benchmark in members.items():
         known = benchmark.methods if table.about == "detection" else benchmark.models
-        # A pass names its methods after detectors, which only a plan knows.
+        # `matrix:` names its methods after detectors, which only a plan knows.
         if table.about == "detection" and benchmark.matrix is not None:
             continue
         kind = "method" if table.about == "detection" else "model"

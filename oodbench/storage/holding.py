@@ -1,11 +1,11 @@
-"""Who writes into a run directory: one process, and in it one thread, at a time.
+"""Locks on run directories: one process, and in it one thread, writes at a time.
 
-While a directory is held, the file `.lock` in it is locked by the operating system and says who
-holds it. The lock of a process that was killed is gone with the process, whatever the file says.
-Unlike the lock files of data sets, which `filelock` leaves where they are, this one is removed with
-the lock: a run directory holds the files of a run and no others.
+A held directory has a file `.lock`, which the operating system locks and which names the process.
+When a process is killed, its lock ends with it, even if the file stays. At the end the file is
+removed with the lock, so that a run directory has the files of a run alone (`filelock`, used for
+data sets, leaves its files).
 
-Reading needs no lock: every file is written whole.
+Reading needs no lock, because every file is written whole.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ DESCRIPTIONS = ("run.json", "suite.json")
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the directory of a run or of a suite; it is made if there is none.
+    """Lock the directory of a run or of a suite; create it if there is none.
 
-    One that was made and that nothing came into is removed at the end.
+    If it was created here and is empty at the end, it is removed.
 
     Raises:
-        UserError: if someone else holds it, if it cannot be written, or if it holds something that
-            is neither a run nor a suite.
+        UserError: if another process holds it, if it cannot be written, or if it has files that
+            belong neither to a run nor to a suite.
     """
     new = not os.path.exists(folder)  # noqa: PTH110 - False where the system cannot look
     make_folder(folder)
@@ -66,13 +66,13 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> int | None:
-    """A descriptor of the file, locked; None if someone else has locked it."""
+    """A descriptor of the locked file; None if another process has locked it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             locked = _lock(descriptor)
-            # Between opening and locking, the last holder may have removed the file, and the next
-            # one made a new one: then this one locks nothing.
+            # Between opening and locking, another process may have removed the file, and a third
+            # one made a new file: then this lock protects nothing.
             if locked and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         except FileNotFoundError:
@@ -89,7 +89,7 @@ if sys.platform == "win32":
     import msvcrt
 
     _FAR = 2**30
-    """The byte that is locked: a file can be read but for bytes that are locked."""
+    """Position of the locked byte. Windows lets others read all bytes but this one."""
 
     def _lock(descriptor: int) -> bool:
         os.lseek(descriptor, _FAR, os.SEEK_SET)
@@ -102,7 +102,7 @@ if sys.platform == "win32":
 
     def _release(path: Path, descriptor: int) -> None:
         os.close(descriptor)
-        with suppress(OSError):  # an open file cannot be removed, and the next one has opened it
+        with suppress(OSError):  # the next process may have opened it, so it cannot be removed
             path.unlink()
 
 else:
@@ -120,13 +120,13 @@ else:
         return True
 
     def _release(path: Path, descriptor: int) -> None:
-        path.unlink(missing_ok=True)  # before the lock is gone: it may be another's after that
+        path.unlink(missing_ok=True)  # before unlocking: later it may belong to another process
         os.close(descriptor)
 
 
 @contextmanager
 def held_around(path: Path) -> Iterator[None]:
-    """Hold the run directory that a file or a folder lies in, or will; nothing if it is in none.
+    """Lock the run directory that a path lies in; without one, lock nothing.
 
     Raises:
         UserError: as `held`.
@@ -149,10 +149,10 @@ def is_run(folder: Path) -> bool:
 
 
 def check_vacant(folder: Path) -> None:
-    """Refuse a folder that holds something else than a run.
+    """Check that a folder is empty or has a run.
 
     Raises:
-        UserError: if it holds something else, or cannot be read.
+        UserError: if it has other files, or cannot be read.
     """
     if is_run(folder):
         return
@@ -160,7 +160,7 @@ def check_vacant(folder: Path) -> None:
         names = [entry.name for entry in folder.iterdir()]
     except OSError as error:
         raise UserError(f"Cannot read {folder}: {error.strerror}.") from error
-    # What a killed run was in the middle of writing does not count.
+    # Unfinished files of a killed run do not count.
     if not all(name == LOCK or name.startswith(TEMPORARY_PREFIX) for name in names):
         raise UserError(
             f"{folder} is not empty and holds no run.",
@@ -169,10 +169,10 @@ def check_vacant(folder: Path) -> None:
 
 
 def claim(folder: Path) -> bool:
-    """Make a folder that is not there yet; False if it is, whoever made it.
+    """Create a folder; False if it exists already.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if it cannot be created.
     """
     make_folder(folder.parent)
     try:
@@ -180,7 +180,7 @@ def claim(folder: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:
-        make_folder(folder)  # says why it cannot be made
+        make_folder(folder)  # raises an error with the reason
     return True
 
 
@@ -198,4 +198,4 @@ def _holder(path: Path) -> str:
         who = json.loads(path.read_text(encoding="utf-8"))
         return f"process {who['pid']} on {who['host']} since {who['since']} (`{who['command']}`)"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # which has not written yet who it is
+        return "another process"  # which has not written the file yet

@@ -1,7 +1,7 @@
-"""The records of a run: flat values, one a line. Reports are made from them and nothing else.
+"""The records of a run: flat values, one record a line. Reports are made from them alone.
 
-The classes say which values are possible, and `read_lines` accepts no others: a report of a file
-that was edited or written by another tool shows possible values or an error, never a traceback.
+The classes declare the possible values, and `read_lines` accepts no others: for a file that was
+edited or written by another tool, a report shows possible values or an error, not a traceback.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from oodbench.specs import TuningProtocol
 
 SCHEMA_VERSION = 1
 ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned"})
-"""Fields that older versions did not write: a line without one has the field's default."""
+"""Fields that older versions did not write; a line without them gets their defaults."""
 
 _ROUNDING = 1e-9
 _MOST = 1e30
-"""No time and no number of operations is larger: what is was not measured."""
+"""Upper limit of times and numbers of operations: larger values cannot have been measured."""
 
 
 def _showable(value: Any) -> Any:
-    """A parameter of a detector, or several: texts that can be written, numbers of 64 bits."""
+    """Parameters of a detector, checked: texts that can be encoded, numbers of 64 bits."""
     if isinstance(value, dict):
         for key, each in value.items():
             _showable(key), _showable(each)
@@ -101,20 +101,20 @@ class QualityRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostRecord:
-    """What one method costs, for one seed, measured with the method standing alone.
+    """Costs of one method for one seed, measured with this method alone.
 
     Attributes:
-        forwards_per_image: passes of the network, counted; a partial pass counts as its share.
-        backwards_per_image: likewise.
+        forwards_per_image: forward passes, counted; a partial pass counts as its share.
+        backwards_per_image: backward passes, likewise.
         flops_per_image: floating-point operations (2 per multiply-add).
         latency_ms_batch1: median time of one image alone.
         ms_per_image_batched: median time of a batch over its size.
         relative_to_baseline: batched time over the reference method's in the same run.
         fit_seconds: pass over the training images and fitting.
-        tune_seconds: making tuning data, reading the grid, training the detector's own model.
+        tune_seconds: making tuning data, scoring the grid, training the detector's own model.
         peak_memory_bytes: weights, detector state and live tensors while a batch is scored.
-        time_scatter: of the repetitions whose median is `ms_per_image_batched`, the longest less
-            the shortest, over the median; None in records made before it was recorded.
+        time_scatter: range of the repetitions over their median `ms_per_image_batched`; None in
+            older records.
         input_preprocessing .. ad_hoc_models: the columns of the DisMax paper's Table 1.
     """
 
@@ -145,17 +145,17 @@ class CostRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecord:
-    """What one epoch of one model ended with, for one seed.
+    """One epoch of the training of one model, for one seed.
 
     Attributes:
         epoch: counted from 1.
-        learning_rate: of its last step.
+        learning_rate: of the last step.
         train_loss: mean over the epoch's augmented images, in nats, on the scale that is trained
             (with DisMax's alpha).
         train_accuracy: likewise, a fraction.
         test_loss, test_accuracy: on the ID test split after the epoch, the loss on the same scale;
-            None if they were not asked for. Nothing is chosen by them.
-        seconds: how long the epoch took.
+            None if the recipe does not ask for them. They select nothing.
+        seconds: duration of the epoch.
     """
 
     run_id: Text
@@ -175,7 +175,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DifferenceRecord:
-    """How far the best method of a column is ahead of another one (`oodbench.report.differences`).
+    """Lead of the best method of a column over another method (`oodbench.report.differences`).
 
     Attributes:
         column_kind: "mean" (of all OOD sets), "worst", "group" or "set".
@@ -192,8 +192,8 @@ class DifferenceRecord:
         image_error, seed_error: standard errors of the shift from the sampling of the test
             images, and from training again (moderated; 0 with one seed).
         degrees_of_freedom: of `seed_error`; 0 with one seed.
-        image_critical, seed_critical: what the two are multiplied with; the interval's half-width
-            is the root of the sum of both squares.
+        image_critical, seed_critical: factors of the two errors; the half-width of the interval is
+            the root of the sum of both squares.
     """
 
     run_id: Text
@@ -219,7 +219,7 @@ class DifferenceRecord:
 
     @property
     def tied(self) -> bool:
-        """Whether the two are not shown to differ."""
+        """Whether the data do not show a difference between the two."""
         return self.shift_low <= 0
 
 
@@ -247,11 +247,10 @@ def _values(record: Record) -> dict[str, Any]:
 
 
 def read_lines(kind: type[R], path: Path) -> list[R]:
-    """Records of a file; none if there is no file.
+    """Records of a file; an empty list if there is no file.
 
     Raises:
-        UserError: naming the file and the line that is not a record, and the value that no record
-            has.
+        UserError: if a line is not a record; it names file, line and value.
     """
     if not path.exists():
         return []
@@ -302,7 +301,11 @@ def _record(kind: type[R], line: str) -> R:
 
 
 def _check(record: QualityRecord) -> None:
-    """Values that are possible alone and not together."""
+    """Check values that are possible alone but not together.
+
+    Raises:
+        ValueError: if they contradict each other.
+    """
     if (record.value is None) == (record.status == "ok"):
         raise ValueError(f"value is {record.value} and status is '{record.status}'")
     if (record.ood_dataset is None) != (record.metric == ID_ACCURACY):
@@ -318,7 +321,7 @@ def _check(record: QualityRecord) -> None:
 
 
 def _form(kind: type[Record]) -> type[BaseModel]:
-    """What a line must be: the keys of the class, values of exactly these types."""
+    """The form of a line: the keys of the class, values of exactly these types."""
     types = get_type_hints(kind, include_extras=True)
     values: dict[str, Any] = {
         field.name: (

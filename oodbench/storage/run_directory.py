@@ -1,11 +1,11 @@
-"""The run directory: what is in it, and how it can be continued after a stop at any moment.
+"""The run directory: its files, and why a run that was killed at any moment can be resumed.
 
-A (method, seed) is *finished* once `records.jsonl` has all its records; its scores and its cost
-were written before that. Every file is written whole: what a killed run leaves is a shorter run.
+A method and seed is *finished* once `records.jsonl` has all its records; its scores and its cost
+are written before. Every file is written whole, so a killed run leaves a shorter run.
 
-`run.json` has the SHA-256 of every file with results (`files`), so that a byte that was changed
-afterwards is found. Before files are replaced it also has the digests that they are about to get
-(`writing`): whenever a run is killed, each file is what one of the two says.
+`run.json` has the SHA-256 of every file with results (`files`), to find later changes. Before files
+are replaced, it also gets their new digests (`writing`): if the run is killed then, each file
+matches one of the two.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RunDirectory:
     """Reads and writes one run directory.
 
     Args:
-        folder: where it is, or will be.
+        folder: the directory; need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,20 +58,20 @@ class RunDirectory:
         try:
             return self.description_path.exists()
         except OSError:
-            return False  # what cannot be looked into cannot be written either: `create` says so
+            return False  # a folder that cannot be read cannot be written either: see `create`
 
     def create(self) -> None:
         """Make the folder of a new run.
 
         Raises:
-            UserError: if it cannot be written, or holds something.
+            UserError: if it cannot be written, or is not empty.
         """
         make_folder(self.folder)
         check_vacant(self.folder)
         self.clean()
 
     def clean(self) -> None:
-        """Remove what a killed run was in the middle of writing."""
+        """Remove files that a killed run has not written to their end."""
         for leftover in self.folder.rglob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
 
@@ -94,11 +94,11 @@ class RunDirectory:
 
         Args:
             description: of the run; `files` and `writing` are set here.
-            contents: by names relative to the folder. Quality records come last: they are what
-                makes work finished.
+            contents: name relative to the folder -> content. Quality records come last, because
+                they mark a method as finished.
         """
         before = self.read_description() if self.exists() else description
-        # A run may have been killed when it had written some of what it was about to write.
+        # A run may have been killed after it had written some of these files.
         files = before.files | {
             name: expected
             for name, expected in before.writing.items()
@@ -116,10 +116,10 @@ class RunDirectory:
         done.write(self.description_path)
 
     def changed(self) -> tuple[str, ...]:
-        """Files with results that are not what the run wrote, or are not there any more.
+        """Files with results that were changed or removed after the run.
 
-        Also right while another process writes into the directory. Empty for runs of versions that
-        recorded no digests.
+        Correct also while another process writes into the directory. Empty for runs of versions
+        that recorded no digests.
 
         Raises:
             UserError: if there is no run, or a file cannot be read.
@@ -130,10 +130,10 @@ class RunDirectory:
             found = [
                 name
                 for name in {**files, **writing}
-                # What a killed run was about to write is there, or what was there before.
+                # A killed run has written the new file, or has left the old one.
                 if self._digest(name) not in {files.get(name), writing.get(name, files.get(name))}
             ]
-            # Digests are written before the files: with the same description, nobody has written.
+            # Digests are written before the files: the same description, so no file was written.
             if not found or self.read_description() == description:
                 return tuple(found)
 
@@ -156,11 +156,11 @@ class RunDirectory:
         )
 
     def read_training(self) -> list[TrainingRecord]:
-        """What each epoch ended with, by model and seed; an empty list if there is nothing yet."""
+        """A record of each epoch of each model and seed; an empty list if there are none yet."""
         return read_lines(TrainingRecord, self.folder / TRAINING)
 
     def read_differences(self) -> list[DifferenceRecord]:
-        """How far the best method of each column is ahead; an empty list if nothing is there."""
+        """Lead of the best method of each column; an empty list if there is no file."""
         return read_lines(DifferenceRecord, self.folder / DIFFERENCES)
 
     def scores_path(self, key: Key) -> Path:
@@ -168,10 +168,10 @@ class RunDirectory:
         return self.folder / scores_name(key)
 
     def read_scores(self, key: Key) -> dict[str, NDArray[np.float64]]:
-        """Scores by data set; "id" are those of the ID test images.
+        """Scores of a method and seed: data set -> array [N], "id" for the ID test images.
 
         Raises:
-            UserError: if they are not there or not readable.
+            UserError: if the file is missing or not readable.
         """
         path = self.scores_path(key)
         try:

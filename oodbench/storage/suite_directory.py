@@ -1,13 +1,12 @@
 """The directory of a suite: `suite.json`, and a run directory for each of its benchmarks.
 
     SUITE_RUN/
-      suite.json                the suite and the published numbers as they were read, and how far
-                                each benchmark is
+      suite.json                the suite, the published numbers, the status of each benchmark
       <benchmark>/              a run directory like any other
       comparison.md .csv .json .html
       figures/test-accuracy.png
 
-Reports are made from it alone: what the catalog says later does not change them.
+Reports are made from this directory alone: later changes of the suite's files do not change them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from oodbench.version import __version__
 DESCRIPTION_SCHEMA = 1
 
 MemberStatus = Literal["waiting", "complete", "incomplete", "failed"]
-"""Of a benchmark of a suite: not begun or not ended; all there; something missing; not run."""
+"""Not ended; everything is there; something is missing; did not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,8 @@ class MemberRecords:
     Attributes:
         member: its key in the suite's members.
         name: its name in the suite, and the benchmark of its records.
-        status: how far it is.
-        reason: why it is not complete, on one line; None if there is nothing to say.
+        status: its status.
+        reason: why it is not complete, on one line; None if it is complete or waiting.
         quality: its quality records.
         training: its training records.
     """
@@ -58,12 +57,12 @@ class MemberRecords:
 
 @dataclass(frozen=True, slots=True)
 class SuiteState:
-    """What `suite.json` says.
+    """Contents of `suite.json`.
 
     Attributes:
         suite: the suite.
-        published: the numbers that it is compared with.
-        status: key of a member -> how far it is.
+        published: the published numbers that its results are compared with.
+        status: key of a member -> its status.
         reasons: key of a member -> why it is not complete, on one line.
     """
 
@@ -74,11 +73,11 @@ class SuiteState:
 
     @property
     def complete(self) -> bool:
-        """Whether every benchmark is."""
+        """Whether every benchmark is complete."""
         return all(self.status.get(member) == "complete" for member in self.suite.members)
 
     def with_member(self, member: str, status: MemberStatus, reason: str | None) -> SuiteState:
-        """The state after one more benchmark."""
+        """The state with another status of one benchmark."""
         reasons = {key: text for key, text in self.reasons.items() if key != member}
         if reason is not None:
             reasons[member] = reason
@@ -89,7 +88,7 @@ class SuiteDirectory:
     """Reads and writes the directory of one suite.
 
     Args:
-        folder: where it is, or will be.
+        folder: the directory; need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -112,18 +111,18 @@ class SuiteDirectory:
         return self.folder / state.suite.member_name(member)
 
     def open(self, state: SuiteState, *, resume: bool) -> SuiteState:
-        """Make the directory, or take up what is in it.
+        """Create the directory, or read the state of the run in it.
 
         Args:
-            state: a suite of which nothing is done.
-            resume: whether to go on with what is there.
+            state: the suite, before any benchmark has run.
+            resume: whether to continue a run that is there.
 
         Returns:
-            The state to go on from.
+            The state to continue from.
 
         Raises:
-            UserError: if the folder holds a suite and `resume` is not set, another suite, or
-                something else.
+            UserError: if the folder holds a run of the suite and `resume` is not set, or holds
+                another suite or something else.
         """
         if not self.exists():
             RunDirectory(self.folder).create()
@@ -149,7 +148,7 @@ class SuiteDirectory:
         return SuiteState(state.suite, state.published, before.status, before.reasons)
 
     def read(self) -> SuiteState:
-        """What `suite.json` says.
+        """Read `suite.json`.
 
         Raises:
             UserError: if there is none, or it is not readable.
@@ -174,9 +173,9 @@ class SuiteDirectory:
         """Write `suite.json`.
 
         Args:
-            state: how far each benchmark is.
-            status: of the whole: "running", "complete" or "incomplete".
-            request: what was asked for, for the description.
+            state: status of each benchmark.
+            status: of the suite: "running", "complete" or "incomplete".
+            request: the arguments of the run.
         """
         content = {
             "schema_version": DESCRIPTION_SCHEMA,
@@ -206,7 +205,7 @@ class SuiteDirectory:
         RunDirectory(self.folder).write_text(name, content)
 
     def member_records(self, state: SuiteState) -> list[MemberRecords]:
-        """What each benchmark has on disk, also one that has only begun."""
+        """Records on disk of each benchmark, including those of benchmarks that have not ended."""
         found = []
         for member in state.suite.members:
             directory = RunDirectory(self.member_folder(state, member))

@@ -838,7 +838,9 @@ def test_resuming_does_again_what_was_changed(
 ) -> None:
     flip(copy / "records.jsonl", *first_value(copy, "records.jsonl", "value"))
     first = records(copy)[0]
-    with pytest.warns(UserWarning, match=r"records\.jsonl .* changed after the run; done again"):
+    with pytest.warns(
+        UserWarning, match=r"records\.jsonl .* changed after the run; computed again"
+    ):
         run(copy, resume=True)
     label = f"seed {first['seed']}"
     assert work == Counter([f"{first['method']} {label}", f"{first['model']} {label}"])
@@ -851,7 +853,7 @@ def test_resuming_does_all_again_where_nothing_can_be_read(
     copy: Path, complete: Path, work: Counter[str], name: str
 ) -> None:
     (copy / name).write_text("{}\n")
-    with pytest.warns(UserWarning, match=f"{name} .* changed after the run; done again"):
+    with pytest.warns(UserWarning, match=f"{name} .* changed after the run; computed again"):
         run(copy, resume=True)
     assert set(work) >= {f"{method} seed {seed}" for method in METHODS for seed in range(SEEDS)}
     check_same(copy, complete)
