@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn import metrics as sk
 
-from oodbench import bootstrap as intervals
-from oodbench import metrics
+from oodbench import bootstrap, metrics
 
 Scores = tuple[metrics.Array, metrics.Array]
 
@@ -48,7 +47,7 @@ def naive_metrics(scores: Scores) -> None:
 def our_intervals(scores: Scores) -> None:
     """Intervals of the six metrics."""
     generator = np.random.default_rng(0)
-    intervals.confidence_intervals(*scores, generator=generator, resamples=RESAMPLES)
+    bootstrap.confidence_intervals(*scores, generator=generator, resamples=RESAMPLES)
 
 
 def naive_resamples(scores: Scores) -> None:

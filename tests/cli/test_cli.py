@@ -5,44 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from helpers.commands import Command, Done, process
+from helpers.tiny_benchmark import tiny_benchmark
 
-from oodbench.cli import main as cli
 from oodbench.report.writers.run_files import RUN_FILES
 
-TINY = """\
-schema_version: 1
-name: tiny
-version: 1
-title: Tiny
-summary: For tests
-id: digits
-ood: {near: [letters]}
-models:
-  SoftMax:
-    network: resnet8
-    head: softmax
-    training: {epochs: 1, batch_size: 128, learning_rate: 0.1}
-methods:
-  SoftMax+MaxProb: {model: SoftMax, detector: baseline}
-  SoftMax+DisMaxEntropy: {model: SoftMax, detector: dismax_entropy}
-matrix: {detectors: [entropy]}
-reference: SoftMax+MaxProb
-tuning: {fgsm_step: 0.3}
-evaluation: {resamples: 100}
-"""
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = tiny_benchmark(
+    {"SoftMax+MaxProb": "baseline", "SoftMax+DisMaxEntropy": "dismax_entropy"},
+    matrix="{detectors: [entropy]}",
+    reference="SoftMax+MaxProb",
+    tuning="{fgsm_step: 0.3}",
+)
 
 # The ten lines of the README.
 TEN_LINES = '''\
@@ -76,29 +60,6 @@ class Mine(Detector):
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine make networks this small slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _own_cache_and_plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -108,35 +69,10 @@ def _own_cache_and_plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Runs the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["oodbench", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        logging.getLogger().handlers.clear()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int), f"exit code {ended.value.code!r}"
-        return Done(int(ended.value.code), said.out, said.err)
-
-    return run
-
-
-def process(*arguments: str | Path, **environment: str) -> Done:
-    """Runs the command in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "oodbench", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return command
 
 
 @pytest.fixture

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import Command, Done
 from helpers.servers import Server, serving
 from helpers.standins import write_manifest, write_standins
 from PIL import Image
 
-from oodbench.cli import main as cli
 from oodbench.data.store import download as download_module
 from oodbench.data.store.image_cache import folders_named
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Runs `oodbench data` in this process, with a cache and a data root of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / "cache"))
@@ -49,14 +33,9 @@ def command(
     (tmp_path / "data_manifests").mkdir(exist_ok=True)
 
     def run(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["oodbench", "data", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        logging.getLogger().handlers.clear()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Done(int(ended.value.code or 0), said.out, said.err)
+        done = command("data", *arguments)
+        assert "Traceback" not in done.err
+        return done
 
     return run
 

@@ -10,26 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.tiny_benchmark import tiny_benchmark
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
-BENCHMARK = """\
-schema_version: 1
-name: tiny
-version: 1
-title: Tiny
-summary: For tests
-id: digits
-ood: {near: [letters]}
-models:
-  SoftMax:
-    network: resnet8
-    head: softmax
-    training: {epochs: 1, batch_size: 128, learning_rate: 0.1}
-methods:
-  SoftMax+Stopping: {model: SoftMax, detector: stopping}
-evaluation: {resamples: 100}
-"""
+BENCHMARK = tiny_benchmark({"SoftMax+Stopping": "stopping"})
 
 DETECTOR = """\
 from oodbench import Detector, register

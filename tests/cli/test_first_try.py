@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import Command
+from helpers.tiny_benchmark import tiny_benchmark
 
 import oodbench
 from oodbench import api
-from oodbench.cli import main as cli
 from oodbench.errors import UserError
 from oodbench.report import Leaderboard
 from oodbench.results import Run
 
-TINY = """\
-schema_version: 1
-name: tiny
-version: 1
-title: Tiny
-summary: For tests
-id: digits
-ood: {near: [letters], far: [uniform-noise]}
-models:
-  SoftMax:
-    network: resnet8
-    head: softmax
-    training: {epochs: 2, batch_size: 128, learning_rate: 0.1, test_accuracy: last}
-methods:
-  SoftMax+MaxProb: {model: SoftMax, detector: baseline}
-  SoftMax+KNN: {model: SoftMax, detector: knn}
-tuning: {fgsm_step: 0.3, detectors: []}
-evaluation: {resamples: 100}
-"""
+TINY = tiny_benchmark(
+    {"SoftMax+MaxProb": "baseline", "SoftMax+KNN": "knn"},
+    ood="{near: [letters], far: [uniform-noise]}",
+    training="{epochs: 2, batch_size: 128, learning_rate: 0.1, test_accuracy: last}",
+    tuning="{fgsm_step: 0.3, detectors: []}",
+)
 SUITE = """\
 schema_version: 1
 name: two
@@ -92,16 +79,13 @@ def plain(text: str) -> str:
 def test_every_form_of_report_is_labeled(
     short: Run,
     whole: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
     form: str,
 ) -> None:
     for each in (short, whole):
-        monkeypatch.setattr(sys, "argv", ["oodbench", "report", str(each.folder), "--format", form])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 0
-        assert (LABEL in plain(capsys.readouterr().out)) == (each is short)
+        done = command("report", each.folder, "--format", form)
+        assert done.code == 0
+        assert (LABEL in plain(done.out)) == (each is short)
 
 
 def test_every_file_is_labeled(short: Run) -> None:
@@ -182,36 +166,28 @@ def test_a_suite_is_labeled(place: Path) -> None:
 
 
 def test_what_was_typed_is_what_continues_a_run(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     def stop(*args: Any, **options: Any) -> None:
         assert (options["tune"], options["limit"], options["epochs"]) == ("knn", 200, 1)
         raise oodbench.errors.InterruptedRun(Path("a run"))
 
     monkeypatch.setattr(api, "run", stop)
-    words = ["run", "tiny.yaml", "--limit", "200", "--epochs", "1", "--tune", "knn"]
-    monkeypatch.setattr(sys, "argv", ["oodbench", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 3
-    said = capsys.readouterr().err
-    assert "--resume --out 'a run' --tune knn --limit 200 --epochs 1" in said
+    done = command("run", "tiny.yaml", "--limit", "200", "--epochs", "1", "--tune", "knn")
+    assert done.code == 3
+    assert "--resume --out 'a run' --tune knn --limit 200 --epochs 1" in done.err
 
 
 @pytest.mark.parametrize("words", [["--limit", "0"], ["--epochs", "x"], ["--tune", "all,knn"]])
 @pytest.mark.parametrize("dry", [True, False])
 def test_what_is_not_valid_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
     words: list[str],
     dry: bool,
 ) -> None:
-    options = ["--dry-run"] if dry else []
-    monkeypatch.setattr(sys, "argv", ["oodbench", "run", "tiny.yaml", *words, *options])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert words[0] in capsys.readouterr().err
+    done = command("run", "tiny.yaml", *words, *(["--dry-run"] if dry else []))
+    assert done.code == 2
+    assert words[0] in done.err
 
 
 # --- tuning ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.conformance import fitted, scores_of, views
+from helpers.tiny_benchmark import tiny_benchmark
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
@@ -529,20 +530,7 @@ for resume in (False, True):
     print(run.complete, [run.records[0].reason], methods)
 """
 
-_TINY = """\
-schema_version: 1
-name: tiny
-version: 1
-title: Tiny
-summary: For tests
-id: digits
-ood: {near: [letters]}
-models:
-  SoftMax: {network: resnet8, head: softmax,
-            training: {epochs: 1, batch_size: 128, learning_rate: 0.1}}
-methods: {SoftMax+MaxProb: {model: SoftMax, detector: baseline}}
-evaluation: {resamples: 100}
-"""
+_TINY = tiny_benchmark({"SoftMax+MaxProb": "baseline"})
 
 
 @pytest.mark.parametrize("how", ["runs", "fails"])

@@ -13,8 +13,7 @@ from helpers.records import quality
 from numpy.typing import NDArray
 from simulations.ties import simulate
 
-from oodbench import bootstrap as intervals
-from oodbench import metrics
+from oodbench import bootstrap, metrics
 from oodbench.report import simultaneous
 from oodbench.report.differences import differences_to_best, from_scores
 from oodbench.storage.records import DifferenceRecord, QualityRecord
@@ -237,7 +236,7 @@ def test_the_error_is_that_of_the_difference_on_shared_resamples(
     scores: dict[str, dict[str, NDArray[np.float64]]],
 ) -> None:
     _, found = scored(scores)
-    shared = intervals.SharedResamples(200)
+    shared = bootstrap.SharedResamples(200)
     checked = 0
     for each in found:
         if each.metric in ("auroc", "tnr_at_95_tpr") and each.column_kind == "mean":

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.commands import Command, start
+from helpers.tiny_benchmark import tiny_benchmark
 
 import oodbench
 from oodbench import api
-from oodbench.cli import main as cli
 from oodbench.errors import UserError
 from oodbench.storage import holding
 from oodbench.storage.holding import LOCK, claim, held, held_around
@@ -29,28 +30,13 @@ with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
-BENCHMARK = """\
-schema_version: 1
-name: tiny
-version: 1
-title: Tiny
-summary: For tests
-id: digits
-ood: {far: [uniform-noise]}
-models:
-  SoftMax:
-    network: resnet8
-    head: softmax
-    training: {epochs: 1, batch_size: 128, learning_rate: 0.1}
-methods:
-  SoftMax+MaxProb: {model: SoftMax, detector: baseline}
-  SoftMax+Energy: {model: SoftMax, detector: energy}
-  SoftMax+KNN: {model: SoftMax, detector: knn}
-evaluation: {resamples: 100}
-"""
+BENCHMARK = tiny_benchmark(
+    {"SoftMax+MaxProb": "baseline", "SoftMax+Energy": "energy", "SoftMax+KNN": "knn"},
+    ood="{far: [uniform-noise]}",
+)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def hold(folder: Path) -> subprocess.Popen[str]:
     """Another process that holds a folder until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
@@ -66,7 +52,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds `tmp_path / "run"`."""
-    process = start(tmp_path / "run")
+    process = hold(tmp_path / "run")
     yield process
     process.kill()
     process.communicate()
@@ -229,14 +215,9 @@ def place(
     return tmp_path
 
 
-def command(method: str, *options: str) -> subprocess.Popen[str]:
+def start_method(method: str, *options: str) -> subprocess.Popen[str]:
     words = ["run", "tiny.yaml", "--methods", method, "--seeds", "1", "--device", "cpu", *options]
-    return subprocess.Popen(
-        [sys.executable, "-m", "oodbench", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start(*words, stdout=subprocess.DEVNULL)
 
 
 def recorded(folder: Path) -> set[str]:
@@ -247,7 +228,8 @@ def recorded(folder: Path) -> set[str]:
 def test_two_commands_resume_in_one_directory(place: Path) -> None:
     """One after the other, or one of them is refused: nothing is lost."""
     both = [
-        command(name, "--resume", "--out", "base") for name in ("SoftMax+Energy", "SoftMax+KNN")
+        start_method(name, "--resume", "--out", "base")
+        for name in ("SoftMax+Energy", "SoftMax+KNN")
     ]
     said = [process.communicate()[1] for process in both]
     codes = [process.returncode for process in both]
@@ -276,11 +258,9 @@ def test_two_default_names_in_one_second(place: Path, monkeypatch: pytest.Monkey
     assert again.folder.name == names[-1], "the newest"
 
 
-def test_a_held_directory_refuses_runs_and_lets_reports_read(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_held_directory_refuses_runs_and_lets_reports_read(place: Path, command: Command) -> None:
     before = {path: path.read_bytes() for path in Path("base").rglob("*") if path.is_file()}
-    process = start(Path("base"))
+    process = hold(Path("base"))
     try:
         with pytest.raises(UserError, match=f"in use by process {process.pid}"):
             oodbench.run("tiny.yaml", out="base", seeds=1, device="cpu", resume=True)
@@ -291,12 +271,9 @@ def test_a_held_directory_refuses_runs_and_lets_reports_read(
             (["report", "base", "--format", "json", "--out", "base/mine.json"], 2),
             (["report", "base", "--figures", "base/figures"], 2),
         ):
-            monkeypatch.setattr(sys, "argv", ["oodbench", *words])
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-            said = capsys.readouterr().err
-            assert ended.value.code == expected, (words, said)
-            assert (f"in use by process {process.pid}" in said) == (expected == 2)
+            done = command(*words)
+            assert done.code == expected, (words, done.err)
+            assert (f"in use by process {process.pid}" in done.err) == (expected == 2)
         after = {path: path.read_bytes() for path in Path("base").rglob("*") if path.is_file()}
         assert before == {path: after[path] for path in before}
         assert {path.name for path in after.keys() - before.keys()} == {LOCK}
@@ -310,12 +287,12 @@ def test_a_suite_is_held_as_a_whole(place: Path) -> None:
         "members: {tiny: {network: R, id: D}}\n"
     )
     options = {"out": "two", "seeds": 1, "methods": ["energy"], "device": "cpu"}
-    process = start(Path("two"))
+    process = hold(Path("two"))
     with pytest.raises(UserError, match=f"in use by process {process.pid}"):
         api.run_suite("two.yaml", **options)
     process.communicate("")
     assert api.run_suite("two.yaml", **options).complete
-    process = start(Path("two/tiny"))
+    process = hold(Path("two/tiny"))
     described = place / "two" / "tiny" / "run.json"  # as if it had been stopped
     described.write_text(described.read_text().replace('"complete"', '"running"'))
     found = api.run_suite("two.yaml", resume=True, **options)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import Command
 
 import oodbench
-from oodbench.cli import main as cli
 from oodbench.errors import UserError
 from oodbench.storage.records import CostRecord, QualityRecord, TrainingRecord, read_lines
 
@@ -158,31 +158,22 @@ def test_fields_that_later_versions_add_may_be_absent(folder: Path) -> None:
     assert len(read_lines(QualityRecord, folder / "records.jsonl")) == 20
 
 
-def report(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> object:
-    monkeypatch.setattr("sys.argv", ["oodbench", "report", str(folder), *options])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
-
-
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html", "latex"])
 @pytest.mark.parametrize(
     ("name", "key", "value"), [WRONG[0], WRONG[1], WRONG[3], WRONG[10], WRONG[30]]
 )
 def test_every_form_of_report_refuses(
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
     form: str,
     name: str,
     key: str,
     value: object,
 ) -> None:
-    assert report(folder, monkeypatch, "--format", form) == 0
-    capsys.readouterr()
+    assert command("report", folder, "--format", form).code == 0
     change(folder / f"{name}.jsonl", put(key, value))
-    assert report(folder, monkeypatch, "--format", form) == 2
-    said = capsys.readouterr()
+    said = command("report", folder, "--format", form)
+    assert said.code == 2
     assert said.out == ""
     assert said.err.startswith("error: ")
     assert f"{name}.jsonl:1: not a record" in said.err

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -20,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from helpers.commands import Command, start
+from helpers.tiny_benchmark import tiny_benchmark
 
 import oodbench
 from oodbench import api, files, metrics
-from oodbench.cli import main as cli
+from oodbench.api import Run
 from oodbench.engine import benchmark as engine
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
@@ -37,44 +37,25 @@ from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.training.trained_models import ModelStore
 
-TINY = """\
-schema_version: 1
-name: tiny
-version: 1
-title: Tiny
-summary: For tests
-id: digits
-ood: {near: [letters], far: [uniform-noise]}
-models:
-  SoftMax:
-    network: resnet8
-    head: softmax
-    training: &training {epochs: 1, batch_size: 128, learning_rate: 0.1}
-  DisMax: {network: resnet8, head: dismax, loss_options: {alpha: 10}, training: *training}
-methods:
-  SoftMax+MaxProb: {model: SoftMax, detector: baseline}
-  DisMax+Entropy: {model: DisMax, detector: dismax_entropy}
-  SoftMax+ODIN: {model: SoftMax, detector: odin, parameters: {temperature: 1000.0}}
-matrix: {models: [SoftMax], detectors: [dismax_entropy]}
-reference: SoftMax+MaxProb
-tuning: {fgsm_step: 0.3}
-evaluation: {resamples: 100}
-"""
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = tiny_benchmark(
+    {
+        "SoftMax+MaxProb": "baseline",
+        "DisMax+Entropy": "{model: DisMax, detector: dismax_entropy}",
+        "SoftMax+ODIN": "{model: SoftMax, detector: odin, parameters: {temperature: 1000.0}}",
+    },
+    ood="{near: [letters], far: [uniform-noise]}",
+    models="  DisMax: {network: resnet8, head: dismax, loss_options: {alpha: 10}, "
+    "training: *training}",
+    matrix="{models: [SoftMax], detectors: [dismax_entropy]}",
+    reference="SoftMax+MaxProb",
+    tuning="{fgsm_step: 0.3}",
+)
 METHODS = ("SoftMax+MaxProb", "DisMax+Entropy", "SoftMax+ODIN")
 SKIPPED = "SoftMax+DisMaxEntropy"
 SETS = {"letters": "near", "uniform-noise": "far"}
 SEEDS = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine make networks this small slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -602,13 +583,11 @@ def test_a_full_disk(
 # --- runs that are stopped ------------------------------------------------------------------------
 
 
-def start(out: Path, *options: str) -> subprocess.Popen[str]:
+def start_run(out: Path, *options: str) -> subprocess.Popen[str]:
     """A run in a process of its own; returns when it has made its folder."""
     words = ["run", "tiny", "--out", str(out), "--device", "cpu", "--seeds", str(SEEDS), *options]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "oodbench", *words],
-        stderr=subprocess.PIPE,
-        text=True,
+    process = start(
+        *words,
         # A shell's job in the background ignores interrupts, and so would what it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -625,7 +604,7 @@ def test_a_killed_run(
     """Killed at a random moment after so many stages; resumed, it gives the same."""
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "run"
-    process = start(folder)
+    process = start_run(folder)
     assert process.stderr is not None
     for _ in range(lines):
         process.stderr.readline()
@@ -644,11 +623,11 @@ def test_a_killed_run(
 
 
 def test_an_interrupted_run_says_how_to_go_on(
-    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "a run"
-    process = start(folder)
+    process = start_run(folder)
     assert process.stderr is not None
     # Torch imports its compiler for the first optimizer, and may lose an interrupt in that second:
     # wait until a model is trained.
@@ -662,10 +641,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     words = shlex.split(lines[-1])
     assert words[:2] == ["oodbench", "run"]
     assert "--resume" in words
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
+    assert command(*words[1:]).code == 0
     check_same(folder, complete)
 
 
@@ -745,18 +721,14 @@ def test_every_file_with_results_has_a_digest(complete: Path) -> None:
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html", "latex"])
 def test_a_report_says_that_a_file_was_changed(
     copy: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
     form: str,
     name: str,
     key: str,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["oodbench", "report", str(copy), "--format", form])
     for code in (0, 1):
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert ended.value.code == code, said.err
+        said = command("report", copy, "--format", form)
+        assert said.code == code, said.err
         assert (f"WARNING: {copy}: {name} changed after the run" in said.err) == bool(code)
         assert ("--resume" in said.err) == bool(code)
         shown = said.out.replace("\\_", "_")
