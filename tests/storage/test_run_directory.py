@@ -24,7 +24,6 @@ from helpers.tiny_benchmark import tiny_benchmark
 
 import oodbench
 from oodbench import api, files, metrics
-from oodbench.api import Run
 from oodbench.engine import benchmark as engine
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
