@@ -22,10 +22,10 @@ _BLOCK = 1 << 16
 def resample_counts(
     n: int, resamples: int, generator: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """How often each of `n` images is drawn when `n` are drawn with replacement, again and again.
+    """Counts of each image in bootstrap resamples: `n` draws with replacement from `n` images.
 
-    Draw them once for each data set and give them to `bootstrap` for every method: then methods are
-    compared on the same resamples.
+    Draw the counts once for each data set and pass them to `bootstrap` for every method: then
+    methods are compared on the same resamples.
 
     Args:
         n: number of images.
@@ -77,9 +77,9 @@ def bootstrap(
 
 
 class SharedResamples:
-    """Draws of data sets: the same for every method, model and seed, in every process.
+    """Resamples of data sets: the same for every method, model and seed, in every process.
 
-    They depend on nothing but the name of a data set and its number of images.
+    They depend only on the name of a data set and its number of images.
 
     Args:
         resamples: number of resamples, R.
@@ -104,7 +104,7 @@ class SharedResamples:
         ood_dataset: str,
         ood_scores: npt.NDArray[np.float64],
     ) -> dict[str, metrics.Array]:
-        """As the function `bootstrap`, on the draws of these data sets."""
+        """The metrics of each resample of these data sets, as from the function `bootstrap`."""
         return bootstrap(
             id_scores,
             ood_scores,
@@ -169,7 +169,7 @@ def confidence_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap confidence intervals of the six metrics.
 
-    They say how much the values would vary with other *images* from the same sources; not with
+    They show how much the values would vary with other *images* from the same sources, not with
     another training run of the model.
 
     Args:

@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
 
 
 class UserError(Exception):
-    """Something the user can mend: what is wrong, where, and what to do.
+    """An error that the user can fix: what is wrong, where, and what to do.
 
     The command line prints it as one or two lines without a traceback and exits with code 2.
 
@@ -41,9 +41,9 @@ class UserError(Exception):
 
 
 def visible(text: str) -> str:
-    """Text in one line, with escapes for the characters that would not be seen as what they are.
+    """Text in one line, with escapes for characters that do not print.
 
-    Names of files may have line feeds, marks of byte order, and bytes that are no text.
+    Names of files may contain line feeds, byte order marks, and bytes that are not text.
     """
     if text.isprintable():
         return text
@@ -74,7 +74,7 @@ class InterruptedRun(KeyboardInterrupt):
 
 
 def listed(values: Iterable[object], most: int = 5) -> str:
-    """Values with commas between them: the first few, and how many there are beside them."""
+    """Values with commas between them: the first few, and the number of the others."""
     texts = [str(value) for value in values]
     if len(texts) <= most + 1:
         return ", ".join(texts)

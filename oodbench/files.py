@@ -22,14 +22,14 @@ def expanded(path: str | Path) -> Path:
     """A path with the home folder in place of "~".
 
     Raises:
-        UserError: if it begins with "~NAME" and nobody is called so.
+        UserError: if it begins with "~NAME" and there is no user NAME.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"{path} begins with the home folder of a user who is not there.",
-            "Write the whole path, or ./~... for a folder that is called so.",
+            f"{path} begins with the home folder of a user who does not exist.",
+            "Write the whole path, or ./~... for a folder with this name.",
         ) from error
 
 
@@ -45,9 +45,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or closed disk into a message that says what to do.
+    """Turn an error of writing a file into a UserError that says what to do.
 
-    Other errors too: a place that the system refuses for whatever reason is the user's to change.
+    A full disk has its own message. For all other errors the user can choose another place.
     """
     try:
         yield
@@ -61,7 +61,7 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(
                 f"Cannot write {path}: {error.strerror}.",
-                "A file stands where a folder is needed, or the other way round; "
+                "There is a file where a folder is needed, or a folder where a file is needed; "
                 "choose another place with --out.",
             ) from error
         raise UserError(

@@ -2,7 +2,7 @@
 
     model.fc, criterion = oodbench.losses.DisMaxHead(512, 10), oodbench.losses.DisMaxLoss()
 
-is all it takes to train a network with the DisMax loss instead of SoftMax.
+trains a network with the DisMax loss instead of the SoftMax loss.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class DistanceHead(nn.Module):
         out_features: C, the number of classes.
 
     Attributes:
-        prototypes: shape [C, D], zero to begin with.
+        prototypes: shape [C, D], initially zero.
 
     Shape:
-        features [B, D] -> logits [B, C], at least float32 also under autocast: the difference of
-        distances is where the information is.
+        features [B, D] -> logits [B, C], at least float32 also under autocast: the
+        information is in small differences of distances.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -108,12 +108,12 @@ class DisMax2022Head(IsoMaxPlusHead):
     """The head of the later loss of the same name (Macedo et al. 2022, arXiv 2205.05874).
 
     With D_j = |s| ||f/||f|| - p_j/||p_j|| || / sqrt(2), logits are -(D_j + mean_i D_i). The mean
-    moves all logits of an image alike: probabilities do not see it, scores made from the logits do.
+    shifts all logits of an image equally: it changes scores made from the logits, but not the
+    probabilities.
 
     In evaluation mode logits are divided by `temperature`, a buffer that is stored with the
-    weights. It is 1 until somebody sets it from validation data
-    (`oodbench.numerics.temperature.calibrate`);
-    the paper sets it on the test set.
+    weights. It is 1 until it is set from validation data
+    (`oodbench.numerics.temperature.calibrate`); the paper sets it on the test set.
 
     Args:
         in_features: D, the dimension of the penultimate features.
@@ -140,7 +140,7 @@ def _distances(points: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def _directions(vectors: Tensor) -> Tensor:
-    """Rows of unit length; a row of zeros stays what it is.
+    """Rows of unit length; a row of zeros stays zero.
 
     The gradient there is that of the identity. `torch.nn.functional.normalize` divides by 1e-12
     there, and so multiplies the gradient of dead units by 1e12.
@@ -155,8 +155,8 @@ def _directions(vectors: Tensor) -> Tensor:
 class Loss(nn.Module):
     """Base of the losses: `criterion(logits, labels)`, the mean over the batch in nats.
 
-    A loss may also train on images that it mixes from those of the batch. A training loop that
-    gives it the chance calls `mix` before the network and passes on what it returns:
+    A loss may also train on images that it mixes from those of the batch. A training loop
+    that supports this calls `mix` before the network:
 
         images, targets = criterion.mix(images, labels, generator)
         loss = criterion(model(images), targets)
@@ -172,7 +172,7 @@ class Loss(nn.Module):
     def mix(
         self, images: Tensor, labels: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Images and targets to train on; here those of the batch.
+        """Images and targets to train on; here the batch itself.
 
         Args:
             images: shape [B, channels, H, W], in random order.
@@ -197,8 +197,8 @@ class SoftMaxLoss(Loss):
 class DisMaxLoss(Loss):
     """Cross-entropy of softmax(alpha z), z the logits of a `DisMaxHead` (paper, equation 7).
 
-    Alpha acts in training only: at inference probabilities are softmax(z). Computed from
-    log-softmax, which stays finite where the logarithm of a softmax would overflow.
+    Alpha acts in training only: at inference probabilities are softmax(z). It is computed
+    from log-softmax, which stays finite where the logarithm of a softmax would overflow.
 
     Args:
         alpha: the paper's global constant, 10.
@@ -236,9 +236,9 @@ class IsoMaxPlusLoss(DisMaxLoss):
 class DisMax2022Loss(DisMaxLoss):
     """Cross-entropy of softmax(alpha z), z the logits of a `DisMax2022Head` (arXiv 2205.05874).
 
-    With `mixed_quadrants` also the paper's fractional probability regularization. Each image of
-    the second half of the batch is put together from quadrants of four images of that half; its
-    target gives each of their labels a probability of 1/4. The loss is then
+    `mixed_quadrants` adds the paper's fractional probability regularization. Each image of the
+    second half of the batch is composed of quadrants of four images of that half; its target gives
+    each of their labels a probability of 1/4. The loss is then
     (CE of the first half + mixed_quadrants KL(target || p) of the second half) / 2.
 
     Args:
@@ -274,7 +274,7 @@ class DisMax2022Loss(DisMaxLoss):
 
         Returns:
             Images, and targets of shape [B, 4]: the label of each quadrant, four times the same in
-            the first half. The batch as it is, if nothing is to be mixed.
+            the first half. Without mixing, the batch itself.
         """
         pure = self.labeled(len(images))
         if pure == len(images):

@@ -19,10 +19,10 @@ __all__ = ["adapt", "code_version", "create", "create_loss", "head_info", "netwo
 
 
 def network_info(name: str) -> NetworkInfo:
-    """What is known of a network.
+    """The description of a network.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is no network of this name.
     """
     if name not in NETWORKS:
         hint = did_you_mean(name, NETWORKS)
@@ -33,10 +33,10 @@ def network_info(name: str) -> NetworkInfo:
 
 
 def head_info(name: str) -> HeadInfo:
-    """What is known of a head.
+    """The description of a head.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is no head of this name.
     """
     if name not in HEADS:
         raise UserError(f"There is no head '{name}'.", did_you_mean(name, HEADS))
@@ -55,18 +55,17 @@ def create(
     """A network with fresh weights from torch's global generator.
 
     Args:
-        name: a name of `oodbench list models`; "torchvision:NAME", one of torchvision.models; or
-            "module:callable" of your own, imported from the working directory or from what is
-            installed. This runs that code. The last linear layer of what the callable makes is
-            replaced by the head.
+        name: a name of `oodbench list models`; "torchvision:NAME" for one of torchvision.models; or
+            "module:callable" for your own, imported from the working directory or from the
+            installed packages. This runs that code. The head replaces the last linear layer of the
+            network that the callable returns.
         num_classes: C.
         head: "softmax" (linear), "dismax" (distances to prototypes), "isomax_plus" (scaled
             distances between directions) or "dismax2022" (those and their mean, with a
             temperature).
-        in_channels: channels of the images. A callable is not told: give it an option, if it takes
-            one.
+        in_channels: channels of the images. It is not passed to a callable: use `options`.
         taps: for "module:callable", names of the modules whose output is a tap, in order; without
-            any, detectors that need taps do not run.
+            taps, detectors that need them do not run.
         options: for "module:callable", keyword arguments of the callable. Those of torchvision are
             called with weights=None.
 
@@ -101,7 +100,7 @@ def create(
 
 
 def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = None) -> Network:
-    """A trained classifier of your own as oodbench uses networks: `oodbench.models.adapter.adapt`.
+    """A trained classifier of your own as a network of oodbench: `oodbench.models.adapter.adapt`.
 
     Args:
         module: maps normalized images [B, channels, H, W] to logits [B, C]; it is not changed.
@@ -109,7 +108,7 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
         head: name of its last layer; default: its last linear (or distance) layer.
 
     Raises:
-        UserError: if a name is unknown, or there is no last layer to be found.
+        UserError: if a name is unknown, or no last layer is found.
     """
     from oodbench.models import adapter
 
@@ -117,7 +116,7 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
 
 
 def code_version(name: str) -> str:
-    """What identifies the code of a network given as "module:callable"; "" for the others.
+    """The version of the code of a network given as "module:callable"; "" for other networks.
 
     Raises:
         UserError: if there is no such module.

@@ -1,4 +1,4 @@
-"""The activation in what a module gives, and the order of its axes."""
+"""The activation in the output of a module, and the order of its axes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def activation_of(value: Any, images: int) -> Tensor | None:
-    """What a module gives, or is given, as an activation of a batch.
+    """The activation in the output or the input of a module.
 
-    Modules may give a tuple, a mapping or a data class, as those of Hugging Face do: such a value
-    counts by its first floating-point tensor with an entry for each image.
+    Modules may return a tuple, a mapping or a data class, as those of Hugging Face do: the
+    activation is the first floating-point tensor in it with an entry for each image.
 
     Args:
         value: any output of a module, or its arguments.
@@ -47,12 +47,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def with_activation(value: Any, activation: Tensor, new: Tensor) -> Any:
-    """What a module gives, with another tensor in place of its activation.
+    """The output of a module, with another tensor in place of its activation.
 
     Args:
         value: any output of a module; it is not changed.
-        activation: what `activation_of` found in it.
-        new: to be there instead.
+        activation: the tensor that `activation_of` found in it.
+        new: the tensor that replaces it.
     """
     if value is activation:
         return new
@@ -111,7 +111,7 @@ def in_usual_order(activation: Tensor, axis: int | None) -> Tensor:
 
     Args:
         activation: shape [B, ...].
-        axis: of its channels; None: it is where it usually is.
+        axis: of its channels; None: the usual one.
 
     Returns:
         Shape [B, D], [B, tokens, D] or [B, D, ...].

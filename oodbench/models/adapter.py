@@ -117,7 +117,7 @@ def as_logits(value: Any, images: Tensor) -> Any:
 
 
 def described(returned: Any) -> str:
-    """What kind of thing a model returned, with the names of its entries."""
+    """The type of a value that a model returned, with the names of its entries."""
     name = type(returned).__name__
     text = f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
     if isinstance(returned, Mapping):
@@ -126,13 +126,13 @@ def described(returned: Any) -> str:
 
 
 def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = None) -> Network:
-    """A trained classifier as oodbench uses networks; the module itself is not changed.
+    """A trained classifier as a network of oodbench; the module itself is not changed.
 
     Args:
         module: maps normalized images [B, channels, H, W] to logits [B, C].
         taps: names of modules inside it (`module.named_modules()`) whose output is a tap, in the
-            order of the network. There is no default: which modules are the ends of stages cannot
-            be told without running it. Detectors that need taps do not run without.
+            order of the network. There is no default: the ends of stages are not known
+            before the network runs. Without taps, detectors that need them do not run.
         head: name of its last layer; default: its last linear (or distance) layer, in the order in
             which its constructor made them.
 
@@ -140,7 +140,7 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
         A network that shares the module's weights.
 
     Raises:
-        UserError: if a name is unknown, or there is no last layer to be found.
+        UserError: if a name is unknown, or no last layer is found.
     """
     if isinstance(module, Network) and not taps and head is None:
         return module
@@ -149,13 +149,17 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
     else:
         _check_names(module, (head,))
     check_taps(module, taps)
-    # Whether what comes after a convolution keeps it linear cannot be told without running it.
+    # Only running the network shows whether a convolution is followed by linear steps only.
     opaque = not isinstance(module.get_submodule(head), nn.Linear | DistanceHead)
     return AdaptedNetwork(module, taps, head, opaque_head=opaque)
 
 
 def last_layer(module: nn.Module) -> str:
-    """Name of the last linear or distance layer in the order of registration."""
+    """Name of the last linear or distance layer in the order of registration.
+
+    Raises:
+        UserError: if there is none.
+    """
     layers = (nn.Linear, DistanceHead)
     found: list[str] = [name for name, part in module.named_modules() if isinstance(part, layers)]
     if not found:
@@ -168,10 +172,10 @@ def last_layer(module: nn.Module) -> str:
 
 
 def check_taps(module: nn.Module, taps: Sequence[str]) -> None:
-    """Refuse taps that are no modules, or have a name that the engine uses.
+    """Refuse taps that are not modules, or have a name that the engine uses.
 
     Raises:
-        UserError: if there is one.
+        UserError: if there is such a tap.
     """
     _check_names(module, taps)
     for tap in taps:
@@ -187,7 +191,7 @@ def _check_names(module: nn.Module, names: Sequence[str]) -> None:
     known = [name for name, _ in module.named_modules() if name]
     for name in names:
         if name not in known:
-            # Of all the names that a network has, those that lie as deep are enough for a hint.
+            # For a hint, names at the same depth are enough.
             level = [other for other in known if other.count(".") <= name.count(".")]
             raise UserError(
                 f"The network {type(module).__name__} has no module '{name}'.",

@@ -33,8 +33,8 @@ def create(
         options: keyword arguments of the callable.
 
     Raises:
-        UserError: if the module or the callable is not there or fails, what it makes is no module
-            or has no linear layer, or a tap is unknown.
+        UserError: if the module or the callable is missing or fails, the callable returns no module
+            or one without a linear layer, or a tap is unknown.
     """
     with _working_folder_importable():
         factory = _find_callable(name)
@@ -42,7 +42,7 @@ def create(
             options = {"weights": None, **options}
         try:
             module = factory(**options)
-        except Exception as error:  # a user's code: whatever it raises is about this network
+        except Exception as error:  # a user's code may raise anything
             given = ", ".join(f"{key}={value!r}" for key, value in options.items())
             raise UserError(
                 f"Network '{name}' cannot be made with {given or 'no options'}: "
@@ -71,11 +71,11 @@ def create(
 
 
 def code_version(name: str) -> str:
-    """What identifies the code behind "module:callable": its networks may change with it.
+    """The version of the code behind "module:callable": with it, networks may change.
 
     Returns:
         For torchvision its version; else the SHA-256 of the module's file, in hexadecimal digits.
-        Files that it imports do not count.
+        Files that the module imports do not count.
 
     Raises:
         UserError: if there is no such module.

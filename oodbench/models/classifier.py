@@ -1,4 +1,4 @@
-"""What the engine asks of a network, and the wrapper that normalizes its input."""
+"""The interface of networks, and the wrapper that normalizes their input."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def _is_pointwise(layer: nn.Module) -> bool:
 
 
 def vectors(value: Tensor, layer: nn.Module) -> Tensor:
-    """What a layer is given, or gives, averaged over places: one vector for each image, [B, D].
+    """The input or output of a layer, averaged over places: one vector for each image, [B, D].
 
     Args:
         value: shape [B, D] or with places: [B, ..., D] for a linear or distance layer and for
-            tokens [B, T, D], else [B, D, ...], as layers on series have it (Conv1d).
+            tokens [B, T, D], else [B, D, ...], as in layers on series (Conv1d).
         layer: the layer.
     """
     if value.ndim < 3:
@@ -45,7 +45,7 @@ def vectors(value: Tensor, layer: nn.Module) -> Tensor:
 
 
 def first_tensor(values: Any) -> Any:
-    """The first tensor of what a module gives, or is given: itself, or in a tuple or a mapping."""
+    """The first tensor in the input or output of a module: itself, or in a tuple or a mapping."""
     if isinstance(values, Tensor):
         return values
     if isinstance(values, dict):
@@ -61,9 +61,9 @@ class Network(nn.Module):
     Attributes:
         tap_names: names of the sub-modules whose output is a tap, in order.
         head: the last layer; None if it is not known.
-        features_module: the module whose output, averaged over places, are the penultimate
+        features_module: the module whose output, averaged over places, is the penultimate
             features; None if they are the input of the last layer.
-        opaque_head: whether the logits are something else than the last layer's weights say.
+        opaque_head: whether the logits differ from what the last layer's weights give.
         channel_axes: tap -> axis of its channels, where it is not the usual one
             (`oodbench.models.activations`).
     """
@@ -81,14 +81,14 @@ class Network(nn.Module):
 
     @property
     def has_features(self) -> bool:
-        """Whether it is known which activations are the penultimate features."""
+        """Whether the penultimate features are known."""
         return self.head is not None or self.features_module is not None
 
     def watch_features(self, take: Callable[[Tensor], None]) -> list[RemovableHandle]:
-        """Have `take` called with the penultimate features [B, D] in each forward pass.
+        """Call `take` with the penultimate features [B, D] in each forward pass.
 
         Returns:
-            What to remove at the end; empty if it is not known which the features are.
+            Handles of the hooks, to be removed; empty if the features are not known.
         """
         module, head = self.features_module, self.head
 
@@ -156,7 +156,7 @@ class Classifier(nn.Module):
         return Head("other")
 
     def normalized(self, images: Tensor) -> Tensor:
-        """What the network sees of images [B, channels, H, W] in [0, 1]."""
+        """Normalized images, the input of the network, of images [B, channels, H, W] in [0, 1]."""
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from oodbench.models.rounding import within_rounding
 def find_map(classifier: Classifier, images: Tensor) -> str | None:
     """The module whose output, averaged over places, is the input of the last layer.
 
-    Found by looking at what every module gives for a few images: which it is cannot be read off a
-    network's structure. The output may be a map, with its channels first or last, or tokens, and
-    may come in a tuple or a mapping; the mean has to be the features up to rounding.
+    It is found from the outputs of all modules for a few images: a network's structure does not
+    show it. The output may be a map, with its channels first or last, or tokens, and may be in a
+    tuple or a mapping; its mean has to be the features up to rounding.
 
     Args:
         classifier: in evaluation mode.
@@ -56,7 +56,7 @@ def find_map(classifier: Classifier, images: Tensor) -> str | None:
 
 
 def as_map(activation: Tensor, features: Tensor) -> Tensor:
-    """What the module of `find_map` gave, as a map.
+    """The output of the module of `find_map`, as a map.
 
     Args:
         activation: a map or tokens, channels first or last.

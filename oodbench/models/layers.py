@@ -44,11 +44,11 @@ class Layer:
 
 
 def find_layers(classifier: Classifier, images: Tensor) -> tuple[Layer, ...]:
-    """The convolutions and activation functions that run when a few images are sent through.
+    """The convolutions and activation functions that run in a forward pass of a few images.
 
-    An activation function counts if it is a module: a call of `torch.nn.functional` is seen by
-    nobody. A module that runs several times counts each time. The last layer does not count, nor
-    does what has no entry for each image.
+    An activation function counts if it is a module: calls of `torch.nn.functional` cannot be
+    observed. A module that runs several times counts each time. The last layer does not count, and
+    neither does an output without an entry for each image.
 
     Args:
         classifier: in evaluation mode.

@@ -1,4 +1,4 @@
-"""Whether two tensors are the same number computed twice: as strict as their types allow."""
+"""Whether two tensors are equal up to the rounding of their types."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def precision(*values: Tensor) -> float:
 def within_rounding(
     computed: Tensor, *others: Tensor, given: Tensor, scale: Tensor, terms: int
 ) -> bool:
-    """Whether sums agree with what a network gave for them, up to rounding.
+    """Whether sums agree with the values that a network computed, up to rounding.
 
-    A result in bfloat16 is good to two or three digits, in float16 to three or four, in float32 to
-    seven. Sums are taken in float32 at least, whatever the type of the result is; errors of their
-    terms add up as squares do.
+    A result has two or three correct digits in bfloat16, three or four in float16, seven in
+    float32. Sums are assumed to be taken in float32 at least, whatever the type of the result is;
+    the squared errors of their terms add up.
 
     Args:
         computed: the sums, in float64.
-        others: what they were computed from; a network may have rounded it to the same type.
-        given: what the network gave, in its type.
-        scale: size of the terms of each sum, which errors are relative to; at least 0.
+        others: the values they were computed from, which the network may have rounded.
+        given: the values of the network, in their type.
+        scale: size of the terms of each sum; errors are relative to it; at least 0.
         terms: number of terms of a sum.
     """
     kinds = [torch.finfo(value.dtype) for value in (given, *others)]
@@ -36,7 +36,7 @@ def within_rounding(
 
 
 def same(first: Tensor, second: Tensor) -> bool:
-    """Whether one tensor is the other, or is it in another type; NaN agrees with NaN."""
+    """Whether two tensors are equal, up to a conversion of type; NaN is equal to NaN."""
     if first.shape != second.shape:
         return False
     relative = 0.0 if first.dtype == second.dtype else precision(first, second)
@@ -44,6 +44,6 @@ def same(first: Tensor, second: Tensor) -> bool:
 
 
 def agree(first: Tensor, second: Tensor) -> bool:
-    """Whether logits agree that a network computed in two ways: every layer may have rounded."""
+    """Whether logits that a network computed in two ways agree: every layer may round."""
     difference = (first.double() - second.double()).abs().max()
     return bool(difference <= precision(first, second) ** 0.5 * second.abs().max())

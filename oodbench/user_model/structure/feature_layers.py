@@ -76,7 +76,7 @@ def _axes(seen: ForwardPass, names: Sequence[str]) -> dict[str, int]:
 
 
 def _names(module: nn.Module, taps: Any) -> tuple[str, ...]:
-    """Names of modules that were asked for, without those of a wrapper that was taken off."""
+    """Names of modules in `taps`, without the prefix of a wrapper that was removed."""
     expected = "expected 'auto', or names of modules in the order of the network"
     if not isinstance(taps, Sequence):
         raise UserError(
@@ -114,7 +114,7 @@ def _check_tap(seen: ForwardPass, name: str) -> None:
     if call.count > 1:
         raise UserError(
             f"Tap '{name}' runs {call.count} times in one pass of {model}: "
-            "which of them is meant cannot be told.",
+            "it is not clear which of them is meant.",
             "Name a module that runs once, such as the one it is a part of.",
         )
     if activation_of(call.output, seen.images) is None:

@@ -16,7 +16,7 @@ from oodbench.user_model.structure.output import HINT, Output, logits_in
 
 
 class UserNetwork(AdaptedNetwork):
-    """A user's classifier, with what `oodbench.user_model.structure.analysis` found out about it.
+    """A user's classifier with the results of `oodbench.user_model.structure.analysis`.
 
     Args:
         module: maps normalized images [B, channels, H, W] to something with logits [B, C] in it.
@@ -88,7 +88,7 @@ class Function(nn.Module):
     """A function, or any other callable, that maps normalized images to logits, as a module.
 
     Args:
-        function: it is called as it is; modules in it are not looked at.
+        function: it is called as it is; modules in it are not searched.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -96,7 +96,7 @@ class Function(nn.Module):
         self.function = function
 
     def forward(self, images: Tensor) -> Any:
-        """What the function returns."""
+        """The value that the function returns."""
         return self.function(images)
 
 
@@ -104,14 +104,14 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside the wrappers that spread it over devices or compile it."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(module, wrappers) or type(module).__name__ == "OptimizedModule":
-        # A compiled module runs none of the hooks that are put on its parts.
+        # A compiled module runs none of the hooks on its parts.
         inside: Any = module.module if isinstance(module, wrappers) else module._orig_mod
         module = inside
     return module
 
 
 def model_name(module: nn.Module) -> str:
-    """What a model is called: its class, as it was before TorchScript; of a function its name."""
+    """The name of a model: its class, before a conversion to TorchScript, or its function."""
     if isinstance(module, Function):
         name = getattr(module.function, "__name__", type(module.function).__name__)
         return "lambda" if name == "<lambda>" else str(name)
@@ -124,13 +124,13 @@ _KNOWN_INPUTS = (
     *("attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "bbox"),
     *("pixel_mask", "pixel_attention_mask", "bool_masked_pos", "image_sizes", "spatial_shapes"),
 )
-"""What models of Transformers take beside the images or tokens."""
+"""Arguments of models of Transformers beside the images or tokens."""
 
 
 def inputs_beside_images(module: nn.Module) -> frozenset[str]:
-    """Names of what a model takes beside its first argument.
+    """Names of the arguments of a model after the first one.
 
-    Of a model that takes any name (`**kwargs`), those that models of Transformers know.
+    For a model that takes any name (`**kwargs`), the names that models of Transformers know.
     """
     if isinstance(module, torch.jit.ScriptModule):
         forward = getattr(module, "forward", None)

@@ -15,13 +15,13 @@ Output = str | int | Callable[[Any], Any] | None
 """Where the logits are: a key or an attribute, a position, a function; None: what is returned."""
 
 _NAMES = ("logits", "logits_per_image")
-"""What entries with the logits are called by Transformers; the second by its CLIP."""
+"""Names of the entry with the logits in Transformers; the second is that of its CLIP."""
 
 HINT = "Say where the logits are with output=: a key, a position, or a function of what it returns."
 
 
 def logits_in(returned: Any, output: Output, images: Tensor) -> Any:
-    """The logits [B, C] in what a model returned for images, or whatever is in their place.
+    """The logits [B, C] in the value that a model returned, or whatever is in their place.
 
     Axes of size one after the classes are left out; numpy arrays become tensors.
 
@@ -38,18 +38,18 @@ def find_output(
     num_classes: int | None,
     is_layers: Callable[[Tensor], bool],
 ) -> tuple[Output, str]:
-    """Where the logits are in what a model returned, and a note where that was a choice.
+    """Where the logits are in the value that a model returned, and a note if that was a choice.
 
-    In this order: what is returned, if it is a tensor; the entry "logits"; the only entry that may
-    be logits, [B, C] with `num_classes` columns if it is given; the only one of several that a last
-    layer gives; the first of a tuple.
+    In this order: the value itself, if it is a tensor; the entry "logits"; the only entry that may
+    be logits, [B, C] with `num_classes` columns if that is given; the only one of several that is
+    the output of a last layer; the first of a tuple.
 
     Args:
-        returned: by the model.
-        images: that it was given.
+        returned: the value that the model returned.
+        images: its input.
         model: its name, for messages.
         num_classes: C, if it is known.
-        is_layers: whether a tensor is what a linear layer of the model gave.
+        is_layers: whether a tensor is the output of a linear layer of the model.
 
     Raises:
         UserError: no entry may be logits, or several may.
@@ -98,7 +98,7 @@ def find_output(
 
 
 def _entries(returned: Any) -> Mapping[Any, Any]:
-    """The parts of what a model returned, by key, position or attribute."""
+    """The parts of a returned value, by key, position or attribute."""
     if isinstance(returned, Mapping):
         return returned
     if isinstance(returned, tuple | list):

@@ -11,7 +11,7 @@ from oodbench.models.activations import activation_of, axis_by_sides, equal, usu
 from oodbench.user_model.structure.forward_pass import ForwardPass
 
 _STEP = 3
-"""A module that makes an activation smaller by more, height or width, has several stages in it."""
+"""A module that divides height or width by more than this contains several stages."""
 _EXTRA = 1.5
 """Sequences whose lengths differ by less have one resolution: class tokens come and go."""
 _CHANNELS_FIRST = ("Conv1d", "Conv2d", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm2d")
@@ -25,7 +25,7 @@ class Size:
     sides: tuple[int, int] | None
 
     def larger(self, other: Size) -> bool:
-        """Whether it has more places."""
+        """Whether this size has more places than another."""
         maps = self.sides is not None and other.sides is not None
         return self.places > other.places * (1 if maps else _EXTRA)
 
@@ -36,7 +36,7 @@ class Size:
         return not self.larger(other) and not other.larger(self)
 
     def step_from(self, before: Size) -> bool:
-        """Whether it is smaller by one step."""
+        """Whether this size is one step smaller than the size before."""
         if not before.larger(self):
             return False
         if self.sides is None or before.sides is None:

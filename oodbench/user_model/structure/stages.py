@@ -41,8 +41,8 @@ class _Row:
     """Modules of one kind that follow each other.
 
     Attributes:
-        names: of the modules; of a list that does not run itself, its last module.
-        parent: name of what they are in.
+        names: of the modules; for a list that does not run itself, its last module.
+        parent: name of the module that contains them.
         weights: number of parameters that they hold.
         whole: whether they are all that is in a list.
     """
@@ -54,7 +54,7 @@ class _Row:
 
     @property
     def where(self) -> str:
-        """What they are in, for a sentence."""
+        """The module that contains them, for a sentence."""
         return self.parent or "the model"
 
 
@@ -90,8 +90,8 @@ class _Stages:
         ends = self._ends()
         maps = [name for name in ends if self._sizes[name].sides is not None]
         if row is not None and len(ends) > 1 and self._are_after(row, maps, ends):
-            # Tokens of one resolution after maps: a transformer, whose maps are its stem if it
-            # holds most of the weights.
+            # Tokens of one resolution after maps: a transformer. If it holds most of the weights,
+            # the maps are its stem.
             blocks, which = self._blocks(row)
             if 2 * row.weights > sum(each.numel() for each in self.module.parameters()):
                 return blocks, which
@@ -127,7 +127,10 @@ class _Stages:
     # --- timm ----------------------------------------------------------------------------------
 
     def _feature_info(self) -> list[str]:
-        """What `feature_info` of a timm model, or of one inside, names; nothing if it is amiss."""
+        """The modules that `feature_info` of a timm model names; none if it does not fit the model.
+
+        The timm model may be a part of the model.
+        """
         for prefix, part in self._modules.items():
             entries = getattr(part, "feature_info", None)
             entries = getattr(entries, "info", entries)
@@ -140,7 +143,7 @@ class _Stages:
                 name = f"{prefix}.{named}" if prefix else str(named)
                 if named is None or (name in self._modules and self._end(name) is None):
                     return []
-                # An early stage, or a stem, may have a name there that no module has.
+                # The name of an early stage or a stem may be that of no module.
                 end = self._end(name) or (after and self._stage_before(after))
                 if end and end not in names:
                     names.append(end)
@@ -211,22 +214,22 @@ class _Stages:
         return _Row(names, parent, weights, whole)
 
     def _in_succession(self, names: Sequence[str], *, linked: bool) -> bool:
-        """Whether modules work one after another, and not side by side on the same activation.
+        """Whether modules run one after another, not side by side on the same activation.
 
         Args:
             names: of the modules.
-            linked: whether each has to be given just what the one before it gave.
+            linked: whether the input of each has to be the output of the one before it.
         """
         for before, after in itertools.pairwise(names):
             given = activation_of(self.calls[after].given, self.images)
             if equal(given, self.seen.activation(before)):
-                continue  # also of a block that adds nothing, as one whose last weights are zero
+                continue  # also for a block that adds nothing because its last weights are zero
             if linked or equal(given, activation_of(self.calls[before].given, self.images)):
                 return False
         return True
 
     def _are_after(self, row: _Row, maps: Sequence[str], ends: Sequence[str]) -> bool:
-        """Whether blocks of tokens come after the last map, and are all that does."""
+        """Whether only blocks of tokens come after the last map."""
         tokens = all(self._sizes[name].sides is None for name in row.names)
         first = self._order[row.names[0]]
         return tokens and len(ends) - len(maps) <= 1 and all(self._order[n] < first for n in maps)
@@ -245,7 +248,7 @@ class _Stages:
             call, size = self.calls[name], self._sizes[name]
             inside = [unit for unit in _ancestors(name) if unit in units]
             if any(not self._sizes[unit].like(size) for unit in inside):
-                continue  # in the middle of a block, or of what makes the map smaller
+                continue  # in the middle of a block, or of a reduction of the map
             if any(self._pools_tokens(other) for other in _ancestors(name)):
                 continue
             if call.count > 1 or name in RESERVED or _pools(call.module):
@@ -255,14 +258,14 @@ class _Stages:
             if name not in units and self._ends_inside(name):
                 continue  # a container of several stages
             if size.places == 1 and (size.sides is None or not has_weights(call.module)):
-                continue  # what was pooled
+                continue  # a pooled vector
             if (smallest is None or size.larger(smallest)) and self._computed(name):
                 smallest = size
                 ends.insert(0, name)
         return ends
 
     def _pools_tokens(self, name: str) -> bool:
-        """Whether a module makes a vector of tokens, by attention."""
+        """Whether a module turns tokens into a vector, by attention."""
         call = self.calls.get(name)
         if call is None or name in self._sizes or self.seen.activation(name) is None:
             return False
@@ -270,7 +273,7 @@ class _Stages:
         return before is not None and before.sides is None
 
     def _ends_inside(self, name: str) -> bool:
-        """Whether a module gives what a module inside it gave."""
+        """Whether the output of a module is the output of a module inside it."""
         inside = (other for other in self._sizes if other.startswith(f"{name}."))
         output = self.seen.activation(name)
         return any(
@@ -279,7 +282,7 @@ class _Stages:
         )
 
     def _units(self) -> set[str]:
-        """Modules that are one piece: they keep the resolution, or make it smaller by one step."""
+        """Modules of one piece: they keep the resolution, or reduce it by one step."""
         found = set()
         for name, after in self._sizes.items():
             call = self.calls[name]
@@ -291,7 +294,7 @@ class _Stages:
         return found
 
     def _computed(self, name: str) -> bool:
-        """Whether a layer with weights ran before a module ended: it gives not just the image."""
+        """Whether a layer with weights ran before a module ended."""
         for other, call in self.calls.items():
             if any(parameter.ndim > 1 for parameter in call.module.parameters(recurse=False)):
                 return True
