@@ -33,9 +33,9 @@ class HeadInfo:
     """A last layer and its loss.
 
     Attributes:
-        kind: what a detector sees of it (`oodbench.detector.Head.kind`). "dismax" are all heads
-            whose logits are minus distances to prototypes, of features and prototypes as they are
-            or of their directions, scaled, or shifted alike for all classes.
+        kind: what a detector sees of it (`oodbench.detector.Head.kind`). "dismax" stands for
+            all heads whose logits are minus distances to prototypes; features and prototypes may
+            be normalized, and logits scaled, or shifted equally for all classes.
         layer, loss: names of the classes in `oodbench.losses`.
         loss_options: names of the loss's options.
         calibrated: whether the layer has a `temperature`, to be set on validation data after
