@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
+from helpers.paired import compared
 from oodbench.metrics import METRICS
-from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS, CostRecord, QualityRecord
+from oodbench.report import Leaderboard
+from oodbench.storage.records import (
+    ID_ACCURACY,
+    REQUIREMENTS,
+    CostRecord,
+    DifferenceRecord,
+    QualityRecord,
+)
 
 GROUPS = {"letters": "near", "photo-patches": "far", "uniform-noise": "far", "gauss": "far"}
 SPECIAL = "A+b_c%d&e|f<g>"
@@ -108,3 +117,33 @@ def cost_records(seeds: int) -> list[CostRecord]:
         if method != "SoftMax+Energy"
         for seed in range(seeds)
     ]
+
+
+def differences(records: list[QualityRecord]) -> list[DifferenceRecord]:
+    """Of which one is a tie in every column."""
+    widths = dict.fromkeys(METHODS, 0.0) | {"SoftMax+Mahalanobis": 0.1}
+    return compared(records, widths)
+
+
+def mean_of(board: Leaderboard, method: str) -> float:
+    row = next(row for row in board.rows if row.method == method)
+    return row.entries["auroc", board.column("mean")].estimate.mean
+
+
+def unescaped(name: str, text: str) -> str:
+    """The text with the escapes of a format undone, by rules written down here once more."""
+    if name == "md":
+        return re.sub(r"\\([\\`*_\[\]<>|~&$])", r"\1", text)
+    if name == "html":
+        for entity, sign in (("&lt;", "<"), ("&gt;", ">"), ("&#39;", "'"), ("&amp;", "&")):
+            text = text.replace(entity, sign)
+        return text
+    if name == "latex":
+        words = {"textbar": "|", "textless": "<", "textgreater": ">"}
+        text = re.sub(r"\\(textbar|textless|textgreater)\{\}", lambda m: words[m[1]], text)
+        return re.sub(r"\\([&%$#_{}])", r"\1", text)
+    return text
+
+
+def vars_of(record: QualityRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in QualityRecord.__dataclass_fields__}
