@@ -1,4 +1,4 @@
-"""The commands `oodbench data ...`: what data sets are here, getting them, checking them."""
+"""The commands `oodbench data ...`: listing, fetching and verifying data sets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def given_path(text: str) -> Path:
-    """A path of the command line: not nothing, which an unset variable of the shell gives."""
+    """Parse a path; refuse empty text, which an unset shell variable gives."""
     if not text.strip():
         raise typer.BadParameter("expected a path, not nothing")
     return Path(text)
 
 
 data_app = typer.Typer(
-    help="Data sets: what is here, where it comes from, whether it is whole.",
+    help="List, fetch and verify data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -35,7 +35,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets, 
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        "--data-root", parser=given_path, metavar="DIR", help="The folder that data sets lie in."
+        "--data-root", parser=given_path, metavar="DIR", help="The folder of the data sets."
     ),
 ]
 Plugins = Annotated[
@@ -55,7 +55,7 @@ def list_(
     data_root: DataRoot = None,
     plugins: Plugins = None,
 ) -> None:
-    """List data sets: kind, where they come from, size, and what is here of them."""
+    """List data sets: kind, state on this machine, size, source."""
     from oodbench.data.store.dataset_folders import root_folder
     from oodbench.data.store.dataset_state import dataset_state
 
@@ -90,12 +90,12 @@ def fetch(
     names: Names,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Read all that is stored and make anew what is damaged."),
+        typer.Option("--repair", help="Verify stored files; restore those that are damaged."),
     ] = False,
     data_root: DataRoot = None,
     plugins: Plugins = None,
 ) -> None:
-    """Download, unpack and decode data sets; what is done already is not done again."""
+    """Download, unpack and decode data sets; finished steps are not repeated."""
     from oodbench.data.store import verification
     from oodbench.data.store.dataset_folders import root_folder
     from oodbench.data.store.stored_dataset import StoredDataset
@@ -118,14 +118,14 @@ def fetch(
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are here."),
+        typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are stored."),
     ] = None,
     data_root: DataRoot = None,
     plugins: Plugins = None,
 ) -> None:
-    """Read every stored byte of data sets; name each file that has changed.
+    """Read all stored files of data sets and report those that have changed.
 
-    Of data sets that are named, a file that is missing and needed is a problem too.
+    For data sets given by name, missing files that are needed are reported too.
     """
     from oodbench.data.store import verification
     from oodbench.data.store.dataset_folders import root_folder
@@ -142,15 +142,15 @@ def verify(
             result = verification.verify(spec, root, say, wanted=bool(names))
             if result.findings:
                 failed.append((spec, result.findings))
-            checked = "; ".join(result.checked) or "nothing of it is stored"
+            checked = "; ".join(result.checked) or "nothing is stored"
             say.done(f"{spec.name}: {checked}; {counted(len(result.findings), 'problem')}")
     for spec, findings in failed:
         for finding in findings:
             print(visible(f"{spec.name}: {finding.path} {finding.problem}"))
-        print(f"{spec.name}: mend it with: {_mending(spec.name, data_root, plugins)}")
+        print(f"{spec.name}: repair with: {_repair_command(spec.name, data_root, plugins)}")
         if any(finding.layer == "image" for finding in findings):
             print(
-                f"{spec.name}: that takes your files as they are now; if they should not have "
+                f"{spec.name}: this uses your files as they are now; if they should not have "
                 "changed, restore them first."
             )
     if failed:
@@ -159,12 +159,12 @@ def verify(
 
 @data_app.command()
 def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> None:
-    """Print the folders that data sets lie in, or would lie in."""
+    """Print the folders of data sets, which may not exist yet."""
     from oodbench.data.store.dataset_folders import dataset_folder, root_folder
 
     for spec in _named(names, plugins):
         if spec.kind == "builtin":
-            raise UserError(f"data set '{spec.name}' is built in: it lies in no folder.")
+            raise UserError(f"data set '{spec.name}' is built in: it has no folder.")
         print(dataset_folder(spec, root_folder(data_root)))
 
 
@@ -176,7 +176,7 @@ def _named(names: list[str], plugins: list[Path] | None) -> list[DatasetSpec]:
 
 
 def _all(plugins: list[Path] | None) -> dict[str, DatasetSpec | UserError]:
-    """Every manifest, or what is wrong with it."""
+    """Every manifest, or the error of reading it."""
     from oodbench.plugins.catalog import Catalog
 
     catalog = Catalog(plugins or ())
@@ -190,7 +190,7 @@ def _all(plugins: list[Path] | None) -> dict[str, DatasetSpec | UserError]:
 
 
 def _here(plugins: list[Path] | None, root: Path) -> list[DatasetSpec]:
-    """The data sets of which something is stored."""
+    """The data sets with stored files."""
     from oodbench.data.store.dataset_folders import dataset_folder
     from oodbench.data.store.image_cache import folders_named
 
@@ -203,7 +203,7 @@ def _here(plugins: list[Path] | None, root: Path) -> list[DatasetSpec]:
     ]
 
 
-def _mending(name: str, data_root: Path | None, plugins: list[Path] | None) -> str:
+def _repair_command(name: str, data_root: Path | None, plugins: list[Path] | None) -> str:
     import shlex
 
     words = ["oodbench", "data", "fetch", "--repair", name]

@@ -162,7 +162,7 @@ def test_path(command: Command, tmp_path: Path) -> None:
     assert done.out.splitlines() == [str(tmp_path / "x/cifar10"), str(tmp_path / "x/svhn")]
     done = command("path", "digits")
     assert done.code == 2
-    assert "is built in: it lies in no folder" in done.err
+    assert "is built in: it has no folder" in done.err
 
 
 @pytest.mark.parametrize("what", ["fetch", "verify", "path"])
@@ -239,10 +239,10 @@ def test_verify_what_is_not_there(command: Command, fetched: str, tmp_path: Path
     folder = tmp_path / "data"
     assert done.out.splitlines() == [
         f"{fetched}: {folder / fetched}/LSUN_resize.tar.gz is not there",
-        f"{fetched}: mend it with: oodbench data fetch --repair {fetched}",
+        f"{fetched}: repair with: oodbench data fetch --repair {fetched}",
         f"my_svhn: {folder}/my_svhn/train_32x32.mat is not there",
         f"my_svhn: {folder}/my_svhn/test_32x32.mat is not there",
-        "my_svhn: mend it with: oodbench data fetch --repair my_svhn",
+        "my_svhn: repair with: oodbench data fetch --repair my_svhn",
     ]
     (folder / fetched).mkdir(parents=True)
     done = command("verify")
@@ -259,7 +259,7 @@ def test_verify_what_is_there_in_part(command: Command, fetched: str, tmp_path: 
     assert done.code == 0
     assert (
         "1 of 2 files as in the manifest; 60 decoded images as recorded; the others are not "
-        "needed: what was decoded from them is whole; 0 problems"
+        "needed: the decoded files are complete; 0 problems"
     ) in " ".join(done.err.split())
     flip(next(folders_named("my_svhn")[0].glob("*.npy")))
     done = command("verify", "my_svhn")
@@ -277,12 +277,12 @@ def test_verify_without_archives(command: Command, fetched: str, tmp_path: Path)
     (tmp_path / "cache/decoded").rename(tmp_path / "decoded")
     done = command("verify", fetched)
     assert done.code == 0
-    assert "the others are not needed: what was unpacked from them is whole" in done.err
+    assert "the others are not needed: the unpacked files are complete" in done.err
     (tmp_path / "decoded").rename(tmp_path / "cache/decoded")
     (tmp_path / "data" / fetched).rename(tmp_path / "gone")
     done = command("verify", fetched)
     assert done.code == 0
-    assert "the others are not needed: what was decoded from them is whole" in done.err
+    assert "the others are not needed: the decoded files are complete" in done.err
 
 
 def test_verify_of_another_data_root(command: Command, tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_one_flipped_byte_is_found_wherever_it_is(
             name = next(n for n in (fetched, "my_svhn", "mine") if n in str(path))
             found = [line for line in done.out.splitlines() if str(path.name) in line]
             assert found, f"{path}, byte {position}: {done.out}"
-            assert f"{name}: mend it with: oodbench data fetch --repair {name}\n" in done.out
+            assert f"{name}: repair with: oodbench data fetch --repair {name}\n" in done.out
             flip(path, position)
     assert command("verify").code == 0
 
@@ -404,7 +404,7 @@ def test_another_manifest_is_another_data_set(command: Command, tmp_path: Path) 
     flip(next(folders_named("mine")[0].glob("*.npy")))
     done = command("verify", "mine")
     assert (done.code, done.out) == (0, "")
-    assert "nothing of it is stored" in done.err
+    assert "nothing is stored" in done.err
 
 
 def test_a_folder_that_is_gone(command: Command, tmp_path: Path) -> None:

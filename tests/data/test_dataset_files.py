@@ -230,7 +230,7 @@ def test_a_half_unpacked_archive_is_unpacked_again(server: Server, tmp_path: Pat
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "toy/unpacked/content/toy/toy/2.png").unlink()
     assert len(load_split(manifest, "test", tmp_path, notes)) == 4
-    assert "is not whole" in notes.warnings[0]
+    assert "is incomplete" in notes.warnings[0]
     # And one that was killed before it got its name.
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "toy/unpacked").rename(tmp_path / "toy/.writing-unpacked-x")

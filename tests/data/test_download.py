@@ -310,7 +310,7 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.message == (
         f"No space left on the disk while writing {tmp_path / 'data.bin.part'}."
     )
-    assert "What was finished before is kept" in caught.value.hint
+    assert "partial downloads are kept" in caught.value.hint
     get(spec(f"{server.url}/a/data.bin"), tmp_path)
 
 

@@ -460,7 +460,7 @@ def test_splits_with_other_classes(tmp_path: Path) -> None:
     write_toy(tmp_path)
     (tmp_path / "toy/test/dog").rename(tmp_path / "toy/test/Dog")
     error = error_of(spec(), tmp_path)
-    assert "'train' and 'test' have other classes than each other: Dog, dog" in error.message
+    assert "'train' and 'test' have different classes: Dog, dog" in error.message
 
 
 def test_options_are_refused(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_no_other_character_ends_a_line(tmp_path: Path, char: str) -> None:
 def test_labels_that_are_no_classes_are_named_with_their_line(tmp_path: Path, label: str) -> None:
     write_list(tmp_path, ["# a comment", *LINES[:-1], f"pictures/no 19.png {label}"])
     error = error_of(list_spec(), tmp_path)
-    assert f"test.txt, line 21: the label '{label}' is no class" in error.message
+    assert f"test.txt, line 21: the label '{label}' is not a class" in error.message
     assert "labels are 0 to 9" in error.message
 
 
@@ -257,8 +257,8 @@ def test_a_changed_list_is_read_again(tmp_path: Path) -> None:
     ("lines", "options", "message"),
     [
         (["pictures/none.png 0"], {}, "cannot read .*pictures/none.png: No such file"),
-        (["pictures/no 1.png\t"], {}, "line 1: there is no label behind the path"),
-        (["0"], {}, "line 1: there is no label behind the path"),
+        (["pictures/no 1.png\t"], {}, "line 1: there is no label after the path"),
+        (["0"], {}, "line 1: there is no label after the path"),
         (["pictures/no 1.png 0"], {}, "the manifest says 20 images, found 1"),
         (["pictures/no 1.png 0"] * COUNT, {}, "the manifest says 10 classes, found 1"),
         ([], {"rot": 1}, "kind 'list' takes no option 'rot'"),
@@ -462,9 +462,9 @@ class Hostile:
         (pickle.dumps({b"data": Hostile()}, protocol=3), "it asks for builtins.print"),
         (pickle.dumps(Path("x")), "it asks for pathlib"),
         (b"cos\nsystem\n(S'touch /tmp/x'\ntR.", "it asks for os.system"),
-        (b"no pickle", "is no batch of CIFAR"),
-        (b"", "is no batch of CIFAR"),
-        (pickle.dumps({b"labels": [1]}), "is no batch of CIFAR: KeyError(b'data')"),
+        (b"no pickle", "is not a batch of CIFAR"),
+        (b"", "is not a batch of CIFAR"),
+        (pickle.dumps({b"labels": [1]}), "is not a batch of CIFAR: KeyError(b'data')"),
     ],
 )
 def test_batches_that_are_refused(

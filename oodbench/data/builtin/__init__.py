@@ -1,8 +1,8 @@
-"""The functions that a manifest of kind `builtin` can name: they need no download.
+"""Builders of data sets of kind `builtin`, which need no download.
 
-A builder is called `builder(split, **options)` with the manifest's options. What it returns depends
-on its arguments only. Its keyword arguments are typed, and `oodbench.data.splits` holds options to
-those types.
+A builder is called as `builder(split, **options)` with the manifest's options. Its result depends
+only on its arguments. `oodbench.data.options` checks options against the types of its keyword
+arguments.
 """
 
 from __future__ import annotations

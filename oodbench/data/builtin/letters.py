@@ -1,8 +1,8 @@
 """Rendered letters, processed as the UCI digits were: near out-of-distribution data for them.
 
-The aim is that a letter differs from a digit in its shape and in little else: each letter is
-stretched to the box that digits fill, its strokes are thickened until its ink is that of a digit,
-and the 32x32 bitmap is reduced to 8x8 by counting the set pixels of 4x4 blocks (`digits.py`).
+Letters are meant to differ from digits in their shape and in little else: each letter is stretched
+to the box of the digits, its strokes are thickened until it has as much ink as a digit, and the
+32x32 bitmap is reduced to 8x8 by counting the set pixels of 4x4 blocks (`digits.py`).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Letters = Annotated[str, Field(pattern=r"^[A-Za-z]+$")]
 
 _BITMAP = 32
 _BLOCK = 4
-# The letter is drawn this large (in pixels) before it is turned, cropped and shrunk.
+# Size in pixels at which a letter is drawn before it is rotated, cropped and reduced.
 _FONT_SIZE = 64
 
-# Size and place of a letter in the bitmap, in pixels, before its strokes are thickened (by one to
-# two pixels on each side). Digits were normalized the same way: all fill the eight rows, and most
-# (77%) exactly six of the eight columns.
+# Size and shift of a letter in the bitmap, in pixels, before its strokes are thickened (by one to
+# two pixels on each side). The digits were normalized the same way: all fill the eight rows, and
+# most (77%) fill exactly six of the eight columns.
 _WIDTHS = (17, 22)
 _HEIGHTS = (29, 31)
 _SHIFTS = (-1, 1)
 _MAX_ANGLE = 10.0
-"""Degrees; uniform on both sides."""
+"""Maximum rotation in degrees; the angle is uniform."""
 
-# Mean and standard deviation, over the 1,797 digits, of an image's mean intensity, which is the
-# share of set pixels in its bitmap.
+# Mean and standard deviation of the ink of the 1,797 digits: the fraction of set pixels in the
+# bitmap, which is the mean intensity of the image.
 _INK_MEAN, _INK_STD = 0.305, 0.034
 _BLUR_RADIUS = 1.5
 
@@ -50,21 +50,21 @@ def rendered_letters(
 ) -> ImageArray:
     """Latin letters in the TrueType font that Pillow ships, as 8x8 images like the UCI digits.
 
-    Letters take turns (image i shows letter i modulo their number); width, height, position, angle
-    and stroke thickness are random.
+    Image i shows letter i modulo the number of letters; width, height, position, angle and stroke
+    thickness are random.
 
     Args:
-        split: "validation" or "test"; each has its own random stream.
+        split: "validation" or "test"; each has its own random generator.
         letters: the letters to draw, each once.
         counts: number of images of each split.
-        seed: seed of the random streams.
+        seed: seed of the random generators.
 
     Returns:
         Images of shape [N, 1, 8, 8], float32, multiples of 1/16 in [0, 1]; no labels.
 
     Raises:
-        UserError: Pillow was built without FreeType, a letter is repeated, or `counts` does not
-            name the split.
+        UserError: Pillow was built without FreeType, a letter is repeated, or `counts` has no
+            entry for the split.
     """
     if len(set(letters)) < len(letters):
         raise UserError(f"option 'letters' repeats a letter: '{letters}'", "Name each letter once.")
@@ -79,7 +79,7 @@ def rendered_letters(
 
 
 def block_counts(bitmap: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Set pixels in each 4x4 block: the reduction that made the UCI digits.
+    """Number of set pixels in each 4x4 block: the reduction of the UCI digits.
 
     Args:
         bitmap: shape [H, W], both multiples of 4.
@@ -94,11 +94,11 @@ def block_counts(bitmap: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _default_font() -> FreeTypeFont:
-    """Aileron Regular, the font that Pillow carries within it."""
+    """Aileron Regular, the font that Pillow ships."""
     from PIL import ImageFont, features
 
     font = ImageFont.load_default(_FONT_SIZE) if features.check("freetype2") else None
-    # Without FreeType, Pillow has only a bitmap font of one size, which is not what is described.
+    # Without FreeType, Pillow has only a bitmap font of one size.
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise UserError(
             "this Pillow was built without FreeType, so letters cannot be drawn",
@@ -108,7 +108,7 @@ def _default_font() -> FreeTypeFont:
 
 
 def _draw(letter: str, font: FreeTypeFont) -> Image:
-    """The letter upright, white on black, with room around it to be turned."""
+    """The upright letter, white on black, with enough space around it for rotation."""
     from PIL import Image, ImageDraw
 
     side = 2 * _FONT_SIZE
@@ -118,7 +118,7 @@ def _draw(letter: str, font: FreeTypeFont) -> Image:
 
 
 def _bitmap(upright: Image, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """One random variation of a letter, shape [32, 32], true where there is ink."""
+    """A random variation of a letter, shape [32, 32]; true means ink."""
     from PIL import Image, ImageFilter
 
     turned = upright.rotate(rng.uniform(-_MAX_ANGLE, _MAX_ANGLE), Image.Resampling.BILINEAR)
@@ -129,8 +129,8 @@ def _bitmap(upright: Image, rng: np.random.Generator) -> NDArray[np.bool_]:
     left = (_BITMAP - width) // 2 + int(rng.integers(*_SHIFTS, endpoint=True))
     canvas.paste(glyph, (left, (_BITMAP - height) // 2))
 
-    # Stroke thickness: the level set of the blurred letter that encloses the wanted ink. A low
-    # level lies outside the outline and thickens the strokes, a high one thins them.
+    # Thresholding the blurred letter changes the thickness of its strokes: a low level thickens
+    # them, a high level thins them. The level is chosen to get the wanted ink.
     blurred = np.asarray(canvas.filter(ImageFilter.GaussianBlur(_BLUR_RADIUS)))
     ink = round(blurred.size * rng.normal(_INK_MEAN, _INK_STD))
     level = np.sort(blurred, axis=None)[-ink]

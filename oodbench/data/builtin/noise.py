@@ -1,7 +1,7 @@
 """Noise images: the simplest far out-of-distribution data.
 
-Both follow S. Liang, Y. Li and R. Srikant, "Enhancing the Reliability of Out-of-distribution Image
-Detection in Neural Networks", ICLR 2018, whose noise sets hold 10,000 color images each.
+Both builders follow S. Liang, Y. Li and R. Srikant, "Enhancing the Reliability of Out-of-distribution Image
+Detection in Neural Networks", ICLR 2018; the noise sets there have 10,000 color images each.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def uniform_noise(
     """Every value of every pixel independent and uniform on [0, 1).
 
     Args:
-        split: "validation" or "test"; each has its own random stream.
+        split: "validation" or "test"; each has its own random generator.
         shape: channels, height, width.
         counts: number of images of each split.
-        seed: seed of the random streams.
+        seed: seed of the random generators.
 
     Returns:
         Images of shape [N, *shape], float32; no labels.
 
     Raises:
-        UserError: `counts` does not name the split.
+        UserError: `counts` has no entry for the split.
     """
     size = (count_for(counts, split), *shape)
     rng = split_generator(seed, "uniform_noise", split)
@@ -48,16 +48,16 @@ def gaussian_noise(
     Clipping to [0, 1] makes 31% of the values 0 and as many 1.
 
     Args:
-        split: "validation" or "test"; each has its own random stream.
+        split: "validation" or "test"; each has its own random generator.
         shape: channels, height, width.
         counts: number of images of each split.
-        seed: seed of the random streams.
+        seed: seed of the random generators.
 
     Returns:
         Images of shape [N, *shape], float32 in [0, 1]; no labels.
 
     Raises:
-        UserError: `counts` does not name the split.
+        UserError: `counts` has no entry for the split.
     """
     size = (count_for(counts, split), *shape)
     rng = split_generator(seed, "gaussian_noise", split)

@@ -15,28 +15,28 @@ _PHOTOGRAPHS = ("images/china.jpg", "images/flower.jpg")
 _SIDE = 8
 _CROP_SIDES = (8, 96)
 _MIN_CONTRAST = 0.05
-"""Least standard deviation of a patch. Sky and blurred background are drawn again: a blank patch
-says nothing about photographs, and half of all crops are blank."""
+"""Minimum standard deviation of a patch. Half of all crops are nearly blank (sky, background); they
+are drawn again, because blank patches do not look like photographs."""
 
 
 def photo_patches(split: SplitName, *, counts: Counts, seed: NonNegativeInt) -> ImageArray:
     """Random square crops of the two photographs that scikit-learn ships, reduced to 8x8.
 
-    Photograph, side (8 to 96 pixels) and place of a crop are uniform. Validation crops lie within
-    the left third of a photograph, test crops within the right two thirds, so the two splits share
-    no pixel; crops of one split may overlap. A crop that is nearly blank (standard deviation of its
-    64 values below 0.05) is drawn again.
+    Photograph, side (8 to 96 pixels) and position of a crop are uniform. Validation crops are from
+    the left third of a photograph, test crops from the right two thirds: the splits share no pixel.
+    Crops of one split may overlap. Nearly blank crops (standard deviation of the 64 values below
+    0.05) are drawn again.
 
     Args:
-        split: "validation" or "test"; each has its own random stream.
+        split: "validation" or "test"; each has its own random generator.
         counts: number of images of each split.
-        seed: seed of the random streams.
+        seed: seed of the random generators.
 
     Returns:
         Images of shape [N, 1, 8, 8], float32 in [0, 1]; no labels.
 
     Raises:
-        UserError: `counts` does not name the split, or scikit-learn's files are missing.
+        UserError: `counts` has no entry for the split, or scikit-learn's files are missing.
     """
     count = count_for(counts, split)
     rng = split_generator(seed, "photo_patches", split)
@@ -68,15 +68,15 @@ def region_of(photograph: NDArray[np.float32], split: SplitName) -> NDArray[np.f
 def area_resize(crop: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Reduce a square to `side` x `side` by exact area averaging.
 
-    Each output pixel is the mean over the rectangle that it covers, a pixel on its border counting
-    with the share that lies inside. (Pillow's BOX filter counts such a pixel fully or not at all.)
+    Each output pixel is the mean over the rectangle that it covers; pixels on the border count with
+    the fraction inside. (Pillow's BOX filter counts them fully or not at all.)
 
     Args:
         crop: shape [S, S], with S >= `side`.
         side: rows and columns of the result.
 
     Returns:
-        Shape [side, side]; no value lies outside the range of the crop's.
+        Shape [side, side]; all values are within the range of the crop.
     """
     size = len(crop)
     edges = np.arange(side + 1) * (size / side)
@@ -84,7 +84,7 @@ def area_resize(crop: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     weights = np.clip(overlap, 0.0, None)
     weights /= weights.sum(axis=1, keepdims=True)
-    # Rounding may carry a mean beyond the crop's extremes by one unit in the last place.
+    # Rounding may move a mean outside of the crop's range by one unit in the last place.
     mean: NDArray[np.float64] = weights @ crop @ weights.T
     return mean.clip(crop.min(), crop.max()).astype(np.float32)
 

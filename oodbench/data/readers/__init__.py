@@ -1,1 +1,1 @@
-"""Kinds of image sources."""
+"""Readers of the kinds of data sets: folders, lists, NumPy archives, torchvision formats."""

@@ -1,4 +1,4 @@
-"""From a manifest's kind to the images of its splits, as they are stored."""
+"""The reader of each kind of data set, and checks across splits."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _OPENERS: Mapping[str, Callable[..., StoredImages]] = MappingProxyType(
 
 
 def open_splits(spec: DatasetSpec, folder: Path) -> dict[SplitName, StoredImages]:
-    """The images of every split that is read from files; those set apart are still among them.
+    """The stored images of every split with files; images of `split_from` are still among them.
 
     Args:
-        spec: the manifest; of any kind but `builtin`.
-        folder: what the manifest's paths are relative to.
+        spec: the manifest; any kind but `builtin`.
+        folder: the folder that the manifest's paths are relative to.
 
     Raises:
-        UserError: something is not there, cannot be read or is not what the kind expects; or the
-            splits have other classes than each other.
+        UserError: a file does not exist, cannot be read or has unexpected content; or the splits
+            have different classes.
     """
     if not folder.is_dir():
         raise UserError(
             f"data set '{spec.name}': there is no folder {folder}.",
-            "Put the images there, or say where they are: 'folder' in the manifest, --data-root "
-            "or OODBENCH_DATA.",
+            "Put the images there, or give their place: 'folder' in the manifest, --data-root or "
+            "OODBENCH_DATA.",
         )
     sources: dict[SplitName, StoredImages] = {}
     for split in spec.splits:
@@ -53,17 +53,17 @@ def open_splits(spec: DatasetSpec, folder: Path) -> dict[SplitName, StoredImages
 
 
 def _open(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
-    if spec.kind == "torchvision":  # options are those of its readers
+    if spec.kind == "torchvision":  # its readers take the options
         return open_torchvision(spec, split, folder)
     kind = f"kind '{spec.kind}'"
     return call(spec, split, kind, _OPENERS[spec.kind], spec, split, folder)
 
 
 def _check_classes(spec: DatasetSpec, sources: dict[SplitName, StoredImages]) -> None:
-    """A label must mean the same class in every split."""
+    """Refuse splits in which a label means different classes."""
     if spec.num_classes is None:
         return
-    # Classes that are called by their labels are the same with and without names.
+    # Names that are the labels themselves are compatible with labels without names.
     named = {s: () if are_numbers(each.classes) else each.classes for s, each in sources.items()}
     first, expected = next(iter(named.items()), ("", ()))
     for split, classes in named.items():
@@ -74,13 +74,13 @@ def _check_classes(spec: DatasetSpec, sources: dict[SplitName, StoredImages]) ->
             raise UserError(
                 f"data set '{spec.name}': the labels of the split '{numbers}' are numbers, the "
                 f"classes of the split '{names}' have names ({listed(classes or expected, 3)}): "
-                "which number is which name is not known.",
-                "Write the names of the classes into the list, or call the folders by the numbers.",
+                "it is not known which number is which name.",
+                "Write the names of the classes into the list, or rename the folders to numbers.",
             )
         only = sorted(set(classes) ^ set(expected))
         raise UserError(
-            f"data set '{spec.name}': the splits '{first}' and '{split}' have other classes "
-            f"than each other: {', '.join(only[:5])}{' ...' if len(only) > 5 else ''} "
-            f"{'is' if len(only) == 1 else 'are'} in one of them only.",
-            "Give both the same classes; their order gives the labels.",
+            f"data set '{spec.name}': the splits '{first}' and '{split}' have different classes: "
+            f"{', '.join(only[:5])}{' ...' if len(only) > 5 else ''} "
+            f"{'is' if len(only) == 1 else 'are'} in only one of them.",
+            "Give both the same classes: their order gives the labels.",
         )

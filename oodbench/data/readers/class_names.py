@@ -1,4 +1,4 @@
-"""Names of classes: the labels that they stand for."""
+"""Names of classes and their labels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
     """The classes in the order of their labels 0, 1, ...
 
-    Names are sorted by code point. Names that are exactly the numbers 0 to C-1 are sorted as
-    numbers, so that each class has the label that it is called by.
+    Names are sorted by code point. If they are the numbers 0 to C-1, they are sorted as numbers, so
+    that each name is its label (scikit-learn's LabelEncoder would sort "10" before "2").
     """
     found = sorted(set(names))
     if all(_WHOLE.fullmatch(name) for name in found):
@@ -23,7 +23,7 @@ def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def are_numbers(classes: Iterable[str]) -> bool:
-    """Whether each class is called by its label: "0", "1", ..., also with zeros before it."""
+    """Whether the name of each class is its label: "0", "1", ..., also with leading zeros."""
     return all(
         _WHOLE.fullmatch(name) is not None and int(name) == label
         for label, name in enumerate(classes)

@@ -1,4 +1,4 @@
-"""Kind `list`: a text file that names the images, one a line, with or without a label."""
+"""Kind `list`: a text file with one image per line, with or without a label."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
 _BLANKS = " \t"
-"""What is around paths and labels; any other character may be a part of them."""
+"""Characters around paths and labels; all other characters may be part of them."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -31,34 +31,33 @@ def open_list(
 ) -> StoredImages:
     """The images of a split, in the order of the list.
 
-    A line is a path, or a path, a tab or blanks, and a label; with tabs, what follows the second
-    one is ignored. Labels that are all whole numbers are the numbers of the classes; others are
-    names, whose order gives the labels (`oodbench.data.readers.class_names`). Empty lines and lines
-    that start
-    with "#" are ignored. The text is UTF-8, with or without a byte order mark; a line ends with a
-    line feed, a carriage return, or both, and with no other character. A split whose path is a
-    folder is read as kind `folder` does.
+    A line is a path, or a path and a label with a tab or blanks between them; text after a second
+    tab is ignored. If all labels are integers, they are the classes; otherwise they are names, and
+    their order (`class_names.ordered_classes`) gives the classes. Empty lines and lines that start
+    with "#" are ignored. The text is UTF-8, with or without a byte order mark; lines end with a
+    line feed, a carriage return, or both. If the path of the split is a folder, it is read as kind
+    `folder`.
 
     Args:
         spec: the manifest.
-        split: a split that `spec.paths` names.
-        folder: what the path of the list is relative to.
-        root: the folder, relative to `folder`, that paths in the list are relative to, for all
-            splits or for each; default: the folder that the list is in.
-        labeled: whether lines have a label; default: if the manifest has classes. A label in a
-            data set without classes is not used.
+        split: a key of `spec.paths`.
+        folder: the folder that the list's path is relative to.
+        root: the folder that paths in the list are relative to, itself relative to `folder`; one
+            for all splits or one per split. Default: the folder of the list.
+        labeled: whether lines have a label; default: whether the manifest has classes. Labels of
+            data sets without classes are ignored.
 
     Raises:
-        UserError: the list or an image is not there, a line has no label, or a label is a number
-            that is no class.
+        UserError: the list or an image does not exist, a line has no label, or a label is a number
+            that is not a class.
     """
     path = folder / spec.paths[split]
     if path.is_dir():
         return open_folder(spec, split, folder)
     stamps = [stamp(folder, spec.paths[split])]
     try:
-        # Reading as text turns every end of a line into "\n"; splitlines() would end one at other
-        # characters too, which file names may have.
+        # Text mode turns every end of a line into "\n"; splitlines() would also split at other
+        # characters, which may occur in file names.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
@@ -76,9 +75,9 @@ def open_list(
         name, text = _parsed(line, with_labels)
         if with_labels and not text:
             raise UserError(
-                f"{path}, line {number}: there is no label behind the path.",
-                "Write 'path label' on each line, with a blank or a tab between them, or leave out "
-                "'num_classes' in the manifest.",
+                f"{path}, line {number}: there is no label after the path.",
+                "Write 'path label' on each line, with a blank or a tab between them, or remove "
+                "'num_classes' from the manifest.",
             )
         names.append((prefix / name).as_posix())
         labels.append((number, text))
@@ -98,7 +97,7 @@ def open_list(
 
 
 def _parsed(line: str, with_label: bool) -> tuple[str, str]:
-    """The path and the label of a line; "" if there is none."""
+    """Path and label of a line; the label is "" if there is none."""
     if "\t" in line:
         name, label = line.split("\t")[:2]
         return name.strip(_BLANKS), label.strip(_BLANKS)
@@ -111,16 +110,16 @@ def _parsed(line: str, with_label: bool) -> tuple[str, str]:
 def _numbers(
     path: Path, labels: list[tuple[int, str]], num_classes: int
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels of lines and what is written there as numbers; and the names, if they are names."""
+    """Labels [N] from (line number, text) pairs, and the names of the classes if there are any."""
     if not all(_NUMBER.fullmatch(text) for _, text in labels):
         classes = ordered_classes(text for _, text in labels)
         places = {name: number for number, name in enumerate(classes)}
         return np.array([places[text] for _, text in labels], dtype=np.int64), classes
     for line, text in labels:
-        # As text first: a number may have more digits than can be converted.
+        # Check the text first: int() refuses numbers with too many digits.
         if not (_WHOLE.fullmatch(text) and int(text) < num_classes):
             raise UserError(
-                f"{path}, line {line}: the label '{text}' is no class: the manifest says "
+                f"{path}, line {line}: the label '{text}' is not a class: the manifest says "
                 f"{num_classes} classes, so labels are 0 to {num_classes - 1}.",
                 "Write whole numbers from 0, or the names of the classes.",
             )

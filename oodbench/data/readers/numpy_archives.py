@@ -30,20 +30,20 @@ def open_npz(
     labels: str = "labels",
     layout: Literal["NHWC", "NCHW"] = "NHWC",
 ) -> StoredImages:
-    """The images of a split; they are read into memory, which decoding leaves again.
+    """The images of a split; the whole array is read into memory.
 
     Args:
         spec: the manifest.
-        split: a split that `spec.paths` names.
-        folder: what the path is relative to.
+        split: a key of `spec.paths`.
+        folder: the folder that the path is relative to.
         images: name of the array of images: uint8, of the layout's shape with C = 1 or 3, or
-            [N, H, W] for gray.
-        labels: name of the array of labels, integers of shape [N], [N, 1] or [1, N]; looked at
-            only if the manifest has classes.
+            [N, H, W] for gray images.
+        labels: name of the array of labels, integers of shape [N], [N, 1] or [1, N]; read only if
+            the manifest has classes.
         layout: order of the images' dimensions.
 
     Raises:
-        UserError: the file or an array is not there, or is not as above.
+        UserError: the file or an array does not exist, or is not as described above.
     """
     about = stamp(folder, spec.paths[split])
     path = folder / spec.paths[split]
@@ -78,8 +78,8 @@ def _array(path: Path, name: str) -> NDArray[Any]:
             return found
     except UserError:
         raise
-    except Exception as error:  # a damaged archive makes zipfile and zlib raise nearly anything
+    except Exception as error:  # zipfile and zlib raise many types of errors for damaged files
         raise UserError(
             f"cannot read array '{name}' of {path}: {error}.",
-            "It must be a file of numpy.savez that holds no Python objects.",
+            "It must be a file of numpy.savez without Python objects.",
         ) from error

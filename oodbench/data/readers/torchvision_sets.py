@@ -1,9 +1,8 @@
-"""Kind `torchvision`: data sets in the formats that torchvision reads.
+"""Kind `torchvision`: data sets in the formats of torchvision.
 
-The files are those that torchvision's classes download. They are read here: torchvision unpickles
-CIFAR (see `oodbench.data.readers.cifar`), and its readers take arrays of other types and shapes
-than those
-of the original files.
+The files are those that torchvision's classes download. oodbench reads them itself: torchvision
+unpickles CIFAR without restrictions (see `oodbench.data.readers.cifar`), and accepts arrays of
+types and shapes that the original files do not have.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ from oodbench.specs import DatasetSpec, SplitName
 T = TypeVar("T")
 StoredSplit = Literal["train", "test"]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
-"""Images [N, C, H, W], labels [N], and the files they were read from, as paths in the folder."""
+"""Images [N, C, H, W], labels [N], and the files that were read, as paths in the folder."""
 
 
 def cifar10(folder: Path, split: StoredSplit) -> Arrays:
-    """CIFAR-10, python version: five batches to train with, one to test with."""
+    """CIFAR-10, python version: five training batches, one test batch."""
     parts = [f"data_batch_{n}" for n in range(1, 6)] if split == "train" else ["test_batch"]
     files = tuple(f"cifar-10-batches-py/{part}" for part in parts)
     return (*read_batches([folder / file for file in files], b"labels"), files)
 
 
 def cifar100(folder: Path, split: StoredSplit) -> Arrays:
-    """CIFAR-100, python version, with its hundred fine labels."""
+    """CIFAR-100, python version, with the 100 fine labels."""
     file = f"cifar-100-python/{split}"
     return (*read_batches([folder / file], b"fine_labels"), (file,))
 
 
 def svhn(folder: Path, split: StoredSplit) -> Arrays:
-    """Street View House Numbers, format 2; the digit 0, which is stored as 10, is label 0.
+    """Street View House Numbers, format 2; the digit 0 is stored as 10 and gets label 0.
 
     `X` is uint8 of shape [32, 32, 3, N], `y` N integers from 1 to 10.
     """
@@ -52,22 +51,21 @@ def svhn(folder: Path, split: StoredSplit) -> Arrays:
     stored = _read(path, _mat)
     for name in ("X", "y"):
         if name not in stored:
-            raise UserError(f"{path} has no array '{name}'.", "It is no file of SVHN, format 2.")
+            raise UserError(f"{path} has no array '{name}'.", "It is not a file of SVHN, format 2.")
     require_pixels(stored["X"], f"{path}: array 'X'", (32, 32, 3, "N"))
     images = stored["X"].transpose(3, 2, 0, 1)
     digits = require_labels(stored["y"], f"{path}: array 'y'", len(images))
     wrong = digits[(digits < 1) | (digits > 10)]
     if len(wrong):
         raise UserError(
-            f"{path}: array 'y' has the label {wrong[0]}; expected 1 to 10, where 10 is the digit "
-            "0.",
+            f"{path}: array 'y' has the label {wrong[0]}; expected 1 to 10 (10 is the digit 0).",
             "Store the digit 0 as 10.",
         )
     return images, digits % 10, (file,)
 
 
 def _mnist(folder: Path, split: StoredSplit) -> Arrays:
-    """A set in MNIST's format (idx): images uint8 of shape [N, H, W], labels N bytes."""
+    """A data set in MNIST's format (idx): images uint8 of shape [N, H, W], labels N bytes."""
     prefix = "train" if split == "train" else "t10k"
     files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
     images, labels = (_read(folder / file, _idx) for file in files)
@@ -77,7 +75,7 @@ def _mnist(folder: Path, split: StoredSplit) -> Arrays:
 
 
 def _mat(path: Path) -> dict[str, Any]:
-    """The arrays of a file; logical ones as bool, which scipy gives as 8-bit zeros and ones."""
+    """The arrays of a file. SciPy reads logical arrays as uint8; here they become bool."""
     from scipy.io import loadmat, whosmat
 
     arrays: dict[str, Any] = loadmat(path, appendmat=False, variable_names=["X", "y"])
@@ -95,17 +93,17 @@ def _idx(path: Path) -> NDArray[Any]:
 
 
 def _read(path: Path, reader: Callable[[Path], T]) -> T:
-    """What a reader of somebody else's makes of a file; what it raises is said with the file."""
+    """Call a library's reader; its errors become messages that name the file."""
     try:
         return reader(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    except Exception as error:  # damaged files make scipy and torchvision raise nearly anything
+    except Exception as error:  # SciPy and torchvision raise many types for damaged files
         reason = (str(error).splitlines() or [""])[0].rstrip(
             "."
         ) or "its content is not as expected"
         raise UserError(
-            f"cannot read {path}: {reason}.", "It is damaged, or in another format."
+            f"cannot read {path}: {reason}.", "It is damaged or has another format."
         ) from error
 
 
@@ -122,17 +120,17 @@ READERS: Mapping[str, Callable[..., Arrays]] = MappingProxyType(
 """By the names of torchvision's classes."""
 
 _PICKLED = ("CIFAR10", "CIFAR100")
-"""Those that unpickle what they read, which must come from an archive that is known."""
+"""Readers that unpickle their files, which must come from an archive with a known checksum."""
 
 
 def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
     """The images of a split, in the order of the files.
 
     Raises:
-        UserError: there is no such reader, or it needs an archive and the manifest has none; the
+        UserError: the manifest names an unknown reader or lacks the archive that it needs, the
             data set has no such split, or its files cannot be read.
     """
-    assert spec.builder is not None  # the spec's validation sees to it
+    assert spec.builder is not None  # checked by DatasetSpec
     reader = READERS.get(spec.builder)
     if reader is None:
         raise UserError(
@@ -141,16 +139,15 @@ def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Store
         )
     if spec.builder in _PICKLED and all(file.unpacked_limit is None for file in spec.files):
         raise UserError(
-            f"data set '{spec.name}': {spec.builder} needs 'files' with its archive: what it reads "
-            "are pickles, which are opened only if they come from an archive with the checksum in "
-            "the manifest.",
+            f"data set '{spec.name}': {spec.builder} needs 'files' with its archive: its files are "
+            "pickles, which are read only from an archive with the manifest's checksum.",
             f"Copy 'files' from 'data_manifests/{spec.builder.lower()}.yaml', and put the archive "
             "into the data set's folder if it is not to be downloaded.",
         )
     if split == "validation":
         raise UserError(
             f"data set '{spec.name}': {spec.builder} has no validation split.",
-            "Set one apart from train: 'split_from: {validation: train}' in the manifest.",
+            "Take it from train: 'split_from: {validation: train}' in the manifest.",
         )
     images, labels, files = call(spec, split, f"builder '{spec.builder}'", reader, folder, split)
     stamps = [stamp(folder, file) for file in files]

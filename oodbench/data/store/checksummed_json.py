@@ -1,4 +1,4 @@
-"""Records of what was stored: JSON files that tell when a byte of them has changed."""
+"""JSON files with a checksum of their own content, which reveals every change."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SEAL = "seal"
 
 
 class DamagedRecordError(Exception):
-    """A record that cannot be read, or is not what was written; the message says which."""
+    """A record cannot be read or has changed; the message gives the reason."""
 
 
 def write_checksummed(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record with a seal over its content."""
+    """Write a record together with its checksum."""
     path.write_bytes(_text({**record, _SEAL: digest(canonical_json(record))}))
 
 
@@ -25,7 +25,7 @@ def read_checksummed(path: Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        DamagedRecordError: if it cannot be read or differs in a single byte from what was written.
+        DamagedRecordError: the file cannot be read or has changed since it was written.
     """
     try:
         content = path.read_bytes()

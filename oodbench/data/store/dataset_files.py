@@ -1,10 +1,9 @@
-"""From a manifest's `files` to a folder that its images can be read from.
+"""The files of a manifest: found or downloaded, archives unpacked.
 
-A file is taken where it lies, if it is what the manifest describes, and downloaded otherwise; then
-one of its name that is something else is kept beside it as `<name>.wrong`.
-Archives are unpacked together into `<data set's folder>/unpacked/`: `content/`, and `record.json`
-with the checksum of every archive and of every file in it. The folder gets its name when it is
-whole.
+A file with the manifest's size and checksum is used where it is; otherwise it is downloaded, and a
+wrong file of its name is kept as `<name>.wrong`. Archives are unpacked into
+`<data set's folder>/unpacked/`: `content/`, and `record.json` with the checksum of every archive
+and of every unpacked file. The folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ RECORD = "record.json"
 
 
 def fetch(spec: DatasetSpec, root: Path, say: Reporter) -> Path:
-    """Make the data set's files ready to be read: download and unpack what is not there yet.
+    """Download and unpack the files of a data set that are missing.
 
     Args:
         spec: the manifest.
         root: the data root.
-        say: takes progress and warnings.
+        say: progress reporter.
 
     Returns:
         The folder that the manifest's paths are relative to.
 
     Raises:
-        UserError: a file cannot be got or unpacked, or the disk is full.
+        UserError: a file cannot be downloaded or unpacked, or the disk is full.
     """
     folder = dataset_folder(spec, root)
     if not spec.files:
@@ -58,13 +57,13 @@ def fetch(spec: DatasetSpec, root: Path, say: Reporter) -> Path:
     content = content_folder(spec, root)
     if content != folder and unpacked_whole(spec, root):
         return content
-    # Before anything is written: the folder may be one that can only be read.
+    # Before anything is written: the folder may be read-only.
     if content == folder and _all_there(spec, folder, say):
         return content
     with disk_errors(folder, PLACE):
         folder.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(folder / ".lock"):
-        if content != folder and unpacked_whole(spec, root):  # by whom we waited for
+        if content != folder and unpacked_whole(spec, root):  # by another process meanwhile
             return content
         for file in spec.files:
             obtain(spec, file, root, say)
@@ -77,7 +76,7 @@ def find(spec: DatasetSpec, file: FileSpec, root: Path) -> tuple[Path | None, di
     """Look for a file in the data set's folder and in the data root.
 
     Returns:
-        Where it is, or None; and what is wrong with the files of that name that are not it.
+        Its path, or None; and for wrong files of its name, what is wrong with them.
     """
     wrong: dict[Path, str] = {}
     for path in (dataset_folder(spec, root) / file.name, root / file.name):
@@ -90,10 +89,10 @@ def find(spec: DatasetSpec, file: FileSpec, root: Path) -> tuple[Path | None, di
 
 
 def obtain(spec: DatasetSpec, file: FileSpec, root: Path, say: Reporter) -> None:
-    """Get a file into the data set's folder, which must exist: find it, or download it.
+    """Find or download a file, and put it into the data set's folder, which must exist.
 
     Raises:
-        UserError: it is not there, and cannot be downloaded.
+        UserError: it cannot be found or downloaded.
     """
     say.detail(f"checking {file.name}")
     folder = dataset_folder(spec, root)
@@ -108,10 +107,10 @@ def obtain(spec: DatasetSpec, file: FileSpec, root: Path, say: Reporter) -> None
 
 
 def _all_there(spec: DatasetSpec, folder: Path, say: Reporter) -> bool:
-    """Whether each file lies in the folder and is what the manifest describes."""
+    """Whether each file is in the folder, with the manifest's size and checksum."""
     paths = [(folder / file.name, file) for file in spec.files]
     if not all(path.is_file() for path, _ in paths):
-        return False  # before any is read: they may be large
+        return False  # without reading the others, which may be large
     for path, file in paths:
         say.detail(f"checking {file.name}")
         if checksum_problem(path, file) is not None:
@@ -120,7 +119,7 @@ def _all_there(spec: DatasetSpec, folder: Path, say: Reporter) -> bool:
 
 
 def _put_aside(path: Path) -> Path:
-    """Rename what is in a file's place and is not it, as it may be the user's only copy."""
+    """Rename a wrong file instead of removing it: it may be the user's only copy."""
     aside, number = path.with_name(f"{path.name}.wrong"), 1
     while os.path.lexists(aside):
         number += 1
@@ -131,22 +130,22 @@ def _put_aside(path: Path) -> Path:
 
 
 def checksums_of(spec: DatasetSpec) -> dict[str, str]:
-    """Each file with its checksum in the manifest."""
+    """Name of each file -> its checksum in the manifest."""
     return {file.name: file.sha256 or file.md5 or "" for file in spec.files}
 
 
 def unpacked_record(spec: DatasetSpec, root: Path) -> dict[str, Any] | None:
-    """What is recorded of the unpacked archives; None if they have not been unpacked.
+    """The record about the unpacked archives; None if they are not unpacked.
 
     Raises:
-        DamagedRecordError: the record cannot be read, or is not what was written.
+        DamagedRecordError: the record cannot be read or has changed.
     """
     folder = unpacked_folder(spec, root)
     return read_checksummed(folder / RECORD) if folder.is_dir() else None
 
 
 def unpacked_whole(spec: DatasetSpec, root: Path) -> bool:
-    """Whether the manifest's archives are unpacked, each file with its size (contents unseen)."""
+    """Whether the manifest's archives are unpacked and all files have their sizes."""
     try:
         record = unpacked_record(spec, root)
     except DamagedRecordError:
@@ -156,7 +155,7 @@ def unpacked_whole(spec: DatasetSpec, root: Path) -> bool:
     content = content_folder(spec, root)
     try:
         return all(
-            os.stat(content / name).st_size == size  # noqa: PTH116 - half the time for 100,000 files
+            os.stat(content / name).st_size == size  # noqa: PTH116 - twice as fast as Path.stat
             for name, (size, _) in record["files"].items()
         )
     except OSError:
@@ -165,7 +164,7 @@ def unpacked_whole(spec: DatasetSpec, root: Path) -> bool:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait until no other process holds a lock file; hold it."""
+    """Hold a lock file; wait until no other process holds it."""
     with disk_errors(path, PLACE):
         lock = FileLock(path)
         lock.acquire()
@@ -179,7 +178,10 @@ def _unpack_all(spec: DatasetSpec, root: Path, say: Reporter) -> None:
     target, folder = unpacked_folder(spec, root), dataset_folder(spec, root)
     files: dict[str, tuple[int, str]] = {}
     if target.exists():
-        say.warn(f"data set '{spec.name}': {target} is not whole, or of other archives: made anew")
+        say.warn(
+            f"data set '{spec.name}': {target} is incomplete, or from other archives: unpacking "
+            "again"
+        )
     with disk_errors(target, PLACE), new_folder(target) as temporary:
         content = temporary / "content"
         content.mkdir()
@@ -197,7 +199,7 @@ def _unpack_all(spec: DatasetSpec, root: Path, say: Reporter) -> None:
 
 
 def _place(path: Path, target: Path) -> None:
-    """Put a file where it is read from, without a second copy where the system can do that."""
+    """Link a file to another path, or copy it if the system cannot."""
     with disk_errors(target, PLACE):
         target.unlink(missing_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""Where data sets lie: the data root, a data set's folder, the cache of decoded images."""
+"""Folders of data sets: data root, files, unpacked archives, cache of decoded images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from oodbench.specs import DatasetSpec
 DATA_VARIABLE = "OODBENCH_DATA"
 
 PLACE = f"--data-root or {DATA_VARIABLE}"
-"""What moves the data sets elsewhere, for messages."""
+"""Options that choose the data root, for messages."""
 
 
 def root_folder(given: str | Path | None = None) -> Path:
-    """The folder that data sets lie in: as given, else `OODBENCH_DATA`, else in the cache."""
+    """The data root: as given, else `OODBENCH_DATA`, else a folder in the cache."""
     chosen = given or os.environ.get(DATA_VARIABLE)
     return expanded(chosen) if chosen else cache_folder() / "data"
 
 
 def dataset_folder(spec: DatasetSpec, root: Path) -> Path:
-    """The folder of a data set; an absolute `folder` of the manifest is itself."""
+    """The folder of a data set: the manifest's `folder` or name, in the data root if relative."""
     return root / expanded(spec.folder or spec.name)
 
 
 def unpacked_folder(spec: DatasetSpec, root: Path) -> Path:
-    """What the data set's archives are unpacked to: their content and the record of it."""
+    """The folder of the unpacked archives and of the record about them."""
     return dataset_folder(spec, root) / "unpacked"
 
 
@@ -38,5 +38,5 @@ def content_folder(spec: DatasetSpec, root: Path) -> Path:
 
 
 def decoded_root() -> Path:
-    """The folder of the decoded images of all data sets."""
+    """The cache of decoded images of all data sets."""
     return cache_folder() / "decoded"

@@ -1,4 +1,4 @@
-"""What is here of a data set, without reading it."""
+"""State of a data set on this machine, from a quick look: missing, fetched, decoded, ..."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
 
 State = Literal["built in", "not fetched", "fetched", "unpacked", "missing", "present", "decoded"]
-"""Computed, nothing is stored; then: of data sets with `files`, how far they are; of the user's
-own, whether the folder is there; and for both, whether the images are in the cache."""
+"""built in: computed, not stored. not fetched, fetched, unpacked: data sets with `files`. missing,
+present: data sets whose folder the user provides. decoded: either kind, with images in the cache.
+"""
 
 
 @dataclass(frozen=True)
 class DatasetState:
-    """What is known of a data set's files.
+    """State of a data set.
 
     Attributes:
-        state: how far it is.
-        folder: the data set's folder; None for built-in ones.
-        hosts: where its files come from, the preferred one first.
-        size: bytes of its files; None where they are not known, or are the user's own.
+        state: the state.
+        folder: the data set's folder; None for built-in data sets.
+        hosts: hosts of its files, the preferred one first.
+        size: total size of its files in bytes; None if unknown, or if the user provides them.
     """
 
     state: State
@@ -38,7 +39,7 @@ class DatasetState:
 
 
 def dataset_state(spec: DatasetSpec, root: Path) -> DatasetState:
-    """Look at what is here of a data set.
+    """Find out the state of a data set without reading its files.
 
     Args:
         spec: the manifest.
@@ -65,11 +66,11 @@ def _state(spec: DatasetSpec, root: Path) -> State:
         if open_decoded(StoredDataset(spec, root, Silent()).folder()) is not None:
             return "decoded"
     except (DamagedCacheError, UserError):
-        pass  # decoded again when it is needed, which then says why
+        pass  # it will be decoded again when needed, with a warning
     if not spec.files:
         return "present"
     if content_folder(spec, root) != folder and unpacked_whole(spec, root):
         return "unpacked"
-    # Sizes and checksums are looked at when the files are used.
+    # Sizes and checksums are checked when the files are used.
     here = all(any((at / f.name).is_file() for at in (folder, root)) for f in spec.files)
     return "fetched" if here else "not fetched"

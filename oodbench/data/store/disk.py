@@ -1,4 +1,4 @@
-"""Writing what is large: folders that are whole or absent, and what is said of a full disk."""
+"""Writing large files: folders that are complete or absent, errors of the disk, checksums."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX
 
 CHUNK = 1 << 20
-"""Bytes that are read, hashed or written at a time."""
+"""Number of bytes that are read, hashed or written at a time."""
 
 _LEFTOVER_AGE = 24 * 3600
-"""Seconds after which any half-made folder belongs to a process that was killed."""
+"""Age in seconds at which the process of any incomplete folder is assumed to be dead."""
 
 
 @contextmanager
@@ -27,11 +27,11 @@ def disk_errors(path: Path, place: str) -> Iterator[None]:
     """Turn errors of the disk into messages.
 
     Args:
-        path: what is being written.
-        place: what moves it elsewhere, such as "--data-root or OODBENCH_DATA".
+        path: the file or folder that is written.
+        place: the options that choose another place, such as "--data-root or OODBENCH_DATA".
 
     Raises:
-        UserError: instead of any OSError.
+        UserError: in place of every OSError.
     """
     try:
         yield
@@ -39,26 +39,26 @@ def disk_errors(path: Path, place: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
                 f"No space left on the disk while writing {path}.",
-                "What was finished before is kept. Free some space and repeat the command, or "
-                f"choose another place with {place}.",
+                "Finished files and partial downloads are kept. Free some space and repeat the "
+                f"command, or choose another place with {place}.",
             ) from error
         raise UserError(
             f"Cannot write {path}: {error.strerror or error}.",
-            f"Make the place writable, or choose another one with {place}.",
+            f"Make the folder writable, or choose another one with {place}.",
         ) from error
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes `target` once the body has ended well.
+    """A temporary folder that is renamed to `target` when the body ends without an error.
 
-    Only one process at a time may make a target: what another one left half made is removed.
+    Only one process at a time may create a target: incomplete folders of others are removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
     try:
-        # mkdtemp makes folders private to the user; give them the usual permissions.
+        # mkdtemp creates private folders; set the usual permissions.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o777 & ~mask)
@@ -69,7 +69,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; never half of it under its own name."""
+    """Remove a folder; it is renamed first, so that it never exists incomplete under its name."""
     if not folder.exists():
         return
     doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_prefix(folder)))
@@ -78,18 +78,18 @@ def remove_folder(folder: Path) -> None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes have left half made."""
+    """Remove incomplete folders of killed processes."""
     for leftover in target.parent.glob(f"{TEMPORARY_PREFIX}*"):
         try:
             old = time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE
         except OSError:
-            continue  # its own process has just removed it
+            continue  # another process has just removed it
         if leftover.is_dir() and (old or leftover.name.startswith(_prefix(target))):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _prefix(target: Path) -> str:
-    """What the temporary names of a folder begin with."""
+    """Prefix of the temporary names of a folder."""
     return f"{TEMPORARY_PREFIX}{target.name}-"
 
 

@@ -1,9 +1,9 @@
-"""The cache of decoded images: every image is decoded once, and memory-mapped from then on.
+"""The cache of decoded images: every image is decoded once and memory-mapped from then on.
 
-`<cache>/decoded/<name>-<address>/` holds, for each split, `<split>.npy` ([N, C, H, W], uint8) and,
-with classes, `<split>-labels.npy` (int64); `decoded.json` with the fingerprints; and, for data that
-the user brings, `sources.sha256` with the checksum of every file that was read. The address covers
-all that decides the pixels, so whatever changes is decoded again beside the old.
+`<cache>/decoded/<name>-<address>/` contains, for each split, `<split>.npy` ([N, C, H, W], uint8)
+and, with classes, `<split>-labels.npy` (int64); `decoded.json` with the fingerprints; and, if the
+user provides the files, `sources.sha256` with the checksum of every file. The address is a digest
+of everything that the pixels depend on: after a change, images are decoded to another folder.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ from oodbench.files import canonical_json, digest
 from oodbench.specs import DatasetSpec, SplitName
 
 DECODER_VERSION = 2
-"""Raised when the same files would be decoded to other pixels than before."""
+"""Must be raised when a change of the code decodes the same files to other pixels."""
 
 RECORD = "decoded.json"
 CHECKSUMS = "sources.sha256"
 
 _ENDS = {"n": "\n", "r": "\r"}
-"""Escaped characters that end a line."""
+"""Escape letter -> character that ends a line."""
 
 _BLOCK = 256
-"""Images that a thread decodes at a time."""
+"""Number of images that a thread decodes at a time."""
 
 _BLOCKS_AT_ONCE = 16
-"""Blocks that may be in memory."""
+"""Maximum number of blocks in memory."""
 
 _Image = tuple[int, NDArray[np.uint8] | None, str, str]
-"""Index, pixels (None: could not be decoded), SHA-256 of the file ("" where there is none), and
-what was lost of the image (`oodbench.data.image_decoder.decode_image`)."""
+"""Index, pixels (None: cannot be decoded), SHA-256 of the file ("" if there is none), and what
+conversion dropped (`oodbench.data.image_decoder.decode_image`)."""
 
 _Block = list[_Image]
 
 
 class DamagedCacheError(Exception):
-    """A decoded data set that is not what its record says; the message says how."""
+    """A decoded data set differs from its record; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Decoded:
     """A decoded data set on disk.
 
     Attributes:
-        folder: where it is.
-        record: what its `decoded.json` says.
+        folder: its folder in the cache.
+        record: the content of its `decoded.json`.
     """
 
     folder: Path
@@ -79,8 +79,8 @@ class Decoded:
         """The images of a split, memory-mapped.
 
         Raises:
-            DamagedCacheError: if its files are missing or not as recorded. Only sizes are looked
-                at; `ImageArray.fingerprint` against `fingerprint` tells whether the pixels are.
+            DamagedCacheError: its files are missing or have wrong sizes. Pixels are not checked:
+                compare `ImageArray.fingerprint()` with `fingerprint`.
         """
         about = self.record["splits"][split]
         try:
@@ -96,20 +96,20 @@ class Decoded:
         return data
 
     def fingerprint(self, split: str) -> str:
-        """The fingerprint that a split had when it was decoded."""
+        """The fingerprint of a split when it was decoded."""
         return str(self.record["splits"][split]["fingerprint"])
 
     def skipped(self, split: str) -> list[str]:
-        """Names of the images that could not be decoded and were left out."""
+        """Names of the images that were skipped because they cannot be decoded."""
         return list(self.record["splits"][split]["skipped"])
 
     def lost(self, split: str) -> dict[str, int]:
-        """What conversion lost ("transparency", "CMYK") -> of how many images."""
+        """What conversion dropped ("transparency", "CMYK") -> number of such images."""
         return dict(self.record["splits"][split]["lost"])
 
 
 def decisive(spec: DatasetSpec) -> str:
-    """64 hexadecimal digits that depend on all of a manifest that decides the pixels."""
+    """Digest of all values of a manifest that the pixels depend on, 64 hexadecimal digits."""
     included = {
         *("name", "kind", "builder", "options", "paths", "resize", "corrupt_images"),
         *("shape", "num_classes", "splits", "split_from"),
@@ -119,31 +119,31 @@ def decisive(spec: DatasetSpec) -> str:
 
 
 def decoded_folder(spec: DatasetSpec, identity: str) -> Path:
-    """Where a decoded data set is, or will be.
+    """The folder of a decoded data set in the cache, which may not exist yet.
 
     Args:
         spec: the manifest.
-        identity: what tells the files apart from other ones.
+        identity: digest of the files.
     """
     return decoded_root() / f"{spec.name}-{digest(decisive(spec), identity)[:16]}"
 
 
 def content_name(folder: Path) -> str:
-    """What the record calls the folder that images were decoded from."""
+    """The name in records of the folder that images were decoded from."""
     return str(folder.resolve())
 
 
 def folders_named(name: str) -> list[Path]:
-    """All decoded data sets of a name, those of other manifests and of changed files too."""
+    """All decoded data sets of a name, including those of other manifests and changed files."""
     pattern = re.compile(re.escape(name) + "-[0-9a-f]{16}")
     return sorted(path for path in decoded_root().glob("*") if pattern.fullmatch(path.name))
 
 
 def open_decoded(folder: Path) -> Decoded | None:
-    """A decoded data set; None if it has not been decoded.
+    """Open a decoded data set; None if it does not exist.
 
     Raises:
-        DamagedCacheError: if its record is missing or not what was written.
+        DamagedCacheError: its record is missing or has changed.
     """
     if not folder.is_dir():
         return None
@@ -162,19 +162,19 @@ def decode(
 ) -> Decoded:
     """Decode every split of a data set into the cache.
 
-    Memory does not grow with the number of images, unless they come in one array.
+    Memory use does not depend on the number of images, unless they are stored in one array.
 
     Args:
         spec: the manifest.
-        sources: the images of the splits that are not set apart from others.
-        folder: what the paths of the sources are relative to.
-        identity: what tells the files apart from other ones.
-        say: takes how far it is.
+        sources: the stored images of the splits that are not taken from other splits.
+        folder: the folder that their paths are relative to.
+        identity: digest of the files.
+        say: called with progress messages.
 
     Raises:
-        UserError: counts, classes or shapes are not the manifest's (before anything is decoded,
-            but for shapes); an image cannot be decoded and the manifest says to stop; or the disk
-            is full.
+        UserError: counts, classes or shapes differ from the manifest's (counts and classes are
+            checked first); an image cannot be decoded, unless the manifest says
+            `corrupt_images: skip`; or the disk is full.
     """
     if spec.shape[0] not in (1, 3):
         raise UserError(
@@ -210,7 +210,7 @@ def decode(
             others = set(images.files) - set(images.names)  # lists, archives of arrays
             checksums += [checksum_line(file_digest(folder / name), name) for name in others]
         if not spec.files:
-            # Names that are not valid in the system's encoding are text with surrogates.
+            # Names that are not valid in the system's encoding contain surrogates.
             text = "".join(sorted(set(checksums), key=lambda line: line.lstrip("\\")[66:]))
             (temporary / CHECKSUMS).write_bytes(text.encode("utf-8", "surrogateescape"))
         record = {
@@ -232,10 +232,10 @@ def decode(
 
 
 def checksum_line(checksum: str, name: str) -> str:
-    """A line as sha256sum writes it: 64 digits, two blanks, the name.
+    """A line in the format of sha256sum: 64 digits, two blanks, the name.
 
-    A name with a backslash or with what ends a line is escaped, and the line begins with a
-    backslash.
+    If the name contains a backslash or a character that ends a line, it is escaped, and the line
+    begins with a backslash.
     """
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     mark = "" if escaped == name else "\\"
@@ -243,10 +243,10 @@ def checksum_line(checksum: str, name: str) -> str:
 
 
 def read_checksums(content: bytes) -> dict[str, str]:
-    """Name -> checksum, of lines as `checksum_line` writes them.
+    """Name -> checksum, from lines in the format of `checksum_line`.
 
     Raises:
-        UnicodeDecodeError: if the content is no text.
+        UnicodeDecodeError: the content is not text.
     """
     found = {}
     for line in content.decode("utf-8", "surrogateescape").split("\n"):
@@ -261,7 +261,7 @@ def read_checksums(content: bytes) -> dict[str, str]:
 def _check_before(
     spec: DatasetSpec, images: StoredImages, parts: Mapping[SplitName, Indices]
 ) -> None:
-    """What can be held against the manifest before an image is decoded."""
+    """Checks against the manifest that need no decoded image."""
     total = sum(len(indices) for indices in parts.values())
     check_count(spec, " + ".join(parts), total, len(images))
     if images.labels is not None and len(images.labels) != len(images):
@@ -273,7 +273,7 @@ def _check_before(
 
 
 class _SplitWriter:
-    """Decodes one split and writes it, a block of images at a time."""
+    """Decodes one split and writes it in blocks of images."""
 
     def __init__(
         self, spec: DatasetSpec, split: SplitName, source: StoredImages, indices: Indices
@@ -284,12 +284,12 @@ class _SplitWriter:
     def write(
         self, folder: Path, pool: ThreadPoolExecutor, progress: Callable[[int], None]
     ) -> dict[str, Any]:
-        """Write `<split>.npy` and `<split>-labels.npy`; return what the record says of them."""
+        """Write `<split>.npy` and `<split>-labels.npy`; return their entry in the record."""
         kept: list[int] = []
         skipped: list[str] = []
         lost: Counter[str] = Counter()
         path = folder / f"{self._split}.npy"
-        # Ordinary writes, not a writable memory map: a full disk is then an error, not a signal.
+        # Not a writable memory map, which gives a signal instead of an error if the disk is full.
         with path.open("wb") as file:
             _write_header(file, (len(self._indices), *self._spec.shape))
             for block in self._decoded_blocks(pool):
@@ -323,16 +323,16 @@ class _SplitWriter:
         }
 
     def _checked(self, pixels: Any, index: int) -> NDArray[np.uint8]:
-        """Pixels as they may be written behind the header: no reader gets past this.
+        """Check pixels of any reader before they are written.
 
         Raises:
-            UserError: if they are not uint8 of the manifest's shape.
+            UserError: they are not uint8 of the manifest's shape.
         """
         require_pixels(pixels, self._where(index), self._spec.shape)
         return np.ascontiguousarray(pixels)
 
     def _decoded_blocks(self, pool: ThreadPoolExecutor) -> Iterator[_Block]:
-        """Blocks in order; only a few are under way at a time, so that memory stays bounded."""
+        """Blocks in order; the number of blocks in memory is limited."""
         images = self._indices.tolist()
         blocks = [images[start : start + _BLOCK] for start in range(0, len(images), _BLOCK)]
         for start in range(0, len(blocks), _BLOCKS_AT_ONCE):
@@ -344,10 +344,10 @@ class _SplitWriter:
     def _decoded(self, index: int) -> _Image:
         try:
             content = self._source.content(index)
-        except OSError as error:  # a file's fault, not that of what is being written
+        except OSError as error:  # of reading, not of writing the cache
             raise UserError(
                 f"{self._where(index)} cannot be read: {error.strerror or error}.",
-                "Make it readable, or take it out and correct the count in the manifest.",
+                "Make it readable, or remove it and correct the count in the manifest.",
             ) from error
         checksum = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
         if not isinstance(content, bytes):
@@ -358,16 +358,15 @@ class _SplitWriter:
         except WrongShapeError as error:
             raise UserError(
                 f"{self._where(index)} is {error}, the manifest says {_size(self._spec)}.",
-                "Give the manifest a 'resize' to bring all images to one size "
-                "(`resize: {filter: bilinear, crop: center}`), or correct its 'shape'.",
+                "Add 'resize' to the manifest to resize all images (`resize: {filter: bilinear, "
+                "crop: center}`), or correct its 'shape'.",
             ) from error
         except CorruptImageError as error:
             if self._spec.corrupt_images == "skip":
                 return index, None, checksum, ""
             raise UserError(
                 f"{self._where(index)} cannot be decoded: {error}.",
-                "Replace it, or write 'corrupt_images: skip' into the manifest to leave such "
-                "images out.",
+                "Replace it, or skip such images: write 'corrupt_images: skip' into the manifest.",
             ) from error
 
     def _where(self, index: int) -> str:
@@ -380,7 +379,7 @@ def _size(spec: DatasetSpec) -> str:
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    """The header of a .npy file; numpy leaves room for the first number to change."""
+    """Write the header of a .npy file; NumPy reserves space for a larger first dimension."""
     about = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
 

@@ -1,4 +1,4 @@
-"""Data sets that lie in files: got, decoded and opened, each only where it has not been yet."""
+"""Data sets with files: downloaded, decoded and opened, each step only if it is needed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _LOSSES = {
 
 
 class StoredDataset:
-    """A data set that is not built in, in the places where its files are.
+    """A data set that is not built in.
 
     Args:
         spec: the manifest.
         root: the data root.
-        say: takes progress and warnings.
+        say: progress reporter.
     """
 
     def __init__(self, spec: DatasetSpec, root: Path, say: Reporter) -> None:
@@ -43,7 +43,7 @@ class StoredDataset:
         self._sources: dict[SplitName, StoredImages] | None = None
 
     def load(self, split: str) -> ImageArray:
-        """The images of a split, memory-mapped; fetched and decoded first where they are not yet.
+        """The images of a split, memory-mapped; downloaded and decoded first if needed.
 
         Raises:
             UserError: as `oodbench.data.load_split`.
@@ -72,7 +72,10 @@ class StoredDataset:
         return data
 
     def load_checked(self, split: str) -> tuple[ImageArray, str]:
-        """As `load`, with the fingerprint; what has changed since it was decoded is decoded again.
+        """As `load`, but verify the fingerprint; changed images are decoded again.
+
+        Returns:
+            The images and their fingerprint.
 
         Raises:
             UserError: as `oodbench.data.load_split`.
@@ -81,13 +84,13 @@ class StoredDataset:
         fingerprint = data.fingerprint()
         if fingerprint == self.decoded().fingerprint(split):
             return data, fingerprint
-        del data  # a memory map, whose file cannot be removed on every system
+        del data  # a memory map; some systems do not remove files that are mapped
         self.discard(f"split '{split}' has changed since it was written")
         data = self.load(split)
         return data, data.fingerprint()
 
     def decoded(self) -> Decoded:
-        """The decoded data set; decoded now if it has not been, or if it is damaged.
+        """The decoded data set; decoded now if it is missing or damaged in the cache.
 
         Raises:
             UserError: as `oodbench.data.load_split`.
@@ -97,14 +100,14 @@ class StoredDataset:
             return opened
         content = fetch(self._spec, self._root, self._say)
         with one_at_a_time(self._lock()):
-            opened = self.opened()  # by whom we waited for
+            opened = self.opened()  # another process may have decoded it meanwhile
             if opened is not None:
                 return opened
             say = self._say.detail
             return decode(self._spec, self.sources(), content, self.identity(), say)
 
     def opened(self) -> Decoded | None:
-        """The decoded data set if there is one; a damaged one is removed, which is said."""
+        """The decoded data set in the cache, or None; a damaged one is removed with a warning."""
         try:
             return open_decoded(self.folder())
         except DamagedCacheError as error:
@@ -112,15 +115,15 @@ class StoredDataset:
             return None
 
     def folder(self) -> Path:
-        """Where the decoded data set is, or will be.
+        """The folder of the decoded data set in the cache, which may not exist yet.
 
         Raises:
-            UserError: the user's files are not there, or not to be read.
+            UserError: the user's files do not exist or cannot be read.
         """
         return decoded_folder(self._spec, self.identity())
 
     def discard(self, reason: str) -> None:
-        """Say why the decoded data set cannot be used, and remove it."""
+        """Remove the decoded data set from the cache, with a warning."""
         folder = self.folder()
         self._say.warn(
             f"data set '{self._spec.name}': the decoded images in {folder} are damaged: {reason}; "
@@ -130,7 +133,7 @@ class StoredDataset:
             remove_folder(folder)
 
     def identity(self) -> str:
-        """What tells the files apart from other ones: their checksums, or else paths and times."""
+        """Digest of the files: of the manifest's checksums, or of paths, sizes and times."""
         if self._spec.files:
             files = [[file.name, file.sha256 or file.md5] for file in self._spec.files]
             return digest(canonical_json(files))
@@ -138,10 +141,10 @@ class StoredDataset:
         return digest(*(f"{split} {source.identity}" for split, source in sources.items()))
 
     def sources(self) -> dict[SplitName, StoredImages]:
-        """The images of each split that is not set apart from another.
+        """The stored images of each split that is not taken from another split.
 
         Raises:
-            UserError: if they are not there, or not to be read.
+            UserError: they do not exist or cannot be read.
         """
         if self._sources is None:
             self._sources = open_splits(self._spec, content_folder(self._spec, self._root))

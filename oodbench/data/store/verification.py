@@ -1,4 +1,4 @@
-"""Holding everything that is stored of a data set against what was recorded of it."""
+"""Checking all stored files of a data set against manifest and records, and repairing them."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
 
 Layer = Literal["file", "unpacked", "image", "decoded"]
-"""What was downloaded; what was unpacked from it; the user's own files; the cache."""
+"""Downloaded files; files unpacked from them; the user's own files; the cache."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not what was recorded.
+    """A file or folder that differs from its record.
 
     Attributes:
-        layer: what it is.
-        path: the file, or the folder, that is wrong.
+        layer: the layer that it belongs to.
+        path: the file or folder.
         problem: what is wrong with it.
-        folder: what is removed when the data set is repaired; None: nothing.
+        folder: the folder that `repair` removes; None: nothing.
     """
 
     layer: Layer
@@ -58,11 +58,11 @@ class Finding:
 
 @dataclass
 class Verification:
-    """What was looked at, and what was found.
+    """Result of checking a data set.
 
     Attributes:
-        checked: what was held against what, with how many files.
-        findings: what is wrong.
+        checked: descriptions of the checks, with numbers of files.
+        findings: everything that is wrong.
     """
 
     checked: list[str] = field(default_factory=list)
@@ -70,18 +70,17 @@ class Verification:
 
 
 def verify(spec: DatasetSpec, root: Path, say: Reporter, *, wanted: bool = False) -> Verification:
-    """Read every byte that is stored of a data set; find each one that has changed.
+    """Read all stored files of a data set and find those that have changed.
 
-    Downloaded files are held against the manifest, unpacked ones against the record of what was
-    unpacked, the user's own against the checksums taken when they were decoded, and decoded images
-    against their fingerprints.
+    Downloaded files are compared with the manifest, unpacked files with the record of unpacking,
+    the user's own files with the checksums from decoding, and decoded images with the checksums in
+    their record.
 
     Args:
-        spec: the manifest; of any kind but `builtin`.
+        spec: the manifest; any kind but `builtin`.
         root: the data root.
-        say: takes how far it is.
-        wanted: whether the data set should be here; then what is not here is a finding too, unless
-            what was made from it is whole.
+        say: progress reporter.
+        wanted: whether missing files are findings, unless files made from them are complete.
     """
     result = Verification()
     missing = _verify_files(spec, root, result, say.detail)
@@ -89,19 +88,19 @@ def verify(spec: DatasetSpec, root: Path, say: Reporter, *, wanted: bool = False
     decoded = _verify_decoded(spec, root, result, say, wanted=wanted)
     if missing and (unpacked or decoded):
         made = "decoded" if decoded else "unpacked"
-        result.checked.append(f"the others are not needed: what was {made} from them is whole")
+        result.checked.append(f"the others are not needed: the {made} files are complete")
     elif wanted:
         result.findings += [Finding("file", path, "is not there") for path in missing]
     return result
 
 
 def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
-    """Remove what is damaged and can be made again; download and unpack again what was damaged.
+    """Remove damaged files that can be restored, then download and unpack them again.
 
-    The user's own files are left alone: images that have changed are images to decode.
+    The user's own files are not touched: changed images are decoded again when they are used.
 
     Raises:
-        UserError: if something cannot be removed, or cannot be downloaded.
+        UserError: a file cannot be removed or downloaded.
     """
     findings = verify(spec, root, say).findings
     for folder in {finding.folder for finding in findings if finding.folder is not None}:
@@ -118,14 +117,14 @@ def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
 def _verify_files(
     spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
 ) -> list[Path]:
-    """Look at the files of the manifest; return where those should be that are not there."""
+    """Check the manifest's files; return the expected paths of missing ones."""
     present = 0
     missing = []
     for file in spec.files:
         say(f"checking {spec.name}: {file.name}")
         path, wrong = find(spec, file, root)
         present += path is not None
-        # One in the data root may be another data set's.
+        # A file in the data root may belong to another data set.
         mine = dataset_folder(spec, root) / file.name
         if mine in wrong:
             result.findings.append(Finding("file", mine, f"has {wrong[mine]}"))
@@ -139,7 +138,7 @@ def _verify_files(
 def _verify_unpacked(
     spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
 ) -> bool:
-    """Look at what was unpacked; return whether the manifest's archives are, and it is whole."""
+    """Check unpacked files; return whether the manifest's archives are unpacked completely."""
     folder = unpacked_folder(spec, root)
     before = len(result.findings)
     try:
@@ -173,7 +172,7 @@ def _verify_unpacked(
 def _verify_decoded(
     spec: DatasetSpec, root: Path, result: Verification, say: Reporter, *, wanted: bool
 ) -> bool:
-    """Look at the cache; return whether what is decoded of the files as they are now is whole."""
+    """Check the cache; return whether it has complete images of the current files."""
     same: list[Decoded] = []
     for folder in folders_named(spec.name):
         try:
@@ -184,7 +183,7 @@ def _verify_decoded(
         if decoded is not None and decoded.record["manifest"] == decisive(spec):
             same.append(decoded)
     content = content_folder(spec, root)
-    # The cache is that of all data roots; records of before it was noted name none.
+    # The cache is shared by all data roots; old records do not name the folder.
     here = content_name(content)
     from_here = [each.folder for each in same if each.record.get("content", here) == here]
     stored = StoredDataset(spec, root, say)
@@ -196,8 +195,8 @@ def _verify_decoded(
         current = None
     if not same:
         return False
-    # The user's files may have changed since: then there is no decoded data set for what they are
-    # now, and they are held against the newest one that was decoded from the same folder.
+    # If the user's files have changed since, they are compared with the newest decoded data set
+    # from the same folder.
     newest = max(
         same,
         key=lambda each: (
@@ -213,7 +212,7 @@ def _verify_decoded(
         if newest.folder == current or newest.folder in from_here:
             _verify_sources(newest, stored.sources(), content, result, say.detail)
         else:
-            result.checked.append("which are those of another folder, as yours are not decoded yet")
+            result.checked.append("from another folder; the images in yours are not decoded yet")
     return whole
 
 
@@ -239,7 +238,7 @@ def _verify_sources(
     try:
         recorded = read_checksums((decoded.folder / CHECKSUMS).read_bytes())
     except (OSError, UnicodeDecodeError):
-        return  # which is a finding already
+        return  # `_verify_arrays` has reported it
     for number, (name, checksum) in enumerate(recorded.items()):
         if number % 100 == 0:
             say(f"checking {decoded.record['name']}: file {number:,} of {len(recorded):,}")
