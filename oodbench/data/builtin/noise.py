@@ -1,7 +1,8 @@
 """Noise images: the simplest far out-of-distribution data.
 
-Both builders follow S. Liang, Y. Li and R. Srikant, "Enhancing the Reliability of Out-of-distribution Image
-Detection in Neural Networks", ICLR 2018; the noise sets there have 10,000 color images each.
+Both builders follow S. Liang, Y. Li and R. Srikant, "Enhancing the Reliability of
+Out-of-distribution Image Detection in Neural Networks", ICLR 2018; the noise sets there have 10,000
+color images each.
 """
 
 from __future__ import annotations
