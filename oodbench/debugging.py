@@ -13,7 +13,7 @@ from typing import Any
 
 
 class _Debugger(pdb.Pdb):
-    """Python's debugger; to quit it interrupts the run, and does not count as a failure."""
+    """Python's debugger; its command `quit` interrupts the run instead of failing it."""
 
     def trace_dispatch(self, frame: FrameType, event: str, arg: Any) -> Any:
         """As the base class."""
@@ -25,12 +25,12 @@ class _Debugger(pdb.Pdb):
 
 @contextmanager
 def breakpoints(make_room: Callable[[], None]) -> Iterator[None]:
-    """While it lasts, `breakpoint()` has the terminal for itself.
+    """Inside this context, `breakpoint()` clears the terminal before the debugger starts.
 
-    A debugger of the user's choice (PYTHONBREAKPOINT, `sys.breakpointhook`) is kept.
+    The user's choice of a debugger (PYTHONBREAKPOINT, `sys.breakpointhook`) is kept.
 
     Args:
-        make_room: called before the debugger starts; takes a progress bar off the terminal.
+        make_room: called before the debugger starts; removes the progress bar.
     """
     before = sys.breakpointhook
     chosen = before is not sys.__breakpointhook__ or bool(os.environ.get("PYTHONBREAKPOINT"))
@@ -41,7 +41,7 @@ def breakpoints(make_room: Callable[[], None]) -> Iterator[None]:
         make_room()
         if chosen:
             return before(*args, **named)
-        # Not `pdb.set_trace`, which would stop in this function and not in the caller's.
+        # `pdb.set_trace` would stop here instead of in the caller.
         return _Debugger().set_trace(sys._getframe(1))
 
     sys.breakpointhook = hook

@@ -1,4 +1,4 @@
-"""Saying what is going on: a bar on a terminal, plain lines elsewhere, or nothing."""
+"""Progress reporters: a bar on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from oodbench.errors import UserError, counted
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Takes what a run has to say while it works."""
+    """Reports the progress of a run."""
 
     @contextmanager
     def work(self, total: int) -> Iterator[None]:
@@ -33,24 +33,24 @@ class Reporter(Protocol):
         ...
 
     def stage(self, text: str) -> None:
-        """Say what is being done now."""
+        """A stage begins; `text` names it."""
         ...
 
     def detail(self, text: str) -> None:
-        """Say how far the present stage is."""
+        """Progress within the current stage."""
         ...
 
     def done(self, text: str) -> None:
-        """Say that a stage ended, and with what."""
+        """A stage has ended; `text` has its result."""
         ...
 
     def warn(self, text: str) -> None:
-        """Say something the user should know."""
+        """A warning for the user."""
         ...
 
 
 class Silent:
-    """Says nothing; warnings go to `warnings.warn`."""
+    """Prints nothing; warnings become Python warnings."""
 
     @contextmanager
     def work(self, total: int) -> Iterator[None]:
@@ -76,15 +76,15 @@ class Silent:
 class PlainLines:
     """Lines with the seconds since the start.
 
-    What is being done is printed when nothing has been for nearly ten seconds, whoever is at work.
+    After nearly ten seconds without a line, a line with the current stage is printed.
 
     Args:
-        console: where to.
-        every_stage: print a line for each stage that ends, too, however short.
+        console: where to print.
+        every_stage: print a line for each stage that ends, however short.
     """
 
     _PATIENCE = 9.0
-    """Seconds without a line after which there is one."""
+    """Longest time without a line, in seconds."""
 
     def __init__(self, console: Console, *, every_stage: bool = True) -> None:
         self._console, self._every_stage = console, every_stage
@@ -99,28 +99,28 @@ class PlainLines:
         reminder = threading.Thread(target=self._remind, args=(ended,), daemon=True)
         reminder.start()
         try:
-            with breakpoints(ended.set):  # no line comes between what the user types
+            with breakpoints(ended.set):  # no line interrupts a debugger
                 yield
         finally:
             ended.set()
             reminder.join()
 
     def _remind(self, ended: threading.Event) -> None:
-        """Say what is being done whenever there was no line for long, until the work ends."""
+        """Print the current stage after a time without a line, until the work ends."""
         while not ended.wait(max(0.01, self._printed + self._PATIENCE - time.monotonic())):
             if time.monotonic() - self._printed >= self._PATIENCE:
                 self._say("... " + ": ".join(filter(None, (self._stage, self._detail))))
 
     def stage(self, text: str) -> None:
-        """Nothing yet: a line is printed when the stage ends, or takes long."""
+        """Remember the stage; a line is printed when it ends or takes long."""
         self._stage, self._detail = text, ""
 
     def detail(self, text: str) -> None:
-        """Nothing yet: a line is printed if there was none for long."""
+        """Remember the progress; a line is printed if there was none for long."""
         self._detail = text
 
     def done(self, text: str) -> None:
-        """One line, if there is one for every stage."""
+        """One line, if `every_stage` is set."""
         if self._every_stage:
             self._say(text)
 
@@ -129,7 +129,7 @@ class PlainLines:
         self._print(f"{self._printed - self._started:6.1f} s  {text}")
 
     def warn(self, text: str) -> None:
-        """One line that says it is a warning."""
+        """One line that begins with "warning"."""
         self._print(f"warning: {text}")
 
     def _print(self, text: str) -> None:
@@ -137,10 +137,10 @@ class PlainLines:
 
 
 class OneLine:
-    """One line that is written over, for notebooks; it is gone when the work has ended."""
+    """One line that is overwritten, for notebooks; it is erased when the work ends."""
 
     _INTERVAL = 0.2
-    """Seconds between two states of the line."""
+    """Shortest time between two updates, in seconds."""
 
     def __init__(self, write: Callable[[str], Any]) -> None:
         self._write = write
@@ -158,12 +158,12 @@ class OneLine:
             self._write("\r" + " " * self._width + "\r")
 
     def stage(self, text: str) -> None:
-        """Show what is being done."""
+        """Show the stage."""
         self._stage = text
         self._show(text)
 
     def detail(self, text: str) -> None:
-        """Show how far it is."""
+        """Show the progress within the stage."""
         if time.monotonic() - self._shown >= self._INTERVAL:
             self._show(": ".join(filter(None, (self._stage, text))))
 
@@ -172,7 +172,7 @@ class OneLine:
         self._ended += 1
 
     def warn(self, text: str) -> None:
-        """One line that stays."""
+        """One line that is not overwritten."""
         self._write("\r" + f"warning: {text}".ljust(self._width) + "\n")
 
     def _show(self, text: str) -> None:
@@ -182,7 +182,7 @@ class OneLine:
 
 
 class Bar:
-    """A progress bar with the present stage beside it."""
+    """A progress bar beside the current stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -196,7 +196,7 @@ class Bar:
             transient=True,
         )
         self._stage = ""
-        self._plain: PlainLines | None = None  # what goes on when a debugger has been started
+        self._plain: PlainLines | None = None  # reports in its place once a debugger has started
 
     @contextmanager
     def work(self, total: int) -> Iterator[None]:
@@ -216,14 +216,14 @@ class Bar:
             self._plain.stage(self._stage)
 
     def stage(self, text: str) -> None:
-        """Show what is being done."""
+        """Show the stage."""
         if self._plain is not None:
             self._plain.stage(text)
         self._stage = text
         self._progress.update(self._task, description=text)
 
     def detail(self, text: str) -> None:
-        """Show how far it is."""
+        """Show the progress within the stage."""
         if self._plain is not None:
             self._plain.detail(text)
         description = ": ".join(filter(None, (self._stage, text)))
@@ -246,19 +246,19 @@ def reporter_for(console: Console) -> Reporter:
 
 
 ProgressArgument = Literal["auto"] | bool | Reporter
-"""What a caller may ask for: see `reporter_of`."""
+"""Values of the argument `progress`: see `reporter_of`."""
 
 
 def reporter_of(progress: ProgressArgument) -> Reporter:
     """The reporter that the argument `progress` of a function asks for.
 
     Args:
-        progress: "auto": a bar on a terminal, one line in a notebook; elsewhere a line on standard
-            error when nothing was said for nearly ten seconds, so that short work says nothing.
-            True: the same, with a line for each step that ends. False: nothing. A reporter: itself.
+        progress: "auto": a bar on a terminal, one line in a notebook; elsewhere, a line on standard
+            error after nearly ten seconds without one, so that short work prints nothing. True: the
+            same, with a line for each stage that ends. False: nothing. A reporter: itself.
 
     Raises:
-        UserError: if it is something else.
+        UserError: if it is none of these.
     """
     if progress is False:
         return Silent()
@@ -278,12 +278,12 @@ def reporter_of(progress: ProgressArgument) -> Reporter:
 
 
 class Meter:
-    """How far a pass over images is, with its rate and the time left.
+    """Progress of a pass over images, with its rate and the time left.
 
     Args:
-        say: takes a line, ten times a second at most.
-        what: what is done with the images.
-        total: number of images; None if it is not known.
+        say: called with a line, ten times a second at most.
+        what: name of the pass.
+        total: number of images; None if unknown.
     """
 
     _INTERVAL = 0.1
@@ -296,7 +296,7 @@ class Meter:
         self._next = self._started + self._INTERVAL
 
     def add(self, images: int) -> None:
-        """So many images more are done."""
+        """Count images that are done."""
         self._done += images
         now = time.monotonic()
         if now >= self._next:
@@ -304,7 +304,7 @@ class Meter:
             self._say(self.text(now - self._started))
 
     def text(self, seconds: float) -> str:
-        """What there is to say after a time."""
+        """The line after a time in seconds."""
         if self._total is None:
             parts = [counted(self._done, "image")]
         else:
@@ -318,7 +318,7 @@ class Meter:
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds, with hours if there are any."""
+    """Minutes and seconds, with hours if needed."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

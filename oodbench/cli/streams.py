@@ -1,4 +1,4 @@
-"""Standard output and error of the command: any encoding, a reader that leaves, a full disk."""
+"""Standard output and error of the command: encodings, closed pipes, full disks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 from oodbench.errors import UserError
 
 READABLE = "oodbench.readable"
-"""Name of the error handler that puts ASCII in the place of what an encoding lacks."""
+"""Name of the error handler that writes ASCII for characters that an encoding lacks."""
 
 _SUBSTITUTES = {
     "\N{PLUS-MINUS SIGN}": "+-",
@@ -33,17 +33,17 @@ _SUBSTITUTES = {
 
 
 class ReaderLeft(BaseException):
-    """Whoever reads standard output, such as `head`, has closed it.
+    """The reader of standard output, such as `head`, has closed it.
 
-    Not an `Exception`: nothing on the way to `main` takes it for a failure of its own.
+    Not an `Exception`, so that no handler of failures catches it before `main`.
     """
 
 
 def readable(text: str) -> str:
-    """ASCII for each character: a sign that resembles it, its letter without accents, or an escape.
+    """ASCII for each character: a similar sign, the letter without accents, or an escape.
 
-    A byte of a file name that is not text, which Python holds as a lone surrogate, is written as
-    a backslash, x and its two hexadecimal digits.
+    A byte of a file name that is not text (a lone surrogate in Python) becomes an escape of two
+    hexadecimal digits.
     """
     return "".join(map(_readable, text))
 
@@ -68,12 +68,12 @@ codecs.register_error(READABLE, _handle)
 
 
 class _Stream:
-    """A text stream whose failures end the command as they should.
+    """A text stream that turns failed writes into the errors that `main` expects.
 
     Args:
-        stream: where text goes.
-        matters: whether a failure to write is the command's. Progress and messages that nobody can
-            read do not stop a run.
+        stream: the stream to write to.
+        matters: whether a failed write ends the command. On standard error it does not: a run goes
+            on without its messages.
     """
 
     def __init__(self, stream: TextIO, *, matters: bool) -> None:
@@ -99,7 +99,7 @@ class _Stream:
             self._failed(error)
 
     def _failed(self, error: OSError) -> None:
-        # What the stream still holds would fail again when Python ends.
+        # Text left in the buffer would fail again when Python ends.
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
         if self._matters:
@@ -114,17 +114,17 @@ class _Stream:
             raise self._failure from error
 
     def finish(self) -> None:
-        """Write what is left; raise what a caller has swallowed."""
+        """Flush; raise a failure again that a caller has caught."""
         self.flush()
         if self._failure is not None:
             raise self._failure
 
 
 def prepare_streams() -> None:
-    """Make standard output and error of this process write whatever they are given.
+    """Let standard output and error of this process write any text.
 
-    What an encoding lacks is written as ASCII. A reader that leaves raises `ReaderLeft`, a disk
-    that is full `UserError`; on standard error, both are ignored.
+    Characters that the encoding lacks are written as ASCII. On standard output, a closed pipe
+    raises `ReaderLeft` and a full disk `UserError`; on standard error, both are ignored.
     """
     for name, matters in (("stdout", True), ("stderr", False)):
         stream = getattr(sys, name)
@@ -136,11 +136,11 @@ def prepare_streams() -> None:
 
 
 def finish_output() -> None:
-    """Write what standard output still holds: a failure can be reported now, and not later.
+    """Flush standard output while a failure can still be reported.
 
     Raises:
-        ReaderLeft: whoever reads standard output has closed it.
-        UserError: it cannot be written.
+        ReaderLeft: the reader of standard output has closed it.
+        UserError: writing failed.
     """
     if isinstance(sys.stdout, _Stream):
         sys.stdout.finish()

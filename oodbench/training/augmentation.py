@@ -15,12 +15,12 @@ from oodbench.specs import AugmentSpec
 class Draws:
     """The random choices for a batch of B images.
 
-    Drawn for the whole batch and apart from the images, so that processes that share a batch make
-    the same choices as one process would.
+    They are drawn for the whole batch, so that processes that share a batch make the same choices
+    as a single process.
 
     Attributes:
         shifts: rows and columns of each crop in the padded image, shape [2, B]; None: no crop.
-        flips: whether an image is flipped, shape [B]; None: none is.
+        flips: whether each image is flipped, shape [B]; None: no flips.
     """
 
     shifts: Tensor | None
@@ -37,7 +37,7 @@ def draw(spec: AugmentSpec, count: int, generator: torch.Generator) -> Draws:
     """Random choices for `count` images.
 
     Args:
-        spec: what to do.
+        spec: the augmentation of the recipe.
         count: B.
         generator: on the CPU, so that every device sees the same choices.
     """
@@ -54,11 +54,11 @@ def augment(images: Tensor, spec: AugmentSpec, draws: Draws) -> Tensor:
 
     Args:
         images: shape [B, C, H, W], any type.
-        spec: what to do.
-        draws: what was drawn for these images.
+        spec: the augmentation of the recipe.
+        draws: the random choices for these images.
 
     Returns:
-        Shape [B, C, H, W], the same type, in channels_last order if something was done.
+        Shape [B, C, H, W], the same type, in channels_last order if cropped or flipped.
     """
     height, width = images.shape[-2:]
     device = images.device

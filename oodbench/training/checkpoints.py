@@ -1,4 +1,4 @@
-"""Trained classifiers in a cache addressed by what they were made from."""
+"""Checkpoints: trained classifiers in a cache, and the address of each."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 FORMAT = "oodbench-checkpoint-1"
 
 TRAINING_VERSION = 1
-"""Raise it when a change of the code gives other weights from the same spec, data and seed.
+"""Raise it when a change of the code gives other weights for the same spec, data and seed.
 
-Checkpoints of other versions are then not found, and networks are trained anew. A test trains
-small reference networks and fails when their weights change although the version did not.
+Checkpoints of other versions are then ignored, and networks are trained again. A test trains small
+reference networks; it fails when their weights change and this number does not.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointKey:
-    """What a checkpoint was made from: the same key, the same weights.
+    """Everything that decides the weights of a checkpoint: equal keys, equal weights.
 
     Attributes:
         model: network, head, recipe.
         data: fingerprint of the training images and labels.
         num_classes: C.
-        seed: of weights, order and augmentation.
-        validation: fingerprint of the images that a temperature is calibrated on, if one is.
-        test: fingerprint of the images that the history has the accuracy on, if it has.
+        seed: seeds initial weights, order of images and augmentation.
+        validation: fingerprint of the images that the temperature is calibrated on; "" without a
+            temperature.
+        test: fingerprint of the test images, if the history has their accuracy; else "".
     """
 
     model: ModelSpec
@@ -78,15 +79,15 @@ class CheckpointKey:
 
 
 _NOT_TRAINED: Any = {"taps": True, "training": {"recipe": True}}
-"""What a model's spec says that changes neither its weights nor its history."""
+"""Keys of a model's spec that change neither its weights nor its history."""
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint file that is not what its name says; the message says how."""
+    """A checkpoint file that cannot be used; the message says why."""
 
 
 def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint. A write that is interrupted leaves no file."""
     from safetensors.torch import save as serialize
 
     # Copies: a module that is registered twice has its tensors twice.
@@ -106,10 +107,10 @@ def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> No
 
 
 def load_into(classifier: Classifier, key: CheckpointKey) -> None:
-    """Load the weights of a key's checkpoint.
+    """Load the weights of a checkpoint.
 
     Raises:
-        DamagedCheckpointError: if the file is truncated, no checkpoint, or that of another key.
+        DamagedCheckpointError: if the file is truncated, is no checkpoint, or has another key.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialize
@@ -158,15 +159,15 @@ def load_or_train(
     train: Callable[[], tuple[Classifier, list[Epoch]]],
     warn: Callable[[str], None],
 ) -> Classifier:
-    """The trained classifier of a key: from the cache, or trained now and put there.
+    """The trained classifier of a key: from the cache, or trained now and stored there.
 
-    A damaged file is moved aside, said, and replaced by training again.
+    If the file is damaged, it is moved aside with a warning, and the classifier is trained again.
 
     Args:
-        classifier: an untrained one of the right form, which the weights are loaded into.
-        key: what it is made from.
-        train: trains one.
-        warn: takes one line for the user.
+        classifier: an untrained classifier with the same tensors; the weights are loaded into it.
+        key: of the checkpoint.
+        train: trains the classifier.
+        warn: called with a warning of one line.
     """
     if key.path.exists():
         try:
@@ -174,7 +175,7 @@ def load_or_train(
             return classifier.eval()
         except DamagedCheckpointError as error:
             aside = key.path.with_suffix(".damaged")
-            distributed.wait()  # until every process has seen that it is damaged
+            distributed.wait()  # every process must see the damaged file first
             if distributed.current().leads:
                 key.path.replace(aside)
             warn(
@@ -185,5 +186,5 @@ def load_or_train(
     if distributed.current().leads:
         save(trained, history, key)
         key.state_path.unlink(missing_ok=True)
-    distributed.wait()  # nobody looks for the file before it is there
+    distributed.wait()  # no process reads the file before it is written
     return trained

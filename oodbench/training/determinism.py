@@ -13,8 +13,8 @@ import torch
 def deterministic(device: torch.device) -> Iterator[None]:
     """Ask torch for deterministic algorithms on CUDA, and restore its settings afterwards.
 
-    On the CPU the operations used here are deterministic for a number of threads, and asking would
-    cost two seconds: it imports torch's compiler.
+    On the CPU the operations used here are deterministic for a given number of threads, and asking
+    would take two seconds, since torch then imports its compiler.
     """
     if device.type != "cuda":
         yield
@@ -34,7 +34,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, which layers like dropout draw from, and restore them."""
+    """Seed torch's own generators, used by layers such as dropout; restore them afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

@@ -1,8 +1,8 @@
-"""Training with several processes (`torchrun`), to the result that one process would have.
+"""Training with several processes (`torchrun`).
 
-The batch of the recipe is shared out, gradients are averaged (DistributedDataParallel), and batch
-normalization takes its statistics over the whole batch. So the number of processes changes the
-speed, and the result only by rounding.
+The processes divide each batch of the recipe, average gradients (DistributedDataParallel), and
+compute the statistics of batch normalization over the whole batch. The number of processes changes
+the speed; it changes the result by rounding only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Group:
 
     Attributes:
         rank: number of this process, from 0.
-        size: how many there are.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -34,7 +34,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes the files and reports progress."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
@@ -51,7 +51,7 @@ def launched() -> bool:
 
 @contextmanager
 def group(device: torch.device) -> Iterator[Group]:
-    """Join the processes that `torchrun` started; a group of one without it."""
+    """Join the processes that `torchrun` started; without it, a group of one."""
     if not launched():
         yield Group()
         return
@@ -59,20 +59,20 @@ def group(device: torch.device) -> Iterator[Group]:
     torch.distributed.init_process_group(backend)
     try:
         yield current()
-        wait()  # a process that leaves early takes the others' connections with it
+        wait()  # a process that ends early closes the others' connections
     finally:
         torch.distributed.destroy_process_group()
 
 
 def current() -> Group:
-    """The group this process is in."""
+    """The group of this process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return Group()
     return Group(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
 def wait() -> None:
-    """Wait until every process of the group is here."""
+    """Wait for all processes of the group."""
     if current().size > 1:
         torch.distributed.barrier()
 
@@ -84,7 +84,7 @@ def local_device(device: torch.device) -> torch.device:
         if rank >= devices:
             raise UserError(
                 f"torchrun started process {rank + 1} on a machine with {devices} GPUs.",
-                f"Start as many as there are: --nproc-per-node {devices}.",
+                f"Start one process per GPU: --nproc-per-node {devices}.",
             )
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
@@ -99,7 +99,7 @@ def summed(value: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the group; so is the gradient, since every process's loss depends on it."""
+    """The sum over the group. The gradient is summed too: every loss depends on the sum."""
 
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:
@@ -118,15 +118,15 @@ def _added(value: Tensor) -> Tensor:
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization over the images of all processes.
 
-    torch's SyncBatchNorm does this on GPUs only; this one is the same computation on every device,
-    so that what is tested is what runs. Statistics are in float32 at least.
+    torch's SyncBatchNorm does this on GPUs only. This module computes the same on every device, so
+    tests on a CPU cover it. Statistics are in float32 at least.
 
     Shape:
         [B, C, H, W] on each process -> the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalized batch; in evaluation mode as any other batch normalization."""
+        """The normalized batch; in evaluation mode, the same as BatchNorm2d."""
         if not self.training:
             return super().forward(x)
         wide = x if x.dtype == torch.float64 else x.float()

@@ -20,7 +20,7 @@ def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: in
         spec: network, head, normalization.
         num_classes: C.
         data: the training images.
-        seed: of the initial weights.
+        seed: seeds the initial weights.
 
     Raises:
         UserError: if the normalization is for another number of channels.
@@ -52,7 +52,7 @@ def channel_statistics(data: ImageArray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over all images, in [0, 1] units, float64."""
     channels = data.images.shape[1]
     count, first, second = 0, np.zeros(channels), np.zeros(channels)
-    for start in range(0, len(data), 1000):  # a block at a time: the images may be many
+    for start in range(0, len(data), 1000):  # in blocks: all images may not fit in memory
         block = data.images[start : start + 1000].astype(np.float64)
         count += block[:, 0].size
         first += block.sum(axis=(0, 2, 3))

@@ -16,9 +16,9 @@ class DataStore:
 
     Args:
         specs: the manifests by name.
-        data_root: the folder that data sets lie in; default: `OODBENCH_DATA`, else in the cache.
-        say: takes progress and warnings; default: warnings become Python warnings.
-        most: most images of a split; None for all (`oodbench.data.selection`).
+        data_root: folder of the data sets; default: `OODBENCH_DATA`, else in the cache.
+        say: progress reporter; default: silent, with warnings as Python warnings.
+        most: largest number of images of a split; None for all (`oodbench.data.selection`).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class DataStore:
         return self._specs[dataset].num_classes or 0
 
     def get(self, dataset: str, split: str) -> ImageArray:
-        """Images of a split; held against the fingerprint they had when they were decoded."""
+        """Images of a split; verified against the fingerprint of when they were decoded."""
         return self._load(dataset, split)[0]
 
     def fingerprint(self, dataset: str, split: SplitName) -> str:

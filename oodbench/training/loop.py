@@ -1,4 +1,4 @@
-"""Training a classifier: explicit seeds, data resident on the device, last epoch kept."""
+"""Training a classifier: explicit seeds, data on the device, weights of the last epoch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from oodbench.training.state import Epoch, TrainingState
 
 _EVALUATION_BATCH = 500
 _CHECK_EVERY = 50
-"""Steps between looks at the loss on a GPU, which each wait for it."""
+"""Steps between two checks of the loss on a GPU; each check waits for the GPU."""
 
 
 def resident(data: ImageArray, device: torch.device) -> Tensor:
@@ -55,20 +55,21 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> tuple[Classifier, list[Epoch]]:
-    """Train a classifier from scratch, or from where it was stopped.
+    """Train a classifier from scratch, or continue a training that was stopped.
 
-    SoftMax and DisMax take the same road: same data order, same augmentation, same schedule for the
-    same seed; only head and loss differ. Inside `distributed.group` the processes share the work.
+    For one seed, all heads see the same order of images, the same augmentation and the same
+    schedule; only head and loss differ. Inside `distributed.group` the processes share the work.
 
     Args:
         spec: network, head, recipe.
         num_classes: C.
         data: training images with labels.
-        seed: of weights, order and augmentation.
+        seed: seeds initial weights, order of images and augmentation.
         device: where to train.
-        test: noted in the history if the recipe asks for it; nothing is chosen by it.
-        validation: ID images that a head with a temperature is calibrated on.
-        state: where the state after each epoch is kept, and taken up from.
+        test: test images; the history has their accuracy if the recipe asks for it. Nothing is
+            chosen by it.
+        validation: ID images to calibrate the temperature of a head on, if it has one.
+        state: stores the state after each epoch; a training that was stopped continues from it.
         on_epoch: called after each epoch.
         on_images: called after each step with the number of images in it.
 
@@ -103,7 +104,7 @@ def train(
 
 
 class Training:
-    """A training under way: one epoch at a time, one step at a time."""
+    """One training, by epochs and steps."""
 
     def __init__(
         self,
@@ -149,13 +150,13 @@ class Training:
         self._network: nn.Module | None = None
 
     def resume(self, state: TrainingState) -> list[Epoch]:
-        """Take up what is kept; the history so far."""
+        """Continue from a stored state; returns the history so far."""
         self._state = state
         return state.take_up(self.classifier, self.optimizer, self.generator)
 
     @property
     def network(self) -> nn.Module:
-        """The classifier as it is called: compiled, and averaging gradients, where asked for."""
+        """The classifier to call: compiled if the recipe says so, and averaging gradients."""
         if self._network is None:
             network: nn.Module = self.classifier
             if self.group.size > 1:
@@ -176,17 +177,17 @@ class Training:
         )
 
     def epoch(self, number: int, test: ImageArray | None) -> Epoch:
-        """One epoch, and what it ended with.
+        """Train for one epoch.
 
         Args:
-            number: counted from 1.
-            test: images to evaluate on afterwards, or None.
+            number: number of the epoch, from 1.
+            test: images to evaluate on after the epoch, or None.
         """
         started = time.perf_counter()
         self.network.train()
         count = len(self.images)
         order = torch.randperm(count, generator=self.generator)
-        # Batches of nearly equal size: a last batch of one image would ruin the batch statistics.
+        # Batches of nearly equal size: statistics of a last batch of one image would be useless.
         steps = math.ceil(count / self.recipe.batch_size)
         losses = torch.zeros(steps, dtype=torch.float64, device=self.device)
         right = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -214,9 +215,9 @@ class Training:
         )
 
     def step(self, rows: Tensor, right: Tensor) -> Tensor:
-        """One step on this process's share of a batch; the mean loss of the whole batch.
+        """One step on this process's share of a batch; returns the mean loss of the whole batch.
 
-        `right` gets the number of right answers and of images with a pure label added.
+        Adds the number of correct predictions, and of images that are not mixed, to `right`.
         """
         mine = self.group.share(len(rows))
         draws = draw(self.recipe.augment, len(rows), self.generator)[mine]
@@ -237,7 +238,7 @@ class Training:
         return distributed.summed(loss.detach().double() * share)
 
     def _check(self, losses: Tensor, number: int) -> None:
-        """Stop at the first step whose loss is not finite."""
+        """Raise UserError for the first step with a loss that is not finite."""
         finite = torch.isfinite(losses)
         if finite.all():
             return
@@ -253,7 +254,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, data: ImageArray) -> tuple[float, float]:
-        """Mean loss (on the scale that is trained) and accuracy on a split, in evaluation mode."""
+        """Mean training loss and accuracy on a split, in evaluation mode."""
         assert data.labels is not None
         self.classifier.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -280,7 +281,7 @@ def _logits(
 
 @torch.no_grad()
 def _calibrate(classifier: Classifier, spec: ModelSpec, validation: ImageArray | None) -> None:
-    """Set the head's temperature on validation images; never on test images, as the paper does."""
+    """Calibrate the head's temperature on validation images (the paper: on test images)."""
     if validation is None or validation.labels is None:
         raise UserError(
             f"The head '{spec.head}' needs validation images to calibrate its temperature on.",

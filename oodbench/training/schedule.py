@@ -12,7 +12,7 @@ def learning_rate(recipe: TrainingSpec, position: float) -> float:
 
     Args:
         recipe: schedule and peak rate.
-        position: epochs done, with the fraction of the present one.
+        position: epochs done, including the fraction of the current epoch.
     """
     done = position / recipe.epochs
     if recipe.schedule == "constant":

@@ -1,4 +1,4 @@
-"""The state of a training between two epochs, kept on disk so that a stop loses an epoch at most.
+"""The state of a training after an epoch, on disk: a training that is stopped can continue.
 
 No pickle: weights, momentum and the states of the generators are tensors in a safetensors file.
 """
@@ -23,15 +23,15 @@ _MOMENTUM = "momentum_buffer"
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch ended with.
+    """Results of one epoch.
 
     Attributes:
-        epoch: counted from 1.
+        epoch: number of the epoch, from 1.
         loss: mean training loss, in nats (with DisMax's alpha where there is one).
         accuracy: training accuracy over the epoch, as a fraction, on augmented images.
         learning_rate: of the last step.
-        seconds: how long it took.
-        test_loss, test_accuracy: on the test split, where that is asked for; else None.
+        seconds: duration.
+        test_loss, test_accuracy: on the test split, if the recipe asks for them; else None.
     """
 
     epoch: int
@@ -57,9 +57,9 @@ class TrainingState:
 
     Args:
         path: the file.
-        address: what is being trained; the state of something else is not taken up.
-        interval: fewest seconds between two writes. Short epochs are not worth a file each; the
-            latest state is written when the training ends early by an error or an interruption.
+        address: of the checkpoint that is being trained; a state with another address is ignored.
+        interval: fewest seconds between two writes. When an error or an interruption ends the
+            training, the latest state is written whatever the interval.
     """
 
     def __init__(self, path: Path, address: str, interval: float = 1.0) -> None:
@@ -75,7 +75,7 @@ class TrainingState:
         generator: torch.Generator,
         history: Sequence[Epoch],
     ) -> None:
-        """Take the state after an epoch, and write it unless the last one is just written."""
+        """Record the state after an epoch; write it at most once per `interval` seconds."""
         from safetensors.torch import save
 
         # Copies: a module that is registered twice has its tensors twice.
@@ -88,7 +88,7 @@ class TrainingState:
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum.detach().cpu().contiguous()
         tensors["generator"] = generator.get_state()
-        # What a network draws itself (dropout) comes from torch's own generators.
+        # Random layers, such as dropout, draw from torch's own generators.
         tensors["torch"] = torch.get_rng_state()
         device = next(module.parameters()).device
         if device.type == "cuda":
@@ -112,11 +112,11 @@ class TrainingState:
     def take_up(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
     ) -> list[Epoch]:
-        """Load what is on disk.
+        """Load the state from disk.
 
         Returns:
-            The history so far; empty if there is no state of this training, or it is damaged:
-            nothing is changed then.
+            The history so far. Empty if there is no state of this training or the file is damaged;
+            then nothing is changed.
         """
         read = self._read()
         if read is None:

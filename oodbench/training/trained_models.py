@@ -33,7 +33,7 @@ class ModelStore:
         self._data, self._device, self._say = data, device, say
 
     def key(self, model: str, seed: int) -> CheckpointKey:
-        """What a model's checkpoint is made from."""
+        """The key of a model's checkpoint."""
         spec, dataset = self._spec(model), self._benchmark.id
         calibrated = head_info(spec.head).calibrated
         tested = spec.training.test_accuracy != "no"
@@ -53,10 +53,10 @@ class ModelStore:
         return spec.model_copy(update={"training": training})
 
     def check(self, models: Iterable[str]) -> None:
-        """Make every model and its loss once: what cannot be made is said before any training.
+        """Create every model and its loss once, so that errors come before any training.
 
         Raises:
-            UserError: if a network, a head or an option is not what it should be.
+            UserError: if a network, a head or an option is not valid.
         """
         for model in models:
             spec = self._spec(model)
@@ -71,7 +71,7 @@ class ModelStore:
     def trained(self, model: str, seed: int) -> Classifier:
         """A trained classifier on the device, in evaluation mode.
 
-        A training that was stopped goes on after its last whole epoch.
+        A training that was stopped continues after its last complete epoch.
         """
         key = self.key(model, seed)
         return load_or_train(
@@ -79,7 +79,7 @@ class ModelStore:
         )
 
     def history(self, model: str, seed: int) -> list[dict[str, Any]]:
-        """What each epoch of a trained model ended with, as in `training_state.Epoch`."""
+        """Results of each epoch of a trained model, with the keys of `state.Epoch`."""
         return read_history(self.key(model, seed).path)
 
     def _train(self, model: str, key: CheckpointKey) -> tuple[Classifier, list[Epoch]]:
@@ -128,16 +128,16 @@ def train_models(
     say: Reporter,
     data_root: Path | None = None,
 ) -> dict[str, Path]:
-    """Train what is not in the cache yet; inside `distributed.group`, together.
+    """Train the models that are not in the cache; inside `distributed.group`, together.
 
     Args:
-        benchmark: whose models.
-        catalog: gives the training data.
-        model: only this one; None for all.
+        benchmark: names the models.
+        catalog: names the training data.
+        model: name of one model; None for all.
         seeds: number of seeds, 0 .. seeds - 1.
         device: where to train.
-        say: takes progress.
-        data_root: where data sets are that do not come built in.
+        say: progress reporter.
+        data_root: folder of the data sets that are not built in.
 
     Returns:
         "model seed k" -> checkpoint file.
