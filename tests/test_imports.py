@@ -22,8 +22,6 @@ NOT_YET_SPLIT = frozenset(
         "detector",
         "engine.evaluation",
         "metrics",
-        "specs",
-        "training.loop",
         "user_model.session",
     }
 )
