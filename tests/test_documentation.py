@@ -94,3 +94,23 @@ def test_the_evaluation_that_is_shown_runs_on_plain_folders_of_any_sizes(
     # Of noise and a network that was not trained, what is fitted may not be; the data are read.
     assert "id_data" not in str(result.failed)
     assert not result.skipped
+
+
+def test_architecture_names_modules_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    names = {
+        name
+        for name in re.findall(r"`([\w/.]+)`", text)
+        if name.endswith((".py", "/", ".yaml")) and not name.startswith(".")
+    }
+    assert len(names) > 30
+    missing = {
+        name
+        for name in names
+        if not ((ROOT / "oodbench" / name).exists() or (ROOT / name).exists())
+    }
+    assert not missing
+    (picture,) = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+    drawn = set(re.findall(r"(?:^|\s)(\w+(?:/|\.py))(?=\s|$)", picture))
+    packages = {path.parent.name + "/" for path in (ROOT / "oodbench").glob("*/__init__.py")}
+    assert packages <= drawn, packages - drawn
