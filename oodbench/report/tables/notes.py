@@ -158,9 +158,10 @@ def cost_notes(board: LeaderboardData) -> Iterator[str]:
         return
     devices = sorted({device for cost in costs for device in cost.devices})
     yield (
-        f"Costs were measured on {', '.join(devices)}. Each time is the median over repetitions, "
-        "averaged over seeds; memory is the maximum over seeds. Forward and backward passes are "
-        "counted; a pass through a part of the network counts as its share. "
+        f"Costs were measured on {', '.join(devices)}. Times per image are medians over "
+        "repetitions. All costs are means over seeds, except memory, which is the maximum. Forward "
+        "and backward passes are counted; a pass through a part of the network counts as its "
+        "share. "
         f"Time ({BASELINE_SIGN} baseline) is the time per image of a batch divided by that of the "
         "benchmark's reference method. FLOPs count a multiply-add as 2. Seeds may differ: a method "
         "tuned to a step of 0 needs no gradient."
