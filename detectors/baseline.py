@@ -10,11 +10,17 @@ from oodbench.numerics.functional import max_log_odds
 
 @register(
     "baseline",
-    label="MaxProb",
+    label="MSP",
     title="Maximum softmax probability",
+    aliases=("msp",),
+    paper=(
+        "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks"
+    ),
+    authors=("Dan Hendrycks", "Kevin Gimpel"),
     venue="ICLR",
     year=2017,
     url="https://openreview.net/forum?id=Hkg4TI9xl",
+    code="https://github.com/hendrycks/error-detection",
 )
 class MaxProbability(Detector):
     """Log-odds of the largest softmax probability, log p - log(1 - p) with p = max_i softmax(z)_i.

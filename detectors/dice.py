@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-import numpy as np
 from torch import Tensor
 
-from oodbench import Detector, Head, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Head, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.guards import fraction, one_of
 from oodbench.numerics.moments import mean_features
+from oodbench.numerics.quantiles import EntryQuantiles
 
 
 @register(
     "dice",
     label="DICE",
     title="Sparsified last layer",
+    paper="DICE: Leveraging Sparsification for Out-of-Distribution Detection",
+    authors=("Yiyou Sun", "Yixuan Li"),
     venue="ECCV",
     year=2022,
     url="https://arxiv.org/abs/2111.09805",
+    code="https://github.com/deeplearning-wisc/dice",
     needs=("features", "head", "fit"),
     # The grid of pytorch-ood 0.4.0; the published code's default is 0.9.
     search_space={"p": (0.1, 0.3, 0.5, 0.7, 0.9)},
@@ -32,18 +33,12 @@ class DICE(Detector):
 
     Args:
         p: fraction of the weights that are dropped, in [0, 1).
-        base: what the sparse layer's logits are scored with: "energy" or "max_probability".
+        base: score of the sparse layer's logits: "energy" or "max_probability".
     """
 
     def __init__(self, p: float = 0.9, base: BaseScore = "energy") -> None:
-        if not 0 <= p < 1:
-            raise ValueError(f"p must lie in [0, 1), not be {p}")
-        self.p = p
-        if base not in get_args(BaseScore):
-            raise ValueError(f"base must be one of {', '.join(get_args(BaseScore))}, not {base}")
-        self.base = base
-        self.contributions: Tensor | None = None
-        self._quantiles: dict[float, float] = {}
+        self.p = fraction("p", p)
+        self.base = one_of("base", base, BaseScore)
 
     def fit(self, batches: Batches) -> None:
         """The contributions V, shape [C, D], in one pass.
@@ -52,19 +47,11 @@ class DICE(Detector):
             ValueError: if there are no images, or the head is not linear.
         """
         mean, head = mean_features(batches)
-        if head.kind != "linear" or head.weight is None:
-            raise ValueError(f"a {head.kind} head has no weights to drop")
-        self.contributions = head.weight.double() * mean
-        self._quantiles = {}
+        self.contributions = head.linear_weight.double() * mean
+        self.quantiles = EntryQuantiles(self.contributions)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Score of the sparse layer's logits, shape [B]."""
-        if self.contributions is None:
-            raise ValueError("DICE has no contributions yet: call fit first")
-        if self.p not in self._quantiles:  # torch.quantile takes no more than 16 million values
-            values = self.contributions.cpu().numpy()
-            self._quantiles[self.p] = float(np.quantile(values, self.p))
-        kept = self.contributions > self._quantiles[self.p]
-        assert outputs.head.weight is not None
-        sparse = Head("linear", outputs.head.weight * kept, outputs.head.bias)
+        mask = self.contributions > self.quantiles.quantile(self.p)
+        sparse = Head("linear", outputs.head.linear_weight * mask, outputs.head.bias)
         return base_score(self.base, sparse.logits(outputs.features))

@@ -12,6 +12,11 @@ from oodbench.numerics.functional import log_entropy
     "dismax_entropy",
     label="DisMaxEntropy",
     title="Negative entropy of isotropic probabilities",
+    paper=(
+        "Distinction Maximization Loss: Fast, Scalable, Turnkey, and Native Neural Networks "
+        "Out-of-Distribution Detection simply by Replacing the SoftMax Loss"
+    ),
+    authors=("David Macêdo",),
     venue="arXiv",
     year=2019,
     url="https://arxiv.org/abs/1908.05569",

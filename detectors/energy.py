@@ -6,15 +6,20 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.numerics.functional import energy
+from oodbench.numerics.guards import positive
 
 
 @register(
     "energy",
     label="Energy",
     title="Negative free energy of the logits",
+    aliases=("ebo",),
+    paper="Energy-based Out-of-distribution Detection",
+    authors=("Weitang Liu", "Xiaoyun Wang", "John D. Owens", "Yixuan Li"),
     venue="NeurIPS",
     year=2020,
     url="https://arxiv.org/abs/2010.03759",
+    code="https://github.com/wetliu/energy_ood",
     # The paper recommends 1 and shows that a larger temperature is no better; OpenOOD v1.5 passes:
     search_space={"temperature": (1.0, 10.0, 100.0, 1000.0)},
 )
@@ -22,13 +27,11 @@ class Energy(Detector):
     """-E(x) = T log sum_i exp(z_i / T) (equation 4).
 
     Args:
-        temperature: T. At a high one the order is that of the mean logit.
+        temperature: T. A high T orders images as the mean logit does.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
-        self.temperature = temperature
+        self.temperature = positive("temperature", temperature)
 
     def score(self, outputs: Outputs) -> Tensor:
         """The negative energy, shape [B]."""

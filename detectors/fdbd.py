@@ -5,21 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oodbench import Detector, Head, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Head, Outputs, register
 from oodbench.numerics.moments import mean_features
 
 SMALLEST_DISTANCE = 1e-8
-"""Distances from the mean feature below this count as this: a feature on it has a finite score."""
+"""Smaller distances from the mean feature count as this one: every score is finite."""
 
 
 @register(
     "fdbd",
     label="fDBD",
     title="Mean distance to the decision boundaries",
+    paper="Fast Decision Boundary based Out-of-Distribution Detector",
+    authors=("Litian Liu", "Yao Qin"),
     venue="ICML",
     year=2024,
     url="https://arxiv.org/abs/2312.11536",
+    code="https://github.com/litianliu/fDBD-OOD",
     needs=("features", "head", "fit"),
 )
 class FDBD(Detector):
@@ -30,10 +32,6 @@ class FDBD(Detector):
     no boundary with it and counts 0. No hyperparameter, as in the paper; the authors' code in
     OpenOOD sums over the classes, and may choose ||h|| as the divisor on validation data.
     """
-
-    def __init__(self) -> None:
-        self.mean: Tensor | None = None
-        self.weight_distances: Tensor | None = None
 
     def fit(self, batches: Batches) -> None:
         """mu, shape [D], in one pass; ||w_i - w_j||, shape [C, C].
@@ -46,8 +44,6 @@ class FDBD(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Mean distance to the boundaries over the distance from the mean feature, shape [B]."""
-        if self.mean is None or self.weight_distances is None:
-            raise ValueError("fDBD has no mean feature yet: call fit first")
         largest, predicted = outputs.logits.double().max(dim=1, keepdim=True)
         boundaries = (largest - outputs.logits) / self.weight_distances[predicted.squeeze(1)]
         centered = outputs.features.double() - self.mean
@@ -57,12 +53,10 @@ class FDBD(Detector):
 
 
 def _weight_distances(head: Head) -> Tensor:
-    """||w_i - w_j||, shape [C, C], float64; infinite where the weights are the same."""
-    if head.kind != "linear" or head.weight is None:
-        raise ValueError(f"a {head.kind} head has no linear decision boundaries")
-    if len(head.weight) < 2:
+    """||w_i - w_j||, shape [C, C], float64; infinite between classes with the same weights."""
+    weight = head.linear_weight.double()
+    if len(weight) < 2:
         raise ValueError("there are no decision boundaries between fewer than two classes")
-    weight = head.weight.double()
-    # Not by the expanded square: it cancels where weights are near each other.
+    # Not by the expanded square, which cancels for weights near each other.
     distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.masked_fill(distances == 0, torch.inf)

@@ -7,15 +7,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
+from oodbench.numerics.guards import at_least, positive
 
 
 @register(
     "gen",
     label="GEN",
     title="Generalized entropy of the largest probabilities",
+    paper="GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection",
+    authors=("Xixi Liu", "Yaroslava Lochman", "Christopher Zach"),
     venue="CVPR",
     year=2023,
     url="https://openreview.net/forum?id=Sie7oeTABS",
+    code="https://github.com/XixiLiu95/GEN",
     # What OpenOOD v1.5 passes.
     search_space={
         "gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
@@ -27,8 +31,8 @@ class GEN(Detector):
 
     The paper's score is -G. The logarithm has the same order, and no ties where G underflows.
 
-    A small gamma makes much of how near to 0 or 1 a probability is: (1e-20)^0.1 is still 0.01.
-    Probabilities are therefore neither clipped nor subtracted from 1 where that would cancel.
+    With a small gamma, very small probabilities count: (1e-20)^0.1 is 0.01. Probabilities are
+    therefore neither clipped nor subtracted from 1 where that would cancel.
 
     Args:
         gamma: exponent; 0.1 in the paper.
@@ -36,12 +40,8 @@ class GEN(Detector):
     """
 
     def __init__(self, gamma: float = 0.1, top_m: int = 100) -> None:
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, not {gamma}")
-        self.gamma = gamma
-        if top_m < 1:
-            raise ValueError(f"top_m must be at least 1, not {top_m}")
-        self.top_m = top_m
+        self.gamma = positive("gamma", gamma)
+        self.top_m = at_least("top_m", top_m, 1)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the logarithm of the generalized entropy, shape [B]."""

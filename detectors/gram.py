@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import max_probability
 from oodbench.numerics.gram import (
     evenly_spaced,
@@ -18,15 +17,19 @@ from oodbench.numerics.gram import (
     ranges_bytes,
     too_large,
 )
+from oodbench.numerics.guards import at_least, require_images
 
 
 @register(
     "gram",
     label="Gram",
     title="Deviations of Gram matrices from their ranges",
+    paper="Detecting Out-of-Distribution Examples with Gram Matrices",
+    authors=("Chandramouli Shama Sastry", "Sageev Oore"),
     venue="ICML",
     year=2020,
     url="https://arxiv.org/abs/1912.12510",
+    code="https://github.com/VectorInstitute/gram-ood-detection",
     needs=("layers", "fit", "validation"),
 )
 class Gram(Detector):
@@ -38,24 +41,24 @@ class Gram(Detector):
     It is divided by the largest softmax probability. E[delta_l] is its mean over validation images,
     plus 1e-7. F are the activations of every convolution and activation function.
 
-    Orders, constants, classes and the division are those of the authors' code. It takes six
-    activations of each residual block; of these, what no module gives, such as the sum of two
-    branches, is left out here. An image of a class that is predicted for no training image is held
-    against the range over all of them.
+    Orders, constants, classes and the division are those of the authors' code. That code reads six
+    activations of each residual block; activations that no module returns, such as the sum of two
+    branches, are left out here. A class that is predicted for no training image has the range over
+    all training images.
 
     With few layers, or very many training images, most images deviate nowhere and are tied at 0.
 
-    Ranges take 2 x classes x powers x channels numbers for every layer, at most 2 GiB in all: of a
-    deep network with many classes, as many evenly spaced layers are taken as fit, and a note says
-    how many. A forward pass keeps powers x channels numbers of an image.
+    Ranges take 2 x classes x powers x channels numbers for every layer, and at most 2 GiB in all.
+    For a deep network with many classes, the detector reads as many evenly spaced layers as fit,
+    and a note says how many. A forward pass keeps powers x channels numbers of an image.
 
     Args:
         powers: the highest order.
         layers: "auto": all convolutions and activation functions, or as many of them, evenly
             spaced, as fit the memory; "all"; a number of them, evenly spaced up to the last; or
-            "taps", the feature layers. What is asked for and does not fit is an error.
-        divide_by_confidence: divide deviations by the largest softmax probability, which is in the
-            authors' code and not in the paper's formula.
+            "taps", the feature layers. Except with "auto", layers that do not fit are an error.
+        divide_by_confidence: divide deviations by the largest softmax probability, as the authors'
+            code does; the paper's formula does not.
     """
 
     def __init__(
@@ -64,9 +67,7 @@ class Gram(Detector):
         layers: int | Literal["auto", "all", "taps"] = "auto",
         divide_by_confidence: bool = True,
     ) -> None:
-        if powers < 1:
-            raise ValueError(f"powers must be at least 1, not {powers}")
-        self.powers = powers
+        self.powers = at_least("powers", powers, 1)
         counts = isinstance(layers, int) and not isinstance(layers, bool)
         named = layers in ("auto", "all", "taps")
         if not named and not (counts and layers >= 1):  # type: ignore[operator]
@@ -76,8 +77,6 @@ class Gram(Detector):
         self.layers = layers
         self.divide_by_confidence = divide_by_confidence
         self.known: tuple[str, ...] = ()
-        self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
-        self.expected: dict[str, Tensor] = {}
 
     def choose_layers(self, layers: Sequence[str], taps: Sequence[str]) -> Sequence[str]:
         """All layers, some of them, or the taps.
@@ -107,7 +106,8 @@ class Gram(Detector):
         Raises:
             ValueError: if there are no images, or the ranges would take more than 2 GiB.
         """
-        self.ranges, self.expected, self.dropped_layers = {}, {}, {}
+        self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
+        self.dropped_layers = {}
         seen = torch.zeros(batches.num_classes, dtype=torch.bool)
         for outputs in batches:
             classes = outputs.logits.argmax(dim=1)
@@ -123,8 +123,7 @@ class Gram(Detector):
                 rows = classes[:, None, None].expand_as(sums)
                 lower.scatter_reduce_(0, rows, sums, "amin")
                 upper.scatter_reduce_(0, rows, sums, "amax")
-        if not seen.any():
-            raise ValueError("no training images to fit on")
+        require_images(int(seen.sum()))
         for lower, upper in self.ranges.values():
             lower[~seen] = lower.amin(dim=0)
             upper[~seen] = upper.amax(dim=0)
@@ -155,14 +154,11 @@ class Gram(Detector):
             count += len(outputs)
             for layer, deviations in self.deviations(outputs).items():
                 totals[layer] = totals[layer] + deviations.sum()
-        if not count:
-            raise ValueError("no validation images: the expected deviations are not defined")
+        require_images(count, "validation")
         self.expected = {layer: total / count + 1e-7 for layer, total in totals.items()}
 
     def deviations(self, outputs: Outputs) -> dict[str, Tensor]:
         """delta_l of every layer, each of shape [B], float64."""
-        if not self.ranges:
-            raise ValueError("Gram has no ranges yet: call fit first")
         classes = outputs.logits.argmax(dim=1)
         scale = max_probability(outputs.logits) if self.divide_by_confidence else 1.0
         found = {}
@@ -176,10 +172,6 @@ class Gram(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the normalized deviations of all layers, summed, shape [B]."""
-        if not self.expected:
-            raise ValueError(
-                "Gram has no expected deviations yet: call fit and fit_validation first"
-            )
         deviations = self.deviations(outputs)
         scaled = [deviations[layer] / self.expected[layer] for layer in deviations]
         return -torch.stack(scaled).sum(dim=0)

@@ -5,18 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import log_divergence, log_probabilities
+from oodbench.numerics.guards import require_images
 
 
 @register(
     "kl_matching",
     label="KLMatching",
     title="Divergence from the nearest class's mean posterior",
+    aliases=("klm",),
+    paper="Scaling Out-of-Distribution Detection for Real-World Settings",
+    authors=(
+        "Dan Hendrycks",
+        "Steven Basart",
+        "Mantas Mazeika",
+        "Andy Zou",
+        "Joe Kwon",
+        "Mohammadreza Mostajabi",
+        "Jacob Steinhardt",
+        "Dawn Song",
+    ),
     venue="ICML",
     year=2022,
     url="https://arxiv.org/abs/1911.11132",
+    code="https://github.com/hendrycks/anomaly-seg",
     needs=("validation",),
 )
 class KLMatching(Detector):
@@ -26,12 +39,9 @@ class KLMatching(Detector):
     d_k are 0 and 1 up to rounding; everything is computed from logarithms of probabilities.
 
     d_k is the mean of p over the validation images that are predicted as k; true labels are not
-    used.
-    A class that no validation image is predicted as has no d_k and is left out of the minimum.
+    used. A class that no validation image is predicted as has no d_k and is left out of the
+    minimum.
     """
-
-    def __init__(self) -> None:
-        self.log_templates: Tensor | None = None
 
     def fit_validation(self, batches: Batches) -> None:
         """Log d_k of the classes that are predicted, shape [K, C], in one pass.
@@ -50,8 +60,7 @@ class KLMatching(Detector):
             for k in predicted.unique().tolist():
                 log_sums[k] = torch.logaddexp(log_sums[k], log_p[predicted == k].logsumexp(dim=0))
         seen = counts > 0
-        if not seen.any():
-            raise ValueError("no validation images to make a class's template of")
+        require_images(int(seen.sum()), "validation")
         log_templates = log_sums - counts[:, None].log()
         # A template's own class is 1 less the others: exact where it is 1 up to rounding.
         others = log_templates.masked_fill(torch.eye(classes).bool().to(seen.device), -torch.inf)
@@ -60,9 +69,7 @@ class KLMatching(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the logarithm of the smallest divergence in nats, shape [B]."""
-        if self.log_templates is None:
-            raise ValueError("KL matching has no templates yet: call fit_validation first")
         log_p = log_probabilities(outputs.logits.double())
-        # KL(p || d_k) = sum_i p_i log p_i - p_i log d_ki: the last part says which is nearest.
+        # KL(p || d_k) = sum_i p_i log p_i - p_i log d_ki; the last term alone depends on k.
         nearest = (log_p.exp() @ self.log_templates.T).argmax(dim=1)
         return -log_divergence(log_p, self.log_templates[nearest])

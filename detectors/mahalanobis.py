@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
-from oodbench.numerics.moments import ClassMoments, TiedGaussian, require_variation
+from oodbench import Batches, Outputs, PerturbingDetector, register
+from oodbench.numerics.guards import labels_of, not_negative
+from oodbench.numerics.moments import ClassMoments, require_variation
 from oodbench.numerics.regression import LogisticModel, fit_logistic_regression
 
 
@@ -18,18 +18,25 @@ from oodbench.numerics.regression import LogisticModel, fit_logistic_regression
     "mahalanobis",
     label="Mahalanobis",
     title="Mahalanobis distance, feature ensemble, logistic regression",
+    aliases=("mds_ensemble",),
+    paper=(
+        "A Simple Unified Framework for Detecting Out-of-Distribution Samples and "
+        "Adversarial Attacks"
+    ),
+    authors=("Kimin Lee", "Kibok Lee", "Honglak Lee", "Jinwoo Shin"),
     venue="NeurIPS",
     year=2018,
     url="https://arxiv.org/abs/1807.03888",
+    code="https://github.com/pokaxpoka/deep_Mahalanobis_detector",
     needs=("taps", "labels", "fit", "input_gradient", "calibration"),
     search_space={"epsilon": (0.0, 0.01, 0.005, 0.002, 0.0014, 0.001, 0.0005)},
 )
-class Mahalanobis(Detector):
+class Mahalanobis(PerturbingDetector):
     """Weighted sum, over all taps, of the confidence under class-conditional Gaussians.
 
     M_l(x) = max_c -1/2 (f_l(x') - mu_lc)^T Sigma_l^+ (f_l(x') - mu_lc), where x' is the image moved
-    by epsilon to increase M_l itself, tap by tap. A logistic regression on (M_1 .. M_L) tells ID
-    from the tuning data's negatives.
+    by epsilon to increase M_l itself, tap by tap. A logistic regression on (M_1 .. M_L) separates
+    the ID images of the tuning data from its negatives.
 
     Args:
         epsilon: step size in units of a [0, 1] pixel, shared by all taps; not clamped.
@@ -43,12 +50,9 @@ class Mahalanobis(Detector):
         sign_zero: Literal["plus", "zero"] = "plus",
         standardize: bool = False,
     ) -> None:
-        if epsilon < 0:
-            raise ValueError(f"epsilon must not be negative, not {epsilon}")
-        self.epsilon = epsilon
+        self.epsilon = not_negative("epsilon", epsilon)
         self.sign_zero = sign_zero
         self.standardize = standardize
-        self.gaussians: dict[str, TiedGaussian] = {}
         self.regression: LogisticModel | None = None
 
     def fit(self, batches: Batches) -> None:
@@ -59,17 +63,14 @@ class Mahalanobis(Detector):
         """
         moments: dict[str, ClassMoments] = {}
         for outputs in batches:
-            assert outputs.labels is not None
             for tap, features in outputs.taps.items():
                 tap_moments = moments.setdefault(tap, ClassMoments(batches.num_classes))
-                tap_moments.update(features, outputs.labels)
+                tap_moments.update(features, labels_of(outputs))
         self.gaussians = {tap: gathered.tied_gaussian() for tap, gathered in moments.items()}
         require_variation(*self.gaussians.values())
 
     def confidences(self, outputs: Outputs) -> dict[str, Tensor]:
         """M_l of every tap, each of shape [B]."""
-        if not self.gaussians:
-            raise ValueError("Mahalanobis has no Gaussians yet: call fit first")
         return {
             tap: gaussian.class_scores(outputs.taps[tap]).amax(dim=1)
             for tap, gaussian in self.gaussians.items()

@@ -11,9 +11,15 @@ from oodbench import Detector, Outputs, register
     "min_distance",
     label="MinDistance",
     title="Minus the distance to the nearest prototype",
+    paper=(
+        "Enhanced Isotropy Maximization Loss: Seamless and High-Performance "
+        "Out-of-Distribution Detection Simply Replacing the SoftMax Loss"
+    ),
+    authors=("David Macêdo", "Teresa Ludermir"),
     venue="arXiv",
     year=2021,
     url="https://arxiv.org/abs/2105.14399",
+    code="https://github.com/dlmacedo/entropic-out-of-distribution-detection",
     needs=("dismax_head",),
 )
 class MinDistance(Detector):

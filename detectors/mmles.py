@@ -12,18 +12,23 @@ from oodbench.numerics.functional import negative_entropy
     "mmles",
     label="MMLES",
     title="Largest logit, mean logit and negative entropy, summed",
+    paper=(
+        "Distinction Maximization Loss: Efficiently Improving Out-of-Distribution Detection "
+        "and Uncertainty Estimation by Replacing the Loss and Calibrating"
+    ),
+    authors=("David Macêdo", "Cleber Zanchettin", "Teresa Ludermir"),
     venue="arXiv",
     year=2022,
     url="https://arxiv.org/abs/2205.05874",
+    code="https://github.com/dlmacedo/distinction-maximization-loss",
     needs=("dismax_head",),
 )
 class MMLES(Detector):
     """max z + mean z + sum p log p, with p = softmax(z).
 
     Proposed for the head `dismax2022`, whose distances are between directions and whose logits are
-    over the temperature that was found on validation data. With `dismax` the mean distance grows
-    with
-    the length of the features and may count against in-distribution images.
+    divided by the temperature calibrated on validation data. With `dismax` the mean distance grows
+    with the length of the features and may count against in-distribution images.
     """
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.bank import FeatureBank, directions, top_k_products
-from oodbench.numerics.functional import check_logits_positive, energy
+from oodbench.numerics.functional import energy
+from oodbench.numerics.guards import at_least, require_positive_logits
 
 
 @register(
     "nnguide",
     label="NNGuide",
     title="NNGuide: energy guided by the nearest training images",
+    paper="Nearest Neighbor Guidance for Out-of-Distribution Detection",
+    authors=("Jaewoo Park", "Yoon Gyo Jung", "Andrew Beng Jin Teoh"),
     venue="ICCV",
     year=2023,
     url="https://arxiv.org/abs/2309.14888",
+    code="https://github.com/roomo7time/nnguide",
     needs=("features", "head", "fit"),
     # The authors' k and OpenOOD's.
     search_space={"k": (10, 100)},
@@ -25,8 +28,8 @@ class NNGuide(Detector):
     """E(x) G(x), with E = log sum exp z and G the mean of the k largest <q, E(x_i) q_i>.
 
     q = f / ||f||, and i runs over training images. A product of energies orders images only where
-    they are positive, as a rule for a linear last layer trained with softmax; logits that are minus
-    distances may turn the order round, and so a linear head is needed.
+    they are positive, as those of a linear last layer trained with softmax are as a rule. Logits
+    that are minus distances may reverse the order, so a linear head is needed.
 
     Args:
         k: number of neighbors.
@@ -35,11 +38,8 @@ class NNGuide(Detector):
     """
 
     def __init__(self, k: int = 10, bank_size: int = 50_000) -> None:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
-        self.k = k
-        self.bank_size = bank_size
-        self.bank = FeatureBank(bank_size)
+        self.k = at_least("k", k, 1)
+        self.bank_size = at_least("bank_size", bank_size, 1)
 
     def fit(self, batches: Batches) -> None:
         """The directions of the training features, each times the energy of its logits.
@@ -52,9 +52,7 @@ class NNGuide(Detector):
             rows, energies = directions(outputs.features), energy(outputs.logits)
             self.bank.add((rows * energies[:, None]).to(rows.dtype))
             total += float(energies.sum())
-        if not self.bank.seen:
-            raise ValueError("no training images to fit on")
-        check_logits_positive(total / self.bank.seen, "NNGuide")
+        require_positive_logits(total, self.bank.seen, "NNGuide")
 
     def score(self, outputs: Outputs) -> Tensor:
         """Energy times guidance, shape [B]."""

@@ -7,17 +7,21 @@ from typing import Literal
 
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
+from oodbench import Outputs, PerturbingDetector, register
 from oodbench.numerics.functional import max_log_odds
+from oodbench.numerics.guards import not_negative, positive
 
 
 @register(
     "odin",
     label="ODIN",
     title="ODIN: temperature and input preprocessing",
+    paper="Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks",
+    authors=("Shiyu Liang", "Yixuan Li", "R. Srikant"),
     venue="ICLR",
     year=2018,
     url="https://openreview.net/forum?id=H1VGkIxRZ",
+    code="https://github.com/facebookresearch/odin",
     needs=("input_gradient",),
     # The grid of Lee et al. 2018: it holds the baseline itself (temperature 1, no perturbation).
     search_space={
@@ -25,7 +29,7 @@ from oodbench.numerics.functional import max_log_odds
         "epsilon": (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2),
     },
 )
-class ODIN(Detector):
+class ODIN(PerturbingDetector):
     """Maximum probability at a temperature, of an image moved towards its predicted class.
 
     x' = x - epsilon sign(grad_x CE(z(x) / T, argmax z)), then S = max softmax(z(x') / T). The score
@@ -44,12 +48,8 @@ class ODIN(Detector):
         epsilon: float = 0.0014,
         sign_zero: Literal["plus", "zero"] = "plus",
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
-        self.temperature = temperature
-        if epsilon < 0:
-            raise ValueError(f"epsilon must not be negative, not {epsilon}")
-        self.epsilon = epsilon
+        self.temperature = positive("temperature", temperature)
+        self.epsilon = not_negative("epsilon", epsilon)
         self.sign_zero = sign_zero
 
     def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:

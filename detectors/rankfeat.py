@@ -8,36 +8,39 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
-from oodbench.numerics.shaping import activations, check_choice, remove_rank_one, spatial_mean
+from oodbench.numerics.guards import one_of
+from oodbench.numerics.shaping import activations, remove_rank_one, spatial_mean
 
 
 @register(
     "rankfeat",
     label="RankFeat",
     title="RankFeat: the map without its largest singular component",
+    paper="RankFeat: Rank-1 Feature Removal for Out-of-distribution Detection",
+    authors=("Yue Song", "Nicu Sebe", "Wei Wang"),
     venue="NeurIPS",
     year=2022,
     url="https://arxiv.org/abs/2209.08590",
+    code="https://github.com/KingJamesSong/RankFeat",
     needs=("feature_map", "head", "replaced_logits"),
 )
 class RankFeat(Detector):
     """Energy of W pool(X - s1 u1 v1^T) + b, with X the last map as a matrix of [D, HW].
 
-    (s1, u1, v1) is the largest singular triple of X, the paper's Block 4. With `fuse`, the mean of
-    these logits and of those that the network makes of the feature layer before the last, Block 3,
-    without its own triple: the authors' code for residual networks (`iterate_data_rankfeat` of
-    their test_ood_resnetv2.py). There the normalization and rectifier after Block 4 see what is
-    left of its map; here X is the map that is averaged, which in other residual networks is
+    (s1, u1, v1) is the largest singular triple of X, the paper's Block 4. With `fuse`, these logits
+    are averaged with those that the network computes after the same removal in the feature layer
+    before the last, Block 3: the authors' code for residual networks (`iterate_data_rankfeat` in
+    their test_ood_resnetv2.py). That code removes the triple before the normalization and rectifier
+    that follow Block 4; here X is the map that is averaged, which in other residual networks is
     Block 4's.
 
     Args:
-        base: what the changed logits are scored with: "energy" or "max_probability".
-        fuse: whether Block 3 counts, too; takes the last stage's part of another forward pass.
+        base: score of the logits: "energy" or "max_probability".
+        fuse: whether Block 3 counts too; costs the last stage's part of another forward pass.
     """
 
     def __init__(self, base: BaseScore = "energy", fuse: bool = False) -> None:
-        check_choice("base", base, BaseScore)
-        self.base = base
+        self.base = one_of("base", base, BaseScore)
         self.fuse = fuse
 
     def choose_taps(self, taps: Sequence[str]) -> Sequence[str]:
@@ -55,7 +58,7 @@ class RankFeat(Detector):
         return taps[-2:-1] if self.fuse else ()
 
     def replace_tap(self, name: str, activation: Tensor) -> Tensor:
-        """What is left of its map, or of its tokens.
+        """Its map, or tokens, without the largest singular triple.
 
         Raises:
             ValueError: if it has one place.
@@ -70,7 +73,7 @@ class RankFeat(Detector):
         return rest.transpose(1, 2) if activation.ndim == 3 else rest
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Score of the logits of what is left of the map, shape [B].
+        """Score of the logits after the removal, shape [B].
 
         Raises:
             ValueError: if the map has one place.

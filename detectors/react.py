@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.guards import fraction, one_of
 from oodbench.numerics.quantiles import StreamingQuantiles
 from oodbench.numerics.shaping import (
     Place,
     activations,
-    check_choice,
-    check_percentile,
     rectify,
     spatial_mean,
 )
 
 SAMPLE = 2**20
-"""Activations whose percentile is taken: its rank is right to some 0.0005."""
+"""Activations in the sample; the rank of its percentile is right to about 0.0005."""
 
 
 @register(
     "react",
     label="ReAct",
     title="ReAct: activations cut off from above",
+    paper="ReAct: Out-of-distribution Detection With Rectified Activations",
+    authors=("Yiyou Sun", "Chuan Guo", "Yixuan Li"),
     venue="NeurIPS",
     year=2021,
     url="https://arxiv.org/abs/2111.12797",
+    code="https://github.com/deeplearning-wisc/react",
     needs=("features", "feature_map", "head", "fit"),
     # The grid of pytorch-ood 0.4.0 and OpenOOD; the paper's p is 90 (per cent).
     search_space={"percentile": (0.85, 0.9, 0.95, 0.99)},
@@ -40,24 +41,21 @@ class ReAct(Detector):
 
     Args:
         percentile: a fraction in [0, 1).
-        on: "pooled", as in the paper: the features are cut off. "map", as in pytorch-ood: the map
-            before pooling is, at the percentile of its own values.
-        base: what the changed logits are scored with: "energy" or "max_probability".
+        on: what is rectified: "pooled", the features, as in the paper; "map", the map before
+            pooling, at the percentile of its own values, as in pytorch-ood.
+        base: score of the logits: "energy" or "max_probability".
     """
 
     def __init__(
         self, percentile: float = 0.9, on: Place = "pooled", base: BaseScore = "energy"
     ) -> None:
-        self.percentile = check_percentile(percentile)
-        check_choice("on", on, Place)
-        self.on = on
-        check_choice("base", base, BaseScore)
-        self.base = base
-        self.quantiles = StreamingQuantiles(SAMPLE)
+        self.percentile = fraction("percentile", percentile)
+        self.on = one_of("on", on, Place)
+        self.base = one_of("base", base, BaseScore)
 
     @property
     def works_on_map(self) -> bool:
-        """Whether activations are changed before pooling."""
+        """Whether the map is rectified, before pooling."""
         return self.on == "map"
 
     def fit(self, batches: Batches) -> None:

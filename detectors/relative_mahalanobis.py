@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import squared_distances
-from oodbench.numerics.moments import ClassMoments, TiedGaussian, require_variation
+from oodbench.numerics.guards import labels_of
+from oodbench.numerics.moments import ClassMoments, require_variation
 
 
 @register(
     "relative_mahalanobis",
     label="RMDS",
     title="Mahalanobis distance relative to that of all training features",
+    aliases=("rmds",),
+    paper="A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection",
+    authors=(
+        "Jie Ren",
+        "Stanislav Fort",
+        "Jeremiah Liu",
+        "Abhijit Guha Roy",
+        "Shreyas Padhy",
+        "Balaji Lakshminarayanan",
+    ),
     venue="arXiv",
     year=2021,
     url="https://arxiv.org/abs/2106.09022",
@@ -25,12 +35,8 @@ class RelativeMahalanobis(Detector):
     d_k is taken with the mean of class k and the within-class covariance that the classes share,
     d_0 with the mean and the covariance of all training features. Both covariances are the
     maximum-likelihood ones. Directions in which features do not vary within the classes are left
-    out of both distances: in d_0 alone they would make what is far away count as in-distribution.
+    out of both distances: in d_0 alone they would make distant images count as in-distribution.
     """
-
-    def __init__(self) -> None:
-        self.classes: TiedGaussian | None = None
-        self.background: TiedGaussian | None = None
 
     def fit(self, batches: Batches) -> None:
         """Both Gaussian models, in one pass.
@@ -40,16 +46,13 @@ class RelativeMahalanobis(Detector):
         """
         moments = batches.shared(ClassMoments, batches.num_classes)
         for outputs in batches:
-            assert outputs.labels is not None
-            batches.once(moments.update, outputs.features, outputs.labels)
+            batches.once(moments.update, outputs.features, labels_of(outputs))
         self.classes = batches.once(moments.tied_gaussian)
         require_variation(self.classes)
         self.background = self.classes.white_background(moments.counts)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the smallest relative squared distance, shape [B]."""
-        if self.classes is None or self.background is None:
-            raise ValueError("RMDS has no Gaussians yet: call fit first")
         white = self.classes.white(outputs.features)
         nearest = squared_distances(white, self.classes.white_means).amin(dim=1)
         return -2 * self.background.class_scores(white).squeeze(dim=1) - nearest

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.bank import FeatureBank
 from oodbench.numerics.subspace import (
     MeanResiduals,
-    PrincipalAxes,
     PrincipalMoments,
+    check_dimension,
     principal_dimension,
 )
 
 SAMPLE = 1000
-"""Training images whose residuals are looked at: whether there are any."""
+"""Training images in the sample that shows whether there are residuals."""
 
 
 @register(
     "residual",
     label="Residual",
     title="Distance from the principal space of the features",
+    paper="ViM: Out-Of-Distribution with Virtual-logit Matching",
+    authors=("Haoqi Wang", "Zhizhong Li", "Litong Feng", "Wayne Zhang"),
     venue="CVPR",
     year=2022,
     url="https://arxiv.org/abs/2203.10807",
+    code="https://github.com/haoqiwang/vim",
     needs=("features", "head", "fit"),
 )
 class Residual(Detector):
@@ -40,10 +42,7 @@ class Residual(Detector):
     """
 
     def __init__(self, dim: int | None = None) -> None:
-        if dim is not None and dim < 1:
-            raise ValueError(f"dim must be at least 1, or None for the authors' rule, not {dim}")
-        self.dim = dim
-        self.axes: PrincipalAxes | None = None
+        self.dim = check_dimension(dim)
 
     def fit(self, batches: Batches) -> None:
         """All principal axes, in one pass; the residuals of a sample of the images.
@@ -64,8 +63,6 @@ class Residual(Detector):
         Raises:
             ValueError: if the training features have none.
         """
-        if self.axes is None:
-            raise ValueError("Residual has no principal axes yet: call fit first")
         dim = principal_dimension(self.dim, outputs.features.shape[1])
         self.mean_residuals.at(dim, "the score")
         return -self.axes.residual_norms(outputs.features, dim)

@@ -6,11 +6,10 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.guards import fraction, one_of
 from oodbench.numerics.shaping import (
     Place,
     activations,
-    check_choice,
-    check_percentile,
     largest,
     sharpening,
 )
@@ -20,9 +19,12 @@ from oodbench.numerics.shaping import (
     "scale",
     label="SCALE",
     title="SCALE: activations scaled by how peaked they are",
+    paper="Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement",
+    authors=("Kai Xu", "Rongyu Chen", "Gianni Franchi", "Angela Yao"),
     venue="ICLR",
     year=2024,
     url="https://arxiv.org/abs/2310.00227",
+    code="https://github.com/kai422/SCALE",
     needs=("features", "feature_map", "head"),
     # The authors' grid.
     search_space={
@@ -33,28 +35,26 @@ class SCALE(Detector):
     """Energy of W (r h) + b, with r = exp(s1 / s2).
 
     s1 is the sum of an image's n activations and s2 that of the largest n - round(n p) of them (at
-    least one). Where s2 is not positive, r = 1. The factor commutes with pooling: whatever it is
-    computed from, the features are multiplied by it.
+    least one). Where s2 is not positive, r = 1. The factor commutes with pooling, so the features
+    are multiplied by it wherever s1 and s2 come from.
 
     Args:
         percentile: p, a fraction in [0, 1). 0.85 is the authors'; pytorch-ood's is 0.65.
-        on: where s1 and s2 are taken: "pooled", as in the authors' code, from the features after
-            pooling; "map", as in pytorch-ood, from the map before it.
-        base: what the changed logits are scored with: "energy" or "max_probability".
+        on: activations in s1 and s2: "pooled", the features after pooling, as in the authors' code;
+            "map", the map before pooling, as in pytorch-ood.
+        base: score of the logits: "energy" or "max_probability".
     """
 
     def __init__(
         self, percentile: float = 0.85, on: Place = "pooled", base: BaseScore = "energy"
     ) -> None:
-        self.percentile = check_percentile(percentile)
-        check_choice("on", on, Place)
-        self.on = on
-        check_choice("base", base, BaseScore)
-        self.base = base
+        self.percentile = fraction("percentile", percentile)
+        self.on = one_of("on", on, Place)
+        self.base = one_of("base", base, BaseScore)
 
     @property
     def works_on_map(self) -> bool:
-        """Whether activations are changed before pooling."""
+        """Whether s1 and s2 are sums over the map, before pooling."""
         return self.on == "map"
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
+from oodbench.numerics.guards import one_of
 from oodbench.numerics.quantiles import StreamingQuantiles
-from oodbench.numerics.shaping import check_choice, rectify
+from oodbench.numerics.shaping import rectify
 
 SAMPLE = 10_000
-"""Images whose features' quantiles are taken: their ranks are right to some 0.005."""
+"""Images in the sample; the ranks of its quantiles are right to about 0.005."""
 
 
 @register(
     "vra",
     label="VRA",
     title="VRA: low activations to zero, high ones cut off",
+    paper="VRA: Variational Rectified Activation for Out-of-distribution Detection",
+    authors=("Mingyu Xu", "Zheng Lian", "Bin Liu", "Jianhua Tao"),
     venue="NeurIPS",
     year=2023,
     url="https://arxiv.org/abs/2302.11716",
+    code="https://github.com/zeroQiaoba/VRA",
     needs=("features", "head", "fit"),
     # The paper's grids of eta_alpha and eta_beta.
     search_space={
@@ -32,17 +35,17 @@ class VRA(Detector):
     """Energy of W g(h) + b, with g(h) = 0 below alpha, h from alpha to beta, beta above.
 
     h are the penultimate features. Each feature has an alpha and a beta of its own, its quantiles
-    on training images, as in the authors' code for CIFAR. (For ImageNet that sets the same two
+    on training images, as in the authors' code for CIFAR. (For ImageNet that code uses the same two
     numbers for all features.) VRA+ and VRA++, which add to the activations that are kept, are left
-    out. The methods of this name in OpenOOD and pytorch-ood are others: low values are raised to
-    alpha there, at percentiles like 1 and 99, in pytorch-ood for every element of a map.
+    out. OpenOOD and pytorch-ood give this name to other methods: they raise low values to alpha, at
+    percentiles like 1 and 99, in pytorch-ood for every element of a map.
 
     Args:
         lower_percentile: eta_alpha, a fraction in [0, 1].
         upper_percentile: eta_beta, a fraction in [0, 1], above the lower one. The defaults are the
             authors' for the energy on CIFAR-10. (On CIFAR-100 they score with ODIN, at 0.6 and
             0.95.)
-        base: what the changed logits are scored with: "energy" or "max_probability".
+        base: score of the logits: "energy" or "max_probability".
     """
 
     def __init__(
@@ -58,9 +61,7 @@ class VRA(Detector):
             )
         self.lower_percentile = lower_percentile
         self.upper_percentile = upper_percentile
-        check_choice("base", base, BaseScore)
-        self.base = base
-        self.quantiles = StreamingQuantiles(SAMPLE)
+        self.base = one_of("base", base, BaseScore)
 
     def fit(self, batches: Batches) -> None:
         """Quantiles of each feature; of a sample of the images, if they are many."""

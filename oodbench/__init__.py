@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from oodbench.detector import Detector, Head, Outputs, register
+from oodbench.detector import Batches, Detector, Head, Outputs, PerturbingDetector, register
 from oodbench.errors import UserError
 from oodbench.version import __version__
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from oodbench.user_model.evaluation_result import EvaluationResult
 
 __all__ = [
+    "Batches",
     "Detector",
     "EvaluationResult",
     "Head",
     "Outputs",
+    "PerturbingDetector",
     "Run",
     "SuiteRun",
     "UserError",

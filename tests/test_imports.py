@@ -19,9 +19,7 @@ MODULES = 15
 NOT_YET_SPLIT = frozenset(
     {
         "cli.main",
-        "detector",
         "engine.evaluation",
-        "metrics",
         "user_model.session",
     }
 )

@@ -25,7 +25,7 @@ class CalibratedPair(Detector):
         self.model: LogisticModel | None = None
 
     def calibrate(self, positives: Outputs, negatives: Outputs) -> None:
-        """Assign what is learned to attributes: each setting works on a copy of the detector."""
+        """Keep the model in an attribute: each setting works on a copy of the detector."""
         self.model = fit_logistic_regression(
             self._pair(positives), self._pair(negatives), standardize=True
         )

@@ -1,4 +1,4 @@
-"""A fitted detector: it learns from the training images, and its hyperparameter is tuned.
+"""A fitted detector: it is fitted on the training images, and its hyperparameter is tuned.
 
 `needs=("fit", ...)` makes the engine call `fit` with the training images before scoring, and
 "labels" gives their classes. `search_space` lists the values that tuning tries.
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench import Detector, Outputs, register
-from oodbench.detector import Batches
+from oodbench import Batches, Detector, Outputs, register
 
 
 @register(
@@ -28,7 +27,6 @@ class ClassCosine(Detector):
 
     def __init__(self, power: float = 1.0) -> None:
         self.power = power
-        self.means: Tensor | None = None  # [classes, D]; fitted state starts empty
 
     def fit(self, batches: Batches) -> None:
         """Sums while fitting, no batches: memory does not grow with the number of images."""
@@ -41,14 +39,12 @@ class ClassCosine(Detector):
             counts = counts + members.sum(dim=0)  # [C]
         assert isinstance(sums, Tensor)
         assert isinstance(counts, Tensor)
-        # A class without training images has no mean: it is left out, or every score would be NaN.
-        # Fitted once for all values of `power`: the power is applied while scoring.
-        self.means = (sums / counts[:, None])[counts > 0]
+        # A class without training images has no mean: leave it out, or every score is NaN.
+        # One fit serves all values of `power`, which is applied while scoring.
+        self.means = (sums / counts[:, None])[counts > 0]  # [classes, D]
 
     def score(self, outputs: Outputs) -> Tensor:
         """One score per image, shape [B]."""
-        if self.means is None:
-            raise ValueError("ClassCosine has no class means yet: call fit first")
         features, means = self._powered(outputs.features.double()), self._powered(self.means)
         return (F.normalize(features, dim=1) @ F.normalize(means, dim=1).T).amax(dim=1)
 

@@ -1,7 +1,7 @@
-"""A detector that looks at the gradient of the images: nothing is moved.
+"""A detector that scores with the gradient of the images: nothing is moved.
 
 `needs=("input_gradients",)` gives `outputs.input_gradients` to `score`: a gradient for each loss of
-`gradient_losses`, under the name that the loss has there. This takes one backward pass for each
+`gradient_losses`, under the loss's name. This takes one backward pass for each
 loss, and no second forward pass.
 """
 

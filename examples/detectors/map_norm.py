@@ -1,4 +1,4 @@
-"""A detector on feature maps: it looks at the activations before they are averaged over space.
+"""A detector on feature maps: it reads the activations before they are averaged over space.
 
 `needs=("feature_map",)` gives `outputs.feature_map`, shape [B, D, H, W]: the map whose mean over
 space is the penultimate features. A model that has no such map, such as a perceptron, gives its

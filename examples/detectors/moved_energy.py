@@ -1,15 +1,15 @@
 """A detector that perturbs its input: the image is moved before it is scored.
 
-`needs=("input_gradient",)` makes the engine move each image x to x - epsilon sign(dL/dx), where L
-is what `perturbation_losses` gives, and `score` sees the outputs of the moved images. This takes
-a second forward pass.
+A `PerturbingDetector` with `needs=("input_gradient",)` makes the engine move each image x to
+x - epsilon sign(dL/dx), with L the loss of `perturbation_losses`. `score` gets the outputs of the
+moved images. This takes a backward pass and a second forward pass.
 """
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
+from oodbench import Outputs, PerturbingDetector, register
 
 
 @register(
@@ -19,12 +19,12 @@ from oodbench import Detector, Outputs, register
     needs=("input_gradient",),
     search_space={"epsilon": (0.0, 0.001, 0.002, 0.005)},  # 0 moves nothing, and costs nothing
 )
-class MovedEnergy(Detector):
+class MovedEnergy(PerturbingDetector):
     """log sum_c exp z_c(x') for x' = x - epsilon sign(grad_x(-log sum_c exp z_c(x))).
 
     Args:
-        epsilon: step size in units of a pixel in [0, 1]. Every detector with the need
-            "input_gradient" has this attribute.
+        epsilon: step size in units of a pixel in [0, 1]. Every perturbing detector has this
+            attribute.
     """
 
     def __init__(self, epsilon: float = 0.002) -> None:
@@ -33,9 +33,9 @@ class MovedEnergy(Detector):
         self.epsilon = epsilon
 
     def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:
-        """What the step decreases: a loss for each image, shape [B]; no mean over the batch.
+        """The loss that the step decreases, for each image, shape [B]; no mean over the batch.
 
-        The key is the place where the moved images are read: "logits", or the name of a tap.
+        The key is the output that the moved images are for: "logits", or the name of a tap.
         """
         return {"logits": -outputs.logits.logsumexp(dim=1)}
 

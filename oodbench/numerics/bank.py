@@ -1,7 +1,7 @@
-"""A bounded sample of training features, and the largest products with it.
+"""A bounded sample of training features, and a search for nearest neighbors in it.
 
-The bank is kept in blocks and never joined: filling it takes no more memory than what it holds, and
-a search walks over the blocks.
+A bank is kept in blocks that are never joined: filling it takes no more memory than its rows, and a
+search goes through the blocks. scikit-learn's `NearestNeighbors` would copy the bank to the CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def directions(features: Tensor) -> Tensor:
 
 
 class FeatureBank:
-    """Rows given in a stream: all of them, in order, or a uniform sample once they are too many.
+    """Rows of a stream: all of them, in order, or a uniform sample if there are too many.
 
     Reservoir sampling (Vitter 1985, algorithm R): row t of the stream, counted from 0, takes the
     place of a random row with probability capacity / (t + 1). There is one random number for each
@@ -148,3 +148,56 @@ def _search(queries: Tensor, bank: FeatureBank, k: int) -> tuple[Tensor, Tensor]
         rows = rows.gather(1, order)
         start += len(block)
     return products, rows
+
+
+class DirectionBank:
+    """Directions f / ||f|| of training features, and distances to the k-th nearest of them.
+
+    The nearest directions are found from products of float32 vectors, taken from the mean direction
+    o of the first batch: where all directions are nearly the same, as those of deep networks may
+    be, products of the directions themselves would differ by less than their rounding.
+
+    Args:
+        capacity: the largest number of directions kept, a random sample if there are more.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._rows = FeatureBank(capacity)
+        self._origin: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, features: Tensor) -> None:
+        """Add the directions of a batch.
+
+        Args:
+            features: shape [B, D].
+        """
+        rows = directions(features)
+        if self._origin is None:
+            self._origin = rows.mean(dim=0)
+        rows -= self._origin
+        # Each direction r from o, followed by -||r||^2 / 2: see `kth_distances`.
+        self._rows.add(torch.cat([rows, -rows.square().sum(dim=1, keepdim=True) / 2], dim=1))
+
+    def kth_distances(self, features: Tensor, k: int) -> Tensor:
+        """Euclidean distance of each direction to the k-th nearest in the bank, shape [B], float64.
+
+        Args:
+            features: shape [B, D].
+            k: which neighbor, from 1.
+
+        Raises:
+            ValueError: if the bank has fewer than k directions.
+        """
+        queries = directions(features)
+        if self._origin is not None:
+            queries -= self._origin
+        # q r - ||r||^2 / 2 orders like minus the distance, also where r is zero.
+        extended = torch.cat([queries, torch.ones_like(queries[:, :1])], dim=1)
+        _, rows = top_k_products(extended, self._rows, k)
+        # A distance from the product would cancel for near neighbors.
+        neighbors = self._rows.gather(rows[:, -1])[:, :-1]
+        distances: Tensor = (queries.double() - neighbors.double()).norm(dim=1)
+        return distances

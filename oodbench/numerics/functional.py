@@ -147,31 +147,9 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return temperature * (logits / temperature).logsumexp(dim=1)
 
 
-def check_logits_positive(mean: float, method: str) -> None:
-    """Refuse logits of a level at which a method that multiplies by them turns the order round.
-
-    Softmax does not change when a constant is added to all logits, so training does not fix their
-    level. That of a linear layer trained with it is positive as a rule; not so that of one trained
-    with a sigmoid for each class.
-
-    Args:
-        mean: of the largest logits, or of the energies, of the training images.
-        method: its name, for the message.
-
-    Raises:
-        ValueError: if the mean is not positive.
-    """
-    if not mean > 0:
-        raise ValueError(
-            f"the largest logits of the training images are {mean:.3g} on average, and {method} "
-            "multiplies by them: the order of its scores would turn round where they are negative. "
-            "It is for networks that give the class of an image a positive logit"
-        )
-
-
 BaseScore = Literal["energy", "max_probability"]
-"""What a method that changes activations scores the changed logits with. A probability is given by
-its log-odds: activations that were scaled up give probabilities of 1 up to rounding."""
+"""The score that a method computes from the logits of changed activations. "max_probability" is the
+log-odds of it: scaled-up activations give probabilities of 1 up to rounding."""
 
 
 def base_score(name: BaseScore, logits: Tensor) -> Tensor:

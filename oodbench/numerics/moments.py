@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Batches, Head
-from oodbench.errors import listed
 from oodbench.numerics.functional import squared_distances
+from oodbench.numerics.guards import require_every_class, require_images
 
 
 def mean_features(batches: Batches) -> tuple[Tensor, Head]:
@@ -24,15 +24,52 @@ def mean_features(batches: Batches) -> tuple[Tensor, Head]:
         total = total + outputs.features.double().sum(dim=0)
         count += len(outputs)
         head = outputs.head
-    if not count:
-        raise ValueError("no training images to fit on")
+    require_images(count)
     return total / count, head
+
+
+class ClassMeans:
+    """Mean vector of each class, gathered batch by batch.
+
+    Attributes:
+        counts: vectors of each class, shape [C], float64.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = torch.zeros(num_classes, dtype=torch.float64)
+        self._sums: Tensor | None = None
+
+    def add(self, values: Tensor, classes: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            values: shape [B, D], any floating type.
+            classes: 0 .. C - 1, shape [B], int64.
+        """
+        values = values.double()
+        if self._sums is None:
+            self._sums = values.new_zeros(len(self.counts), values.shape[1])
+            self.counts = self.counts.to(values.device)
+        self._sums.index_add_(0, classes, values)
+        self.counts += torch.bincount(classes, minlength=len(self.counts))
+
+    @property
+    def means(self) -> Tensor:
+        """Shape [C, D], float64; 0 for a class without vectors.
+
+        Raises:
+            ValueError: if no batch was added.
+        """
+        if self._sums is None:
+            raise ValueError("no training images to fit on")
+        return self._sums / self.counts.clamp_min(1)[:, None]
 
 
 class ClassMoments:
     """First and second moments of labeled features, gathered batch by batch.
 
     Sums are taken around the first batch's mean, so that subtracting them later does not cancel.
+    scikit-learn's `EmpiricalCovariance` needs all features in memory at once.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -68,9 +105,7 @@ class ClassMoments:
         Raises:
             ValueError: if a class has no image.
         """
-        empty = [index for index, count in enumerate(self.counts.tolist()) if count == 0]
-        if empty:
-            raise ValueError(f"no training image of class {listed(empty)}: its mean is not defined")
+        require_every_class(self.counts, "no training image of class {}: its mean is not defined")
         means = self._sums / self.counts[:, None]
         within = self._squares - (means * self.counts[:, None]).T @ means
         total = self.counts.sum()

@@ -1,4 +1,4 @@
-"""Quantiles of more values than memory holds: a bounded, seeded sample of them is kept."""
+"""Quantiles of the entries of a tensor, and of a stream, of which a bounded sample is kept."""
 
 from __future__ import annotations
 
@@ -112,6 +112,28 @@ class StreamingQuantiles:
         for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
             mixed = (mixed ^ (mixed >> shift)) * factor  # the mixing of splitmix64
         return (mixed >> 40) & 1
+
+
+class EntryQuantiles:
+    """Quantiles of all entries of one tensor, with linear interpolation, each computed once.
+
+    Args:
+        values: any shape.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.cpu().numpy()
+        self._found: dict[float, float] = {}
+
+    def quantile(self, fraction: float) -> float:
+        """The value below which this fraction of the entries lies.
+
+        Args:
+            fraction: from 0 (the smallest) to 1 (the largest).
+        """
+        if fraction not in self._found:  # torch.quantile takes no more than 16 million values
+            self._found[fraction] = float(np.quantile(self._values, fraction))
+        return self._found[fraction]
 
 
 def _sorted(rows: Tensor) -> Tensor:

@@ -11,34 +11,7 @@ from torch.nn import functional as F
 from oodbench.detector import Outputs
 
 Place = Literal["pooled", "map"]
-"""Where activations are changed: the features after pooling, or the map before it."""
-
-
-def check_choice(name: str, value: str, choices: object) -> str:
-    """The value of a parameter that takes one of a few words.
-
-    Args:
-        name: of the parameter.
-        value: given for it.
-        choices: a `Literal` type.
-
-    Raises:
-        ValueError: if the value is none of its words.
-    """
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value}")
-    return value
-
-
-def check_percentile(percentile: float) -> float:
-    """A percentile, given as a fraction.
-
-    Raises:
-        ValueError: if it is not in [0, 1).
-    """
-    if not 0 <= percentile < 1:
-        raise ValueError(f"percentile must be a fraction in [0, 1), not {percentile}")
-    return percentile
+"""Where a detector changes activations: the features after pooling, or the map before it."""
 
 
 def activations(outputs: Outputs, place: Place) -> Tensor:
@@ -56,12 +29,12 @@ def activations(outputs: Outputs, place: Place) -> Tensor:
 
 
 def spatial_mean(shaped: Tensor) -> Tensor:
-    """What global average pooling makes of a map, shape [B, D]; features stay as they are."""
+    """Global average pooling of a map, shape [B, D]; features stay as they are."""
     return shaped.flatten(2).mean(dim=2) if shaped.ndim > 2 else shaped
 
 
 def rectify(x: Tensor, upper: Tensor, lower: Tensor | None = None) -> Tensor:
-    """Values above a bound are set to it, values below another to zero.
+    """Set values above a bound to the bound, and values below another bound to zero.
 
     Args:
         x: any shape.
@@ -171,16 +144,16 @@ def prune_and_level(x: Tensor, percentile: float) -> Tensor:
 
 
 def remove_rank_one(maps: Tensor) -> Tensor:
-    """X - s1 u1 v1^T for each image's map X as a matrix [D, HW] with largest singular triple s1.
+    """X - s1 u1 v1^T for each image's map X, a matrix [D, HW] with largest triple s1, u1, v1.
 
-    u1 (or v1, whichever is shorter) is found as the dominant eigenvector of the smaller Gram matrix
-    (`dominant_eigenvectors`), at a fraction of a decomposition's cost; then s1 u1 v1^T = u1 u1^T X.
+    u1 (or v1, whichever is shorter) is the dominant eigenvector of the smaller Gram matrix
+    (`dominant_eigenvectors`), at a fraction of a decomposition's cost; s1 u1 v1^T = u1 u1^T X.
 
     Args:
         maps: shape [B, D, H, W].
 
     Raises:
-        ValueError: if a map has one place: it has rank one, and nothing would be left of it.
+        ValueError: if a map has one place: a matrix of rank one minus its largest component is 0.
     """
     matrices = maps.flatten(2).to(torch.promote_types(maps.dtype, torch.float32))
     if matrices.shape[2] < 2:
@@ -208,9 +181,9 @@ def dominant_eigenvectors(matrices: Tensor) -> Tensor:
     """Unit eigenvectors of the largest eigenvalue, shape [B, N], of either sign.
 
     A matrix is squared until its trace-normalized power is a projection on one direction: k
-    squarings are 2^k steps of the power method, so a handful do. It is as exact as `eigh`, and
-    several times faster. If the largest eigenvalue is multiple, one of its eigenvectors; for a zero
-    matrix, zero.
+    squarings are 2^k steps of the power method, so a handful is enough. It is as exact as `eigh`,
+    and several times faster. If the largest eigenvalue is multiple, one of its eigenvectors; for a
+    zero matrix, zero.
 
     Args:
         matrices: symmetric, positive semidefinite, shape [B, N, N].

@@ -14,11 +14,22 @@ ROWS = 512
 """Rows of a bank that are projected on all axes at a time."""
 
 
+def check_dimension(dim: int | None) -> int | None:
+    """The parameter `dim` of a detector: a dimension, or None for the rule of ViM's authors.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if dim is not None and dim < 1:
+        raise ValueError(f"dim must be at least 1, or None for the authors' rule, not {dim}")
+    return dim
+
+
 def principal_dimension(asked: int | None, dimension: int) -> int:
     """The dimension of the principal space of features with D dimensions.
 
     Args:
-        asked: what was asked for; None for the rule of ViM's authors (1000 if D is at least 2048,
+        asked: the parameter `dim`; None for the rule of ViM's authors (1000 if D is at least 2048,
             512 if it is at least 768, else half of it).
         dimension: D.
 
@@ -39,6 +50,7 @@ class PrincipalMoments:
     """Second moment of features around the point that the last layer maps to zero.
 
     Wang et al. 2022 (ViM): the origin o = -W^+ b, where all logits are (nearly) equal to 0.
+    scikit-learn's `PCA` centers features at their mean instead.
     """
 
     def __init__(self) -> None:
@@ -62,10 +74,10 @@ class PrincipalMoments:
         self._squares.addmm_(centered.T, centered)
 
     def axes(self) -> PrincipalAxes:
-        """The principal axes of what was added.
+        """The principal axes of all batches.
 
         Raises:
-            ValueError: if nothing was.
+            ValueError: if there was no batch.
         """
         if self._origin is None:
             raise ValueError("no training image: there are no principal axes")
@@ -74,9 +86,7 @@ class PrincipalMoments:
 
 
 def _origin(head: Head) -> Tensor:
-    if head.kind != "linear" or head.weight is None:
-        raise ValueError(f"a {head.kind} head has no W and b")
-    weight = head.weight.detach().double()
+    weight = head.linear_weight.detach().double()
     if head.bias is None:
         return weight.new_zeros(weight.shape[1])
     origin: Tensor = -torch.linalg.pinv(weight) @ head.bias.detach().double()
@@ -134,7 +144,7 @@ class MeanResiduals:
 
     @staticmethod
     def of(bank: FeatureBank, axes: PrincipalAxes) -> MeanResiduals:
-        """Those of a sample of training features.
+        """Mean residuals of a sample of training features.
 
         Args:
             bank: not empty.
@@ -152,7 +162,7 @@ class MeanResiduals:
 
         Args:
             dim: its dimension.
-            method: what needs it, for the message.
+            method: what is computed from it, for the message.
 
         Raises:
             ValueError: if the training features lie in that space: residuals are rounding.

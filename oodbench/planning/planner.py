@@ -8,6 +8,7 @@ from dataclasses import replace
 from oodbench.detector import head_obstacle
 from oodbench.errors import UserError, counted
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
+from oodbench.planning.aliases import named_method, with_detector_names
 from oodbench.planning.plan import Method, Plan, Skip
 from oodbench.planning.selection import (
     benchmark_methods,
@@ -17,7 +18,8 @@ from oodbench.planning.selection import (
     selected_methods,
 )
 from oodbench.plugins.arguments import MOST_SEEDS, whole_number
-from oodbench.plugins.catalog import BUILT_IN, Catalog, DetectorStatus
+from oodbench.plugins.catalog import Catalog, DetectorStatus, aliases
+from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.specs import BenchmarkSpec, DatasetSpec
 from oodbench.specs.names import shortened
 from oodbench.specs.yaml_file import place_of
@@ -49,6 +51,10 @@ def make_plan(
             a data set lacks a split that is needed.
     """
     whole_number("seeds", seeds, 1, MOST_SEEDS)
+    other_names = aliases(statuses)
+    benchmark = with_detector_names(benchmark, other_names)
+    if methods is not None:
+        methods = [named_method(name, benchmark, other_names) for name in methods]
     for name, model in benchmark.models.items():
         if not is_callable_name(model.network):
             check_known(f"models.{name}.network", model.network, NETWORKS, benchmark)

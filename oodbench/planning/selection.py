@@ -8,7 +8,7 @@ from dataclasses import replace
 from oodbench.detector import DetectorInfo
 from oodbench.errors import UserError, did_you_mean
 from oodbench.planning.plan import Method, Skip
-from oodbench.plugins.catalog import DetectorStatus
+from oodbench.plugins.catalog import DetectorStatus, aliases
 from oodbench.specs import BenchmarkSpec
 from oodbench.specs.names import method_obstacle, shortened
 
@@ -62,7 +62,7 @@ def declaration(
     if name not in statuses:
         raise UserError(
             f"Benchmark '{benchmark.name}': {key}: there is no detector '{name}'.",
-            did_you_mean(name, statuses),
+            did_you_mean(name, [*statuses, *aliases(statuses)]),
         )
     status = statuses[name]
     if status.info is None:
@@ -119,7 +119,7 @@ def selected_methods(
             broken += [skip for skip in skips if skip.method.casefold() == name.casefold()]
             if broken:
                 raise UserError(f"'{name}' was asked for: {broken[0].reason}.")
-            known = [method.name for method in candidates] + list(statuses)
+            known = [method.name for method in candidates] + [*statuses, *aliases(statuses)]
             known += [
                 f"{model}+{info.label}"
                 for model in benchmark.models

@@ -11,39 +11,24 @@ Making a catalog reads files and runs none of them, and imports no torch.
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.errors import UserError, did_you_mean
 from oodbench.files import expanded
-from oodbench.plugins.content import built_in_folder, plugin_packages
+from oodbench.plugins.content_folders import BUILT_IN, FOLDERS, Kind, content_folders
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
 from oodbench.plugins.importing import instantiate, load_class
 from oodbench.plugins.probe import probe
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SuiteSpec
 from oodbench.specs.yaml_file import named_as_file, read_mapping, read_spec, validate
 
-PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
-BUILT_IN = "built-in"
-
-log = logging.getLogger(__name__)
-
 Plugin = str | Path | type[Detector]
 """A folder of content, or a detector's class."""
-
-Kind = Literal["detector", "benchmark", "dataset", "publication"]
-_FOLDERS: Mapping[Kind, tuple[str, str]] = {
-    "detector": ("detectors", ".py"),
-    "benchmark": ("benchmarks", ".yaml"),
-    "dataset": ("data_manifests", ".yaml"),
-    "publication": ("benchmarks/published", ".yaml"),  # numbers that suites are compared with
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +96,9 @@ class Catalog:
         given = [plugins] if isinstance(plugins, str | Path | type) else list(plugins)
         self.classes = tuple(map(_checked_class, (p for p in given if not _is_path(p))))
         self.plugins = tuple(expanded(p).resolve() for p in given if _is_path(p))
-        self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in _FOLDERS}
-        for source, folder in _content_folders(self.plugins):
-            for kind, (subfolder, suffix) in _FOLDERS.items():
+        self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in FOLDERS}
+        for source, folder in content_folders(self.plugins):
+            for kind, (subfolder, suffix) in FOLDERS.items():
                 files = (folder / subfolder).glob(f"*{suffix}")
                 for path in sorted(files, key=lambda path: path.stem):
                     if not path.name.startswith(("_", ".")):
@@ -132,36 +117,51 @@ class Catalog:
             )
 
     def entry(self, kind: Kind, name: str) -> Entry:
-        """The file behind a name.
+        """The file of a name, or of an alias of a detector.
 
         Raises:
             UserError: if there is none; the hint has the nearest names.
         """
         entries = self.entries[kind]
-        if name not in entries:
-            raise UserError(f"There is no {kind} '{name}'.", did_you_mean(name, entries))
-        return entries[name]
+        if name in entries:
+            return entries[name]
+        others = self.aliases if kind == "detector" else {}
+        if name not in others:
+            raise UserError(
+                f"There is no {kind} '{name}'.", did_you_mean(name, [*entries, *others])
+            )
+        return entries[others[name]]
 
     # --- detectors -----------------------------------------------------------------------------
 
     @cached_property
     def detectors(self) -> dict[str, DetectorStatus]:
-        """Every detector, in the order of the catalog, read but not run."""
-        return {name: self._read(entry)[0] for name, entry in self.entries["detector"].items()}
+        """Every detector, in the order of the catalog, read but not run.
+
+        Raises:
+            UserError: if an alias is the name or an alias of another detector.
+        """
+        statuses = {name: _read(entry) for name, entry in self.entries["detector"].items()}
+        self._check_aliases(statuses)
+        return statuses
 
     def checked_detectors(self) -> dict[str, DetectorStatus]:
-        """As `detectors`; files that reading cannot judge are run in another process."""
+        """As `detectors`; another process imports the files that are not built in."""
         statuses = dict(self.detectors)
         entries = self.entries["detector"]
-        unsure = {name: entry for name, entry in entries.items() if not self._read(entry)[1]}
-        errors = probe([entry.path for entry in unsure.values()]) if unsure else {}
-        for name, entry in unsure.items():
-            if errors[entry.path] is not None:
-                statuses[name] = DetectorStatus(None, errors[entry.path])
+        files = {
+            name: entry.path
+            for name, entry in entries.items()
+            if entry.source != BUILT_IN and entry.cls is None and statuses[name].error is None
+        }
+        errors = probe(list(files.values()))
+        for name, file in files.items():
+            if errors[file] is not None:
+                statuses[name] = DetectorStatus(None, errors[file])
         return statuses
 
     def imported_detectors(self) -> dict[str, DetectorStatus]:
-        """As `detectors`; every file is run, which imports torch."""
+        """As `detectors`; this process runs every file, which imports torch."""
         statuses = dict(self.detectors)
         for name, status in statuses.items():
             if status.error is None:
@@ -172,15 +172,23 @@ class Catalog:
                     statuses[name] = DetectorStatus(None, str(error))
         return statuses
 
-    @staticmethod
-    def _read(entry: Entry) -> tuple[DetectorStatus, bool]:
-        if entry.cls is not None:
-            return DetectorStatus(entry.cls.info, None), True
-        try:
-            reading = read_detector(entry.path)
-        except BrokenDetectorError as error:
-            return DetectorStatus(None, str(error)), True
-        return DetectorStatus(reading.info, None), reading.certain
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Alias -> name of the detector."""
+        return aliases(self.detectors)
+
+    def _check_aliases(self, statuses: Mapping[str, DetectorStatus]) -> None:
+        taken = {name: name for name in statuses}
+        for name, status in statuses.items():
+            for alias in status.info.aliases if status.info is not None else ():
+                other = taken.setdefault(alias, name)
+                if other != name:
+                    raise UserError(
+                        f"The alias '{alias}' of detector '{name}' "
+                        f"({self.entries['detector'][name].path}) is also a name of detector "
+                        f"'{other}' ({self.entries['detector'][other].path}).",
+                        "Remove the alias; a name stands for one thing.",
+                    )
 
     def load_detector(self, name: str, parameters: Mapping[str, Any] | None = None) -> Detector:
         """An instance of a detector; this runs its file.
@@ -288,7 +296,7 @@ class Catalog:
         Raises:
             UserError: if there is none.
         """
-        subfolder = Path(_FOLDERS[kind][0]).relative_to("benchmarks")
+        subfolder = Path(FOLDERS[kind][0]).relative_to("benchmarks")
         near = path.parent / subfolder / f"{name}.yaml"
         if near.is_file() and Path(name).name == name:
             return near
@@ -319,30 +327,28 @@ class Catalog:
         return merged(self._inherited(base, [*below, path.resolve()]), content)
 
 
+def aliases(statuses: Mapping[str, DetectorStatus]) -> dict[str, str]:
+    """Alias -> name of the detector, of those that are not broken."""
+    return {
+        alias: name
+        for name, status in statuses.items()
+        if status.info is not None
+        for alias in status.info.aliases
+    }
+
+
+def _read(entry: Entry) -> DetectorStatus:
+    if entry.cls is not None:
+        return DetectorStatus(entry.cls.info, None)
+    try:
+        return DetectorStatus(read_detector(entry.path), None)
+    except BrokenDetectorError as error:
+        return DetectorStatus(None, str(error))
+
+
 def is_suite(content: Mapping[str, Any]) -> bool:
     """Whether a file of `benchmarks/` describes a suite: it has members."""
     return "members" in content
-
-
-def _content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
-    built_in = built_in_folder()
-    yield BUILT_IN, built_in
-    variable = os.environ.get(PLUGINS_VARIABLE, "")
-    named = [expanded(part).resolve() for part in variable.split(os.pathsep) if part]
-    folders = dict.fromkeys([*plugins, *named])
-    folders.pop(built_in.resolve(), None)  # in a checkout, `--plugins .` names what is there anyway
-    for folder in folders:
-        if not any((folder / subfolder).is_dir() for subfolder, _ in _FOLDERS.values()):
-            found = "has none of the sub-folders" if folder.is_dir() else "is not a folder"
-            raise UserError(
-                f"Plug-in folder {folder} {found}.",
-                "Plug-ins lie in sub-folders called detectors/, benchmarks/ and data_manifests/.",
-            )
-        yield str(folder), folder
-    for distribution, package, location in plugin_packages():
-        if not any((location / subfolder).is_dir() for subfolder, _ in _FOLDERS.values()):
-            log.warning("package %s of %s has no folder detectors/", package, distribution)
-        yield f"distribution {distribution}", location
 
 
 def _is_path(given: Any) -> TypeGuard[str | Path]:

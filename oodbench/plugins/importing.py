@@ -219,6 +219,8 @@ def _explain_import(error: BaseException, path: Path) -> str:
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, UserError):  # of `register`
         described = error.message.rstrip(".")
+    if isinstance(error, ModuleNotFoundError) and path.with_name(f"{error.name}.py").exists():
+        described += f": call the file beside it _{error.name}.py, and import '_{error.name}'"
     if inner is not None:
         described = f"{inner}: {described}"
     return f"line {line}: {described}" if line else described

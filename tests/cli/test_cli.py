@@ -22,9 +22,9 @@ from oodbench.report.writers.run_files import RUN_FILES
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = tiny_benchmark(
-    {"SoftMax+MaxProb": "baseline", "SoftMax+DisMaxEntropy": "dismax_entropy"},
+    {"SoftMax+MSP": "baseline", "SoftMax+DisMaxEntropy": "dismax_entropy"},
     matrix="{detectors: [entropy]}",
-    reference="SoftMax+MaxProb",
+    reference="SoftMax+MSP",
     tuning="{fgsm_step: 0.3}",
 )
 
@@ -102,7 +102,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = process(
         *("run", "tiny", "--plugins", content(folder / "content"), "--seeds", "1"),
-        *("--device", "cpu", "--methods", "SoftMax+MaxProb,entropy", "--out", folder / "run"),
+        *("--device", "cpu", "--methods", "SoftMax+MSP,entropy", "--out", folder / "run"),
     )
     assert done.code == 0, f"exit code {done.code}\n{done.out}\n{done.err}"
     assert "Run directory: " in done.out
@@ -228,7 +228,7 @@ def test_broken_content_is_listed_with_its_error(command: Command, plugins: Path
 REFUSED = {
     "benchmark": (["run", "digts"], "no benchmark 'digts'", "'digits'"),
     "benchmark file": (["run", "no/such.yaml"], "no benchmark file no/such.yaml"),
-    "method": (["run", "--methods", "SoftMax+MaxProp"], "'SoftMax+MaxProp'", "'SoftMax+MaxProb'"),
+    "method": (["run", "--methods", "SoftMax+MSQ"], "'SoftMax+MSQ'", "'SoftMax+MSP'"),
     "detector": (["run", "--methods", "basline"], "'basline'", "'baseline'"),
     "no method": (["run", "--methods", " , "], "--methods: expected names separated by commas"),
     "no seed": (["run", "--seeds", "0"], "'--seeds'"),
@@ -379,16 +379,16 @@ def test_a_run_leaves_the_files_of_the_contract(finished: Path) -> None:
         "training.jsonl",
         "differences.jsonl",
         *RUN_FILES,
-        "scores/SoftMax+MaxProb/seed0.npz",
+        "scores/SoftMax+MSP/seed0.npz",
         "scores/SoftMax+Entropy/seed0.npz",
     }
 
 
 PARTS = {
-    "table": "SoftMax+MaxProb",
-    "md": "| SoftMax+MaxProb",
-    "csv": "SoftMax+MaxProb",
-    "json": '"SoftMax+MaxProb"',
+    "table": "SoftMax+MSP",
+    "md": "| SoftMax+MSP",
+    "csv": "SoftMax+MSP",
+    "json": '"SoftMax+MSP"',
     "html": "<html",
     "latex": "\\begin{tabular}",
 }
@@ -457,7 +457,7 @@ def test_a_skipped_method_that_was_asked_for(command: Command, plugins: Path) ->
     assert {record["method"] for record in skipped} == {"SoftMax+DisMaxEntropy"}
     assert {record["reason"] for record in skipped} == {reason}
     assert {r["method"] for r in records if r["status"] == "ok"} == {
-        "SoftMax+MaxProb",
+        "SoftMax+MSP",
         "SoftMax+Entropy",
     }
 
@@ -535,7 +535,7 @@ def test_a_misbehaving_detector_ends_alone(misbehaved: dict[str, Any]) -> None:
     assert "Traceback" not in done.err, done.err
     assert "Incomplete" in done.err
     fine = {record["method"] for record in misbehaved["records"] if record["status"] == "ok"}
-    assert {"SoftMax+MaxProb", "SoftMax+Entropy"} <= fine
+    assert {"SoftMax+MSP", "SoftMax+Entropy"} <= fine
 
 
 @pytest.mark.parametrize("name", MISBEHAVING)
@@ -653,7 +653,7 @@ tables:
     title: A table
     published: one
     measures: [auroc]
-    columns: {MaxProb: SoftMax+MaxProb}
+    columns: {MSP: SoftMax+MSP}
 """
 PAPER = """\
 schema_version: 1
@@ -665,7 +665,7 @@ tables:
     source: paper
     place: Table 1
     title: A table
-    columns: [MaxProb]
+    columns: [MSP]
     measures: {auroc: {unit: percent, decimals: 1}}
     rows:
       - {network: Net, id: Digits, ood: Letters, values: {auroc: [12.3]}}
@@ -728,7 +728,7 @@ def test_a_suite_is_run_and_compared(suite_run: tuple[Done, Path]) -> None:
 def test_reports_of_a_suite(command: Command, suite_run: tuple[Done, Path], name: str) -> None:
     done = command("report", suite_run[1], "--format", name)
     assert done.code == 0, done.err
-    assert "SoftMax+MaxProb" in done.out
+    assert "SoftMax+MSP" in done.out
     assert ("0.456" if name in ("csv", "json") else "45.6") in done.out
     assert "matplotlib" not in done.err
 
@@ -777,13 +777,13 @@ def test_nothing_to_resume(command: Command, tmp_path: Path, benchmark: str) -> 
     plugins = with_suite(tmp_path / "content")
     done = command(
         *("run", benchmark, "--plugins", plugins, "--seeds", "1", "--device", "cpu"),
-        *("--methods", "SoftMax+MaxProb", "--out", "new", "--resume"),
+        *("--methods", "SoftMax+MSP", "--out", "new", "--resume"),
     )
     assert done.err.count("There is nothing to resume in new: a new run begins there.") == 1
     assert done.code == {"tiny": 0, "pair": 3}[benchmark]
     done = command(
         *("run", "tiny", "--plugins", plugins, "--seeds", "1", "--device", "cpu"),
-        *("--methods", "SoftMax+MaxProb", "--resume"),
+        *("--methods", "SoftMax+MSP", "--resume"),
         *("--out", {"tiny": "new", "pair": "new/tiny"}[benchmark]),
     )
     assert "nothing to resume" not in done.err

@@ -19,7 +19,7 @@ from oodbench.report import Leaderboard
 from oodbench.results import Run
 
 TINY = tiny_benchmark(
-    {"SoftMax+MaxProb": "baseline", "SoftMax+KNN": "knn"},
+    {"SoftMax+MSP": "baseline", "SoftMax+KNN": "knn"},
     ood="{near: [letters], far: [uniform-noise]}",
     training="{epochs: 2, batch_size: 128, learning_rate: 0.1, test_accuracy: last}",
     tuning="{fgsm_step: 0.3, detectors: []}",
@@ -139,11 +139,11 @@ def test_the_default_folder_says_so_too(
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
-    first = run(None, methods=["SoftMax+MaxProb"], **SHORT)
+    first = run(None, methods=["SoftMax+MSP"], **SHORT)
     assert first.folder.name.startswith("tiny-limited-2")
     again = run(None, resume=True, **SHORT)
     assert again.folder == first.folder
-    assert {record.method for record in again.records} == {"SoftMax+MaxProb", "SoftMax+KNN"}
+    assert {record.method for record in again.records} == {"SoftMax+MSP", "SoftMax+KNN"}
 
 
 def test_a_suite_is_labeled(place: Path) -> None:
@@ -195,12 +195,12 @@ def test_what_is_not_valid_is_refused(
 
 def test_a_search_space_that_is_not_tuned_is_said(whole: Run) -> None:
     untuned = {record.method: record.untuned for record in whole.records}
-    assert untuned == {"SoftMax+MaxProb": None, "SoftMax+KNN": ["k"]}
+    assert untuned == {"SoftMax+MSP": None, "SoftMax+KNN": ["k"]}
     board = whole.leaderboard()
     for text in (board.to_text(), board.to_markdown(), board.to_html(), board.to_latex()):
         assert "Search space not tuned: knn (k)" in plain(text)
     rows = {row["method"]: row["untuned"] for row in json.loads(board.to_json())["methods"]}
-    assert rows == {"SoftMax+MaxProb": [], "SoftMax+KNN": ["k"]}
+    assert rows == {"SoftMax+MSP": [], "SoftMax+KNN": ["k"]}
 
 
 def test_tuning_is_part_of_what_a_run_is(whole: Run) -> None:

@@ -11,7 +11,7 @@ from helpers import conformance
 from helpers.conformance import CHECKS, Check, check_cuda, check_declaration, check_engine
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
+from oodbench import Detector, Outputs, PerturbingDetector, register
 from oodbench.detector import Batches
 from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog, load_class
@@ -302,7 +302,10 @@ def test_scores_of_another_form_are_named_by_every_check(kind: str, said: str) -
 
 def test_a_missing_step_size_is_named() -> None:
     methods = {"perturbation_losses": lambda self, outputs: -outputs.logits.amax(dim=1)}
-    cls = declared(type("Copy", (Right,), methods), needs=("features", "fit", "input_gradient"))
+    cls = declared(
+        type("Copy", (Right, PerturbingDetector), methods),
+        needs=("features", "fit", "input_gradient"),
+    )
     with pytest.raises(AssertionError, match="expected an attribute epsilon, a float"):
         check_declaration(cls)
 
@@ -394,5 +397,6 @@ class AcrossTheBatch(Right):
 
 @pytest.mark.parametrize("need", ["input_gradient", "input_gradients"])
 def test_a_loss_that_depends_on_the_batch_fails(need: str) -> None:
-    cls = declared(type("Copy", (AcrossTheBatch,), {}), needs=("features", "fit", need))
+    bases = (AcrossTheBatch, PerturbingDetector)[: 2 if need == "input_gradient" else 1]
+    cls = declared(type("Copy", bases, {}), needs=("features", "fit", need))
     assert "check_losses" in failing(cls)

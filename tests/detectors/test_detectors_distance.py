@@ -546,7 +546,7 @@ def test_one_tap_that_varies_is_enough_for_mahalanobis() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scoring_before_fitting_says_so(name: str) -> None:
-    with pytest.raises(ValueError, match=r"call fit first|fit on training"):
+    with pytest.raises(ValueError, match=r"Call fit first|Call fit and calibrate first"):
         load(name).score(queried())
 
 
@@ -735,7 +735,7 @@ def test_bank_smaller_than_k(name: str) -> None:
 def test_bad_sizes(name: str) -> None:
     with pytest.raises(ValueError, match="k must be at least 1, not 0"):
         load(name, k=0)
-    with pytest.raises(ValueError, match="at least one row, not 0"):
+    with pytest.raises(ValueError, match="bank_size must be at least 1, not 0"):
         load(name, bank_size=0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -370,8 +371,8 @@ def test_needs() -> None:
         ("gen", {"top_m": 0}, "top_m must be at least 1, not 0"),
         ("nci", {"alpha": -0.1}, "alpha must not be negative, not -0.1"),
         ("nci", {"alpha": float("nan")}, "alpha must not be negative, not nan"),
-        ("dice", {"p": 1.0}, r"p must lie in \[0, 1\), not be 1.0"),
-        ("dice", {"p": -0.1}, r"p must lie in \[0, 1\), not be -0.1"),
+        ("dice", {"p": 1.0}, r"p must be a fraction in \[0, 1\), not 1.0"),
+        ("dice", {"p": -0.1}, r"p must be a fraction in \[0, 1\), not -0.1"),
         ("dice", {"base": "msp"}, "base must be one of energy, max_probability, not msp"),
     ],
 )
@@ -384,16 +385,16 @@ def test_bad_parameters(name: str, parameters: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("kl_matching", "no templates yet: call fit_validation first"),
-        ("temperature_scaling", "no temperature yet: call fit_validation first"),
-        ("she", "no patterns yet: call fit first"),
-        ("fdbd", "no mean feature yet: call fit first"),
-        ("nci", "no mean feature yet: call fit first"),
-        ("dice", "no contributions yet: call fit first"),
+        ("kl_matching", "Call fit_validation first"),
+        ("temperature_scaling", "Call fit_validation first"),
+        ("she", "Call fit first"),
+        ("fdbd", "Call fit first"),
+        ("nci", "Call fit first"),
+        ("dice", "Call fit first"),
     ],
 )
 def test_scoring_before_the_fit(name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(NotFittedError, match=message):
         load(name).score(sample(3))
 
 

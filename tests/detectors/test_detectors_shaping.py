@@ -536,6 +536,7 @@ def test_rankfeat_needs_two_layers_to_fuse(taps: tuple[str, ...], said: str) -> 
 
 
 def test_rankfeat_is_left_out_where_there_is_nothing_to_fuse() -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
     )

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import oodbench
-from oodbench import Detector, Outputs, register
+from oodbench import Detector, Outputs, PerturbingDetector, register
 from oodbench.data import ImageArray
 from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
@@ -43,7 +43,7 @@ class Steep(Detector):
 
 
 @register("two_losses", needs=("input_gradients", "input_gradient", "taps"))
-class TwoLosses(Detector):
+class TwoLosses(PerturbingDetector):
     """Looks at two gradients of the images as they are, and perturbs them."""
 
     def __init__(self, epsilon: float = 0.05) -> None:
@@ -84,7 +84,7 @@ class Graded(Detector):
 
 
 @register("mapped", needs=("input_gradient", "feature_map"), search_space={"epsilon": (0.0, 0.05)})
-class Mapped(Detector):
+class Mapped(PerturbingDetector):
     """Perturbs, and reads the map of the moved image: tuned batch by batch."""
 
     def __init__(self, epsilon: float = 0.0) -> None:
@@ -227,7 +227,7 @@ def test_a_loss_that_is_wrong_is_said(tiny: Make, tiny_data: Make, case: str, ne
     returned, said = WRONG[case]
     name = "perturbation_losses" if need == "input_gradient" else "gradient_losses"
 
-    class Wrong(Detector):
+    class Wrong(PerturbingDetector if need == "input_gradient" else Detector):  # type: ignore[misc]
         epsilon = 0.01
 
         def score(self, outputs: Outputs) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
+from oodbench import Detector, Outputs, PerturbingDetector, register
 from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
@@ -71,7 +71,7 @@ class Bad(Detector):
 
 
 @register("slope", needs=("input_gradient",))
-class Slope(Detector):
+class Slope(PerturbingDetector):
     """Perturbs its input; its loss may raise, or lead nowhere."""
 
     def __init__(self, epsilon: float = 0.01, how: str = "good") -> None:

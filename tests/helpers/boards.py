@@ -21,7 +21,7 @@ GROUPS = {"letters": "near", "photo-patches": "far", "uniform-noise": "far", "ga
 SPECIAL = "A+b_c%d&e|f<g>"
 METHODS = {
     # name: mean AUROC, tuned on
-    "SoftMax+MaxProb": (0.90, "none"),
+    "SoftMax+MSP": (0.90, "none"),
     "SoftMax+Energy": (0.91, "none"),
     "SoftMax+KNN (k=50)": (0.92, "none"),
     "SoftMax+Mahalanobis": (0.95, "fgsm"),

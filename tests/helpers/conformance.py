@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench import Detector, Head, Outputs
+from oodbench import Batches, Detector, Head, Outputs, PerturbingDetector
 from oodbench.data import ImageArray
-from oodbench.detector import NEEDS, Batches, parameters_problem, required_methods
+from oodbench.detector import NEEDS, parameters_problem, required_methods
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import LOGITS, Capture
 from oodbench.engine.passes.contract import checked_losses
@@ -385,7 +385,8 @@ def check_declaration(cls: Detecting) -> None:
     _expect(info.needs <= set(NEEDS), f"{info.name}: unknown needs {info.needs - set(NEEDS)}")
     _expect(info.cost_class.startswith("forward"), f"{info.name}: cost class {info.cost_class!r}")
     for method, need in required_methods(NEEDS).items():
-        has = getattr(cls, method) is not getattr(Detector, method)
+        base = PerturbingDetector if issubclass(cls, PerturbingDetector) else Detector
+        has = getattr(cls, method, None) is not getattr(base, method, None)
         if not need:
             continue
         _expect(

@@ -16,7 +16,7 @@ TRAINING = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1}
 SOFTMAX = {"network": "resnet8", "head": "softmax", "training": TRAINING}
 DISMAX = {"network": "resnet8", "head": "dismax", "training": TRAINING}
 METHODS = {
-    "SoftMax+MaxProb": {"model": "SoftMax", "detector": "baseline"},
+    "SoftMax+MSP": {"model": "SoftMax", "detector": "baseline"},
     "SoftMax+ODIN": {"model": "SoftMax", "detector": "odin"},
     "SoftMax+Mahalanobis": {"model": "SoftMax", "detector": "mahalanobis"},
     "DisMax+Entropy": {"model": "DisMax", "detector": "dismax_entropy"},

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oodbench import Detector, Outputs, register
+from oodbench import Detector, Outputs, PerturbingDetector, register
 from oodbench.detector import Batches
 
 
 @register("typed", needs=("features", "taps", "input_gradient"))
-class Typed(Detector):
+class Typed(PerturbingDetector):
     """Notes the types of what it sees; the first tap is read after a step."""
 
     epsilon = 0.01

@@ -12,8 +12,6 @@ from oodbench import Outputs
 from oodbench.numerics.gram import gram_row_sums
 from oodbench.numerics.shaping import (
     activations,
-    check_choice,
-    check_percentile,
     dominant_eigenvectors,
     kept,
     kept_count,
@@ -300,12 +298,13 @@ def test_activations() -> None:
 
 
 def test_checks() -> None:
+    from oodbench.numerics.guards import fraction, one_of
     from oodbench.numerics.shaping import Place
 
-    assert check_choice("on", "map", Place) == "map"
+    assert one_of("on", "map", Place) == "map"
     with pytest.raises(ValueError, match="on must be one of pooled, map, not both"):
-        check_choice("on", "both", Place)
-    assert check_percentile(0.9) == 0.9
+        one_of("on", "both", Place)
+    assert fraction("percentile", 0.9) == 0.9
     for wrong in (-0.1, 1.0, 90):
         with pytest.raises(ValueError, match=r"percentile must be a fraction in \[0, 1\), not"):
-            check_percentile(wrong)
+            fraction("percentile", wrong)

@@ -43,7 +43,7 @@ def test_all_methods_of_a_model_share_a_test_pass() -> None:
 
 
 def test_passes_are_only_those_that_are_needed() -> None:
-    planned = plan(methods=["SoftMax+MaxProb"])
+    planned = plan(methods=["SoftMax+MSP"])
     assert [(p.dataset, p.split, p.purpose) for p in passes_of(planned)] == [
         ("digits", "test", "score"),
         ("letters", "test", "score"),
@@ -74,7 +74,7 @@ def test_taps_are_captured_only_where_needed() -> None:
     assert with_taps
     for passed in passes_of(planned):
         assert passed.taps == bool(with_taps & set(passed.methods)), passed
-    assert not any(p.taps for p in passes_of(plan(methods=["SoftMax+MaxProb", "SoftMax+ODIN"])))
+    assert not any(p.taps for p in passes_of(plan(methods=["SoftMax+MSP", "SoftMax+ODIN"])))
 
 
 def test_oracle_tuning_passes_validation_images_of_each_set() -> None:
@@ -114,7 +114,7 @@ def test_a_run_makes_the_forward_passes_of_the_estimate(
 ) -> None:
     odin = {"temperature": 1000.0, "epsilon": 0.01}
     methods = {
-        "SoftMax+MaxProb": METHODS["SoftMax+MaxProb"],
+        "SoftMax+MSP": METHODS["SoftMax+MSP"],
         "DisMax+Entropy": METHODS["DisMax+Entropy"],
         "SoftMax+ODIN": {**METHODS["SoftMax+ODIN"], "parameters": odin},
         "SoftMax+MDS": {"model": "SoftMax", "detector": "mahalanobis_single"},
@@ -175,7 +175,7 @@ def test_training_takes_three_forwards_and_tests_one() -> None:
 @pytest.mark.parametrize(
     ("method", "forwards"),
     [
-        ("SoftMax+MaxProb", {"score": 1}),
+        ("SoftMax+MSP", {"score": 1}),
         # Grid: 4 temperatures with a gradient each, 10 steps that are not zero; 3 kinds of images.
         ("SoftMax+ODIN", {"score": 3, "tune": 4 + 3 * (1 + 4 + 40)}),
         ("SoftMax+Mahalanobis", {"score": 6, "fit": 1, "tune": 4 + 3 * (1 + 2.5 * (1 + 6))}),
@@ -190,7 +190,7 @@ def test_passes_take_what_their_methods_declare(method: str, forwards: dict[str,
 
 
 def test_methods_share_the_first_forward() -> None:
-    planned = plan(methods=["SoftMax+MaxProb", "entropy", "SoftMax+ODIN"])
+    planned = plan(methods=["SoftMax+MSP", "entropy", "SoftMax+ODIN"])
     score = next(each for each in passes_of(planned) if each.purpose == "score")
     assert pass_work(planned, score).flops == pytest.approx(F * score.images * 3)
 
@@ -199,7 +199,7 @@ def test_networks_of_which_nothing_is_known() -> None:
     own = {**SOFTMAX, "network": "mine:network"}
     planned = plan(
         benchmark(models={"SoftMax": own, "DisMax": DISMAX}),
-        methods=["SoftMax+MaxProb", "DisMax+Entropy"],
+        methods=["SoftMax+MSP", "DisMax+Entropy"],
     )
     assert training_work(planned, "SoftMax").flops is None
     assert training_work(planned, "SoftMax").images == 897

@@ -72,12 +72,12 @@ def test_excluded_combinations_are_not_swept() -> None:
 
 def test_a_pass_of_one_detector() -> None:
     spec = benchmark(methods={}, matrix={"detectors": ["baseline"]})
-    assert names(plan(spec)) == ["SoftMax+MaxProb", "DisMax+MaxProb"]
+    assert names(plan(spec)) == ["SoftMax+MSP", "DisMax+MSP"]
 
 
 def test_a_method_is_selected_by_its_name_in_any_case() -> None:
-    planned = plan(methods=["softmax+maxprob"])
-    assert names(planned) == ["SoftMax+MaxProb"]
+    planned = plan(methods=["softmax+msp"])
+    assert names(planned) == ["SoftMax+MSP"]
     assert planned.methods[0].asked_for
 
 
@@ -106,10 +106,10 @@ def test_an_unknown_method_gets_the_nearest_names() -> None:
     ("name", "method", "detector"),
     [
         ("SoftMax+odin", "SoftMax+ODIN", "odin"),
-        ("softmax + baseline", "SoftMax+MaxProb", "baseline"),
+        ("softmax + baseline", "SoftMax+MSP", "baseline"),
         ("DisMax+odin", "DisMax+ODIN", "odin"),
         ("DisMax+ODIN", "DisMax+ODIN", "odin"),
-        ("dismax+maxprob", "DisMax+MaxProb", "baseline"),
+        ("dismax+msp", "DisMax+MSP", "baseline"),
         ("SoftMax+knn", "SoftMax+KNN", "knn"),
         ("SoftMax+KNN", "SoftMax+KNN", "knn"),
     ],
@@ -126,14 +126,14 @@ def test_a_model_with_a_detector_can_always_be_named(
 
 def test_a_pair_that_has_a_name_of_its_own_is_that_method() -> None:
     odin = {"model": "SoftMax", "detector": "odin", "parameters": {"temperature": 2.0}}
-    mine = benchmark(methods={"SoftMax+MaxProb": METHODS["SoftMax+MaxProb"], "Fixed": odin})
+    mine = benchmark(methods={"SoftMax+MSP": METHODS["SoftMax+MSP"], "Fixed": odin})
     (found,) = plan(mine, methods=["SoftMax+odin"]).methods
     assert (found.name, found.parameters) == ("Fixed", {"temperature": 2.0})
 
 
 def test_a_pair_that_stands_for_several_methods_is_refused() -> None:
     odin = {"model": "SoftMax", "detector": "odin"}
-    two = benchmark(methods={"A": odin, "B": odin, "C": METHODS["SoftMax+MaxProb"]})
+    two = benchmark(methods={"A": odin, "B": odin, "C": METHODS["SoftMax+MSP"]})
     error = refusal(two, methods=["SoftMax+ODIN"])
     assert "stands for several methods" in error.message
     assert "'A' or 'B'" in error.hint
@@ -165,7 +165,7 @@ def test_a_pair_of_a_broken_detector_says_why() -> None:
 def test_two_methods_of_one_name() -> None:
     # The pass would call it as the method that is named is called.
     spec = benchmark(
-        methods={"SoftMax+Entropy": METHODS["SoftMax+MaxProb"]}, matrix={"models": ["SoftMax"]}
+        methods={"SoftMax+Entropy": METHODS["SoftMax+MSP"]}, matrix={"models": ["SoftMax"]}
     )
     error = refusal(spec)
     assert "two methods are called 'SoftMax+Entropy'" in error.message
@@ -186,7 +186,7 @@ def test_names_that_some_file_systems_do_not_tell_apart() -> None:
 )
 def test_names_that_are_no_folders(name: str) -> None:
     with pytest.raises(UserError) as caught:
-        benchmark(methods={name: METHODS["SoftMax+MaxProb"]})
+        benchmark(methods={name: METHODS["SoftMax+MSP"]})
     assert "cannot name a folder" in caught.value.message
     assert len(caught.value.message) < 300
 
@@ -329,7 +329,7 @@ def test_what_tune_leaves_out_and_needs_tuning_is_skipped() -> None:
     [
         ("odni", {}, "there is no detector 'odni'"),
         ("baseline", {}, "detector 'baseline' has no search space"),
-        ("odin", {"methods": ["SoftMax+MaxProb"]}, "no method of this run has it"),
+        ("odin", {"methods": ["SoftMax+MSP"]}, "no method of this run has it"),
         ("all", {"tuning": {"protocol": "none"}}, "has no protocol to tune by"),
     ],
 )
@@ -523,7 +523,7 @@ def test_a_detector_that_cannot_be_made_is_a_skip() -> None:
             "models.DisMax.loss_options: unknown name 'alfa'",
             "'alpha'",
         ),
-        ({"reference": "SoftMax"}, "reference: unknown name 'SoftMax'", "'SoftMax+MaxProb'"),
+        ({"reference": "SoftMax"}, "reference: unknown name 'SoftMax'", "'SoftMax+MSP'"),
         (
             {"reference": "SoftMax+ODIN"},
             "reference: 'odin' needs more than the logits",
@@ -600,7 +600,7 @@ def test_a_manifest_that_is_not_valid(tmp_path: Path) -> None:
 TABLE_1 = {
     # Input preprocessing, feature ensemble, OOD or adversarial samples, post-processing phase,
     # ad-hoc models: Table 1 of the DisMax paper (arXiv:1908.05569v1).
-    "SoftMax+MaxProb": (False, False, False, False, False),
+    "SoftMax+MSP": (False, False, False, False, False),
     "SoftMax+ODIN": (True, False, True, True, False),
     "SoftMax+Mahalanobis": (True, True, True, True, True),
     "DisMax+Entropy": (False, False, False, False, False),
@@ -669,7 +669,7 @@ def test_a_drawn_plan_fits_120_columns() -> None:
 
 
 def test_a_drawn_plan_says_how_much_it_is() -> None:
-    text = drawn(methods=["SoftMax+MaxProb"], seeds=2)
+    text = drawn(methods=["SoftMax+MSP"], seeds=2)
     # 897 training images for one epoch; 4 test sets of 600.
     assert "2 trainings over 1,794 images" in text
     assert "passes over 4,800 images" in text
@@ -733,7 +733,7 @@ def test_a_head_that_is_calibrated_needs_validation_images(tmp_path: Path) -> No
     changes: dict[str, Any] = {"id": "few", "models": {"SoftMax": SOFTMAX, "DisMax": calibrated}}
     error = refusal(benchmark(**changes), methods=["DisMax+Entropy"], catalog=Catalog([tmp_path]))
     assert "needs the validation split of 'few' to calibrate a temperature on" in error.message
-    plan(benchmark(**changes), methods=["SoftMax+MaxProb"], catalog=Catalog([tmp_path]))
+    plan(benchmark(**changes), methods=["SoftMax+MSP"], catalog=Catalog([tmp_path]))
 
 
 # --- examples -------------------------------------------------------------------------------------
@@ -743,7 +743,7 @@ def test_the_example_folder_is_a_benchmark_like_any_other() -> None:
     folder = Path(__file__).parents[2] / "examples" / "cifar10-folders"
     catalog = Catalog([folder])
     planned = plan(catalog.benchmark("cifar10-folders"), catalog=catalog, known=catalog.detectors)
-    assert {"SoftMax+MaxProb", "DisMax+Entropy", "SoftMax+ODIN", "SoftMax+Mahalanobis"} <= set(
+    assert {"SoftMax+MSP", "DisMax+Entropy", "SoftMax+ODIN", "SoftMax+Mahalanobis"} <= set(
         names(planned)
     )
     assert {model.training.recipe for model in planned.benchmark.models.values()} == {"quick"}

@@ -319,6 +319,59 @@ def test_a_detector_that_needs_an_argument(tmp_path: Path) -> None:
     assert instantiate(cls, {"scale": 2.0}).parameters == {"scale": 2.0}
 
 
+# --- aliases --------------------------------------------------------------------------------------
+
+ALIASES = {
+    "msp": "baseline",
+    "mds": "mahalanobis_single",
+    "mds_ensemble": "mahalanobis",
+    "rmds": "relative_mahalanobis",
+    "mls": "max_logit",
+    "ebo": "energy",
+    "klm": "kl_matching",
+    "temp_scaling": "temperature_scaling",
+}
+
+
+def test_the_aliases_of_the_built_in_detectors() -> None:
+    assert Catalog().aliases == ALIASES
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_loaded_as_its_detector(alias: str) -> None:
+    assert oodbench.load_detector(alias).info.name == ALIASES[alias]
+
+
+def test_a_misspelt_alias_gets_the_nearest() -> None:
+    with pytest.raises(UserError) as raised:
+        oodbench.load_detector("mds_ensembel")
+    assert "'mds_ensemble'" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        ('aliases=("msp",)', "alias 'msp' of detector 'mine'"),
+        ('aliases=("knn",)', "alias 'knn' of detector 'mine'"),
+    ],
+)
+def test_an_alias_that_is_taken_names_both_detectors(tmp_path: Path, mine: str, said: str) -> None:
+    text = DETECTOR.format(name="mine", cls="Mine").replace('"mine"', f'"mine", {mine}')
+    path = detector(tmp_path, "mine", text)
+    with pytest.raises(UserError) as raised:
+        Catalog([tmp_path]).detectors  # noqa: B018
+    assert said in raised.value.message
+    assert str(path) in raised.value.message
+    other = "baseline" if "msp" in mine else "knn"
+    assert f"'{other}'" in raised.value.message
+
+
+def test_a_detector_with_the_name_of_an_alias_is_refused(tmp_path: Path) -> None:
+    detector(tmp_path, "msp")
+    with pytest.raises(UserError, match="alias 'msp' of detector 'baseline'.*detector 'msp'"):
+        Catalog([tmp_path]).detectors  # noqa: B018
+
+
 # --- benchmarks -----------------------------------------------------------------------------------
 
 

@@ -236,9 +236,9 @@ def test_helpers_beside_a_detector(tmp_path: Path, form: str) -> None:
 def test_a_helper_that_is_called_as_a_detector_is_said(tmp_path: Path) -> None:
     path = folder(tmp_path, "from shared import moved")
     (path.parent / "_shared.py").rename(path.parent / "shared.py")
-    error = Catalog([tmp_path]).detectors["mine"].error
+    error = Catalog([tmp_path]).checked_detectors()["mine"].error
     assert error is not None
-    assert "line 3: No module named 'shared'" in error
+    assert "line 3: ModuleNotFoundError: No module named 'shared'" in error
     assert "_shared.py" in error
 
 
@@ -530,7 +530,7 @@ for resume in (False, True):
     print(run.complete, [run.records[0].reason], methods)
 """
 
-_TINY = tiny_benchmark({"SoftMax+MaxProb": "baseline"})
+_TINY = tiny_benchmark({"SoftMax+MSP": "baseline"})
 
 
 @pytest.mark.parametrize("how", ["runs", "fails"])

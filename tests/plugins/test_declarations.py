@@ -1,14 +1,12 @@
-"""Detectors' files read without running them: what is certain, broken, not known."""
+"""Declarations read without running a file; imports tried in another process."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from oodbench.errors import UserError
 from oodbench.plugins import probe as probing
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content import is_content
@@ -63,12 +61,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-# --- certain --------------------------------------------------------------------------------------
+# --- files that import, and files that do not -----------------------------------------------------
 
-CERTAIN = {
+FINE = {
     "nothing": "",
     "docstring": '"""Text."""\n',
-    "future": "",  # written by the test: it must be the first line
     "standard library": "from collections.abc import Mapping\nimport math\n",
     "submodule": "import torch.nn.functional as F\nfrom torch.nn import functional\n",
     "our modules": "from oodbench.numerics.functional import max_probability\n",
@@ -78,21 +75,6 @@ CERTAIN = {
     "a function": "def f(x: Tensor | None = None, *, y: float = -1.0) -> Tensor | None:\n    z\n",
     "a class": "class A:\n    x: int = 0\n    @staticmethod\n    def f() -> int:\n        x\n",
     "type checking": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nosuch\n",
-}
-
-
-@pytest.mark.parametrize("name", CERTAIN)
-def test_certain(tmp_path: Path, name: str) -> None:
-    path = file(tmp_path, CERTAIN[name])
-    if name == "future":
-        path.write_text("from __future__ import annotations\n" + path.read_text())
-    assert read_detector(path).certain
-    assert load_class(path).info.name == "mine", "judged certain, it must import"
-
-
-# --- uncertain ------------------------------------------------------------------------------------
-
-UNCERTAIN_AND_FINE = {
     "a call": "NAMES = tuple('ab')\n",
     "arithmetic": "HALF = 1 / 2\nTEN = 2.5 * 4\nSIX = 1 + 2 + 3\n",
     "a large power": "LARGE = 2**65\n",
@@ -104,7 +86,7 @@ UNCERTAIN_AND_FINE = {
     "a union of text": "def f(x: 'Tensor' = None) -> 'int':\n    pass\nfor _ in (): pass\n",
 }
 
-UNCERTAIN_AND_BROKEN = {
+BROKEN = {
     "raise": ("raise RuntimeError('no luck')\n", "line 3: RuntimeError: no luck"),
     "division": ("x = 1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
     "undefined name": ("x = nothing\n", "line 3: NameError: name 'nothing' is not defined"),
@@ -123,6 +105,14 @@ UNCERTAIN_AND_BROKEN = {
     ),
     "no such name, standard": ("from math import nosuch\n", "cannot import name 'nosuch'"),
     "no such submodule": ("import torch.nosuch\n", "No module named 'torch.nosuch'"),
+    "no such package": (
+        "import nosuchpackage.sub\n",
+        "line 3: ModuleNotFoundError: No module named 'nosuchpackage'",
+    ),
+    "from no such package": (
+        "from nosuchpackage import x\n",
+        "line 3: ModuleNotFoundError: No module named 'nosuchpackage'",
+    ),
     "exit": ("import sys\nsys.exit()\n", "line 4: SystemExit"),
     "relative": ("from . import other\n", "line 3: "),
     "not a base": ("A = 3\nclass B(A):\n    pass\n", "TypeError"),
@@ -138,10 +128,10 @@ UNCERTAIN_AND_BROKEN = {
     "minus text": ("x = -'a'\n", "line 3: TypeError: bad operand type"),
 }
 
-UNCERTAIN_CLASSES = {
+BROKEN_CLASSES = {
     "no detector": (
         "@register('mine')\nclass Mine:\n    pass\n",
-        "AttributeError: type object 'Mine' has no attribute 'parameter_names'",
+        "Detector 'mine': class Mine does not derive from oodbench.Detector",
     ),
     "search space": (
         CLASS.format(arguments=", search_space={'scael': (1.0,)}"),
@@ -174,18 +164,17 @@ UNCERTAIN_CLASSES = {
 }
 
 
-def test_uncertain_files_are_run_elsewhere(tmp_path: Path) -> None:
+def test_files_are_imported_elsewhere(tmp_path: Path) -> None:
     """All at once, because it takes another process; the reason is said with its line."""
-    cases = {name: (before, None) for name, before in UNCERTAIN_AND_FINE.items()}
-    cases |= {f"broken: {k}": v for k, v in UNCERTAIN_AND_BROKEN.items()}
-    cases |= {f"class: {k}": ("", said) for k, (_, said) in UNCERTAIN_CLASSES.items()}
+    cases = {name: (before, None) for name, before in FINE.items()}
+    cases |= {f"broken: {k}": v for k, v in BROKEN.items()}
+    cases |= {f"class: {k}": ("", said) for k, (_, said) in BROKEN_CLASSES.items()}
     files: dict[str, Path] = {}
     for number, (name, (before, _)) in enumerate(cases.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
-        body = UNCERTAIN_CLASSES[name[7:]][0] if name.startswith("class: ") else None
+        body = BROKEN_CLASSES[name[7:]][0] if name.startswith("class: ") else None
         files[name] = file(folder, before, body=body)
-        assert not read_detector(files[name]).certain, f"{name}: judged certain"
     before_modules = set(sys.modules)
     errors = probe(list(files.values()))
     assert not {m for m in set(sys.modules) - before_modules if is_content(m)}
@@ -208,8 +197,6 @@ def test_uncertain_files_are_run_elsewhere(tmp_path: Path) -> None:
         ("def f(x, x):\n    pass\n", "line 3: duplicate argument 'x'"),
         ("def f():\n    break\n", "line 4: 'break' outside loop"),
         ("x = (1,\n", "line 3: '(' was never closed"),
-        ("import nosuchpackage.sub\n", "line 3: No module named 'nosuchpackage'"),
-        ("from nosuchpackage import x\n", "line 3: No module named 'nosuchpackage'"),
         (CLASS.format(arguments=""), "declares more than one detector"),
     ],
 )
@@ -222,9 +209,10 @@ def test_broken_by_its_text(tmp_path: Path, before: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (", needs=('fitt',)", "line 4: unknown need 'fitt'. Did you mean 'fit'"),
-        (", needs='fit'", 'line 4: @register: needs: expected a tuple such as ("fit",)'),
-        (", needs=3", 'line 4: @register: needs: expected a tuple such as ("fit",), not 3'),
+        (", needs=('fitt',)", "declares the unknown need 'fitt'. Did you mean 'fit'"),
+        (", needs='fit'", "expected a tuple of names, not 'fit'. Write needs=('fit',)"),
+        (", needs=3", "needs: expected a tuple of names, not 3"),
+        (", aliases='m'", "aliases: expected a tuple of names, not 'm'"),
         (", title='a' + 'b'", "line 4: write the arguments of @register as literals"),
         (", title=NAME", "line 4: write the arguments of @register as literals"),
         (", **{'label': 'x'}", "line 4: "),
@@ -272,12 +260,10 @@ BUILT_IN = sorted(
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_detectors_are_certain(name: str) -> None:
-    """Or `oodbench list` has to start another process, which takes seconds."""
+def test_built_in_detectors_import_and_are_read_as_they_register(name: str) -> None:
+    """`oodbench list` does not import them: this test does."""
     path = Catalog().entry("detector", name).path
-    reading = read_detector(path)
-    assert reading.certain
-    assert load_class(path).info == reading.info
+    assert load_class(path).info == read_detector(path)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +281,7 @@ def test_the_declaration_read_is_the_one_registered(
 ) -> None:
     text = CLASS.format(arguments=arguments).replace("(Detector):\n", f"(Detector):\n{docstring}")
     path = file(tmp_path, body=text)
-    read, registered = read_detector(path).info, load_class(path).info
-    assert read == registered
+    assert read_detector(path) == load_class(path).info
 
 
 # --- probing --------------------------------------------------------------------------------------
@@ -343,15 +328,13 @@ def test_a_cache_that_cannot_be_written_costs_nothing(
     assert probe([path]) == {path: None}
 
 
-def test_listing_runs_no_certain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_imports_no_built_in_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes seconds, and the tests import these files."""
+
     def never(trials: list[probing.Trial]) -> dict[probing.Trial, str | None]:
-        pytest.fail(f"started another process for {[os.fspath(path) for path, _ in trials]}")
+        assert not trials, f"another process imported {trials}"
+        return {}
 
     monkeypatch.setattr(probing, "_tried_elsewhere", never)
-    (tmp_path / "detectors").mkdir()
-    file(tmp_path / "detectors")
-    statuses = Catalog([tmp_path]).checked_detectors()
-    assert statuses["mine"].error is None
-    assert statuses["mine"].info is not None
-    with pytest.raises(UserError):
-        Catalog([tmp_path]).entry("detector", "other")
+    statuses = Catalog().checked_detectors()
+    assert {status.error for status in statuses.values()} == {None}

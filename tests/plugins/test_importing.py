@@ -39,9 +39,9 @@ def test_parameters_are_taken() -> None:
 def test_an_input_gradient_needs_a_step_size(tmp_path: Path) -> None:
     (tmp_path / "detectors").mkdir()
     (tmp_path / "detectors" / "stepless.py").write_text(
-        "from oodbench import Detector, register\n"
+        "from oodbench import PerturbingDetector, register\n"
         '@register("stepless", needs=("input_gradient",))\n'
-        "class Stepless(Detector):\n"
+        "class Stepless(PerturbingDetector):\n"
         '    """No step."""\n'
         "    def score(self, outputs): ...\n"
         "    def perturbation_losses(self, outputs): ...\n"

@@ -109,7 +109,7 @@ def test_chosen_values_are_printed_by_seed(steps: tuple[float, ...], shown: str)
         if r.status == "ok"
     ]
     costs = [
-        replace(cost, input_preprocessing=cost.method in ("SoftMax+ODIN", "SoftMax+MaxProb"))
+        replace(cost, input_preprocessing=cost.method in ("SoftMax+ODIN", "SoftMax+MSP"))
         for cost in cost_records(len(steps))
     ]
     board = Leaderboard.from_records(records, costs)
@@ -119,7 +119,7 @@ def test_chosen_values_are_printed_by_seed(steps: tuple[float, ...], shown: str)
         assert shown.split("(")[-1].removeprefix("Required; chosen: ").rstrip(")") + "; k 3" in text
         assert "per seed" not in text
     # What was not tuned did not choose.
-    assert re.search(r"\| MaxProb +\| Required +\|", board.to_markdown())
+    assert re.search(r"\| MSP +\| Required +\|", board.to_markdown())
 
 
 def test_two_seeds_show_their_values() -> None:

@@ -31,7 +31,7 @@ with held(Path(sys.argv[1])):
     sys.stdin.read()
 """
 BENCHMARK = tiny_benchmark(
-    {"SoftMax+MaxProb": "baseline", "SoftMax+Energy": "energy", "SoftMax+KNN": "knn"},
+    {"SoftMax+MSP": "baseline", "SoftMax+Energy": "energy", "SoftMax+KNN": "knn"},
     ood="{far: [uniform-noise]}",
 )
 
@@ -211,7 +211,7 @@ def place(
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "holding-cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
-    oodbench.run("tiny.yaml", out="base", seeds=1, methods=["SoftMax+MaxProb"], device="cpu")
+    oodbench.run("tiny.yaml", out="base", seeds=1, methods=["SoftMax+MSP"], device="cpu")
     return tmp_path
 
 
@@ -237,7 +237,7 @@ def test_two_commands_resume_in_one_directory(place: Path) -> None:
     for code, text, name in zip(codes, said, ("SoftMax+Energy", "SoftMax+KNN"), strict=True):
         assert (name in recorded(Path("base"))) == (code == 0)
         assert ("in use by process" in text) == (code == 2), text
-    assert "SoftMax+MaxProb" in recorded(Path("base"))
+    assert "SoftMax+MSP" in recorded(Path("base"))
 
 
 def test_two_default_names_in_one_second(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ def test_two_default_names_in_one_second(place: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(api.datetime, "datetime", Stopped)
     names = [
         oodbench.run("tiny.yaml", seeds=1, methods=[method], device="cpu").folder.name
-        for method in ("SoftMax+Energy", "SoftMax+KNN", "SoftMax+MaxProb")
+        for method in ("SoftMax+Energy", "SoftMax+KNN", "SoftMax+MSP")
     ]
     first = "tiny-20260102-030405"
     assert names == [first, f"{first}-2", f"{first}-3"]

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = tiny_benchmark(
     {
-        "SoftMax+MaxProb": "baseline",
+        "SoftMax+MSP": "baseline",
         "DisMax+Entropy": "{model: DisMax, detector: dismax_entropy}",
         "SoftMax+ODIN": "{model: SoftMax, detector: odin, parameters: {temperature: 1000.0}}",
     },
@@ -48,10 +48,10 @@ TINY = tiny_benchmark(
     models="  DisMax: {network: resnet8, head: dismax, loss_options: {alpha: 10}, "
     "training: *training}",
     matrix="{models: [SoftMax], detectors: [dismax_entropy]}",
-    reference="SoftMax+MaxProb",
+    reference="SoftMax+MSP",
     tuning="{fgsm_step: 0.3}",
 )
-METHODS = ("SoftMax+MaxProb", "DisMax+Entropy", "SoftMax+ODIN")
+METHODS = ("SoftMax+MSP", "DisMax+Entropy", "SoftMax+ODIN")
 SKIPPED = "SoftMax+DisMaxEntropy"
 SETS = {"letters": "near", "uniform-noise": "far"}
 SEEDS = 2
@@ -211,7 +211,7 @@ def test_records_have_the_fields_of_the_contract(complete: Path) -> None:
             assert {record[k] for k in ("value", "ci_low", "ci_high", "n_id", "n_ood")} == {None}
     tuned = {(r["method"], r["tuned_on"]) for r in records(complete) if r["status"] == "ok"}
     assert tuned == {
-        ("SoftMax+MaxProb", "none"),
+        ("SoftMax+MSP", "none"),
         ("DisMax+Entropy", "none"),
         ("SoftMax+ODIN", "fgsm"),
     }
@@ -384,7 +384,7 @@ def test_fewer_seeds_keep_what_was_skipped(copy: Path, complete: Path) -> None:
     assert kept == [r for r in records(complete) if r["status"] == "skipped"]
 
 
-@pytest.mark.parametrize("first", ["DisMax+Entropy", "SoftMax+ODIN", "SoftMax+MaxProb"])
+@pytest.mark.parametrize("first", ["DisMax+Entropy", "SoftMax+ODIN", "SoftMax+MSP"])
 def test_more_methods(tmp_path: Path, work: Counter[str], complete: Path, first: str) -> None:
     """Also where the first ones need no tuning data and the others do."""
     run(tmp_path / "run", methods=[first])
@@ -412,7 +412,7 @@ def test_a_changed_detector_is_run_again(tmp_path: Path, work: Counter[str], fil
         run(
             tmp_path / "run",
             seeds=1,
-            methods=["SoftMax+MaxProb", "mine"],
+            methods=["SoftMax+MSP", "mine"],
             plugins=[folder],
             resume=version == "second",
         )
@@ -665,7 +665,7 @@ def test_a_damaged_checkpoint_is_trained_again(
         }[damage]
     )
     with pytest.warns(UserWarning, match="cannot be used") as warned:
-        run(tmp_path / "run", seeds=1, methods=["SoftMax+MaxProb"])
+        run(tmp_path / "run", seeds=1, methods=["SoftMax+MSP"])
     said = next(str(w.message) for w in warned if "cannot be used" in str(w.message))
     assert path.name in said
     assert "training again" in said

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import oodbench
-from oodbench import Detector, Outputs, register
+from oodbench import Detector, Outputs, PerturbingDetector, register
 from oodbench.detector import Batches
 from oodbench.engine.evaluation import MethodResult, fail_constant_scores
 from oodbench.losses import DisMaxHead
@@ -361,7 +361,7 @@ def test_a_detector_that_is_not_registered_or_has_no_step(trained: Net) -> None:
     assert "Unregistered does not say what it needs" in refused(trained, [Unregistered()]).message
 
     @register("stepless", needs=("input_gradient",))
-    class Stepless(Detector):
+    class Stepless(PerturbingDetector):
         def score(self, outputs: Outputs) -> Tensor:
             return outputs.logits.amax(1)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from oodbench.detector import Detector, Outputs
+from oodbench.detector import Detector, Outputs, PerturbingDetector
 from oodbench.engine.passes.capture import LOGITS
 from oodbench.engine.passes.contract import checked_gradient, checked_losses
 from oodbench.engine.passes.network import NetworkRunner
@@ -26,13 +26,12 @@ def takes_gradients(needs: Set[str]) -> bool:
 
 def differentiates(detector: Detector) -> bool:
     """Whether scoring takes a gradient: a step of zero would not use it."""
-    needs = detector.info.needs
-    return "input_gradients" in needs or ("input_gradient" in needs and step_size(detector) != 0)
+    return "input_gradients" in detector.info.needs or step_size(detector) != 0
 
 
 def step_size(detector: Detector) -> float:
-    """The detector's `epsilon`, in units of a [0, 1] pixel."""
-    return float(detector.epsilon)  # type: ignore[attr-defined]
+    """The `epsilon` of a perturbing detector, in units of a [0, 1] pixel; 0 for the others."""
+    return float(detector.epsilon) if isinstance(detector, PerturbingDetector) else 0.0
 
 
 def differentiated(
@@ -50,7 +49,7 @@ def differentiated(
         DetectorError: if the detector's losses are not as they must be.
     """
     view, shown = outputs.detach(), shown_gradients(detector, outputs, images)
-    if "input_gradient" in detector.info.needs and step_size(detector) != 0:
+    if isinstance(detector, PerturbingDetector) and step_size(detector) != 0:
         gradients = gradients_of(detector, outputs, images)
         view = perturbed_outputs(runner, detector, images, outputs, gradients)
     return replace(view, input_gradients=shown)
@@ -108,18 +107,18 @@ def perturbed_outputs(
 
     Args:
         runner: runs the network; no graph is made.
-        detector: has `epsilon` and `sign_zero`.
+        detector: has the step size.
         images: shape [B, C, H, W].
         outputs: of `images`.
         gradients: place -> gradient.
     """
     epsilon = step_size(detector)
-    if epsilon == 0:
+    if epsilon == 0 or not isinstance(detector, PerturbingDetector):
         return outputs.detach()
     moved = outputs.detach()
     with torch.no_grad():
         for place, gradient in gradients.items():
-            step = epsilon * step_sign(gradient, getattr(detector, "sign_zero", "plus"))
+            step = epsilon * step_sign(gradient, detector.sign_zero)
             shifted = images.detach() - step
             if place == LOGITS:
                 moved = replace(runner.outputs(shifted, outputs.labels), taps=moved.taps)

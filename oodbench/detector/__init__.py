@@ -1,0 +1,26 @@
+"""The public contract of a detector: base classes, what it is given, and `register`.
+
+A detector's file is content: it imports from here and knows nothing of the engine that runs it.
+"""
+
+from oodbench.detector.base import Detector, PerturbingDetector
+from oodbench.detector.info import NEEDS, DetectorInfo, Need
+from oodbench.detector.outputs import Batches, Head, HeadKind, Outputs, head_obstacle
+from oodbench.detector.registration import declared, parameters_problem, register, required_methods
+
+__all__ = [
+    "NEEDS",
+    "Batches",
+    "Detector",
+    "DetectorInfo",
+    "Head",
+    "HeadKind",
+    "Need",
+    "Outputs",
+    "PerturbingDetector",
+    "declared",
+    "head_obstacle",
+    "parameters_problem",
+    "register",
+    "required_methods",
+]

@@ -1,0 +1,69 @@
+"""What a detector declares: its names, its paper, its needs and its search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Need = Literal[
+    "features",  # the penultimate features (the input of the last layer)
+    "feature_map",  # the map whose spatial mean is the penultimate features
+    "taps",  # every feature layer, averaged over space: a feature ensemble
+    "tap_maps",  # every feature layer before the average
+    "layers",  # every convolution and activation, reduced during the forward pass
+    "labels",  # true labels while fitting
+    "head",  # the weights of a linear last layer
+    "dismax_head",  # a network trained with a DisMax-type (distance) head
+    "input_gradient",  # a `PerturbingDetector`: a gradient step on the image before it is scored
+    "input_gradients",  # gradients of losses with respect to the image, used by `score`
+    "replaced_logits",  # the network's logits after the detector replaced a feature layer's output
+    "fit",  # a pass over the training images before scoring
+    "validation",  # a pass over labeled validation images, after `fit`
+    "calibration",  # a model of the detector's own, trained on tuning data
+]
+NEEDS: tuple[str, ...] = get_args(Need)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorInfo:
+    """What `register` declares of a detector. Every field is a literal in the detector's file.
+
+    Attributes:
+        name: the detector's name, equal to the stem of its file. Records hold this name.
+        label: short name in the names of methods ("MSP" in "SoftMax+MSP").
+        title: full title for lists.
+        aliases: other names that work wherever the name does.
+        paper: title of the paper.
+        authors: the paper's authors, in order.
+        venue, year, url: where the paper was published, when, and its address.
+        code: address of the authors' repository; empty if there is none, or none is known.
+        needs: what it needs beyond the logits (see `Need`).
+        search_space: parameter -> values tried when it is tuned.
+    """
+
+    name: str
+    label: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    paper: str = ""
+    authors: tuple[str, ...] = ()
+    venue: str = ""
+    year: int | None = None
+    url: str = ""
+    code: str = ""
+    needs: frozenset[str] = frozenset()
+    search_space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str:
+        """Venue and year, as in "ICLR 2018"."""
+        return f"{self.venue} {self.year or ''}".strip()
+
+    @property
+    def cost_class(self) -> str:
+        """Cost of one image at inference, in passes of the network, as declared."""
+        if "input_gradient" in self.needs:
+            return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
+        parts = {"input_gradients": " + backward", "replaced_logits": " + part of a forward"}
+        return "forward" + "".join(parts[need] for need in parts if need in self.needs)

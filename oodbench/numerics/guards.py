@@ -1,0 +1,143 @@
+"""Checks of detectors' parameters and of the data that they are fitted on."""
+
+from __future__ import annotations
+
+from typing import TypeVar, get_args
+
+from torch import Tensor
+
+from oodbench.detector import Outputs
+from oodbench.errors import listed
+
+Number = TypeVar("Number", int, float)
+Word = TypeVar("Word", bound=str)
+
+
+def positive(name: str, value: float) -> float:
+    """The value of a parameter that must be above 0.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, not {value}")
+    return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """The value of a parameter that must be at least 0.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not value >= 0:
+        raise ValueError(f"{name} must not be negative, not {value}")
+    return value
+
+
+def at_least(name: str, value: Number, least: Number) -> Number:
+    """The value of a parameter with a lower limit.
+
+    Raises:
+        ValueError: if it is below the limit.
+    """
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def fraction(name: str, value: float) -> float:
+    """The value of a parameter that is a fraction in [0, 1).
+
+    Raises:
+        ValueError: if it is outside.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be a fraction in [0, 1), not {value}")
+    return value
+
+
+def one_of(name: str, value: Word, choices: object) -> Word:
+    """The value of a parameter that takes one of a few words.
+
+    Args:
+        name: of the parameter.
+        value: given for it.
+        choices: a `Literal` type.
+
+    Raises:
+        ValueError: if the value is none of its words.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value}")
+    return value
+
+
+def labels_of(outputs: Outputs) -> Tensor:
+    """True classes of the images, shape [B].
+
+    Raises:
+        ValueError: if the images have no labels.
+    """
+    if outputs.labels is None:
+        raise ValueError("needs images with labels to fit on, and these have none")
+    return outputs.labels
+
+
+def require_images(count: int, kind: str = "training") -> None:
+    """Refuse to fit on nothing.
+
+    Args:
+        count: number of images.
+        kind: "training" or "validation", for the message.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not count:
+        raise ValueError(f"no {kind} images to fit on")
+
+
+def require_every_class(counts: Tensor, problem: str) -> None:
+    """Refuse classes without images.
+
+    Args:
+        counts: number of images of each class, shape [C].
+        problem: what is missing then, with {} in the place of the classes.
+
+    Raises:
+        ValueError: if a class has none.
+    """
+    empty = [index for index, count in enumerate(counts.tolist()) if count == 0]
+    if empty:
+        raise ValueError(problem.format(listed(empty)))
+
+
+def require_positive_logits(total: float, count: int, method: str) -> float:
+    """The mean largest logit (or energy) of the training images, which must be positive.
+
+    A method that multiplies by logits reverses its order where they are negative. Softmax does not
+    change when a constant is added to all logits, so training does not fix their level. The level
+    of a linear layer trained with softmax is positive as a rule; that of a layer trained with a
+    sigmoid for each class is not.
+
+    Args:
+        total: sum of the largest logits, or of the energies, of the training images.
+        count: number of training images.
+        method: its name, for the message.
+
+    Returns:
+        The mean.
+
+    Raises:
+        ValueError: if the mean is not positive, or there are no images.
+    """
+    require_images(count)
+    mean = total / count
+    if not mean > 0:
+        raise ValueError(
+            f"the largest logits of the training images are {mean:.3g} on average, and {method} "
+            "multiplies by them: negative logits would reverse the order of its scores. It is for "
+            "networks that give the class of an image a positive logit"
+        )
+    return mean

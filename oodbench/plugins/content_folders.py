@@ -1,0 +1,55 @@
+"""The folders of content: built in, given by hand, of installed distributions."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from oodbench.errors import UserError
+from oodbench.files import expanded
+from oodbench.plugins.content import built_in_folder, plugin_packages
+
+PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
+BUILT_IN = "built-in"
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["detector", "benchmark", "dataset", "publication"]
+FOLDERS: Mapping[Kind, tuple[str, str]] = {
+    "detector": ("detectors", ".py"),
+    "benchmark": ("benchmarks", ".yaml"),
+    "dataset": ("data_manifests", ".yaml"),
+    "publication": ("benchmarks/published", ".yaml"),  # numbers that suites are compared with
+}
+
+
+def content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
+    """Source and path of each folder, in the order of reading.
+
+    Args:
+        plugins: folders that were given by hand.
+
+    Raises:
+        UserError: if one is not there, or has none of the three sub-folders.
+    """
+    built_in = built_in_folder()
+    yield BUILT_IN, built_in
+    variable = os.environ.get(PLUGINS_VARIABLE, "")
+    named = [expanded(part).resolve() for part in variable.split(os.pathsep) if part]
+    folders = dict.fromkeys([*plugins, *named])
+    folders.pop(built_in.resolve(), None)  # in a checkout, `--plugins .` names what is there anyway
+    for folder in folders:
+        if not any((folder / subfolder).is_dir() for subfolder, _ in FOLDERS.values()):
+            found = "has none of the sub-folders" if folder.is_dir() else "is not a folder"
+            raise UserError(
+                f"Plug-in folder {folder} {found}.",
+                "Plug-ins lie in sub-folders called detectors/, benchmarks/ and data_manifests/.",
+            )
+        yield str(folder), folder
+    for distribution, package, location in plugin_packages():
+        if not any((location / subfolder).is_dir() for subfolder, _ in FOLDERS.values()):
+            log.warning("package %s of %s has no folder detectors/", package, distribution)
+        yield f"distribution {distribution}", location
