@@ -1,10 +1,11 @@
 """Compare the scores of two checkouts of oodbench bit for bit.
 
-    python scripts/compare_scores.py BEFORE AFTER [--seeds 3]
+    python scripts/compare_scores.py BEFORE AFTER [--seeds 3] [--rename OLD=NEW ...]
 
 In each checkout the benchmark `digits` is run with all methods, and `oodbench.evaluate` with all
 detectors on one network; both checkouts use this Python environment, and train their own networks.
-The exit code is 1 if an array of scores differs, or is in one of the two only.
+The exit code is 1 if an array of scores differs, or is in one of the two only. Where a method was
+renamed in between, `--rename MaxProb=MSP` applies the new name to the methods of BEFORE.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,14 @@ def main() -> int:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        type=lambda text: tuple(text.split("=", 1)),
+        help="in the names of the methods of BEFORE; repeatable",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = {}
@@ -80,7 +90,16 @@ def main() -> int:
             place = Path(folder) / name
             place.mkdir()
             found[name] = scores_of(getattr(arguments, name).resolve(), place, arguments.seeds)
-    return compare(found["before"], found["after"])
+    before = {renamed(name, arguments.rename): array for name, array in found["before"].items()}
+    return compare(before, found["after"])
+
+
+def renamed(name: str, changes: Sequence[tuple[str, str]]) -> str:
+    """The name of an array, with changes in the name of its method (the second part)."""
+    start, method, rest = name.split("/", 2)
+    for old, new in changes:
+        method = method.replace(old, new)
+    return f"{start}/{method}/{rest}"
 
 
 def scores_of(checkout: Path, place: Path, seeds: int) -> dict[str, np.ndarray]:

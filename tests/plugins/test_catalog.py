@@ -368,7 +368,7 @@ def test_an_alias_that_is_taken_names_both_detectors(tmp_path: Path, mine: str, 
 
 def test_a_detector_with_the_name_of_an_alias_is_refused(tmp_path: Path) -> None:
     detector(tmp_path, "msp")
-    with pytest.raises(UserError, match="alias 'msp' of detector 'baseline'.*detector 'msp'"):
+    with pytest.raises(UserError, match=r"alias 'msp' of detector 'baseline'.*detector 'msp'"):
         Catalog([tmp_path]).detectors  # noqa: B018
 
 
