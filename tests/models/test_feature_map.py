@@ -239,7 +239,7 @@ class Brightest(Detector):
         self.note("fit", batches)
 
     def fit_validation(self, batches: Batches) -> None:
-        self.note("held out", batches)
+        self.note("validation", batches)
 
     def note(self, hook: str, batches: Batches) -> None:
         for outputs in batches:
@@ -282,7 +282,7 @@ def test_maps_reach_fit_and_score(tiny: Make, tiny_data: Make) -> None:
             check_batches=True,
         )
     assert not scored.errors, scored.errors
-    assert detector.shown == [(hook, n) for hook in ("fit", "held out") for n in (4, 4, 2)]
+    assert detector.shown == [(hook, n) for hook in ("fit", "validation") for n in (4, 4, 2)]
     network = classifier.network
     with torch.no_grad():
         x = network.second(network.first(classifier.normalized(images)))

@@ -138,12 +138,12 @@ LACKS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"fit_data": made(9, 0)[0]},
         "needs labels; fit_data gives images alone",
     ),
-    "held out": (
+    "validation": (
         Holding(),
         {"validation_data": None},
         "needs validation_data, images that the model was not trained on",
     ),
-    "held out labels": (
+    "validation labels": (
         Holding(),
         {"validation_data": made(9, 0)[0]},
         "needs labels; validation_data gives images alone",
