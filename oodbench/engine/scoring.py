@@ -83,14 +83,16 @@ def score_split(
     active = dict(scorers)
     done = 0
 
-    def compute(images: Tensor, _: Tensor | None) -> tuple[Tensor, dict[K, Outputs]]:
-        clean, views = _views(runner, images, active, result.errors)
+    def compute(
+        images: Tensor, _: Tensor | None, first: int | None
+    ) -> tuple[Tensor, dict[K, Outputs]]:
+        clean, views = _views(runner, images, active, result.errors, first)
         return clean.logits.argmax(dim=1), views
 
     for images, labels in runner.batches(data):
         if labels is not None:
             known.append(labels.cpu().numpy())
-        for count, (classes, views) in runner.within_memory(compute, images, labels):
+        for count, (classes, views) in runner.within_memory(compute, images, labels, done):
             for key, view in views.items():
                 scorer = active.get(key)
                 if scorer is None:
@@ -116,6 +118,7 @@ def _views(
     images: Tensor,
     scorers: Mapping[K, Scorer],
     errors: dict[K, Exception],
+    first: int | None = None,
 ) -> tuple[Outputs, dict[K, Outputs]]:
     """What each scorer sees of a batch: the common outputs, or those of passes of its own.
 
@@ -134,7 +137,7 @@ def _views(
         if graph:
             images = images.detach().requires_grad_()
         with runner.reading(scorer.method.name for scorer in scorers.values()):
-            outputs = runner.outputs(images)
+            outputs = runner.outputs(images, first=first)
         clean = outputs.detach()
         views = dict.fromkeys(scorers, clean)
         for key, scorer in alone.items():
@@ -238,8 +241,10 @@ def pass_outputs(
     """
     everyone = (reader.method for reader in runner.capture.readers)
     reading = frozenset(everyone if methods is None else methods)
+    done = 0
     for images, labels in runner.batches(data):
         # What is fitted takes part in gradients later; detectors are given copies, made outside.
         with torch.inference_mode(), runner.reading(reading):
-            parts = runner.within_memory(runner.outputs, images, labels)
+            parts = runner.within_memory(runner.outputs, images, labels, done)
+        done += len(images)
         yield from (outputs for _, outputs in parts)

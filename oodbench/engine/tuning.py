@@ -201,6 +201,7 @@ def _scored_batch(
     first: int,
     images: Tensor,
     labels: Tensor | None,
+    _: int | None,
 ) -> dict[int, Scores | Exception]:
     """Scores of a batch by each candidate, or what it raised; one first forward for all."""
     graph = takes_gradients(method.detector.needs)
@@ -242,7 +243,7 @@ def _with_gradients(
     sides = _sides(method, data)
     step = "epsilon" if "input_gradient" in method.detector.needs else None
 
-    def compute(images: Tensor, labels: Tensor | None) -> list[Outputs]:
+    def compute(images: Tensor, labels: Tensor | None, _: int | None) -> list[Outputs]:
         images = images.detach().requires_grad_()
         with torch.enable_grad():
             outputs = runner.outputs(images)

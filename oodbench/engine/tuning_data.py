@@ -97,20 +97,22 @@ def adversarial_data(
         assert labels is not None
         originals = images.cpu()
         disturbed = (originals + noise[done : done + len(images)]).clamp(0, 1)
-        done += len(images)
 
-        def attack(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        def attack(
+            images: Tensor, labels: Tensor | None, first: int | None
+        ) -> tuple[Tensor, Tensor]:
             assert labels is not None
             with torch.enable_grad():
                 images = images.detach().requires_grad_()
-                logits = runner.outputs(images).logits
+                logits = runner.outputs(images, first=first).logits
                 loss = F.cross_entropy(logits, labels, reduction="none")
                 gradient = input_gradients({"logits": loss}, images)["logits"]
                 assert gradient is not None
             moved = (images.detach() + spec.fgsm_step * gradient.sign()).clamp(0, 1)
             return moved, logits.argmax(dim=1)
 
-        parts = runner.within_memory(attack, images, labels)
+        parts = runner.within_memory(attack, images, labels, done)
+        done += len(images)
         moved = torch.cat([part for _, (part, _) in parts])
         right = torch.cat([predicted for _, (_, predicted) in parts]) == labels
         right &= _predictions(runner, disturbed.to(images)) == labels
@@ -153,7 +155,7 @@ def oracle_data(
 
 
 def _predictions(runner: NetworkRunner, images: Tensor) -> Tensor:
-    def predict(images: Tensor, labels: Tensor | None) -> Tensor:
+    def predict(images: Tensor, labels: Tensor | None, first: int | None) -> Tensor:
         with torch.no_grad():
             return runner.outputs(images).logits.argmax(dim=1)
 

@@ -18,23 +18,14 @@ from oodbench.user_model.structure.network import model_name
 
 
 class CheckedRunner(NetworkRunner):
-    """A runner that says which image, of which data set, a network cannot deal with."""
+    """A runner whose errors name the image and the data set that the network cannot take."""
 
-    _set = ""
-    _batch: Tensor | None = None
-    _first = 0
+    _dataset = ""
 
     def batches(self, data: ImageArray | ImageSource) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """As the base class; remembers what is being read."""
-        first = 0
-        self._set = getattr(data, "name", "validation_data")
-        try:
-            for images, labels in super().batches(data):
-                self._batch, self._first = images, first
-                yield images, labels
-                first += len(images)
-        finally:
-            self._batch = None
+        """As the base class; the data set is named in errors from then on."""
+        self._dataset = getattr(data, "name", self._dataset)
+        return super().batches(data)
 
     def look_at(self, images: Tensor, name: str) -> None:
         """Try the network on the first images of a data set.
@@ -42,48 +33,44 @@ class CheckedRunner(NetworkRunner):
         Raises:
             UserError: as `outputs`.
         """
-        self._set, self._batch, self._first = name, images, 0
-        try:
-            self.outputs(images)
-        finally:
-            self._batch = None
+        self._dataset = name
+        self.outputs(images, first=0)
 
-    def outputs(self, images: Tensor, labels: Tensor | None = None) -> Outputs:
-        """As the base class, nothing in half precision.
+    def outputs(
+        self, images: Tensor, labels: Tensor | None = None, first: int | None = None
+    ) -> Outputs:
+        """As the base class, with half precision converted to float32.
 
         Raises:
             UserError: if the network does not take the images, or its logits are not finite.
         """
         try:
-            outputs = super().outputs(images, labels)
+            outputs = super().outputs(images, labels, first)
         except UserError as error:
-            where = self._position(images, 0)
+            where = self._place(first)
             if len(images) > 1:
                 where = f"{len(images)} images from {where} on"
             raise UserError(f"At {where}: {error.message}", error.hint) from None
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise cannot_take(self.classifier, images, self._set, error) from error
+            raise cannot_take(self.classifier, images, self._dataset, error) from error
         logits = outputs.logits.detach()
         finite = logits.isfinite().all(dim=1)
         if not bool(finite.all()):
-            index = int((~finite).int().argmax())
-            raise not_finite(self._position(images, index), logits[index])
+            row = int((~finite).int().argmax())
+            raise not_finite(self._place(None if first is None else first + row), logits[row])
         return outputs.map(_single)
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
         """As the base class, not in half precision."""
         return _single(super().activation(images, tap))
 
-    def _position(self, images: Tensor, index: int) -> str:
-        """What an image of a batch, or of a part of it, is called."""
-        whole = self._batch
-        storage = images.untyped_storage().data_ptr()
-        if whole is None or whole.untyped_storage().data_ptr() != storage:
-            return f"a perturbed image of {self._set}"
-        row = (images.storage_offset() - whole.storage_offset()) // max(1, whole[0].numel())
-        return f"image {self._first + row + index} of {self._set}"
+    def _place(self, index: int | None) -> str:
+        """What an image is called in messages."""
+        if index is None:
+            return f"an image made from {self._dataset}"
+        return f"image {index} of {self._dataset}"
 
 
 def not_finite(image: str, logits: Tensor) -> UserError:

@@ -292,7 +292,7 @@ class Session:
                 with evaluating(self._classifier):
                     name = find_map(self._classifier, few)
             readers, failures = self._runner.within_memory(
-                lambda images, _: layer_readers(self._classifier, detectors, images),
+                lambda images, *_: layer_readers(self._classifier, detectors, images),
                 self._runner.placed(self._data.test[ID].first()[0])[0],
                 None,
             )[0][1]

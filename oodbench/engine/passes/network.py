@@ -167,15 +167,19 @@ class NetworkRunner:
 
         return hook
 
-    def outputs(self, images: Tensor, labels: Tensor | None = None) -> Outputs:
-        """One full pass, under the caller's grad mode.
+    def outputs(
+        self, images: Tensor, labels: Tensor | None = None, first: int | None = None
+    ) -> Outputs:
+        """One full forward pass, under the caller's grad mode.
 
-        Maps of taps are large, and not copied, until a network is seen to work in place on one: its
-        batch is then swept once more, and maps are copied from there on.
+        Maps of taps are large. They are not copied until the network changes one in place: the
+        pass over its batch is then repeated, and all later maps are copied.
 
         Args:
             images: shape [B, C, H, W] in [0, 1], on the device.
             labels: shape [B], or None.
+            first: index of the first image in its data set, for messages; None for images made
+                from others, such as perturbed ones.
         """
         self._kept = None
         counted = self.capture.tap_maps or self.capture.kept
@@ -328,16 +332,19 @@ class NetworkRunner:
 
     def within_memory(
         self,
-        compute: Callable[[Tensor, Tensor | None], T],
+        compute: Callable[[Tensor, Tensor | None, int | None], T],
         images: Tensor,
         labels: Tensor | None,
+        first: int | None = None,
     ) -> list[tuple[int, T]]:
         """Compute on a batch; when memory runs out, on its halves, and so on down to one image.
 
         Args:
-            compute: takes images and labels; must be pure, since it may run again on parts.
+            compute: takes images, labels, and the index of the first image; must be pure, since
+                it may run again on parts.
             images: shape [B, C, H, W].
             labels: shape [B], or None.
+            first: index of the first image in its data set; None for images made from others.
 
         Returns:
             Number of images and result of each part, in order.
@@ -346,7 +353,7 @@ class NetworkRunner:
             torch.OutOfMemoryError, RuntimeError: if one image alone does not fit.
         """
         try:
-            return [(len(images), compute(images, labels))]
+            return [(len(images), compute(images, labels, first))]
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(images) == 1:
                 raise
@@ -358,5 +365,6 @@ class NetworkRunner:
         parts = []
         for rows in (slice(0, half), slice(half, None)):
             part_labels = None if labels is None else labels[rows]
-            parts += self.within_memory(compute, images[rows], part_labels)
+            place = None if first is None else first + (rows.start or 0)
+            parts += self.within_memory(compute, images[rows], part_labels, place)
         return parts
