@@ -13,14 +13,16 @@ from pathlib import Path
 import torch
 
 from oodbench.engine import provenance
+from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
-from oodbench.engine.evaluation import Evaluation, evaluate
+from oodbench.engine.method_results import Evaluation
+from oodbench.engine.model_evaluation import evaluate
+from oodbench.engine.passes.image_sources import EvaluationData
+from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder, RecordLines
 from oodbench.engine.resuming import open_directory
-from oodbench.engine.scoring import Scorer
 from oodbench.errors import UserError, counted
-from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
@@ -188,15 +190,15 @@ class _Run:
         }
         with full_precision(self.device):
             evaluation = evaluate(
-                classifier,
+                NetworkRunner(classifier, batch_size=self.benchmark.evaluation.batch_size),
                 todo,
                 detectors,
-                self.benchmark,
-                self.data.get,
+                EvaluationData.of_benchmark(self.benchmark, self.data.get),
+                self.data.num_classes(self.benchmark.id),
+                tuning=self.benchmark.tuning,
                 seed=seed,
-                num_classes=self.data.num_classes(self.benchmark.id),
                 reference=self._reference(seed),
-                on_stage=self.say.detail,
+                report=self.say.detail,
             )
         self.say.detail("confidence intervals")
         if evaluation.warnings:
@@ -229,17 +231,13 @@ class _Run:
             self.costs.pop((method.name, seed), None)
         return methods
 
-    def _reference(self, seed: int) -> tuple[Classifier, Scorer] | None:
-        """The method that times are divided by, on an untrained network.
-
-        The time of a forward pass does not depend on the weights. So the reference need not be
-        among the methods of this run.
-        """
+    def _reference(self, seed: int) -> Reference | None:
+        """The method that times are divided by, untrained: weights do not change the times."""
         method = self.plan.reference
         if method is None:
             return None
         detector = self.catalog.load_detector(method.detector.name, method.parameters)
-        return self.models.untrained(method.model, seed), Scorer(method, detector)
+        return Reference(method.name, self.models.untrained(method.model, seed), detector)
 
     # --- results to records --------------------------------------------------------------------
 
@@ -307,7 +305,17 @@ class _Run:
     @cached_property
     def recorder(self) -> Recorder:
         """Makes this run's records."""
-        return Recorder(self.benchmark, self.work.run_id, provenance.device_name(self.device))
+        benchmark = self.benchmark
+        return Recorder(
+            benchmark=benchmark.name,
+            version=benchmark.version,
+            id_dataset=benchmark.id,
+            ood_groups=benchmark.ood_groups,
+            heads={name: model.head for name, model in benchmark.models.items()},
+            resamples=benchmark.evaluation.resamples,
+            run_id=self.work.run_id,
+            device=provenance.device_name(self.device),
+        )
 
     @cached_property
     def work(self) -> Work:

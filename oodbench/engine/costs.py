@@ -1,9 +1,9 @@
 """What each method costs: measured standing alone, warm, in turns with the reference.
 
 A method costs one forward, with what it captures, and its own work on what the forward gives. Both
-are measured; methods that capture the same share the forward's measurement, round by round, so that
-what sets them apart is their own work and not the weather of the machine. A method that passes the
-network for itself, for gradients of its input or with a layer replaced, is measured as a whole.
+are measured; methods that capture the same share the forward's measurement, round by round, so
+that they differ by their own work and not by the load of the machine at that moment. A method with
+passes of its own, for gradients of its input or with a layer replaced, is measured end to end.
 """
 
 from __future__ import annotations
@@ -18,16 +18,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from oodbench.detector import Outputs
-from oodbench.engine.meters import PassMeter, count_flops, peak_memory, tensor_bytes
+from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.capture import NOTHING, Capture
+from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps, passes_alone
-from oodbench.engine.scoring import Scorer, raw_scores, score_batch
+from oodbench.engine.scoring import raw_scores, score_batch
 from oodbench.errors import counted
 from oodbench.models.classifier import Classifier
 
 _REFERENCE = "(reference)"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The method that times are divided by.
+
+    Attributes:
+        method: its name. If it is among the measured methods, their measurement is used.
+        classifier: its network.
+        detector: its detector.
+    """
+
+    method: str
+    classifier: Classifier
+    detector: Detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +86,15 @@ class _Pass:
     Attributes:
         classifier: the network.
         runner: its own, attached for a measurement alone: hooks of others would slow it down.
-        scorers: method -> scorer.
+        detectors: method -> detector.
     """
 
     classifier: Classifier
     runner: NetworkRunner
-    scorers: dict[str, Scorer] = field(default_factory=dict)
+    detectors: dict[str, Detector] = field(default_factory=dict)
 
     def outputs(self, images: Tensor) -> Outputs:
-        methods = [scorer.method.name for scorer in self.scorers.values()]
-        with torch.inference_mode(), self.runner.reading(methods):
+        with torch.inference_mode(), self.runner.reading(self.detectors):
             return self.runner.outputs(images)
 
     def _timed_outputs(self, images: Tensor) -> tuple[Outputs, float]:
@@ -97,18 +111,19 @@ class _Pass:
         """
         with self.runner.attached():
             shared: tuple[Outputs, float] | None = None
-            for key, scorer in self.scorers.items():
+            for key, detector in self.detectors.items():
                 if key in errors:
                     continue
                 try:
-                    if passes_alone(scorer.detector, self.classifier.network):
-                        whole = functools.partial(score_batch, self.runner, scorer, images)
+                    if passes_alone(detector, self.classifier.network):
+                        whole = functools.partial(score_batch, self.runner, key, detector, images)
                         yield key, _seconds(whole)
                         continue
                     if shared is None:
                         shared = self._timed_outputs(images)
                     outputs, forward = shared
-                    yield key, forward + _seconds(functools.partial(raw_scores, scorer, outputs))
+                    own = functools.partial(raw_scores, key, detector, outputs)
+                    yield key, forward + _seconds(own)
                 except Exception as error:
                     errors[key] = error
 
@@ -119,18 +134,18 @@ class _Pass:
         found: dict[str, _Counts] = {}
         with self.runner.attached():
             shared: tuple[_Counts, Outputs, Outputs] | None = None
-            for key, scorer in self.scorers.items():
+            for key, detector in self.detectors.items():
                 if key in errors:
                     continue
                 try:
-                    if passes_alone(scorer.detector, self.classifier.network):
-                        whole = functools.partial(score_batch, self.runner, scorer)
+                    if passes_alone(detector, self.classifier.network):
+                        whole = functools.partial(score_batch, self.runner, key, detector)
                         found[key] = self._counted(whole, images, few)
                         continue
                     if shared is None:
                         forward = self._counted(self.outputs, images, few)
                         shared = forward, self.outputs(images), self.outputs(few)
-                    found[key] = _with_own_work(scorer, *shared)
+                    found[key] = _with_own_work(key, detector, *shared)
                 except Exception as error:
                     errors[key] = error
         return found
@@ -147,22 +162,24 @@ class _Pass:
         )
 
 
-def _with_own_work(scorer: Scorer, forward: _Counts, batch: Outputs, few: Outputs) -> _Counts:
+def _with_own_work(
+    method: str, detector: Detector, forward: _Counts, batch: Outputs, few: Outputs
+) -> _Counts:
     """A forward and what a method does with what it gives."""
-    needed = batch.only(scorer.method.detector.needs).replaced(head=None, features=batch.features)
-    own = peak_memory(lambda: raw_scores(scorer, batch), batch.logits.device)
+    needed = batch.only(detector.info.needs).replaced(head=None, features=batch.features)
+    own = peak_memory(lambda: raw_scores(method, detector, batch), batch.logits.device)
     return _Counts(
         forward.forwards,
         forward.backwards,
-        forward.flops + count_flops(lambda: raw_scores(scorer, few)),
+        forward.flops + count_flops(lambda: raw_scores(method, detector, few)),
         max(forward.peak_bytes, tensor_bytes(needed) + own),
     )
 
 
 def measure(
     classifier: Classifier,
-    scorers: Mapping[str, Scorer],
-    reference: tuple[Classifier, Scorer] | None,
+    detectors: Mapping[str, Detector],
+    reference: Reference | None,
     images: Tensor,
     *,
     capture: Capture = NOTHING,
@@ -176,9 +193,8 @@ def measure(
 
     Args:
         classifier: the model.
-        scorers: method -> fitted and tuned detector.
-        reference: the method that times are divided by, or None. Used if it is not one of the
-            scorers, which then is.
+        detectors: method -> detector, fitted and tuned.
+        reference: the method that times are divided by, or None.
         images: one batch, on the device.
         capture: what all of them together capture; each alone captures its part of it.
         rounds: timed repetitions after one that warms up.
@@ -187,12 +203,13 @@ def measure(
     Returns:
         method -> cost, and method -> error of those that failed.
     """
-    passes = _passes(classifier, scorers, len(images), capture)
-    divisor = None if reference is None else reference[1].method.name
+    passes = _passes(classifier, detectors, len(images), capture)
+    divisor = None if reference is None else reference.method
     others: list[_Pass] = []
-    if reference is not None and divisor not in scorers:
+    if reference is not None and divisor not in detectors:
         divisor = _REFERENCE
-        others = _passes(reference[0], {divisor: reference[1]}, len(images), NOTHING)
+        alone = {divisor: reference.detector}
+        others = _passes(reference.classifier, alone, len(images), NOTHING)
     errors: dict[str, Exception] = {}
     batched = _rounds([*passes, *others], images, rounds, errors, report)
     single = _rounds([*passes, *others], images[:1], rounds + 1, errors, report)
@@ -212,22 +229,22 @@ def measure(
                 if divided_by is None
                 else statistics.median(batched[key]) / statistics.median(divided_by),
                 peak_memory_bytes=tensor_bytes(classifier)
-                + tensor_bytes(scorers[key].detector)
+                + tensor_bytes(detectors[key])
                 + counts.peak_bytes,
             )
     return costs, errors
 
 
 def _passes(
-    classifier: Classifier, scorers: Mapping[str, Scorer], batch_size: int, whole: Capture
+    classifier: Classifier, detectors: Mapping[str, Detector], batch_size: int, whole: Capture
 ) -> list[_Pass]:
     """One for each set of activations that a method captures."""
-    grouped: dict[Capture, dict[str, Scorer]] = defaultdict(dict)
-    for key, scorer in scorers.items():
-        readers = [reader for reader in whole.readers if reader.method == scorer.method.name]
-        kept, _ = kept_taps(classifier.network, {key: scorer.detector})
-        alone = Capture.of(scorer.method.detector.needs, whole.map_name, readers, kept)
-        grouped[alone][key] = scorer
+    grouped: dict[Capture, dict[str, Detector]] = defaultdict(dict)
+    for key, detector in detectors.items():
+        readers = [reader for reader in whole.readers if reader.method == key]
+        kept, _ = kept_taps(classifier.network, {key: detector})
+        alone = Capture.of(detector.info.needs, whole.map_name, readers, kept)
+        grouped[alone][key] = detector
     return [
         _Pass(classifier, NetworkRunner(classifier, batch_size=batch_size, capture=capture), mine)
         for capture, mine in grouped.items()

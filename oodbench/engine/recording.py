@@ -10,11 +10,11 @@ import numpy as np
 
 from oodbench import bootstrap as intervals
 from oodbench import metrics
-from oodbench.engine.evaluation import Evaluation, MethodResult, chosen_parameters
+from oodbench.engine.method_results import Evaluation, MethodResult, chosen_parameters
 from oodbench.files import digest
 from oodbench.planning.plan import Method
 from oodbench.report import differences
-from oodbench.specs import BenchmarkSpec, TuningProtocol
+from oodbench.specs import TuningProtocol
 from oodbench.storage.records import (
     ID_ACCURACY,
     CostRecord,
@@ -52,26 +52,44 @@ class Recorder:
     """Makes the records of one run.
 
     Args:
-        benchmark: the benchmark of the run.
-        run_id: id of the run.
+        benchmark: name of the benchmark.
+        version: its version.
+        id_dataset: name of the ID set.
+        ood_groups: OOD set -> its group; None if the sets have no groups.
+        heads: model -> name of its head.
+        resamples: number of bootstrap resamples.
+        run_id: of the run.
         device: name of the device, for cost records.
 
     Attributes:
-        resampled: method and seed -> metrics on the resamples, which all methods share; filled
-            when the quality records of a method are made.
+        resampled: method and seed -> the metrics on the resamples that all methods share, for each
+            method with quality records.
     """
 
-    def __init__(self, benchmark: BenchmarkSpec, run_id: str, device: str) -> None:
-        self._benchmark, self._run_id, self._device = benchmark, run_id, device
-        self._shared = intervals.SharedResamples(benchmark.evaluation.resamples)
+    def __init__(
+        self,
+        *,
+        benchmark: str,
+        version: int,
+        id_dataset: str,
+        ood_groups: Mapping[str, str | None],
+        heads: Mapping[str, str],
+        resamples: int,
+        run_id: str,
+        device: str,
+    ) -> None:
+        self._benchmark, self._version = benchmark, version
+        self._id_dataset, self._ood_groups, self._heads = id_dataset, ood_groups, heads
+        self._run_id, self._device = run_id, device
+        self._shared = intervals.SharedResamples(resamples)
         self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
 
     def quality(self, method: Method, seed: int, evaluation: Evaluation) -> Iterable[QualityRecord]:
         """Every metric on every OOD set with its interval, then the classifier's accuracy."""
         result = evaluation.results[method.name]
-        id_dataset = self._benchmark.id
+        id_dataset = self._id_dataset
         kept: dict[str, differences.Values] = {}
-        for ood, group in self._benchmark.ood_groups.items():
+        for ood, group in self._ood_groups.items():
             id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
             values = metrics.evaluate(id_scores, ood_scores)
             tied = metrics.tie_fraction(id_scores, ood_scores)
@@ -117,14 +135,14 @@ class Recorder:
 
     def resample(self, key: differences.Key, scores: differences.Scores) -> None:
         """Resample the scores of a method and seed that were recorded before."""
-        self.resampled[key] = differences.resample(scores, self._shared, self._benchmark.id)
+        self.resampled[key] = differences.resample(scores, self._shared, self._id_dataset)
 
     def cost(self, method: Method, seed: int, result: MethodResult) -> CostRecord:
         """The cost record of a method whose costs were measured."""
         assert result.cost is not None
         return CostRecord(
             run_id=self._run_id,
-            benchmark=self._benchmark.name,
+            benchmark=self._benchmark,
             method=method.name,
             detector=method.detector.name,
             model=method.model,
@@ -150,9 +168,9 @@ class Recorder:
         return [
             TrainingRecord(
                 run_id=self._run_id,
-                benchmark=self._benchmark.name,
+                benchmark=self._benchmark,
                 model=model,
-                loss=self._benchmark.models[model].head,
+                loss=self._heads[model],
                 seed=seed,
                 epoch=epoch["epoch"],
                 learning_rate=epoch["learning_rate"],
@@ -184,23 +202,23 @@ class Recorder:
         )
         return [
             replace(blank, ood_dataset=ood, ood_group=group, metric=metric)
-            for ood, group in self._benchmark.ood_groups.items()
+            for ood, group in self._ood_groups.items()
             for metric in metrics.METRICS
         ]
 
     def _blank(self, method: str, model: str, detector: str, seed: int) -> QualityRecord:
         return QualityRecord(
             run_id=self._run_id,
-            benchmark=self._benchmark.name,
-            benchmark_version=self._benchmark.version,
+            benchmark=self._benchmark,
+            benchmark_version=self._version,
             method=method,
             model=model,
-            loss=self._benchmark.models[model].head,
+            loss=self._heads[model],
             detector=detector,
             detector_params={},
             tuned_on="none",
             seed=seed,
-            id_dataset=self._benchmark.id,
+            id_dataset=self._id_dataset,
             ood_dataset=None,
             ood_group=None,
             metric=ID_ACCURACY,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -13,27 +13,20 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.passes.batches import ImageSource, is_out_of_memory
+from oodbench.engine.passes.batches import is_out_of_memory
 from oodbench.engine.passes.contract import DetectorError, named
+from oodbench.engine.passes.image_sources import ImageSource
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import differentiates
 from oodbench.engine.passes.replacement import own_view, passes_alone
-from oodbench.planning.plan import Method
 
-K = TypeVar("K", bound=Hashable)
+K = TypeVar("K", str, tuple[str, str])
+"""Key of a detector: the method's name, or a tuple that begins with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """A fitted and tuned detector that gives a method's scores.
-
-    Attributes:
-        method: what it belongs to.
-        detector: fitted and tuned.
-    """
-
-    method: Method
-    detector: Detector
+def method_of(key: str | tuple[str, str]) -> str:
+    """The name of the method that a key belongs to."""
+    return key if isinstance(key, str) else key[0]
 
 
 @dataclass
@@ -61,26 +54,26 @@ class SplitScores(Generic[K]):
 def score_split(
     runner: NetworkRunner,
     data: ImageArray | ImageSource,
-    scorers: Mapping[K, Scorer],
+    detectors: Mapping[K, Detector],
     *,
     dataset: str,
     check_batches: bool = False,
 ) -> SplitScores[K]:
-    """Pass a split once and score it with every scorer.
+    """Score a split with every detector, in one pass over it.
 
     Args:
         runner: attached.
         data: the split.
-        scorers: key -> scorer. A scorer that fails is left out from then on; the others go on.
+        detectors: key -> detector, fitted and tuned. One that fails is left out from then on.
         dataset: name of the data set, for messages.
         check_batches: check on the first batch that scores do not depend on the batch.
     """
     runner.doing = f"scoring {dataset}"
     result: SplitScores[K] = SplitScores()
-    parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in scorers}
+    parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in detectors}
     predicted: list[NDArray[np.int64]] = []
     known: list[NDArray[np.int64]] = []
-    active = dict(scorers)
+    active = dict(detectors)
     done = 0
 
     def compute(
@@ -94,13 +87,14 @@ def score_split(
             known.append(labels.cpu().numpy())
         for count, (classes, views) in runner.within_memory(compute, images, labels, done):
             for key, view in views.items():
-                scorer = active.get(key)
-                if scorer is None:
+                detector = active.get(key)
+                if detector is None:
                     continue
+                method = method_of(key)
                 try:
-                    parts[key].append(checked_scores(scorer, view, dataset, done))
+                    parts[key].append(checked_scores(method, detector, view, dataset, done))
                     if check_batches and done == 0:
-                        _check_batch_invariance(scorer, view, parts[key][0])
+                        _check_batch_invariance(method, detector, view, parts[key][0])
                 except Exception as error:
                     result.errors[key] = error
             for key in result.errors:
@@ -116,58 +110,59 @@ def score_split(
 def _views(
     runner: NetworkRunner,
     images: Tensor,
-    scorers: Mapping[K, Scorer],
+    detectors: Mapping[K, Detector],
     errors: dict[K, Exception],
     first: int | None = None,
 ) -> tuple[Outputs, dict[K, Outputs]]:
-    """What each scorer sees of a batch: the common outputs, or those of passes of its own.
+    """What each detector sees of a batch: the common outputs, or those of its own passes.
 
-    Never the labels: a score is for images whose class nobody knows.
+    Labels are never shown: a score is for images of unknown class.
     """
-    alone: dict[K, Scorer] = {}
-    for key, scorer in scorers.items():
+    alone: dict[K, Detector] = {}
+    for key, detector in detectors.items():
         try:
-            if passes_alone(scorer.detector, runner.classifier.network):
-                alone[key] = scorer
+            if passes_alone(detector, runner.classifier.network):
+                alone[key] = detector
         except Exception as error:
             errors[key] = error
-    graph = any(differentiates(scorer.detector) for scorer in alone.values())
+    graph = any(map(differentiates, alone.values()))
     # A detector sees copies, made outside: it may take gradients of its own all the same.
     with torch.enable_grad() if graph else torch.inference_mode():
         if graph:
             images = images.detach().requires_grad_()
-        with runner.reading(scorer.method.name for scorer in scorers.values()):
+        with runner.reading(map(method_of, detectors)):
             outputs = runner.outputs(images, first=first)
         clean = outputs.detach()
-        views = dict.fromkeys(scorers, clean)
-        for key, scorer in alone.items():
+        views = dict.fromkeys(detectors, clean)
+        for key, detector in alone.items():
             try:
-                with runner.reading([scorer.method.name]):
-                    views[key] = own_view(runner, scorer.detector, images, outputs)
+                with runner.reading([method_of(key)]):
+                    views[key] = own_view(runner, detector, images, outputs)
             except Exception as error:
                 if is_out_of_memory(error):
-                    raise  # the caller's to mend, on a smaller batch
+                    raise  # the caller tries a smaller batch
                 errors[key] = error
     return clean, {key: view for key, view in views.items() if key not in errors}
 
 
-def raw_scores(scorer: Scorer, outputs: Outputs) -> Tensor:
-    """What a detector gives for outputs, unchecked.
+def raw_scores(method: str, detector: Detector, outputs: Outputs) -> Tensor:
+    """Scores of a detector, unchecked.
 
-    It sees what it declared that it needs, as a copy: what it does in place reaches no other.
+    It gets a copy of what it needs: changes in place do not reach other detectors.
     """
-    view = outputs.copied(scorer.method.detector.needs, scorer.method.name)
+    view = outputs.copied(detector.info.needs, method)
     with torch.no_grad():
-        return scorer.detector.score(view)
+        return detector.score(view)
 
 
 def checked_scores(
-    scorer: Scorer, outputs: Outputs, dataset: str, first: int
+    method: str, detector: Detector, outputs: Outputs, dataset: str, first: int
 ) -> NDArray[np.float64]:
     """Scores of a batch, shape [B], on the CPU in float64.
 
     Args:
-        scorer: gives them.
+        method: its name.
+        detector: gives the scores.
         outputs: of the batch.
         dataset: name of the data set, for messages.
         first: index of the batch's first image in the data set.
@@ -175,16 +170,16 @@ def checked_scores(
     Raises:
         DetectorError: if they have another shape, are complex, or one is not finite.
     """
-    scores = raw_scores(scorer, outputs)
+    scores = raw_scores(method, detector, outputs)
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(outputs),):
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise DetectorError(
-            f"{named(scorer.detector)} gave {shape} for a batch of {len(outputs)} images; "
+            f"{named(detector)} gave {shape} for a batch of {len(outputs)} images; "
             f"expected a torch tensor of shape [{len(outputs)}], one score for each image"
         )
     if scores.is_complex():
         raise DetectorError(
-            f"{named(scorer.detector)} gave scores of type "
+            f"{named(detector)} gave scores of type "
             f"{str(scores.dtype).removeprefix('torch.')}; complex numbers have no order: give real "
             "numbers, such as scores.abs() or scores.real"
         )
@@ -192,18 +187,20 @@ def checked_scores(
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DetectorError(
-            f"method '{scorer.method.name}': score {values[bad[0]]} for image {first + bad[0]} of "
+            f"method '{method}': score {values[bad[0]]} for image {first + bad[0]} of "
             f"'{dataset}' ({len(bad)} of {len(values)} in its batch are not finite)"
         )
     return values
 
 
-def _check_batch_invariance(scorer: Scorer, outputs: Outputs, scores: NDArray[np.float64]) -> None:
+def _check_batch_invariance(
+    method: str, detector: Detector, outputs: Outputs, scores: NDArray[np.float64]
+) -> None:
     """Scores of a batch must be those of its parts, up to rounding."""
     cut = len(outputs) // 3
     if cut == 0:
         return
-    parts = [raw_scores(scorer, part) for part in (outputs[:cut], outputs[cut:])]
+    parts = [raw_scores(method, detector, part) for part in (outputs[:cut], outputs[cut:])]
     again = torch.cat(parts).double().cpu().numpy()
     allowed = 1e-3 * scores.std() + 1e-5 * np.abs(scores).max()
     difference = np.abs(again - scores)
@@ -216,17 +213,17 @@ def _check_batch_invariance(scorer: Scorer, outputs: Outputs, scores: NDArray[np
         )
 
 
-def score_batch(runner: NetworkRunner, scorer: Scorer, images: Tensor) -> Tensor:
+def score_batch(runner: NetworkRunner, method: str, detector: Detector, images: Tensor) -> Tensor:
     """Scores of one batch by one method alone, shape [B].
 
     Raises:
         Exception: whatever the detector raises.
     """
     errors: dict[str, Exception] = {}
-    _, views = _views(runner, images, {"": scorer}, errors)
+    _, views = _views(runner, images, {method: detector}, errors)
     if errors:
-        raise errors[""]
-    return raw_scores(scorer, views[""])
+        raise errors[method]
+    return raw_scores(method, detector, views[method])
 
 
 def pass_outputs(

@@ -35,7 +35,7 @@ from oodbench.engine.passes.perturbation import (
 )
 from oodbench.engine.passes.replacement import own_view
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.scoring import Scorer, checked_scores
+from oodbench.engine.scoring import checked_scores
 from oodbench.engine.tuning_data import TuningData, clean_outputs, image_batches
 from oodbench.planning.plan import Method
 
@@ -148,10 +148,9 @@ def _scored(
                 with torch.no_grad():
                     needs = method.detector.needs
                     candidate.calibrate(*(side.copied(needs) for side in outputs[2:]))
-            scorer = Scorer(method, candidate)
             yield (
-                checked_scores(scorer, outputs[0], _WHAT[0], 0),
-                checked_scores(scorer, outputs[1], _WHAT[1], 0),
+                checked_scores(method.name, candidate, outputs[0], _WHAT[0], 0),
+                checked_scores(method.name, candidate, outputs[1], _WHAT[1], 0),
             )
         except Exception as error:
             yield error
@@ -213,7 +212,7 @@ def _scored_batch(
         for index, candidate in candidates.items():
             try:
                 view = own_view(runner, candidate, images, outputs)
-                found[index] = checked_scores(Scorer(method, candidate), view, what, first)
+                found[index] = checked_scores(method.name, candidate, view, what, first)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +29,7 @@ from oodbench.data import ImageArray
 from oodbench.detector import Outputs
 from oodbench.engine.passes.batches import arranged
 from oodbench.engine.passes.contract import TuningError
+from oodbench.engine.passes.image_sources import ImageSource, SplitImages
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import input_gradients
 from oodbench.specs import TuningSpec
@@ -71,7 +73,12 @@ def _joined(first: T, second: T) -> T:
 
 
 def adversarial_data(
-    runner: NetworkRunner, data: ImageArray, spec: TuningSpec, seed: int
+    runner: NetworkRunner,
+    data: ImageArray,
+    spec: TuningSpec,
+    seed: int,
+    *,
+    name: str = "the tuning data",
 ) -> TuningData[Tensor]:
     """Clean, noisy and attacked images, kept and shuffled as the module's docstring says.
 
@@ -80,6 +87,7 @@ def adversarial_data(
         data: ID images with labels that were not trained on.
         spec: strengths of attack and noise.
         seed: of noise and shuffling.
+        name: of the data, for messages.
 
     Raises:
         TuningError: if the attack fools the network on too few images.
@@ -93,7 +101,7 @@ def adversarial_data(
     attacked: list[Tensor] = []
     kept: list[Tensor] = []
     done = 0
-    for images, labels in runner.batches(data):
+    for images, labels in runner.batches(SplitImages(name, lambda: data)):
         assert labels is not None
         originals = images.cpu()
         disturbed = (originals + noise[done : done + len(images)]).clamp(0, 1)
@@ -125,12 +133,29 @@ def adversarial_data(
     count = int(keep.sum())
     if count < spec.min_adversarial:
         raise TuningError(
-            f"the attack with fgsm_step {spec.fgsm_step:g} fooled the network on {count} of "
-            f"{len(data)} tuning images, too few to tune on (min_adversarial "
-            f"{spec.min_adversarial}); raise tuning.fgsm_step in the benchmark"
+            f"attacking {name} with fgsm_step {spec.fgsm_step:g} fooled the model on {count} of "
+            f"{len(data)} images, too few to tune on (min_adversarial {spec.min_adversarial}): "
+            "give more images; in a benchmark, raise tuning.fgsm_step"
         )
     order = torch.randperm(count, generator=generator)
     return TuningData(*(torch.cat(images)[keep][order] for images in (clean, noisy, attacked)))
+
+
+def in_memory(source: ImageSource) -> ImageArray:
+    """All images of a source, in [0, 1] or uint8, with their labels.
+
+    Raises:
+        TuningError: if they have several sizes.
+    """
+    batches = list(source.batches())
+    for images, labels in batches:
+        if len(batches) == 1 and isinstance(images, np.ndarray):
+            return ImageArray(images, None if labels is None else np.asarray(labels))
+    if len({images.shape[1:] for images, _ in batches}) > 1:
+        raise TuningError(f"images of {source.name} have several sizes, and are not attacked")
+    whole = torch.cat([torch.as_tensor(images) for images, _ in batches]).float().clamp(0, 1)
+    known = [torch.as_tensor(labels) for _, labels in batches if labels is not None]
+    return ImageArray(whole.cpu().numpy(), torch.cat(known).cpu().numpy() if known else None)
 
 
 def oracle_data(

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from oodbench.engine.device import full_precision
 from oodbench.engine.passes.batches import arranged
+from oodbench.engine.passes.image_sources import ID
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.rounding import agree
 from oodbench.training.determinism import deterministic, seeded
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take, not_finite
 from oodbench.user_model.declared_classes import matching_labels
-from oodbench.user_model.session import ID, DataSets
+from oodbench.user_model.session import DataSets
 from oodbench.user_model.structure.analysis import analyze
 from oodbench.user_model.structure.forward_pass import NotFiniteError
 from oodbench.user_model.structure.network import Function, model_name

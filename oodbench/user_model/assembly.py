@@ -5,13 +5,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from oodbench.engine.evaluation import Evaluation, MethodResult
+from oodbench.engine.method_results import Evaluation, MethodResult
+from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder
 from oodbench.errors import UserError
@@ -20,13 +20,13 @@ from oodbench.models.registry import HEADS
 from oodbench.planning.plan import Method
 from oodbench.report.differences import differences_to_best
 from oodbench.report.score_warnings import score_warnings, tie_notes
-from oodbench.specs import BenchmarkSpec, EvaluationSpec, ModelSpec
+from oodbench.specs import EvaluationSpec
 from oodbench.storage.records import ID_ACCURACY, QualityRecord
 from oodbench.user_model.adaptation import (
     UserClassifier,
 )
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
-from oodbench.user_model.session import ID, Contender, NoDetectorError, Session
+from oodbench.user_model.session import NoDetectorError, Session
 from oodbench.user_model.structure.network import UserNetwork
 
 
@@ -37,7 +37,6 @@ class Tried:
     Attributes:
         name: of the model in records.
         session: has run.
-        contenders: method -> detector, also those that were skipped.
         classifier: the model as it was run.
         notes: on it.
         device: where it ran.
@@ -45,7 +44,6 @@ class Tried:
 
     name: str
     session: Session
-    contenders: Mapping[str, Contender]
     classifier: UserClassifier
     notes: Sequence[str]
     device: torch.device
@@ -55,11 +53,6 @@ class Tried:
         """The adapted network."""
         assert isinstance(self.classifier.network, UserNetwork)
         return self.classifier.network
-
-    @property
-    def methods(self) -> dict[str, Method]:
-        """Label -> method."""
-        return {label: each.method for label, each in self.contenders.items()}
 
     @property
     def errors(self) -> dict[str, Exception]:
@@ -80,12 +73,12 @@ class Lost:
 
     Attributes:
         name: of the model.
-        contenders: method -> detector that did not run.
+        methods: those that did not run.
         error: why.
     """
 
     name: str
-    contenders: Mapping[str, Contender]
+    methods: Sequence[Method]
     error: UserError
 
     @property
@@ -117,7 +110,7 @@ def result_of(
     """
     errors = {label: error for each in tried for label, error in each.errors.items()}
     for gone in lost:
-        errors |= dict.fromkeys(set(gone.contenders) - set(gone.skipped), gone.error)
+        errors |= {m.name: gone.error for m in gone.methods if m.name not in gone.skipped}
     for error in errors.values():
         traceback.clear_frames(error.__traceback__)  # they hold images, outputs and the model
     good = {label: result for each in tried for label, result in each.good.items()}
@@ -126,12 +119,17 @@ def result_of(
     names = ", ".join(each.name for each in tried)
     device = tried[0].device
     recorder = Recorder(
-        _benchmark(
-            {each.name: each.network.head for each in tried} | {each.name: None for each in lost},
-            ood,
+        benchmark="evaluate",
+        version=1,
+        id_dataset=ID,
+        ood_groups=dict.fromkeys(ood),
+        heads={each.name: _head_name(each.network.head) for each in tried}
+        | {each.name: _head_name(None) for each in lost},
+        resamples=EvaluationSpec().resamples,
+        run_id=digest(
+            names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())
         ),
-        digest(names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())),
-        torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
     records: list[QualityRecord] = []
     notes: list[str] = []
@@ -139,11 +137,11 @@ def result_of(
     everywhere = set[str].intersection(*(set(each.session.warnings) for each in tried))
     for each in tried:
         prefix = f"{each.name}: " if several else ""
-        mine = list(_records(each.session, recorder, each.methods, seed, report))
+        mine = list(_records(each.session, recorder, each.session.methods, seed, report))
         records += mine
-        of_model = [*each.notes, *_layers_note(each.contenders.values(), each.network)]
+        of_model = [*each.notes, *_layers_note(each.session.methods.values(), each.network)]
         notes += [f"{prefix}{note}" for note in of_model]
-        notes += _notes(each.session, [each.methods[label] for label in each.good], mine)
+        notes += _notes(each.session, [each.session.methods[label] for label in each.good], mine)
         found_warnings += [
             warning if warning in everywhere else f"{prefix}{warning}"
             for warning in each.session.warnings
@@ -154,10 +152,10 @@ def result_of(
     skipped = {label: why for each in tried for label, why in each.session.skipped.items()}
     for gone in lost:
         skipped |= gone.skipped
-        for label, contender in gone.contenders.items():
-            who = (label, gone.name, contender.method.detector.name, seed)
-            if label in gone.skipped:
-                records += recorder.missing(*who, "skipped", gone.skipped[label])
+        for method in gone.methods:
+            who = (method.name, gone.name, method.detector.name, seed)
+            if method.name in gone.skipped:
+                records += recorder.missing(*who, "skipped", gone.skipped[method.name])
             else:
                 records += recorder.missing(*who, "failed", reason_of(gone.error))
     for each in tried:
@@ -167,7 +165,7 @@ def result_of(
         records=records,
         differences=differences_to_best(records, recorder.resampled.__getitem__),
         costs=[
-            recorder.cost(each.methods[label], seed, result)
+            recorder.cost(each.session.methods[label], seed, result)
             for each in tried
             for label, result in each.good.items()
             if result.cost is not None
@@ -212,31 +210,19 @@ def _notes(
         )
 
 
-def _layers_note(contenders: Iterable[Contender], network: UserNetwork) -> Iterable[str]:
+def _layers_note(methods: Iterable[Method], network: UserNetwork) -> Iterable[str]:
     """What was taken for features and feature layers, if a detector looks at them."""
-    needs = frozenset[str]().union(*(each.method.detector.needs for each in contenders))
+    needs = frozenset[str]().union(*(method.detector.needs for method in methods))
     if network.head_name is not None and network.head_note and needs & {"features", "feature_map"}:
         yield network.head_note
     if needs & {"taps", "tap_maps", "layers"} and network.tap_names:
         yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."
 
 
-def _benchmark(heads: Mapping[str, nn.Module | None], ood: Sequence[str]) -> BenchmarkSpec:
-    """What records say of the benchmark. Nothing in it was read from a file: nothing is checked."""
+def _head_name(head: nn.Module | None) -> str:
+    """Name of a head in records."""
     layers = {info.layer: name for name, info in HEADS.items()}
-    models = {}
-    for model, head in heads.items():
-        values: dict[str, Any] = {"head": layers.get(type(head).__name__, "unknown")}
-        models[model] = ModelSpec.model_construct(**values)
-    said: dict[str, Any] = {
-        "name": "evaluate",
-        "version": 1,
-        "id": ID,
-        "ood": {None: tuple(ood)},  # in no group
-        "models": models,
-        "evaluation": EvaluationSpec(),
-    }
-    return BenchmarkSpec.model_construct(**said)
+    return layers.get(type(head).__name__, "unknown")
 
 
 def _records(

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.engine.device import find_device
+from oodbench.engine.passes.image_sources import ID
 from oodbench.errors import UserError, did_you_mean
 from oodbench.planning.plan import Method
 from oodbench.plugins import arguments
@@ -25,7 +26,7 @@ from oodbench.user_model.adaptation import (
     stays_where_it_is,
 )
 from oodbench.user_model.loaded_images import LoadedImages
-from oodbench.user_model.session import ID, Contender, DataSets
+from oodbench.user_model.session import DataSets
 from oodbench.user_model.structure.network import Function, model_name, unwrapped
 
 
@@ -194,16 +195,25 @@ def _parameters(detector: Detector) -> dict[str, Any]:
         ) from None
 
 
-def contenders_of(
-    asked: Iterable[Requested], catalog: Catalog, model: str, *, prefix: str
-) -> dict[str, Contender]:
-    """Method -> a detector that is nobody else's."""
-    found = {}
-    for each in asked:
-        name = f"{prefix}{each.label}"
-        method = Method(name, model, each.info, each.fixed, each.tuned_on)
-        found[name] = Contender(method, _detector(each.given, catalog))
-    return found
+def methods_of(asked: Iterable[Requested], model: str, *, prefix: str) -> list[Method]:
+    """The methods of a model.
+
+    Args:
+        asked: detectors.
+        model: its name in records.
+        prefix: put before the labels of the detectors.
+    """
+    return [
+        Method(f"{prefix}{each.label}", model, each.info, each.fixed, each.tuned_on)
+        for each in asked
+    ]
+
+
+def detectors_of(
+    asked: Iterable[Requested], catalog: Catalog, *, prefix: str
+) -> dict[str, Detector]:
+    """Method -> a detector of its own; copies of instances that were given."""
+    return {f"{prefix}{each.label}": _detector(each.given, catalog) for each in asked}
 
 
 def _detector(given: Any, catalog: Catalog) -> Detector:

@@ -27,9 +27,10 @@ from oodbench.user_model.adaptation import (
 from oodbench.user_model.assembly import Lost, Tried, result_of
 from oodbench.user_model.call_arguments import (
     check_seed,
-    contenders_of,
     data_sets,
+    detectors_of,
     device_for,
+    methods_of,
     named_models,
     normalization_of,
     options_of,
@@ -217,10 +218,11 @@ def evaluate(
                     for source in data.all:
                         source.num_classes = classes
                     shown = name if several else model_name(module)
-                    contenders = contenders_of(asked, catalog, shown, prefix=f"{name}+" * several)
+                    prefix = f"{name}+" if several else ""
                     session = Session(
                         classifier,
-                        contenders,
+                        methods_of(asked, shown, prefix=prefix),
+                        detectors_of(asked, catalog, prefix=prefix),
                         data,
                         classes,
                         attackable=scalings[name] is not None,
@@ -229,12 +231,8 @@ def evaluate(
                     )
                     session.run(stop_early=errors == "raise")
                     if costs:
-                        (baseline,), _ = requested_detectors("baseline", Catalog(), "none")
-                        reference = contenders_of([baseline], Catalog(), shown, prefix="")[
-                            "baseline"
-                        ]
-                        session.measure(reference)
-                    tried.append(Tried(shown, session, contenders, classifier, notes, places[name]))
+                        session.measure(Catalog().load_detector("baseline"))
+                    tried.append(Tried(shown, session, classifier, notes, places[name]))
             except UserError as error:
                 if not several:
                     raise
@@ -248,14 +246,14 @@ def evaluate(
             failed = [each.error for each in session.results.values() if each.error is not None]
             if failed and errors == "raise":
                 raise failed[0]
-            say.done(f"{shown}: {counted(len(contenders), 'detector')}")
+            say.done(f"{shown}: {counted(len(asked), 'detector')}")
     if not tried:
         raise next(iter(lost.values()))
     about_data = [note for source in data.all for note in source.notes]
     with say.work(1):
         say.stage("confidence intervals")
         failures = [
-            Lost(name, contenders_of(asked, catalog, name, prefix=f"{name}+"), error)
+            Lost(name, methods_of(asked, name, prefix=f"{name}+"), error)
             for name, error in lost.items()
         ]
         return result_of(

@@ -59,10 +59,10 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.scoring import Scorer, pass_outputs, score_split
+from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
-from oodbench.planning.plan import FITTED_ON, Method
+from oodbench.planning.plan import FITTED_ON
 from oodbench.specs import ModelSpec, TrainingSpec
 from oodbench.training.loop import train
 
@@ -182,13 +182,9 @@ def our_detector(name: str) -> Detector:
     return oodbench.load_detector(name, **PAIRS[name].ours)
 
 
-def our_method(detector: Detector) -> Method:
-    return Method(detector.info.name, "model", detector.info, {})
-
-
 @contextmanager
 def our_runner(case: Case, detectors: Sequence[Detector]) -> Iterator[NetworkRunner]:
-    """As `oodbench.engine.evaluation.evaluate` sets it up."""
+    """As `oodbench.engine.model_evaluation` sets it up."""
     needs = frozenset[str]().union(*(detector.info.needs for detector in detectors))
     name = None
     if "feature_map" in needs:
@@ -225,13 +221,12 @@ def our_fit(
 def our_cycle(case: Case, detectors: Sequence[Detector]) -> dict[str, dict[str, np.ndarray]]:
     """One engine cycle: fit together, score both sets; gives set -> detector -> scores."""
     by_name = {detector.info.name: detector for detector in detectors}
-    scorers = {name: Scorer(our_method(each), each) for name, each in by_name.items()}
     found = {}
     with our_runner(case, detectors) as runner:
         our_fit(case, runner, by_name)
         for split in ("id", "ood"):
             scored = score_split(
-                runner, case.splits[split], scorers, dataset=split, check_batches=split == "id"
+                runner, case.splits[split], by_name, dataset=split, check_batches=split == "id"
             )
             for error in scored.errors.values():
                 raise error
@@ -581,7 +576,7 @@ def one_by_one(case: Case, loaders: Loaders) -> dict[str, tuple[str, Contest]]:
         with our_runner(case, [detector]) as runner:
             our_fit(case, runner, {"mahalanobis": detector})
             detector.gaussians = {last: detector.gaussians[last]}  # type: ignore[attr-defined]
-            scorers = {"M": Scorer(our_method(detector), detector)}
+            scorers = {"M": detector}
             for split in ("id", "ood"):
                 scored = score_split(runner, case.splits[split], scorers, dataset=split)
                 assert not scored.errors, scored.errors

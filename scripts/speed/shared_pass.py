@@ -17,7 +17,7 @@ import torch
 import oodbench
 from oodbench.api import plan_run
 from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.scoring import Scorer, score_split
+from oodbench.engine.scoring import score_split
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
 from oodbench.training.loaded_data import DataStore
@@ -37,7 +37,7 @@ def main() -> None:
     simple = [m for m in plan.methods_of("SoftMax") if not m.detector.needs]
     # The same detectors several times over stand for a wider field.
     scorers = {
-        f"{method.name} {copy}": Scorer(method, oodbench.load_detector(method.detector.name))
+        f"{method.name} {copy}": oodbench.load_detector(method.detector.name)
         for method in simple
         for copy in range(6)
     }

@@ -24,7 +24,7 @@ from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import step_sign
-from oodbench.engine.scoring import Scorer, pass_outputs, score_batch, score_split
+from oodbench.engine.scoring import pass_outputs, score_batch, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.numerics.regression import fit_logistic_regression
 from oodbench.planning.plan import Method
@@ -57,7 +57,7 @@ def engine_scores(
         classifier, batch_size=batch_size, capture=Capture.of(method.detector.needs)
     )
     with runner.attached():
-        scored = score_split(runner, data, {"M": Scorer(method, detector)}, dataset="test")
+        scored = score_split(runner, data, {"M": detector}, dataset="test")
     assert not scored.errors, scored.errors
     return scored.scores["M"]
 
@@ -416,5 +416,5 @@ def test_one_batch_alone_scores_as_in_a_split(
     split = engine_scores(classifier, method, detector, data, batch_size=4)
     runner = NetworkRunner(classifier, batch_size=9, capture=Capture(taps=True))
     with runner.attached():
-        alone = score_batch(runner, Scorer(method, detector), doubles(data))
+        alone = score_batch(runner, "M", detector, doubles(data))
     np.testing.assert_allclose(alone.numpy(), split, rtol=1e-9)

@@ -39,11 +39,10 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.scoring import Scorer, pass_outputs, score_split
+from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
 from oodbench.numerics.weibull import TRANSLATION
-from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 
 Make = Callable[..., Any]
@@ -705,13 +704,7 @@ def score_together(
                 validation=need == "validation",
             )
             assert not any(fit.error for fit in fits.values()), fits
-        scorers = {
-            case.name: Scorer(
-                Method(case.name, "model", INFOS[case.ours], dict(case.parameters)),
-                detectors[case.name],
-            )
-            for case in cases
-        }
+        scorers = {case.name: detectors[case.name] for case in cases}
         result = score_split(runner, images.scored, scorers, dataset="both", check_batches=True)
     assert not result.errors, result.errors
     return {name: (scores, detectors[name]) for name, scores in result.scores.items()}

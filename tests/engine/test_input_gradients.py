@@ -18,7 +18,7 @@ from oodbench.data import ImageArray
 from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.scoring import DetectorError, Scorer, SplitScores, score_split
+from oodbench.engine.scoring import DetectorError, SplitScores, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
@@ -106,9 +106,8 @@ def scored(
     classifier: Classifier, data: ImageArray, detectors: Mapping[str, Detector], size: int = 8
 ) -> SplitScores[str]:
     runner = NetworkRunner(classifier, batch_size=size, capture=Capture(taps=True))
-    scorers = {name: Scorer(method(detector), detector) for name, detector in detectors.items()}
     with runner.attached():
-        return score_split(runner, data, scorers, dataset="letters", check_batches=True)
+        return score_split(runner, data, detectors, dataset="letters", check_batches=True)
 
 
 def by_hand(classifier: Classifier, images: np.ndarray, temperature: float) -> np.ndarray:
@@ -170,8 +169,7 @@ def test_a_gradient_costs_one_backward_and_no_second_forward(tiny: Make, tiny_da
     classifier = tiny(dtype=torch.float32)
     images = torch.from_numpy(tiny_data(16).images).float()
     detectors = {"steep": Steep(), "two": TwoLosses()}
-    scorers = {name: Scorer(method(detector), detector) for name, detector in detectors.items()}
-    measured, errors = costs.measure(classifier, scorers, None, images, rounds=1)
+    measured, errors = costs.measure(classifier, detectors, None, images, rounds=1)
     assert not errors
     assert (measured["steep"].forwards, measured["steep"].backwards) == (1.0, 1.0)
     assert measured["two"].forwards == 2.0
@@ -286,7 +284,7 @@ def test_tuning_is_trying_every_setting(
 
     def scores(candidate: Detector, data: Tensor) -> np.ndarray:
         array = ImageArray(data.float().numpy(), np.zeros(len(data), dtype=np.int64))
-        scorer = Scorer(method(candidate), candidate)
+        scorer = candidate
         with runner.attached():
             return score_split(runner, array, {"M": scorer}, dataset="x").scores["M"]
 

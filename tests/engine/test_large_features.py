@@ -8,7 +8,7 @@ import pytest
 from speed.large_features import BATCH, Source, detector_names, fit_all, measure
 
 import oodbench
-from oodbench.engine.meters import tensor_bytes
+from oodbench.engine.passes.meters import tensor_bytes
 from oodbench.numerics.quantiles import StreamingQuantiles
 
 BANK = 100

@@ -17,13 +17,13 @@ import oodbench
 from oodbench import Detector
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.batches import is_out_of_memory
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import input_gradients
-from oodbench.engine.scoring import Scorer, pass_outputs, score_split
+from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.models.classifier import Classifier
 
 Make = Callable[..., Any]
@@ -188,8 +188,8 @@ def test_the_users_model_is_not_changed(trained: Classifier, digits: Make, built
     runner = NetworkRunner(classifier, batch_size=32, capture=Capture(taps=True))
     mahalanobis = oodbench.load_detector("mahalanobis", epsilon=0.01)
     scorers = {
-        "odin": Scorer(built_in("odin"), oodbench.load_detector("odin")),
-        "mahalanobis": Scorer(built_in("mahalanobis"), mahalanobis),
+        "odin": oodbench.load_detector("odin"),
+        "mahalanobis": mahalanobis,
     }
     with runner.attached():
         assert not any(module.training for module in classifier.modules())
@@ -264,7 +264,7 @@ OUT_OF_MEMORY = [
 
 
 def scores_of(
-    classifier: Classifier, data: ImageArray, scorers: dict[str, Scorer], batch_size: int
+    classifier: Classifier, data: ImageArray, scorers: dict[str, Detector], batch_size: int
 ) -> tuple[dict[str, Any], NetworkRunner]:
     runner = NetworkRunner(classifier, batch_size=batch_size, capture=Capture(taps=True))
     with runner.attached():
@@ -283,10 +283,9 @@ def test_halved_batches_give_the_same_scores(
         "baseline": oodbench.load_detector("baseline"),
         "odin": oodbench.load_detector("odin", temperature=10.0, epsilon=0.01),
     }
-    scorers = {name: Scorer(built_in(name), detector) for name, detector in detectors.items()}
-    expected, _ = scores_of(classifier, data, scorers, batch_size=37)
+    expected, _ = scores_of(classifier, data, detectors, batch_size=37)
     with limited(classifier.network.get_submodule(place), 5, error):
-        found, runner = scores_of(classifier, data, scorers, batch_size=20)
+        found, runner = scores_of(classifier, data, detectors, batch_size=20)
     assert runner.batch_size == 5, "smaller for good"
     for key, values in expected.items():
         np.testing.assert_allclose(found[key], values, rtol=1e-12, err_msg=key)
@@ -363,7 +362,6 @@ def test_calls_per_image(
         "mahalanobis": oodbench.load_detector("mahalanobis", epsilon=mahalanobis_step),
     }
     runner = NetworkRunner(trained, batch_size=16, capture=Capture(taps=True))
-    scorers = {name: Scorer(built_in(name), detector) for name, detector in detectors.items()}
     images = sum(map(len, splits.values()))
     train = digits("train", 200)
     meter = PassMeter(trained.network, trained.normalized(images_of(splits["id"], trained)))
@@ -380,7 +378,7 @@ def test_calls_per_image(
             meter.counting(images),
         ):
             for name, data in splits.items():
-                outcome = score_split(runner, data, scorers, dataset=name)
+                outcome = score_split(runner, data, detectors, dataset=name)
                 assert not outcome.errors, outcome.errors
                 assert {len(scores) for scores in outcome.scores.values()} == {len(data)}
     odin, mahalanobis = odin_step > 0, mahalanobis_step > 0
@@ -399,10 +397,7 @@ def test_calls_per_image(
 def test_scores_do_not_depend_on_who_shares_the_pass(
     trained: Classifier, built_in: Make, splits: dict[str, ImageArray]
 ) -> None:
-    together = {
-        name: Scorer(built_in(name), oodbench.load_detector(name))
-        for name in ("baseline", "entropy", "odin")
-    }
+    together = {name: oodbench.load_detector(name) for name in ("baseline", "entropy", "odin")}
     data = splits["id"]
     shared, _ = scores_of(trained, data, together, batch_size=16)
     for name, scorer in together.items():

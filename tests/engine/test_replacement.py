@@ -21,7 +21,7 @@ from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps
-from oodbench.engine.scoring import DetectorError, Scorer, SplitScores, score_split
+from oodbench.engine.scoring import DetectorError, SplitScores, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData
 from oodbench.errors import UserError
@@ -83,9 +83,8 @@ def scored(
 ) -> SplitScores[str]:
     kept, _ = kept_taps(classifier.network, detectors)
     runner = NetworkRunner(classifier, batch_size=8, capture=Capture(kept=kept))
-    scorers = {name: Scorer(method(each), each) for name, each in detectors.items()}
     with runner.attached():
-        return score_split(runner, data, scorers, dataset="letters", check_batches=True)
+        return score_split(runner, data, detectors, dataset="letters", check_batches=True)
 
 
 def by_hand(classifier: Classifier, images: Tensor, *taps: str) -> Tensor:
@@ -170,11 +169,9 @@ def test_a_replaced_tap_costs_what_comes_after_it(trained: Classifier, digits: M
             return names.get(self.taps, ())
 
     detectors = {taps: OneTap(taps) for taps in ("early", "late", "none")}
-    scorers: dict[str, Scorer] = {
-        name: Scorer(Method(name, "model", each.info), each) for name, each in detectors.items()
-    }
+    scorers: dict[str, Detector] = {**detectors}
     baseline = oodbench.load_detector("baseline")
-    scorers["baseline"] = Scorer(Method("baseline", "model", baseline.info), baseline)
+    scorers["baseline"] = baseline
     measured, errors = costs.measure(trained, scorers, None, images, rounds=1)
     assert not errors
     # Multiply-adds of an 8x8 image; the head has 640.

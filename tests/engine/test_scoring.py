@@ -19,14 +19,12 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.scoring import (
     DetectorError,
-    Scorer,
     SplitScores,
     pass_outputs,
     score_batch,
     score_split,
 )
 from oodbench.models.classifier import Classifier
-from oodbench.planning.plan import Method
 
 Make = Callable[..., Any]
 
@@ -91,10 +89,6 @@ class Slope(PerturbingDetector):
         return outputs.logits.amax(dim=1)
 
 
-def scorer(name: str, detector: Detector) -> Scorer:
-    return Scorer(Method(name, "model", detector.info), detector)
-
-
 def scored(
     classifier: Classifier,
     data: ImageArray,
@@ -104,9 +98,8 @@ def scored(
     check_batches: bool = False,
 ) -> SplitScores[str]:
     runner = NetworkRunner(classifier, batch_size=batch_size, capture=Capture(taps=True))
-    scorers = {name: scorer(name, detector) for name, detector in detectors.items()}
     with runner.attached():
-        return score_split(runner, data, scorers, dataset="letters", check_batches=check_batches)
+        return score_split(runner, data, detectors, dataset="letters", check_batches=check_batches)
 
 
 def error_of(classifier: Classifier, data: ImageArray, detector: Detector, **options: Any) -> str:
@@ -215,9 +208,9 @@ def test_score_batch_raises_what_the_detector_raises(tiny: Make, tiny_data: Make
     runner = NetworkRunner(tiny(), batch_size=5, capture=Capture(taps=True))
     with runner.attached():
         with pytest.raises(ZeroDivisionError, match="no slope"):
-            score_batch(runner, scorer("S", Slope(how="raise")), images)
+            score_batch(runner, "S", Slope(how="raise"), images)
         with pytest.raises(ZeroDivisionError, match="no luck"):
-            score_batch(runner, scorer("B", Bad("raise")), images)
+            score_batch(runner, "B", Bad("raise"), images)
 
 
 def test_perturbation_does_not_reach_the_others(tiny: Make, tiny_data: Make) -> None:

@@ -14,7 +14,7 @@ import pytest
 from helpers.standins import use_standins, write_standins
 
 from oodbench import api
-from oodbench.engine import evaluation
+from oodbench.engine import model_evaluation
 from oodbench.engine.tuning_data import TuningData
 from oodbench.models import registry
 from oodbench.specs import TuningSpec
@@ -44,13 +44,13 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def strong_attack(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins' classes are far apart: the attack of the benchmarks would fool too few."""
-    original = evaluation.adversarial_data
+    original = model_evaluation.adversarial_data
 
-    def stronger(runner: Any, data: Any, spec: TuningSpec, seed: int) -> TuningData:
+    def stronger(runner: Any, data: Any, spec: TuningSpec, seed: int, *, name: str) -> TuningData:
         changed = spec.model_copy(update={"fgsm_step": 0.3, "min_adversarial": 12})
-        return original(runner, data, changed, seed)
+        return original(runner, data, changed, seed, name=name)
 
-    monkeypatch.setattr(evaluation, "adversarial_data", stronger)
+    monkeypatch.setattr(model_evaluation, "adversarial_data", stronger)
 
 
 @pytest.mark.usefixtures("small_networks", "strong_attack")

@@ -19,9 +19,9 @@ import oodbench
 from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.contract import TuningError
+from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import step_sign
 from oodbench.engine.scoring import pass_outputs
@@ -139,7 +139,13 @@ def test_too_few_fooled_images_are_an_error_that_says_what_to_do(
     spec = TuningSpec(fgsm_step=1e-6, noise_std=0.0)
     with pytest.raises(TuningError) as raised:
         made(exact, digits("validation", 100), spec)
-    for part in ("on 0 of 100", "fgsm_step 1e-06", "min_adversarial 20", "raise tuning.fgsm_step"):
+    for part in (
+        "on 0 of 100",
+        "fgsm_step 1e-06",
+        "min_adversarial 20",
+        "raise tuning.fgsm_step",
+        "give more",
+    ):
         assert part in str(raised.value)
 
 

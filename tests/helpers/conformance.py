@@ -31,12 +31,11 @@ from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.perturbation import differentiated, shown_gradients
 from oodbench.engine.passes.replacement import kept_taps
-from oodbench.engine.scoring import Scorer, pass_outputs, score_split
+from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.metrics import auroc
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
-from oodbench.planning.plan import Method
 
 Detecting = type[Detector]
 Check = Callable[[Detecting], None]
@@ -781,7 +780,7 @@ def engine_scores(classifier: Classifier, cls: Detecting) -> NDArray[np.float64]
     _expect(not errors, f"{cls.info.name}: {errors.get('M')!r}")
     capture = Capture.of(needs, name, readers, kept)
     runner = NetworkRunner(classifier, batch_size=64, capture=capture)
-    scorers = {"M": Scorer(Method("M", "model", cls.info, {}), detector)}
+    scorers = {"M": detector}
     with runner.attached():
         for need in ("fit", "validation"):
             if need in needs:

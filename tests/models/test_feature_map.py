@@ -14,10 +14,10 @@ from oodbench import Detector, Outputs, models, register
 from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
-from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.scoring import Scorer, pass_outputs, score_split
+from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
@@ -277,7 +277,7 @@ def test_maps_reach_fit_and_score(tiny: Make, tiny_data: Make) -> None:
         scored = score_split(
             runner,
             data,
-            {"M": Scorer(METHOD, detector), "again": Scorer(METHOD, detector)},
+            {"M": detector, "again": detector},
             dataset="test",
             check_batches=True,
         )

@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 import oodbench
 from oodbench import Detector, Outputs, PerturbingDetector, register
 from oodbench.detector import Batches
-from oodbench.engine.evaluation import MethodResult, fail_constant_scores
+from oodbench.engine.method_results import MethodResult, fail_constant_scores
 from oodbench.losses import DisMaxHead
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")

@@ -1,20 +1,9 @@
-"""Batches of images on their way to the network: where they come from, layout, memory."""
+"""Batches of images on their way to the network: memory layout, lack of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
-
 import torch
 from torch import Tensor
-
-
-class ImageSource(Protocol):
-    """Images that are read batch by batch, and need not lie in memory."""
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Images [B, C, H, W], floating-point, and labels [B], int64, or None; on any device."""
-        ...
 
 
 def arranged(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
-from oodbench.engine.passes.batches import ImageSource, arranged, is_out_of_memory
+from oodbench.engine.passes.batches import arranged, is_out_of_memory
 from oodbench.engine.passes.capture import (
     FEATURES,
     LOGITS,
@@ -23,6 +25,7 @@ from oodbench.engine.passes.capture import (
     LayerReader,
     pooled,
 )
+from oodbench.engine.passes.image_sources import ImageSource, SplitImages
 from oodbench.engine.passes.modes import evaluating, giving, versions_counted
 from oodbench.models.activations import activation_of, in_own_order, in_usual_order, with_activation
 from oodbench.models.classifier import Classifier
@@ -296,16 +299,9 @@ class NetworkRunner:
 
         The batch size is read anew for each batch: see `within_memory`.
         """
-        if isinstance(data, ImageArray):
-            meter = self.meter(len(data))
-            for rows in self._rows(len(data)):
-                images = torch.tensor(data.images[rows])  # a copy: maps are read-only
-                labels = None if data.labels is None else torch.tensor(data.labels[rows])
-                yield self.placed(images, labels)
-                meter.add(len(images))
-            return
-        meter = self.meter(getattr(data, "size", None))
-        for images, labels in data.batches():
+        source = SplitImages("", lambda: data) if isinstance(data, ImageArray) else data
+        meter = self.meter(source.size)
+        for images, labels in source.batches():
             for rows in self._rows(len(images)):
                 yield self.placed(images[rows], None if labels is None else labels[rows])
                 meter.add(len(images[rows]))
@@ -321,13 +317,15 @@ class NetworkRunner:
             yield rows
             start = rows.stop
 
-    def placed(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def placed(
+        self, images: Tensor | NDArray[Any], labels: Tensor | NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Images, bytes or floats, and labels on the device, in the classifier's type."""
-        images = images.to(self.device)
-        scaled = images.div(255) if images.dtype == torch.uint8 else images
+        placed = _copied(images).to(self.device)
+        scaled = placed.div(255) if placed.dtype == torch.uint8 else placed
         return (
             arranged(scaled, self.classifier.dtype),
-            None if labels is None else labels.to(self.device),
+            None if labels is None else _copied(labels).to(self.device),
         )
 
     def within_memory(
@@ -368,3 +366,8 @@ class NetworkRunner:
             place = None if first is None else first + (rows.start or 0)
             parts += self.within_memory(compute, images[rows], part_labels, place)
         return parts
+
+
+def _copied(values: Tensor | NDArray[Any]) -> Tensor:
+    """A tensor; arrays are copied, because those of memory maps are read-only."""
+    return values if isinstance(values, Tensor) else torch.tensor(values)

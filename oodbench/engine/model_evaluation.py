@@ -1,0 +1,374 @@
+"""Everything that is done with detectors on one model: fit, tune, score, measure.
+
+Benchmarks and user models share these steps. Their data are image sources, and the runner that
+passes images through the model is handed in.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodbench.detector import Detector, Outputs
+from oodbench.engine import costs
+from oodbench.engine.fitting import fit_together
+from oodbench.engine.method_results import (
+    Evaluation,
+    MethodResult,
+    fail_constant_scores,
+    note_missing_map,
+)
+from oodbench.engine.mistakes import Confusion, labels_signs
+from oodbench.engine.passes.capture import Capture, LayerReader
+from oodbench.engine.passes.image_sources import ID, EvaluationData
+from oodbench.engine.passes.layer_readers import layer_readers, reads
+from oodbench.engine.passes.modes import evaluating
+from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.replacement import kept_taps
+from oodbench.engine.scoring import pass_outputs, score_split
+from oodbench.engine.tuning import tune
+from oodbench.engine.tuning_data import (
+    TuningData,
+    adversarial_data,
+    clean_outputs,
+    in_memory,
+    oracle_data,
+)
+from oodbench.models.feature_map import find_map
+from oodbench.planning.plan import FITTED_ON, Method
+from oodbench.report.differences import id_key
+from oodbench.specs import TuningSpec
+
+_FEW = 4
+"""Images that the map before pooling is searched with."""
+
+
+class ModelEvaluation:
+    """Evaluates detectors on one model: `prepare`, then `run`, then `measure`.
+
+    All detectors share the passes over the images. A method that fails is left out from then on,
+    with its error in its result.
+
+    Args:
+        runner: passes images through the model; not attached yet.
+        methods: in the order of the results.
+        detectors: method -> a detector of its own, not fitted.
+        data: what to fit, tune and score on.
+        num_classes: C.
+        tuning: strengths of attack and noise.
+        seed: of the tuning data.
+        report: progress messages go here.
+
+    Attributes:
+        results: method -> result.
+        correct: whether the classifier is right, for each ID test image; None without labels.
+        warnings: signs of a mistake in the data (`engine.mistakes`).
+    """
+
+    def __init__(
+        self,
+        runner: NetworkRunner,
+        methods: Sequence[Method],
+        detectors: Mapping[str, Detector],
+        data: EvaluationData,
+        num_classes: int,
+        *,
+        tuning: TuningSpec,
+        seed: int,
+        report: Callable[[str], None],
+    ) -> None:
+        self._runner, self._methods, self._detectors = runner, methods, detectors
+        self._data, self._num_classes = data, num_classes
+        self._tuning, self._seed = tuning, seed
+        self._report = runner.report = report
+        self._readers: Sequence[LayerReader] = ()
+        self.results = {method.name: MethodResult() for method in methods}
+        self.correct: NDArray[np.bool_] | None = None
+        self.warnings: list[str] = []
+
+    def prepare(self) -> None:
+        """Find what the detectors read of the network: feature map, layers, feature layers.
+
+        Raises:
+            Exception: what the network raises for the first images.
+        """
+        classifier = self._runner.classifier
+        needs = frozenset[str]().union(*(method.detector.needs for method in self._methods))
+        images = self._first_images()
+        name = None
+        if "feature_map" in needs:
+            with evaluating(classifier):
+                name = find_map(classifier, images[:_FEW])
+        ((_, (self._readers, failures)), *_) = self._runner.within_memory(
+            lambda images, *_: layer_readers(classifier, self._detectors, images), images, None
+        )
+        kept, refusals = kept_taps(classifier.network, self._detectors)
+        for method, failure in (*failures.items(), *refusals.items()):
+            self.results[method].error = failure
+        note_missing_map(self.results, self._detectors, name)
+        self._runner.capture = Capture.of(needs, name, self._readers, kept)
+
+    def run(self, *, stop_early: bool = False) -> None:
+        """Fit, tune and score.
+
+        Args:
+            stop_early: stop after the first step in which a method failed.
+        """
+        steps: list[Callable[[], None]] = [
+            *(functools.partial(self._fit, need) for need in FITTED_ON),
+            self._tune,
+            self._score,
+        ]
+        with self._runner.attached():
+            for step in steps:
+                step()
+                if stop_early and len(self._alive()) < len(self._methods):
+                    return
+
+    def note_layers(self, *, only_dropped: bool) -> None:
+        """Add notes on the layers that detectors read.
+
+        Args:
+            only_dropped: only for detectors that left out some of the layers they chose.
+        """
+        for reader in self._readers:
+            if reader.detector.dropped_layers or not only_dropped:
+                self.results[reader.method].notes.insert(0, reads(reader))
+
+    def measure(self, reference: costs.Reference | None) -> dict[str, Exception]:
+        """Measure what each method costs alone.
+
+        Args:
+            reference: the method that times are divided by, or None.
+
+        Returns:
+            method -> error of those that could not be measured.
+        """
+        detectors = self._scoring_detectors(self._data.ood[0])
+        measured, errors = costs.measure(
+            self._runner.classifier,
+            detectors,
+            reference,
+            self._first_images(),
+            capture=self._runner.capture,
+            report=self._report,
+        )
+        for method, cost in measured.items():
+            self.results[method].cost = cost
+        return {method: error for method, error in errors.items() if method in detectors}
+
+    def _alive(self) -> list[Method]:
+        return [method for method in self._methods if self.results[method.name].error is None]
+
+    def _first_images(self) -> Tensor:
+        first, _ = self._data.test[ID].first()
+        images, _ = self._runner.placed(first[: self._runner.batch_size])
+        return images
+
+    # --- fitting -------------------------------------------------------------------------------
+
+    def _fit(self, need: str) -> None:
+        """One pass for all detectors that have the need "fit", or "validation"."""
+        detectors = {
+            method.name: self._detectors[method.name]
+            for method in self._alive()
+            if need in method.detector.needs
+        }
+        if not detectors:
+            return
+        source = self._data.fitted_on[need]
+        self._runner.doing = f"fitting on {source.name}"
+        self._report(self._runner.doing)
+        started = time.perf_counter()
+        seen = Confusion.empty(self._num_classes)
+        fits = fit_together(
+            detectors,
+            lambda: seen.watched(pass_outputs(self._runner, source, detectors)),
+            self._num_classes,
+            validation=need == "validation",
+        )
+        # Alone, a method would have taken the pass and its own part of the work.
+        this_pass = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
+        for name, fit in fits.items():
+            self.results[name].fit_seconds += this_pass + fit.seconds + fit.shared_seconds
+            self.results[name].error = fit.error
+        self._add_signs(source.name, seen, fitted_on=need == "fit")
+
+    def _add_signs(self, name: str, seen: Confusion, *, fitted_on: bool = False) -> None:
+        self.warnings += labels_signs(name, seen, fitted_on=fitted_on, perhaps=self._data.perhaps)
+
+    # --- tuning --------------------------------------------------------------------------------
+
+    def _tune(self) -> None:
+        """Tune the methods that are tuned; the others score as they are."""
+        ood_sets = self._data.ood
+        made = {ood: _Once(functools.partial(self._tuning_data, ood)) for ood in (None, *ood_sets)}
+        outputs = {
+            ood: _Once(functools.partial(self._clean_outputs, images))
+            for ood, images in made.items()
+        }
+        for method in self._alive():
+            result = self.results[method.name]
+            if method.tuned_on == "none":
+                result.detectors = dict.fromkeys(ood_sets, self._detectors[method.name])
+                continue
+            self._runner.doing = f"tuning {method.name}"
+            self._report(self._runner.doing)
+            try:
+                with _notes(result.notes):
+                    if method.tuned_on == "ood_oracle":
+                        for ood in ood_sets:
+                            result.detectors[ood] = self._tuned(method, made[ood], outputs[ood])
+                    else:
+                        tuned = self._tuned(method, made[None], outputs[None])
+                        result.detectors = dict.fromkeys(ood_sets, tuned)
+            except Exception as error:
+                result.error = error
+
+    def _tuned(
+        self, method: Method, data: _Once[TuningData[Tensor]], outputs: _Once[TuningData[Outputs]]
+    ) -> Detector:
+        """A method's detector, tuned; the seconds are those of the method alone."""
+        earlier = data.seconds  # zero if the data are made now
+        started = time.perf_counter()
+        images = data.get()
+
+        def clean() -> TuningData[Outputs]:
+            nonlocal earlier
+            earlier += outputs.seconds
+            return outputs.get()
+
+        found = tune(self._runner, method, self._detectors[method.name], images, clean)
+        self.results[method.name].tune_seconds += time.perf_counter() - started + earlier
+        return found.detector
+
+    def _clean_outputs(self, images: _Once[TuningData[Tensor]]) -> TuningData[Outputs]:
+        return clean_outputs(self._runner, images.get())
+
+    def _tuning_data(self, ood: str | None) -> TuningData[Tensor]:
+        """Attacked ID images, or with an OOD set images of it."""
+        source, spec = self._data.tuning, self._tuning
+        assert source is not None
+        inside = in_memory(source)
+        if ood is None:
+            return adversarial_data(self._runner, inside, spec, self._seed, name=source.name)
+        return oracle_data(inside, in_memory(self._data.ood_tuning[ood]), spec, self._seed)
+
+    # --- scoring -------------------------------------------------------------------------------
+
+    def _score(self) -> None:
+        """One pass over each test set."""
+        self._score_id()
+        for ood in self._data.ood:
+            detectors = self._scoring_detectors(ood)
+            if not detectors:
+                return
+            outcome = score_split(self._runner, self._data.test[ood], detectors, dataset=ood)
+            for method, error in outcome.errors.items():
+                self.results[method].error = error
+            for method, scores in outcome.scores.items():
+                self.results[method].scores[ood] = scores
+        fail_constant_scores(self.results)
+
+    def _score_id(self) -> None:
+        """Score the ID test images, with every detector of a method that is tuned on OOD sets."""
+        detectors: dict[tuple[str, str], Detector] = {}
+        for method in self._alive():
+            for ood, detector in self.results[method.name].detectors.items():
+                key = id_key(ood) if method.tuned_on == "ood_oracle" else ID
+                detectors[method.name, key] = detector
+        source = self._data.test[ID]
+        outcome = score_split(
+            self._runner, source, detectors, dataset=self._data.id_name, check_batches=True
+        )
+        for (method_name, _), error in outcome.errors.items():
+            self.results[method_name].error = error
+        for (method_name, key), scores in outcome.scores.items():
+            self.results[method_name].scores[key] = scores
+        self.correct = outcome.correct
+        tested = Confusion.of(self._num_classes, outcome.labels, outcome.predicted)
+        self._add_signs(source.name, tested)
+
+    def _scoring_detectors(self, ood: str) -> dict[str, Detector]:
+        return {m.name: self.results[m.name].detectors[ood] for m in self._alive()}
+
+
+def evaluate(
+    runner: NetworkRunner,
+    methods: Sequence[Method],
+    detectors: Mapping[str, Detector],
+    data: EvaluationData,
+    num_classes: int,
+    *,
+    tuning: TuningSpec,
+    seed: int,
+    reference: costs.Reference | None,
+    report: Callable[[str], None],
+) -> Evaluation:
+    """All steps for one model; arguments as those of `ModelEvaluation` and its `measure`.
+
+    A method whose costs cannot be measured has failed.
+    """
+    evaluation = ModelEvaluation(
+        runner, methods, detectors, data, num_classes, tuning=tuning, seed=seed, report=report
+    )
+    evaluation.prepare()
+    evaluation.run()
+    evaluation.note_layers(only_dropped=True)
+    for name, error in evaluation.measure(reference).items():
+        evaluation.results[name].error = error
+    assert evaluation.correct is not None
+    return Evaluation(evaluation.results, evaluation.correct, tuple(evaluation.warnings))
+
+
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """A value that is made when it is first needed.
+
+    Attributes:
+        seconds: the time it took to make; 0 before.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: list[T] = []
+        self._error: Exception | None = None
+        self.seconds = 0.0
+
+    def get(self) -> T:
+        """The value.
+
+        Raises:
+            Exception: what making it raised; it is not made again.
+        """
+        if self._error is not None:
+            raise self._error
+        if not self._made:
+            started = time.perf_counter()
+            try:
+                self._made.append(self._make())
+            except Exception as error:
+                self._error = error
+                raise
+            finally:
+                self.seconds = time.perf_counter() - started
+        return self._made[0]
+
+
+@contextmanager
+def _notes(notes: list[str]) -> Iterator[None]:
+    """Keep the warnings of libraries, once each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    notes += dict.fromkeys(str(warning.message).splitlines()[0] for warning in caught)

@@ -1,0 +1,122 @@
+"""Where images come from: the splits of a benchmark, or what a user gives."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodbench.data import ImageArray
+from oodbench.planning.plan import FITTED_ON
+from oodbench.specs import BenchmarkSpec
+
+ID = "id"
+"""What the scores of the in-distribution test images are called."""
+
+Batch = tuple[Tensor | NDArray[Any], Tensor | NDArray[np.int64] | None]
+"""Images [B, C, H, W], uint8 or floating-point, and labels [B], int64, or None."""
+
+
+class ImageSource(Protocol):
+    """Images of one data set that are read batch by batch, and need not lie in memory."""
+
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Number of images; None if it is not known."""
+        ...
+
+    def first(self) -> Batch:
+        """The first batch."""
+        ...
+
+    def batches(self) -> Iterator[Batch]:
+        """All batches in order, of any size: the runner divides them."""
+        ...
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """Images of one split of a data set, loaded when they are first read.
+
+    Attributes:
+        name: the name in messages.
+        load: gives the images.
+    """
+
+    name: str
+    load: Callable[[], ImageArray]
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return len(self.load())
+
+    def first(self) -> Batch:
+        """All images as one batch."""
+        data = self.load()
+        return data.images, data.labels
+
+    def batches(self) -> Iterator[Batch]:
+        """All images as one batch."""
+        yield self.first()
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """The images that the detectors of a model are fitted, tuned and scored on.
+
+    Attributes:
+        test: "id" and the names of the OOD sets -> images to score.
+        fitted_on: need of a detector, "fit" or "validation" -> ID images that it is fitted on.
+        tuning: ID images with labels that are attacked to tune detectors; None if there are none.
+        ood_tuning: OOD set -> images of it, for the protocol `ood_oracle`.
+        id_name: name of the ID set in messages.
+        perhaps: a sentence with another reason for signs of a mistake, added to each sign.
+    """
+
+    test: Mapping[str, ImageSource]
+    fitted_on: Mapping[str, ImageSource]
+    tuning: ImageSource | None
+    ood_tuning: Mapping[str, ImageSource] = field(default_factory=dict)
+    id_name: str = ID
+    perhaps: str = ""
+
+    @property
+    def ood(self) -> tuple[str, ...]:
+        """Names of the OOD sets."""
+        return tuple(name for name in self.test if name != ID)
+
+    @classmethod
+    def of_benchmark(
+        cls, benchmark: BenchmarkSpec, load: Callable[[str, str], ImageArray]
+    ) -> EvaluationData:
+        """The images of a benchmark.
+
+        Args:
+            benchmark: names the data sets.
+            load: gives the images of a data set's split.
+        """
+
+        def images(dataset: str, split: str) -> SplitImages:
+            name = f"the {split} images of '{dataset}'"
+            return SplitImages(name, functools.partial(load, dataset, split))
+
+        ood, tuning = tuple(benchmark.ood_groups), benchmark.tuning.split
+        return cls(
+            test={ID: images(benchmark.id, "test"), **{name: images(name, "test") for name in ood}},
+            fitted_on={need: images(benchmark.id, split) for need, split in FITTED_ON.items()},
+            tuning=images(benchmark.id, tuning),
+            ood_tuning={name: images(name, tuning) for name in ood},
+            id_name=benchmark.id,
+            perhaps="" if benchmark.limited is None else benchmark.limited.weakens,
+        )
