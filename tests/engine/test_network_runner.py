@@ -179,7 +179,7 @@ def users_model(trained: Classifier) -> Classifier:
     return classifier
 
 
-def test_the_users_model_is_not_changed(trained: Classifier, digits: Make, built_in: Make) -> None:
+def test_the_users_model_is_not_changed(trained: Classifier, digits: Make) -> None:
     classifier = users_model(trained)
     before = state_of(classifier)
     assert len(set(before["training"].values())) == 2
@@ -276,7 +276,7 @@ def scores_of(
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
 @pytest.mark.parametrize("place", ["first", "head"])
 def test_halved_batches_give_the_same_scores(
-    tiny: Make, tiny_data: Make, built_in: Make, error: Exception, place: str
+    tiny: Make, tiny_data: Make, error: Exception, place: str
 ) -> None:
     classifier, data = tiny(), tiny_data(37)
     detectors: dict[str, Detector] = {
@@ -349,7 +349,6 @@ def splits(digits: Make) -> dict[str, ImageArray]:
 def test_calls_per_image(
     trained: Classifier,
     digits: Make,
-    built_in: Make,
     splits: dict[str, ImageArray],
     odin_step: float,
     mahalanobis_step: float,
