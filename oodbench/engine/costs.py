@@ -1,9 +1,9 @@
-"""What each method costs: measured standing alone, warm, in turns with the reference.
+"""Costs of each method: measured alone, after warm-up, alternating with the reference.
 
-A method costs one forward, with what it captures, and its own work on what the forward gives. Both
-are measured; methods that capture the same share the forward's measurement, round by round, so
-that they differ by their own work and not by the load of the machine at that moment. A method with
-passes of its own, for gradients of its input or with a layer replaced, is measured end to end.
+A method costs one forward pass, with what it captures, and its own work on the outputs. Both are
+measured; methods that capture the same share the measurement of the forward pass, round by round,
+so that they differ by their own work and not by the load of the machine at that moment. A method
+with passes of its own, for gradients of its input or with a layer replaced, is measured end to end.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class InferenceCost:
-    """What scoring costs. Counts are per image; times are medians.
+    """Costs of scoring. Counts are per image; times are medians.
 
     Attributes:
         forwards, backwards: passes of the network.
@@ -188,8 +188,8 @@ def measure(
 ) -> tuple[dict[str, InferenceCost], dict[str, Exception]]:
     """Measure every method of a model.
 
-    Rounds go through all methods in turn, the reference among them, so that a slow moment of the
-    machine does not fall on one method alone.
+    Each round measures all methods in turn, also the reference, so that a slow moment of the
+    machine does not affect a single method.
 
     Args:
         classifier: the model.
@@ -198,7 +198,7 @@ def measure(
         images: one batch, on the device.
         capture: what all of them together capture; each alone captures its part of it.
         rounds: timed repetitions after one that warms up.
-        report: takes how far it is, between measurements.
+        report: progress messages go here, between measurements.
 
     Returns:
         method -> cost, and method -> error of those that failed.

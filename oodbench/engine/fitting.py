@@ -4,7 +4,7 @@ A detector's `fit(batches)` is an ordinary loop over batches, and the loops of a
 advance together so that each batch is computed once. Each `fit` runs in a greenlet, which has a
 stack of its own: to ask for a batch it switches to the engine, and goes on when the engine switches
 back. All are in one thread, so nothing is concurrent, results do not depend on timing, and one pool
-of OpenMP workers serves them all: threads would have one each, asleep when it is wanted.
+of OpenMP workers serves all: with threads, each would have its own pool.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from oodbench.detector import Batches, Detector, Outputs
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """How a fit went.
+    """Outcome of fitting one detector.
 
     Attributes:
         seconds: spent inside the detector.
         error: what it raised, or None.
-        shared_seconds: that other detectors spent on what is shared: alone, it would have been this
-            one.
+        shared_seconds: spent by other detectors on shared statistics, which this detector would
+            have spent if it were fitted alone.
     """
 
     seconds: float
@@ -41,7 +41,7 @@ class Fitted:
 
 
 class _Asked(Enum):
-    """What a `fit` switches to the engine with."""
+    """What a `fit` asks of the engine."""
 
     PASS = auto()
     BATCH = auto()
@@ -54,7 +54,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class _Called:
-    """A call of a method of a shared object, and what came of it."""
+    """A call of a method of a shared object, and its outcome."""
 
     place: int
     arguments: tuple[Any, ...]
@@ -64,7 +64,7 @@ class _Called:
 
 
 class _Statistics:
-    """Objects that several detectors share, and what was last computed with each."""
+    """Objects that several detectors share, and the last result of each of their methods."""
 
     def __init__(self) -> None:
         self._objects: dict[Any, Any] = {}
@@ -276,7 +276,7 @@ def fit_together(
         validation: call `fit_validation` instead of `fit`.
 
     Returns:
-        name -> how it went; an exception in one detector does not disturb the others.
+        name -> outcome; an exception in one detector does not affect the others.
     """
     statistics = _Statistics()
     readers = {

@@ -46,7 +46,7 @@ T = TypeVar("T", Tensor, Outputs)
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What tuning chose.
+    """Result of tuning one method.
 
     Attributes:
         detector: with the chosen parameters, and calibrated if it calibrates.
@@ -68,16 +68,16 @@ def tune(
 ) -> Tuned:
     """Choose a method's parameters, and calibrate its detector, on tuning data.
 
-    A method without gradients is tuned on the stored outputs of the clean images. One that reads
-    maps, or gradients of the images, or replaces layers, is scored batch by batch, under every
-    setting: maps are not stored, and gradients only where a detector is calibrated on them.
+    A method without gradients is tuned on the stored outputs of the clean images. A method that
+    reads maps or gradients of the images, or replaces layers, is scored batch by batch with every
+    setting: maps are not stored; gradients are stored only to calibrate a detector on them.
 
     Args:
         runner: attached.
-        method: its search space is swept.
+        method: gives the search space.
         detector: fitted.
-        data: what to tune on.
-        clean: gives `clean_outputs(runner, data)`; they are made if it is not given.
+        data: tuning images.
+        clean: gives `clean_outputs(runner, data)`; default: they are computed.
     """
     settings = list(_settings(method.search_space))
     candidates = [detector.with_parameters(**setting) for setting in settings]
@@ -139,7 +139,7 @@ def _scored(
 ) -> Iterator[tuple[Scores, Scores] | Exception]:
     """Scores of positives and negatives by each candidate, calibrated if it calibrates.
 
-    Or what it raised: one setting that a method cannot take (more neighbors than there are images)
+    Or the error that it raised: a setting that a method cannot use (more neighbors than images)
     does not end the search.
     """
     for candidate, outputs in zip(candidates, views, strict=True):
@@ -162,7 +162,7 @@ def _scored_in_batches(
     candidates: Sequence[Detector],
     data: TuningData[Tensor],
 ) -> Iterator[tuple[Scores, Scores] | Exception]:
-    """The same from one pass over each side, of which no batch is kept."""
+    """The same from one pass over each side; no batch is stored."""
     if _calibrates(method):
         raise TuningError(
             f"detector '{method.detector.name}' declares calibration and maps or replaced_logits: "
@@ -202,7 +202,7 @@ def _scored_batch(
     labels: Tensor | None,
     _: int | None,
 ) -> dict[int, Scores | Exception]:
-    """Scores of a batch by each candidate, or what it raised; one first forward for all."""
+    """Scores of a batch by each candidate, or its error; one forward pass serves all."""
     graph = takes_gradients(method.detector.needs)
     found: dict[int, Scores | Exception] = {}
     with torch.set_grad_enabled(graph):
@@ -234,10 +234,10 @@ def _with_gradients(
     method: Method,
     data: TuningData[Tensor],
 ) -> Iterator[list[Outputs]]:
-    """Outputs of all sides under every setting; the sides are swept as one.
+    """Outputs of all sides under every setting; one pass serves all sides.
 
-    The first forward is made once per batch, the gradient once per combination of the parameters
-    other than the step size, and a further forward once per step.
+    Each batch takes one forward pass, one backward pass per combination of the parameters other
+    than the step size, and one more forward pass per step size.
     """
     sides = _sides(method, data)
     step = "epsilon" if "input_gradient" in method.detector.needs else None

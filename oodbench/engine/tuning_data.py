@@ -40,7 +40,7 @@ T = TypeVar("T", Tensor, Outputs)
 
 @dataclass(frozen=True, slots=True)
 class TuningData(Generic[T]):
-    """What a detector is tuned on: images in [0, 1] on the CPU, or the outputs for them.
+    """Data to tune detectors on: images in [0, 1] on the CPU, or the outputs for them.
 
     Attributes:
         positives: in-distribution images.
@@ -80,7 +80,7 @@ def adversarial_data(
     *,
     name: str = "the tuning data",
 ) -> TuningData[Tensor]:
-    """Clean, noisy and attacked images, kept and shuffled as the module's docstring says.
+    """Clean, noisy and attacked images, selected and shuffled as the module's docstring says.
 
     Args:
         runner: attached.
@@ -188,7 +188,7 @@ def _predictions(runner: NetworkRunner, images: Tensor) -> Tensor:
 
 
 def clean_outputs(runner: NetworkRunner, data: TuningData[Tensor]) -> TuningData[Outputs]:
-    """What the network says of tuning images, without maps: one pass, whoever is tuned on it.
+    """Outputs of the network for tuning images, without maps: one pass for all methods.
 
     Args:
         runner: attached.
@@ -210,7 +210,7 @@ def clean_outputs(runner: NetworkRunner, data: TuningData[Tensor]) -> TuningData
 
 
 def image_batches(runner: NetworkRunner, images: Tensor) -> Iterator[Tensor]:
-    """Images on the device, batch by batch; the size is read anew for each batch."""
+    """Images on the device, batch by batch, of the current batch size of the runner."""
     start, meter = 0, runner.meter(len(images))
     while start < len(images):
         batch = images[start : start + runner.batch_size]

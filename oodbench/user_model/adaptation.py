@@ -49,10 +49,12 @@ def adapted(
     *,
     reads_layers: bool,
 ) -> tuple[UserClassifier, int, list[str]]:
-    """The model as the engine takes classifiers, tried on a few images of each data set.
+    """The model as a classifier of the engine, tried on a few images of each data set.
 
-    With `reads_layers` also on a whole batch, to see which layers run for it. Also C, and what is
-    to be noted.
+    With `reads_layers` it is also tried on a whole batch, to see which layers run for it.
+
+    Returns:
+        The classifier, C, and notes on the model.
     """
     images, _ = data.test[ID].first()
     dtype = type_of(module)
@@ -105,7 +107,7 @@ def adapted(
 
 
 def _unsteadiness(runner: CheckedRunner, images: Tensor, logits: Tensor) -> Iterator[str]:
-    """What is to be said of a model whose logits of an image are not the image's alone.
+    """Notes on a model whose logits for an image depend on more than the image.
 
     Args:
         runner: attached.
@@ -149,7 +151,7 @@ def _check_classes(found: int, expected: int | None) -> None:
 
 
 def same_classes(data: DataSets, num_classes: int) -> list[str]:
-    """Let a label mean the same class in all data; what is to be noted of it."""
+    """Make labels mean the same classes in all data sets; returns notes about it."""
     labeled = {source.name: source for source in data.all if source.declared is not None}
     for source in labeled.values():
         source.relabel = ()  # of a model before this one
@@ -169,19 +171,19 @@ def same_classes(data: DataSets, num_classes: int) -> list[str]:
 def given_back(module: nn.Module, device: torch.device) -> Iterator[None]:
     """The module with stand-ins for its parameters and buffers, on a device.
 
-    The module's own tensors are taken out and put back, even if something raises: their storage,
-    strides, gradients and hooks stay as they are. Buffers are copies, and attributes that hold
-    other tensors are set back, so what a pass keeps is forgotten. A parameter that stays on its
-    device shares its storage with its stand-in, and a module may write into it; its values are
-    copied first, and put back if they changed. That takes the memory of one copy of the weights.
+    The module's own tensors are exchanged and restored, even after an error: their storage,
+    strides, gradients and hooks do not change. Buffers are copied, and attributes with other
+    tensors are restored, so that a pass leaves nothing behind. A parameter that stays on its device
+    shares its storage with its stand-in, and the module may change it in place; its values are
+    copied first and restored if they changed. This takes the memory of one copy of the weights.
 
     Args:
         module: any module.
-        device: where it is to run.
+        device: where the module runs.
     """
     stand_ins: dict[int, Tensor] = {}  # a tensor that is in several places stays one
     taken: list[tuple[nn.Module, str, Tensor]] = []
-    # A TorchScript module shows its tensors and does not let go of them: it runs with its own.
+    # The tensors of a TorchScript module cannot be exchanged: it runs with its own.
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     attributes = [(part, dict(vars(part))) for part in parts]
     values = _values(module, device)
@@ -259,9 +261,9 @@ def reorder(module: nn.Module) -> None:
 
 @contextmanager
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """The same results each time: torch's settings for it, and generators seeded; all put back.
+    """Reproducible results: deterministic settings of torch and seeded generators; all restored.
 
-    Everybody's own generators: a data set may draw from any of them.
+    All global generators are seeded: a data set may draw from any of them.
     """
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours to choose
     with ExitStack() as stack:
@@ -305,7 +307,7 @@ def device_of(module: nn.Module) -> torch.device | None:
 
 
 def stays_where_it_is(module: nn.Module) -> bool:
-    """Whether a model cannot be moved to a device: some of its tensors are out of reach."""
+    """Whether a model cannot be moved to a device, because some of its tensors cannot."""
     return isinstance(module, Function) or any(
         isinstance(part, torch.jit.ScriptModule | torch.fx.GraphModule)
         or type(part).__module__.startswith(("torch.ao.nn", "torch.nn.quantized"))

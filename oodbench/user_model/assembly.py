@@ -32,13 +32,13 @@ from oodbench.user_model.structure.network import UserNetwork
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A model, and what came of the detectors on it.
+    """A model that was evaluated.
 
     Attributes:
         name: of the model in records.
-        session: has run.
-        classifier: the model as it was run.
-        notes: on it.
+        session: evaluated its detectors.
+        classifier: the adapted model.
+        notes: remarks on the model.
         device: where it ran.
     """
 
@@ -69,7 +69,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """One of several models, which could not be evaluated.
+    """One of several models that could not be evaluated.
 
     Attributes:
         name: of the model.
@@ -211,7 +211,7 @@ def _notes(
 
 
 def _layers_note(methods: Iterable[Method], network: UserNetwork) -> Iterable[str]:
-    """What was taken for features and feature layers, if a detector looks at them."""
+    """Notes on features and feature layers, if a detector reads them."""
     needs = frozenset[str]().union(*(method.detector.needs for method in methods))
     if network.head_name is not None and network.head_note and needs & {"features", "feature_map"}:
         yield network.head_note

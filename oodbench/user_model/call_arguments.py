@@ -45,7 +45,7 @@ def named_models(model: Any) -> dict[str, nn.Module]:
 def options_of(
     own: Mapping[str, tuple[Any, Any]], name: str, models: Mapping[str, Any], several: bool
 ) -> dict[str, Any]:
-    """What was given for one model: of each argument its own, or what is given for all.
+    """The arguments of one model: its own ones, or those given for all models.
 
     Args:
         own: argument -> its default and what was given.
@@ -91,14 +91,14 @@ def module_of(model: Any) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A detector that was asked for.
+    """A requested detector.
 
     Attributes:
-        label: what it is called.
-        given: a name, or an instance that is the user's.
+        label: its name in results.
+        given: a name, or an instance of the user's.
         info: its declaration.
         fixed: parameters that are not tuned.
-        tuned_on: whether it is tuned.
+        tuned_on: protocol of tuning, or "none".
     """
 
     label: str
@@ -111,7 +111,7 @@ class Requested:
 def requested_detectors(
     detectors: Any, catalog: Catalog, tune: Any
 ) -> tuple[list[Requested], dict[str, str]]:
-    """The detectors that were asked for; and those that are broken, with the reason."""
+    """The requested detectors; and those that cannot be loaded, with the reason."""
     broken: dict[str, str] = {}
     if isinstance(detectors, str) and detectors == "all":
         pairs = _all(catalog, broken)
@@ -143,7 +143,7 @@ def requested_detectors(
 
 
 def _all(catalog: Catalog, broken: dict[str, str]) -> list[tuple[str | None, str]]:
-    """Every detector that there is; those that cannot be loaded are entered in `broken`."""
+    """Every known detector; those that cannot be loaded are added to `broken`."""
     names: list[tuple[str | None, str]] = []
     for name in catalog.detectors:
         try:
@@ -305,7 +305,11 @@ def _real(value: Any) -> float:
 def data_sets(
     id_data: Any, ood_data: Any, fit_data: Any, validation_data: Any, *, in_unit_range: bool
 ) -> DataSets:
-    """The data sets of a call, with what is wrong in their first batches said."""
+    """The data sets of a call.
+
+    Raises:
+        UserError: if the data or their names are not valid.
+    """
     if not isinstance(ood_data, Mapping):
         raise UserError(
             f"ood_data: expected a mapping from names to data, not {kind_of(ood_data)}.",

@@ -48,7 +48,7 @@ Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
 
 
 _READS_LAYERS = frozenset({"taps", "tap_maps", "layers"})
-"""Needs of detectors for whom a model is also tried on a whole batch."""
+"""Needs of detectors for which a model is also tried on a whole batch."""
 
 
 def evaluate(
@@ -73,77 +73,75 @@ def evaluate(
     errors: Literal["skip", "raise"] = "skip",
     progress: ProgressArgument = "auto",
 ) -> EvaluationResult:
-    """Try detectors on a trained classifier of your own, or on several.
+    """Evaluate detectors on your own trained classifier, or on several.
 
-    Each data set is read once for all detectors that are fitted on it or score it; only detectors
-    that perturb their input, or replace a layer, compute more. The model is given back as it was,
-    whatever happens: weights, their storage and order, modes, hooks, gradients. For that, a copy of
-    the weights is kept in memory. What a `forward` of your own collects in Python stays.
+    All detectors share one pass over each data set. Only detectors that perturb their input,
+    replace a layer, or iterate over the training images again take more. The model is restored in
+    any case: weights, their storage and order, modes, hooks, gradients. This needs memory for a
+    copy of the weights. Python objects that your `forward` collects are not restored.
 
     Data are DataLoaders or Datasets of (image, label), of mappings with keys such as "pixel_values"
     and "labels", or "image" and "label", or of images alone where no label is needed:
     OOD data, whose labels are ignored; ID data, which then give no accuracy. Mappings with other
-    entries that the model takes by name, such as "attention_mask", are refused: the model is given
-    one tensor. A DataLoader that
-    shuffles is read in the order of its data set, so that scores line up with it. They may be read
-    more than once.
+    entries that the model takes by name, such as "attention_mask", are errors: the model gets one
+    tensor. A shuffling DataLoader is read in the order of its data set, so that scores line up with
+    it. Data may be read more than once.
 
-    A detector that is fitted needs `fit_data`; one that is fitted on images that were not trained
-    on, `validation_data`; one that trains a model of its own (Mahalanobis), both, with labels, and
-    `normalization`: it is tuned on validation images that are attacked. What is missing is the
-    reason that a detector is skipped for. All others have the parameters that they come with.
+    Some detectors are fitted on `fit_data`, some on `validation_data`. A detector that trains a
+    model of its own (Mahalanobis) needs both, with labels, and `normalization`: it is tuned on
+    attacked validation images. Detectors whose data are missing are skipped (see
+    `result.skipped`). Untuned detectors use their defaults.
 
-    Any callable that gives logits will do: a module of any make, also of TorchScript, torch.export
-    or torch.compile, quantized, an ensemble, a plain function. A function is called as it is: put
-    the model in it into evaluation mode. Detectors of features need to know which the features
-    are: the input of the last layer, which is found if it is a linear layer, a 1x1 convolution, or
-    a module that turns vectors into logits; else name it. Detectors that use the weights of the
-    last layer run if the logits are W f + b. The others are skipped with that reason.
+    The model is any callable that returns logits: a module, also of TorchScript, torch.export or
+    torch.compile, a quantized module, an ensemble, a plain function. A function is called as it is:
+    put the model in it into evaluation mode. Many detectors read the features, the input of the
+    last layer. It is found if it is a linear layer, a 1x1 convolution, or a module that turns
+    vectors into logits; otherwise name it. Detectors that use the weights of the last layer run if
+    the logits are W f + b, and are skipped otherwise.
 
-    Several models stand on one leaderboard: give a mapping from a name to each. Their methods are
-    called "NAME+DETECTOR", and each model reads the data once. What belongs to a model (`taps`,
-    `head`, `features`, `output`, `normalization`) is then the same for all, or a mapping, too.
+    To rank several models on one leaderboard, give a mapping from names to models. Their methods
+    are called "NAME+DETECTOR", and the data are read once per model. The arguments of a model
+    (`taps`, `head`, `features`, `output`, `normalization`) are then the same for all models, or
+    mappings, too.
 
     Args:
-        model: maps images [B, channels, H, W], or what else the data give, [B, ...], to logits
-            [B, C]; or a mapping from names to several.
-        detectors: names of `oodbench list detectors`, or instances; or a mapping from a label of
-            yours to either, to compare two settings of one detector; "all" for every detector that
-            there is. Instances are copied, and the copies fitted: see
-            `EvaluationResult.detectors`.
+        model: maps images [B, channels, H, W], or other inputs [B, ...], to logits [B, C]; or a
+            mapping from names to models.
+        detectors: names of `oodbench list detectors`, or instances; or a mapping from your
+            labels to either, to compare settings of one detector; "all" for every detector.
+            Instances are copied; the fitted copies are in `EvaluationResult.detectors`.
         id_data: in-distribution images to test on.
         ood_data: name -> out-of-distribution images.
         fit_data: images that the model was trained on, with labels, best without augmentation.
         validation_data: labeled in-distribution images that it was not trained on.
-        taps: names of the modules that detectors with a feature ensemble look at, the feature
-            layers; one that gives a tuple or a mapping counts by its first tensor. "auto": the ends
-            of stages or blocks, and a note says which and why
+        taps: names of the feature layers, the modules that detectors with a feature ensemble read;
+            of a tuple or a mapping, the first tensor is read. "auto": the ends of stages or
+            blocks; a note says which and why
             (`oodbench.user_model.structure.stages`).
-        head: name of the module that is the last layer, where it is not found: its input, averaged
-            over places, is the features.
-        features: name of the module whose output, averaged over places, are the features, if they
+        head: name of the last layer, if it is not found. Its input, averaged over places, is the
+            features.
+        features: name of the module whose output, averaged over places, is the features, if they
             are not the input of the last layer.
-        output: where the logits are in what the model returns: a key or an attribute, a position,
-            or a function of it. None: the tensor itself; of a mapping, an object or a tuple the
+        output: where the logits are in the model's output: a key, an attribute, a position, or a
+            function of the output. None: the tensor itself; of a mapping, an object or a tuple, the
             entry "logits", the only one of shape [B, C], or else the first of a tuple, with a note.
         normalization: mean and standard deviation per channel, or one of each; images are then in
             [0, 1]. None: images come as the model takes them, and the steps of input perturbation
             (ODIN) are in their units.
-        num_classes: C, to be held against the model's; default: the model's.
+        num_classes: C, compared with the model's; default: the model's.
         tune: labels of detectors to tune, or "all": each combination of the values of their search
             space is tried on attacked images of `validation_data`, as in benchmarks
-            (`oodbench.engine.tuning`). Of an instance only if it is named. Tables show what was
-            chosen.
+            (`oodbench.engine.tuning`). Instances are tuned only if they are named. Tables show the
+            chosen values.
         plugins: folders of detectors besides the built-in ones, and classes, as in `oodbench.run`.
         device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
             "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
-        seed: of tuning data, and of all that data sets draw from global generators, which are put
-            back.
-        costs: measure what each detector costs beside the maximum-probability baseline of the same
-            model.
-        errors: "skip": a detector that raises is left out and named in the result, and so are all
-            methods of a model that cannot be evaluated, if another can; "raise": what the first one
-            raised is raised.
+        seed: seeds tuning and the global random generators; their state is restored afterwards.
+        costs: measure the costs of each detector, relative to the maximum-probability baseline of
+            the same model.
+        errors: "skip": a detector that raises is left out and named in the result, and so are the
+            methods of a model that cannot be evaluated, if another model can; "raise": the first
+            exception is raised.
         progress: "auto": a bar on a terminal, one line in a notebook; elsewhere a line on standard
             error when nothing was said for nearly ten seconds, with rate and time left. True: the
             same, with a line for each model that is done. False: nothing. Or a reporter
@@ -153,9 +151,9 @@ def evaluate(
         Scores, records and tables; a notebook shows the leaderboard.
 
     Raises:
-        UserError: an argument, an image or a label is not as it should be, the model gives no
-            logits for the images, or no detector can run.
-        Exception: with errors="raise", what a detector raised.
+        UserError: an argument, an image or a label is not valid, the model returns no logits for
+            the images, or no detector can run.
+        Exception: with errors="raise", the exception of a detector.
     """
     prepare_process()
     say = reporter_of(progress)
@@ -263,7 +261,7 @@ def evaluate(
 
 @contextmanager
 def user_errors(module: nn.Module) -> Iterator[None]:
-    """What a model raises where it was not expected, as an error of the user's, with its cause."""
+    """Turn an unexpected exception of a model into a `UserError`, with its cause."""
     try:
         yield
     except UserError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
-    """What was found of a model.
+    """What the analysis found in a model.
 
     Attributes:
         taps: names of the modules that are its feature layers.
@@ -39,7 +39,7 @@ class EvaluatedModel:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EvaluationResult:
-    """What came of `oodbench.evaluate`; it prints as a table, and a notebook shows it as one.
+    """Result of `oodbench.evaluate`; it prints as a table, and a notebook shows it as one.
 
     Attributes:
         scores: detector -> "id" and the names of the OOD sets -> one score per image, float64, in
@@ -49,11 +49,11 @@ class EvaluationResult:
         costs: one for each detector if they were measured.
         differences: how far the best detector is ahead of each other one, as in a run.
         skipped: detector -> why it could not run.
-        failed: detector -> what went wrong while it ran.
-        errors: detector that failed -> what was raised.
+        failed: detector -> reason of its failure.
+        errors: detector that failed -> the exception.
         detectors: detector -> the fitted and tuned instance that scored.
         models: name -> what was found of a model; of a single one the name of its class.
-        notes: what a reader of the tables should know of this call.
+        notes: remarks for readers of the tables.
         warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
     """
 
@@ -98,7 +98,7 @@ class EvaluationResult:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Detector -> what went wrong while it ran."""
+        """Detector -> reason of its failure."""
         return {label: reason_of(error) for label, error in self.errors.items()}
 
     def leaderboard(self) -> Leaderboard:

@@ -1,4 +1,4 @@
-"""Detectors on one of the user's models: what can run is evaluated, the rest has a reason."""
+"""Detectors on one user model: those that can run are evaluated, the others get a reason."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class DataSets:
         return tuple(name for name in self.test if name != ID)
 
     def for_need(self, need: str) -> tuple[str, LoadedImages | None]:
-        """What a detector with the need "fit", or "validation", learns from, and its name."""
+        """The data for detectors with the need "fit" or "validation", with a description."""
         if need == "fit":
             return "fit_data, images that the model was trained on", self.fit
         return "validation_data, images that the model was not trained on", self.validation
 
     def for_engine(self) -> EvaluationData:
-        """The same as the engine takes it: what is attacked to tune is validation data."""
+        """The data for the engine; the validation data are those attacked for tuning."""
         fitted_on = {need: self.for_need(need)[1] for need in FITTED_ON}
         return EvaluationData(
             test=self.test,
@@ -124,7 +124,7 @@ class NoDetectorError(UserError):
 
 
 class Session:
-    """Evaluates detectors on a user's model: those that can run, with the reason of the others.
+    """Evaluates the detectors that can run on a user model, with reasons for the others.
 
     Args:
         classifier: in evaluation mode.
@@ -262,7 +262,7 @@ class Session:
             replaced_taps(detector, network)
         except ValueError as error:
             return str(error)
-        except Exception:  # its own mistake: it fails when it is run
+        except Exception:  # an error of the detector: it fails when it runs
             pass
         for need in FITTED_ON:
             wanted, source = data.for_need(need)
@@ -284,7 +284,7 @@ class Session:
             images, _ = data.test[ID].first()
             steps = "input_gradient" in needs and images.is_floating_point()
             if steps and images.ndim != 4 and not self.attackable:
-                return "perturbs its input by a step in units of a pixel, and these are no images"
+                return "perturbs its input by a step in units of a pixel, and these are not images"
             return self._gradient[0]
         return None
 

@@ -1,4 +1,4 @@
-"""What a pass captures beside logits and features: taps, maps, reduced layers."""
+"""What a forward pass captures beside logits and features: taps, maps, reduced layers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from oodbench.detector import Detector
 from oodbench.models.layers import Layer
 
 LOGITS = "logits"
-"""The place a pass is read at when it goes all the way through the network."""
+"""Name of the place at the end of the network."""
 
 
 FEATURES = "features"
-"""What the input of the last layer is captured as; no tap may be called so."""
+"""Name of the input of the last layer; a tap cannot have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerReader:
-    """What a method makes of layers while the network runs.
+    """A method that reduces layers while the network runs.
 
     Attributes:
         method: its name.
         layers: the layers that it chose.
-        detector: reduces an activation [B, ...] to what is kept of it, [B, ...].
+        detector: reduces an activation [B, ...] to a smaller tensor [B, ...].
     """
 
     method: str
@@ -50,8 +50,8 @@ class Capture:
         feature_map: the map before pooling.
         map_name: name of the module that gives it (`oodbench.models.find_map`); None if none does.
         readers: methods that reduce layers while the network runs.
-        kept: taps whose output is kept, as the module gave it, until the next pass: what was
-            computed up to there need not be computed again (`NetworkRunner.resumed`).
+        kept: taps whose output is kept, as the module gave it, until the next forward pass, so
+            that `NetworkRunner.resumed` need not compute it again.
     """
 
     taps: bool = False
@@ -85,13 +85,13 @@ NOTHING = Capture()
 
 @dataclass(slots=True)
 class Captured:
-    """What the hooks caught of one pass.
+    """Activations that the hooks caught in one forward pass.
 
     Attributes:
         images: number of images in the batch.
         versions: of the maps of taps that are the network's own, not copies, when they were caught.
         calls: module -> how often it has run.
-        reduced: method -> layer -> what the method made of it.
+        reduced: method -> layer -> reduced activation.
         kept: tap -> what its module gave, and its version then, in the order of the calls; None for
             one that ran twice, or gave something else than a tensor.
     """

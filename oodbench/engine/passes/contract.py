@@ -1,4 +1,4 @@
-"""What a detector's methods must give, and the error that says what one gave instead."""
+"""Checks of what a detector's methods return, with errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from oodbench.errors import did_you_mean
 
 
 class DetectorError(Exception):
-    """A detector did something it must not; the message says what and on which image."""
+    """A detector breaks its contract; the message says how, and on which image."""
 
 
 class TuningError(Exception):
-    """Tuning data that cannot tune anything; the message says why and what to do."""
+    """The tuning data are not sufficient; the message says why and what to do."""
 
 
 def named(detector: Detector) -> str:
@@ -111,7 +111,7 @@ def checked_taps(detector: Detector, returned: object, taps: Sequence[str]) -> t
 def checked_replacement(
     detector: Detector, tap: str, returned: object, shape: Sequence[int]
 ) -> Tensor:
-    """What a detector puts in the place of a tap.
+    """A detector's replacement of a tap.
 
     Args:
         detector: gave it.

@@ -1,4 +1,4 @@
-"""What detectors with the need "layers" read of a network: which layers each of them chose."""
+"""The layers that detectors with the need "layers" choose to read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def layer_readers(
         images: a few, as the classifier takes them.
 
     Returns:
-        The readers, and method -> what went wrong where a detector chose none.
+        The readers, and method -> error of a detector that could not choose.
     """
     reading = {m: each for m, each in detectors.items() if "layers" in each.info.needs}
     readers, errors = list[LayerReader](), dict[str, Exception]()

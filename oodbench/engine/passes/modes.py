@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without parameter gradients; both are restored, module by module."""
+    """Evaluation mode with frozen parameters; both are restored, module by module."""
     # A frozen module of TorchScript has no mode, until it is put into one.
     modes = {part: getattr(part, "training", None) for part in module.modules()}
     frozen = {parameter: parameter.requires_grad for parameter in module.parameters()}
@@ -41,8 +41,8 @@ def _set_to_evaluation(module: nn.Module) -> None:
 
 @contextmanager
 def giving(module: nn.Module, value: Tensor) -> Iterator[None]:
-    """A module that gives a value, without running where it is made of others."""
-    # A single layer is run: whoever counts it, by a hook, is right. So is what is compiled.
+    """A module that returns a value; a module made of others does not run."""
+    # A single layer runs all the same, so that hooks count it. So do compiled modules.
     own = vars(module)
     skipped = any(True for _ in module.children()) and not (
         isinstance(module, torch.jit.ScriptModule)
@@ -62,7 +62,7 @@ def giving(module: nn.Module, value: Tensor) -> Iterator[None]:
 
 @contextmanager
 def versions_counted() -> Iterator[None]:
-    """Without inference mode, whose tensors do not count what is done in place, if it is on."""
+    """Inference mode off: its tensors do not count changes in place."""
     grad = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield

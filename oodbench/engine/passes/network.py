@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
-    """A pass has come to where it was to stop."""
+    """A forward pass has reached the place where it stops."""
 
 
 class NetworkRunner:
@@ -52,8 +52,8 @@ class NetworkRunner:
         capture: what to capture beside logits and features.
 
     Attributes:
-        report: takes how far a pass is; set it to see it.
-        doing: what a pass is made for, in words.
+        report: progress messages go here; default: none.
+        doing: purpose of the current pass, for messages.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class NetworkRunner:
 
     @contextmanager
     def reading(self, methods: Iterable[str]) -> Iterator[None]:
-        """Reduce layers for some methods; for no others, and for none outside of it.
+        """Reduce layers for these methods only; outside of the block, for none.
 
         Args:
-            methods: their names; those that reduce no layers do not matter.
+            methods: their names; methods that reduce no layers have no effect.
         """
         before, self._reading = self._reading, frozenset(methods)
         try:
@@ -138,7 +138,7 @@ class NetworkRunner:
 
     def _capture_features(self, features: Tensor) -> None:
         if self._captured is not None:
-            self._captured.features = features.clone()  # what comes later may work in place
+            self._captured.features = features.clone()  # later modules may change it in place
 
     def _capture_map(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._captured is not None:
@@ -307,7 +307,7 @@ class NetworkRunner:
                 meter.add(len(images[rows]))
 
     def meter(self, total: int | None) -> Meter:
-        """Tells `report` how far a pass is that does what `doing` says."""
+        """A meter that reports progress of the current pass, described by `doing`."""
         return Meter(self.report, self.doing, total)
 
     def _rows(self, count: int) -> Iterator[slice]:

@@ -1,8 +1,8 @@
-"""Feature layers whose output a detector replaces: the logits that the network makes of it.
+"""Feature layers whose output a detector replaces: the logits of the network with it.
 
-Each takes the part of a forward pass after the layer: feature layers up to it give what they gave
-in the forward pass that all detectors share. Those that give a tuple, or whose output the network
-has changed in place since, run again; the logits are the same.
+Each replacement takes the part of a forward pass after the layer: feature layers up to it return
+their output of the shared forward pass. A layer that gives a tuple, or whose output the network has
+changed in place since, runs again; the logits are the same.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def kept_taps(
 
 
 def passes_alone(detector: Detector, network: Network) -> bool:
-    """Whether scoring passes the network for this detector, beyond the forward that all share."""
+    """Whether this detector needs passes of its own to score, beyond the shared forward pass."""
     return differentiates(detector) or bool(replaced_taps(detector, network))
 
 
