@@ -291,6 +291,19 @@ def test_halved_batches_give_the_same_scores(
         np.testing.assert_allclose(found[key], values, rtol=1e-12, err_msg=key)
 
 
+def test_parts_of_a_batch_know_their_place_in_the_data_set(tiny: Make, tiny_data: Make) -> None:
+    runner = NetworkRunner(tiny(), batch_size=8)
+
+    def place(images: Tensor, labels: Tensor | None, first: int | None) -> int | None:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return first
+
+    images = torch.zeros(7, 2, 4, 4)
+    assert runner.within_memory(place, images, None, 10) == [(2, 10), (2, 12), (2, 14), (1, 16)]
+    assert runner.within_memory(place, images[:3], None) == [(2, None), (1, None)]
+
+
 def test_labels_stay_with_their_images_when_batches_are_halved(tiny: Make, tiny_data: Make) -> None:
     classifier, data = tiny(), tiny_data(37)
     runner = NetworkRunner(classifier, batch_size=16, capture=Capture(taps=True))
