@@ -305,14 +305,13 @@ class _Run:
     @cached_property
     def recorder(self) -> Recorder:
         """Makes this run's records."""
-        benchmark = self.benchmark
         return Recorder(
-            benchmark=benchmark.name,
-            version=benchmark.version,
-            id_dataset=benchmark.id,
-            ood_groups=benchmark.ood_groups,
-            heads={name: model.head for name, model in benchmark.models.items()},
-            resamples=benchmark.evaluation.resamples,
+            benchmark=self.benchmark.name,
+            version=self.benchmark.version,
+            id_dataset=self.benchmark.id,
+            ood_groups=self.benchmark.ood_groups,
+            heads={name: model.head for name, model in self.benchmark.models.items()},
+            resamples=self.benchmark.evaluation.resamples,
             run_id=self.work.run_id,
             device=provenance.device_name(self.device),
         )
