@@ -45,8 +45,8 @@ def evaluated(
 ) -> ModelEvaluation:
     """An evaluation that has run; "odin" and "mahalanobis" are tuned."""
     detectors = {name: oodbench.load_detector(name) for name in NAMES}
-    inverted = ImageArray(1 - digits("test", 90).images.astype(np.float32))
-    validation = source("validation", digits("validation"))
+    inverted = ImageArray(1 - digits("test", 60).images.astype(np.float32))
+    validation = source("validation", digits("validation", 80))
     evaluation = ModelEvaluation(
         runner,
         [
@@ -55,12 +55,12 @@ def evaluated(
         ],
         detectors,
         EvaluationData(
-            test={"id": source("test", digits("test", 150)), "inverted": source("ood", inverted)},
-            fitted_on={"fit": source("train", digits("train", 300)), "validation": validation},
+            test={"id": source("test", digits("test", 100)), "inverted": source("ood", inverted)},
+            fitted_on={"fit": source("train", digits("train", 200)), "validation": validation},
             tuning=validation,
         ),
         10,
-        tuning=TuningSpec(fgsm_step=0.3),
+        tuning=TuningSpec(fgsm_step=0.3, min_adversarial=8),
         seed=0,
         report=lambda text: None,
     )
@@ -92,7 +92,7 @@ def test_both_kinds_of_source_give_the_same_scores(
 
 
 def test_images_in_memory(digits: Callable[..., ImageArray]) -> None:
-    data = digits("test", 300)
+    data = digits("test", 100)
     assert in_memory(split_images("test", data)).images is data.images, "not copied"
     loaded = in_memory(loaded_images("test", data))
     np.testing.assert_array_equal(loaded.labels, data.labels)
