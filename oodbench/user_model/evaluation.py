@@ -131,8 +131,8 @@ def evaluate(
         num_classes: C, compared with the model's; default: the model's.
         tune: labels of detectors to tune, or "all": each combination of the values of their search
             space is tried on attacked images of `validation_data`, as in benchmarks
-            (`oodbench.engine.tuning`). Instances are tuned only if they are named. Tables show the
-            chosen values.
+            (`oodbench.engine.tuning_data`). Instances are tuned only if they are named.
+            Tables show the chosen values.
         plugins: folders of detectors besides the built-in ones, and classes, as in `oodbench.run`.
         device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
             "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
