@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from oodbench.cli.display import reporter
+from oodbench.cli.parameters import DataRoot, Plugins
 from oodbench.errors import ExitCode, UserError, counted, visible
 
 if TYPE_CHECKING:
     from oodbench.data.store.verification import Finding
-    from oodbench.progress import Reporter
     from oodbench.specs import DatasetSpec
-
-
-def given_path(text: str) -> Path:
-    """Parse a path; refuse empty text, which an unset shell variable gives."""
-    if not text.strip():
-        raise typer.BadParameter("expected a path, not nothing")
-    return Path(text)
 
 
 data_app = typer.Typer(
@@ -32,21 +24,6 @@ data_app = typer.Typer(
 )
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets, by name.")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root", parser=given_path, metavar="DIR", help="The folder of the data sets."
-    ),
-]
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugins",
-        parser=given_path,
-        metavar="DIR",
-        help="A folder of your own content; repeatable.",
-    ),
-]
 
 
 @data_app.command("list")
@@ -100,7 +77,7 @@ def fetch(
     from oodbench.data.store.dataset_folders import root_folder
     from oodbench.data.store.stored_dataset import StoredDataset
 
-    root, say = root_folder(data_root), _reporter()
+    root, say = root_folder(data_root), reporter()
     with say.work(len(names)):
         for spec in _named(names, plugins):
             say.stage(spec.name)
@@ -130,7 +107,7 @@ def verify(
     from oodbench.data.store import verification
     from oodbench.data.store.dataset_folders import root_folder
 
-    root, say = root_folder(data_root), _reporter()
+    root, say = root_folder(data_root), reporter()
     specs = _named(names, plugins) if names else _here(plugins, root)
     failed: list[tuple[DatasetSpec, list[Finding]]] = []
     with say.work(len(specs)):
@@ -234,9 +211,3 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             line = (row["name"], "", "BROKEN", "", " ".join(row["error"].split()))
         lines.append(tuple(map(Cell, line)))
     print_list(Table("", headings, (Section("", tuple(lines)),)))
-
-
-def _reporter() -> Reporter:
-    from oodbench.progress import reporter_for
-
-    return reporter_for(Console(file=sys.stderr))

@@ -381,6 +381,8 @@ def test_a_built_in_detector_says_where_it_was_published(name: str) -> None:
     assert info.venue
     assert info.year
     assert info.url
+    assert info.paper
+    assert info.authors
 
 
 class AcrossTheBatch(Right):

@@ -18,8 +18,8 @@ from helpers.boards import (
 )
 from rich.console import Console
 
-from oodbench.cli import listing
 from oodbench.cli import plans as plan_view
+from oodbench.cli import rows as listing
 from oodbench.errors import UserError
 from oodbench.planning.suite import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog

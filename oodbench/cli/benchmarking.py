@@ -1,0 +1,212 @@
+"""The commands `oodbench run` and `oodbench train`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oodbench.cli.display import console, print_results, reporter, say
+from oodbench.cli.parameters import (
+    Benchmark,
+    DataRoot,
+    Device,
+    Methods,
+    Plugins,
+    Seeds,
+    given_path,
+)
+from oodbench.errors import ExitCode, InterruptedRun, UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from oodbench.planning.suite import Change
+    from oodbench.plugins.catalog import Catalog
+    from oodbench.results import Run, SuiteRun
+
+
+def run(
+    benchmark: Benchmark = "digits",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=given_path,
+            metavar="DIR",
+            help="Run directory. Default: runs/<benchmark>-<time>.",
+        ),
+    ] = None,
+    methods: Methods = None,
+    seeds: Seeds = 3,
+    device: Device = "auto",
+    plugins: Plugins = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue a run: finished work is not done again."),
+    ] = False,
+    data_root: DataRoot = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            "--tune",
+            metavar="NAMES|all|none",
+            help="Detectors to tune, instead of those that the benchmark tunes.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", metavar="N", min=1, help="For a first try: at most N images a split."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs", metavar="N", min=1, help="For a first try: train for at most N epochs."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Train what is not trained yet, score every method, print the leaderboards.
+
+    A suite runs several benchmarks and compares them with published tables.
+    """
+    from oodbench import api
+    from oodbench.planning.suite import Change
+    from oodbench.plugins import arguments
+    from oodbench.plugins.catalog import Catalog
+
+    output = console()
+    catalog = Catalog(plugins or ())
+    change = Change.read(tune, limit, epochs)
+    if dry_run:
+        arguments.device_name(device)
+        for part in _planned(catalog, benchmark, seeds, _names(methods), change, output.width):
+            output.print(part)
+        return
+    options: dict[str, Any] = {
+        "out": out,
+        "methods": _names(methods),
+        "seeds": seeds,
+        "device": device,
+        "plugins": plugins or (),
+        "data_root": data_root,
+        "resume": resume,
+        "tune": tune,
+        "limit": limit,
+        "epochs": epochs,
+        "progress": reporter(),
+    }
+    done: Run | SuiteRun
+    try:
+        if catalog.is_suite(benchmark):
+            done = api.run_suite(benchmark, say=say, **options)
+        else:
+            done = api.run(benchmark, **options)
+    except InterruptedRun as stop:
+        again = _again(benchmark, stop.folder, methods, seeds, device, plugins, data_root)
+        for option, value in (("--tune", tune), ("--limit", limit), ("--epochs", epochs)):
+            again += f" {option} {shlex.quote(str(value))}" if value is not None else ""
+        say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
+        raise typer.Exit(ExitCode.INCOMPLETE) from None
+    print_results(done, output)
+    output.print(f"Run directory: {done.folder}", markup=False, highlight=False, soft_wrap=True)
+    if not done.complete:
+        for failure in done.failures:
+            say(f"failed: {failure}")
+        if done.failures:
+            say("Repeat the command with --debug and --resume to see the tracebacks.")
+        say("Incomplete: something that was asked for is missing; the reasons are above.")
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def train(
+    benchmark: Benchmark = "digits",
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Only this model.")
+    ] = None,
+    seeds: Seeds = 3,
+    device: Device = "auto",
+    plugins: Plugins = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Train the models of a benchmark and keep their checkpoints in the cache.
+
+    With several GPUs: torchrun --nproc-per-node N -m oodbench train BENCHMARK.
+    """
+    from oodbench.process import prepare_process
+
+    prepare_process()  # before torch is loaded
+    from oodbench.engine.device import find_device
+    from oodbench.plugins.catalog import Catalog
+    from oodbench.progress import Silent
+    from oodbench.training import distributed
+    from oodbench.training.trained_models import train_models
+
+    catalog = Catalog(plugins or ())
+    spec = catalog.benchmark(benchmark)
+    place = distributed.local_device(find_device(device))
+    with distributed.group(place) as group:
+        trained = train_models(
+            spec,
+            catalog,
+            model=model,
+            seeds=seeds,
+            device=place,
+            say=reporter() if group.leads else Silent(),
+            data_root=data_root,
+        )
+    for name, path in trained.items() if group.leads else ():
+        print(f"{name}  {path}")
+
+
+def _planned(
+    catalog: Catalog,
+    benchmark: str,
+    seeds: int,
+    methods: list[str] | None,
+    change: Change,
+    width: int,
+) -> list[RenderableType]:
+    """What a run of a benchmark or of a suite would do."""
+    from oodbench import api
+    from oodbench.cli import plans as plan_view
+    from oodbench.planning.suite import load_suite, plan_suite
+
+    statuses = catalog.checked_detectors()
+    if not catalog.is_suite(benchmark):
+        plan = api.plan_run(
+            catalog, benchmark, statuses, seeds=seeds, methods=methods, change=change
+        )
+        api.check_parameters(plan, catalog)
+        return plan_view.renderables(plan, width)
+    suite = load_suite(catalog, benchmark).changed(change)
+    plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
+    for member in plans.values():
+        api.check_parameters(member, catalog)
+    return plan_view.suite_renderables(suite, plans, width)
+
+
+def _names(methods: str | None) -> list[str] | None:
+    if methods is None:
+        return None
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise UserError("--methods: expected names separated by commas.")
+    return names
+
+
+def _again(benchmark: str, folder: Path, *options: Any) -> str:
+    """The command that continues a run."""
+    methods, seeds, device, plugins, data_root = options
+    words = ["oodbench", "run", benchmark, "--resume", "--out", str(folder)]
+    words += ["--methods", methods] if methods else []
+    words += ["--seeds", str(seeds)] if seeds != 3 else []
+    words += ["--device", device] if device != "auto" else []
+    for plugin in plugins or ():
+        words += ["--plugins", str(plugin)]
+    words += ["--data-root", str(data_root)] if data_root else []
+    return shlex.join(words)

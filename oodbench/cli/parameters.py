@@ -1,0 +1,52 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def given_path(text: str) -> Path:
+    """Parse a path; refuse empty text, which an unset shell variable gives.
+
+    Raises:
+        typer.BadParameter: if it is empty.
+    """
+    if not text.strip():
+        raise typer.BadParameter("expected a path, not nothing")
+    return Path(text)
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugins",
+        parser=given_path,
+        metavar="DIR",
+        help="A folder of your own content; repeatable.",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", metavar="A,B", help="Only these methods (or detectors)."),
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", metavar="N", min=1, help="Number of seeds: 0 .. N-1.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:i.")
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        parser=given_path,
+        metavar="DIR",
+        help="Folder of data sets that are not built in.",
+    ),
+]
+Benchmark = Annotated[
+    str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file; also of a suite.")
+]
