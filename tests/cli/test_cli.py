@@ -199,7 +199,8 @@ def test_the_variable_is_read(command: Command, plugins: Path, monkeypatch: Any)
 
 
 def test_broken_content_is_listed_with_its_error(command: Command, plugins: Path) -> None:
-    content(plugins, my_energy=TEN_LINES, torn="def f(:\n", missing="import nosuchpackage\n")
+    missing = "import nosuchpackage\n" + TEN_LINES.replace('"my_energy"', '"missing"')
+    content(plugins, my_energy=TEN_LINES, torn="def f(:\n", missing=missing)
     (plugins / "benchmarks" / "torn.yaml").write_text("name: torn\nversion: [1\n")
     (plugins / "data_manifests").mkdir()
     (plugins / "data_manifests" / "torn.yaml").write_text("schema_version: 1\nnmae: torn\n")
@@ -209,7 +210,9 @@ def test_broken_content_is_listed_with_its_error(command: Command, plugins: Path
     assert rows["my_energy"]["status"] == "ok"
     assert rows["torn"]["status"] == rows["missing"]["status"] == "broken"
     assert rows["torn"]["error"] == "line 1: invalid syntax"
-    assert rows["missing"]["error"] == "line 1: No module named 'nosuchpackage'"
+    assert rows["missing"]["error"] == (
+        "line 1: ModuleNotFoundError: No module named 'nosuchpackage'"
+    )
     assert rows["torn"]["path"] == str(plugins / "detectors" / "torn.py")
     shown = command("list", "detectors", "--plugins", plugins).out
     assert shown.count("BROKEN: ") == 2, shown
