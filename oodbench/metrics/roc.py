@@ -1,6 +1,7 @@
 """Areas and points of the ROC and precision-recall curves, as functions of counts.
 
-Each function takes one set of counts, or many at once (bootstrap resamples).
+Each function takes one set of counts, or many at once (bootstrap resamples), which scikit-learn's
+`roc_auc_score` and `average_precision_score` do not.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Conventions of libMR (Scheirer et al., PAMI 2011), which the authors of OpenMax fit with: values are
 moved so that the smallest of the tail lies at `TRANSLATION`, and a two-parameter Weibull is fitted
 to them. Everything is computed from logarithms relative to the translation, where nothing cancels.
+`scipy.stats.weibull_min.fit` fits one sample at a time, by a general search.
 """
 
 from __future__ import annotations

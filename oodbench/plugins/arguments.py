@@ -1,4 +1,4 @@
-"""What a program gives to the public functions, held to what they take."""
+"""Checks of the arguments of the public functions."""
 
 from __future__ import annotations
 

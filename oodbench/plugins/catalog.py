@@ -1,6 +1,6 @@
 """Where content is found: detectors, benchmarks, data sets.
 
-One way for everybody's content. A *folder of content* has up to three sub-folders, `detectors/`,
+A *folder of content* has up to three sub-folders, `detectors/`,
 `benchmarks/` and `data_manifests/`; ours is laid out exactly as a user's. Read in this order: the
 built-in folder; folders given by hand (`--plugins`, `OODBENCH_PLUGINS`); installed distributions
 that declare the entry point group `oodbench.plugins`. A detector's class that is in no folder, such

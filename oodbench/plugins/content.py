@@ -1,13 +1,10 @@
 """Detectors' files as modules with stable names, so that what they define can be pickled.
 
 The file `knn.py` of the built-in detectors is the module `oodbench.plugins.content.builtin.knn`; a
-file of
-an installed plug-in package PACKAGE is `oodbench.plugins.content.package:PACKAGE.NAME`; a file
-anywhere
-else is named after its folder, `oodbench.plugins.content./home/me/mine/detectors.NAME` (a dot in a
-folder's
-name is written %2E). So two folders never share a module, and a process that never saw a catalog
-finds the file by the module's name alone.
+file of an installed plug-in package PACKAGE is `oodbench.plugins.content.package:PACKAGE.NAME`. A
+file anywhere else is named after its folder (a dot in a folder's name is written %2E):
+`oodbench.plugins.content./home/me/mine/detectors.NAME`. So two folders never share a module, and a
+process without a catalog finds the file by the module's name alone.
 
 A file imports the helpers that lie beside it as `from ._shared import f` or `from _shared import
 f`; the second form is for names that begin with an underscore. `sys.path` is not changed.

@@ -1,8 +1,7 @@
-"""Whether detectors' files import and take parameters, found out in another process.
+"""Tries in another process whether detectors' files import and take parameters.
 
 `python -m oodbench.plugins.probe` reads trials as JSON and prints JSON, so that the process that
-makes a
-list, or a plan, imports no torch.
+makes a list, or a plan, imports no torch.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ def _parted(error: str) -> tuple[str, str]:
 def _tried(trials: Sequence[Trial]) -> dict[Trial, str | None]:
     """Trial -> why it fails, or None.
 
-    A success is remembered by the content of the file and of its helpers, and the parameters; a
-    failure is not, since installing a package may mend it.
+    A success is cached by the content of the file and of its helpers, and the parameters. A failure
+    is not cached: installing a package may repair it.
     """
     remembered = cache_folder() / "probed"
     marks = {
@@ -103,7 +102,7 @@ def _tried_elsewhere(trials: Sequence[Trial]) -> dict[Trial, str | None]:
         why = f"stops Python while it is imported: {last}"
     if len(trials) == 1:
         return {trials[0]: why}
-    # One of them is to blame: find out which.
+    # One of them stops the process: try each alone.
     return {trial: error for one in trials for trial, error in _tried_elsewhere([one]).items()}
 
 

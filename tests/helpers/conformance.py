@@ -1,9 +1,9 @@
-"""What every detector must do: one function for each requirement, for anybody's detector.
+"""Conformance of any detector: one function for each requirement.
 
 A check takes a detector's class, and raises an `AssertionError` that says what differed, by how
-much, and what was expected. Detectors are judged with the parameters they come with, on planted
-outputs of a network (`planted`), where in- and out-of-distribution images differ in whatever a
-detector may look at, and through the engine on a small network (`small_classifier`).
+much, and what was expected. Detectors are checked with their default parameters, on planted outputs
+of a network (`planted`), where in- and out-of-distribution images differ in everything that a
+detector may read, and through the engine on a small network (`small_classifier`).
 """
 
 from __future__ import annotations
