@@ -53,7 +53,7 @@ class ODIN(PerturbingDetector):
         self.sign_zero = sign_zero
 
     def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:
-        """Log-odds against the predicted class at the temperature."""
+        """Log-odds against the predicted class; `engine.passes.input_gradients` takes gradients."""
         return {"logits": -max_log_odds(outputs.logits / self.temperature)}
 
     def score(self, outputs: Outputs) -> Tensor:

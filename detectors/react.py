@@ -8,12 +8,7 @@ from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
 from oodbench.numerics.guards import fraction, one_of
 from oodbench.numerics.quantiles import StreamingQuantiles
-from oodbench.numerics.shaping import (
-    Place,
-    activations,
-    rectify,
-    spatial_mean,
-)
+from oodbench.numerics.shaping import Place, activations, rectify, spatial_mean
 
 SAMPLE = 2**20
 """Activations in the sample; the rank of its percentile is right to about 0.0005."""

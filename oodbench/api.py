@@ -20,7 +20,7 @@ from oodbench.plugins.probe import probe_parameters
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
 from oodbench.results import Run, SuiteRun, changed_files
-from oodbench.storage.holding import claim, held
+from oodbench.storage.locks import claim, held
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.suite_directory import SuiteDirectory
 

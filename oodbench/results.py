@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oodbench.errors import UserError, listed
-from oodbench.storage.holding import held_around
+from oodbench.storage.locks import held_around
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING, RunDirectory

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oodbench.cli.display import console, print_results, reporter, say
-from oodbench.cli.parameters import (
-    Benchmark,
-    DataRoot,
-    Device,
-    Methods,
-    Plugins,
-    Seeds,
-    given_path,
-)
+from oodbench.cli.parameters import Benchmark, DataRoot, Device, Methods, Plugins, Seeds, given_path
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 
 if TYPE_CHECKING:

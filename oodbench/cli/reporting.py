@@ -58,7 +58,7 @@ def report(
     from oodbench import api
     from oodbench.files import write_atomic
     from oodbench.report.formats import FORMATS, compact_table
-    from oodbench.storage.holding import held_around
+    from oodbench.storage.locks import held_around
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

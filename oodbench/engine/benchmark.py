@@ -18,7 +18,7 @@ from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import Evaluation
 from oodbench.engine.model_evaluation import evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.recording import Recorder, RecordLines
 from oodbench.engine.resuming import open_directory

@@ -21,8 +21,8 @@ from torch import Tensor
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.capture import NOTHING, Capture
 from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps, passes_alone
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import raw_scores, score_batch
 from oodbench.errors import counted
 from oodbench.models.classifier import Classifier

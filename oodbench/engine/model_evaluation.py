@@ -31,8 +31,8 @@ from oodbench.engine.passes.capture import Capture, LayerReader
 from oodbench.engine.passes.image_sources import ID, EvaluationData
 from oodbench.engine.passes.layer_readers import layer_readers, reads
 from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import (

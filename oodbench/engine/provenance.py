@@ -18,14 +18,9 @@ from oodbench.data.duplicates import digests
 from oodbench.engine.mistakes import shared_signs
 from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.content import source_digest
+from oodbench.plugins.detector_modules import source_digest
 from oodbench.process import process_settings
-from oodbench.storage.run_description import (
-    Checksums,
-    DescribedMethod,
-    Environment,
-    RunDescription,
-)
+from oodbench.storage.run_description import Checksums, DescribedMethod, Environment, RunDescription
 from oodbench.storage.same_work import IN_NO_FILE, Work
 from oodbench.training.loaded_data import DataStore
 from oodbench.training.precision import has_bfloat16

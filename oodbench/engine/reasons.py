@@ -7,7 +7,7 @@ from types import FrameType, TracebackType
 
 from oodbench.engine.passes.contract import DetectorError, TuningError
 from oodbench.errors import UserError
-from oodbench.plugins.content import is_content, is_installed
+from oodbench.plugins.detector_modules import is_content, is_installed
 
 
 def reason_of(error: Exception) -> str:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.passes.batches import is_out_of_memory
 from oodbench.engine.passes.contract import DetectorError, named
 from oodbench.engine.passes.image_sources import ImageSource
-from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.passes.perturbation import differentiates
+from oodbench.engine.passes.input_gradients import differentiates
+from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.replacement import own_view, passes_alone
+from oodbench.engine.passes.runner import NetworkRunner
 
 K = TypeVar("K", str, tuple[str, str])
 """Key of a detector: the method's name, or a tuple that begins with it."""

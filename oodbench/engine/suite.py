@@ -12,7 +12,7 @@ from oodbench.planning.plan import Plan
 from oodbench.planning.suite import Suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
-from oodbench.storage.holding import held
+from oodbench.storage.locks import held
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.suite_directory import SuiteDirectory, SuiteState
 

@@ -24,16 +24,16 @@ from torch import Tensor
 
 from oodbench import metrics
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.passes.batches import is_out_of_memory
 from oodbench.engine.passes.contract import TuningError
-from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.passes.perturbation import (
+from oodbench.engine.passes.input_gradients import (
     gradients_of,
     perturbed_outputs,
     shown_gradients,
     takes_gradients,
 )
+from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.replacement import own_view
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import checked_scores
 from oodbench.engine.tuning_data import TuningData, clean_outputs, image_batches

@@ -27,11 +27,11 @@ from torch.nn import functional as F
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
-from oodbench.engine.passes.batches import arranged
 from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.image_sources import ImageSource, SplitImages
-from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.passes.perturbation import input_gradients
+from oodbench.engine.passes.input_gradients import input_gradients
+from oodbench.engine.passes.memory import arranged
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.specs import TuningSpec
 from oodbench.training.loop import as_floats, resident
 

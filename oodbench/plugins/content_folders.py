@@ -10,7 +10,7 @@ from typing import Literal
 
 from oodbench.errors import UserError
 from oodbench.files import expanded
-from oodbench.plugins.content import built_in_folder, plugin_packages
+from oodbench.plugins.detector_modules import built_in_folder, plugin_packages
 
 PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
 BUILT_IN = "built-in"

@@ -15,8 +15,8 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from oodbench.detector import Detector, parameters_problem
 from oodbench.errors import UserError, did_you_mean, shown
-from oodbench.plugins.content import is_content, module_name, source_files
 from oodbench.plugins.declarations import BrokenDetectorError
+from oodbench.plugins.detector_modules import is_content, module_name, source_files
 from oodbench.specs import number_obstacle
 
 
@@ -123,7 +123,7 @@ def _arguments(parameters: Mapping[str, Any]) -> str:
 
 
 def load_class(path: Path) -> type[Detector]:
-    """Run a detector's file as a module (`oodbench.plugins.content`); the class it registers.
+    """Run a detector's file as a module (`detector_modules`) and return the class it registers.
 
     A file that was run before is run again if it, or a file that it imports, has changed since.
     One thread at a time: another one would find modules that are not run to their end.

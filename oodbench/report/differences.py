@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from oodbench import bootstrap as intervals
 from oodbench.metrics import METRICS
-from oodbench.report import simultaneous
+from oodbench.report import simultaneous_intervals as simultaneous
 from oodbench.report.columns import Column, columns_of
 from oodbench.storage.records import DifferenceRecord, QualityRecord
 

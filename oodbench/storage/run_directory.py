@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
-from oodbench.storage.holding import check_vacant
+from oodbench.storage.locks import check_vacant
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.engine.device import full_precision
-from oodbench.engine.passes.batches import arranged
 from oodbench.engine.passes.image_sources import ID
+from oodbench.engine.passes.memory import arranged
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.rounding import agree

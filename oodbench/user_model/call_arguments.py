@@ -20,12 +20,8 @@ from oodbench.planning.plan import Method
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningProtocol
-from oodbench.user_model.adaptation import (
-    Scaling,
-    device_of,
-    stays_where_it_is,
-)
-from oodbench.user_model.loaded_images import LoadedImages
+from oodbench.user_model.adaptation import Scaling, device_of, stays_where_it_is
+from oodbench.user_model.dataloader import LoadedImages
 from oodbench.user_model.session import DataSets
 from oodbench.user_model.structure.network import Function, model_name, unwrapped
 

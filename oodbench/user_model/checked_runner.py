@@ -10,9 +10,9 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
-from oodbench.engine.passes.batches import is_out_of_memory
 from oodbench.engine.passes.image_sources import ImageSource
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.memory import is_out_of_memory
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.errors import UserError, listed
 from oodbench.models.classifier import Classifier
 from oodbench.user_model.structure.network import model_name

@@ -11,19 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.detector import Detector
-from oodbench.engine.passes.batches import is_out_of_memory
+from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
 from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog, Plugin
 from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
-from oodbench.user_model.adaptation import (
-    adapted,
-    given_back,
-    reproducible,
-    same_classes,
-)
+from oodbench.user_model.adaptation import adapted, given_back, reproducible, same_classes
 from oodbench.user_model.assembly import Lost, Tried, result_of
 from oodbench.user_model.call_arguments import (
     check_seed,

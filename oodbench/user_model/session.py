@@ -16,10 +16,10 @@ from oodbench.engine.costs import Reference
 from oodbench.engine.method_results import MethodResult
 from oodbench.engine.mistakes import Values, shared_signs, values_signs
 from oodbench.engine.model_evaluation import ModelEvaluation
-from oodbench.engine.passes.batches import arranged, is_out_of_memory
 from oodbench.engine.passes.image_sources import ID, EvaluationData
+from oodbench.engine.passes.input_gradients import takes_gradients
+from oodbench.engine.passes.memory import arranged, is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.perturbation import takes_gradients
 from oodbench.engine.passes.replacement import replaced_taps
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError
@@ -27,7 +27,7 @@ from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take
-from oodbench.user_model.loaded_images import LoadedImages
+from oodbench.user_model.dataloader import LoadedImages
 from oodbench.user_model.structure.head import UNREGISTERED, UNWATCHED
 
 ID_DATA = "id_data"

@@ -16,7 +16,7 @@ import torch
 
 import oodbench
 from oodbench.api import plan_run
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import score_split
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent

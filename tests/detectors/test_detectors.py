@@ -22,8 +22,8 @@ from oodbench import Detector, Outputs
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.passes.perturbation import step_sign
+from oodbench.engine.passes.input_gradients import step_sign
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_batch, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.numerics.regression import fit_logistic_regression

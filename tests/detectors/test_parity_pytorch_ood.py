@@ -38,7 +38,7 @@ from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map

@@ -19,7 +19,7 @@ from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs
 
 Make = Callable[..., Any]

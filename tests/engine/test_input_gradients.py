@@ -17,7 +17,7 @@ from oodbench import Detector, Outputs, PerturbingDetector, register
 from oodbench.data import ImageArray
 from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import DetectorError, SplitScores, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData

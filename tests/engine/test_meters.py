@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import oodbench
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.losses import DisMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.numerics.moments import TiedGaussian

@@ -15,13 +15,13 @@ from oodbench.engine.costs import Reference
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.image_sources import EvaluationData, ImageSource, SplitImages
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.tuning_data import in_memory
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method
 from oodbench.specs import TuningSpec
 from oodbench.user_model.checked_runner import CheckedRunner
-from oodbench.user_model.loaded_images import LoadedImages
+from oodbench.user_model.dataloader import LoadedImages
 
 NAMES = ("baseline", "odin", "mahalanobis", "knn")
 TUNED = ("odin", "mahalanobis")

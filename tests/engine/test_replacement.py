@@ -19,8 +19,8 @@ from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
 from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.network import NetworkRunner
 from oodbench.engine.passes.replacement import kept_taps
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import DetectorError, SplitScores, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData

@@ -16,7 +16,7 @@ from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import (
     DetectorError,
     SplitScores,

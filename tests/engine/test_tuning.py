@@ -21,9 +21,9 @@ from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.contract import TuningError
+from oodbench.engine.passes.input_gradients import step_sign
 from oodbench.engine.passes.meters import PassMeter
-from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.passes.perturbation import step_sign
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs
 from oodbench.engine.tuning import Tuned, tune
 from oodbench.engine.tuning_data import TuningData, adversarial_data, oracle_data

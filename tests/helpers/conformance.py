@@ -26,11 +26,11 @@ from oodbench.detector import NEEDS, parameters_problem, required_methods
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import LOGITS, Capture
 from oodbench.engine.passes.contract import checked_losses
+from oodbench.engine.passes.input_gradients import differentiated, shown_gradients
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.passes.perturbation import differentiated, shown_gradients
 from oodbench.engine.passes.replacement import kept_taps
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.metrics import auroc

@@ -16,7 +16,7 @@ from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.meters import PassMeter
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData

@@ -17,7 +17,7 @@ from oodbench import Detector, Outputs, models, register
 from oodbench.detector import Batches
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.layer_readers import layer_readers
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.models.adapter import AdaptedNetwork
 from oodbench.models.classifier import Classifier
 from oodbench.models.densenet import DenseNet

@@ -16,7 +16,7 @@ from oodbench import models
 from oodbench.data import ImageArray
 from oodbench.engine.passes.capture import FEATURES, LOGITS, Capture
 from oodbench.engine.passes.meters import PassMeter
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.errors import UserError
 from oodbench.losses import (
     DisMax2022Head,

@@ -14,8 +14,8 @@ import oodbench
 from oodbench.errors import UserError
 from oodbench.planning.suite import load_suite
 from oodbench.plugins.catalog import BUILT_IN, Catalog
-from oodbench.plugins.content import is_content, module_name
 from oodbench.plugins.declarations import BrokenDetectorError
+from oodbench.plugins.detector_modules import is_content, module_name
 from oodbench.plugins.importing import instantiate, load_class
 
 DETECTOR = '''\

@@ -9,8 +9,8 @@ import pytest
 
 from oodbench.plugins import probe as probing
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.content import is_content
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
+from oodbench.plugins.detector_modules import is_content
 from oodbench.plugins.importing import load_class
 from oodbench.plugins.probe import probe
 

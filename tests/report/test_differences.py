@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simulations.ties import simulate
 
 from oodbench import bootstrap, metrics
-from oodbench.report import simultaneous
+from oodbench.report import simultaneous_intervals as simultaneous
 from oodbench.report.differences import differences_to_best, from_scores
 from oodbench.storage.records import DifferenceRecord, QualityRecord
 

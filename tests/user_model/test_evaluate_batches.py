@@ -106,7 +106,7 @@ def test_inputs_that_are_no_images(name: str) -> None:
     found = evaluated(model, detectors, **sets, costs=True)
     assert found.failed == {}
     assert list(found.scores) == detectors[:-1]
-    assert ("whole numbers" if name == "tokens" else "no images") in found.skipped["odin"]
+    assert ("whole numbers" if name == "tokens" else "not images") in found.skipped["odin"]
     with torch.no_grad():
         expected = model(inputs).logsumexp(1)
     np.testing.assert_allclose(found.scores["energy"]["id"], expected, rtol=1e-5)

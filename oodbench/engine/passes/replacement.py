@@ -15,8 +15,8 @@ from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.contract import checked_replacement, checked_taps
-from oodbench.engine.passes.network import NetworkRunner
-from oodbench.engine.passes.perturbation import differentiated, differentiates
+from oodbench.engine.passes.input_gradients import differentiated, differentiates
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.models.classifier import Network
 
 

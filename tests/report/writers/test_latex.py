@@ -15,9 +15,7 @@ from helpers.boards import (
 
 from oodbench.report import Leaderboard
 from oodbench.report.writers import latex
-from oodbench.storage.records import (
-    QualityRecord,
-)
+from oodbench.storage.records import QualityRecord
 
 
 def test_latex_escapes_and_is_balanced(board: Leaderboard) -> None:

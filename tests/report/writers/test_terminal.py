@@ -28,9 +28,7 @@ from oodbench.report.tables import evaluation_layout
 from oodbench.report.tables.document import Cell, Heading, Section, Table
 from oodbench.report.tables.leaderboard_layout import overview as tables_of
 from oodbench.report.writers import terminal
-from oodbench.storage.records import (
-    QualityRecord,
-)
+from oodbench.storage.records import QualityRecord
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import oodbench
 from oodbench import UserError
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.losses import DisMaxHead, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map

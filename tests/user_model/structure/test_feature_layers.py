@@ -26,7 +26,7 @@ import oodbench
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.user_model.structure.analysis import Analysis, analyze

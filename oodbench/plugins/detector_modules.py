@@ -1,10 +1,11 @@
 """Detectors' files as modules with stable names, so that what they define can be pickled.
 
-The file `knn.py` of the built-in detectors is the module `oodbench.plugins.content.builtin.knn`; a
-file of an installed plug-in package PACKAGE is `oodbench.plugins.content.package:PACKAGE.NAME`. A
-file anywhere else is named after its folder (a dot in a folder's name is written %2E):
-`oodbench.plugins.content./home/me/mine/detectors.NAME`. So two folders never share a module, and a
-process without a catalog finds the file by the module's name alone.
+The file `knn.py` of the built-in detectors is the module
+`oodbench.plugins.detector_modules.builtin.knn`; a file of an installed plug-in package PACKAGE is
+`oodbench.plugins.detector_modules.package:PACKAGE.NAME`. A file anywhere else is named after its
+folder (a dot in a folder's name is written %2E):
+`oodbench.plugins.detector_modules./home/me/mine/detectors.NAME`. So two folders never share a
+module, and a process without a catalog finds the file by the module's name alone.
 
 A file imports the helpers that lie beside it as `from ._shared import f` or `from _shared import
 f`; the second form is for names that begin with an underscore. `sys.path` is not changed.
@@ -134,7 +135,7 @@ def _without_dots(text: str) -> str:
 
 
 class _Finder(MetaPathFinder):
-    """Finds `oodbench.plugins.content.KEY`, a folder, and the files and folders in it."""
+    """Finds `oodbench.plugins.detector_modules.KEY`, a folder, and the files and folders in it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -199,7 +200,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Helpers(ast.NodeTransformer):
-    """`from _shared import f` becomes `from oodbench.plugins.content.KEY._shared import f`."""
+    """`from _shared import f` becomes the import of `f` from the module of the helper's file."""
 
     def __init__(self, folder: Path, package: str) -> None:
         self._folder, self._package = folder, package

@@ -24,8 +24,8 @@ from torch import Tensor
 from oodbench import Detector, Outputs, register
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.content import module_name, source_digest, source_files
 from oodbench.plugins.declarations import BrokenDetectorError
+from oodbench.plugins.detector_modules import module_name, source_digest, source_files
 from oodbench.plugins.importing import load_class
 
 BUILT_IN = tuple(Catalog().entries["detector"])
@@ -84,8 +84,11 @@ def scored(cls: type[Detector]) -> float:
 
 def test_built_in_modules_have_the_same_name_everywhere() -> None:
     cls = load_class(Catalog().entry("detector", "knn").path)
-    assert cls.__module__ == "oodbench.plugins.content.builtin.knn"
-    assert importlib.import_module("oodbench.plugins.content.builtin.knn").NearestNeighbors is cls
+    assert cls.__module__ == "oodbench.plugins.detector_modules.builtin.knn"
+    assert (
+        importlib.import_module("oodbench.plugins.detector_modules.builtin.knn").NearestNeighbors
+        is cls
+    )
     assert type(Catalog().load_detector("knn")) is cls
 
 
@@ -96,7 +99,7 @@ def test_the_name_of_a_module_finds_its_file(tmp_path: Path, place: str) -> None
     assert cls.__module__ == module_name(path)
     assert importlib.import_module(cls.__module__).__file__ == str(path)
     assert (
-        "oodbench.plugins.content"
+        "oodbench.plugins.detector_modules"
         in subprocess.run(
             [
                 sys.executable,
@@ -417,7 +420,7 @@ def test_an_installed_package_is_listed_run_and_pickled(tmp_path: Path, installe
     assert (row["status"], row["source"]) == ("ok", "distribution acme-ood")
     stored = str(tmp_path / "stored")
     module = python(installed, "-c", _FITTED_ELSEWHERE, stored).strip()
-    assert module == "oodbench.plugins.content.package:acme_ood.mine"
+    assert module == "oodbench.plugins.detector_modules.package:acme_ood.mine"
     elsewhere = installed.rename(tmp_path / "elsewhere")
     assert float(python(elsewhere, "-c", _SCORED_ELSEWHERE, stored)) == 3 + 0.5 + 2
 

@@ -15,7 +15,6 @@ from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
-from oodbench.engine.passes.batches import arranged, is_out_of_memory
 from oodbench.engine.passes.capture import (
     FEATURES,
     LOGITS,
@@ -26,6 +25,7 @@ from oodbench.engine.passes.capture import (
     pooled,
 )
 from oodbench.engine.passes.image_sources import ImageSource, SplitImages
+from oodbench.engine.passes.memory import arranged, is_out_of_memory
 from oodbench.engine.passes.modes import evaluating, giving, versions_counted
 from oodbench.models.activations import activation_of, in_own_order, in_usual_order, with_activation
 from oodbench.models.classifier import Classifier

@@ -19,13 +19,13 @@ from helpers.tiny_benchmark import tiny_benchmark
 import oodbench
 from oodbench import api
 from oodbench.errors import UserError
-from oodbench.storage import holding
-from oodbench.storage.holding import LOCK, claim, held, held_around
+from oodbench.storage import locks as holding
+from oodbench.storage.locks import LOCK, claim, held, held_around
 
 HOLD = """
 import sys
 from pathlib import Path
-from oodbench.storage.holding import held
+from oodbench.storage.locks import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -16,7 +16,7 @@ from torch import Tensor
 from oodbench.detector import Detector, Outputs, PerturbingDetector
 from oodbench.engine.passes.capture import LOGITS
 from oodbench.engine.passes.contract import checked_gradient, checked_losses
-from oodbench.engine.passes.network import NetworkRunner
+from oodbench.engine.passes.runner import NetworkRunner
 
 
 def takes_gradients(needs: Set[str]) -> bool:
