@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.commands import Command, start
@@ -19,7 +20,7 @@ from helpers.tiny_benchmark import tiny_benchmark
 import oodbench
 from oodbench import api
 from oodbench.errors import UserError
-from oodbench.storage import locks as holding
+from oodbench.storage import locks
 from oodbench.storage.locks import LOCK, claim, held, held_around
 
 HOLD = """
@@ -122,7 +123,7 @@ def test_a_file_that_its_last_holder_removes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening and locking: the lock of a removed file holds nothing."""
-    lock, calls = holding._lock, 0
+    lock, calls = locks._lock, 0
 
     def removed_meanwhile(descriptor: int) -> bool:
         nonlocal calls
@@ -133,10 +134,10 @@ def test_a_file_that_its_last_holder_removes(
             (tmp_path / LOCK).touch()  # of the next one
         return lock(descriptor)
 
-    monkeypatch.setattr(holding, "_lock", removed_meanwhile)
+    monkeypatch.setattr(locks, "_lock", removed_meanwhile)
     with held(tmp_path):
         assert calls == 3
-        monkeypatch.setattr(holding, "_lock", lock)
+        monkeypatch.setattr(locks, "_lock", lock)
         with pytest.raises(UserError, match=f"process {os.getpid()}"), held(tmp_path):
             pass
 
@@ -246,7 +247,8 @@ def test_two_default_names_in_one_second(place: Path, monkeypatch: pytest.Monkey
         def now(cls, tz: object = None) -> Stopped:
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(api.datetime, "datetime", Stopped)
+    # Of `api` alone: libraries that are imported meanwhile need the real class.
+    monkeypatch.setattr(api, "datetime", SimpleNamespace(datetime=Stopped))
     names = [
         oodbench.run("tiny.yaml", seeds=1, methods=[method], device="cpu").folder.name
         for method in ("SoftMax+Energy", "SoftMax+KNN", "SoftMax+MSP")
