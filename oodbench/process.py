@@ -10,8 +10,13 @@ import ctypes
 import os
 import sys
 
-SPIN_COUNT = "20000"
-"""How many times a waiting thread of GNU OpenMP polls before it sleeps."""
+SPIN_COUNT = "2000"
+"""How many times a waiting thread of GNU OpenMP polls before it sleeps.
+
+Chosen with `scripts/speed/contended.py`: 2,000 are as fast as 20,000 on two idle cores, and two to
+three
+times as fast beside a busy process.
+"""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 ALLOCATOR = {_TRIM_THRESHOLD: 2**30, _MMAP_THRESHOLD: 2**28}

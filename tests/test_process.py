@@ -12,7 +12,7 @@ import pytest
 
 FAULTS = """
 import resource
-from oodbench.process import prepare_process
+from oodbench.process import SPIN_COUNT, prepare_process
 prepare_process()
 import numpy as np
 x = np.ones(2**22)
@@ -78,7 +78,7 @@ def settings(before: str = "", **environment: str) -> dict[str, object]:
 
 
 def test_threads_spin_for_a_while_unless_the_user_says_otherwise() -> None:
-    assert settings()["GOMP_SPINCOUNT"] == "20000"
+    assert settings()["GOMP_SPINCOUNT"] == SPIN_COUNT
     assert settings(GOMP_SPINCOUNT="7")["GOMP_SPINCOUNT"] == "7"
     passive = settings(OMP_WAIT_POLICY="passive")
     assert passive["OMP_WAIT_POLICY"] == "passive"
