@@ -54,8 +54,7 @@ class Detector:
                 from sklearn.exceptions import NotFittedError
 
                 raise NotFittedError(
-                    f"{error}. Call {' and '.join(fitting)} first: a detector that is not fitted "
-                    "cannot score"
+                    f"{error}. Call {' and '.join(fitting)} first, if it is not fitted yet"
                 ) from error
 
     def score(self, outputs: Outputs) -> Tensor:
