@@ -40,6 +40,13 @@ class UserError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+class NotFittedError(ValueError, AttributeError):
+    """A detector was used before it was fitted.
+
+    It has the bases of scikit-learn's error of this name, whose import takes a second.
+    """
+
+
 def visible(text: str) -> str:
     """Text in one line, with escapes for characters that do not print.
 

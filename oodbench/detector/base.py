@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from oodbench.detector.info import DetectorInfo
 from oodbench.detector.outputs import Batches, Outputs
+from oodbench.errors import NotFittedError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class Detector:
             """Called for an attribute that is not there: say that the detector is not fitted.
 
             Raises:
-                sklearn.exceptions.NotFittedError: an AttributeError and a ValueError.
+                NotFittedError: an AttributeError and a ValueError.
             """
             try:
                 return object.__getattribute__(self, name)
@@ -51,8 +52,6 @@ class Detector:
                 fitting = [m for need, m in _FITTING.items() if info and need in info.needs]
                 if not fitting or name.startswith("__"):
                     raise
-                from sklearn.exceptions import NotFittedError
-
                 raise NotFittedError(
                     f"{error}. Call {' and '.join(fitting)} first, if it is not fitted yet"
                 ) from error

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import oodbench
 from oodbench import Detector, Head, Outputs
 from oodbench.detector import Batches
+from oodbench.errors import NotFittedError
 from oodbench.numerics.temperature import LOWEST, calibrate
 
 Array = NDArray[np.float64]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from oodbench.report.agreement import Agreement, Order, agreements, orders
 from oodbench.report.comparison import ComparisonData, Place
 from oodbench.report.estimates import LEVEL
+from oodbench.report.writers.json_text import json_text
 
 JSON_SCHEMA_VERSION = 1
 
@@ -89,7 +89,7 @@ def to_json(comparison: ComparisonData) -> str:
         "agreement": [_agreement(each) for each in agreements(comparison)],
         "order": [_order(each) for each in orders(comparison)],
     }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return json_text(content)
 
 
 def _cells(comparison: ComparisonData) -> Iterator[dict[str, Any]]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from oodbench.report.leaderboard import (
     Row,
 )
 from oodbench.report.tables.values import parameters_text
+from oodbench.report.writers.json_text import json_text
 from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
         "absences": [each._asdict() for each in leaderboard.absences],
         "warnings": leaderboard.warnings,
     }
-    return _json(content)
+    return json_text(content)
 
 
 def cost_json(leaderboard: LeaderboardData) -> str:
@@ -104,7 +104,7 @@ def cost_json(leaderboard: LeaderboardData) -> str:
         **_about(leaderboard),
         "methods": [{**_identity(row), "cost": _cost(row.cost)} for row in leaderboard.rows],
     }
-    return _json(content)
+    return json_text(content)
 
 
 def summary_json(leaderboard: LeaderboardData) -> str:
@@ -133,7 +133,7 @@ def summary_json(leaderboard: LeaderboardData) -> str:
         rows.append(line | _ends(ID_ACCURACY, row.id_accuracy))
     fields = dict.fromkeys(key for row in rows for key in row)
     rows += [fields | line for line in _absent(leaderboard)]
-    return _json({**_about(leaderboard), "methods": rows})
+    return json_text({**_about(leaderboard), "methods": rows})
 
 
 def _ends(name: str, found: Estimate | None) -> dict[str, float | None]:
@@ -166,10 +166,6 @@ def _absent(leaderboard: LeaderboardData) -> Iterator[dict[str, Any]]:
                 "status": each.status,
                 "reason": each.reason,
             }
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def to_csv(leaderboard: LeaderboardData) -> str:
