@@ -120,7 +120,13 @@ def train(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Only this model.")
     ] = None,
-    seeds: Seeds = 3,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", metavar="N", min=1, help="Number of seeds: 0 .. N-1. Default: 3."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="K", min=0, help="Only this seed.")
+    ] = None,
     device: Device = "auto",
     plugins: Plugins = None,
     data_root: DataRoot = None,
@@ -129,15 +135,26 @@ def train(
 
     With several GPUs: torchrun --nproc-per-node N -m oodbench train BENCHMARK.
     """
+    if seed is not None and seeds is not None:
+        raise UserError(
+            "--seed trains one seed and --seeds the first N: give one of them.",
+            f"--seed {seed} trains seed {seed} alone.",
+        )
     from oodbench.process import prepare_process
 
     prepare_process()  # before torch is loaded
     from oodbench.engine.device import find_device
+    from oodbench.plugins import arguments
     from oodbench.plugins.catalog import Catalog
     from oodbench.progress import Silent
     from oodbench.training import distributed
     from oodbench.training.trained_models import train_models
 
+    if seed is None:
+        chosen = range(arguments.whole_number("seeds", seeds or 3, 1, arguments.MOST_SEEDS))
+    else:
+        arguments.whole_number("seed", seed, 0, arguments.MOST_SEEDS - 1)
+        chosen = range(seed, seed + 1)
     catalog = Catalog(plugins or ())
     spec = catalog.benchmark(benchmark)
     place = distributed.local_device(find_device(device))
@@ -146,7 +163,7 @@ def train(
             spec,
             catalog,
             model=model,
-            seeds=seeds,
+            seeds=chosen,
             device=place,
             say=reporter() if group.leads else Silent(),
             data_root=data_root,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def train_models(
     catalog: Catalog,
     *,
     model: str | None,
-    seeds: int,
+    seeds: Sequence[int],
     device: torch.device,
     say: Reporter,
     data_root: Path | None = None,
@@ -134,7 +134,7 @@ def train_models(
         benchmark: names the models.
         catalog: names the training data.
         model: name of one model; None for all.
-        seeds: number of seeds, 0 .. seeds - 1.
+        seeds: which seeds to train.
         device: where to train.
         say: progress reporter.
         data_root: folder of the data sets that are not built in.
@@ -157,9 +157,9 @@ def train_models(
     store = ModelStore(benchmark, data, device, say)
     store.check(names)
     paths = {}
-    with say.work(len(names) * seeds):
+    with say.work(len(names) * len(seeds)):
         for name in names:
-            for seed in range(seeds):
+            for seed in seeds:
                 label = f"{name} seed {seed}"
                 say.stage(label)
                 path = store.key(name, seed).path

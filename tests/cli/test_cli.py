@@ -245,6 +245,7 @@ REFUSED = {
     "no run": (["report", "nowhere"], "nowhere holds no run"),
     "plug-ins": (["list", "models", "--plugins", "nowhere"], "nowhere is not a folder"),
     "model": (["train", "digits", "--model", "softmax"], "no model 'softmax'", "'SoftMax'"),
+    "seeds twice": (["train", "--seeds", "1", "--seed", "2"], "give one of them", "seed 2 alone"),
     "suite": (["run", "dismax-papr"], "no benchmark 'dismax-papr'", "'dismax-paper'"),
     "method of a suite": (["run", "dismax-paper", "--methods", "basline"], "'baseline'"),
     "training a suite": (["train", "dismax-paper"], "is a suite", "dismax-resnet-svhn"),
@@ -357,6 +358,9 @@ def test_values_that_could_only_fail_later_are_refused_with_the_plan(
         (["report", "x", "--figures", ""], "Invalid value for '--figures': expected a path"),
         (["data", "list", "--data-root", ""], "Invalid value for '--data-root': expected a path"),
         (["run", "--dry-run", "--seeds", "1000000000"], "--seeds: expected a whole number from 1"),
+        (["train", "--seeds", "1000000000"], "--seeds: expected a whole number from 1 to 1,000"),
+        (["train", "--seed", "1000000000"], "--seed: expected a whole number from 0 to 999"),
+        (["train", "--seed", "-1"], "Invalid value for '--seed'"),
         (["run", "--plugins", "~nobody-here/x"], "~nobody-here/x begins with the home folder of"),
         (["run", "~nobody-here/x.yaml"], "~nobody-here/x.yaml begins with the home folder of"),
         (["data", "path", "cifar10", "--data-root", "~nobody-here"], "~nobody-here begins with"),
@@ -896,3 +900,14 @@ def test_train_prints_checkpoints_and_is_cached(
     assert again.out == first.out
     assert again.err.count(": in the cache, ") == 2, again.err
     assert [path.stat().st_mtime_ns for path in paths] == written
+
+
+def test_one_seed_is_trained_alone(command: Command, plugins: Path) -> None:
+    arguments = ("train", "tiny", "--plugins", plugins, "--model", "SoftMax", "--device", "cpu")
+    alone = command(*arguments, "--seed", "2")
+    assert alone.code == 0, alone.err
+    (line,) = alone.out.splitlines()
+    assert line.startswith("SoftMax seed 2  ")
+    together = command(*arguments, "--seeds", "3")
+    assert together.out.splitlines()[2] == line, "the same checkpoint"
+    assert together.err.count("seed 2: in the cache") == 1, together.err

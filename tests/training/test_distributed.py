@@ -127,7 +127,7 @@ def test_two_processes_train_what_one_trains(
         catalog.benchmark(str(path)),
         catalog,
         model=None,
-        seeds=1,
+        seeds=[0],
         device=torch.device("cpu"),
         say=Silent(),
     )

@@ -624,7 +624,7 @@ def models_of(tmp_path: Path, text: str = BENCHMARK) -> dict[str, Path]:
     path.write_text(text)
     catalog = Catalog()
     return train_models(
-        catalog.benchmark(str(path)), catalog, model=None, seeds=1, device=CPU, say=Silent()
+        catalog.benchmark(str(path)), catalog, model=None, seeds=[0], device=CPU, say=Silent()
     )
 
 
