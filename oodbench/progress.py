@@ -41,7 +41,11 @@ class Reporter(Protocol):
         ...
 
     def done(self, text: str) -> None:
-        """A stage has ended; `text` has its result."""
+        """A stage has ended; `text` says how."""
+        ...
+
+    def result(self, text: str) -> None:
+        """First results of a stage, which stay on the screen."""
         ...
 
     def warn(self, text: str) -> None:
@@ -64,6 +68,9 @@ class Silent:
         """Nothing."""
 
     def done(self, text: str) -> None:
+        """Nothing."""
+
+    def result(self, text: str) -> None:
         """Nothing."""
 
     def warn(self, text: str) -> None:
@@ -124,6 +131,10 @@ class PlainLines:
         if self._every_stage:
             self._say(text)
 
+    def result(self, text: str) -> None:
+        """One line, if `every_stage` is set."""
+        self.done(text)
+
     def _say(self, text: str) -> None:
         self._printed = time.monotonic()
         self._print(f"{self._printed - self._started:6.1f} s  {text}")
@@ -170,6 +181,9 @@ class OneLine:
     def done(self, text: str) -> None:
         """Count."""
         self._ended += 1
+
+    def result(self, text: str) -> None:
+        """Nothing: the line is overwritten anyway."""
 
     def warn(self, text: str) -> None:
         """One line that is not overwritten."""
@@ -235,9 +249,13 @@ class Bar:
             self._plain.done(text)
         self._progress.advance(self._task)
 
-    def warn(self, text: str) -> None:
+    def result(self, text: str) -> None:
         """One line above the bar."""
-        self._console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """One line above the bar that begins with "warning"."""
+        self.result(f"warning: {text}")
 
 
 def reporter_for(console: Console) -> Reporter:

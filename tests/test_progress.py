@@ -29,6 +29,7 @@ class Notes:
         self.stages: list[str] = []
         self.details: list[str] = []
         self.ended: list[str] = []
+        self.results: list[str] = []
         self.warnings: list[str] = []
 
     @contextmanager
@@ -43,6 +44,9 @@ class Notes:
 
     def done(self, text: str) -> None:
         self.ended.append(text)
+
+    def result(self, text: str) -> None:
+        self.results.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -119,6 +123,19 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Console, "is_jupyter", True, raising=False)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     assert isinstance(reporter_of("auto"), OneLine)
+
+
+def test_results_stay_on_a_terminal() -> None:
+    file = io.StringIO()
+    reporter = Bar(Console(file=file, force_terminal=True, width=60))
+    with reporter.work(1):
+        reporter.stage("a stage")
+        reporter.result("a result of more than sixty characters that is not cut [off] anywhere")
+        reporter.done("it ended")
+    assert (
+        "a result of more than sixty characters that is not cut [off] anywhere\n" in file.getvalue()
+    )
+    assert "it ended" not in file.getvalue()
 
 
 @pytest.mark.parametrize("progress", ["yes", None, 3, object()])

@@ -20,7 +20,7 @@ from oodbench.engine.model_evaluation import evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.recording import Recorder, RecordLines
+from oodbench.engine.recording import Recorder, RecordLines, first_results
 from oodbench.engine.resuming import open_directory
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Method, Plan
@@ -206,13 +206,13 @@ class _Run:
             for sign in evaluation.warnings:
                 self.say.warn(f"{label}: {sign}")
         self._store(todo, seed, evaluation)
+        for line in first_results({m.name: self.records[m.name, seed] for m in todo}):
+            self.say.result(f"{label}: {line}")
         self._write("running")
         accuracy = 100 * evaluation.correct.mean()
         source = "checkpoint from the cache" if trained_before else "trained"
-        failed = [m.name for m in todo if evaluation.results[m.name].error is not None]
         self.say.done(
             f"{label}: {source}, test accuracy {accuracy:.1f} %, {counted(len(todo), 'method')}"
-            + (f"; FAILED: {', '.join(failed)}" if failed else "")
         )
 
     def _without_other_weights(

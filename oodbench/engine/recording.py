@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from oodbench import bootstrap as intervals
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult, chosen_parameters
+from oodbench.errors import listed
 from oodbench.files import digest
 from oodbench.planning.plan import Method
 from oodbench.report import differences
@@ -46,6 +47,24 @@ class RecordLines:
         """The lines of some records."""
         texts = to_lines(records), to_lines([] if cost is None else [cost])
         return cls((records, cost), *texts, digest(*texts))
+
+
+def first_results(records: Mapping[str, Sequence[QualityRecord]]) -> Iterator[str]:
+    """Lines with the mean AUROC of each method over its OOD sets, and the reason of each failure.
+
+    Args:
+        records: method -> its records of one seed.
+    """
+    means: dict[str, float] = {}
+    for name, group in records.items():
+        values = [each.value for each in group if each.metric == "auroc" and each.value is not None]
+        if values:
+            means[name] = sum(values) / len(values)
+        elif group[0].status == "failed":
+            yield f"FAILED: {name}: {group[0].reason}"
+    if means:
+        best_first = sorted(means, key=means.__getitem__, reverse=True)
+        yield "mean AUROC " + listed(f"{100 * means[name]:.1f} % {name}" for name in best_first)
 
 
 class Recorder:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 LOWEST, HIGHEST = 0.001, 100.0
@@ -39,6 +38,8 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
         ValueError: if there are no images, shapes do not fit, a label is not a class, or a logit
             is not finite.
     """
+    from scipy.optimize import minimize_scalar  # slow to import, and few runs need it
+
     z = logits.detach().cpu()
     y = labels.detach().cpu().long()
     _check(z.numpy(), y.numpy(), "logits")

@@ -108,6 +108,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "Run directory: " in done.out
     # Where tests are not given out file by file, a process may come here twice.
     assert "trained" in done.err or "checkpoint from the cache" in done.err
+    assert re.search(r"seed 0: mean AUROC \d+\.\d % SoftMax\+\w+, \d+\.\d % SoftMax\+", done.err)
     return folder / "run"
 
 
@@ -555,6 +556,7 @@ def test_the_reason_of_a_failure_says_what_and_where(misbehaved: dict[str, Any],
     (reason,) = {record["reason"] for record in records}
     for said in MISBEHAVING[name][1]:
         assert said in reason, f"'{said}' is not in: {reason}"
+    assert f"SoftMax, seed 0: FAILED: {method}: {reason}" in misbehaved["done"].err
     assert f"failed: {method} (seed 0): {reason}" in misbehaved["done"].err
     assert "--debug" in misbehaved["done"].err
 
