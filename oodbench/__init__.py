@@ -14,7 +14,7 @@ from oodbench.version import __version__
 
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models
-    from oodbench.api import load_detector, open_run, run, run_suite
+    from oodbench.api import compare, load_detector, open_run, run, run_suite
     from oodbench.results import Run, SuiteRun
     from oodbench.user_model.evaluation import evaluate
     from oodbench.user_model.evaluation_result import EvaluationResult
@@ -30,6 +30,7 @@ __all__ = [
     "SuiteRun",
     "UserError",
     "__version__",
+    "compare",
     "evaluate",
     "load_detector",
     "losses",
@@ -43,7 +44,7 @@ __all__ = [
 
 _LAZY_MODULES = ("losses", "metrics", "models")
 _LAZY_NAMES = {
-    **dict.fromkeys(("load_detector", "open_run", "run", "run_suite"), "api"),
+    **dict.fromkeys(("compare", "load_detector", "open_run", "run", "run_suite"), "api"),
     **dict.fromkeys(("Run", "SuiteRun"), "results"),
     "EvaluationResult": "user_model.evaluation_result",
     "evaluate": "user_model.evaluation",

@@ -22,10 +22,12 @@ from oodbench.progress import Reporter, Silent
 from oodbench.results import Run, SuiteRun, changed_files
 from oodbench.storage.locks import claim, held
 from oodbench.storage.run_directory import RunDirectory
+from oodbench.storage.stored_run import read_stored_run
 from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     from oodbench.detector import Detector
+    from oodbench.run_comparison.changes import RunComparison
 
 RUNS = Path("runs")
 """Default folder of run directories, in the working directory."""
@@ -336,6 +338,37 @@ def _new_folder(name: str) -> Path:
     stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(RUNS / each for each in names if claim(RUNS / each))
+
+
+def compare(
+    base: Run | str | Path,
+    head: Run | str | Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    level: float = 0.05,
+) -> RunComparison:
+    """Compare two runs of a benchmark, as `oodbench compare` does.
+
+    Args:
+        base: the run to compare with: a run, its folder, or a folder with its records.
+        head: the run that is looked at, likewise.
+        metrics: names of metrics; default: AUROC, and FPR95 with ID positive.
+        level: probability of one wrong verdict "better" or "worse" or more, over all that is
+            compared.
+
+    Returns:
+        The differences of every method, metric, OOD set and group, with intervals and verdicts.
+
+    Raises:
+        UserError: if there is no run, an argument is not valid, or scores are damaged.
+    """
+    from oodbench.run_comparison.comparison import compare_runs
+
+    sides = [
+        read_stored_run(side.folder if isinstance(side, Run) else arguments.path(name, side))
+        for name, side in (("base", base), ("head", head))
+    ]
+    return compare_runs(*sides, metrics=metrics, level=level)
 
 
 def load_detector(name: str, /, **parameters: Any) -> Detector:

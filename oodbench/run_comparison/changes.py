@@ -61,8 +61,9 @@ class Change:
         metric: as in records.
         column: an OOD set, a group such as "near", or "mean" of all OOD sets.
         kind: which of these.
-        base, head: means over seeds, fractions in [0, 1]; None where there is none.
-        difference: head - base, over the seeds that both have.
+        base, head: means over seeds, fractions in [0, 1]; None where there is none. If both are
+            there and comparable, over the seeds that both have.
+        difference: head - base; None if it is not known.
         ci_low, ci_high: 95 % confidence interval of the difference.
         p_value: two-sided, of no difference.
         p_adjusted: the same after Holm's correction over all that is tested.
@@ -118,7 +119,8 @@ class RunComparison:
 
     Attributes:
         base, head: the runs.
-        changes: methods in the order of the head's leaderboard, then those that are gone.
+        changes: methods in the order of the head's leaderboard, then those that are gone; none of
+            a method without values in both runs.
         costs: likewise.
         level: family-wise error rate of the verdicts.
         notes: what a reader has to know: weaker tests, other weights, changed files.

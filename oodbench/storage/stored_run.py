@@ -37,6 +37,10 @@ class StoredRun:
         """Name of the folder."""
         return self.folder.resolve().name
 
+    def has_scores(self, method: str, seed: int) -> bool:
+        """Whether there is a file with the scores of a method and seed."""
+        return RunDirectory(self.folder).scores_path((method, seed)).exists()
+
     def scores(self, method: str, seed: int) -> dict[str, NDArray[np.float64]] | None:
         """Scores of a method and seed: data set -> array [N], "id" for the ID test images.
 
@@ -45,8 +49,9 @@ class StoredRun:
         Raises:
             UserError: if the file is there and cannot be read.
         """
-        directory, key = RunDirectory(self.folder), (method, seed)
-        return directory.read_scores(key) if directory.scores_path(key).exists() else None
+        if not self.has_scores(method, seed):
+            return None
+        return RunDirectory(self.folder).read_scores((method, seed))
 
 
 def read_stored_run(path: Path) -> StoredRun:

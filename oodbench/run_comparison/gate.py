@@ -1,0 +1,374 @@
+"""The gate of a CI job: what a comparison of two runs must not show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from oodbench.errors import UserError, did_you_mean, listed, shown
+from oodbench.report.leaderboard import SHOWN
+from oodbench.run_comparison.changes import (
+    Change,
+    Finding,
+    GateResult,
+    RunComparison,
+    Severity,
+    Verdict,
+)
+
+FailOn = Literal["worse", "missing", "any"]
+
+_SEVERITIES: tuple[Severity, ...] = ("failure", "incomparable", "warning")
+
+
+def _several(value: Any) -> Any:
+    return (
+        (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    )
+
+
+class Gate(BaseModel):
+    """What fails a comparison.
+
+    Attributes:
+        max_drop: METRIC, METRIC@METHOD or METRIC@COLUMN -> the largest drop, in percentage points;
+            a column is an OOD set, a group, or "mean". A rule for a method comes before one for a
+            column, and that before one for all. A metric that is better if lower drops by rising.
+        max_slower: largest relative time of a method in the head over that in the base.
+        fail_on: "worse": a verdict "worse"; "missing": a method or OOD set that only the base has
+            values of; "any": any verdict but "no difference shown".
+        allow_cost: whether the numbers of passes may change.
+        strict: whether a drop that chance explains fails too.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    max_drop: dict[str, Annotated[float, Field(ge=0, le=100)]] = {}
+    max_slower: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    fail_on: Annotated[tuple[FailOn, ...], BeforeValidator(_several)] = ()
+    allow_cost: bool = False
+    strict: bool = False
+
+    @classmethod
+    def read(cls, content: Any, where: str) -> Self:
+        """A gate of a section of TOML or YAML; dashes in keys are read as underscores.
+
+        Args:
+            content: the section.
+            where: the file and section, for messages.
+
+        Raises:
+            UserError: if a key is not known, or a value is not possible.
+        """
+        if not isinstance(content, Mapping):
+            raise UserError(f"{where}: expected keys with values, not {shown(content)}.")
+        keys = {str(key).replace("-", "_"): value for key, value in content.items()}
+        for key in keys:
+            if key not in cls.model_fields:
+                raise UserError(
+                    f"{where}: there is no key {shown(key)}.", did_you_mean(key, cls.model_fields)
+                )
+        try:
+            gate = cls.model_validate(keys)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{where}: {place}: {first['msg']}, not {shown(first['input'])}."
+            ) from error
+        for rule in gate.max_drop:
+            _check_metric(rule, where)
+        return gate
+
+    @classmethod
+    def of_options(
+        cls,
+        max_drop: Iterable[str] = (),
+        max_slower: float | None = None,
+        fail_on: Iterable[str] = (),
+        *,
+        allow_cost: bool = False,
+        strict: bool = False,
+    ) -> Self:
+        """A gate of the options of the command line.
+
+        Args:
+            max_drop: "METRIC=X", "METRIC@METHOD=X" or "METRIC@COLUMN=X".
+            max_slower: as the attribute.
+            fail_on: names.
+            allow_cost: as the attribute.
+            strict: as the attribute.
+
+        Raises:
+            UserError: if one of them is not possible.
+        """
+        drops: dict[str, float] = {}
+        for text in max_drop:
+            rule, equals, number = text.rpartition("=")
+            try:
+                drops[rule] = float(number)
+            except ValueError:
+                equals = ""
+            if not equals or not rule:
+                raise UserError(
+                    "--max-drop: expected METRIC=X, METRIC@METHOD=X or METRIC@COLUMN=X, not "
+                    f"{shown(text)}.",
+                    "X is in percentage points, as in --max-drop auroc=0.5.",
+                )
+        content = {
+            "max_drop": drops,
+            "max_slower": max_slower,
+            "fail_on": tuple(fail_on),
+            "allow_cost": allow_cost,
+            "strict": strict,
+        }
+        return cls.read(content, "options of the gate")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics that it names: they have to be compared."""
+        return tuple(dict.fromkeys(rule.partition("@")[0] for rule in self.max_drop))
+
+
+def check(comparison: RunComparison, gate: Gate) -> GateResult:
+    """What a gate finds in a comparison.
+
+    Raises:
+        UserError: if a rule names a metric, method or column that neither run has.
+    """
+    rules = [_Rule(text, limit, comparison) for text, limit in gate.max_drop.items()]
+    found = [
+        *_nothing(comparison),
+        *(each for rule in rules for each in rule.findings(rules, gate.strict)),
+        *_slower(comparison, gate),
+        *_passes(comparison, gate),
+        *(each for kind in gate.fail_on for each in _verdicts(comparison, kind)),
+    ]
+    return GateResult(tuple(sorted(found, key=lambda each: _SEVERITIES.index(each.severity))))
+
+
+def _check_metric(rule: str, where: str) -> None:
+    metric = rule.partition("@")[0]
+    if metric not in SHOWN:
+        raise UserError(
+            f"{where}: there is no metric {shown(metric)}.", did_you_mean(metric, SHOWN)
+        )
+
+
+class _Rule:
+    """A largest drop, for all changes of a metric or for those of a method or column."""
+
+    def __init__(self, text: str, limit: float, comparison: RunComparison) -> None:
+        _check_metric(text, "max-drop")
+        self.metric, named, self.name = text.partition("@")
+        self.limit, self.label = limit, f"max-drop {text}={limit:g}"
+        self._comparison = comparison
+        methods = {*comparison.base.methods, *comparison.head.methods}
+        columns = {each.column for each in comparison.changes}
+        self.place = 2 if not named else 0 if self.name in methods else 1
+        unknown = named and self.name not in methods | columns
+        if unknown and not _all_not_comparable(comparison):  # then columns are not listed
+            raise UserError(
+                f"max-drop {text}: neither run has a method, an OOD set or a group "
+                f"{shown(self.name)}.",
+                did_you_mean(self.name, methods | columns),
+            )
+
+    def covers(self, change: Change) -> bool:
+        names = (change.method,), (change.column,), (self.name,)
+        return change.metric == self.metric and self.name in names[self.place]
+
+    def findings(self, rules: Sequence[_Rule], strict: bool) -> Iterator[Finding]:
+        """What it finds, except where a more specific rule applies."""
+        missing: list[Change] = []
+        mine = [each for each in self._comparison.changes if self.covers(each)]
+        if not mine:
+            yield Finding(
+                severity="incomparable",
+                rule=self.label,
+                metric=self.metric,
+                message=f"{self.metric} of {self.name or 'any method'} was not compared.",
+            )
+        for change in mine:
+            if any(rule.place < self.place and rule.covers(change) for rule in rules):
+                continue
+            if change.verdict == Verdict.NOT_COMPARABLE:
+                if self.place == 0 or change.base is not None:
+                    missing.append(change)
+            elif change.verdict == Verdict.GONE:
+                if self.place == 0:
+                    missing.append(change)
+                else:
+                    yield _finding("warning", self.label, change, "is only in the base")
+            elif change.verdict == Verdict.NEW:
+                if self.place == 0:
+                    missing.append(change)
+            else:
+                yield from self._drop(change, strict)
+        yield from _incomparable(self.label, missing)
+
+    def _drop(self, change: Change, strict: bool) -> Iterator[Finding]:
+        assert change.difference is not None
+        sign = 1 if SHOWN[change.metric].higher_is_better else -1
+        drop = -100 * sign * change.difference
+        # Decimal limits are no binary fractions: a drop of 0.5 points is not beyond 0.5.
+        if drop <= self.limit or math.isclose(drop, self.limit, rel_tol=1e-9):
+            return
+        shown_by_test = change.verdict == Verdict.WORSE
+        severity: Severity = "failure" if shown_by_test or strict else "warning"
+        what = f"drops by {drop:.2f} points, more than {self.limit:g} ({figures(change)})"
+        yield _finding(severity, self.label, change, what)
+
+
+def figures(change: Change) -> str:
+    """Values, interval and p-value of a change, for a message."""
+    parts = [f"{100 * value:.2f} %" for value in (change.base, change.head) if value is not None]
+    found = [" -> ".join(parts)]
+    if change.ci_low is not None and change.ci_high is not None:
+        found.append(
+            f"95 % CI of the difference {100 * change.ci_low:+.2f} to {100 * change.ci_high:+.2f}"
+        )
+    if change.p_adjusted is not None:
+        p = f"p = {change.p_adjusted:.2g}" if change.p_adjusted >= 1e-4 else "p < 0.0001"
+        found.append(f"{p} after Holm's correction")
+    if change.verdict == Verdict.SAME:
+        found.append("chance explains it")
+    return "; ".join(found)
+
+
+def _finding(severity: Severity, rule: str, change: Change, what: str) -> Finding:
+    return Finding(
+        severity=severity,
+        rule=rule,
+        method=change.method,
+        metric=change.metric,
+        column=change.column,
+        message=f"{SHOWN[change.metric].short_title} of {change.method} on {change.column} {what}.",
+    )
+
+
+def _incomparable(rule: str, changes: Sequence[Change]) -> Iterator[Finding]:
+    """One finding for each reason, and for each method if there are several reasons."""
+    reasons: dict[str, list[Change]] = {}
+    for each in changes:
+        reason = each.reason or f"it is {each.verdict}"
+        reasons.setdefault(reason, []).append(each)
+    for reason, found in reasons.items():
+        methods = list(dict.fromkeys(each.method for each in found))
+        yield Finding(
+            severity="incomparable",
+            rule=rule,
+            method=methods[0] if len(methods) == 1 else "",
+            metric=found[0].metric,
+            column=found[0].column if len(found) == 1 else "",
+            message=f"{listed(methods, 3)} cannot be compared: {reason}.",
+        )
+
+
+def _nothing(comparison: RunComparison) -> Iterator[Finding]:
+    """That nothing at all can be compared."""
+    if _all_not_comparable(comparison):
+        reasons = dict.fromkeys(each.reason for each in comparison.changes)
+        yield Finding(
+            severity="incomparable",
+            rule="compare",
+            message=f"Nothing can be compared: {listed(reasons, 2)}.",
+        )
+
+
+def _all_not_comparable(comparison: RunComparison) -> bool:
+    return all(each.verdict == Verdict.NOT_COMPARABLE for each in comparison.changes)
+
+
+def _slower(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
+    limit = gate.max_slower
+    if limit is None:
+        return
+    rule = f"max-slower {limit:g}"
+    measured = [
+        each for each in comparison.costs if each.verdict not in (Verdict.NEW, Verdict.GONE)
+    ]
+    if not measured:
+        yield Finding(
+            severity="incomparable", rule=rule, message="No method has costs in both runs."
+        )
+    missing: dict[str, list[str]] = {}
+    for each in measured:
+        if each.slower is None:
+            reason = each.reason or "no relative time is recorded"
+            missing.setdefault(reason, []).append(each.method)
+        elif each.slower > limit:
+            yield Finding(
+                severity="failure",
+                rule=rule,
+                method=each.method,
+                message=(
+                    f"{each.method} takes {each.slower:.2f} times as long as in the base, more "
+                    f"than {limit:g} ({each.base_relative:.2f} -> {each.head_relative:.2f} times "
+                    "the baseline)."
+                ),
+            )
+    for reason, methods in missing.items():
+        yield Finding(
+            severity="incomparable",
+            rule=rule,
+            method=methods[0] if len(methods) == 1 else "",
+            message=f"Times of {listed(methods, 3)} cannot be compared: {reason}.",
+        )
+
+
+def _passes(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
+    if gate.allow_cost:
+        return
+    for each in comparison.costs:
+        if each.verdict in (Verdict.BETTER, Verdict.WORSE):
+            yield Finding(
+                severity="failure",
+                rule="passes per image",
+                method=each.method,
+                message=(
+                    f"{each.method} takes other passes per image: forward "
+                    f"{each.base_forwards:g} -> {each.head_forwards:g}, backward "
+                    f"{each.base_backwards:g} -> {each.head_backwards:g}."
+                ),
+            )
+
+
+def _verdicts(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:
+    rule = f"fail-on {kind}"
+    absent: dict[tuple[str, str], list[Change]] = {}
+    unknown: list[Change] = []
+    for each in comparison.changes:
+        if each.verdict == Verdict.NOT_COMPARABLE and each.head is not None is not each.base:
+            unknown.append(each)
+        elif what := _what(each, kind):
+            if each.difference is None:
+                absent.setdefault((each.method, what), []).append(each)
+            else:
+                yield _finding("failure", rule, each, f"{what} ({figures(each)})")
+    for (method, what), changes in absent.items():
+        columns = list(dict.fromkeys(each.column for each in changes))
+        where = "" if "mean" in columns else f" on {listed(columns)}"
+        yield Finding(
+            severity="failure", rule=rule, method=method, message=f"{method} {what}{where}."
+        )
+    if kind != "missing":
+        yield from _incomparable(rule, unknown)
+
+
+def _what(change: Change, kind: FailOn) -> str:
+    """What a gate finds of a change, as a predicate; empty if it is fine."""
+    verdict = change.verdict
+    if verdict in (Verdict.WORSE, Verdict.BETTER):
+        finds = kind == "any" or (kind == "worse" and verdict == Verdict.WORSE)
+        return f"is {verdict}" if finds else ""
+    if kind == "worse":
+        return ""
+    if verdict == Verdict.NOT_COMPARABLE and change.base is not None and change.head is None:
+        return f"has no value in the head ({change.reason})"
+    if verdict == Verdict.GONE:
+        return "is only in the base"
+    return "is only in the head" if verdict == Verdict.NEW and kind == "any" else ""
