@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
-from oodbench.numerics.guards import fraction, one_of
+from oodbench.numerics.input_checks import fraction, one_of
 from oodbench.numerics.shaping import (
     Place,
     activations,

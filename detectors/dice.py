@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Head, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
-from oodbench.numerics.guards import fraction, one_of
+from oodbench.numerics.input_checks import fraction, one_of
 from oodbench.numerics.moments import mean_features
 from oodbench.numerics.quantiles import EntryQuantiles
 

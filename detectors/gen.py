@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
-from oodbench.numerics.guards import at_least, positive
+from oodbench.numerics.input_checks import at_least, positive
 
 
 @register(

@@ -17,7 +17,7 @@ from oodbench.numerics.gram import (
     ranges_bytes,
     too_large,
 )
-from oodbench.numerics.guards import at_least, require_images
+from oodbench.numerics.input_checks import at_least, require_images
 
 
 @register(

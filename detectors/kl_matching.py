@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import log_divergence, log_probabilities
-from oodbench.numerics.guards import require_images
+from oodbench.numerics.input_checks import require_images
 
 
 @register(

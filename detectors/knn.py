@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.bank import DirectionBank
-from oodbench.numerics.guards import at_least
+from oodbench.numerics.input_checks import at_least
 
 
 @register(

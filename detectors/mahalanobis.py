@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oodbench import Batches, Outputs, PerturbingDetector, register
-from oodbench.numerics.guards import labels_of, not_negative
+from oodbench.numerics.input_checks import labels_of, not_negative
 from oodbench.numerics.moments import ClassMoments, require_variation
 from oodbench.numerics.regression import LogisticModel, fit_logistic_regression
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.bank import FeatureBank, directions, top_k_products
 from oodbench.numerics.functional import energy
-from oodbench.numerics.guards import at_least, require_positive_logits
+from oodbench.numerics.input_checks import at_least, require_positive_logits
 
 
 @register(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oodbench import Outputs, PerturbingDetector, register
 from oodbench.numerics.functional import max_log_odds
-from oodbench.numerics.guards import not_negative, positive
+from oodbench.numerics.input_checks import not_negative, positive
 
 
 @register(

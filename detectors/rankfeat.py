@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
-from oodbench.numerics.guards import one_of
+from oodbench.numerics.input_checks import one_of
 from oodbench.numerics.shaping import activations, remove_rank_one, spatial_mean
 
 

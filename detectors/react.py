@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
-from oodbench.numerics.guards import fraction, one_of
+from oodbench.numerics.input_checks import fraction, one_of
 from oodbench.numerics.quantiles import StreamingQuantiles
 from oodbench.numerics.shaping import Place, activations, rectify, spatial_mean
 

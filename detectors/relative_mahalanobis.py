@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import squared_distances
-from oodbench.numerics.guards import labels_of
+from oodbench.numerics.input_checks import labels_of
 from oodbench.numerics.moments import ClassMoments, require_variation
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
-from oodbench.numerics.guards import labels_of, require_every_class
+from oodbench.numerics.input_checks import labels_of, require_every_class
 from oodbench.numerics.moments import ClassMeans
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oodbench import losses, metrics, models
     from oodbench.api import compare, load_detector, open_run, run, run_suite
     from oodbench.results import Run, SuiteRun
-    from oodbench.user_model.evaluation import evaluate
+    from oodbench.user_model.evaluate_function import evaluate
     from oodbench.user_model.evaluation_result import EvaluationResult
 
 __all__ = [
@@ -47,7 +47,7 @@ _LAZY_NAMES = {
     **dict.fromkeys(("compare", "load_detector", "open_run", "run", "run_suite"), "api"),
     **dict.fromkeys(("Run", "SuiteRun"), "results"),
     "EvaluationResult": "user_model.evaluation_result",
-    "evaluate": "user_model.evaluation",
+    "evaluate": "user_model.evaluate_function",
 }
 
 

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oodbench import argument_checks
 from oodbench.errors import InterruptedRun, UserError
+from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import Method, Plan
 from oodbench.planning.planner import make_plan, parameters_error
-from oodbench.planning.suite import Change, load_suite, plan_suite
-from oodbench.plugins import arguments
-from oodbench.plugins.catalog import Catalog, DetectorStatus, Plugin
-from oodbench.plugins.probe import probe_parameters
+from oodbench.planning.suite_plan import load_suite, plan_suite
+from oodbench.plugins.catalog import Catalog, DetectorStatus
+from oodbench.plugins.content_folders import Plugin, checked_plugins
+from oodbench.plugins.import_trials import parameter_errors
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
 from oodbench.results import Run, SuiteRun, changed_files
@@ -64,7 +66,7 @@ def run(
         resume: continue the run in `out`; without `out`, the newest run of the benchmark.
         tune: names of the detectors that are tuned, instead of those of the benchmark; or "all",
             or "none".
-        limit: for a first try: most images of each split (`oodbench.data.selection`).
+        limit: for a first try: most images of each split (`oodbench.data.image_selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
         progress: progress reporter; default: silent.
@@ -76,9 +78,11 @@ def run(
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
-    catalog, change = Catalog(plugins), Change.read(tune, limit, epochs)
+    catalog, overrides = Catalog(plugins), Overrides.read(tune, limit, epochs)
     # Misspelt names are found before torch is loaded, which takes seconds.
-    plan_run(catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, change=change)
+    plan_run(
+        catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, overrides=overrides
+    )
     run_one = _runner(catalog, device, data_root, resume, progress)
     plan = plan_run(
         catalog,
@@ -87,9 +91,9 @@ def run(
         seeds=seeds,
         methods=methods,
         refusal=_refusal(catalog),
-        change=change,
+        overrides=overrides,
     )
-    name = change.folder_name(catalog.benchmark(str(benchmark)).name)
+    name = overrides.folder_name(catalog.benchmark(str(benchmark)).name)
     with _place(out, name, resume) as folder:
         if resume and not RunDirectory(folder).exists():
             (progress or Silent()).warn(_NOTHING_TO_RESUME.format(folder=folder))
@@ -128,7 +132,7 @@ def run_suite(
         resume: continue the run in `out`; without `out`, the newest run of the suite.
         tune: names of the detectors that are tuned, instead of those of the benchmark; or "all",
             or "none".
-        limit: for a first try: most images of each split (`oodbench.data.selection`).
+        limit: for a first try: most images of each split (`oodbench.data.image_selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
         progress: progress reporter of each benchmark; default: silent.
@@ -137,15 +141,15 @@ def run_suite(
     Raises:
         UserError: if an argument is not valid, or names something that does not exist.
     """
-    from oodbench.engine.suite import run_members
+    from oodbench.engine.suite_run import run_members
 
     prepare_process()
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )
-    catalog, change = Catalog(plugins), Change.read(tune, limit, epochs)
+    catalog, overrides = Catalog(plugins), Overrides.read(tune, limit, epochs)
     whole = load_suite(catalog, str(suite))
-    loaded = whole.changed(change)
+    loaded = whole.changed(overrides)
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
     run_one = _runner(catalog, device, data_root, resume, progress)
     plans = plan_suite(
@@ -157,7 +161,7 @@ def run_suite(
         refusal=_refusal(catalog),
     )
     reporter = progress or Silent()
-    with _place(out, change.folder_name(whole.spec.name), resume) as folder:
+    with _place(out, overrides.folder_name(whole.spec.name), resume) as folder:
         if resume and not SuiteDirectory(folder).exists():
             reporter.warn(_NOTHING_TO_RESUME.format(folder=folder))
         state = run_members(
@@ -201,14 +205,14 @@ def _checked(
     Raises:
         UserError: if one of them, `resume` or a path has a wrong type.
     """
-    arguments.truth("resume", resume)
+    argument_checks.truth("resume", resume)
     for name, place in places.items():
         if place is not None or name in ("benchmark", "suite"):
-            arguments.path(name, place)
+            argument_checks.path(name, place)
     return (
-        arguments.plugins("plugins", plugins),
-        None if methods is None else arguments.names("methods", methods),
-        arguments.whole_number("seeds", seeds, 1, arguments.MOST_SEEDS),
+        checked_plugins("plugins", plugins),
+        None if methods is None else argument_checks.names("methods", methods),
+        argument_checks.whole_number("seeds", seeds, 1, argument_checks.MOST_SEEDS),
     )
 
 
@@ -224,7 +228,7 @@ def _runner(
     Raises:
         UserError: if there is no such device or folder.
     """
-    from oodbench.engine.benchmark import run as carry_out
+    from oodbench.engine.benchmark_run import run as carry_out
     from oodbench.engine.device import find_device
     from oodbench.report.figures import gallery
     from oodbench.report.writers.run_files import RUN_FILES
@@ -280,14 +284,14 @@ def plan_run(
     seeds: int,
     methods: Sequence[str] | None,
     refusal: Callable[[Method], str | None] = lambda method: None,
-    change: Change | None = None,
+    overrides: Overrides | None = None,
 ) -> Plan:
     """The plan of a run; nothing is run.
 
     Raises:
         UserError: as `oodbench.planning.planner.make_plan`.
     """
-    spec = (change or Change()).of(catalog.benchmark(str(benchmark)))
+    spec = (overrides or Overrides()).of(catalog.benchmark(str(benchmark)))
     return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)
 
 
@@ -302,7 +306,7 @@ def check_parameters(plan: Plan, catalog: Catalog) -> None:
     wanted = [method for method in plan.methods if method.parameters]
     files = [catalog.entry("detector", method.detector.name).path for method in wanted]
     pairs = zip(files, (method.parameters for method in wanted), strict=True)
-    for method, error in zip(wanted, probe_parameters(list(pairs)), strict=True):
+    for method, error in zip(wanted, parameter_errors(list(pairs)), strict=True):
         if error is not None:
             raise parameters_error(method, plan.benchmark, *error)
 

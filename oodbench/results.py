@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from oodbench.report import Comparison, Leaderboard
+    from oodbench.report import Leaderboard, PublishedComparison
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,9 @@ class SuiteRun:
             name: Run(folder) for name, folder in folders.items() if RunDirectory(folder).exists()
         }
 
-    def comparison(self) -> Comparison:
+    def comparison(self) -> PublishedComparison:
         """The published tables, with the measured values beside the published ones."""
-        from oodbench.engine.suite import comparison_of
+        from oodbench.engine.suite_run import comparison_of
 
         found = comparison_of(SuiteDirectory(self.folder))
         if changed := self.changed:
@@ -210,7 +210,7 @@ class SuiteRun:
             found = replace(found, deviations=(warning, *found.deviations))
         return found
 
-    def report(self) -> Comparison:
+    def report(self) -> PublishedComparison:
         """The report of the suite: its comparison."""
         return self.comparison()
 
@@ -223,7 +223,7 @@ class SuiteRun:
         Raises:
             UserError: if the folder lies in a run directory that another process uses.
         """
-        from oodbench.engine.suite import write_figures
+        from oodbench.engine.suite_run import write_figures
 
         with held_around(Path(folder)):
             return write_figures(SuiteDirectory(self.folder), Path(folder))

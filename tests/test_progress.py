@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import oodbench
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.errors import UserError
 from oodbench.progress import Bar, Meter, OneLine, PlainLines, Reporter, Silent, reporter_of
-from oodbench.training.loaded_data import DataStore
 from oodbench.training.trained_models import ModelStore
 
 
@@ -250,7 +250,7 @@ def test_training_reports_every_step() -> None:
     model = spec.models["SoftMax"].model_copy(update={"training": recipe})
     spec = spec.model_copy(update={"models": {"SoftMax": model}})
     notes = Notes()
-    data = DataStore({"digits": catalog.dataset("digits")})
+    data = LoadedSplits({"digits": catalog.dataset("digits")})
     store = ModelStore(spec, data, torch.device("cpu"), notes)
     store.trained("SoftMax", 97)
     said = "\n".join(notes.details)

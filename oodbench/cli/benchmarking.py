@@ -15,7 +15,7 @@ from oodbench.errors import ExitCode, InterruptedRun, UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from oodbench.planning.suite import Change
+    from oodbench.planning.overrides import Overrides
     from oodbench.plugins.catalog import Catalog
     from oodbench.results import Run, SuiteRun
 
@@ -66,17 +66,16 @@ def run(
 
     A suite runs several benchmarks and compares them with published tables.
     """
-    from oodbench import api
-    from oodbench.planning.suite import Change
-    from oodbench.plugins import arguments
+    from oodbench import api, argument_checks
+    from oodbench.planning.overrides import Overrides
     from oodbench.plugins.catalog import Catalog
 
     output = console()
     catalog = Catalog(plugins or ())
-    change = Change.read(tune, limit, epochs)
+    overrides = Overrides.read(tune, limit, epochs)
     if dry_run:
-        arguments.device_name(device)
-        for part in _planned(catalog, benchmark, seeds, _names(methods), change, output.width):
+        argument_checks.device_name(device)
+        for part in _planned(catalog, benchmark, seeds, _names(methods), overrides, output.width):
             output.print(part)
         return
     options: dict[str, Any] = {
@@ -177,22 +176,22 @@ def _planned(
     benchmark: str,
     seeds: int,
     methods: list[str] | None,
-    change: Change,
+    overrides: Overrides,
     width: int,
 ) -> list[RenderableType]:
     """What a run of a benchmark or of a suite would do."""
     from oodbench import api
-    from oodbench.cli import plans as plan_view
-    from oodbench.planning.suite import load_suite, plan_suite
+    from oodbench.cli import plan_display as plan_view
+    from oodbench.planning.suite_plan import load_suite, plan_suite
 
     statuses = catalog.checked_detectors()
     if not catalog.is_suite(benchmark):
         plan = api.plan_run(
-            catalog, benchmark, statuses, seeds=seeds, methods=methods, change=change
+            catalog, benchmark, statuses, seeds=seeds, methods=methods, overrides=overrides
         )
         api.check_parameters(plan, catalog)
         return plan_view.renderables(plan, width)
-    suite = load_suite(catalog, benchmark).changed(change)
+    suite = load_suite(catalog, benchmark).changed(overrides)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
     for member in plans.values():
         api.check_parameters(member, catalog)

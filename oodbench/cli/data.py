@@ -33,8 +33,8 @@ def list_(
     plugins: Plugins = None,
 ) -> None:
     """List data sets: kind, state on this machine, size, source."""
-    from oodbench.data.store.dataset_folders import root_folder
-    from oodbench.data.store.dataset_state import dataset_state
+    from oodbench.data.store.availability import dataset_state
+    from oodbench.data.store.locations import root_folder
 
     rows: list[dict[str, Any]] = []
     for name, spec in _all(plugins).items():
@@ -74,7 +74,7 @@ def fetch(
 ) -> None:
     """Download, unpack and decode data sets; finished steps are not repeated."""
     from oodbench.data.store import verification
-    from oodbench.data.store.dataset_folders import root_folder
+    from oodbench.data.store.locations import root_folder
     from oodbench.data.store.stored_dataset import StoredDataset
 
     root, say = root_folder(data_root), reporter()
@@ -105,7 +105,7 @@ def verify(
     For data sets given by name, missing files that are needed are reported too.
     """
     from oodbench.data.store import verification
-    from oodbench.data.store.dataset_folders import root_folder
+    from oodbench.data.store.locations import root_folder
 
     root, say = root_folder(data_root), reporter()
     specs = _named(names, plugins) if names else _here(plugins, root)
@@ -137,7 +137,7 @@ def verify(
 @data_app.command()
 def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> None:
     """Print the folders of data sets, which may not exist yet."""
-    from oodbench.data.store.dataset_folders import dataset_folder, root_folder
+    from oodbench.data.store.locations import dataset_folder, root_folder
 
     for spec in _named(names, plugins):
         if spec.kind == "builtin":
@@ -168,8 +168,8 @@ def _all(plugins: list[Path] | None) -> dict[str, DatasetSpec | UserError]:
 
 def _here(plugins: list[Path] | None, root: Path) -> list[DatasetSpec]:
     """The data sets with stored files."""
-    from oodbench.data.store.dataset_folders import dataset_folder
     from oodbench.data.store.image_cache import folders_named
+    from oodbench.data.store.locations import dataset_folder
 
     specs = [spec for spec in _all(plugins).values() if not isinstance(spec, UserError)]
     return [

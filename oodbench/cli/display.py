@@ -32,13 +32,13 @@ def reporter() -> Reporter:
 
 def print_results(done: Run | SuiteRun, output: Console) -> None:
     """The leaderboards of a run, or the comparison of a suite, as wide as the output."""
-    from oodbench.report import Comparison
-    from oodbench.report.tables import comparison_layout
+    from oodbench.report import PublishedComparison
+    from oodbench.report.tables import published_layout
     from oodbench.report.writers import terminal
 
     report = done.report()
-    if isinstance(report, Comparison):
-        shown = terminal.document_renderables(comparison_layout.overview(report), output.width)
+    if isinstance(report, PublishedComparison):
+        shown = terminal.document_renderables(published_layout.overview(report), output.width)
     else:
         shown = terminal.renderables(report, output.width)
     for part in shown if output.is_terminal else [terminal.plain(shown, output.width).rstrip()]:

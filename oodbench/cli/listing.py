@@ -31,7 +31,7 @@ def list_(
 ) -> None:
     """List detectors, benchmarks, datasets or models by name."""
     from oodbench.cli.citations import bibtex
-    from oodbench.cli.rows import LISTERS, table
+    from oodbench.cli.list_rows import LISTERS, table
     from oodbench.plugins.catalog import Catalog
     from oodbench.report.writers.terminal import print_list
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from oodbench.data.array_checks import check_count, check_fingerprint, check_labels, check_shape
 from oodbench.data.builtin import BUILDERS
 from oodbench.data.image_array import ImageArray
-from oodbench.data.options import call
-from oodbench.data.store.dataset_folders import root_folder
+from oodbench.data.reader_options import call
+from oodbench.data.store.locations import root_folder
 from oodbench.errors import UserError, did_you_mean
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import DatasetSpec

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from oodbench.argument_checks import device_name
 from oodbench.errors import UserError
-from oodbench.plugins.arguments import device_name
 
 
 def find_device(name: str) -> torch.device:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from oodbench.data.duplicates import digests
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine.mistakes import shared_signs
 from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
@@ -22,12 +23,11 @@ from oodbench.plugins.detector_modules import source_digest
 from oodbench.process import process_settings
 from oodbench.storage.run_description import Checksums, DescribedMethod, Environment, RunDescription
 from oodbench.storage.same_work import IN_NO_FILE, Work
-from oodbench.training.loaded_data import DataStore
 from oodbench.training.precision import has_bfloat16
 from oodbench.version import __version__
 
 
-def work_of(plan: Plan, catalog: Catalog, data: DataStore) -> Work:
+def work_of(plan: Plan, catalog: Catalog, data: LoadedSplits) -> Work:
     """What the results of a plan depend on.
 
     Raises:
@@ -38,7 +38,7 @@ def work_of(plan: Plan, catalog: Catalog, data: DataStore) -> Work:
     return Work(plan.benchmark, data_checksums(plan, data), detectors)
 
 
-def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:
+def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     """Checksums of all data of a plan's benchmark, whichever methods are run.
 
     All splits of the ID set and the test splits of the OOD sets, by data set and split.
@@ -53,7 +53,7 @@ def data_checksums(plan: Plan, data: DataStore) -> dict[str, dict[str, str]]:
     }
 
 
-def duplicates_of_id_images(plan: Plan, data: DataStore) -> tuple[dict[str, int], list[str]]:
+def duplicates_of_id_images(plan: Plan, data: LoadedSplits) -> tuple[dict[str, int], list[str]]:
     """OOD test images that are, byte for byte, ID images that are trained or tuned on.
 
     Returns:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oodbench.metrics import roc
-from oodbench.metrics.ranking import Array, Counts, Ranking, Weights, rank
 from oodbench.metrics.roc import measure
+from oodbench.metrics.sorted_scores import Array, Counts, Ranking, Weights, rank
 from oodbench.metrics.variants import VARIANTS
 
 __all__ = [

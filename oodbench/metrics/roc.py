@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from oodbench.metrics.ranking import Array, Counts
+from oodbench.metrics.sorted_scores import Array, Counts
 
 
 def measure(counts: Counts) -> dict[str, Array]:

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from oodbench.metrics.ranking import Array, Counts
 from oodbench.metrics.roc import measure, ood_above_at_95_tpr, precision, ratio
+from oodbench.metrics.sorted_scores import Array, Counts
 
 
 def lee(counts: Counts) -> dict[str, Array]:

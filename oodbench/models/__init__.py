@@ -100,7 +100,7 @@ def create(
 
 
 def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = None) -> Network:
-    """A trained classifier of your own as a network of oodbench: `oodbench.models.adapter.adapt`.
+    """A trained classifier of your own as a network of oodbench.
 
     Args:
         module: maps normalized images [B, channels, H, W] to logits [B, C]; it is not changed.
@@ -110,9 +110,9 @@ def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = Non
     Raises:
         UserError: if a name is unknown, or no last layer is found.
     """
-    from oodbench.models import adapter
+    from oodbench.models import adapted_network
 
-    return adapter.adapt(module, taps=taps, head=head)
+    return adapted_network.adapt(module, taps=taps, head=head)
 
 
 def code_version(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from oodbench.errors import UserError, did_you_mean
-from oodbench.models.adapter import AdaptedNetwork, check_taps, last_layer
+from oodbench.models.adapted_network import AdaptedNetwork, check_taps, last_layer
 from oodbench.models.classifier import Network
 
 

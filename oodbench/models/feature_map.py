@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from oodbench.models.activations import activation_of
 from oodbench.models.classifier import Classifier
 from oodbench.models.hooks import watched
-from oodbench.models.rounding import within_rounding
+from oodbench.models.rounding_tolerance import within_rounding
 
 
 def find_map(classifier: Classifier, images: Tensor) -> str | None:

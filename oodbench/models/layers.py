@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.models.activations import activation_of, axis_by_sides, usual_axis
-from oodbench.models.adapter import AdaptedNetwork
+from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.hooks import watched
 

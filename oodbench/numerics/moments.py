@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oodbench.detector import Batches, Head
 from oodbench.numerics.functional import squared_distances
-from oodbench.numerics.guards import require_every_class, require_images
+from oodbench.numerics.input_checks import require_every_class, require_images
 
 
 def mean_features(batches: Batches) -> tuple[Tensor, Head]:

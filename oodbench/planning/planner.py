@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from oodbench.argument_checks import MOST_SEEDS, whole_number
 from oodbench.detector import head_obstacle
 from oodbench.errors import UserError, counted
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
 from oodbench.planning.aliases import named_method, with_detector_names
-from oodbench.planning.plan import Method, Plan, Skip
-from oodbench.planning.selection import (
+from oodbench.planning.method_selection import (
     benchmark_methods,
     check_known,
     declaration,
     reference_method,
     selected_methods,
 )
-from oodbench.plugins.arguments import MOST_SEEDS, whole_number
+from oodbench.planning.plan import Method, Plan, Skip
 from oodbench.plugins.catalog import Catalog, DetectorStatus, aliases
 from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.specs import BenchmarkSpec, DatasetSpec

@@ -20,15 +20,12 @@ from typing import Any, TypeGuard
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.errors import UserError, did_you_mean
 from oodbench.files import expanded
-from oodbench.plugins.content_folders import BUILT_IN, FOLDERS, Kind, content_folders
+from oodbench.plugins.content_folders import BUILT_IN, FOLDERS, Kind, Plugin, content_folders
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
+from oodbench.plugins.import_trials import import_errors
 from oodbench.plugins.importing import instantiate, load_class
-from oodbench.plugins.probe import probe
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SuiteSpec
 from oodbench.specs.yaml_file import named_as_file, read_mapping, read_spec, validate
-
-Plugin = str | Path | type[Detector]
-"""A folder of content, or a detector's class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +151,7 @@ class Catalog:
             for name, entry in entries.items()
             if entry.source != BUILT_IN and entry.cls is None and statuses[name].error is None
         }
-        errors = probe(list(files.values()))
+        errors = import_errors(list(files.values()))
         for name, file in files.items():
             if errors[file] is not None:
                 statuses[name] = DetectorStatus(None, errors[file])
@@ -246,7 +243,7 @@ class Catalog:
     def suite(self, name: str) -> tuple[SuiteSpec, Path]:
         """A suite by name or by the path of a YAML file, with its file; it may extend another one.
 
-        `oodbench.planning.suite.load_suite` also reads what it refers to.
+        `oodbench.planning.suite_plan.load_suite` also reads what it refers to.
 
         Raises:
             UserError: if there is none, it is not valid, it extends itself, or it is no suite.

@@ -1,4 +1,4 @@
-"""The folders of content: built in, given by hand, of installed distributions."""
+"""Folders of content: built-in, given by the user, of installed distributions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from oodbench.errors import UserError
+from oodbench import argument_checks
+from oodbench.detector import Detector
+from oodbench.errors import UserError, shown
 from oodbench.files import expanded
 from oodbench.plugins.detector_modules import built_in_folder, plugin_packages
 
 PLUGINS_VARIABLE = "OODBENCH_PLUGINS"
 BUILT_IN = "built-in"
+
+Plugin = str | Path | type[Detector]
+"""A folder of content, or a detector's class."""
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,28 @@ FOLDERS: Mapping[Kind, tuple[str, str]] = {
     "dataset": ("data_manifests", ".yaml"),
     "publication": ("benchmarks/published", ".yaml"),  # numbers that suites are compared with
 }
+
+
+def checked_plugins(name: str, value: Any) -> list[Plugin]:
+    """Folders of content and detector classes; a single one is a list of one.
+
+    Args:
+        name: name of the argument, for the message.
+        value: value of the argument.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if isinstance(value, str | os.PathLike | type):
+        value = [value]
+    if not isinstance(value, Iterable):
+        raise UserError(f"{name}: expected a list of folders, not {shown(value)}.")
+    return [
+        each
+        if isinstance(each, type) and issubclass(each, Detector)
+        else argument_checks.path(name, each)
+        for each in value
+    ]
 
 
 def content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:

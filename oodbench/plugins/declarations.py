@@ -2,7 +2,7 @@
 
 `oodbench list` must be quick, and running a detector's file imports torch. The arguments of
 `@register(...)` are literals, so they can be read from the syntax tree. Whether the file imports is
-asked of another process (`oodbench.plugins.probe`).
+asked of another process (`oodbench.plugins.import_trials`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from oodbench.report.views import Comparison, Leaderboard
+from oodbench.report.views import Leaderboard, PublishedComparison
 
-__all__ = ["Comparison", "Leaderboard"]
+__all__ = ["Leaderboard", "PublishedComparison"]

@@ -12,7 +12,6 @@ from oodbench.errors import UserError
 from oodbench.metrics import METRICS
 from oodbench.report.columns import Column, columns_of
 from oodbench.report.differences import belong
-from oodbench.report.estimates import Measurement, estimate
 from oodbench.report.leaderboard import (
     COSTS,
     FPR,
@@ -29,6 +28,7 @@ from oodbench.report.leaderboard import (
 )
 from oodbench.report.ranking import goodness, marked, ranked, with_fpr
 from oodbench.report.score_warnings import score_warnings
+from oodbench.report.seed_means import Measurement, estimate
 from oodbench.storage.records import (
     ID_ACCURACY,
     REQUIREMENTS,

@@ -5,8 +5,13 @@ from __future__ import annotations
 from statistics import fmean
 from typing import NamedTuple
 
-from oodbench.report.comparison import ComparedTable, ComparisonData, Measure, Place
-from oodbench.report.estimates import Estimate
+from oodbench.report.published_comparison import (
+    ComparedTable,
+    Measure,
+    Place,
+    PublishedComparisonData,
+)
+from oodbench.report.seed_means import Estimate
 
 
 class Agreement(NamedTuple):
@@ -63,7 +68,7 @@ class Order(NamedTuple):
     every_seed: int
 
 
-def agreements(comparison: ComparisonData) -> list[Agreement]:
+def agreements(comparison: PublishedComparisonData) -> list[Agreement]:
     """The agreement of each measure and column of each table."""
     return [
         _agreement(table, measure, column)
@@ -73,7 +78,7 @@ def agreements(comparison: ComparisonData) -> list[Agreement]:
     ]
 
 
-def orders(comparison: ComparisonData) -> list[Order]:
+def orders(comparison: PublishedComparisonData) -> list[Order]:
     """The order of each two methods, for each metric of each table about detection.
 
     `ahead` is the method that comes later in the published table: the one that the publication

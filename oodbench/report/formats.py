@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from oodbench.errors import UserError
-from oodbench.report.views import Comparison, Leaderboard
+from oodbench.report.views import Leaderboard, PublishedComparison
 
-Report = Leaderboard | Comparison
+Report = Leaderboard | PublishedComparison
 """A report that can be written in every format."""
 
 FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(

@@ -14,7 +14,7 @@ from oodbench.errors import counted
 from oodbench.metrics import METRICS, Metric
 from oodbench.report.columns import Column
 from oodbench.report.differences import ORACLE
-from oodbench.report.estimates import Estimate
+from oodbench.report.seed_means import Estimate
 from oodbench.storage.records import DifferenceRecord
 
 RANKED_BY = "auroc"

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from oodbench.metrics import METRICS
 from oodbench.report.columns import Column
-from oodbench.report.estimates import Estimate
 from oodbench.report.leaderboard import FPR, RANKED_BY, TNR, Entry, Row
+from oodbench.report.seed_means import Estimate
 from oodbench.storage.records import DifferenceRecord
 
 

@@ -10,9 +10,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
 from oodbench.report.aggregation import aggregate
-from oodbench.report.comparison import ComparisonData
 from oodbench.report.leaderboard import LeaderboardData
-from oodbench.report.matching import match
+from oodbench.report.published_comparison import PublishedComparisonData
+from oodbench.report.published_matching import match
 from oodbench.specs import PublishedSpec, SuiteSpec
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord
 from oodbench.storage.suite_directory import MemberRecords
@@ -20,7 +20,7 @@ from oodbench.storage.suite_directory import MemberRecords
 if TYPE_CHECKING:
     import pandas as pd
 
-_View = TypeVar("_View", "Leaderboard", "Comparison")
+_View = TypeVar("_View", "Leaderboard", "PublishedComparison")
 
 
 class Leaderboard(LeaderboardData):
@@ -104,10 +104,10 @@ class Leaderboard(LeaderboardData):
         return leaderboard_exports.to_pandas(self, wide=wide)
 
 
-class Comparison(ComparisonData):
+class PublishedComparison(PublishedComparisonData):
     """Published tables with the values that a suite measured beside them.
 
-    The attributes are those of `ComparisonData`.
+    The attributes are those of `PublishedComparisonData`.
     """
 
     __slots__ = ()
@@ -115,51 +115,51 @@ class Comparison(ComparisonData):
     @classmethod
     def from_records(
         cls, suite: SuiteSpec, published: PublishedSpec | None, members: Iterable[MemberRecords]
-    ) -> Comparison:
+    ) -> PublishedComparison:
         """The comparison of these records; arguments and errors as `matching.match`."""
         return _view(cls, match(suite, published, members))
 
     def to_text(self, width: int = 120) -> str:
         """Plain text, no line wider than `width` characters (at least 20)."""
-        from oodbench.report.tables import comparison_layout
+        from oodbench.report.tables import published_layout
         from oodbench.report.writers import terminal
 
-        return terminal.render_document(comparison_layout.overview(self), width)
+        return terminal.render_document(published_layout.overview(self), width)
 
     def to_markdown(self) -> str:
         """GitHub-flavored Markdown."""
-        from oodbench.report.tables import comparison_layout
+        from oodbench.report.tables import published_layout
         from oodbench.report.writers import markdown
 
-        return markdown.render_document(comparison_layout.full(self))
+        return markdown.render_document(published_layout.full(self))
 
     def to_html(self) -> str:
         """One web page that needs no other file."""
-        from oodbench.report.tables import comparison_layout
+        from oodbench.report.tables import published_layout
         from oodbench.report.writers import html
 
-        return html.render_document(comparison_layout.full(self))
+        return html.render_document(published_layout.full(self))
 
     def to_latex(self) -> str:
         """LaTeX tables for a document that loads the packages booktabs and graphicx."""
-        from oodbench.report.tables import comparison_layout
+        from oodbench.report.tables import published_layout
         from oodbench.report.writers import latex
 
-        return latex.render_document(comparison_layout.full(self))
+        return latex.render_document(published_layout.full(self))
 
     def to_csv(self) -> str:
         """A long table: one line for each cell."""
-        from oodbench.report.writers import comparison_exports
+        from oodbench.report.writers import published_exports
 
-        return comparison_exports.to_csv(self)
+        return published_exports.to_csv(self)
 
     def to_json(self) -> str:
         """Every value of the comparison, for programs."""
-        from oodbench.report.writers import comparison_exports
+        from oodbench.report.writers import published_exports
 
-        return comparison_exports.to_json(self)
+        return published_exports.to_json(self)
 
 
-def _view(view: type[_View], data: LeaderboardData | ComparisonData) -> _View:
+def _view(view: type[_View], data: LeaderboardData | PublishedComparisonData) -> _View:
     """The same values as a view."""
     return view(**{each.name: getattr(data, each.name) for each in fields(data)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from oodbench.specs.base import WORDS, Spec, SplitName, number_obstacle
 from oodbench.specs.benchmark_spec import (
     BenchmarkSpec,
     EvaluationSpec,
@@ -22,6 +21,7 @@ from oodbench.specs.published_spec import (
     PublishedTable,
     SourceSpec,
 )
+from oodbench.specs.spec_base import WORDS, Spec, SplitName, number_obstacle
 from oodbench.specs.suite_spec import TRAINING_MEASURES, ComparisonSpec, MemberSpec, SuiteSpec
 
 __all__ = [

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from oodbench.specs.base import (
+from oodbench.specs.dataset_spec import DatasetSpec
+from oodbench.specs.limit_spec import LimitSpec
+from oodbench.specs.model_spec import ModelSpec
+from oodbench.specs.spec_base import (
     WORDS,
     BatchSize,
     ImageCount,
@@ -22,9 +25,6 @@ from oodbench.specs.base import (
     SplitName,
     Text,
 )
-from oodbench.specs.dataset_spec import DatasetSpec
-from oodbench.specs.limit_spec import LimitSpec
-from oodbench.specs.model_spec import ModelSpec
 
 TuningProtocol = Literal["none", "fgsm", "ood_oracle"]
 

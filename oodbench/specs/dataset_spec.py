@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from oodbench.specs.base import (
+from oodbench.specs.spec_base import (
     FileName,
     ImageCount,
     Options,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from oodbench.errors import counted
-from oodbench.specs.base import LIMITED, PositiveInt, Spec
+from oodbench.specs.spec_base import LIMITED, PositiveInt, Spec
 
 
 class LimitSpec(Spec):

@@ -6,8 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from oodbench.specs.base import BatchSize, NonNegativeScale, Options, Scale, Several, Spec, Text
 from oodbench.specs.recipes import RECIPES, values_for
+from oodbench.specs.spec_base import (
+    BatchSize,
+    NonNegativeScale,
+    Options,
+    Scale,
+    Several,
+    Spec,
+    Text,
+)
 
 
 class AugmentSpec(Spec):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from oodbench.specs.base import FileName, SchemaVersion, Several, Spec, Text
+from oodbench.specs.spec_base import FileName, SchemaVersion, Several, Spec, Text
 
 
 class SourceSpec(Spec):

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from oodbench.specs.base import (
+from oodbench.specs.limit_spec import LimitSpec
+from oodbench.specs.model_spec import TrainingSpec
+from oodbench.specs.spec_base import (
     WORDS,
     Options,
     PositiveInt,
@@ -16,8 +18,6 @@ from oodbench.specs.base import (
     Spec,
     Text,
 )
-from oodbench.specs.limit_spec import LimitSpec
-from oodbench.specs.model_spec import TrainingSpec
 
 TRAINING_MEASURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 """Measures of a table about training: values after the last epoch, by their names in records."""

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from oodbench.errors import UserError, did_you_mean, shown
-from oodbench.specs.base import Spec
 from oodbench.specs.names import shortened
+from oodbench.specs.spec_base import Spec
 
 S = TypeVar("S", bound=Spec)
 

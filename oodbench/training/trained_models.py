@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.models import create_loss, head_info
 from oodbench.models.classifier import Classifier
@@ -16,7 +17,6 @@ from oodbench.progress import Meter, Reporter
 from oodbench.specs import BenchmarkSpec, ModelSpec
 from oodbench.training.checkpoints import CheckpointKey, load_or_train, read_history
 from oodbench.training.initialization import new_classifier
-from oodbench.training.loaded_data import DataStore
 from oodbench.training.loop import train
 from oodbench.training.precision import with_precision
 from oodbench.training.state import Epoch, TrainingState
@@ -26,7 +26,7 @@ class ModelStore:
     """The classifiers of a benchmark: from the cache, or trained."""
 
     def __init__(
-        self, benchmark: BenchmarkSpec, data: DataStore, device: torch.device, say: Reporter
+        self, benchmark: BenchmarkSpec, data: LoadedSplits, device: torch.device, say: Reporter
     ) -> None:
         self._benchmark = benchmark
         self._num_classes = data.num_classes(benchmark.id)
@@ -151,7 +151,7 @@ def train_models(
             did_you_mean(model, benchmark.models),
         )
     names = [model] if model is not None else list(benchmark.models)
-    data = DataStore(
+    data = LoadedSplits(
         {benchmark.id: catalog.dataset(benchmark.id)}, data_root, say, benchmark.most_images
     )
     store = ModelStore(benchmark, data, device, say)

@@ -22,10 +22,10 @@ from oodbench.report.differences import differences_to_best
 from oodbench.report.score_warnings import score_warnings, tie_notes
 from oodbench.specs import EvaluationSpec
 from oodbench.storage.records import ID_ACCURACY, QualityRecord
-from oodbench.user_model.adaptation import UserClassifier
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
 from oodbench.user_model.session import NoDetectorError, Session
-from oodbench.user_model.structure.network import UserNetwork
+from oodbench.user_model.structure.user_network import UserNetwork
+from oodbench.user_model.user_classifier import UserClassifier
 
 
 @dataclass(frozen=True, slots=True)

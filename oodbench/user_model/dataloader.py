@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from oodbench.data.duplicates import fingerprints
 from oodbench.errors import UserError
-from oodbench.user_model.batches import (
+from oodbench.user_model.batch_contents import (
     ONE_SIZE,
     TRANSFORM,
     Batch,

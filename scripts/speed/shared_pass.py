@@ -16,11 +16,11 @@ import torch
 
 import oodbench
 from oodbench.api import plan_run
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import score_split
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
-from oodbench.training.loaded_data import DataStore
 from oodbench.training.trained_models import ModelStore
 
 
@@ -31,7 +31,7 @@ def main() -> None:
 
     catalog = Catalog()
     plan = plan_run(catalog, "digits", catalog.imported_detectors(), seeds=1, methods=None)
-    data = DataStore(plan.datasets)
+    data = LoadedSplits(plan.datasets)
     models = ModelStore(plan.benchmark, data, torch.device("cpu"), Silent())
     classifier = models.untrained("SoftMax", 0)  # the time does not depend on the weights
     simple = [m for m in plan.methods_of("SoftMax") if not m.detector.needs]

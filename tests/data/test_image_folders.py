@@ -20,15 +20,15 @@ import pytest
 from PIL import Image
 
 from oodbench.data import load_split
-from oodbench.data.selection import split_parts
-from oodbench.data.store.dataset_folders import decoded_root, root_folder
+from oodbench.data.image_selection import split_parts
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.data.store.image_cache import decoded_folder
+from oodbench.data.store.locations import decoded_root, root_folder
 from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.data.store.verification import verify
 from oodbench.errors import UserError
 from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
-from oodbench.training.loaded_data import DataStore
 
 SIDE = 6
 
@@ -634,7 +634,7 @@ def test_a_flipped_byte_is_found_by_the_store(tmp_path: Path, file: str) -> None
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
-    store = DataStore({"toy": spec()}, tmp_path)
+    store = LoadedSplits({"toy": spec()}, tmp_path)
     with pytest.warns(UserWarning, match="split 'test' has changed since it was written"):
         assert store.get("toy", "test").fingerprint() == before
     assert store.fingerprint("toy", "test") == before

@@ -13,7 +13,7 @@ from helpers.records import cost, quality
 from oodbench.engine import costs
 from oodbench.report import Leaderboard
 from oodbench.report.formats import FORMATS
-from oodbench.report.tables.cost import order_is_clear
+from oodbench.report.tables.cost_tables import order_is_clear
 from oodbench.report.writers import latex
 
 REPETITIONS = {

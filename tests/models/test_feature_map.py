@@ -23,7 +23,7 @@ from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import Method
-from oodbench.user_model.adaptation import UserClassifier
+from oodbench.user_model.user_classifier import UserClassifier
 
 Make = Callable[..., Any]
 

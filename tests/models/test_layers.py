@@ -18,7 +18,7 @@ from oodbench.detector import Batches
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.models.adapter import AdaptedNetwork
+from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier
 from oodbench.models.densenet import DenseNet
 from oodbench.models.layers import find_layers

@@ -298,7 +298,7 @@ def test_activations() -> None:
 
 
 def test_checks() -> None:
-    from oodbench.numerics.guards import fraction, one_of
+    from oodbench.numerics.input_checks import fraction, one_of
     from oodbench.numerics.shaping import Place
 
     assert one_of("on", "map", Place) == "map"

@@ -14,12 +14,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from oodbench.cli.plans import renderables, suite_renderables
+from oodbench.cli.plan_display import renderables, suite_renderables
 from oodbench.errors import UserError
-from oodbench.planning.estimate import all_trainings, passes_of, training_work
+from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import FITTED_ON, Method, Plan
 from oodbench.planning.planner import make_plan
-from oodbench.planning.suite import Change, load_suite, plan_suite
+from oodbench.planning.suite_plan import load_suite, plan_suite
+from oodbench.planning.workload import all_trainings, passes_of, training_work
 from oodbench.plugins.catalog import Catalog, DetectorStatus
 from oodbench.specs import BenchmarkSpec, DatasetSpec
 from oodbench.specs.yaml_file import validate
@@ -307,18 +308,18 @@ def test_a_plug_in_with_a_search_space_is_tuned(plug_ins: Catalog) -> None:
 def test_tune_goes_before_the_benchmark(
     plug_ins: Catalog, tune: str | list[str], expected: set[str]
 ) -> None:
-    change = Change.read(tune, None, None)
+    overrides = Overrides.read(tune, None, None)
     for tuning in ({}, {"detectors": ["odin"]}, {"detectors": []}):
-        spec = change.of(benchmark(matrix={"models": ["SoftMax"]}, tuning=tuning))
+        spec = overrides.of(benchmark(matrix={"models": ["SoftMax"]}, tuning=tuning))
         found = tuned(spec, plug_ins)
         assert {name for name, protocol in found.items() if protocol != "none"} == expected
     fixed = {**METHODS, "F": {"model": "SoftMax", "detector": "odin", "tuning": "ood_oracle"}}
-    spec = change.of(benchmark(methods=fixed, matrix={"models": ["SoftMax"]}))
+    spec = overrides.of(benchmark(methods=fixed, matrix={"models": ["SoftMax"]}))
     assert tuned(spec, plug_ins)["F"] == ("ood_oracle" if "SoftMax+ODIN" in expected else "none")
 
 
 def test_what_tune_leaves_out_and_needs_tuning_is_skipped() -> None:
-    planned = plan(Change.read("odin", None, None).of(benchmark()))
+    planned = plan(Overrides.read("odin", None, None).of(benchmark()))
     assert [(s.method, s.reason) for s in planned.skips] == [
         ("SoftMax+Mahalanobis", "needs tuning data; --tune leaves it out")
     ]
@@ -335,7 +336,7 @@ def test_what_tune_leaves_out_and_needs_tuning_is_skipped() -> None:
 )
 def test_tune_names_what_can_be_tuned(tune: str, options: dict[str, Any], said: str) -> None:
     methods = options.pop("methods", None)
-    spec = Change.read(tune, None, None).of(benchmark(**options))
+    spec = Overrides.read(tune, None, None).of(benchmark(**options))
     error = refusal(spec, methods=methods)
     assert said in error.message
 
@@ -343,7 +344,7 @@ def test_tune_names_what_can_be_tuned(tune: str, options: dict[str, Any], said: 
 @pytest.mark.parametrize("tune", ["", " , ", "all,odin", ["none", "odin"], 5, [1, 2]])
 def test_tune_takes_names_or_all_or_none(tune: Any) -> None:
     with pytest.raises(UserError, match=r"^tune: "):
-        Change.read(tune, None, None)
+        Overrides.read(tune, None, None)
 
 
 def test_a_search_space_that_is_not_tuned_is_said() -> None:
@@ -363,7 +364,7 @@ def test_a_search_space_that_is_not_tuned_is_said() -> None:
 def limited(images: int | None = None, epochs: int | None = None) -> BenchmarkSpec:
     slow = {**SOFTMAX, "training": {**TRAINING, "epochs": 20}}
     spec = benchmark(models={"SoftMax": slow, "DisMax": DISMAX})
-    return Change.read(None, images, epochs).of(spec)
+    return Overrides.read(None, images, epochs).of(spec)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,7 @@ def test_images_that_are_limited_are_counted_so() -> None:
 )
 def test_limits_are_whole_numbers(options: tuple[Any, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Change.read(None, *options)
+        Overrides.read(None, *options)
 
 
 def test_every_class_needs_an_image() -> None:
@@ -422,7 +423,7 @@ def test_a_file_cannot_call_itself_limited() -> None:
 
 def test_a_limited_suite_keeps_its_folders() -> None:
     suite = load_suite(Catalog(), "dismax-paper-quick")
-    part = suite.changed(Change.read("odin", 500, 1))
+    part = suite.changed(Overrides.read("odin", 500, 1))
     label = "(not the benchmark: limited to 500 images a set and 1 epoch)"
     assert part.spec.name == f"dismax-paper-quick {label}"
     assert [part.spec.member_name(m) for m in part.members] == [
@@ -703,7 +704,7 @@ def test_planning_imports_no_torch() -> None:
     code = (
         "import sys; from oodbench.plugins.catalog import Catalog; "
         "from oodbench.planning.planner import make_plan; "
-        "from oodbench.planning.estimate import passes_of; "
+        "from oodbench.planning.workload import passes_of; "
         "c = Catalog(); p = make_plan(c.benchmark('digits'), c, c.detectors, seeds=3); "
         "print(len(passes_of(p)), 'torch' in sys.modules)"
     )

@@ -12,7 +12,7 @@ import pytest
 
 import oodbench
 from oodbench.errors import UserError
-from oodbench.planning.suite import load_suite
+from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import BUILT_IN, Catalog
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.detector_modules import is_content, module_name

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from oodbench.plugins import probe as probing
+from oodbench.plugins import import_trials
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
 from oodbench.plugins.detector_modules import is_content
+from oodbench.plugins.import_trials import import_errors
 from oodbench.plugins.importing import load_class
-from oodbench.plugins.probe import probe
 
 HEAD = "from torch import Tensor\nfrom oodbench import Detector, Outputs, register\n"
 """Two lines: what a test writes below begins in line 3."""
@@ -176,7 +176,7 @@ def test_files_are_imported_elsewhere(tmp_path: Path) -> None:
         body = BROKEN_CLASSES[name[7:]][0] if name.startswith("class: ") else None
         files[name] = file(folder, before, body=body)
     before_modules = set(sys.modules)
-    errors = probe(list(files.values()))
+    errors = import_errors(list(files.values()))
     assert not {m for m in set(sys.modules) - before_modules if is_content(m)}
     for name, (_, said) in cases.items():
         error = errors[files[name]]
@@ -284,7 +284,7 @@ def test_the_declaration_read_is_the_one_registered(
     assert read_detector(path) == load_class(path).info
 
 
-# --- probing --------------------------------------------------------------------------------------
+# --- trials of imports ---------------------------------------------------------------------------
 
 
 def test_success_is_remembered_failure_is_not(
@@ -292,28 +292,28 @@ def test_success_is_remembered_failure_is_not(
 ) -> None:
     good, bad = "x = tuple('ab')\n", "x = 1 / 0\n"
     files = [light(tmp_path / "good", good), light(tmp_path / "bad", bad)]
-    first = probe(files)
+    first = import_errors(files)
     assert first[files[0]] is None
     assert "ZeroDivisionError" in str(first[files[1]])
     asked: list[Path] = []
 
-    def elsewhere(unknown: list[probing.Trial]) -> dict[probing.Trial, str | None]:
+    def elsewhere(unknown: list[import_trials.Trial]) -> dict[import_trials.Trial, str | None]:
         asked.extend(file for file, _ in unknown)
         return dict.fromkeys(unknown)
 
-    monkeypatch.setattr(probing, "_tried_elsewhere", elsewhere)
-    probe(files)
+    monkeypatch.setattr(import_trials, "_tried_elsewhere", elsewhere)
+    import_errors(files)
     assert asked == [files[1]], "only what failed is tried again"
     asked.clear()
     files[0].write_text(files[0].read_text() + "# changed\n")
-    probe(files)
+    import_errors(files)
     assert asked == [files[0]], "another content is another file; the other has succeeded now"
 
 
 def test_a_file_that_stops_python_blames_no_other(tmp_path: Path) -> None:
     stops, fine = "import os\nos._exit(7)\n", "print('{\"x\": 1}')\n"
     files = [light(tmp_path / "stops", stops), light(tmp_path / "fine", fine)]
-    errors = probe(files)
+    errors = import_errors(files)
     assert errors[files[0]] == "stops Python while it is imported: exit code 7"
     assert errors[files[1]] is None
 
@@ -323,18 +323,18 @@ def test_a_cache_that_cannot_be_written_costs_nothing(
 ) -> None:
     (tmp_path / "blocked").write_text("a file")
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / "blocked" / "cache"))
-    monkeypatch.setattr(probing, "_tried_elsewhere", lambda files: dict.fromkeys(files))
+    monkeypatch.setattr(import_trials, "_tried_elsewhere", lambda files: dict.fromkeys(files))
     path = light(tmp_path, "x = tuple('ab')\n")
-    assert probe([path]) == {path: None}
+    assert import_errors([path]) == {path: None}
 
 
 def test_listing_imports_no_built_in_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process takes seconds, and the tests import these files."""
 
-    def never(trials: list[probing.Trial]) -> dict[probing.Trial, str | None]:
+    def never(trials: list[import_trials.Trial]) -> dict[import_trials.Trial, str | None]:
         assert not trials, f"another process imported {trials}"
         return {}
 
-    monkeypatch.setattr(probing, "_tried_elsewhere", never)
+    monkeypatch.setattr(import_trials, "_tried_elsewhere", never)
     statuses = Catalog().checked_detectors()
     assert {status.error for status in statuses.values()} == {None}

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oodbench.report import Leaderboard
-from oodbench.report.estimates import Estimate
 from oodbench.report.figures import drawing, gallery
+from oodbench.report.seed_means import Estimate
 from oodbench.report.training_curves import Curve
 from oodbench.specs import SuiteSpec
 from oodbench.storage.records import QualityRecord, TrainingRecord

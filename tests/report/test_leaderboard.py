@@ -14,8 +14,8 @@ from helpers.records import cost, quality
 from oodbench.errors import UserError
 from oodbench.report import Leaderboard
 from oodbench.report.columns import Column
-from oodbench.report.estimates import of_runs
 from oodbench.report.leaderboard import FPR, Entry, Row
+from oodbench.report.seed_means import of_runs
 from oodbench.storage.records import CostRecord, QualityRecord
 
 T_975 = {2: 4.302652730}

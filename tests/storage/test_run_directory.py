@@ -24,7 +24,7 @@ from helpers.tiny_benchmark import tiny_benchmark
 
 import oodbench
 from oodbench import api, files, metrics
-from oodbench.engine import benchmark as engine
+from oodbench.engine import benchmark_run as engine
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
 from oodbench.report.writers.run_files import RUN_FILES

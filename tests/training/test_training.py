@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.data import ImageArray
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
@@ -28,7 +29,6 @@ from oodbench.training.checkpoints import (
     read_history,
 )
 from oodbench.training.initialization import new_classifier
-from oodbench.training.loaded_data import DataStore
 from oodbench.training.loop import as_floats, resident, train
 from oodbench.training.schedule import learning_rate
 from oodbench.training.state import Epoch, TrainingState
@@ -649,16 +649,16 @@ def test_a_history_with_accuracies_is_of_that_test_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = models_of(tmp_path)
-    real = DataStore.get
+    real = LoadedSplits.get
 
-    def relabeled(store: DataStore, dataset: str, split: str) -> ImageArray:
+    def relabeled(store: LoadedSplits, dataset: str, split: str) -> ImageArray:
         data = real(store, dataset, split)
         assert data.labels is not None
         return ImageArray(data.images, 9 - data.labels) if split == "test" else data
 
-    monkeypatch.setattr(DataStore, "get", relabeled)
+    monkeypatch.setattr(LoadedSplits, "get", relabeled)
     monkeypatch.setattr(
-        DataStore, "fingerprint", lambda store, *which: store.get(*which).fingerprint()
+        LoadedSplits, "fingerprint", lambda store, *which: store.get(*which).fingerprint()
     )
     after = models_of(tmp_path)
     name = "SoftMax seed 0"

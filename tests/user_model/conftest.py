@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import EvaluationSpec
-from oodbench.user_model import assembly, evaluation
+from oodbench.user_model import assembly, evaluate_function
 
 
 @cache
@@ -28,7 +28,7 @@ def _catalog(plugins: Any = ()) -> Catalog:
 def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few bootstrap resamples and one catalog: both are tested elsewhere and slow here."""
     monkeypatch.setattr(assembly, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
-    monkeypatch.setattr(evaluation, "Catalog", _catalog)
+    monkeypatch.setattr(evaluate_function, "Catalog", _catalog)
 
 
 @pytest.fixture(scope="module")

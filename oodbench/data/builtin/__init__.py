@@ -1,8 +1,8 @@
 """Builders of data sets of kind `builtin`, which need no download.
 
-A builder is called as `builder(split, **options)` with the manifest's options. Its result depends
-only on its arguments. `oodbench.data.options` checks options against the types of its keyword
-arguments.
+A builder is called as `builder(split, **options)` with the manifest's options, which
+`oodbench.data.reader_options` checks against the types of its keyword arguments. Its result depends
+only on its arguments.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from oodbench.data.builtin.sklearn_files import sklearn_file
 from oodbench.data.image_array import ImageArray
-from oodbench.data.selection import hash_order
+from oodbench.data.image_selection import hash_order
 from oodbench.errors import UserError
 from oodbench.specs import SplitName
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from oodbench.data.options import call
+from oodbench.data.reader_options import call
 from oodbench.data.readers.class_names import are_numbers
 from oodbench.data.readers.image_folders import open_folder
 from oodbench.data.readers.image_lists import open_list

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.data.array_checks import require_labels, require_pixels
-from oodbench.data.options import call
+from oodbench.data.reader_options import call
 from oodbench.data.readers.cifar import read_batches
 from oodbench.data.stored_images import StoredImages, images_of_array, stamp
 from oodbench.errors import UserError, did_you_mean

@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
-from oodbench.data.store.dataset_folders import PLACE
 from oodbench.data.store.disk import CHUNK, disk_errors
+from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

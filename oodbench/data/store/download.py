@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from oodbench.data.store.dataset_folders import PLACE
 from oodbench.data.store.disk import disk_errors, file_digest
+from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
 from oodbench.specs import FileSpec
 

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from oodbench.data.array_checks import check_count, check_labels, mismatch, require_pixels
 from oodbench.data.image_array import ImageArray
 from oodbench.data.image_decoder import CorruptImageError, WrongShapeError, decode_image
-from oodbench.data.selection import Indices, split_parts
+from oodbench.data.image_selection import Indices, split_parts
 from oodbench.data.store.checksummed_json import (
     DamagedRecordError,
     read_checksummed,
     write_checksummed,
 )
-from oodbench.data.store.dataset_folders import decoded_root
 from oodbench.data.store.disk import disk_errors, file_digest, new_folder
+from oodbench.data.store.locations import decoded_root
 from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError, counted
 from oodbench.files import canonical_json, digest

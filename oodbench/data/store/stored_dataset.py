@@ -7,9 +7,8 @@ from pathlib import Path
 from oodbench.data.array_checks import check_fingerprint
 from oodbench.data.image_array import ImageArray
 from oodbench.data.readers.by_kind import open_splits
-from oodbench.data.store.dataset_files import fetch, one_at_a_time
-from oodbench.data.store.dataset_folders import content_folder, decoded_root
 from oodbench.data.store.disk import disk_errors, remove_folder
+from oodbench.data.store.fetching import fetch, one_at_a_time
 from oodbench.data.store.image_cache import (
     DamagedCacheError,
     Decoded,
@@ -17,6 +16,7 @@ from oodbench.data.store.image_cache import (
     decoded_folder,
     open_decoded,
 )
+from oodbench.data.store.locations import content_folder, decoded_root
 from oodbench.data.stored_images import StoredImages
 from oodbench.errors import counted, visible
 from oodbench.files import canonical_json, digest

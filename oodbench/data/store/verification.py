@@ -9,15 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from oodbench.data.store.checksummed_json import DamagedRecordError
-from oodbench.data.store.dataset_files import RECORD as UNPACKED_RECORD
-from oodbench.data.store.dataset_files import checksums_of, fetch, find, obtain, unpacked_record
-from oodbench.data.store.dataset_folders import (
-    PLACE,
-    content_folder,
-    dataset_folder,
-    unpacked_folder,
-)
 from oodbench.data.store.disk import disk_errors, file_digest, remove_folder
+from oodbench.data.store.fetching import RECORD as UNPACKED_RECORD
+from oodbench.data.store.fetching import checksums_of, fetch, find, obtain, unpacked_record
 from oodbench.data.store.image_cache import (
     CHECKSUMS,
     RECORD,
@@ -28,6 +22,12 @@ from oodbench.data.store.image_cache import (
     folders_named,
     open_decoded,
     read_checksums,
+)
+from oodbench.data.store.locations import (
+    PLACE,
+    content_folder,
+    dataset_folder,
+    unpacked_folder,
 )
 from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.data.stored_images import StoredImages

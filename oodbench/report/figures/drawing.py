@@ -27,7 +27,7 @@ from oodbench.files import write_atomic
 from oodbench.report.training_curves import Curve
 
 if TYPE_CHECKING:
-    from oodbench.report.estimates import Estimate
+    from oodbench.report.seed_means import Estimate
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Blue, vermilion, green, purple, orange, sky blue, black."""

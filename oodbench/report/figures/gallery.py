@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from oodbench.report.estimates import Estimate
+    from oodbench.report.seed_means import Estimate
     from oodbench.storage.records import TrainingRecord
     from oodbench.storage.suite_directory import MemberRecords
 

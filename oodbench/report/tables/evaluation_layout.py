@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from oodbench.errors import counted
-from oodbench.report.estimates import LEVEL
 from oodbench.report.leaderboard import FPR, RANKED_BY, LeaderboardData, Row
+from oodbench.report.seed_means import LEVEL
 from oodbench.report.tables.document import Cell, Document, Heading, Section, Table
 from oodbench.report.tables.leaderboard_layout import full, overview
 from oodbench.report.tables.notes import ties_note

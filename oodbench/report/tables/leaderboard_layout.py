@@ -9,7 +9,7 @@ from dataclasses import replace
 from oodbench.errors import counted
 from oodbench.report.columns import Column
 from oodbench.report.leaderboard import FPR, RANKED_BY, Absence, LeaderboardData, Row
-from oodbench.report.tables.cost import (
+from oodbench.report.tables.cost_tables import (
     SCATTER_LIMIT,
     UNSTEADY_NOTE,
     cost_table,
@@ -26,8 +26,8 @@ from oodbench.report.tables.document import (
     Section,
     Table,
 )
+from oodbench.report.tables.method_cells import METHOD, named, sections, who
 from oodbench.report.tables.notes import cost_notes, mark_notes, notes
-from oodbench.report.tables.rows import METHOD, named, sections, who
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
     TUNED_ON,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 
-from oodbench.report.estimates import FEWEST_SEEDS, LEVEL
 from oodbench.report.leaderboard import ORACLE_LABEL, RANKED_BY, SHOWN, LeaderboardData
+from oodbench.report.seed_means import FEWEST_SEEDS, LEVEL
 from oodbench.report.tables.document import TIED_SIGN
 from oodbench.report.tables.values import BASELINE_SIGN, SPREAD_SIGN
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from oodbench.report.estimates import FEWEST_SEEDS, LEVEL, Estimate
 from oodbench.report.leaderboard import SHOWN, Choice, Entry, Row
+from oodbench.report.seed_means import FEWEST_SEEDS, LEVEL, Estimate
 from oodbench.report.tables.document import Cell
 
 UP_SIGN, DOWN_SIGN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"

@@ -12,7 +12,6 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from oodbench.report.columns import Column
-from oodbench.report.estimates import LEVEL, Estimate
 from oodbench.report.leaderboard import (
     COSTS,
     FPR,
@@ -23,6 +22,7 @@ from oodbench.report.leaderboard import (
     LeaderboardData,
     Row,
 )
+from oodbench.report.seed_means import LEVEL, Estimate
 from oodbench.report.tables.values import parameters_text
 from oodbench.report.writers.json_text import json_text
 from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from oodbench.plugins import arguments
+from oodbench import argument_checks
 from oodbench.report.leaderboard import LeaderboardData
 from oodbench.report.tables.document import MOST_IMPORTANT, Cell, Document, Heading, Table
 from oodbench.report.tables.leaderboard_layout import overview
@@ -83,7 +83,7 @@ def render(leaderboard: LeaderboardData, width: int = 120) -> str:
     Raises:
         UserError: if `width` is no whole number of at least 20.
     """
-    width = arguments.whole_number("width", width, _NARROWEST)
+    width = argument_checks.whole_number("width", width, _NARROWEST)
     return plain(renderables(leaderboard, width), width)
 
 
@@ -93,7 +93,7 @@ def render_document(document: Document, width: int = 120) -> str:
     Raises:
         UserError: if `width` is no whole number of at least 20.
     """
-    width = arguments.whole_number("width", width, _NARROWEST)
+    width = argument_checks.whole_number("width", width, _NARROWEST)
     return plain(document_renderables(document, width), width)
 
 

@@ -23,8 +23,8 @@ from oodbench.user_model.structure.forward_pass import (
     watch_pass,
 )
 from oodbench.user_model.structure.head import find_head, gives_logits, is_transparent
-from oodbench.user_model.structure.network import UserNetwork, model_name
-from oodbench.user_model.structure.output import Output
+from oodbench.user_model.structure.logits_entry import Output
+from oodbench.user_model.structure.user_network import UserNetwork, model_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from torch import nn
 
 from oodbench.errors import UserError
 from oodbench.models.activations import activation_of, usual_axis
-from oodbench.models.adapter import check_taps
+from oodbench.models.adapted_network import check_taps
 from oodbench.models.classifier import Network
 from oodbench.user_model.structure.forward_pass import ForwardPass, shape_of
-from oodbench.user_model.structure.network import model_name
 from oodbench.user_model.structure.resolution import channel_axis
 from oodbench.user_model.structure.stages import find_stages
+from oodbench.user_model.structure.user_network import model_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from oodbench.errors import UserError
 from oodbench.models.activations import activation_of
-from oodbench.models.adapter import described
+from oodbench.models.adapted_network import described
 from oodbench.models.classifier import first_tensor, is_last_layer, vectors
 from oodbench.models.hooks import watched
-from oodbench.models.rounding import same, within_rounding
-from oodbench.user_model.structure.network import model_name
-from oodbench.user_model.structure.output import HINT, Output, find_output, logits_in
+from oodbench.models.rounding_tolerance import same, within_rounding
+from oodbench.user_model.structure.logits_entry import HINT, Output, find_output, logits_in
+from oodbench.user_model.structure.user_network import model_name
 
 
 class NotFiniteError(Exception):

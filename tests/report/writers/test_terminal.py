@@ -18,10 +18,10 @@ from helpers.boards import (
 )
 from rich.console import Console
 
-from oodbench.cli import plans as plan_view
-from oodbench.cli import rows as listing
+from oodbench.cli import list_rows as listing
+from oodbench.cli import plan_display as plan_view
 from oodbench.errors import UserError
-from oodbench.planning.suite import load_suite, plan_suite
+from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.report import Leaderboard
 from oodbench.report.tables import evaluation_layout

@@ -20,7 +20,7 @@ from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
 from oodbench.user_model.structure.analysis import Analysis, analyze
 from oodbench.user_model.structure.forward_pass import NotFiniteError
-from oodbench.user_model.structure.network import unwrapped
+from oodbench.user_model.structure.user_network import unwrapped
 
 CLASSES = 5
 

@@ -10,17 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from oodbench import argument_checks
 from oodbench.detector import Detector
 from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
-from oodbench.plugins import arguments
-from oodbench.plugins.catalog import Catalog, Plugin
+from oodbench.plugins.catalog import Catalog
+from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
-from oodbench.user_model.adaptation import adapted, given_back, reproducible, same_classes
 from oodbench.user_model.assembly import Lost, Tried, result_of
-from oodbench.user_model.call_arguments import (
+from oodbench.user_model.evaluate_arguments import (
     check_seed,
     data_sets,
     detectors_of,
@@ -32,9 +32,11 @@ from oodbench.user_model.call_arguments import (
     requested_detectors,
 )
 from oodbench.user_model.evaluation_result import EvaluationResult
+from oodbench.user_model.restoration import given_back, reproducible
 from oodbench.user_model.session import Session
-from oodbench.user_model.structure.network import inputs_beside_images, model_name
-from oodbench.user_model.structure.output import Output
+from oodbench.user_model.structure.logits_entry import Output
+from oodbench.user_model.structure.user_network import inputs_beside_images, model_name
+from oodbench.user_model.user_classifier import adapted, same_classes
 
 Model = nn.Module | Callable[[Tensor], Any]
 
@@ -154,12 +156,12 @@ def evaluate(
     say = reporter_of(progress)
     models = named_models(model)
     several = isinstance(model, Mapping)
-    catalog = Catalog(tuple(arguments.plugins("plugins", plugins)))
+    catalog = Catalog(tuple(checked_plugins("plugins", plugins)))
     asked, broken = requested_detectors(detectors, catalog, tune)
     check_seed(seed)
-    arguments.truth("costs", costs)
+    argument_checks.truth("costs", costs)
     if num_classes is not None:
-        arguments.whole_number("num_classes", num_classes, 1)
+        argument_checks.whole_number("num_classes", num_classes, 1)
     if errors not in ("skip", "raise"):
         raise UserError(f"errors: expected 'skip' or 'raise', not {errors!r}.")
     places = {name: device_for(device, module) for name, module in models.items()}

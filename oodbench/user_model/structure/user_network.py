@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.errors import UserError
-from oodbench.models.adapter import AdaptedNetwork
-from oodbench.user_model.structure.output import HINT, Output, logits_in
+from oodbench.models.adapted_network import AdaptedNetwork
+from oodbench.user_model.structure.logits_entry import HINT, Output, logits_in
 
 
 class UserNetwork(AdaptedNetwork):

@@ -8,80 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from oodbench.errors import UserError, did_you_mean, shown
+from oodbench.errors import UserError, did_you_mean
 from oodbench.metrics import METRICS
+from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import Method, Plan
 from oodbench.planning.planner import make_plan
-from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog, DetectorStatus, is_suite, merged
 from oodbench.specs import (
     TRAINING_MEASURES,
     BenchmarkSpec,
     ComparisonSpec,
-    LimitSpec,
     PublishedSpec,
     SuiteSpec,
 )
 from oodbench.specs.yaml_file import named_as_file, read_spec, validate
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Changes of a benchmark by the options of a run.
-
-    Attributes:
-        tune: the detectors that are tuned: "all", "none" or names; None for those of the benchmark.
-        limit: limits of images and epochs; None for no limit.
-    """
-
-    tune: Literal["all", "none"] | tuple[str, ...] | None = None
-    limit: LimitSpec | None = None
-
-    @classmethod
-    def read(
-        cls, tune: str | Sequence[str] | None, limit: int | None, epochs: int | None
-    ) -> Change:
-        """From the options of a command or a function.
-
-        Raises:
-            UserError: if one is not valid.
-        """
-        images, most_epochs = (
-            None if value is None else arguments.whole_number(option, value, 1)
-            for option, value in (("limit", limit), ("epochs", epochs))
-        )
-        given = images is not None or most_epochs is not None
-        return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
-
-    def of(self, benchmark: BenchmarkSpec) -> BenchmarkSpec:
-        """The changed benchmark."""
-        if self.tune is not None:
-            benchmark = benchmark.tuning_only(self.tune)
-        return benchmark if self.limit is None else benchmark.limited_to(self.limit)
-
-    def folder_name(self, name: str) -> str:
-        """Beginning of the name of a default run directory."""
-        return name if self.limit is None else f"{name}-limited"
-
-
-def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[str, ...] | None:
-    """The detectors to tune, from a sequence of names or names separated by commas."""
-    if tune is None:
-        return None
-    given: Sequence[Any] = tune.split(",") if isinstance(tune, str) else tune
-    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
-        raise UserError(f"tune: expected names, all or none, not {shown(tune)}.")
-    names = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
-    if not names:
-        raise UserError("tune: expected names separated by commas, all, or none.")
-    for word in ("all", "none"):
-        if word in names:
-            if len(names) > 1:
-                raise UserError(f"tune: '{word}' stands alone, without names.")
-            return "all" if word == "all" else "none"
-    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +46,13 @@ class Suite:
         """Names of the benchmarks in this suite, in the order of the run."""
         return tuple(benchmark.name for benchmark in self.members.values())
 
-    def changed(self, change: Change) -> Suite:
-        """The suite with a change to each of its members."""
-        spec = self.spec if change.limit is None else self.spec.limited_to(change.limit)
+    def changed(self, overrides: Overrides) -> Suite:
+        """The suite with these values in each of its members."""
+        spec = self.spec if overrides.limit is None else self.spec.limited_to(overrides.limit)
         return Suite(
-            spec.model_copy(update={"tune": change.tune}),
+            spec.model_copy(update={"tune": overrides.tune}),
             self.published,
-            {name: change.of(benchmark) for name, benchmark in self.members.items()},
+            {name: overrides.of(benchmark) for name, benchmark in self.members.items()},
         )
 
 

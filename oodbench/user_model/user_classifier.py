@@ -1,35 +1,27 @@
-"""The user's model for the time of a call: adapted to the engine, then given back as it was."""
+"""A user's model as a classifier of the engine, tried on a few images."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oodbench.engine.device import full_precision
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.passes.memory import arranged
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier, Network
-from oodbench.models.rounding import agree
-from oodbench.training.determinism import deterministic, seeded
+from oodbench.models.rounding_tolerance import agree
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take, not_finite
 from oodbench.user_model.declared_classes import matching_labels
 from oodbench.user_model.session import DataSets
 from oodbench.user_model.structure.analysis import analyze
 from oodbench.user_model.structure.forward_pass import NotFiniteError
-from oodbench.user_model.structure.network import Function, model_name
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
-
-_ABSENT = object()
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation, a number per channel in each."""
@@ -76,7 +68,7 @@ def adapted(
     whole = arranged(images.to(device), alone.dtype)
     few = whole[:_FEW]
     try:
-        probed = analyze(
+        analysis = analyze(
             module,
             alone.normalized(few),
             num_classes=num_classes,
@@ -89,21 +81,21 @@ def adapted(
         raise not_finite(f"image {error.index} of id_data", error.logits) from None
     except Exception as error:
         raise cannot_take(alone, few, "id_data", error) from error
-    if probed.channels_last:
+    if analysis.channels_last:
         reorder(module)
-    classifier = wrapped(probed.network, probed.channels_last)
+    classifier = wrapped(analysis.network, analysis.channels_last)
     runner = CheckedRunner(classifier, batch_size=_FEW)
     seen = {few.shape[1:]}
     with runner.attached(), torch.no_grad():
-        notes = [note for note in (probed.note,) if note]
-        notes += _unsteadiness(runner, few, probed.logits)
+        notes = [note for note in (analysis.note,) if note]
+        notes += _unsteadiness(runner, few, analysis.logits)
         for source in data.all:
             few, _ = runner.placed(source.first()[0][:_FEW])
             if few.shape[1:] not in seen:
                 seen.add(few.shape[1:])
                 runner.look_at(few, source.name)
-    _check_classes(probed.num_classes, num_classes)
-    return classifier, probed.num_classes, notes
+    _check_classes(analysis.num_classes, num_classes)
+    return classifier, analysis.num_classes, notes
 
 
 def _unsteadiness(runner: CheckedRunner, images: Tensor, logits: Tensor) -> Iterator[str]:
@@ -167,87 +159,6 @@ def same_classes(data: DataSets, num_classes: int) -> list[str]:
     return notes
 
 
-@contextmanager
-def given_back(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """The module with stand-ins for its parameters and buffers, on a device.
-
-    The module's own tensors are exchanged and restored, even after an error: their storage,
-    strides, gradients and hooks do not change. Buffers are copied, and attributes with other
-    tensors are restored, so that a pass leaves nothing behind. A parameter that stays on its device
-    shares its storage with its stand-in, and the module may change it in place; its values are
-    copied first and restored if they changed. This takes the memory of one copy of the weights.
-
-    Args:
-        module: any module.
-        device: where the module runs.
-    """
-    stand_ins: dict[int, Tensor] = {}  # a tensor that is in several places stays one
-    taken: list[tuple[nn.Module, str, Tensor]] = []
-    # The tensors of a TorchScript module cannot be exchanged: it runs with its own.
-    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    attributes = [(part, dict(vars(part))) for part in parts]
-    values = _values(module, device)
-    try:
-        for part in parts:
-            own = chain(
-                part.named_parameters(recurse=False, remove_duplicate=False),
-                part.named_buffers(recurse=False, remove_duplicate=False),
-            )
-            for name, tensor in list(own):
-                if id(tensor) not in stand_ins:
-                    stand_ins[id(tensor)] = _stand_in(tensor, device)
-                taken.append((part, name, tensor))
-                setattr(part, name, stand_ins[id(tensor)])
-        yield
-    finally:
-        for part, name, tensor in taken:
-            setattr(part, name, tensor)
-        for part, before in attributes:
-            _set_back(part, before)
-        for tensor, copy in values:
-            if not torch.equal(tensor, copy):
-                tensor.copy_(copy)
-
-
-def _values(module: nn.Module, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """The tensors that a module on a device can write into, without history, and copies of them.
-
-    They are its parameters on the device, and all tensors of TorchScript modules in it.
-    """
-    own: dict[int, Tensor] = {id(each): each for each in module.parameters()}
-    for part in module.modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            own |= {id(each): each for each in (*part.parameters(), *part.buffers())}
-    return [
-        (each.data, each.detach().clone())
-        for each in own.values()
-        if each.device.type == device.type
-        and not each.is_inference()
-        and type(each.data) is Tensor  # others may not be comparable
-        and each.layout == torch.strided
-    ]
-
-
-def _set_back(part: nn.Module, before: Mapping[str, object]) -> None:
-    """Set back the attributes that hold, or held, other tensors, such as caches."""
-    now = vars(part)
-    for name in {*now, *before}:
-        old, new = before.get(name, _ABSENT), now.get(name, _ABSENT)
-        if old is new or not (isinstance(old, Tensor) or isinstance(new, Tensor)):
-            continue
-        if old is _ABSENT:
-            del now[name]
-        else:
-            now[name] = old
-
-
-def _stand_in(tensor: Tensor, device: torch.device) -> Tensor:
-    if isinstance(tensor, nn.Parameter):
-        own = tensor.clone() if tensor.is_inference() else tensor.detach()
-        return nn.Parameter(own.to(device), requires_grad=False)
-    return tensor.detach().clone().to(device)
-
-
 def reorder(module: nn.Module) -> None:
     """Put the weights of convolutions in channels_last order, which is faster."""
     for part in module.modules():
@@ -259,60 +170,12 @@ def reorder(module: nn.Module) -> None:
             weight.data = weight.data.to(memory_format=torch.channels_last)
 
 
-@contextmanager
-def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Reproducible results: deterministic settings of torch and seeded generators; all restored.
-
-    All global generators are seeded: a data set may draw from any of them.
-    """
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours to choose
-    with ExitStack() as stack:
-        stack.callback(np.random.set_state, legacy)
-        stack.callback(random.setstate, python)
-        stack.enter_context(deterministic(device))
-        stack.enter_context(full_precision(device))
-        stack.enter_context(seeded(seed, device))
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        yield
-
-
 def type_of(module: nn.Module) -> torch.dtype:
     """The floating type of a module's first parameter, or buffer; float32 if it has neither."""
     for tensor in chain(module.parameters(), module.buffers()):
         if tensor.is_floating_point():
             return tensor.dtype
     return torch.float32
-
-
-def device_of(module: nn.Module) -> torch.device | None:
-    """Where a module's parameters are; None if it has none.
-
-    Raises:
-        UserError: if they are in several places, or nowhere.
-    """
-    places = sorted({str(tensor.device) for tensor in module.parameters()})
-    if places == ["meta"]:
-        raise UserError(
-            f"The model {model_name(module)} is on the device 'meta', without values.",
-            "Load its weights.",
-        )
-    if len(places) > 1:
-        raise UserError(
-            f"The parameters of the model {model_name(module)} are on several devices: "
-            f"{', '.join(places)}.",
-            "Move it to one, with model.to(device).",
-        )
-    return torch.device(places[0]) if places else None
-
-
-def stays_where_it_is(module: nn.Module) -> bool:
-    """Whether a model cannot be moved to a device, because some of its tensors cannot."""
-    return isinstance(module, Function) or any(
-        isinstance(part, torch.jit.ScriptModule | torch.fx.GraphModule)
-        or type(part).__module__.startswith(("torch.ao.nn", "torch.nn.quantized"))
-        for part in module.modules()
-    )
 
 
 class UserClassifier(Classifier):

@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from oodbench.detector import Detector
 from oodbench.errors import UserError, shown
-from oodbench.plugins.catalog import Plugin
 
 MOST_SEEDS = 1000
 """More than that is a mistake: each is a training."""
@@ -69,22 +67,6 @@ def path(name: str, value: Any) -> Path:
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise UserError(f"{name}: expected a path, not {shown(value)}.")
     return Path(value)
-
-
-def plugins(name: str, value: Any) -> list[Plugin]:
-    """Folders of content and classes of detectors; a single one is a list of one.
-
-    Raises:
-        UserError: if it is something else.
-    """
-    if isinstance(value, str | os.PathLike | type):
-        value = [value]
-    if not isinstance(value, Iterable):
-        raise UserError(f"{name}: expected a list of folders, not {shown(value)}.")
-    return [
-        each if isinstance(each, type) and issubclass(each, Detector) else path(name, each)
-        for each in value
-    ]
 
 
 def names(name: str, value: Any) -> list[str]:

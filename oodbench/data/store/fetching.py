@@ -23,14 +23,14 @@ from oodbench.data.store.checksummed_json import (
     read_checksummed,
     write_checksummed,
 )
-from oodbench.data.store.dataset_folders import (
+from oodbench.data.store.disk import disk_errors, file_digest, new_folder, remove_folder
+from oodbench.data.store.download import checksum_problem, download
+from oodbench.data.store.locations import (
     PLACE,
     content_folder,
     dataset_folder,
     unpacked_folder,
 )
-from oodbench.data.store.disk import disk_errors, file_digest, new_folder, remove_folder
-from oodbench.data.store.download import checksum_problem, download
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, FileSpec
 

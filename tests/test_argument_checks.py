@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import oodbench
-from oodbench import Detector, UserError
+from oodbench import Detector, UserError, argument_checks
 from oodbench.engine.device import find_device
-from oodbench.plugins import arguments
+from oodbench.plugins.content_folders import checked_plugins
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_what_is_no_benchmark(function: str, name: str, value: Any) -> None:
 
 
 def test_what_is_taken() -> None:
-    assert arguments.whole_number("n", np.int64(3), 1) == 3
-    assert type(arguments.whole_number("n", np.int64(3), 1)) is int
-    assert arguments.names("methods", "knn") == ["knn"]
-    assert arguments.names("methods", ("knn", "odin")) == ["knn", "odin"]
-    assert arguments.plugins("plugins", "a/b") == [Path("a/b")]
-    assert arguments.plugins("plugins", Path("a")) == [Path("a")]
-    assert arguments.plugins("plugins", Detector) == [Detector]
-    assert arguments.plugins("plugins", ()) == []
+    assert argument_checks.whole_number("n", np.int64(3), 1) == 3
+    assert type(argument_checks.whole_number("n", np.int64(3), 1)) is int
+    assert argument_checks.names("methods", "knn") == ["knn"]
+    assert argument_checks.names("methods", ("knn", "odin")) == ["knn", "odin"]
+    assert checked_plugins("plugins", "a/b") == [Path("a/b")]
+    assert checked_plugins("plugins", Path("a")) == [Path("a")]
+    assert checked_plugins("plugins", Detector) == [Detector]
+    assert checked_plugins("plugins", ()) == []
 
 
 def test_devices_have_names() -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from oodbench.report.agreement import Agreement, Order, agreements, orders
-from oodbench.report.comparison import ComparisonData, Place
-from oodbench.report.estimates import LEVEL
+from oodbench.report.published_comparison import Place, PublishedComparisonData
+from oodbench.report.seed_means import LEVEL
 from oodbench.report.writers.json_text import json_text
 
 JSON_SCHEMA_VERSION = 1
@@ -42,7 +42,7 @@ CSV_FIELDS = (
 """Columns of the CSV file: `column` is the published one, `measured_as` its method or model."""
 
 
-def to_csv(comparison: ComparisonData) -> str:
+def to_csv(comparison: PublishedComparisonData) -> str:
     """A long table, one line for each cell. Numbers have at most six decimals."""
     file = io.StringIO()
     writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
@@ -53,7 +53,7 @@ def to_csv(comparison: ComparisonData) -> str:
     return file.getvalue()
 
 
-def to_json(comparison: ComparisonData) -> str:
+def to_json(comparison: PublishedComparisonData) -> str:
     """All values of the comparison, indented, in a fixed order. Unknown values are null."""
     content = {
         "schema_version": JSON_SCHEMA_VERSION,
@@ -92,7 +92,7 @@ def to_json(comparison: ComparisonData) -> str:
     return json_text(content)
 
 
-def _cells(comparison: ComparisonData) -> Iterator[dict[str, Any]]:
+def _cells(comparison: PublishedComparisonData) -> Iterator[dict[str, Any]]:
     for table in comparison.tables:
         for place, benchmark in table.rows.items():
             for measure in table.measures:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from oodbench.report.estimates import Estimate
+from oodbench.report.seed_means import Estimate
 from oodbench.storage.suite_directory import MemberStatus
 
 
@@ -134,7 +134,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class ComparisonData:
+class PublishedComparisonData:
     """Published tables with the measured values of a suite beside them.
 
     Attributes:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from oodbench.report.leaderboard import Cost, LeaderboardData, Row
 from oodbench.report.tables.document import UNSTEADY_SIGN, Cell, Heading, Table
-from oodbench.report.tables.rows import named, sections, who
+from oodbench.report.tables.method_cells import named, sections, who
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
     cost_of,

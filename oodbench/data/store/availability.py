@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from oodbench.data.store.dataset_files import unpacked_whole
-from oodbench.data.store.dataset_folders import content_folder, dataset_folder
+from oodbench.data.store.fetching import unpacked_whole
 from oodbench.data.store.image_cache import DamagedCacheError, open_decoded
+from oodbench.data.store.locations import content_folder, dataset_folder
 from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.errors import UserError
 from oodbench.progress import Silent

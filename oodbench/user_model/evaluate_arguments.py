@@ -12,18 +12,18 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from oodbench import argument_checks
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.engine.device import find_device
 from oodbench.engine.passes.image_sources import ID
 from oodbench.errors import UserError, did_you_mean
 from oodbench.planning.plan import Method
-from oodbench.plugins import arguments
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningProtocol
-from oodbench.user_model.adaptation import Scaling, device_of, stays_where_it_is
 from oodbench.user_model.dataloader import LoadedImages
 from oodbench.user_model.session import DataSets
-from oodbench.user_model.structure.network import Function, model_name, unwrapped
+from oodbench.user_model.structure.user_network import Function, model_name, unwrapped
+from oodbench.user_model.user_classifier import Scaling
 
 
 def named_models(model: Any) -> dict[str, nn.Module]:
@@ -126,7 +126,7 @@ def requested_detectors(
     for label, given in pairs:
         detector = _detector(given, catalog)
         name = detector.info.name if label is None else label
-        arguments.visible_name("detectors", name)
+        argument_checks.visible_name("detectors", name)
         if name in found:
             raise UserError(
                 f"detectors: '{name}' is given twice.",
@@ -314,7 +314,7 @@ def data_sets(
     if not ood_data:
         raise UserError("ood_data names no data set.", 'Give ood_data={"name": ...}.')
     for name in ood_data:
-        arguments.visible_name("ood_data", name)
+        argument_checks.visible_name("ood_data", name)
     if ID in ood_data:
         raise UserError(
             f"ood_data: '{ID}' is what the in-distribution scores are called.",
@@ -351,3 +351,33 @@ def check_seed(seed: Any) -> None:
 def kind_of(value: Any) -> str:
     """The type of a value, for messages."""
     return f"a {type(value).__name__}"
+
+
+def device_of(module: nn.Module) -> torch.device | None:
+    """Where a module's parameters are; None if it has none.
+
+    Raises:
+        UserError: if they are in several places, or nowhere.
+    """
+    places = sorted({str(tensor.device) for tensor in module.parameters()})
+    if places == ["meta"]:
+        raise UserError(
+            f"The model {model_name(module)} is on the device 'meta', without values.",
+            "Load its weights.",
+        )
+    if len(places) > 1:
+        raise UserError(
+            f"The parameters of the model {model_name(module)} are on several devices: "
+            f"{', '.join(places)}.",
+            "Move it to one, with model.to(device).",
+        )
+    return torch.device(places[0]) if places else None
+
+
+def stays_where_it_is(module: nn.Module) -> bool:
+    """Whether a model cannot be moved to a device, because some of its tensors cannot."""
+    return isinstance(module, Function) or any(
+        isinstance(part, torch.jit.ScriptModule | torch.fx.GraphModule)
+        or type(part).__module__.startswith(("torch.ao.nn", "torch.nn.quantized"))
+        for part in module.modules()
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from oodbench.errors import UserError
 from oodbench.planning.plan import Plan
-from oodbench.planning.suite import Suite
+from oodbench.planning.suite_plan import Suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.storage.locks import held
@@ -17,7 +17,7 @@ from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.suite_directory import SuiteDirectory, SuiteState
 
 if TYPE_CHECKING:
-    from oodbench.report import Comparison
+    from oodbench.report import PublishedComparison
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _absent(
     plans: Iterable[Plan], data_root: Path | None, progress: Reporter
 ) -> dict[str, UserError]:
     """Fetch and decode every data set of some plans; the errors of those that are missing."""
-    from oodbench.data.store.dataset_folders import root_folder
+    from oodbench.data.store.locations import root_folder
     from oodbench.data.store.stored_dataset import StoredDataset
 
     specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
@@ -179,12 +179,12 @@ def _run(
 
 def _is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
     """Whether a run directory holds all that a plan asks for, of the same work."""
+    from oodbench.data.loaded_splits import LoadedSplits
     from oodbench.engine.provenance import work_of
     from oodbench.storage.same_work import is_done
-    from oodbench.training.loaded_data import DataStore
 
     try:
-        store = DataStore(plan.datasets, data_root, most=plan.benchmark.most_images)
+        store = LoadedSplits(plan.datasets, data_root, most=plan.benchmark.most_images)
         work = work_of(plan, catalog, store)
     except UserError:
         return False  # running the benchmark reports it
@@ -192,16 +192,18 @@ def _is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None)
     return is_done(RunDirectory(folder), work, names, plan.seeds)
 
 
-def comparison_of(directory: SuiteDirectory) -> Comparison:
+def comparison_of(directory: SuiteDirectory) -> PublishedComparison:
     """The comparison made from the records in the directory of a suite.
 
     Raises:
         UserError: if there is no suite, or its records contradict each other.
     """
-    from oodbench.report import Comparison
+    from oodbench.report import PublishedComparison
 
     state = directory.read()
-    return Comparison.from_records(state.suite, state.published, directory.member_records(state))
+    return PublishedComparison.from_records(
+        state.suite, state.published, directory.member_records(state)
+    )
 
 
 def write_reports(directory: SuiteDirectory) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from oodbench.errors import UserError
 from oodbench.models.registry import HEADS, NETWORKS
-from oodbench.planning.suite import load_suite
+from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.report.tables.document import Cell, Heading, Section, Table

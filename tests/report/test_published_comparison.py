@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from oodbench.errors import UserError
-from oodbench.report import Comparison
+from oodbench.report import PublishedComparison
 from oodbench.report.agreement import agreements, orders
-from oodbench.report.comparison import ComparedTable, Place
-from oodbench.report.estimates import of_runs
 from oodbench.report.formats import FORMATS
+from oodbench.report.published_comparison import ComparedTable, Place
+from oodbench.report.seed_means import of_runs
 from oodbench.report.training_curves import accuracy_curves, histories, last_epochs
 from oodbench.specs import PublishedSpec, SuiteSpec
 from oodbench.storage.records import QualityRecord, TrainingRecord
@@ -142,15 +142,15 @@ def epoch(number: int, seed: int = 0, **changes: Any) -> TrainingRecord:
 
 def comparison(
     *quality: QualityRecord, training: tuple[TrainingRecord, ...] = (), **changes: Any
-) -> Comparison:
-    return Comparison.from_records(
+) -> PublishedComparison:
+    return PublishedComparison.from_records(
         SuiteSpec.model_validate(SUITE | changes),
         PublishedSpec.model_validate(PUBLISHED),
         [MemberRecords("one", changes.pop("named", "one"), "complete", None, quality, training)],
     )
 
 
-def table(found: Comparison, name: str = "t1") -> ComparedTable:
+def table(found: PublishedComparison, name: str = "t1") -> ComparedTable:
     return next(each for each in found.tables if each.name == name)
 
 
@@ -263,7 +263,9 @@ def test_a_changed_member_has_its_own_name() -> None:
         "one", "one-fast", "complete", None, [quality("DisMax+Entropy", "letters", 0.9,
                                                       benchmark="one-fast")]
     )  # fmt: skip
-    found = Comparison.from_records(suite, PublishedSpec.model_validate(PUBLISHED), [records])
+    found = PublishedComparison.from_records(
+        suite, PublishedSpec.model_validate(PUBLISHED), [records]
+    )
     assert [member.name for member in found.members] == ["one-fast"]
     assert table(found).cells[LETTERS, "auroc", "Ours"].measured is not None
     for name in ("table", "md", "html", "latex"):
@@ -402,7 +404,7 @@ def test_order_counts_rows_and_pairs_seeds(
 # --- formats --------------------------------------------------------------------------------------
 
 
-def full() -> Comparison:
+def full() -> PublishedComparison:
     found = comparison(
         quality("SoftMax+MaxProb", "letters", 0.80),
         quality("DisMax+Entropy", "letters", 0.99),

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine import costs
-from oodbench.engine.benchmark import run
+from oodbench.engine.benchmark_run import run
 from oodbench.models.classifier import Classifier
-from oodbench.planning.estimate import all_trainings, pass_work, passes_of, training_work
 from oodbench.planning.plan import Plan
+from oodbench.planning.workload import all_trainings, pass_work, passes_of, training_work
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
-from oodbench.training.loaded_data import DataStore
 from oodbench.training.loop import as_floats, resident
 from tests.helpers.plans import DISMAX, METHODS, SOFTMAX, TRAINING, benchmark, plan
 
@@ -96,7 +96,7 @@ class _Counted:
         self.images: Counter[tuple[str, str] | None] = Counter()
         self.active = True
         self._split: dict[bytes, tuple[str, str]] = {}
-        store = DataStore(planned.datasets)
+        store = LoadedSplits(planned.datasets)
         for name, spec in planned.datasets.items():
             for split in spec.splits:
                 for image in as_floats(resident(store.get(name, split), torch.device("cpu"))):

@@ -1,7 +1,7 @@
 """Tries in another process whether detectors' files import and take parameters.
 
-`python -m oodbench.plugins.probe` reads trials as JSON and prints JSON, so that the process that
-makes a list, or a plan, imports no torch.
+`python -m oodbench.plugins.import_trials` reads trials as JSON and prints JSON, so that the process
+that makes a list, or a plan, imports no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Trial = tuple[Path, str]
 """A detector's file, and parameters to make an instance with, as JSON; "" to import it only."""
 
 
-def probe(files: Sequence[Path]) -> dict[Path, str | None]:
+def import_errors(files: Sequence[Path]) -> dict[Path, str | None]:
     """Import each file in another process.
 
     Returns:
@@ -39,7 +39,7 @@ def probe(files: Sequence[Path]) -> dict[Path, str | None]:
     return {file: error for (file, _), error in found.items()}
 
 
-def probe_parameters(
+def parameter_errors(
     wanted: Sequence[tuple[Path, Mapping[str, Any]]],
 ) -> list[tuple[str, str] | None]:
     """Make an instance of each file's detector with parameters, in another process.
@@ -86,7 +86,7 @@ def _tried_elsewhere(trials: Sequence[Trial]) -> dict[Trial, str | None]:
         return {}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "oodbench.plugins.probe"],
+            [sys.executable, "-m", "oodbench.plugins.import_trials"],
             input=json.dumps([(str(file), parameters) for file, parameters in trials]),
             capture_output=True,
             text=True,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from oodbench.data import ImageArray
-from oodbench.data.selection import limited
+from oodbench.data.image_selection import limited
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.plugins.catalog import Catalog
-from oodbench.training.loaded_data import DataStore
 
 
 def images(labels: list[int] | None, count: int = 0) -> ImageArray:
@@ -57,7 +57,7 @@ def test_what_is_small_enough_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(("name", "split"), [("digits", "train"), ("letters", "test")])
 def test_a_store_gives_parts_with_fingerprints_of_their_own(name: str, split: str) -> None:
     specs = {name: Catalog().dataset(name)}
-    whole, part = DataStore(specs), DataStore(specs, most=50)
+    whole, part = LoadedSplits(specs), LoadedSplits(specs, most=50)
     assert len(part.get(name, split)) == 50 < len(whole.get(name, split))
     assert part.fingerprint(name, split) == part.get(name, split).fingerprint()  # type: ignore[arg-type]
     assert part.fingerprint(name, split) != whole.fingerprint(name, split)  # type: ignore[arg-type]

@@ -12,11 +12,10 @@ import pytest
 import yaml
 
 from oodbench import api
-from oodbench.engine import benchmark as engine
-from oodbench.engine import provenance
-from oodbench.engine import suite as suite_run
+from oodbench.engine import benchmark_run as engine
+from oodbench.engine import provenance, suite_run
 from oodbench.errors import UserError
-from oodbench.planning.suite import load_suite, plan_suite
+from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.results import SuiteRun
 from oodbench.specs import PublishedSpec

@@ -8,10 +8,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from oodbench.errors import counted
-from oodbench.planning import estimate
-from oodbench.planning.estimate import Pass, Work
+from oodbench.planning import workload
 from oodbench.planning.plan import Plan
-from oodbench.planning.suite import Suite
+from oodbench.planning.suite_plan import Suite
+from oodbench.planning.workload import Pass, Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
 from oodbench.report.tables.notes import untuned_note
 from oodbench.report.writers.terminal import paragraph, table_renderables
@@ -104,7 +104,7 @@ def _trainings(plan: Plan) -> Table:
                 model.head,
                 f"{named}{counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
                 f"{recipe.schedule} {recipe.learning_rate:g}",
-                *_numbers(estimate.training_work(plan, name)),
+                *_numbers(workload.training_work(plan, name)),
             )
         )
     return _table(
@@ -117,7 +117,7 @@ def _trainings(plan: Plan) -> Table:
 def _passes(plan: Plan) -> Table:
     """One row for the passes that differ in their data alone."""
     alike: dict[tuple[str, ...], list[Pass]] = {}
-    for each in estimate.passes_of(plan):
+    for each in workload.passes_of(plan):
         kind = (each.model, each.purpose, each.split, *each.methods)
         alike.setdefault(kind, []).append(each)
     rows = []
@@ -130,7 +130,7 @@ def _passes(plan: Plan) -> Table:
                 f"{', '.join(each.dataset for each in passes)} ({first.split})",
                 _short(first, first.methods),
                 _forwards(first),
-                *_numbers(estimate.total(estimate.pass_work(plan, each) for each in passes)),
+                *_numbers(workload.total(workload.pass_work(plan, each) for each in passes)),
             )
         )
     return _table(
@@ -170,8 +170,8 @@ def _members(plans: Mapping[str, Plan]) -> Table:
     def work(parts: Iterable[Plan]) -> tuple[str, ...]:
         chosen = list(parts)
         count = sum(len(plan.models) * len(plan.seeds) for plan in chosen)
-        trained = estimate.total(estimate.all_trainings(plan) for plan in chosen)
-        passed = estimate.total(estimate.all_passes(plan) for plan in chosen)
+        trained = workload.total(workload.all_trainings(plan) for plan in chosen)
+        passed = workload.total(workload.all_passes(plan) for plan in chosen)
         return str(count), *_numbers(trained), *_numbers(passed)
 
     rows = [
@@ -189,7 +189,7 @@ def _members(plans: Mapping[str, Plan]) -> Table:
 
 
 def _amount(plan: Plan) -> str:
-    trained, passed = estimate.all_trainings(plan), estimate.all_passes(plan)
+    trained, passed = workload.all_trainings(plan), workload.all_passes(plan)
     count = len(plan.models) * len(plan.seeds)
     return (
         f"Estimate: {counted(count, 'training')} over {counted(trained.images, 'image')} "

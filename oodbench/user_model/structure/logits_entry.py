@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from oodbench.errors import UserError
-from oodbench.models.adapter import as_logits, described
+from oodbench.models.adapted_network import as_logits, described
 
 Output = str | int | Callable[[Any], Any] | None
 """Where the logits are: a key or an attribute, a position, a function; None: what is returned."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine import provenance
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
@@ -49,7 +50,6 @@ from oodbench.storage.run_directory import (
 from oodbench.storage.same_work import Work
 from oodbench.training import distributed
 from oodbench.training.determinism import deterministic
-from oodbench.training.loaded_data import DataStore
 from oodbench.training.state import tensors_digest
 from oodbench.training.trained_models import ModelStore
 
@@ -121,7 +121,7 @@ class _Run:
         self.directory = directory
         self.device = device
         self.say = say
-        self.data = DataStore(plan.datasets, data_root, say, plan.benchmark.most_images)
+        self.data = LoadedSplits(plan.datasets, data_root, say, plan.benchmark.most_images)
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}

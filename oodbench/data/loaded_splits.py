@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from oodbench.data import ImageArray, checked_split
-from oodbench.data.selection import limited
+from oodbench.data.image_selection import limited
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import DatasetSpec, SplitName
 
 
-class DataStore:
+class LoadedSplits:
     """The images of data sets, read when first needed and then kept.
 
     Args:
         specs: the manifests by name.
         data_root: folder of the data sets; default: `OODBENCH_DATA`, else in the cache.
         say: progress reporter; default: silent, with warnings as Python warnings.
-        most: largest number of images of a split; None for all (`oodbench.data.selection`).
+        most: largest number of images of a split; None for all (`oodbench.data.image_selection`).
     """
 
     def __init__(

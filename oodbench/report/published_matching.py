@@ -9,16 +9,16 @@ from oodbench.errors import UserError
 from oodbench.metrics import METRICS
 from oodbench.report.aggregation import aggregate
 from oodbench.report.columns import Column
-from oodbench.report.comparison import (
+from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.published_comparison import (
     Compared,
     ComparedTable,
-    ComparisonData,
     Measure,
     Member,
     Place,
+    PublishedComparisonData,
 )
-from oodbench.report.estimates import Estimate, of_runs
-from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.seed_means import Estimate, of_runs
 from oodbench.report.training_curves import Histories, histories, last_epochs
 from oodbench.specs import ComparisonSpec, PublishedSpec, PublishedTable, SuiteSpec
 from oodbench.storage.records import QualityRecord, TrainingRecord
@@ -34,7 +34,7 @@ _TRAINING_TITLES = {
 
 def match(
     suite: SuiteSpec, published: PublishedSpec | None, members: Iterable[MemberRecords]
-) -> ComparisonData:
+) -> PublishedComparisonData:
     """Match the records of a suite with the published tables.
 
     Args:
@@ -52,7 +52,7 @@ def match(
         for name, table in suite.tables.items():
             printed = published.tables[table.published]
             tables.append(_table(name, table, printed, published, suite, measured))
-    return ComparisonData(
+    return PublishedComparisonData(
         suite=suite.name,
         version=suite.version,
         title=suite.title,

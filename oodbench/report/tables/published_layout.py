@@ -7,15 +7,15 @@ from itertools import groupby
 
 from oodbench.errors import counted
 from oodbench.report.agreement import Agreement, Order, agreements, orders
-from oodbench.report.comparison import (
+from oodbench.report.published_comparison import (
     Compared,
     ComparedTable,
-    ComparisonData,
     Measure,
     Member,
     Place,
+    PublishedComparisonData,
 )
-from oodbench.report.estimates import LEVEL
+from oodbench.report.seed_means import LEVEL
 from oodbench.report.tables.document import TIED_SIGN, Cell, Document, Heading, Section, Table
 
 COVERED_SIGN = TIED_SIGN
@@ -26,17 +26,17 @@ _ID = Heading("ID", "ID", text=True)
 _OOD = Heading("OOD", "OOD", text=True)
 
 
-def overview(comparison: ComparisonData) -> Document:
+def overview(comparison: PublishedComparisonData) -> Document:
     """The report for a terminal: progress, the main tables, how well the values agree."""
     return _document(comparison, [table for table in comparison.tables if table.overview])
 
 
-def full(comparison: ComparisonData) -> Document:
+def full(comparison: PublishedComparisonData) -> Document:
     """The report for a file: all tables."""
     return _document(comparison, comparison.tables)
 
 
-def _document(comparison: ComparisonData, chosen: Sequence[ComparedTable]) -> Document:
+def _document(comparison: PublishedComparisonData, chosen: Sequence[ComparedTable]) -> Document:
     measured = [table for table in chosen if any(each.measured for each in table.cells.values())]
     empty = [table.title for table in chosen if table not in measured]
     chosen = measured
@@ -55,7 +55,7 @@ def _document(comparison: ComparisonData, chosen: Sequence[ComparedTable]) -> Do
     )
 
 
-def _summary(comparison: ComparisonData) -> Iterator[str]:
+def _summary(comparison: PublishedComparisonData) -> Iterator[str]:
     complete = sum(member.status == "complete" for member in comparison.members)
     verb = "is" if len(comparison.members) == 1 else "are"
     yield f"{complete} of {counted(len(comparison.members), 'benchmark')} {verb} complete."
@@ -229,7 +229,7 @@ def _orders(found: Iterable[Order]) -> Table:
 
 
 def _notes(
-    comparison: ComparisonData, chosen: Sequence[ComparedTable], empty: Sequence[str]
+    comparison: PublishedComparisonData, chosen: Sequence[ComparedTable], empty: Sequence[str]
 ) -> Iterator[str]:
     if empty:
         yield f"Nothing is measured yet for: {'; '.join(empty)}."

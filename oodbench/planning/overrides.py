@@ -1,0 +1,71 @@
+"""Values of a benchmark that the options of a run replace: what is tuned, limits.
+
+Read from options alone, without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from oodbench import argument_checks
+from oodbench.errors import UserError, shown
+from oodbench.specs import BenchmarkSpec, LimitSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Values of a benchmark that the options of a run replace.
+
+    Attributes:
+        tune: the detectors that are tuned: "all", "none" or names; None for those of the benchmark.
+        limit: limits of images and epochs; None for no limit.
+    """
+
+    tune: Literal["all", "none"] | tuple[str, ...] | None = None
+    limit: LimitSpec | None = None
+
+    @classmethod
+    def read(
+        cls, tune: str | Sequence[str] | None, limit: int | None, epochs: int | None
+    ) -> Overrides:
+        """From the options of a command or a function.
+
+        Raises:
+            UserError: if one is not valid.
+        """
+        images, most_epochs = (
+            None if value is None else argument_checks.whole_number(option, value, 1)
+            for option, value in (("limit", limit), ("epochs", epochs))
+        )
+        given = images is not None or most_epochs is not None
+        return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
+
+    def of(self, benchmark: BenchmarkSpec) -> BenchmarkSpec:
+        """The benchmark with these values."""
+        if self.tune is not None:
+            benchmark = benchmark.tuning_only(self.tune)
+        return benchmark if self.limit is None else benchmark.limited_to(self.limit)
+
+    def folder_name(self, name: str) -> str:
+        """Beginning of the name of a default run directory."""
+        return name if self.limit is None else f"{name}-limited"
+
+
+def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[str, ...] | None:
+    """The detectors to tune, from a sequence of names or names separated by commas."""
+    if tune is None:
+        return None
+    given: Sequence[Any] = tune.split(",") if isinstance(tune, str) else tune
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise UserError(f"tune: expected names, all or none, not {shown(tune)}.")
+    names = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
+    if not names:
+        raise UserError("tune: expected names separated by commas, all, or none.")
+    for word in ("all", "none"):
+        if word in names:
+            if len(names) > 1:
+                raise UserError(f"tune: '{word}' stands alone, without names.")
+            return "all" if word == "all" else "none"
+    return names
