@@ -369,7 +369,7 @@ def compare(
     from oodbench.run_comparison.comparison import compare_runs
 
     sides = [
-        read_stored_run(side.folder if isinstance(side, Run) else arguments.path(name, side))
+        read_stored_run(side.folder if isinstance(side, Run) else argument_checks.path(name, side))
         for name, side in (("base", base), ("head", head))
     ]
     return compare_runs(*sides, metrics=metrics, level=level)

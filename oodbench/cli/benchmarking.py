@@ -142,17 +142,19 @@ def train(
     from oodbench.process import prepare_process
 
     prepare_process()  # before torch is loaded
+    from oodbench import argument_checks
     from oodbench.engine.device import find_device
-    from oodbench.plugins import arguments
     from oodbench.plugins.catalog import Catalog
     from oodbench.progress import Silent
     from oodbench.training import distributed
     from oodbench.training.trained_models import train_models
 
     if seed is None:
-        chosen = range(arguments.whole_number("seeds", seeds or 3, 1, arguments.MOST_SEEDS))
+        chosen = range(
+            argument_checks.whole_number("seeds", seeds or 3, 1, argument_checks.MOST_SEEDS)
+        )
     else:
-        arguments.whole_number("seed", seed, 0, arguments.MOST_SEEDS - 1)
+        argument_checks.whole_number("seed", seed, 0, argument_checks.MOST_SEEDS - 1)
         chosen = range(seed, seed + 1)
     catalog = Catalog(plugins or ())
     spec = catalog.benchmark(benchmark)

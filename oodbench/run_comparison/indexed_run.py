@@ -12,8 +12,8 @@ from oodbench.errors import UserError, counted
 from oodbench.metrics import Array
 from oodbench.report.aggregation import aggregate
 from oodbench.report.differences import Scores, id_key
-from oodbench.report.estimates import Measurement
 from oodbench.report.leaderboard import FPR, TNR, LeaderboardData, Row
+from oodbench.report.seed_means import Measurement
 from oodbench.run_comparison.changes import Side
 from oodbench.storage.records import QualityRecord
 from oodbench.storage.stored_run import StoredRun

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from oodbench.report.estimates import Measurement
+from oodbench.report.seed_means import Measurement
 
 Pairs = Mapping[int, tuple[Measurement, Measurement]]
 """Seed -> what the base and the head recorded."""
