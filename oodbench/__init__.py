@@ -15,7 +15,7 @@ from oodbench.version import __version__
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models
     from oodbench.api import compare, load_detector, open_run, run, run_suite
-    from oodbench.results import Run, SuiteRun
+    from oodbench.results import Run, SuiteRun, verify
     from oodbench.user_model.evaluate_function import evaluate
     from oodbench.user_model.evaluation_result import EvaluationResult
 
@@ -40,12 +40,13 @@ __all__ = [
     "register",
     "run",
     "run_suite",
+    "verify",
 ]
 
 _LAZY_MODULES = ("losses", "metrics", "models")
 _LAZY_NAMES = {
     **dict.fromkeys(("compare", "load_detector", "open_run", "run", "run_suite"), "api"),
-    **dict.fromkeys(("Run", "SuiteRun"), "results"),
+    **dict.fromkeys(("Run", "SuiteRun", "verify"), "results"),
     "EvaluationResult": "user_model.evaluation_result",
     "evaluate": "user_model.evaluate_function",
 }

@@ -7,6 +7,7 @@ resample is a weight for each image, not an array of its own to sort.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,26 @@ def bootstrap(
     return _measure_resamples(ranking, id_counts, ood_counts)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The six metrics of two arrays of scores, as a record holds them.
+
+    Attributes:
+        values: metric -> fraction in [0, 1].
+        intervals: metric -> ends of its 95 % interval.
+        tie_fraction: see `metrics.tie_fraction`.
+        n_id, n_ood: numbers of images.
+        resampled: metric -> values on the resamples, shape [R].
+    """
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    tie_fraction: float
+    n_id: int
+    n_ood: int
+    resampled: dict[str, metrics.Array]
+
+
 class SharedResamples:
     """Resamples of data sets: the same for every method, model and seed, in every process.
 
@@ -110,6 +131,28 @@ class SharedResamples:
             ood_scores,
             self.counts(id_dataset, len(id_scores)),
             self.counts(ood_dataset, len(ood_scores)),
+        )
+
+    def measure(
+        self,
+        id_dataset: str,
+        id_scores: npt.NDArray[np.float64],
+        ood_dataset: str,
+        ood_scores: npt.NDArray[np.float64],
+    ) -> Measured:
+        """Metrics, intervals and ties of the scores of these data sets, shapes [n_id], [n_ood].
+
+        Raises:
+            ValueError: scores are empty, not one-dimensional, NaN or infinite.
+        """
+        resampled = self.bootstrap(id_dataset, id_scores, ood_dataset, ood_scores)
+        return Measured(
+            values=metrics.evaluate(id_scores, ood_scores),
+            intervals={name: percentile_interval(each) for name, each in resampled.items()},
+            tie_fraction=metrics.tie_fraction(id_scores, ood_scores),
+            n_id=len(id_scores),
+            n_ood=len(ood_scores),
+            resampled=resampled,
         )
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oodbench import argument_checks
 from oodbench.errors import UserError, listed
 from oodbench.storage.locks import held_around
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from oodbench.progress import Reporter
     from oodbench.report import Leaderboard, PublishedComparison
+    from oodbench.verification.outcome import Verification
 
 
 @dataclass(frozen=True)
@@ -161,15 +164,10 @@ class Run:
         Files that were changed after the run, and signs of a mistake in the data that the run
         found (`engine.mistakes`).
         """
-        found = self._directory.read_description().warnings
         changed = self.changed
         return (
             *([changed_files(self.folder, changed)] if changed else []),
-            *(
-                text if where == "data" else f"{where}: {text}"
-                for where, texts in found.items()
-                for text in texts
-            ),
+            *self._directory.read_description().warning_texts,
         )
 
 
@@ -234,6 +232,24 @@ class SuiteRun:
         return tuple(
             f"{run.folder.name}/{file}" for run in self.members.values() for file in run.changed
         )
+
+
+def verify(folder: str | Path, *, progress: Reporter | None = None) -> Verification:
+    """Compute every metric of a run again from its scores, as `oodbench verify` does.
+
+    Args:
+        folder: a run directory, or a folder with its `records.jsonl`.
+        progress: progress reporter; default: silent.
+
+    Raises:
+        UserError: if it holds no records of a run, or a file cannot be read.
+    """
+    from oodbench.verification.run_verification import verify_run
+
+    place = Path(argument_checks.path("folder", folder))
+    if SuiteDirectory(place).exists():
+        raise UserError(f"{place} holds a suite.", "Give the run directory of one of its members.")
+    return verify_run(place, progress)
 
 
 def changed_files(folder: Path, names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from oodbench.engine.model_evaluation import evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.recording import Recorder, RecordLines, first_results
+from oodbench.engine.recording import Recorder, first_results
 from oodbench.engine.resuming import open_directory
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Method, Plan
@@ -29,6 +29,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.report import differences
 from oodbench.report.score_warnings import tie_notes
+from oodbench.storage.record_lines import RecordLines
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,
@@ -173,8 +174,7 @@ class _Run:
             return
         label = f"{model}, seed {seed}"
         self.say.stage(label)
-        key = self.models.key(model, seed)
-        trained_before = key.path.exists()
+        trained_before = self.models.key(model, seed).path.exists()
         classifier = self.models.trained(model, seed)
         self.trainings[model, seed] = self.recorder.training(
             model, seed, self.models.history(model, seed)

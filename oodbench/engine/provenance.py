@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from oodbench.process import process_settings
 from oodbench.storage.run_description import Checksums, DescribedMethod, Environment, RunDescription
 from oodbench.storage.same_work import IN_NO_FILE, Work
 from oodbench.training.precision import has_bfloat16
-from oodbench.version import __version__
+from oodbench.version import __version__, source_revision
 
 
 def work_of(plan: Plan, catalog: Catalog, data: LoadedSplits) -> Work:
@@ -166,23 +164,10 @@ def device_name(device: torch.device) -> str:
 def versions() -> dict[str, str]:
     """Versions of oodbench, Python and the packages that results depend on."""
     packages: Sequence[str] = ("torch", "numpy", "scikit-learn", "scipy", "pillow")
+    revision = source_revision()
     return {
         "oodbench": __version__,
-        **_revision(),
+        **({"oodbench_revision": revision} if revision else {}),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
-
-
-@cache
-def _revision() -> dict[str, str]:
-    """The git revision of oodbench's source tree, if it runs from one."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return {}
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"oodbench_revision": done.stdout.strip()}

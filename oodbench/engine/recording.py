@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from oodbench import bootstrap as intervals
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult, chosen_parameters
 from oodbench.errors import listed
-from oodbench.files import digest
 from oodbench.planning.plan import Method
 from oodbench.report import differences
 from oodbench.specs import TuningProtocol
@@ -22,31 +21,7 @@ from oodbench.storage.records import (
     QualityRecord,
     Status,
     TrainingRecord,
-    to_lines,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RecordLines:
-    """The records of a method and seed as text.
-
-    Attributes:
-        made_from: the records and the cost.
-        records: one line for each quality record.
-        cost: the line of the cost record; empty without one.
-        digest: SHA-256 of both, to find later changes.
-    """
-
-    made_from: tuple[Sequence[QualityRecord], CostRecord | None]
-    records: str
-    cost: str
-    digest: str
-
-    @classmethod
-    def of(cls, records: Sequence[QualityRecord], cost: CostRecord | None) -> RecordLines:
-        """The lines of some records."""
-        texts = to_lines(records), to_lines([] if cost is None else [cost])
-        return cls((records, cost), *texts, digest(*texts))
 
 
 def first_results(records: Mapping[str, Sequence[QualityRecord]]) -> Iterator[str]:
@@ -110,13 +85,11 @@ class Recorder:
         kept: dict[str, differences.Values] = {}
         for ood, group in self._ood_groups.items():
             id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
-            values = metrics.evaluate(id_scores, ood_scores)
-            tied = metrics.tie_fraction(id_scores, ood_scores)
-            resampled = self._shared.bootstrap(id_dataset, id_scores, ood, ood_scores)
-            kept[ood] = differences.as_kept(resampled)
+            measured = self._shared.measure(id_dataset, id_scores, ood, ood_scores)
+            kept[ood] = differences.as_kept(measured.resampled)
             blank = self._blank(method.name, method.model, method.detector.name, seed)
-            for metric, value in values.items():
-                low, high = intervals.percentile_interval(resampled[metric])
+            for metric, value in measured.values.items():
+                low, high = measured.intervals[metric]
                 yield replace(
                     blank,
                     detector_params=chosen_parameters(result.detectors[ood]),
@@ -128,9 +101,9 @@ class Recorder:
                     value=value,
                     ci_low=low,
                     ci_high=high,
-                    n_id=len(id_scores),
-                    n_ood=len(ood_scores),
-                    tie_fraction=tied,
+                    n_id=measured.n_id,
+                    n_ood=measured.n_ood,
+                    tie_fraction=measured.tie_fraction,
                 )
         if method.tuned_on != differences.ORACLE:
             self.resampled[method.name, seed] = kept

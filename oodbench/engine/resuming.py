@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from oodbench import metrics
-from oodbench.engine.recording import RecordLines
 from oodbench.errors import UserError, listed
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter
+from oodbench.storage.record_lines import RecordLines
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import (

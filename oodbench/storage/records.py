@@ -263,7 +263,7 @@ def read_lines(kind: type[R], path: Path) -> list[R]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(_record(kind, line))
+            records.append(parse_line(kind, line))
         except (ValueError, RecursionError) as error:  # a RecursionError has no useful text
             problem = error if isinstance(error, ValueError) else "it is nested too deeply"
             raise UserError(
@@ -273,11 +273,12 @@ def read_lines(kind: type[R], path: Path) -> list[R]:
     return records
 
 
-def _record(kind: type[R], line: str) -> R:
+def parse_line(kind: type[R], line: str) -> R:
     """The record of a line.
 
     Raises:
-        ValueError: if it is none; the message says why.
+        ValueError: if it is none; the message begins with the field that is wrong.
+        RecursionError: if it is nested too deeply.
     """
     content = json.loads(line)
     if not isinstance(content, dict):

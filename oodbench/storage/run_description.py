@@ -106,7 +106,10 @@ class DescribedBenchmark(_Part):
 
     name: str = ""
     version: int = 0
+    id: str = ""
+    ood: dict[str, list[str]] = {}
     models: dict[str, dict[str, Any]] = {}
+    methods: dict[str, dict[str, Any]] = {}
     evaluation: EvaluationSpec = EvaluationSpec()
 
 
@@ -173,13 +176,22 @@ class RunDescription(_Part):
 
     @cached_property
     def of_benchmark(self) -> DescribedBenchmark:
-        """Name, version, models and evaluation of the benchmark."""
+        """The parts of the benchmark that are read again."""
         return DescribedBenchmark.model_validate(self.benchmark)
 
     @property
     def benchmark_identity(self) -> dict[str, Any]:
         """What results depend on, as `BenchmarkSpec.identity`."""
         return {key: value for key, value in self.benchmark.items() if key not in WORDS}
+
+    @property
+    def warning_texts(self) -> tuple[str, ...]:
+        """`warnings`, one text each, with the model and seed in front."""
+        return tuple(
+            text if where == "data" else f"{where}: {text}"
+            for where, texts in self.warnings.items()
+            for text in texts
+        )
 
     @classmethod
     def read(cls, path: Path) -> RunDescription:
