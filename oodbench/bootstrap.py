@@ -7,6 +7,7 @@ resample is a weight for each image, not an array of its own to sort.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +54,20 @@ def bootstrap(
     ood_scores: npt.ArrayLike,
     id_counts: metrics.Weights,
     ood_counts: metrics.Weights,
+    names: Iterable[str] = metrics.METRICS,
 ) -> dict[str, metrics.Array]:
-    """The six metrics, by the adopted definitions, of each resample.
+    """Metrics, by the adopted definitions, of each resample.
 
     Args:
         id_scores: one score per ID image, shape [n_id]; higher is more in-distribution.
         ood_scores: one score per OOD image, shape [n_ood].
         id_counts: how often each ID image is drawn, shape [R, n_id] (`resample_counts`).
         ood_counts: how often each OOD image is drawn, shape [R, n_ood].
+        names: of the metrics; default: the six of `metrics.METRICS`.
 
     Returns:
-        Fractions in [0, 1] of shape [R], under the names and in the order of `metrics.METRICS`;
-        exactly the metrics of the resampled arrays.
+        Fractions in [0, 1] of shape [R], under these names and in their order; exactly the metrics
+        of the resampled arrays.
 
     Raises:
         ValueError: scores are empty, not one-dimensional, NaN or infinite; counts are not unsigned
@@ -74,7 +77,7 @@ def bootstrap(
     resamples = id_counts.shape[0]
     _check_counts("id_counts", id_counts, (resamples, ranking.n_id))
     _check_counts("ood_counts", ood_counts, (resamples, ranking.n_ood))
-    return _measure_resamples(ranking, id_counts, ood_counts)
+    return _measure_resamples(ranking, id_counts, ood_counts, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +127,15 @@ class SharedResamples:
         id_scores: npt.NDArray[np.float64],
         ood_dataset: str,
         ood_scores: npt.NDArray[np.float64],
+        names: Iterable[str] = metrics.METRICS,
     ) -> dict[str, metrics.Array]:
-        """The metrics of each resample of these data sets, as from the function `bootstrap`."""
+        """Metrics of each resample of these data sets, as from the function `bootstrap`."""
         return bootstrap(
             id_scores,
             ood_scores,
             self.counts(id_dataset, len(id_scores)),
             self.counts(ood_dataset, len(ood_scores)),
+            names,
         )
 
     def measure(
@@ -157,15 +162,18 @@ class SharedResamples:
 
 
 def _measure_resamples(
-    ranking: metrics.Ranking, id_counts: metrics.Weights, ood_counts: metrics.Weights
+    ranking: metrics.Ranking,
+    id_counts: metrics.Weights,
+    ood_counts: metrics.Weights,
+    names: Iterable[str] = metrics.METRICS,
 ) -> dict[str, metrics.Array]:
     resamples = id_counts.shape[0]
-    values = {name: np.empty(resamples) for name in metrics.METRICS}
+    values = {name: np.empty(resamples) for name in names}
     step = max(1, _BLOCK // ranking.order.size)
     for start in range(0, resamples, step):
         block = slice(start, start + step)
         counts = ranking.weighted_counts(id_counts[block], ood_counts[block])
-        for name, value in metrics.measure(counts).items():
+        for name, value in metrics.measure(counts, values).items():
             values[name][block] = value
     return values
 

@@ -6,29 +6,13 @@ Each function takes one set of counts, or many at once (bootstrap resamples), wh
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
 import numpy as np
 import numpy.typing as npt
 
 from oodbench.metrics.sorted_scores import Array, Counts
-
-
-def measure(counts: Counts) -> dict[str, Array]:
-    """The six metrics of counts, as `oodbench.metrics` defines them.
-
-    Args:
-        counts: counts of shape [..., G + 1], with at least one ID and one OOD image each.
-
-    Returns:
-        Fractions in [0, 1] of shape [...], under the names and in the order of `METRICS`.
-    """
-    return {
-        "auroc": auroc(counts),
-        "tnr_at_95_tpr": tnr_at_95_tpr(counts),
-        "dtacc": dtacc(counts),
-        "aupr_in": average_precision_in(counts),
-        "aupr_out": average_precision_out(counts),
-        "fpr95_ood_positive": fpr95_ood_positive(counts),
-    }
 
 
 def auroc(counts: Counts) -> Array:
@@ -111,3 +95,29 @@ def precision(counts: Counts) -> Array:
 def ratio(numerator: Array, denominator: Array) -> Array:
     """Quotient, float64."""
     return np.asarray(numerator / denominator, dtype=np.float64)
+
+
+MEASURES: Mapping[str, Callable[[Counts], Array]] = MappingProxyType(
+    {
+        "auroc": auroc,
+        "tnr_at_95_tpr": tnr_at_95_tpr,
+        "dtacc": dtacc,
+        "aupr_in": average_precision_in,
+        "aupr_out": average_precision_out,
+        "fpr95_ood_positive": fpr95_ood_positive,
+    }
+)
+"""The metrics as `oodbench.metrics` defines them, under the names and in the order of `METRICS`."""
+
+
+def measure(counts: Counts, names: Iterable[str] = MEASURES) -> dict[str, Array]:
+    """Metrics of counts.
+
+    Args:
+        counts: counts of shape [..., G + 1], with at least one ID and one OOD image each.
+        names: of the metrics; default: all six.
+
+    Returns:
+        Fractions in [0, 1] of shape [...].
+    """
+    return {name: MEASURES[name](counts) for name in names}

@@ -63,12 +63,12 @@ def midranks(values: Array) -> Array:
     return ranks
 
 
-def variance_of_mean(sets: Sequence[Components]) -> float:
-    """Sampling variance of the mean over OOD sets of AUROCs, or of differences of AUROCs.
+def variance_of_sum(sets: Sequence[Components]) -> float:
+    """Sampling variance of the sum over OOD sets of AUROCs, or of differences of AUROCs.
 
     Args:
         sets: components on each OOD set, all with the same ID images, at least two of every kind.
     """
-    shared = np.mean([each.id for each in sets], axis=0)
+    shared = np.sum([each.id for each in sets], axis=0)
     own = sum(np.var(each.ood, ddof=1) / len(each.ood) for each in sets)
-    return float(np.var(shared, ddof=1) / len(shared) + own / len(sets) ** 2)
+    return float(np.var(shared, ddof=1) / len(shared) + own)

@@ -11,7 +11,6 @@ from oodbench.bootstrap import SharedResamples
 from oodbench.errors import counted, listed
 from oodbench.report.columns import Column, columns_of
 from oodbench.report.differences import Scores, mean_of_sets
-from oodbench.report.leaderboard import RANKED_BY
 from oodbench.run_comparison import paired_scores, recorded_intervals
 from oodbench.run_comparison.changes import Change, Test, Verdict
 from oodbench.run_comparison.comparability import (
@@ -163,10 +162,10 @@ class MethodComparison:
     def _by_scores(self, change: Change, paired: PairedSets) -> Tested:
         """The change, tested on the same images."""
         sets = list(paired.values())
-        test: Test = "DeLong" if change.metric == RANKED_BY else "paired bootstrap"
+        test: Test = "DeLong" if change.metric == paired_scores.AUROC else "paired bootstrap"
         change = replace(change, test=test if self.networks == "same" else "spread over seeds")
         values = paired_scores.by_seed(change.metric, sets)
-        if all(each.identical for each in sets):
+        if all(each.errors is None for each in sets):
             return _equal(change, values)
         error = paired_scores.image_error(change.metric, sets)
         return self._with_evidence(change, values, Errors(error, error), list(paired))

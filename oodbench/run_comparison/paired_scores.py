@@ -8,10 +8,11 @@ a mean difference over resamples includes the covariances.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,16 +20,31 @@ from oodbench import metrics
 from oodbench.bootstrap import SharedResamples
 from oodbench.metrics import Array
 from oodbench.report.differences import Scores, id_scores
-from oodbench.report.leaderboard import FPR, RANKED_BY, TNR
-from oodbench.run_comparison.delong import Components, components, variance_of_mean
+from oodbench.report.leaderboard import FPR, TNR
+from oodbench.run_comparison.delong import Components, components, variance_of_sum
 
 RESAMPLES = 1000
 """Bootstrap resamples: a standard error is known within about 2 %."""
+
+AUROC = "auroc"
+"""The metric that DeLong's method tests."""
 
 T = TypeVar("T", float, Array)
 
 Values = Mapping[int, tuple[float, float]]
 """Seed -> value in the base and in the head."""
+
+
+class ImageErrors(NamedTuple):
+    """What the sampling of the test images does to a difference.
+
+    Attributes:
+        components: of the difference of the AUROCs.
+        resampled: metric -> difference on each resample, shape [R].
+    """
+
+    components: Components
+    resampled: Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +53,11 @@ class PairedSet:
 
     Attributes:
         values: metric -> values of each seed.
-        components: of the difference of the AUROCs, mean over seeds.
-        resampled: metric -> difference, mean over seeds, on each resample, shape [R].
-        identical: whether all scores are equal in both runs.
+        errors: of the mean difference over seeds; None if all scores are equal in both runs.
     """
 
     values: Mapping[str, Values]
-    components: Components
-    resampled: Mapping[str, Array]
-    identical: bool
+    errors: ImageErrors | None
 
 
 def pair(
@@ -67,47 +79,29 @@ def pair(
         shared: the resamples.
     """
     values: dict[str, dict[int, tuple[float, float]]] = {metric: {} for metric in chosen}
-    of_id: list[Array] = []
-    of_ood: list[Array] = []
-    resampled: dict[str, list[Array]] = {metric: [] for metric in chosen if metric != RANKED_BY}
-    identical = True
+    errors: list[ImageErrors] = []
     for seed in base:
-        sides = [(id_scores(side[seed], ood), side[seed][ood]) for side in (base, head)]
-        before, after = (_with_fpr(metrics.evaluate(*side)) for side in sides)
+        old, new = ((id_scores(side[seed], ood), side[seed][ood]) for side in (base, head))
+        equal = all(np.array_equal(*arrays) for arrays in zip(old, new, strict=True))
+        before = _with_fpr(metrics.evaluate(*old))
+        after = before if equal else _with_fpr(metrics.evaluate(*new))
         for metric in chosen:
             values[metric][seed] = before[metric], after[metric]
-        if all(np.array_equal(*arrays) for arrays in zip(*sides, strict=True)):
-            of_id.append(np.zeros(len(sides[0][0])))
-            of_ood.append(np.zeros(len(sides[0][1])))
-            continue
-        identical = False
-        old, new = (components(*side) for side in sides)
-        of_id.append(new.id - old.id)
-        of_ood.append(new.ood - old.ood)
-        if resampled:
-            drawn = [
-                _with_fpr(shared.bootstrap(id_dataset, side[0], ood, side[1])) for side in sides
-            ]
-            for metric, found in resampled.items():
-                found.append(drawn[1][metric] - drawn[0][metric])
-    seeds = len(base)
-    return PairedSet(
-        values,
-        Components(np.mean(of_id, axis=0), np.mean(of_ood, axis=0)),
-        # Seeds with equal scores differ by 0 on every resample.
-        {metric: np.sum(found, axis=0) / seeds for metric, found in resampled.items() if found},
-        identical,
-    )
+        if not equal:
+            errors.append(_errors(old, new, shared, (id_dataset, ood), chosen))
+    return PairedSet(values, _mean_errors(errors, len(base)) if errors else None)
 
 
 def image_error(metric: str, sets: Sequence[PairedSet]) -> float:
     """Standard error of the mean difference over OOD sets from the sampling of the images."""
-    if metric == RANKED_BY:
-        return float(np.sqrt(variance_of_mean([each.components for each in sets])))
-    found = [each.resampled[metric] for each in sets if metric in each.resampled]
-    if not found:
+    # Sets with equal scores differ by 0, whichever the images.
+    errors = [each.errors for each in sets if each.errors is not None]
+    if not errors:
         return 0.0
-    return float(np.std(np.sum(found, axis=0) / len(sets), ddof=1))
+    if metric == AUROC:
+        return math.sqrt(variance_of_sum([each.components for each in errors])) / len(sets)
+    resampled = np.sum([each.resampled[metric] for each in errors], axis=0)
+    return float(np.std(resampled, ddof=1)) / len(sets)
 
 
 def by_seed(metric: str, sets: Sequence[PairedSet]) -> Values:
@@ -121,5 +115,37 @@ def by_seed(metric: str, sets: Sequence[PairedSet]) -> Values:
     }
 
 
+def _errors(
+    base: tuple[Array, Array],
+    head: tuple[Array, Array],
+    shared: SharedResamples,
+    datasets: tuple[str, str],
+    chosen: Sequence[str],
+) -> ImageErrors:
+    """The errors of one seed, of scores that are not all equal."""
+    before, after = components(*base), components(*head)
+    resampled: dict[str, Array] = {}
+    if others := [metric for metric in chosen if metric != AUROC]:
+        names = {TNR if metric == FPR else metric for metric in others}
+        old, new = (
+            _with_fpr(shared.bootstrap(datasets[0], side[0], datasets[1], side[1], names))
+            for side in (base, head)
+        )
+        resampled = {metric: new[metric] - old[metric] for metric in others}
+    return ImageErrors(Components(after.id - before.id, after.ood - before.ood), resampled)
+
+
+def _mean_errors(errors: Sequence[ImageErrors], seeds: int) -> ImageErrors:
+    """The errors of a mean over seeds; seeds that are left out have none."""
+    parts = [
+        np.sum(each, axis=0) / seeds for each in zip(*(e.components for e in errors), strict=True)
+    ]
+    resampled = {
+        metric: np.sum([each.resampled[metric] for each in errors], axis=0) / seeds
+        for metric in errors[0].resampled
+    }
+    return ImageErrors(Components(*parts), resampled)
+
+
 def _with_fpr(values: Mapping[str, T]) -> dict[str, T]:
-    return {**values, FPR: 1 - values[TNR]}
+    return {**values, **({FPR: 1 - values[TNR]} if TNR in values else {})}
