@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from oodbench.cli import benchmarking, listing, reporting, verifying
+from oodbench.cli import benchmarking, comparing, listing, reporting, verifying
 from oodbench.cli.data import data_app
 from oodbench.cli.display import say
 from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams
@@ -29,6 +29,7 @@ app.command()(benchmarking.run)
 app.command()(benchmarking.train)
 app.command("list")(listing.list_)
 app.command()(reporting.report)
+app.command()(comparing.compare)
 app.command()(verifying.verify)
 app.add_typer(data_app, name="data")
 

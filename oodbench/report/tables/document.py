@@ -24,12 +24,13 @@ class Cell:
 
     Attributes:
         text: the value; may be empty.
-        mark: "best" of its column, "tied" with the best, or an "unsteady" time.
+        mark: "best" of its column, "tied" with the best, an "unsteady" time, or a value that is
+            "better" or "worse" than in another run.
         spread: the spread of the value, shown after the mark.
     """
 
     text: str = ""
-    mark: Mark | Literal["unsteady"] | None = None
+    mark: Mark | Literal["unsteady", "better", "worse"] | None = None
     spread: str = ""
 
     @property
@@ -85,8 +86,8 @@ class Table:
         return [row[index] for section in self.sections for row in section.rows]
 
     def has_marks(self, index: int) -> bool:
-        """Whether any cell of a column is marked, so that the column needs space for a sign."""
-        return any(cell.mark for cell in self.column(index))
+        """Whether a cell of a column has a sign, or one in bold needs a sign in plain text."""
+        return any(cell.sign or cell.mark == "best" for cell in self.column(index))
 
     def starts_group(self, index: int) -> bool:
         """Whether a column is the first of a group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -38,14 +39,7 @@ _STYLE = """\
 .oodbench .notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
 """
 
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ document.title }}</title>
-<style>
+_PAGE_STYLE = """\
 :root { color-scheme: light dark; --text: #1c1e21; --page: #fff; --rule: #d0d4da;
         --soft: #5b6270; --best: #e3f1e5; }
 @media (prefers-color-scheme: dark) {
@@ -53,7 +47,6 @@ _PAGE = """\
 }
 body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
        max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
-{{ style | safe }}\
 .oodbench .all { display: none; }
 @media (max-width: 40rem) {
   body { margin: 1rem auto; padding: 0 .6rem; }
@@ -65,6 +58,17 @@ body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: va
   .oodbench .text { white-space: normal; overflow-wrap: anywhere; }
   .oodbench .long { min-width: 12rem; }
 }
+"""
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ document.title }}</title>
+<style>
+{{ style | safe }}{{ page_style | safe }}\
 </style>
 </head>
 <body class="oodbench">
@@ -131,8 +135,12 @@ _PARTS = """\
 {% endmacro %}
 {% macro tables(document) %}
 {% for table in document.tables %}
-{% set kinds = classes(table) %}
 <h2>{{ table.title }}</h2>
+{{ grid(table) }}\
+{% endfor %}
+{% endmacro %}
+{% macro grid(table) %}
+{% set kinds = classes(table) %}
 <div class="wide">
 <table{% if table.groups %} class="grouped"{% endif %}>
 <thead>
@@ -162,7 +170,7 @@ _PARTS = """\
 {% if table.headings[column].text %}
 <td{{ attribute(kinds[column], "long" if cell.text | length > 40) }}>{{ cell.text }}</td>
 {% else %}
-<td{{ attribute(kinds[column], "best" if cell.mark == "best") }}>\
+<td{{ attribute(kinds[column], cell.mark if cell.mark in ("best", "better", "worse")) }}>\
 {% if cell.mark == "best" %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}\
 {% if table.has_marks(column) %}\
 <span class="mark">{{ cell.sign }}</span>{% endif %}\
@@ -178,7 +186,6 @@ _PARTS = """\
 {% for note in table.notes %}
 <p class="under">{{ note }}</p>
 {% endfor %}
-{% endfor %}
 {% endmacro %}
 """
 
@@ -190,7 +197,7 @@ def render(leaderboard: LeaderboardData) -> str:
 
 def render_document(document: Document) -> str:
     """A report as a page. All text from records is escaped."""
-    return _rendered(_PAGE, document)
+    return filled(_PAGE, document=document)
 
 
 def render_fragment(document: Document) -> str:
@@ -198,16 +205,25 @@ def render_fragment(document: Document) -> str:
 
     It takes its colors from the page, which may have a light or a dark theme.
     """
-    return _rendered(_FRAGMENT, document)
+    return filled(_FRAGMENT, document=document)
 
 
-def _rendered(template: str, document: Document) -> str:
+def filled(template: str, **values: Any) -> str:
+    """A template of jinja2, which may call the macros for the parts of documents.
+
+    All text among the values is escaped. `style` is the style of these parts, and
+    `page_style` that of a page.
+    """
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.globals |= {"classes": _classes, "attribute": _attribute}
-    filled = environment.from_string(_PARTS + template)
-    page = filled.render(document=document, style=_STYLE) + "\n"
+    page = (
+        environment.from_string(_PARTS + template).render(
+            style=_STYLE, page_style=_PAGE_STYLE, **values
+        )
+        + "\n"
+    )
     # ASCII, so that the page is the same in any encoding: standard output need not be UTF-8.
     return page.encode("ascii", "xmlcharrefreplace").decode()
 

@@ -6,11 +6,14 @@ import re
 
 from tabulate import tabulate
 
+from oodbench.errors import visible
 from oodbench.report.leaderboard import LeaderboardData
 from oodbench.report.tables.document import Cell, Document, Section, Table
 from oodbench.report.tables.leaderboard_layout import full
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$])")
+_ADDRESS = re.compile(r"(:(?=//)|(?<=www)\.)", re.IGNORECASE)
+"""Where an address is broken, so that renderers make no link of it."""
 
 
 def render(leaderboard: LeaderboardData) -> str:
@@ -20,26 +23,27 @@ def render(leaderboard: LeaderboardData) -> str:
 
 def render_document(document: Document) -> str:
     """A report. Text from records is escaped, so that names are shown unchanged."""
-    parts = [f"# {_escaped(document.title)}"]
-    parts.append("\n".join(f"- {_escaped(line)}" for line in document.summary))
+    parts = [f"# {escaped(document.title)}"]
+    parts.append("\n".join(f"- {escaped(line)}" for line in document.summary))
     if document.warnings:
-        parts += ["**Warnings**", "\n".join(f"- {_escaped(each)}" for each in document.warnings)]
+        parts += ["**Warnings**", "\n".join(f"- {escaped(each)}" for each in document.warnings)]
     for table in document.tables:
-        parts.append(f"## {_escaped(table.title)}")
+        parts.append(f"## {escaped(table.title)}")
         for section in table.sections:
             if section.label:
-                parts.append(f"**{_escaped(section.label)}**")
-            parts.append(_table(table, section))
-        parts += [_escaped(note) for note in table.notes]
+                parts.append(f"**{escaped(section.label)}**")
+            parts.append(table_text(table, section))
+        parts += [escaped(note) for note in table.notes]
     if document.notes:
-        parts += ["## Notes", "\n".join(f"- {_escaped(note)}" for note in document.notes)]
+        parts += ["## Notes", "\n".join(f"- {escaped(note)}" for note in document.notes)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: Table, section: Section) -> str:
+def table_text(table: Table, section: Section) -> str:
+    """The rows of a section, below the headings of its table."""
     return tabulate(
         [[_cell(cell) for cell in row] for row in section.rows],
-        headers=[_escaped(heading.full_title) for heading in table.headings],
+        headers=[escaped(heading.full_title) for heading in table.headings],
         tablefmt="pipe",  # as "github", with the alignment in it
         colalign=["left" if heading.text else "right" for heading in table.headings],
         disable_numparse=True,
@@ -47,13 +51,14 @@ def _table(table: Table, section: Section) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = _escaped(cell.text)
+    text = escaped(cell.text)
     if cell.mark == "best":
         text = f"**{text}**"
     else:
-        text += _escaped(cell.sign)
+        text += escaped(cell.sign)
     return f"{text} {cell.spread}".rstrip()
 
 
-def _escaped(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", text)
+def escaped(text: str) -> str:
+    """Text without a meaning in Markdown: one line, no markup, no links."""
+    return _ADDRESS.sub(r"\\\1", _SPECIAL.sub(r"\\\1", visible(text)))

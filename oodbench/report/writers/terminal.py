@@ -21,6 +21,8 @@ from oodbench.report.writers.wrapping import longest_number, longest_piece, wrap
 BEST_SIGN = "*"
 """Follows the best value of a column, because bold type is lost when output is piped."""
 
+_STYLES = {"best": "bold", "better": "green", "worse": "bold red"}
+
 _RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 _GROUP_GAP = 2
 """Additional spaces before a group of columns."""
@@ -223,7 +225,7 @@ def _grids(table: Table) -> list[list[list[Text]]]:
 
 def _padded(cell: Cell, has_mark: bool, spread: int) -> Text:
     sign = f"{BEST_SIGN if cell.mark == 'best' else cell.sign:1}" if has_mark else ""
-    text = Text(cell.text + sign, style="bold" if cell.mark == "best" else "")
+    text = Text(cell.text + sign, style=_STYLES.get(cell.mark or "", ""))
     return text.append(f" {cell.spread:>{spread}}", style="not bold") if spread else text
 
 

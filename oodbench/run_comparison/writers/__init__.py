@@ -1,0 +1,1 @@
+"""Comparisons of two runs for people, programs and CI systems."""
