@@ -149,7 +149,7 @@ def run_suite(
     )
     catalog, overrides = Catalog(plugins), Overrides.read(tune, limit, epochs)
     whole = load_suite(catalog, str(suite))
-    loaded = whole.changed(overrides)
+    loaded = whole.changed(overrides.with_detector_names(catalog.aliases))
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
     run_one = _runner(catalog, device, data_root, resume, progress)
     plans = plan_suite(

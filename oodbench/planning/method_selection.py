@@ -165,7 +165,7 @@ def _pair(
         detectors = exact or [
             info
             for info in _declared(statuses)
-            if wanted.casefold() in (info.name.casefold(), info.label.casefold())
+            if wanted.casefold() in map(str.casefold, (info.name, info.label, *info.aliases))
         ]
     found = []
     for info in detectors:

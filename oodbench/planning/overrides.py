@@ -5,8 +5,8 @@ Read from options alone, without torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from oodbench import argument_checks
@@ -41,6 +41,17 @@ class Overrides:
         )
         given = images is not None or most_epochs is not None
         return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
+
+    def with_detector_names(self, aliases: Mapping[str, str]) -> Overrides:
+        """The same with the name of each detector in the place of its aliases.
+
+        Args:
+            aliases: alias -> name of the detector.
+        """
+        if not isinstance(self.tune, tuple):
+            return self
+        names = dict.fromkeys(aliases.get(name, name) for name in self.tune)
+        return replace(self, tune=tuple(names))
 
     def of(self, benchmark: BenchmarkSpec) -> BenchmarkSpec:
         """The benchmark with these values."""

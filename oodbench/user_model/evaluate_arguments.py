@@ -135,7 +135,7 @@ def requested_detectors(
         found[name] = given, detector
     if not found:
         raise UserError("detectors names none.", "`oodbench list detectors` shows what there is.")
-    return _with_tuning(found, tune), broken
+    return _with_tuning(found, tune, catalog.aliases), broken
 
 
 def _all(catalog: Catalog, broken: dict[str, str]) -> list[tuple[str | None, str]]:
@@ -151,22 +151,27 @@ def _all(catalog: Catalog, broken: dict[str, str]) -> list[tuple[str | None, str
     return names
 
 
-def _with_tuning(found: Mapping[str, tuple[Any, Detector]], tune: Any) -> list[Requested]:
+def _with_tuning(
+    found: Mapping[str, tuple[Any, Detector]], tune: Any, aliases: Mapping[str, str]
+) -> list[Requested]:
     """Detectors with the parameters that are fixed, and whether the others are tuned."""
     expected = "expected 'all', 'none', or labels of detectors"
-    named: Sequence[Any] = ()
+    given_names: Sequence[Any] = ()
     if isinstance(tune, str):
-        named = () if tune in ("all", "none") else (tune,)
+        given_names = () if tune in ("all", "none") else (tune,)
     elif isinstance(tune, Sequence):
-        named = tune
+        given_names = tune
     else:
         raise UserError(f"tune: {expected}, not {tune!r}.")
-    for label in named:
+    named = set()
+    for name in given_names:
+        label = name if name in found else aliases.get(name, name)
         if label not in found:
             raise UserError(
-                f"tune: {expected}; there is no detector {label!r}.",
-                did_you_mean(str(label), found),
+                f"tune: {expected}; there is no detector {name!r}.",
+                did_you_mean(str(name), found),
             )
+        named.add(label)
         info = found[label][1].info
         if not info.search_space and "calibration" not in info.needs:
             raise UserError(f"tune: detector '{info.name}' declares no search space.")
