@@ -176,9 +176,7 @@ def run_suite(
             progress=reporter,
             data_root=None if data_root is None else Path(data_root),
         )
-    failures = tuple(
-        f"{loaded.spec.member_name(member)}: {reason}" for member, reason in state.reasons.items()
-    )
+    failures = tuple(f"{each.name}: {each.reason}" for each in state.members if each.reason)
     return SuiteRun(folder, state.complete, failures)
 
 

@@ -188,12 +188,8 @@ class SuiteRun:
     @property
     def members(self) -> dict[str, Run]:
         """The runs of the benchmarks that were started, by the benchmark's name in the suite."""
-        directory = SuiteDirectory(self.folder)
-        state = directory.read()
-        folders = {
-            state.suite.member_name(member): directory.member_folder(state, member)
-            for member in state.suite.members
-        }
+        described = SuiteDirectory(self.folder).read().members
+        folders = {each.name: self.folder / each.name for each in described}
         return {
             name: Run(folder) for name, folder in folders.items() if RunDirectory(folder).exists()
         }

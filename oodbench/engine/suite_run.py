@@ -14,7 +14,8 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.storage.locks import held
 from oodbench.storage.run_directory import RunDirectory
-from oodbench.storage.suite_directory import SuiteDirectory, SuiteState
+from oodbench.storage.suite_description import SuiteDescription
+from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     from oodbench.report import PublishedComparison
@@ -54,7 +55,7 @@ def run_members(
     say: Callable[[str], None],
     progress: Reporter,
     data_root: Path | None = None,
-) -> SuiteState:
+) -> SuiteDescription:
     """Run every benchmark of a suite that is not finished.
 
     All data sets are fetched first. A benchmark does not run if one of its data sets is missing. If
@@ -80,38 +81,40 @@ def run_members(
     Raises:
         UserError: if the directory cannot be used, or no benchmark has its data sets.
     """
-    state = directory.open(SuiteState(suite.spec, suite.published), resume=resume)
+    state = directory.open(
+        SuiteDescription.of(suite.spec, suite.published, dict(request)), resume=resume
+    )
     absent = _absent(plans.values(), data_root, progress)
     for name, error in absent.items():
         reason = _one_line(error.message).removeprefix(f"data set '{name}': ")
         reason = reason.replace(f"data set '{name}' needs", "it needs", 1)
         say(f"data set '{name}' is missing: {reason}")
-    if not state.status and all(absent.keys() & plan.datasets.keys() for plan in plans.values()):
+    if not state.written and all(absent.keys() & plan.datasets.keys() for plan in plans.values()):
         raise UserError(
             f"No benchmark of suite '{suite.spec.name}' can be run: data sets are missing: "
             f"{', '.join(absent)}.",
             _hint(absent, plans.values()),
         )
-    directory.write(state, "running", request)
+    directory.write(state, "running")
     count = len(suite.members)
     for number, (member, benchmark) in enumerate(suite.members.items(), start=1):
         label = f"[{number}/{count}] {benchmark.name}"
-        plan, folder = plans[benchmark.name], directory.member_folder(state, member)
-        if state.status.get(member) == "complete" and _is_done(plan, catalog, folder, data_root):
+        plan, folder = plans[benchmark.name], directory.folder / suite.spec.member_name(member)
+        if state.status_of(member) == "complete" and _is_done(plan, catalog, folder, data_root):
             say(f"{label}: finished before")
             continue
         if lacking := [name for name in plan.datasets if name in absent]:
             reason = f"data sets are missing: {', '.join(lacking)}"
             say(f"{label}: not run, {reason}")
             state = state.with_member(member, "failed", reason)
-            directory.write(state, "running", request)
+            directory.write(state, "running")
             write_reports(directory)
             continue
         say(label)
         state = _run(member, plan, folder, run_one, state, say)
-        directory.write(state, "running", request)
+        directory.write(state, "running")
         write_reports(directory)
-    directory.write(state, "complete" if state.complete else "incomplete", request)
+    directory.write(state, "complete" if state.complete else "incomplete")
     write_reports(directory)
     return state
 
@@ -153,9 +156,9 @@ def _run(
     plan: Plan,
     folder: Path,
     run_one: Callable[[Plan, Path], Done],
-    state: SuiteState,
+    state: SuiteDescription,
     say: Callable[[str], None],
-) -> SuiteState:
+) -> SuiteDescription:
     """The state of the suite after one benchmark has run or failed."""
     try:
         with held(folder):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from oodbench.report.seed_means import Estimate
-from oodbench.storage.suite_directory import MemberStatus
+from oodbench.storage.suite_description import MemberStatus
 
 
 class Measure(NamedTuple):

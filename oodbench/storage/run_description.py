@@ -5,16 +5,14 @@ Every field has a default, so the files of earlier versions stay readable.
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ValidationError
 
-from oodbench.errors import UserError
-from oodbench.files import write_atomic
 from oodbench.specs import WORDS, EvaluationSpec
+from oodbench.storage.description import Description, DescriptionPart, problem_of
 
 NAME = "run.json"
 
@@ -33,11 +31,7 @@ FileName = Annotated[str, AfterValidator(_inside)]
 """The name of a file relative to the run directory."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class DescribedMethod(_Part):
+class DescribedMethod(DescriptionPart):
     """A method of the run.
 
     Attributes:
@@ -59,7 +53,7 @@ class DescribedMethod(_Part):
     url: str = ""
 
 
-class Environment(_Part):
+class Environment(DescriptionPart):
     """The machine and the process that the run last ran on.
 
     Attributes:
@@ -79,7 +73,7 @@ class Environment(_Part):
     process: dict[str, Any] = {}
 
 
-class Checksums(_Part):
+class Checksums(DescriptionPart):
     """SHA-256 of everything that the results depend on.
 
     Attributes:
@@ -93,7 +87,7 @@ class Checksums(_Part):
     detectors: dict[str, str] = {}
 
 
-class RecordDigest(_Part):
+class RecordDigest(DescriptionPart):
     """SHA-256 of the records of one method and seed, quality and cost."""
 
     method: str
@@ -101,7 +95,7 @@ class RecordDigest(_Part):
     sha256: str
 
 
-class DescribedBenchmark(_Part):
+class DescribedBenchmark(DescriptionPart):
     """The parts of a benchmark that are read again."""
 
     name: str = ""
@@ -117,17 +111,11 @@ def _readable(benchmark: dict[str, Any]) -> dict[str, Any]:
     try:
         DescribedBenchmark.model_validate(benchmark)
     except ValidationError as error:
-        raise ValueError(_problem(error)) from error
+        raise ValueError(problem_of(error)) from error
     return benchmark
 
 
-def _problem(error: ValidationError) -> str:
-    """The first thing that is wrong: where, and what."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-
-
-class RunDescription(_Part):
+class RunDescription(Description):
     """Contents of `run.json`.
 
     Attributes:
@@ -193,28 +181,5 @@ class RunDescription(_Part):
             for text in texts
         )
 
-    @classmethod
-    def read(cls, path: Path) -> RunDescription:
-        """The description in a file.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            UserError: if it cannot be read, or is not a description of this schema.
-        """
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise
-        except ValidationError as error:
-            raise UserError(f"Cannot read {path}: {_problem(error)}.") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"Cannot read {path}: {error}.") from error
-
-    def write(self, path: Path) -> None:
-        """Write the description to a file.
-
-        Raises:
-            UserError: if the file cannot be written.
-        """
-        content = self.model_dump(exclude=None if self.writing else {"writing"})
-        write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    def _omitted(self) -> set[str]:
+        return set() if self.writing else {"writing"}

@@ -12,26 +12,18 @@ Reports are made from this directory alone: later changes of the suite's files d
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ValidationError
 
 from oodbench.errors import UserError
-from oodbench.specs import PublishedSpec, SuiteSpec
 from oodbench.storage.records import QualityRecord, TrainingRecord
+from oodbench.storage.run_description import RunStatus
 from oodbench.storage.run_directory import RunDirectory
+from oodbench.storage.suite_description import NAME, MemberStatus, SuiteDescription
 from oodbench.version import __version__
-
-DESCRIPTION_SCHEMA = 1
-
-MemberStatus = Literal["waiting", "complete", "incomplete", "failed"]
-"""Not ended; everything is there; something is missing; did not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +47,6 @@ class MemberRecords:
     training: Sequence[TrainingRecord] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SuiteState:
-    """Contents of `suite.json`.
-
-    Attributes:
-        suite: the suite.
-        published: the published numbers that its results are compared with.
-        status: key of a member -> its status.
-        reasons: key of a member -> why it is not complete, on one line.
-    """
-
-    suite: SuiteSpec
-    published: PublishedSpec | None
-    status: Mapping[str, MemberStatus] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every benchmark is complete."""
-        return all(self.status.get(member) == "complete" for member in self.suite.members)
-
-    def with_member(self, member: str, status: MemberStatus, reason: str | None) -> SuiteState:
-        """The state with another status of one benchmark."""
-        reasons = {key: text for key, text in self.reasons.items() if key != member}
-        if reason is not None:
-            reasons[member] = reason
-        return SuiteState(self.suite, self.published, {**self.status, member: status}, reasons)
-
-
 class SuiteDirectory:
     """Reads and writes the directory of one suite.
 
@@ -97,7 +60,7 @@ class SuiteDirectory:
     @property
     def description_path(self) -> Path:
         """The file that makes a folder the directory of a suite."""
-        return self.folder / "suite.json"
+        return self.folder / NAME
 
     def exists(self) -> bool:
         """Whether there is a suite in the folder."""
@@ -106,11 +69,7 @@ class SuiteDirectory:
         except OSError:
             return False
 
-    def member_folder(self, state: SuiteState, member: str) -> Path:
-        """The run directory of a benchmark."""
-        return self.folder / state.suite.member_name(member)
-
-    def open(self, state: SuiteState, *, resume: bool) -> SuiteState:
+    def open(self, state: SuiteDescription, *, resume: bool) -> SuiteDescription:
         """Create the directory, or read the state of the run in it.
 
         Args:
@@ -145,76 +104,53 @@ class SuiteDirectory:
                 f"version {state.suite.version} as it is now; their results do not mix.",
                 "Start a new run in another folder with --out.",
             )
-        return SuiteState(state.suite, state.published, before.status, before.reasons)
+        return state.model_copy(update={"members": before.members, "written": before.written})
 
-    def read(self) -> SuiteState:
+    def read(self) -> SuiteDescription:
         """Read `suite.json`.
 
         Raises:
             UserError: if there is none, or it is not readable.
         """
         try:
-            content = json.loads(self.description_path.read_text(encoding="utf-8"))
-            members = content["members"]
-            published = content["published"]
-            return SuiteState(
-                SuiteSpec.model_validate(content["suite"]),
-                None if published is None else PublishedSpec.model_validate(published),
-                {each["member"]: each["status"] for each in members},
-                {each["member"]: each["reason"] for each in members if each["reason"]},
-            )
+            return SuiteDescription.read(self.description_path)
         except FileNotFoundError as error:
-            raise UserError(f"{self.folder} holds no suite: there is no suite.json.") from error
-        except (OSError, ValueError, ValidationError, KeyError, TypeError) as error:
-            problem = str(error).splitlines()[0]
-            raise UserError(f"Cannot read {self.description_path}: {problem}.") from error
+            raise UserError(
+                f"{self.folder} holds no suite: there is no {NAME} in it.",
+                "Give the folder that `oodbench run` printed.",
+            ) from error
 
-    def write(self, state: SuiteState, status: str, request: Mapping[str, Any]) -> None:
+    def write(self, state: SuiteDescription, status: RunStatus) -> None:
         """Write `suite.json`.
 
         Args:
             state: status of each benchmark.
-            status: of the suite: "running", "complete" or "incomplete".
-            request: the arguments of the run.
+            status: status of the suite.
         """
-        content = {
-            "schema_version": DESCRIPTION_SCHEMA,
+        written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        about = {
             "status": status,
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "written": written,
             "command": shlex.join(["oodbench", *sys.argv[1:]]),
             "oodbench": __version__,
-            "request": dict(request),
-            "members": [
-                {
-                    "member": member,
-                    "name": state.suite.member_name(member),
-                    "status": state.status.get(member, "waiting"),
-                    "reason": state.reasons.get(member),
-                }
-                for member in state.suite.members
-            ],
-            "suite": state.suite.model_dump(mode="json"),
-            "published": None
-            if state.published is None
-            else state.published.model_dump(mode="json"),
         }
-        self.write_text("suite.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        state.model_copy(update=about).write(self.description_path)
 
     def write_text(self, name: str, content: str) -> None:
         """Write a file of the suite."""
         RunDirectory(self.folder).write_text(name, content)
 
-    def member_records(self, state: SuiteState) -> list[MemberRecords]:
+    def member_records(self, state: SuiteDescription) -> list[MemberRecords]:
         """Records on disk of each benchmark, including those of benchmarks that have not ended."""
         found = []
-        for member in state.suite.members:
-            directory = RunDirectory(self.member_folder(state, member))
+        for each in state.members:
+            directory = RunDirectory(self.folder / each.name)
             found.append(
                 MemberRecords(
-                    member=member,
-                    name=state.suite.member_name(member),
-                    status=state.status.get(member, "waiting"),
-                    reason=state.reasons.get(member),
+                    member=each.member,
+                    name=each.name,
+                    status=each.status,
+                    reason=each.reason,
                     quality=directory.read_records()[0],
                     training=directory.read_training(),
                 )

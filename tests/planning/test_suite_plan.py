@@ -679,7 +679,8 @@ def test_a_stop_loses_nothing(
         with pytest.raises(KeyboardInterrupt):
             again(finished, folder, resume=False)
     state = SuiteDirectory(folder).read()
-    assert state.status == {"tiny-one": "complete", "tiny-lost": "failed", "tiny-two": "waiting"}
+    status = {each.member: each.status for each in state.members}
+    assert status == {"tiny-one": "complete", "tiny-lost": "failed", "tiny-two": "waiting"}
     text = (folder / "comparison.md").read_text()
     assert "waiting" in text
     again(finished, folder)

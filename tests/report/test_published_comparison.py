@@ -472,10 +472,10 @@ def test_json_and_csv_have_every_cell() -> None:
 
 def test_reports_of_suites_need_no_torch_and_no_matplotlib() -> None:
     code = (
-        "import sys; from oodbench.report import matching, views;"
-        "from oodbench.report.tables import comparison_layout;"
-        "from oodbench.planning import suite; from oodbench.storage import suite_directory;"
-        "from oodbench.engine import suite;"
+        "import sys; from oodbench.report import published_matching, views;"
+        "from oodbench.report.tables import published_layout;"
+        "from oodbench.planning import suite_plan; from oodbench.storage import suite_directory;"
+        "from oodbench.engine import suite_run;"
         "print([m for m in ('torch', 'pandas', 'scipy.stats', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -48,7 +48,8 @@ class Capture:
         taps: every tap, pooled.
         tap_maps: every tap as it is.
         feature_map: the map before pooling.
-        map_name: name of the module that gives it (`oodbench.models.find_map`); None if none does.
+        map_name: name of the module that gives it (`models.feature_map.find_map`); None if none
+            does.
         readers: methods that reduce layers while the network runs.
         kept: taps whose output is kept, as the module gave it, until the next forward pass, so
             that `NetworkRunner.resumed` need not compute it again.

@@ -1,0 +1,58 @@
+"""Base classes of the descriptions of runs and suites: frozen values in JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from oodbench.errors import UserError
+from oodbench.files import write_atomic
+
+
+class DescriptionPart(BaseModel):
+    """Frozen values; types are checked strictly, unknown keys are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class Description(DescriptionPart):
+    """The contents of a JSON file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The description in a file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            UserError: if it cannot be read, or is not a description of this schema.
+        """
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise
+        except ValidationError as error:
+            raise UserError(f"Cannot read {path}: {problem_of(error)}.") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"Cannot read {path}: {error}.") from error
+
+    def write(self, path: Path) -> None:
+        """Write the description to a file.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        content = self.model_dump(exclude=self._omitted())
+        write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def _omitted(self) -> set[str]:
+        """Fields that are not written."""
+        return set()
+
+
+def problem_of(error: ValidationError) -> str:
+    """The first fault that a validation found: where, and what."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
