@@ -14,6 +14,7 @@ import typer
 from oodbench.cli import benchmarking, comparing, listing, reporting, verifying
 from oodbench.cli.data import data_app
 from oodbench.cli.display import say
+from oodbench.cli.scaffolding import new_app
 from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams
 from oodbench.errors import ExitCode, UserError
 
@@ -32,6 +33,7 @@ app.command()(reporting.report)
 app.command()(comparing.compare)
 app.command()(verifying.verify)
 app.add_typer(data_app, name="data")
+app.add_typer(new_app, name="new")
 
 _FORM = "warning: %(message)s"
 

@@ -138,6 +138,7 @@ def check_refusal(done: Done, *said: str) -> None:
         ["run", "--dry-run"],
         ["run", "dismax-paper", "--dry-run"],
         ["--version"],
+        ["new", "detector", "--help"],
     ],
 )
 def test_no_torch_is_imported(arguments: list[str]) -> None:
@@ -156,7 +157,7 @@ def test_no_torch_is_imported(arguments: list[str]) -> None:
 def test_help_names_every_command(command: Command) -> None:
     done = command("--help")
     assert done.code == 0
-    for name in ("run", "list", "train", "report"):
+    for name in ("run", "list", "train", "report", "new"):
         assert re.search(rf"^\s+{name}\b", done.out, re.MULTILINE), f"{name} is not in the help"
 
 
