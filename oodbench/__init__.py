@@ -15,7 +15,7 @@ from oodbench.version import __version__
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models
     from oodbench.api import compare, load_detector, open_run, run, run_suite
-    from oodbench.results import Run, SuiteRun, verify
+    from oodbench.results import Run, SuiteRun, leaderboard, verify
     from oodbench.user_model.evaluate_function import evaluate
     from oodbench.user_model.evaluation_result import EvaluationResult
 
@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "leaderboard",
     "load_detector",
     "losses",
     "metrics",
@@ -46,7 +47,7 @@ __all__ = [
 _LAZY_MODULES = ("losses", "metrics", "models")
 _LAZY_NAMES = {
     **dict.fromkeys(("compare", "load_detector", "open_run", "run", "run_suite"), "api"),
-    **dict.fromkeys(("Run", "SuiteRun", "verify"), "results"),
+    **dict.fromkeys(("Run", "SuiteRun", "leaderboard", "verify"), "results"),
     "EvaluationResult": "user_model.evaluation_result",
     "evaluate": "user_model.evaluate_function",
 }

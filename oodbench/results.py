@@ -230,6 +230,36 @@ class SuiteRun:
         )
 
 
+def leaderboard(*runs: str | Path | Run) -> Leaderboard:
+    """The methods of several runs of one benchmark on one leaderboard, each with its run.
+
+    Args:
+        *runs: runs, run directories, or folders with committed records.
+
+    Raises:
+        UserError: if no run is given, or two runs have another benchmark, version, protocol or
+            data.
+    """
+    from oodbench.report import Leaderboard
+    from oodbench.storage.stored_run import read_stored_run
+
+    if not runs:
+        raise UserError("leaderboard: expected at least one run.")
+    folders = [
+        each.folder if isinstance(each, Run) else argument_checks.path("runs", each)
+        for each in runs
+    ]
+    for folder in folders:
+        if SuiteDirectory(folder).exists():
+            raise _suite(folder)
+    return Leaderboard.of_runs([read_stored_run(folder) for folder in folders])
+
+
+def _suite(folder: Path) -> UserError:
+    """The error of a function that needs the run of a benchmark."""
+    return UserError(f"{folder} holds a suite.", "Give the run directory of one of its members.")
+
+
 def verify(folder: str | Path, *, progress: Reporter | None = None) -> Verification:
     """Compute every metric of a run again from its scores, as `oodbench verify` does.
 
@@ -244,7 +274,7 @@ def verify(folder: str | Path, *, progress: Reporter | None = None) -> Verificat
 
     place = Path(argument_checks.path("folder", folder))
     if SuiteDirectory(place).exists():
-        raise UserError(f"{place} holds a suite.", "Give the run directory of one of its members.")
+        raise _suite(place)
     return verify_run(place, progress)
 
 

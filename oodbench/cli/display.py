@@ -9,6 +9,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from oodbench.progress import Reporter
+    from oodbench.report import Leaderboard, PublishedComparison
     from oodbench.results import Run, SuiteRun
 
 
@@ -31,12 +32,16 @@ def reporter() -> Reporter:
 
 
 def print_results(done: Run | SuiteRun, output: Console) -> None:
-    """The leaderboards of a run, or the comparison of a suite, as wide as the output."""
+    """The report of a run or of a suite, as wide as the output."""
+    print_report(done.report(), output)
+
+
+def print_report(report: Leaderboard | PublishedComparison, output: Console) -> None:
+    """A leaderboard, or the comparison of a suite, as wide as the output."""
     from oodbench.report import PublishedComparison
     from oodbench.report.tables import published_layout
     from oodbench.report.writers import terminal
 
-    report = done.report()
     if isinstance(report, PublishedComparison):
         shown = terminal.document_renderables(published_layout.overview(report), output.width)
     else:

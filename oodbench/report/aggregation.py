@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from oodbench.errors import UserError
+from oodbench.errors import UserError, visible
 from oodbench.metrics import METRICS
 from oodbench.report.columns import Column, columns_of
 from oodbench.report.differences import belong
@@ -111,7 +111,7 @@ def aggregate(
         ),
         absences=_absences(records),
         tested=tested,
-        warnings=tuple(dict.fromkeys([*warnings, *score_warnings(valid)])),
+        warnings=tuple(dict.fromkeys(map(visible, [*warnings, *score_warnings(valid)]))),
     )
 
 
@@ -205,7 +205,7 @@ def _absences(records: Iterable[QualityRecord]) -> tuple[Absence, ...]:
     seeds: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
     for record in records:
         if record.status != "ok":
-            reason = " ".join((record.reason or "no reason recorded").split())
+            reason = visible(" ".join((record.reason or "no reason recorded").split()))
             seeds[record.method, record.detector, record.status, reason].add(record.seed)
     # Failures first: they need attention, skipped methods do not.
     ordered = sorted(seeds.items(), key=lambda item: (item[0][2] != "failed", item[0]))

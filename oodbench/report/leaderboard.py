@@ -141,6 +141,7 @@ class Row:
         id_accuracy: test accuracy of the classifier; None if not recorded.
         cost: its costs; None if not recorded.
         untuned: parameters with a search space that kept their defaults.
+        run: label of its run on a leaderboard of several runs; empty on that of one.
     """
 
     rank: int | None
@@ -156,6 +157,7 @@ class Row:
     id_accuracy: Estimate | None
     cost: Cost | None
     untuned: tuple[str, ...] = ()
+    run: str = ""
 
     @property
     def oracle(self) -> bool:
@@ -172,6 +174,7 @@ class Absence(NamedTuple):
         status: "skipped" or "failed".
         reason: why, on one line.
         seeds: the seeds without values.
+        run: as `Row.run`.
     """
 
     method: str
@@ -179,6 +182,25 @@ class Absence(NamedTuple):
     status: str
     reason: str
     seeds: tuple[int, ...]
+    run: str = ""
+
+
+class JoinedRun(NamedTuple):
+    """One of several runs on a leaderboard.
+
+    Attributes:
+        label: its name on the board.
+        date: when it was made; empty if it is not known.
+        version: of oodbench; empty if it is not known.
+        machine: what its costs were measured on; empty if it is not known.
+        scores: whether all its scores are stored.
+    """
+
+    label: str
+    date: str
+    version: str
+    machine: str
+    scores: bool
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -199,6 +221,7 @@ class LeaderboardData:
         tested: whether ties with the best are known; they are unknown without scores.
         warnings: signs of a mistake in data or scores, one sentence each.
         about: date and versions of the run, which are not in records; shown on web pages.
+        runs: the runs of a leaderboard of several; empty on that of one.
     """
 
     benchmark: str
@@ -214,6 +237,7 @@ class LeaderboardData:
     tested: bool
     warnings: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
+    runs: tuple[JoinedRun, ...] = ()
 
     @property
     def groups(self) -> tuple[Column, ...]:

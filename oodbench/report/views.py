@@ -20,6 +20,8 @@ from oodbench.storage.suite_directory import MemberRecords
 if TYPE_CHECKING:
     import pandas as pd
 
+    from oodbench.storage.stored_run import StoredRun
+
 _View = TypeVar("_View", "Leaderboard", "PublishedComparison")
 
 
@@ -43,6 +45,13 @@ class Leaderboard(LeaderboardData):
     ) -> Leaderboard:
         """The leaderboard of these records; arguments and errors as `aggregation.aggregate`."""
         return _view(cls, aggregate(records, costs, warnings, differences, order=order))
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[StoredRun]) -> Leaderboard:
+        """The leaderboard of several runs; errors as `joint_leaderboard.join`."""
+        from oodbench.report.joint_leaderboard import join
+
+        return _view(cls, join(runs))
 
     def _repr_html_(self) -> str:
         from oodbench.report.tables import leaderboard_layout

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from oodbench.errors import listed
 from oodbench.run_comparison.indexed_run import IndexedRun
+from oodbench.storage.same_work import shared_differences
 
 Networks = Literal["same", "different", "unknown"]
-
-_WHICH = frozenset({"detectors", "tune"})
-"""Keys of the tuning protocol that say which detectors are tuned, as the records do."""
 
 FEWEST_SEEDS = 3
 """Fewest seeds for a spread over seeds; with two, Student's interval is too wide."""
@@ -149,16 +147,4 @@ def _differing_keys(base: IndexedRun, head: IndexedRun, key: str) -> list[str]:
         side.run.description.benchmark.get(key) if side.run.description else None
         for side in (base, head)
     )
-    return _differing(before, after, key)
-
-
-def _differing(before: Any, after: Any, key: str) -> list[str]:
-    """Keys that both have with other values; other versions write a key of one side alone."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        return [
-            found
-            for name in before
-            if name in after and name not in _WHICH
-            for found in _differing(before[name], after[name], f"{key}.{name}")
-        ]
-    return [key] if before is not None and after is not None and before != after else []
+    return shared_differences(before, after, key)

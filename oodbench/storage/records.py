@@ -24,6 +24,7 @@ from pydantic import (
 from oodbench.errors import UserError
 from oodbench.files import canonical_json
 from oodbench.specs import TuningProtocol
+from oodbench.specs.names import method_obstacle
 
 SCHEMA_VERSION = 1
 ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned"})
@@ -49,11 +50,26 @@ def _showable(value: Any) -> Any:
     return value
 
 
+def _printable(text: str) -> str:
+    """A name that a terminal shows as it is."""
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+def _folder(name: str) -> str:
+    """The name of a method, which its folder of scores has."""
+    if method_obstacle(name) is not None:
+        raise ValueError("not a name of a method")
+    return name
+
+
 Fraction = Annotated[float, Field(ge=-_ROUNDING, le=1 + _ROUNDING)]
 Amount = Annotated[float, Field(ge=0, le=_MOST)]
 Number = Annotated[float, Field(ge=-_MOST, le=_MOST)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+MethodText = Annotated[str, AfterValidator(_folder)]
 Parameters = Annotated[dict[str, Any], AfterValidator(_showable)]
 
 ID_ACCURACY = "id_accuracy"
@@ -76,7 +92,7 @@ class QualityRecord:
     run_id: Text
     benchmark: Text
     benchmark_version: Count
-    method: Text
+    method: MethodText
     model: Text
     loss: Text
     detector: Text
@@ -120,7 +136,7 @@ class CostRecord:
 
     run_id: Text
     benchmark: Text
-    method: Text
+    method: MethodText
     detector: Text
     model: Text
     seed: Count
@@ -202,8 +218,8 @@ class DifferenceRecord:
     metric: Text
     column_kind: Literal["mean", "worst", "group", "set"]
     column: Text
-    method: Text
-    best: Text
+    method: MethodText
+    best: MethodText
     methods: Count
     seeds: Count
     difference: Number

@@ -106,3 +106,27 @@ def _different(held: Any, now: Any, key: str = "") -> list[str]:
         for name in {**held, **now}
         for each in _different(held.get(name), now.get(name), f"{key}.{name}".lstrip("."))
     ]
+
+
+_WHICH = frozenset({"detectors", "tune"})
+"""Keys of the tuning protocol that say which detectors are tuned, as the records do."""
+
+
+def shared_differences(one: Any, other: Any, key: str) -> list[str]:
+    """Keys of a part of two benchmarks that both have, with other values; dots between them.
+
+    A key that one side lacks is that of another version of oodbench, or of a model of one run.
+
+    Args:
+        one: value of the part in one run.
+        other: in the other one.
+        key: name of the part.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return [
+            found
+            for name in one
+            if name in other and name not in _WHICH
+            for found in shared_differences(one[name], other[name], f"{key}.{name}")
+        ]
+    return [key] if one is not None and other is not None and one != other else []

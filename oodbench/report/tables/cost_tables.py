@@ -130,7 +130,7 @@ def cost_table(board: LeaderboardData, split: bool) -> Table:
         return math.inf if time is None else time, row.method
 
     headings = (
-        *who(split),
+        *who(board, split),
         Heading(f"{auroc} mean (%)", f"{auroc} mean (%)", importance=6),
         *(heading for _, _, heading in columns),
     )
@@ -185,7 +185,7 @@ def requirements_table(board: LeaderboardData, split: bool) -> Table:
 
     titles = [_REQUIREMENT_TITLES[name] for name in REQUIREMENTS]
     headings = (
-        *who(split),
+        *who(board, split),
         *(Heading(title, title, text=True, importance=5) for title in titles),
     )
     known = any(row.cost is not None for row in board.rows)

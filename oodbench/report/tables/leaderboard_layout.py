@@ -8,7 +8,14 @@ from dataclasses import replace
 
 from oodbench.errors import counted
 from oodbench.report.columns import Column
-from oodbench.report.leaderboard import FPR, RANKED_BY, Absence, LeaderboardData, Row
+from oodbench.report.leaderboard import (
+    FPR,
+    RANKED_BY,
+    Absence,
+    JoinedRun,
+    LeaderboardData,
+    Row,
+)
 from oodbench.report.tables.cost_tables import (
     SCATTER_LIMIT,
     UNSTEADY_NOTE,
@@ -26,7 +33,7 @@ from oodbench.report.tables.document import (
     Section,
     Table,
 )
-from oodbench.report.tables.method_cells import METHOD, named, sections, who
+from oodbench.report.tables.method_cells import RUN, named, sections, who
 from oodbench.report.tables.notes import cost_notes, mark_notes, notes
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
@@ -123,7 +130,7 @@ def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
     mean, worst = board.column("mean"), board.column("worst")
     ranked = [row for row in board.rows if not row.oracle and row.rank is not None]
     headings = (
-        METHOD,
+        *who(board, split=False),
         Heading("AUROC", "AUROC"),
         Heading("Worst AUROC", "Worst AUROC"),
         Heading("FPR95", "FPR95"),
@@ -192,11 +199,25 @@ def _summary(board: LeaderboardData) -> tuple[str, ...]:
         lines.append(f"{kind[0].upper()}{kind[1:]}: {', '.join(names)}.")
     if board.seeds:
         lines.append(f"Seeds: {seeds_text(board.seeds)}.")
-    accuracies = {row.model: row.id_accuracy for row in board.rows if row.id_accuracy is not None}
+    lines += [_described(run) for run in board.runs]
+    accuracies = {
+        f"{row.model} ({row.run})" if row.run else row.model: row.id_accuracy
+        for row in board.rows
+        if row.id_accuracy is not None
+    }
     if accuracies:
         said = (f"{name} {100 * each.mean:.1f} %" for name, each in sorted(accuracies.items()))
         lines.append(f"Test accuracy of the models: {', '.join(said)}.")
     return tuple(lines)
+
+
+def _described(run: JoinedRun) -> str:
+    """One run of several, in a sentence."""
+    known = {"made on ": run.date, "with oodbench ": run.version, "on ": run.machine}
+    parts = [f"{words}{value}" for words, value in known.items() if value]
+    if not run.scores:
+        parts.append("without scores")
+    return f"Run {run.label}: {', '.join(parts)}." if parts else f"Run {run.label}."
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -212,7 +233,7 @@ def _leaderboard(board: LeaderboardData, split: bool) -> Table:
     interval = interval_title(row.entries.get((RANKED_BY, mean)) for row in board.rows)
     headings = [
         Heading("#", "#", importance=8),
-        *who(split),
+        *who(board, split),
         _TUNED,
         *(
             Heading(f"{auroc} {each.name} (%)", f"{auroc} {each.name}", importance=8)
@@ -270,7 +291,7 @@ def _details(
     board: LeaderboardData, split: bool, title: str, columns: Sequence[tuple[str, Column, str]]
 ) -> Table:
     """One row for each method, one column for each (metric, column, title)."""
-    headings = (*who(split), *(Heading(title, title) for _, _, title in columns))
+    headings = (*who(board, split), *(Heading(title, title) for _, _, title in columns))
 
     def cells(row: Row) -> tuple[Cell, ...]:
         values = (
@@ -291,7 +312,7 @@ def _chosen(board: LeaderboardData, split: bool) -> Table:
         return *named(row, board, split), Cell(tuned_on), Cell(chosen), Cell(seeds_text(row.seeds))
 
     titles = ("Tuned on", "Detector parameters", "Seeds")
-    headings = (*who(split), *(Heading(title, title, text=True) for title in titles))
+    headings = (*who(board, split), *(Heading(title, title, text=True) for title in titles))
     tuned = replace(board, rows=tuple(row for row in board.rows if row.tuned_on != "none"))
     return Table("Chosen by tuning", headings, sections(tuned, cells))
 
@@ -302,6 +323,7 @@ def _methods(board: LeaderboardData) -> Table:
     def cells(row: Row) -> tuple[Cell, ...]:
         return (
             Cell(row.method),
+            *((Cell(row.run),) if board.runs else ()),
             Cell(row.model),
             Cell(row.loss),
             Cell(row.detector),
@@ -311,20 +333,22 @@ def _methods(board: LeaderboardData) -> Table:
         )
 
     headings = tuple(Heading(title, title, text=True) for title in titles)
+    headings = headings[:1] + ((RUN,) if board.runs else ()) + headings[1:]
     return Table("Methods", headings, sections(board, cells))
 
 
 def _absences(board: LeaderboardData) -> Table:
     titles = ("Method", "Status", "Seeds", "Reason")
-    present = {row.method for row in board.rows}
+    present = {(row.method, row.run) for row in board.rows}
 
     def seeds(each: Absence) -> str:
-        whole = each.status == "skipped" and each.method not in present
+        whole = each.status == "skipped" and (each.method, each.run) not in present
         return "all" if whole else seeds_text(each.seeds)
 
     rows = tuple(
         (
             Cell(each.method),
+            *((Cell(each.run),) if board.runs else ()),
             Cell(each.status),
             Cell(seeds(each)),
             Cell(each.reason),
@@ -335,4 +359,5 @@ def _absences(board: LeaderboardData) -> Table:
         Heading(title, title, text=True, importance=5 if title == "Seeds" else 9)
         for title in titles
     )
+    headings = headings[:1] + ((RUN,) if board.runs else ()) + headings[1:]
     return Table("Skipped and failed", headings, (Section("", rows),))

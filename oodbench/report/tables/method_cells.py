@@ -13,17 +13,21 @@ METHOD = Heading("Method", "Method", text=True)
 _SPLIT = (Heading("Training", "Training", text=True), Heading("Detector", "Detector", text=True))
 
 
-def who(split: bool) -> tuple[Heading, ...]:
-    """Headings of the columns that name a method."""
-    return _SPLIT if split else (METHOD,)
+RUN = Heading("Run", "Run", text=True)
+
+
+def who(board: LeaderboardData, split: bool) -> tuple[Heading, ...]:
+    """Headings of the columns that name a method, and its run if there are several."""
+    return (*(_SPLIT if split else (METHOD,)), *((RUN,) if board.runs else ()))
 
 
 def named(row: Row, board: LeaderboardData, split: bool) -> tuple[Cell, ...]:
     """The cells that name a method; missing seeds or sets are noted after the name."""
     missing = _missing(row, board)
+    run = (Cell(row.run),) if board.runs else ()
     if not split:
-        return (Cell(row.method + missing),)
-    return Cell(row.model), Cell(row.method.removeprefix(f"{row.model}+") + missing)
+        return Cell(row.method + missing), *run
+    return Cell(row.model), Cell(row.method.removeprefix(f"{row.model}+") + missing), *run
 
 
 def _missing(row: Row, board: LeaderboardData) -> str:

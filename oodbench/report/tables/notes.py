@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 
+from oodbench.errors import listed
 from oodbench.report.leaderboard import ORACLE_LABEL, RANKED_BY, SHOWN, LeaderboardData
 from oodbench.report.seed_means import FEWEST_SEEDS, LEVEL
 from oodbench.report.tables.document import TIED_SIGN
@@ -96,9 +97,11 @@ def mark_notes(board: LeaderboardData, best: str) -> Iterator[str]:
     if len(ranked) < 2:
         return
     if not board.tested:
+        without = [run.label for run in board.runs if not run.scores]
+        lacking = f" ({listed(without)} has none)" if len(without) == 1 else ""
         yield (
             f"Best of its column: {best}. Ties are not shown: differences cannot be tested without "
-            "scores."
+            f"scores{lacking}."
         )
         return
     yield f"Best of its column: {best}. {ties_note(len(ranked), len(board.seeds))}"
@@ -165,7 +168,14 @@ def cost_notes(board: LeaderboardData) -> Iterator[str]:
         f"Time ({BASELINE_SIGN} baseline) is the time per image of a batch divided by that of the "
         "benchmark's reference method. FLOPs count a multiply-add as 2. Seeds may differ: a method "
         "tuned to a step of 0 needs no gradient."
-        + (" Times on different devices are not comparable." if len(devices) > 1 else "")
+        + (
+            " Runs are timed on their own machines: compare the time relative to the baseline, "
+            "which each run measures itself; absolute times of different runs are not comparable."
+            if board.runs
+            else " Times on different devices are not comparable."
+            if len(devices) > 1
+            else ""
+        )
     )
     yield (
         "Requirements are the columns of Table 1 of the DisMax paper. For tuned methods that "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+from oodbench.errors import visible
 from oodbench.report.leaderboard import SHOWN, Choice, Entry, Row
 from oodbench.report.seed_means import FEWEST_SEEDS, LEVEL, Estimate
 from oodbench.report.tables.document import Cell
@@ -86,7 +87,7 @@ def parameters_text(choices: Sequence[Choice], names: Collection[str] | None = N
             parts.append(f"{name} " + ", ".join(f"{text} ({ood})" for ood, text in texts.items()))
         else:
             parts.append(f"{name} {next(iter(texts.values()))}")
-    return "; ".join(parts) or "-"
+    return visible("; ".join(parts)) or "-"
 
 
 def _once(values: Sequence[str]) -> str:

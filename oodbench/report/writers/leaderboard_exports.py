@@ -17,6 +17,7 @@ from oodbench.report.leaderboard import (
     FPR,
     ORACLE_LABEL,
     RANKED_BY,
+    Absence,
     Cost,
     Entry,
     LeaderboardData,
@@ -74,6 +75,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
         "id_images": leaderboard.id_images,
         "ood_sets": [each._asdict() for each in leaderboard.ood_sets],
         "seeds": leaderboard.seeds,
+        **({"runs": [each._asdict() for each in leaderboard.runs]} if leaderboard.runs else {}),
         "confidence_level": LEVEL,
         "metrics": leaderboard.metrics,
         "ties_tested": leaderboard.tested,
@@ -92,7 +94,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
             }
             for row in leaderboard.rows
         ],
-        "absences": [each._asdict() for each in leaderboard.absences],
+        "absences": [_absence(each) for each in leaderboard.absences],
         "warnings": leaderboard.warnings,
     }
     return json_text(content)
@@ -155,12 +157,13 @@ def _about(leaderboard: LeaderboardData) -> dict[str, Any]:
 
 def _absent(leaderboard: LeaderboardData) -> Iterator[dict[str, Any]]:
     """A line for each method without values."""
-    present = {row.method for row in leaderboard.rows}
+    present = {(row.method, row.run) for row in leaderboard.rows}
     for each in leaderboard.absences:
-        if each.method not in present:
-            present.add(each.method)
+        if (each.method, each.run) not in present:
+            present.add((each.method, each.run))
             yield {
                 "section": each.status,
+                **_run(each),
                 "method": each.method,
                 "detector": each.detector,
                 "status": each.status,
@@ -176,7 +179,8 @@ def to_csv(leaderboard: LeaderboardData) -> str:
     number of these seeds. Numbers have at most six decimals; the JSON file has all digits.
     """
     file = io.StringIO()
-    writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
+    fields = (*CSV_FIELDS, "run") if leaderboard.runs else CSV_FIELDS
+    writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
     writer.writeheader()
     for line in _csv_lines(leaderboard):
         line["benchmark"] = leaderboard.benchmark
@@ -276,12 +280,24 @@ def _identity(row: Row) -> dict[str, Any]:
     return {
         "section": ORACLE_LABEL if row.oracle else "ranked",
         "rank": row.rank,
+        **_run(row),
         "method": row.method,
         "model": row.model,
         "loss": row.loss,
         "detector": row.detector,
         "tuned_on": row.tuned_on,
     }
+
+
+def _run(of: Row | Absence) -> dict[str, str]:
+    """The label of the run, on leaderboards of several runs."""
+    return {"run": of.run} if of.run else {}
+
+
+def _absence(absence: Absence) -> dict[str, Any]:
+    values = absence._asdict()
+    del values["run"]
+    return _run(absence) | values
 
 
 def _quality(row: Row, board: LeaderboardData) -> Iterator[tuple[dict[str, Any], Estimate, str]]:
@@ -351,6 +367,7 @@ def _csv_lines(board: LeaderboardData) -> Iterator[dict[str, Any]]:
     for each in board.absences:
         yield {
             "section": each.status,
+            **_run(each),
             "method": each.method,
             "detector": each.detector,
             "status": each.status,
@@ -359,7 +376,13 @@ def _csv_lines(board: LeaderboardData) -> Iterator[dict[str, Any]]:
         }
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A text that begins so is a formula for spreadsheets; an apostrophe before it makes it a text."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and value.startswith(_FORMULA) and value != "-":
+        return f"'{value}"
     return round(value, 6) if isinstance(value, float) else value
