@@ -55,9 +55,9 @@ def different_protocol(base: IndexedRun, head: IndexedRun, method: str) -> str:
             return f"other protocol: {before} not tuned in the base, {after} in the head"
         if keys := _differing_keys(base, head, "tuning"):
             return f"other protocol: {listed(keys)} of the benchmark"
-    seeds = [side.seeds(method, side.sets) for side in (base, head)]
-    if not seeds[0] & seeds[1]:
-        before, after = (listed(sorted(each)) for each in seeds)
+    sets = common_sets(base, head, method)
+    if sets and not common_seeds(base, head, method):
+        before, after = (listed(sorted(side.seeds(method, sets))) for side in (base, head))
         failed = [
             f"; seed {seed} {reason} in the {side.name}"
             for side in (base, head)
@@ -67,9 +67,16 @@ def different_protocol(base: IndexedRun, head: IndexedRun, method: str) -> str:
     return ""
 
 
+def common_sets(base: IndexedRun, head: IndexedRun, method: str) -> tuple[str, ...]:
+    """OOD sets with values of a method in both runs."""
+    known = base.sets_of(method)
+    return tuple(ood for ood in head.sets_of(method) if ood in known)
+
+
 def common_seeds(base: IndexedRun, head: IndexedRun, method: str) -> tuple[int, ...]:
-    """Seeds with values of a method on every OOD set, in both runs."""
-    return tuple(sorted(base.seeds(method, base.sets) & head.seeds(method, head.sets)))
+    """Seeds with values of a method in both runs, on every one of `common_sets`."""
+    sets = common_sets(base, head, method)
+    return tuple(sorted(base.seeds(method, sets) & head.seeds(method, sets)))
 
 
 def networks(base: IndexedRun, head: IndexedRun, method: str, seeds: Sequence[int]) -> Networks:

@@ -156,6 +156,19 @@ def _method_notes(methods: Sequence[MethodComparison]) -> Iterator[str]:
             f"There are no scores on both sides of {listed(without)}: compared by the intervals of "
             "the records, which is weaker than a paired test on the same images."
         )
+    for place in (0, 1):
+        wrong = [
+            each
+            for each in compared
+            for side in each.contradicted
+            if side is (each.base, each.head)[place]
+        ]
+        if wrong:
+            folder = (wrong[0].base, wrong[0].head)[place].run.folder
+            yield (
+                f"{folder}: records of {listed(each.method for each in wrong)} do not follow from "
+                "their scores. The scores are compared; `oodbench verify` names the records."
+            )
     fewer = {
         each.seeds
         for each in compared

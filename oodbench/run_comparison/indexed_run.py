@@ -97,6 +97,11 @@ class IndexedRun:
                 found[seed] = Measurement(record.value, record.ci_low, record.ci_high)
         return found
 
+    def sets_of(self, method: str) -> tuple[str, ...]:
+        """OOD sets that a method has values on."""
+        by_set = self._records.get(method, {})
+        return tuple(ood for ood in self.sets if ood in by_set)
+
     def seeds(self, method: str, sets: Iterable[str]) -> set[int]:
         """Seeds with records on all of these OOD sets."""
         by_set = self._records.get(method, {})

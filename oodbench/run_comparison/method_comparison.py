@@ -18,6 +18,7 @@ from oodbench.run_comparison.comparability import (
     Networks,
     absence,
     common_seeds,
+    common_sets,
     different_protocol,
     different_set,
     networks,
@@ -28,6 +29,8 @@ from oodbench.run_comparison.recorded_intervals import Errors
 
 Hypothesis = tuple[str, str, frozenset[str]]
 """Method, metric and OOD sets."""
+
+_ROUNDING = 1e-9
 
 PairedSets = Mapping[str, paired_scores.PairedSet]
 """OOD set -> paired scores."""
@@ -60,6 +63,7 @@ class MethodComparison:
         seeds: seeds that both runs have; empty if it is not in both.
         networks: whether both runs have the same networks for these seeds.
         by_scores: whether it is compared by its scores.
+        contradicted: sides of which records do not follow from the scores.
         tested: a change for each metric and column.
 
     Raises:
@@ -80,12 +84,16 @@ class MethodComparison:
         self.networks: Networks = networks(base, head, method, self.seeds) if self.seeds else "same"
         self._different = {
             ood: different_set(base, head, method, ood)
-            for ood in (base.sets if in_both else ())
-            if ood in head.sets
+            for ood in (common_sets(base, head, method) if in_both else ())
         }
         reason = different_protocol(base, head, method) if in_both else self._absent()
         paired = None if reason or not in_both else self._pair(chosen, shared)
         self.by_scores = paired is not None
+        self.contradicted = [
+            side
+            for place, side in enumerate((base, head))
+            if self._contradicts(side, place, paired)
+        ]
         self.tested = [
             self._change(metric, column, reason, paired)
             for metric in chosen
@@ -121,6 +129,16 @@ class MethodComparison:
         id_dataset = self.head.board.id_dataset
         old, new = sides
         return {ood: paired_scores.pair(old, new, ood, id_dataset, chosen, shared) for ood in sets}
+
+    def _contradicts(self, side: IndexedRun, place: int, paired: PairedSets | None) -> bool:
+        """Whether a recorded value is not that of the scores."""
+        for ood, each in (paired or {}).items():
+            for metric, values in each.values.items():
+                recorded = side.measured(self.method, metric, ood)
+                for seed, pair in values.items():
+                    if seed in recorded and abs(recorded[seed].value - pair[place]) > _ROUNDING:
+                        return True
+        return False
 
     def _change(
         self, metric: str, column: Column, reason: str, paired: PairedSets | None
@@ -167,6 +185,8 @@ class MethodComparison:
         values = paired_scores.by_seed(change.metric, sets)
         if all(each.errors is None for each in sets):
             return _equal(change, values)
+        if self._images(list(paired)) < 2:
+            return Tested(replace(change, test="", reason="a data set has a single image"))
         error = paired_scores.image_error(change.metric, sets)
         return self._with_evidence(change, values, Errors(error, error), list(paired))
 
@@ -177,10 +197,15 @@ class MethodComparison:
             [side.measured(self.method, change.metric, ood) for side in (self.base, self.head)]
             for ood in sets
         ]
+        if any(seed not in each for pair in measured for each in pair for seed in self.seeds):
+            reason = f"{change.metric} is not recorded for every seed"
+            return Tested(replace(change, test="", reason=reason))
         pairs = [{seed: (old[seed], new[seed]) for seed in self.seeds} for old, new in measured]
         values = recorded_intervals.by_seed(pairs)
         if recorded_intervals.identical(pairs):
             return _equal(change, values)
+        if self._images(sets) < 2:
+            return Tested(replace(change, test="", reason="a data set has a single image"))
         errors = recorded_intervals.errors(pairs)
         if errors is None:
             reason = "there are no scores, and no intervals in the records"
@@ -192,7 +217,6 @@ class MethodComparison:
     ) -> Tested:
         differences = [head - base for base, head in values.values()]
         change = replace(_with_means(change, values), difference=fmean(differences))
-        images = min(n for ood in sets for n in self.head.images(self.method, ood))
         spread = 0.0
         if self.networks != "same":
             if len(differences) < FEWEST_SEEDS:
@@ -204,11 +228,15 @@ class MethodComparison:
             above=errors.above,
             spread=spread,
             seeds=len(differences),
-            images=images,
+            images=self._images(sets),
         )
         low, high = evidence.interval()
         change = replace(change, ci_low=low, ci_high=high, p_value=evidence.p_value())
         return Tested(change, (change.method, change.metric, frozenset(sets)))
+
+    def _images(self, sets: Sequence[str]) -> int:
+        """Number of images of the smallest data set."""
+        return min(n for ood in sets for n in self.head.images(self.method, ood))
 
     def _few_seeds(self) -> str:
         state = "differ" if self.networks == "different" else "may differ"
