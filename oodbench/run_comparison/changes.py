@@ -123,6 +123,8 @@ class RunComparison:
             a method without values in both runs.
         costs: likewise.
         level: family-wise error rate of the verdicts.
+        reason: why the two runs cannot be compared at all, such as another version of the
+            benchmark; else empty.
         notes: what a reader has to know: weaker tests, other weights, changed files.
     """
 
@@ -131,6 +133,7 @@ class RunComparison:
     changes: tuple[Change, ...]
     costs: tuple[CostChange, ...]
     level: float
+    reason: str = ""
     notes: tuple[str, ...] = ()
 
     def of(self, verdict: Verdict) -> Sequence[Change]:

@@ -73,6 +73,7 @@ def compare_runs(
         changes=tuple(_with_verdicts(tested, level)),
         costs=cost_changes(*sides, names, reason),
         level=level,
+        reason=reason,
         notes=tuple(notes),
     )
 

@@ -139,6 +139,9 @@ def check(comparison: RunComparison, gate: Gate) -> GateResult:
     Raises:
         UserError: if a rule names a metric, method or column that neither run has.
     """
+    if comparison.reason:
+        message = f"The runs cannot be compared: {comparison.reason}."
+        return GateResult((Finding(severity="incomparable", rule="compare", message=message),))
     rules = [_Rule(text, limit, comparison) for text, limit in gate.max_drop.items()]
     found = [
         *_nothing(comparison),
@@ -169,8 +172,7 @@ class _Rule:
         methods = {*comparison.base.methods, *comparison.head.methods}
         columns = {each.column for each in comparison.changes}
         self.place = 2 if not named else 0 if self.name in methods else 1
-        unknown = named and self.name not in methods | columns
-        if unknown and not _all_not_comparable(comparison):  # then columns are not listed
+        if named and self.name not in methods | columns:
             raise UserError(
                 f"max-drop {text}: neither run has a method, an OOD set or a group "
                 f"{shown(self.name)}.",
@@ -270,17 +272,14 @@ def _incomparable(rule: str, changes: Sequence[Change]) -> Iterator[Finding]:
 
 def _nothing(comparison: RunComparison) -> Iterator[Finding]:
     """That nothing at all can be compared."""
-    if _all_not_comparable(comparison):
+    verdicts = {each.verdict for each in comparison.changes}
+    if verdicts == {Verdict.NOT_COMPARABLE}:
         reasons = dict.fromkeys(each.reason for each in comparison.changes)
         yield Finding(
             severity="incomparable",
             rule="compare",
             message=f"Nothing can be compared: {listed(reasons, 2)}.",
         )
-
-
-def _all_not_comparable(comparison: RunComparison) -> bool:
-    return all(each.verdict == Verdict.NOT_COMPARABLE for each in comparison.changes)
 
 
 def _slower(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
