@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
-from oodbench.numerics.bank import FeatureBank, directions, top_k_products
+from oodbench.numerics.bank import directions, top_k_products
 from oodbench.numerics.functional import energy
 from oodbench.numerics.input_checks import at_least, require_positive_logits
+from oodbench.numerics.row_sample import RowSample
 
 
 @register(
@@ -47,7 +48,7 @@ class NNGuide(Detector):
         Raises:
             ValueError: if there are no images, or their energies are not positive on average.
         """
-        self.bank, total = FeatureBank(self.bank_size), 0.0
+        self.bank, total = RowSample(self.bank_size), 0.0
         for outputs in batches:
             rows, energies = directions(outputs.features), energy(outputs.logits)
             self.bank.add((rows * energies[:, None]).to(rows.dtype))

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.activation_vectors import distances_to_means, distances_within_classes
-from oodbench.numerics.bank import FeatureBank
 from oodbench.numerics.input_checks import at_least, labels_of, require_positive_logits
 from oodbench.numerics.moments import ClassMeans
+from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.weibull import WeibullTails, fit_weibull_tails, largest_of_classes
 
 
@@ -76,7 +76,7 @@ class OpenMax(Detector):
             ValueError: if no image is classified right, or the largest logits are not positive on
                 average.
         """
-        means, bank, largest = ClassMeans(batches.num_classes), FeatureBank(self.bank_size), 0.0
+        means, bank, largest = ClassMeans(batches.num_classes), RowSample(self.bank_size), 0.0
         for outputs in batches:
             labels = labels_of(outputs)
             right = outputs.logits.argmax(dim=1) == labels

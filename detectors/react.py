@@ -11,7 +11,7 @@ from oodbench.numerics.quantiles import StreamingQuantiles
 from oodbench.numerics.shaping import Place, activations, rectify, spatial_mean
 
 SAMPLE = 2**20
-"""Activations in the sample; the rank of its percentile is right to about 0.0005."""
+"""Largest number of activations in the sample; the rank of its percentile is right to 0.0005."""
 
 
 @register(

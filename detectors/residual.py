@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
-from oodbench.numerics.bank import FeatureBank
+from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.subspace import (
     MeanResiduals,
     PrincipalMoments,
@@ -50,7 +50,7 @@ class Residual(Detector):
         Raises:
             ValueError: if there are no images.
         """
-        moments, bank = batches.shared(PrincipalMoments), FeatureBank(SAMPLE)
+        moments, bank = batches.shared(PrincipalMoments), RowSample(SAMPLE)
         for outputs in batches:
             batches.once(moments.update, outputs.features, outputs.head)
             bank.add(outputs.features)

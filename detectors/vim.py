@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
-from oodbench.numerics.bank import FeatureBank
 from oodbench.numerics.functional import energy
 from oodbench.numerics.input_checks import at_least, require_positive_logits
+from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.subspace import (
     MeanResiduals,
     PrincipalMoments,
@@ -56,7 +56,7 @@ class ViM(Detector):
             ValueError: if there are no images, or the mean largest logit is not positive: a
                 negative alpha would make residuals raise the score.
         """
-        moments, bank = batches.shared(PrincipalMoments), FeatureBank(self.bank_size)
+        moments, bank = batches.shared(PrincipalMoments), RowSample(self.bank_size)
         largest_logits = 0.0
         for outputs in batches:
             batches.once(moments.update, outputs.features, outputs.head)

@@ -11,7 +11,7 @@ from oodbench.numerics.quantiles import StreamingQuantiles
 from oodbench.numerics.shaping import rectify
 
 SAMPLE = 10_000
-"""Images in the sample; the ranks of its quantiles are right to about 0.005."""
+"""Largest number of images in the sample; ranks of its quantiles are right to about 0.005."""
 
 
 @register(

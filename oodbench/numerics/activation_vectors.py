@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.numerics.bank import FeatureBank
 from oodbench.numerics.functional import squared_distances
+from oodbench.numerics.row_sample import RowSample
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def distances_to_means(logits: Tensor, means: Tensor) -> Distances:
     )
 
 
-def distances_within_classes(bank: FeatureBank, means: Tensor) -> tuple[Distances, Tensor]:
+def distances_within_classes(bank: RowSample, means: Tensor) -> tuple[Distances, Tensor]:
     """Distances of training images to their own class, shape [N], and their classes, [N].
 
     Args:

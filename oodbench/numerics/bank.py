@@ -1,18 +1,16 @@
-"""A bounded sample of training features, and a search for nearest neighbors in it.
+"""A search for nearest neighbors in a bank: a bounded sample of training features.
 
-A bank is kept in blocks that are never joined: filling it takes no more memory than its rows, and a
-search goes through the blocks. scikit-learn's `NearestNeighbors` would copy the bank to the CPU.
+The search goes through the blocks of the sample. scikit-learn's `NearestNeighbors` would copy the
+bank to the CPU.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK = 4096
-"""Rows of a block; one block's products are in memory at a time."""
+from oodbench.numerics.row_sample import RowSample
 
 QUERIES = 1024
 """Queries that are searched for at a time."""
@@ -28,89 +26,7 @@ def directions(features: Tensor) -> Tensor:
     return unit.to(torch.promote_types(features.dtype, torch.float32))
 
 
-class FeatureBank:
-    """Rows of a stream: all of them, in order, or a uniform sample if there are too many.
-
-    Reservoir sampling (Vitter 1985, algorithm R): row t of the stream, counted from 0, takes the
-    place of a random row with probability capacity / (t + 1). There is one random number for each
-    row, so what is kept does not depend on how the rows are cut into batches.
-
-    Args:
-        capacity: the largest number of rows kept.
-        seed: of the sample.
-
-    Raises:
-        ValueError: if the capacity is not positive.
-    """
-
-    def __init__(self, capacity: int, seed: int = 0) -> None:
-        if capacity < 1:
-            raise ValueError(f"a bank must hold at least one row, not {capacity}")
-        self.capacity = capacity
-        self.seen = 0
-        self._generator = np.random.default_rng(seed)
-        self._blocks: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return min(self.seen, self.capacity)
-
-    def add(self, rows: Tensor) -> None:
-        """Add rows to the stream.
-
-        Args:
-            rows: shape [B, D], always of one width, type and device; they are copied.
-        """
-        filled = len(self)
-        fitting = min(len(rows), self.capacity - filled)
-        self._store(torch.arange(filled, filled + fitting), rows[:fitting])
-        late = len(rows) - fitting
-        if late:
-            ordinals = self.seen + fitting + np.arange(late)
-            places = (self._generator.random(late) * (ordinals + 1)).astype(np.int64)
-            # A row may take the place that an earlier one of the same batch took: the last stays.
-            taken = {
-                place: fitting + row
-                for row, place in enumerate(places.tolist())
-                if place < self.capacity
-            }
-            chosen = torch.tensor(list(taken.values()), dtype=torch.int64, device=rows.device)
-            self._store(torch.tensor(list(taken), dtype=torch.int64), rows[chosen])
-        self.seen += len(rows)
-
-    def _store(self, places: Tensor, rows: Tensor) -> None:
-        numbers = places // BLOCK
-        for number in numbers.unique().tolist():
-            if number == len(self._blocks):
-                size = min(BLOCK, self.capacity - number * BLOCK)
-                self._blocks.append(rows.new_empty(size, rows.shape[1], requires_grad=False))
-            here = numbers == number
-            inside = (places[here] % BLOCK).to(rows.device)
-            self._blocks[number][inside] = rows.detach()[here.to(rows.device)]
-
-    @property
-    def blocks(self) -> list[Tensor]:
-        """The rows, cut into parts of at most `BLOCK` rows; views, not copies."""
-        starts = range(0, len(self), BLOCK)
-        return [
-            block[: len(self) - start]
-            for start, block in zip(starts, self._blocks[: len(starts)], strict=True)
-        ]
-
-    def gather(self, indices: Tensor) -> Tensor:
-        """Rows by number, shape [B, D].
-
-        Args:
-            indices: numbers of rows, 0 .. len - 1, shape [B], int64.
-        """
-        rows = self._blocks[0].new_empty(len(indices), self._blocks[0].shape[1])
-        numbers = indices // BLOCK
-        for number in numbers.unique().tolist():
-            here = numbers == number
-            rows[here] = self._blocks[number][indices[here] % BLOCK]
-        return rows
-
-
-def top_k_products(queries: Tensor, bank: FeatureBank, k: int) -> tuple[Tensor, Tensor]:
+def top_k_products(queries: Tensor, bank: RowSample, k: int) -> tuple[Tensor, Tensor]:
     """The k largest inner products of each query with the rows of a bank.
 
     Args:
@@ -136,7 +52,7 @@ def top_k_products(queries: Tensor, bank: FeatureBank, k: int) -> tuple[Tensor, 
     return torch.cat(products), torch.cat(rows)
 
 
-def _search(queries: Tensor, bank: FeatureBank, k: int) -> tuple[Tensor, Tensor]:
+def _search(queries: Tensor, bank: RowSample, k: int) -> tuple[Tensor, Tensor]:
     products = queries.new_empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     start = 0
@@ -162,7 +78,7 @@ class DirectionBank:
     """
 
     def __init__(self, capacity: int) -> None:
-        self._rows = FeatureBank(capacity)
+        self._rows = RowSample(capacity)
         self._origin: Tensor | None = None
 
     def __len__(self) -> int:

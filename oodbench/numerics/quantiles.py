@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from oodbench.numerics.row_sample import RowSample
 
 
 class StreamingQuantiles:
     """Quantiles over the rows of many batches, column by column.
 
-    While they fit, all rows are kept and quantiles are exact. Then rows count as blocks of 2, 4, 8
-    .. consecutive ones, and of each block one row is kept, drawn by a hash of its number: a
-    stratified sample, in which each row is as likely as any other. It depends on the rows and their
-    order alone, not on how they were cut into batches. The rank of a quantile of a sample of N rows
-    is right to some 0.5 / sqrt(N).
+    They are exact while all rows fit, and those of a uniform sample (`RowSample`) of more rows: the
+    rank of a quantile of a sample of N rows is right to some 0.5 / sqrt(N).
 
     Args:
-        capacity: rows to keep at most.
-        seed: of the hash.
+        capacity: the largest number of rows kept.
+        seed: seed of the sample.
 
     Raises:
-        ValueError: if there is room for fewer than two rows.
+        ValueError: if the capacity is not positive.
     """
 
     def __init__(self, capacity: int, seed: int = 0) -> None:
-        if capacity < 2:
-            raise ValueError(f"capacity must be at least 2, not {capacity}")
-        self.capacity = capacity
-        self.seed = seed
-        self.count = 0
-        self._level = 0  # one row is kept of every 2 ** level
-        self._parts: list[Tensor] = []
+        self._sample = RowSample(capacity, seed)
         self._sorted: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
@@ -42,31 +33,19 @@ class StreamingQuantiles:
         Args:
             rows: shape [N] (values of one distribution) or [N, D] (of D distributions).
         """
-        start, self.count = self.count, self.count + len(rows)
+        self._sample.add(rows)
         self._sorted = None
-        while -(-self.count >> self._level) > self.capacity:  # the number of blocks, rounded up
-            self._thin()
-        if self._level == 0:
-            self._parts.append(rows.detach().clone())
-            return
-        first, last = start >> self._level, -(-self.count >> self._level)
-        places = self._places(torch.arange(first, last, device=rows.device))
-        # The row kept of a block that is not whole may have been added already, or be yet to come.
-        places = places[(places >= start) & (places < self.count)]
-        self._parts.append(rows.detach().index_select(0, places - start))
 
     @property
     def kept(self) -> Tensor:
-        """The rows that are kept, in the order they came, shape [M] or [M, D].
+        """The rows that are kept, a copy, shape [M] or [M, D].
 
         Raises:
             ValueError: if no row was added.
         """
-        if self.count == 0:
+        if not len(self._sample):
             raise ValueError("no values to take a quantile of: fit the detector first")
-        if len(self._parts) > 1:
-            self._parts = [torch.cat(self._parts)]
-        return self._parts[0]
+        return torch.cat(self._sample.blocks)
 
     def quantile(self, fraction: float) -> Tensor:
         """The value below which this fraction of the rows lies, with linear interpolation.
@@ -89,29 +68,6 @@ class StreamingQuantiles:
         above = min(below + 1, len(self._sorted) - 1)
         low, high = self._sorted[below].double(), self._sorted[above].double()
         return torch.lerp(low, high, position - below)
-
-    def _thin(self) -> None:
-        """Join blocks in pairs and keep the row of one of the two."""
-        self._level += 1
-        if not self._parts:
-            return
-        kept = self.kept
-        pairs = torch.arange((len(kept) + 1) // 2, device=kept.device)
-        chosen = 2 * pairs + self._second(self._level, pairs)
-        self._parts = [kept[chosen[chosen < len(kept)]]]
-
-    def _places(self, blocks: Tensor) -> Tensor:
-        """Numbers of the rows that are kept of blocks, at the present level."""
-        for level in range(self._level, 0, -1):
-            blocks = 2 * blocks + self._second(level, blocks)
-        return blocks
-
-    def _second(self, level: int, blocks: Tensor) -> Tensor:
-        """For each block of a level, 1 if the row kept is in its second half, else 0."""
-        mixed = blocks ^ random.Random(f"{self.seed}:{level}").getrandbits(62)
-        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-            mixed = (mixed ^ (mixed >> shift)) * factor  # the mixing of splitmix64
-        return (mixed >> 40) & 1
 
 
 class EntryQuantiles:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Head
-from oodbench.numerics.bank import FeatureBank
+from oodbench.numerics.row_sample import RowSample
 
 ROWS = 512
 """Rows of a bank that are projected on all axes at a time."""
@@ -143,7 +143,7 @@ class MeanResiduals:
     precision: float
 
     @staticmethod
-    def of(bank: FeatureBank, axes: PrincipalAxes) -> MeanResiduals:
+    def of(bank: RowSample, axes: PrincipalAxes) -> MeanResiduals:
         """Mean residuals of a sample of training features.
 
         Args:

@@ -59,40 +59,12 @@ def test_sample_does_not_depend_on_the_batches(capacity: int, count: int) -> Non
         assert torch.equal(filled(rows, capacity, size).kept, whole), f"batches of {size}"
 
 
-@pytest.mark.parametrize("count", [101, 128, 1000, 4097])
-def test_sample_is_bounded_and_spread(count: int) -> None:
-    kept = filled(torch.arange(count), capacity=100, size=11).kept
-    assert 100 / 2 - 1 <= len(kept) <= 100
-    block = 2 ** int(np.ceil(np.log2(count / 100)))
-    assert torch.equal(kept // block, torch.arange(len(kept))), "one of each block"
-    assert count - int(kept[-1]) <= 2 * block
-
-
 def test_quantile_of_a_sample_is_that_of_what_is_kept() -> None:
     rows = values(5000)
     quantiles = filled(rows, capacity=300, size=77)
     for fraction in FRACTIONS:
         expected = np.quantile(quantiles.kept.numpy(), fraction)
         np.testing.assert_allclose(quantiles.quantile(fraction), expected, rtol=1e-12)
-
-
-def test_every_row_is_as_likely_as_any_other() -> None:
-    seeds, count, block = 500, 64, 16
-    counts = torch.zeros(count)
-    for seed in range(seeds):
-        counts[filled(torch.arange(count), capacity=4, size=20, seed=seed).kept] += 1
-    # Binomial with p = 1 / block: five standard deviations, over 64 rows.
-    spread = 5 * np.sqrt(seeds / block * (1 - 1 / block))
-    assert (counts - seeds / block).abs().max() < spread
-    assert counts.sum() == seeds * 4
-
-
-def test_halves_of_blocks_are_drawn_independently() -> None:
-    places = filled(torch.arange(2**16), capacity=2**12).kept % 16
-    frequencies = torch.bincount(places, minlength=16) / len(places)
-    assert (frequencies - 1 / 16).abs().max() < 5 * np.sqrt(1 / 16 / 2**12)
-    neighbors = torch.corrcoef(torch.stack([places[:-1], places[1:]]).double())[0, 1]
-    assert neighbors.abs() < 5 / np.sqrt(2**12)
 
 
 def test_seed_decides() -> None:
@@ -105,12 +77,12 @@ def test_sampled_quantiles_are_near() -> None:
     rows = values(200_000)
     found = filled(rows, capacity=10_000, size=4096).quantile(0.9)
     rank = (rows < found).double().mean()
-    assert abs(rank - 0.9) < 5 * np.sqrt(0.9 * 0.1 / 5000)
+    assert abs(rank - 0.9) < 5 * np.sqrt(0.9 * 0.1 / 10_000)
 
 
 def test_capacity_counts_rows_however_wide() -> None:
     assert len(filled(values(2, 100), capacity=2).kept) == 2
-    assert 1 <= len(filled(values(9, 100), capacity=2).kept) <= 2
+    assert len(filled(values(9, 100), capacity=2).kept) == 2
 
 
 def test_adding_after_a_quantile() -> None:
@@ -129,8 +101,8 @@ def test_what_was_added_is_copied() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="capacity must be at least 2, not 1"):
-        StreamingQuantiles(1)
+    with pytest.raises(ValueError, match="at least one row, not 0"):
+        StreamingQuantiles(0)
     with pytest.raises(ValueError, match="no values to take a quantile of: fit the detector"):
         StreamingQuantiles(2).quantile(0.5)
     with pytest.raises(ValueError, match=r"a fraction from 0 to 1, not 90"):

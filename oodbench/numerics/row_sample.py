@@ -1,0 +1,97 @@
+"""A bounded, seeded sample of the rows of a stream: what detectors keep of training images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BLOCK = 4096
+"""Rows of a block; one block's products are in memory at a time."""
+
+
+class RowSample:
+    """Rows of a stream: all of them, in order, or a uniform sample if there are too many.
+
+    Reservoir sampling (Vitter 1985, algorithm R): row t of the stream, counted from 0, takes the
+    place of a random row with probability capacity / (t + 1). There is one random number for each
+    row, so the sample does not depend on how the rows are cut into batches.
+
+    Rows are kept in blocks that are never joined: filling a sample takes no more memory than its
+    rows.
+
+    Args:
+        capacity: the largest number of rows kept.
+        seed: seed of the sample.
+
+    Raises:
+        ValueError: if the capacity is not positive.
+    """
+
+    def __init__(self, capacity: int, seed: int = 0) -> None:
+        if capacity < 1:
+            raise ValueError(f"a sample must hold at least one row, not {capacity}")
+        self.capacity = capacity
+        self.seen = 0
+        self._generator = np.random.default_rng(seed)
+        self._blocks: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return min(self.seen, self.capacity)
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows to the stream.
+
+        Args:
+            rows: shape [B] or [B, D], always of one width, type and device; they are copied.
+        """
+        filled = len(self)
+        fitting = min(len(rows), self.capacity - filled)
+        self._store(np.arange(filled, filled + fitting), rows[:fitting])
+        late = len(rows) - fitting
+        if late:
+            ordinals = self.seen + fitting + np.arange(late)
+            places = (self._generator.random(late) * (ordinals + 1)).astype(np.int64)
+            # A row may take the place that an earlier one of the same batch took: the last stays.
+            taking = np.flatnonzero(places < self.capacity)[::-1]
+            taken, last = np.unique(places[taking], return_index=True)
+            chosen = torch.from_numpy(fitting + taking[last]).to(rows.device)
+            self._store(taken, rows[chosen])
+        self.seen += len(rows)
+
+    def _store(self, places: NDArray[np.int64], rows: Tensor) -> None:
+        """Put rows into places, which are in ascending order."""
+        if not len(places):
+            return
+        blocks = range(places[0] // BLOCK, places[-1] // BLOCK + 1)
+        cuts = np.searchsorted(places, [number * BLOCK for number in (*blocks, blocks.stop)])
+        inside = torch.from_numpy(places % BLOCK).to(rows.device)
+        for number, start, stop in zip(blocks, cuts, cuts[1:], strict=False):
+            if number == len(self._blocks):
+                size = min(BLOCK, self.capacity - number * BLOCK)
+                self._blocks.append(rows.new_empty(size, *rows.shape[1:], requires_grad=False))
+            self._blocks[number][inside[start:stop]] = rows.detach()[start:stop]
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """The rows, cut into parts of at most `BLOCK` rows; views, not copies."""
+        starts = range(0, len(self), BLOCK)
+        return [
+            block[: len(self) - start]
+            for start, block in zip(starts, self._blocks[: len(starts)], strict=True)
+        ]
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """Rows by number, shape [B] or [B, D].
+
+        Args:
+            indices: numbers of rows, 0 .. len - 1, shape [B], int64.
+        """
+        first = self._blocks[0]
+        rows = first.new_empty(len(indices), *first.shape[1:])
+        numbers = indices // BLOCK
+        for number in numbers.unique().tolist():
+            here = numbers == number
+            rows[here] = self._blocks[number][indices[here] % BLOCK]
+        return rows
