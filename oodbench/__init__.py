@@ -13,7 +13,7 @@ from oodbench.errors import UserError
 from oodbench.version import __version__
 
 if TYPE_CHECKING:
-    from oodbench import losses, metrics, models
+    from oodbench import losses, metrics, models, testing
     from oodbench.api import compare, load_detector, open_run, run, run_suite
     from oodbench.results import Run, SuiteRun, leaderboard, verify
     from oodbench.user_model.evaluate_function import evaluate
@@ -41,10 +41,11 @@ __all__ = [
     "register",
     "run",
     "run_suite",
+    "testing",
     "verify",
 ]
 
-_LAZY_MODULES = ("losses", "metrics", "models")
+_LAZY_MODULES = ("losses", "metrics", "models", "testing")
 _LAZY_NAMES = {
     **dict.fromkeys(("compare", "load_detector", "open_run", "run", "run_suite"), "api"),
     **dict.fromkeys(("Run", "SuiteRun", "leaderboard", "verify"), "results"),

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.conformance import CHECKS, Check, check_cuda
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -16,10 +15,10 @@ import oodbench
 from oodbench import Detector
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.importing import load_class
+from oodbench.testing import check_detector
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples" / "detectors").glob("[a-z]*.py"))
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 KINDS = {  # the needs that each kind of detector has an example for
     "collision": set(),
     "class_cosine": {"features", "fit", "labels"},
@@ -61,16 +60,9 @@ def test_every_kind_of_detector_has_an_example(classes: dict[str, type[Detector]
     assert {"margin", "nearest_mean"} <= DOCUMENTED.keys()
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=check.__name__, marks=NO_CUDA if check is check_cuda else ())
-        for check in CHECKS
-    ],
-)
 @pytest.mark.parametrize("name", [*EXAMPLES, *DOCUMENTED])
-def test_conformance(classes: dict[str, type[Detector]], name: str, check: Check) -> None:
-    check(classes[name])
+def test_conformance(classes: dict[str, type[Detector]], name: str) -> None:
+    check_detector(classes[name])
 
 
 def test_the_examples_run_in_a_benchmark(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -10,7 +11,7 @@ from oodbench.errors import UserError
 from oodbench.plugins.detector_modules import is_content, is_installed
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """One line of what went wrong, and where in the detector's file.
 
     What oodbench writes to be read stands as it is. Other exceptions have their type before the
@@ -24,10 +25,43 @@ def reason_of(error: Exception) -> str:
     own = [place for place in frames if _is_users(place[0])]
     if not own and type(error) is ValueError:
         return line
-    if not own:
-        own = [place for place in frames if is_content(_module(place[0]))]
+    own = own or _contents(frames)
     said = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return f"{said} ({_places(own)})" if own else said
+
+
+def place_of(error: BaseException) -> tuple[str, str]:
+    """File and line of the detector's code that raised an error, and the text of that line.
+
+    Returns:
+        As in ("detectors/mine.py, line 12", "return self.mean"); two empty texts if it was raised
+        elsewhere.
+    """
+    return _place(list(_frames(error.__traceback__)))
+
+
+def place_within(frame: FrameType | None) -> tuple[str, str]:
+    """The same of the code that runs in a frame, or was called from the detector's code."""
+    frames: list[tuple[FrameType, int]] = []
+    while frame is not None:
+        frames.insert(0, (frame, frame.f_lineno))
+        frame = frame.f_back
+    return _place(frames)
+
+
+def _place(frames: list[tuple[FrameType, int]]) -> tuple[str, str]:
+    own = [place for place in frames if _is_users(place[0])] or _contents(frames)
+    if not own:
+        return "", ""
+    frame, line = own[-1]
+    file = frame.f_code.co_filename
+    text = linecache.getline(file, line, frame.f_globals).strip()
+    return f"{_shown(file)}, line {line}", text
+
+
+def _contents(frames: list[tuple[FrameType, int]]) -> list[tuple[FrameType, int]]:
+    """The frames of detectors' files and of their helpers."""
+    return [place for place in frames if is_content(_module(place[0]))]
 
 
 def _frames(trace: TracebackType | None) -> list[tuple[FrameType, int]]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.conformance import Pass
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +27,7 @@ from oodbench.engine.scoring import pass_outputs, score_batch, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.numerics.regression import fit_logistic_regression
 from oodbench.planning.plan import Method
+from oodbench.testing.planted import PlantedBatches
 
 Make = Callable[..., Any]
 Taps = Callable[[Classifier, Tensor], dict[str, Tensor]]
@@ -399,7 +399,7 @@ def test_mahalanobis_takes_labels_from_the_data_and_not_from_predictions(
     assert outputs.labels is not None
     assert (outputs.logits.argmax(dim=1) != outputs.labels).any(), "these data would not show it"
     detector = load("mahalanobis")
-    batches = Pass(outputs)
+    batches = PlantedBatches(outputs)
     batches.num_classes = 3
     detector.fit(batches)
     tap = outputs.taps["second"].double()

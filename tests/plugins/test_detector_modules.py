@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.conformance import fitted, scores_of, views
 from helpers.tiny_benchmark import tiny_benchmark
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.detector_modules import module_name, source_digest, source_files
 from oodbench.plugins.importing import load_class
+from oodbench.testing.subject import Subject
 
 BUILT_IN = tuple(Catalog().entries["detector"])
 
@@ -123,8 +123,8 @@ def all_fitted() -> dict[str, Any]:
     found = {}
     for name in BUILT_IN:
         cls = load_class(Catalog().entry("detector", name).path)
-        detector = fitted(cls)
-        found[name] = detector, scores_of(detector, views(cls)("id"))
+        subject = Subject(cls)
+        found[name] = subject.fitted, subject.scores(subject.fitted, subject.outputs("id"))
     return found
 
 
@@ -138,7 +138,8 @@ def test_a_fitted_detector_survives_a_copy(name: str, how: str, all_fitted: Any)
         "copy": lambda: copy.copy(detector),
     }[how]()
     assert type(again) is type(detector)
-    assert torch.equal(scores_of(again, views(type(again))("id")), expected)
+    subject = Subject(type(again))
+    assert torch.equal(subject.scores(again, subject.outputs("id")), expected)
 
 
 _UNPICKLE = """
@@ -155,8 +156,8 @@ pickle.dump(scores, open(sys.argv[2], "wb"))
 def test_all_survive_in_a_fresh_process(tmp_path: Path, all_fitted: Any) -> None:
     """With a plug-in that has a helper and a class of its own, which no catalog names there."""
     mine = load_class(folder(tmp_path / "mine", "from _shared import moved", 2.0))
-    found = {n: (d, views(type(d))("id")) for n, (d, _) in all_fitted.items()}
-    outputs = views(mine)("id")
+    found = {n: (d, Subject(type(d)).outputs("id")) for n, (d, _) in all_fitted.items()}
+    outputs = Subject(mine).outputs("id")
     found["mine"] = mine(), outputs
     (tmp_path / "in").write_bytes(pickle.dumps(found))
     subprocess.run(

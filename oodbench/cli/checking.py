@@ -1,0 +1,84 @@
+"""The command `oodbench check`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oodbench.cli.display import console, say
+from oodbench.cli.parameters import Plugins
+from oodbench.errors import ExitCode
+
+if TYPE_CHECKING:
+    from oodbench.testing import CheckResult
+
+_STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim", "not run": "yellow"}
+
+
+def check(
+    detector: Annotated[
+        str,
+        typer.Argument(metavar="NAME|FILE", help="A detector's name, or the file of one."),
+    ],
+    plugins: Plugins = None,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            "--time-limit",
+            metavar="SECONDS",
+            min=1,
+            help="How long running the file, and each check, may take.",
+        ),
+    ] = 60,
+) -> None:
+    """Check that a detector keeps the contract: scores, fitting, copies, what it declares.
+
+    Exit code 1 if a check fails. The detector runs in another process, and in this one with
+    --debug, which shows tracebacks, has no time limit, and stops at breakpoint().
+    """
+    from oodbench.testing.results import lines_of, summary
+    from oodbench.testing.targets import detector_file
+
+    path = detector_file(detector, plugins or ())
+    output, found, started = console(), [], time.perf_counter()
+    output.print(f"{path.stem}  {path}", markup=False, highlight=False, soft_wrap=True)
+    for result in _results(path, time_limit):
+        found.append(result)
+        first, *others = lines_of(result)
+        mark, rest = first[:4], first[4:]
+        output.print(mark, style=_STYLES[result.status], highlight=False, end="")
+        for line in (rest, *others):
+            output.print(line, markup=False, highlight=False, soft_wrap=True)
+        if result.traceback and _debugging():
+            say(result.traceback)
+    seconds = time.perf_counter() - started
+    failed = any(result.status == "failed" for result in found)
+    output.print(
+        f"{path.stem}: {summary(found)} ({seconds:.1f} s)",
+        style=_STYLES["failed" if failed else "passed"],
+        highlight=False,
+        soft_wrap=True,
+    )
+    raise typer.Exit(ExitCode.FINDING if failed else ExitCode.OK)
+
+
+def _results(path: Path, time_limit: float) -> Iterator[CheckResult]:
+    """The results of all checks, one after the other."""
+    if _debugging():
+        from oodbench.testing.subject import subject_of
+        from oodbench.testing.suite import results_of
+
+        yield from results_of(subject_of(path))
+    else:
+        from oodbench.testing.isolation import isolated_results
+
+        yield from isolated_results(path, time_limit)
+
+
+def _debugging() -> bool:
+    return logging.getLogger().isEnabledFor(logging.DEBUG)

@@ -1,0 +1,239 @@
+"""Checks that a detector changes nothing but itself."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oodbench.detector import Detector, Outputs
+from oodbench.testing.assertions import CheckFailed, expect, expect_same, said
+from oodbench.testing.check import check
+from oodbench.testing.engine_run import engine_scores
+from oodbench.testing.planted import Split, copied
+from oodbench.testing.small_network import small_classifier, state_of
+from oodbench.testing.subject import Subject
+
+_SPLITS: tuple[Split, ...] = ("fit", "validation", "positives", "negatives", "id")
+_METHODS = (
+    "fit",
+    "fit_validation",
+    "calibrate",
+    "gradient_losses",
+    "perturbation_losses",
+    "reduce_layer",
+    "replace_tap",
+    "score",
+)
+
+
+@check("Write relu() instead of relu_(), and a * b instead of a *= b.")
+def outputs_unchanged(subject: Subject) -> None:
+    """Neither fitting nor scoring writes into the outputs that the detector is given."""
+    planted = {split: subject.network.outputs(split) for split in _SPLITS}
+    own = {split: copied(outputs) for split, outputs in planted.items()}
+    detector = subject.learned(lambda split: subject.seen(own[split]))
+    subject.scores(detector, subject.seen(own["id"]))
+    for split, outputs in own.items():
+        before = _tensors(planted[split])
+        for place, tensor in _tensors(outputs).items():
+            expect(
+                torch.equal(tensor, before[place]),
+                f"it writes into {place} of the images that it is given ('{split}')",
+            )
+
+
+def _tensors(outputs: Outputs) -> dict[str, Tensor]:
+    tensors = {
+        "logits": outputs.logits,
+        "features": outputs.features,
+        "feature_map": outputs.feature_map,
+        "labels": outputs.labels,
+        "the head's weight": outputs.head.weight,
+        "the head's bias": outputs.head.bias,
+        **{f"tap '{name}'": tap for name, tap in outputs.taps.items()},
+        **{f"the map of tap '{name}'": tap for name, tap in outputs.tap_maps.items()},
+    }
+    return {place: tensor for place, tensor in tensors.items() if tensor is not None}
+
+
+@check("Leave the model alone: read what needs=(...) gives, and clone it before it is changed.")
+def model_unchanged(subject: Subject) -> None:
+    """Fitted and scored by a run, the model is the same afterwards.
+
+    Weights, buffers and their addresses, modes, frozen parameters, gradients and hooks are looked
+    at.
+    """
+    classifier = copy.deepcopy(small_classifier(subject.network.kind))
+    network = classifier.network
+    network.get_submodule("first.1").train()  # an odd state, to be given back
+    network.get_parameter("second.0.weight").requires_grad_(False)
+    before = state_of(classifier)
+    changed = {"epsilon": 0.01} if "input_gradient" in subject.needs else {}
+    scores = engine_scores(subject, {0: changed}, classifier)[0]
+    expect(bool(scores.isfinite().all()), "scores of a run are not finite")
+    after = state_of(classifier)
+    for place, value in before.items():
+        same = (
+            torch.equal(after[place], value) if isinstance(value, Tensor) else after[place] == value
+        )
+        expect(same, f"{place} of the model is not as it was")
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+def _set_warning_filters(filters: list[Any]) -> None:
+    warnings.resetwarnings()
+    warnings.filters[:] = filters  # type: ignore[index]
+
+
+_GLOBAL: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "torch's global generator": (torch.get_rng_state, torch.set_rng_state),
+    "numpy's global generator": (np.random.get_state, np.random.set_state),
+    "Python's global generator": (random.getstate, random.setstate),
+    "the grad mode of torch": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch's default device": (torch.get_default_device, torch.set_default_device),
+    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch's deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "torch's precision of float32 products": (
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+    "numpy's handling of errors": (np.geterr, lambda errors: np.seterr(**errors)),
+    "the filters of warnings": (lambda: [*warnings.filters], _set_warning_filters),
+    "the working directory": (Path.cwd, os.chdir),
+}
+"""State of the process -> functions that give and set it."""
+
+
+def _of_process() -> dict[str, Any]:
+    return {what: give() for what, (give, _) in _GLOBAL.items()}
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [what for what in before if not _equal(before[what], after[what])]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    same = one == other
+    return bool(same.all()) if isinstance(same, np.ndarray | Tensor) else bool(same)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """At the end, the state of the process is as before."""
+    before = _of_process()
+    try:
+        yield
+    finally:
+        for what in _changed(before, _of_process()):  # some setters take seconds
+            _GLOBAL[what][1](before[what])
+
+
+_OWN_GENERATOR = (
+    "Use generators of the detector's own: torch.Generator().manual_seed(0), "
+    "numpy.random.default_rng(0), random.Random(0)."
+)
+
+
+@check(
+    "Use a context manager, such as torch.enable_grad() or torch.autocast, and put back whatever "
+    "is set for the process."
+)
+def global_state(subject: Subject) -> None:
+    """No method changes global state: random generators, grad mode, default dtype, threads."""
+
+    def watched(detector: Detector, method: str) -> Callable[..., Any]:
+        own = getattr(detector, method)
+
+        def call(*given: Any) -> Any:
+            before = _of_process()
+            result = own(*given)
+            after = _of_process()
+            for what in _changed(before, after):
+                plain = isinstance(after[what], bool | int | str | torch.dtype | torch.device)
+                raise CheckFailed(
+                    f"{method} changes {what}"
+                    + (f": {before[what]} before, {after[what]} after" if plain else ""),
+                    _OWN_GENERATOR if "generator" in what else "",
+                )
+            return result
+
+        return call
+
+    detector = subject.new()
+    for method in _METHODS:
+        if hasattr(detector, method):
+            object.__setattr__(detector, method, watched(detector, method))
+    with _restored():
+        subject.learn(detector)
+        subject.scores(detector, subject.outputs("id"))
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+@check(
+    "Assign results to attributes (self.mean = ...) instead of changing shared objects in place "
+    "(self.list.append(...)), and keep nothing in the class or in a module."
+)
+def copies(subject: Subject) -> None:
+    """Copies score the same, and what is done with them does not change the original.
+
+    Shallow copies get other parameters and are calibrated, as tuning does; deep copies and pickled
+    ones are also fitted again.
+    """
+    original, outputs = subject.learned(), subject.outputs("id")
+    before = subject.scores(original, outputs)
+    for how, copying in _COPIES.items():
+        if how == "pickle" and not _named(subject.cls):
+            continue  # a class of a function has no name that pickle finds
+        try:
+            again = copying(original)
+        except Exception as error:
+            raise CheckFailed(
+                f"{how} of the fitted detector raised {said(error)}",
+                "Keep no lambdas, locks or open files in attributes.",
+            ) from error
+        expect_same(subject.scores(again, outputs), before, 0.0, f"of a copy made with {how}")
+        subject.scores(again, subject.outputs("ood"))
+        if how == "copy.copy":
+            subject.calibrate(again, subject.outputs("negatives"), subject.outputs("positives"))
+        else:
+            subject.learn(again, fit_on="other")
+        done = "was calibrated with other images" if how == "copy.copy" else "was fitted again"
+        name = f"after a copy made with {how} {done}"
+        expect_same(subject.scores(original, outputs), before, 0.0, name)
+
+
+def _named(cls: type[Detector]) -> bool:
+    """Whether pickle finds a class by its name."""
+    try:
+        pickle.dumps(cls)
+    except Exception:
+        return False
+    return True
+
+
+_COPIES: dict[str, Callable[[Detector], Detector]] = {
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    "pickle": lambda detector: pickle.loads(pickle.dumps(detector)),
+}
