@@ -121,6 +121,20 @@ def test_table_shows_the_first_rows_of_many() -> None:
     assert "Worse: 55 more rows; --format md, html and json have them." in text
 
 
+def test_the_first_findings_of_many_are_shown() -> None:
+    findings = [
+        Finding(severity="failure", rule="fail-on worse", method=f"M{number}", message="It fell.")
+        for number in range(14)
+    ]
+    text = console_text.render(unchanged(), GateResult(tuple(findings)))
+    assert text.count("FAILURE: ") == 10
+    assert "Gate failed: 14 failures." in text
+    assert "\n... and 4 more.\n" in text
+    summary = job_summary.render(unchanged(), GateResult(tuple(findings)))
+    folded = summary.index("<details><summary>4 more</summary>\n\n- **FAILURE** M10: It fell.")
+    assert summary.index("M9: It fell.") < folded
+
+
 def test_json_has_everything_and_is_strict() -> None:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")

@@ -179,7 +179,7 @@ def full_tables(comparison: RunComparison) -> Iterator[Table]:
         for change in changes:
             rows.setdefault(change.method, {})[change.kind, change.column] = _full_cell(change)
         yield Table(
-            f"{metric_name(metric)}: head in percent (change in points)",
+            f"{metric_name(metric)}: head in percent (change in points, if any)",
             (
                 Heading("Method", "Method", text=True),
                 *(Heading(visible(column), visible(column)) for _, column in places),
@@ -202,7 +202,7 @@ def full_tables(comparison: RunComparison) -> Iterator[Table]:
 def _full_cell(change: Change) -> Cell:
     mark = _DIRECTED.get(change.verdict)
     word = change.verdict.value if change.verdict != Verdict.SAME else ""
-    difference = "" if change.difference is None else f"({points(change.difference)})"
+    difference = f"({points(change.difference)})" if change.difference else ""
     parts = (percent(change.head), difference, word)
     return Cell(" ".join(part for part in parts if part), mark=mark)
 

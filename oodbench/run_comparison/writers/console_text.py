@@ -13,8 +13,8 @@ from oodbench.report.writers import terminal
 from oodbench.run_comparison.changes import GateResult, RunComparison
 from oodbench.run_comparison.writers.overview import Overview, overview
 
-_MOST_ROWS = 25
-"""Rows of a section; the other formats show all of them."""
+_MOST_ROWS, _MOST_FINDINGS = 25, 10
+"""Rows of a section and findings; the other formats show all of them."""
 
 _STYLES = {
     "FAILURE": "bold red",
@@ -41,7 +41,7 @@ def renderables(
         Text(),
         _prose(found.verdict, width, style="bold"),
         _prose(found.gate, width, style=_STYLES[found.state]),
-        *finding_lines(found, width),
+        *_findings(found, width),
     ]
     for table in found.changed:
         shown += [Text(), *terminal.table_renderables(_cut(table), width)]
@@ -58,12 +58,14 @@ def render(comparison: RunComparison, gate: GateResult, width: int = 120) -> str
     return terminal.plain(renderables(comparison, gate, width), width)
 
 
-def finding_lines(found: Overview, width: int) -> list[Text]:
-    """The gate's findings."""
-    return [
+def _findings(found: Overview, width: int) -> list[Text]:
+    """The gate's first findings, the most severe first, and how many more there are."""
+    lines = [
         _prose(f"{severity}: {text}", width, indent="  ", style=_STYLES[severity])
-        for severity, text in found.findings
+        for severity, text in found.findings[:_MOST_FINDINGS]
     ]
+    more = len(found.findings) - _MOST_FINDINGS
+    return [*lines, Text(f"... and {more} more.")] if more > 0 else lines
 
 
 def _prose(text: str, width: int, *, indent: str = "", style: str = "") -> Text:

@@ -21,5 +21,5 @@ def alike(findings: Iterable[Finding]) -> list[list[Finding]]:
 def sentence(first: Finding, *others: Finding) -> str:
     """Findings on one line: what was found, where else, and the rule that asked for it."""
     about = "" if first.method in first.message else f"{first.method}: "
-    also = f" Also on {listed((each.column for each in others), 10)}." if others else ""
+    also = f" Also on {listed((each.column for each in others), 3)}." if others else ""
     return visible(f"{about}{first.message}{also} [{first.rule}]")

@@ -16,6 +16,9 @@ LIMIT = 1024 * 1024
 
 _SIGNS = {"passed": "\N{WHITE HEAVY CHECK MARK}", "failed": "\N{CROSS MARK}"}
 _OTHER_SIGN = "\N{WARNING SIGN}\N{VARIATION SELECTOR-16}"
+_MOST_FINDINGS = 10
+"""Findings that are not folded."""
+
 _NOTICE = "**Cut here: the summary of a step has at most 1 MiB.** `--out FILE` writes all of it."
 
 
@@ -25,8 +28,12 @@ def render(comparison: RunComparison, gate: GateResult) -> str:
     sign = _SIGNS.get(found.state, _OTHER_SIGN)
     parts = [f"## {sign} {escaped(found.title)}", f"**{escaped(found.verdict)}**"]
     parts.append(escaped(found.gate))
-    if found.findings:
-        parts.append("\n".join(f"- **{severity}** {escaped(x)}" for severity, x in found.findings))
+    findings = [f"- **{severity}** {escaped(text)}" for severity, text in found.findings]
+    if findings:
+        parts.append("\n".join(findings[:_MOST_FINDINGS]))
+    if more := findings[_MOST_FINDINGS:]:
+        folded = "\n".join(more)
+        parts += [f"<details><summary>{len(more)} more</summary>", folded, "</details>"]
     for table in found.changed:
         parts += [f"### {escaped(table.title)}", *_sections(table)]
     if found.unchanged:

@@ -172,6 +172,6 @@ def _side(label: str, side: Side) -> str:
         f"seeds {', '.join(map(str, side.seeds))}",
         "with scores" if side.has_scores else "without scores",
         *([f"revision {side.revision}"] if side.revision else []),
-        *([f"made {side.written}"] if side.written else []),
+        *([f"made {side.written[:16].replace('T', ' ')} UTC"] if side.written else []),
     ]
     return visible("; ".join(parts) + ".")
