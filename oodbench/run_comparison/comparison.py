@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from oodbench.argument_checks import names
 from oodbench.bootstrap import SharedResamples
 from oodbench.errors import UserError, did_you_mean, listed, shown
 from oodbench.report.leaderboard import FPR, RANKED_BY, SHOWN
@@ -54,24 +55,24 @@ def compare_runs(
     """
     chosen = _checked(metrics, level)
     sides = IndexedRun(base, "base"), IndexedRun(head, "head")
-    names = tuple(dict.fromkeys([*sides[1].methods, *sides[0].methods]))
+    methods = tuple(dict.fromkeys([*sides[1].methods, *sides[0].methods]))
     notes = [note for side in sides for note in side_notes(side)]
     if reason := different_benchmarks(*sides):
         tested = [
             Tested(_not_comparable(*sides, name, metric, reason))
-            for name in names
+            for name in methods
             for metric in chosen
         ]
     else:
         shared = SharedResamples(RESAMPLES)
-        methods = [MethodComparison(*sides, name, chosen, shared) for name in names]
-        tested = [each for method in methods for each in method.tested]
-        notes += [*pair_notes(*sides), *_method_notes(methods)]
+        compared = [MethodComparison(*sides, name, chosen, shared) for name in methods]
+        tested = [each for method in compared for each in method.tested]
+        notes += [*pair_notes(*sides), *_method_notes(compared)]
     return RunComparison(
         base=sides[0].side(),
         head=sides[1].side(),
         changes=tuple(_with_verdicts(tested, level)),
-        costs=cost_changes(*sides, names, reason),
+        costs=cost_changes(*sides, methods, reason),
         level=level,
         reason=reason,
         notes=tuple(notes),
@@ -81,14 +82,10 @@ def compare_runs(
 def _checked(metrics: Sequence[str] | None, level: float) -> tuple[str, ...]:
     if not isinstance(level, float) or not 0 < level < 1:
         raise UserError(f"level: expected a number between 0 and 1, not {shown(level)}.")
-    chosen = METRICS if metrics is None else tuple(dict.fromkeys(metrics))
-    if isinstance(metrics, str) or not chosen:
-        raise UserError(f"metrics: expected a list of names, not {shown(metrics)}.")
+    chosen = METRICS if metrics is None else tuple(dict.fromkeys(names("metrics", metrics)))
     for metric in chosen:
         if metric not in SHOWN:
-            raise UserError(
-                f"There is no metric {shown(metric)}.", did_you_mean(str(metric), SHOWN)
-            )
+            raise UserError(f"There is no metric {shown(metric)}.", did_you_mean(metric, SHOWN))
     return chosen
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from oodbench.errors import UserError, did_you_mean, listed, shown
-from oodbench.report.leaderboard import SHOWN
 from oodbench.run_comparison.changes import (
     Change,
     Finding,
@@ -18,6 +16,7 @@ from oodbench.run_comparison.changes import (
     Severity,
     Verdict,
 )
+from oodbench.run_comparison.drop_rules import check_metric, drops, figures, finding, incomparable
 
 FailOn = Literal["worse", "missing", "any"]
 
@@ -80,7 +79,7 @@ class Gate(BaseModel):
                 f"{where}: {place}: {first['msg']}, not {shown(first['input'])}."
             ) from error
         for rule in gate.max_drop:
-            _check_metric(rule, where)
+            check_metric(rule, where)
         return gate
 
     @classmethod
@@ -142,132 +141,14 @@ def check(comparison: RunComparison, gate: Gate) -> GateResult:
     if comparison.reason:
         message = f"The runs cannot be compared: {comparison.reason}."
         return GateResult((Finding(severity="incomparable", rule="compare", message=message),))
-    rules = [_Rule(text, limit, comparison) for text, limit in gate.max_drop.items()]
     found = [
         *_nothing(comparison),
-        *(each for rule in rules for each in rule.findings(rules, gate.strict)),
+        *drops(comparison, gate.max_drop, gate.strict),
         *_slower(comparison, gate),
         *_passes(comparison, gate),
         *(each for kind in gate.fail_on for each in _verdicts(comparison, kind)),
     ]
     return GateResult(tuple(sorted(found, key=lambda each: _SEVERITIES.index(each.severity))))
-
-
-def _check_metric(rule: str, where: str) -> None:
-    metric = rule.partition("@")[0]
-    if metric not in SHOWN:
-        raise UserError(
-            f"{where}: there is no metric {shown(metric)}.", did_you_mean(metric, SHOWN)
-        )
-
-
-class _Rule:
-    """A largest drop, for all changes of a metric or for those of a method or column."""
-
-    def __init__(self, text: str, limit: float, comparison: RunComparison) -> None:
-        _check_metric(text, "max-drop")
-        self.metric, named, self.name = text.partition("@")
-        self.limit, self.label = limit, f"max-drop {text}={limit:g}"
-        self._comparison = comparison
-        methods = {*comparison.base.methods, *comparison.head.methods}
-        columns = {each.column for each in comparison.changes}
-        self.place = 2 if not named else 0 if self.name in methods else 1
-        if named and self.name not in methods | columns:
-            raise UserError(
-                f"max-drop {text}: neither run has a method, an OOD set or a group "
-                f"{shown(self.name)}.",
-                did_you_mean(self.name, methods | columns),
-            )
-
-    def covers(self, change: Change) -> bool:
-        names = (change.method,), (change.column,), (self.name,)
-        return change.metric == self.metric and self.name in names[self.place]
-
-    def findings(self, rules: Sequence[_Rule], strict: bool) -> Iterator[Finding]:
-        """What it finds, except where a more specific rule applies."""
-        missing: list[Change] = []
-        mine = [each for each in self._comparison.changes if self.covers(each)]
-        if not mine:
-            yield Finding(
-                severity="incomparable",
-                rule=self.label,
-                metric=self.metric,
-                message=f"{self.metric} of {self.name or 'any method'} was not compared.",
-            )
-        for change in mine:
-            if any(rule.place < self.place and rule.covers(change) for rule in rules):
-                continue
-            if change.verdict == Verdict.NOT_COMPARABLE:
-                if self.place == 0 or change.base is not None:
-                    missing.append(change)
-            elif change.verdict == Verdict.GONE:
-                if self.place == 0:
-                    missing.append(change)
-                else:
-                    yield _finding("warning", self.label, change, "is only in the base")
-            elif change.verdict == Verdict.NEW:
-                if self.place == 0:
-                    missing.append(change)
-            else:
-                yield from self._drop(change, strict)
-        yield from _incomparable(self.label, missing)
-
-    def _drop(self, change: Change, strict: bool) -> Iterator[Finding]:
-        assert change.difference is not None
-        sign = 1 if SHOWN[change.metric].higher_is_better else -1
-        drop = -100 * sign * change.difference
-        # Decimal limits are no binary fractions: a drop of 0.5 points is not beyond 0.5.
-        if drop <= self.limit or math.isclose(drop, self.limit, rel_tol=1e-9):
-            return
-        shown_by_test = change.verdict == Verdict.WORSE
-        severity: Severity = "failure" if shown_by_test or strict else "warning"
-        what = f"drops by {drop:.2f} points, more than {self.limit:g} ({figures(change)})"
-        yield _finding(severity, self.label, change, what)
-
-
-def figures(change: Change) -> str:
-    """Values, interval and p-value of a change, for a message."""
-    parts = [f"{100 * value:.2f} %" for value in (change.base, change.head) if value is not None]
-    found = [" -> ".join(parts)]
-    if change.ci_low is not None and change.ci_high is not None:
-        found.append(
-            f"95 % CI of the difference {100 * change.ci_low:+.2f} to {100 * change.ci_high:+.2f}"
-        )
-    if change.p_adjusted is not None:
-        p = f"p = {change.p_adjusted:.2g}" if change.p_adjusted >= 1e-4 else "p < 0.0001"
-        found.append(f"{p} after Holm's correction")
-    if change.verdict == Verdict.SAME:
-        found.append("chance explains it")
-    return "; ".join(found)
-
-
-def _finding(severity: Severity, rule: str, change: Change, what: str) -> Finding:
-    return Finding(
-        severity=severity,
-        rule=rule,
-        method=change.method,
-        metric=change.metric,
-        column=change.column,
-        message=f"{SHOWN[change.metric].short_title} of {change.method} on {change.column} {what}.",
-    )
-
-
-def _incomparable(rule: str, changes: Sequence[Change]) -> Iterator[Finding]:
-    """One finding for each reason, and for each method if there are several reasons."""
-    reasons: dict[str, list[Change]] = {}
-    for each in changes:
-        reason = each.reason or f"it is {each.verdict}"
-        reasons.setdefault(reason, []).append(each)
-    for reason, found in reasons.items():
-        methods = list(dict.fromkeys(each.method for each in found))
-        yield Finding(
-            severity="incomparable",
-            rule=rule,
-            method=methods[0] if len(methods) == 1 else "",
-            metric=found[0].metric,
-            column=found[0].column if len(found) == 1 else "",
-            message=f"{listed(methods, 3)} cannot be compared: {reason}.",
-        )
 
 
 def _nothing(comparison: RunComparison) -> Iterator[Finding]:
@@ -347,7 +228,7 @@ def _verdicts(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:
             if each.difference is None:
                 absent.setdefault((each.method, what), []).append(each)
             else:
-                yield _finding("failure", rule, each, f"{what} ({figures(each)})")
+                yield finding("failure", rule, each, f"{what} ({figures(each)})")
     for (method, what), changes in absent.items():
         columns = list(dict.fromkeys(each.column for each in changes))
         where = "" if "mean" in columns else f" on {listed(columns)}"
@@ -355,7 +236,7 @@ def _verdicts(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:
             severity="failure", rule=rule, method=method, message=f"{method} {what}{where}."
         )
     if kind != "missing":
-        yield from _incomparable(rule, unknown)
+        yield from incomparable(rule, unknown)
 
 
 def _what(change: Change, kind: FailOn) -> str:

@@ -378,9 +378,9 @@ def test_bad_arguments(write: Write) -> None:
     run = write("run", {("A", 0): A})
     with pytest.raises(UserError, match=r"no metric 'aurok'\.\nDid you mean 'auroc'"):
         compare_runs(run, run, metrics=["aurok"])
-    for metrics in ([], "auroc"):
+    for metrics in ([], 3, [3]):
         with pytest.raises(UserError, match="metrics: expected a list of names"):
-            compare_runs(run, run, metrics=metrics)
+            compare_runs(run, run, metrics=metrics)  # type: ignore[arg-type]
     for level in (0.0, 1.5, math.nan, "0.05"):
         with pytest.raises(UserError, match="level: expected a number between 0 and 1"):
             compare_runs(run, run, level=level)  # type: ignore[arg-type]

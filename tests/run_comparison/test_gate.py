@@ -149,6 +149,7 @@ def test_metrics_that_are_better_if_lower_drop_by_rising() -> None:
     ]
     result = check(comparison(rises), gate("fpr_at_95_tpr=1", "fpr95_ood_positive=1", "auroc=1"))
     assert {each.metric for each in result.findings} == {"fpr_at_95_tpr", "fpr95_ood_positive"}
+    assert "FPR95 of A on average rises by 3.00 points" in result.findings[0].message
 
 
 @pytest.mark.parametrize(
