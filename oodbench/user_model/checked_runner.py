@@ -15,7 +15,7 @@ from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.errors import UserError, listed
 from oodbench.models.classifier import Classifier
-from oodbench.user_model.structure.user_network import model_name
+from oodbench.models.structure.user_network import model_name
 
 
 class CheckedRunner(NetworkRunner):

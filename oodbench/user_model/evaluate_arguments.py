@@ -17,12 +17,12 @@ from oodbench.detector import Detector, DetectorInfo
 from oodbench.engine.device import find_device
 from oodbench.engine.passes.image_sources import ID
 from oodbench.errors import UserError, did_you_mean
+from oodbench.models.structure.user_network import Function, model_name, unwrapped
 from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningProtocol
 from oodbench.user_model.dataloader import LoadedImages
 from oodbench.user_model.session import DataSets
-from oodbench.user_model.structure.user_network import Function, model_name, unwrapped
 from oodbench.user_model.user_classifier import Scaling
 
 

@@ -15,6 +15,8 @@ from oodbench.detector import Detector
 from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
+from oodbench.models.structure.logits_entry import Output
+from oodbench.models.structure.user_network import inputs_beside_images, model_name
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.process import prepare_process
@@ -34,8 +36,6 @@ from oodbench.user_model.evaluate_arguments import (
 from oodbench.user_model.evaluation_result import EvaluationResult
 from oodbench.user_model.restoration import given_back, reproducible
 from oodbench.user_model.session import Session
-from oodbench.user_model.structure.logits_entry import Output
-from oodbench.user_model.structure.user_network import inputs_beside_images, model_name
 from oodbench.user_model.user_classifier import adapted, same_classes
 
 Model = nn.Module | Callable[[Tensor], Any]
@@ -114,7 +114,7 @@ def evaluate(
         taps: names of the feature layers, the modules that detectors with a feature ensemble read;
             of a tuple or a mapping, the first tensor is read. "auto": the ends of stages or
             blocks; a note says which and why
-            (`oodbench.user_model.structure.stages`).
+            (`oodbench.models.structure.stages`).
         head: name of the last layer, if it is not found. Its input, averaged over places, is the
             features.
         features: name of the module whose output, averaged over places, is the features, if they

@@ -24,11 +24,11 @@ from oodbench.engine.passes.replacement import replaced_taps
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
+from oodbench.models.structure.head import UNREGISTERED, UNWATCHED
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take
 from oodbench.user_model.dataloader import LoadedImages
-from oodbench.user_model.structure.head import UNREGISTERED, UNWATCHED
 
 ID_DATA = "id_data"
 """The argument that in-distribution images are given as."""

@@ -14,8 +14,8 @@ from oodbench.errors import UserError
 from oodbench.losses import DistanceHead
 from oodbench.models.classifier import first_tensor, is_last_layer, vectors
 from oodbench.models.rounding_tolerance import precision, same, within_rounding
-from oodbench.user_model.structure.forward_pass import Call, ForwardPass
-from oodbench.user_model.structure.user_network import Function, has_weights, model_name
+from oodbench.models.structure.forward_pass import Call, ForwardPass
+from oodbench.models.structure.user_network import Function, has_weights, model_name
 
 UNWATCHED = "a function or a compiled module hides its layers"
 """Why the last layer of a function, or of a module of TorchScript or torch.export, is not known."""

@@ -17,8 +17,8 @@ from oodbench.models.adapted_network import described
 from oodbench.models.classifier import first_tensor, is_last_layer, vectors
 from oodbench.models.hooks import watched
 from oodbench.models.rounding_tolerance import same, within_rounding
-from oodbench.user_model.structure.logits_entry import HINT, Output, find_output, logits_in
-from oodbench.user_model.structure.user_network import model_name
+from oodbench.models.structure.logits_entry import HINT, Output, find_output, logits_in
+from oodbench.models.structure.user_network import model_name
 
 
 class NotFiniteError(Exception):

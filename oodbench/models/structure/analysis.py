@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from oodbench.errors import UserError, did_you_mean
 from oodbench.models.classifier import first_tensor
-from oodbench.user_model.structure.feature_layers import find_feature_layers
-from oodbench.user_model.structure.forward_pass import (
+from oodbench.models.structure.feature_layers import find_feature_layers
+from oodbench.models.structure.forward_pass import (
     ForwardPass,
     is_activation,
     shape_of,
     steady_calls,
     watch_pass,
 )
-from oodbench.user_model.structure.head import find_head, gives_logits, is_transparent
-from oodbench.user_model.structure.logits_entry import Output
-from oodbench.user_model.structure.user_network import UserNetwork, model_name
+from oodbench.models.structure.head import find_head, gives_logits, is_transparent
+from oodbench.models.structure.logits_entry import Output
+from oodbench.models.structure.user_network import UserNetwork, model_name
 
 
 @dataclass(frozen=True, slots=True)

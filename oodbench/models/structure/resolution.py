@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from oodbench.models.activations import activation_of, axis_by_sides, equal, usual_axis
-from oodbench.user_model.structure.forward_pass import ForwardPass
+from oodbench.models.structure.forward_pass import ForwardPass
 
 _STEP = 3
 """A module that divides height or width by more than this contains several stages."""

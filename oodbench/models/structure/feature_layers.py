@@ -12,10 +12,10 @@ from oodbench.errors import UserError
 from oodbench.models.activations import activation_of, usual_axis
 from oodbench.models.adapted_network import check_taps
 from oodbench.models.classifier import Network
-from oodbench.user_model.structure.forward_pass import ForwardPass, shape_of
-from oodbench.user_model.structure.resolution import channel_axis
-from oodbench.user_model.structure.stages import find_stages
-from oodbench.user_model.structure.user_network import model_name
+from oodbench.models.structure.forward_pass import ForwardPass, shape_of
+from oodbench.models.structure.resolution import channel_axis
+from oodbench.models.structure.stages import find_stages
+from oodbench.models.structure.user_network import model_name
 
 
 @dataclass(frozen=True, slots=True)

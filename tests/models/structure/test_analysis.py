@@ -18,9 +18,9 @@ from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.losses import DisMaxHead, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
-from oodbench.user_model.structure.analysis import Analysis, analyze
-from oodbench.user_model.structure.forward_pass import NotFiniteError
-from oodbench.user_model.structure.user_network import unwrapped
+from oodbench.models.structure.analysis import Analysis, analyze
+from oodbench.models.structure.forward_pass import NotFiniteError
+from oodbench.models.structure.user_network import unwrapped
 
 CLASSES = 5
 

@@ -29,7 +29,7 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
-from oodbench.user_model.structure.analysis import Analysis, analyze
+from oodbench.models.structure.analysis import Analysis, analyze
 
 CLASSES = 5
 Mahalanobis = partial(oodbench.load_detector, "mahalanobis")

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from oodbench.errors import UserError
 from oodbench.models.adapted_network import AdaptedNetwork
-from oodbench.user_model.structure.logits_entry import HINT, Output, logits_in
+from oodbench.models.structure.logits_entry import HINT, Output, logits_in
 
 
 class UserNetwork(AdaptedNetwork):
-    """A user's classifier with the results of `oodbench.user_model.structure.analysis`.
+    """A user's classifier with the results of `oodbench.models.structure.analysis`.
 
     Args:
         module: maps normalized images [B, channels, H, W] to something with logits [B, C] in it.

@@ -16,9 +16,9 @@ from torch import nn
 
 from oodbench.models.activations import activation_of, equal
 from oodbench.models.adapted_network import RESERVED
-from oodbench.user_model.structure.forward_pass import ForwardPass
-from oodbench.user_model.structure.resolution import Size, size_of
-from oodbench.user_model.structure.user_network import has_weights
+from oodbench.models.structure.forward_pass import ForwardPass
+from oodbench.models.structure.resolution import Size, size_of
+from oodbench.models.structure.user_network import has_weights
 
 _BLOCKS = 4
 """Feature layers of a network whose blocks all have one resolution."""

@@ -1,0 +1,1 @@
+"""The structure of a network that oodbench did not write, found by running it on a few images."""
