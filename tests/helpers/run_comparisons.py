@@ -88,8 +88,8 @@ def comparison(*names: str, same: int = 30) -> RunComparison:
     changes += changes_of(second, Verdict.SAME, -0.0011)[:-3]
     changes += changes_of(second, Verdict.WORSE, -0.0312)[-3:]
     changes += changes_of(better, Verdict.BETTER, 0.0152)
-    changes += changes_of(new, Verdict.NEW, base=None, reason="only the head has it")
-    changes += changes_of(gone, Verdict.GONE, head=None, reason="only the base has it")
+    changes += changes_of(new, Verdict.NEW, base=None)
+    changes += changes_of(gone, Verdict.GONE, head=None)
     reason = "other images: the digests of letters differ"
     changes += changes_of(other, Verdict.NOT_COMPARABLE, reason=reason)
     methods = [f"SoftMax+Method{number}" for number in range(same)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ gate:
 def test_one_gate_in_four_files(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert read_gate(tmp_path / name) == GATE
+
+
+def test_the_gate_of_the_readme(tmp_path: Path) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "oodbench.toml").write_text(text, encoding="utf-8")
+    gate = project_gate(tmp_path)
+    assert gate is not None
+    assert gate.max_drop == {"auroc": 0.5, "auroc@SoftMax+MSP": 1.0, "auroc@near": 1.0}
+    assert (gate.max_slower, gate.fail_on) == (1.2, ("missing",))
 
 
 def test_the_gate_of_a_project(tmp_path: Path) -> None:

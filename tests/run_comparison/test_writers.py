@@ -83,6 +83,17 @@ def test_a_method_has_one_row_for_each_metric_with_the_mean_first() -> None:
     assert rows[1][3:] == ["91.00", "88.97", "-2.03", "-2.43 to -1.63", "<0.001", "all others"]
 
 
+def test_what_only_one_run_has_is_grouped_by_reason() -> None:
+    table = overview(comparison(), GateResult()).changed[1]
+    rows = {section.label: [cell.text for cell in section.rows[0]] for section in table.sections}
+    where = ["all metrics", "all OOD sets"]
+    assert rows == {
+        "Gone": ["SoftMax+Gone", *where, "only in the base"],
+        "New": ["SoftMax+New", *where, "only in the head"],
+        "Not comparable": ["SoftMax+ReAct", *where, "other images: the digests of letters differ"],
+    }
+
+
 def test_findings_about_several_columns_are_one_line() -> None:
     parts = {"severity": "failure", "rule": "fail-on worse", "method": "A", "metric": "auroc"}
     findings = [
@@ -231,7 +242,11 @@ def test_markdown_folds_the_full_tables() -> None:
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_format_writes_control_characters(name: str, hostile: str) -> None:
     found = comparison(*[f"{number}{hostile}" for number in range(6)], same=1)
-    found = replace(found, notes=(hostile,), base=replace(found.base, revision=hostile))
+    changes = (
+        replace(each, column=each.column.replace("noise", hostile)) for each in found.changes
+    )
+    found = replace(found, changes=tuple(changes), notes=(hostile,))
+    found = replace(found, base=replace(found.base, revision=hostile))
     text = WRITERS[name](found, gate_result(f"0{hostile}", f"5{hostile}"))
     assert not CONTROLS.search(text)
     assert not re.search(r"^\s*::", text, re.MULTILINE)

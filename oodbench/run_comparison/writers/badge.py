@@ -10,8 +10,8 @@ from markupsafe import Markup
 from oodbench.errors import visible
 from oodbench.run_comparison.changes import GateResult, RunComparison, Verdict
 
-_COLORS = {"brightgreen": "#3f8f2f", "green": "#2f7d52", "red": "#c23b2a", "orange": "#b35c00"}
-"""Names that shields.io knows, and colors with a contrast of 4 or more to the white text."""
+_COLORS = {"brightgreen": "#37802a", "green": "#2f7d52", "red": "#c23b2a", "orange": "#b35c00"}
+"""Names that shields.io knows, and colors with a contrast of at least 4.5 to the white text."""
 
 # Widths of the printable ASCII characters, in hundredths of the font size: DejaVu Sans, which is as
 # wide as Verdana to 2 %.

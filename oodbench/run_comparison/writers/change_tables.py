@@ -21,6 +21,7 @@ _DIRECTED: dict[Verdict, Literal["better", "worse"]] = {
     Verdict.BETTER: "better",
 }
 REST = (Verdict.GONE, Verdict.NEW, Verdict.NOT_COMPARABLE)
+_ONE_SIDE = {Verdict.GONE: "only in the base", Verdict.NEW: "only in the head"}
 _KINDS = ("mean", "group", "set")
 
 
@@ -105,7 +106,7 @@ def rest_table(changes: Sequence[Change]) -> Table:
                 Cell(_several(some, changes, lambda each: each.method, visible, "methods")),
                 Cell(_several(some, changes, lambda each: each.metric, metric_name, "metrics")),
                 Cell(_several(some, changes, lambda each: each.column, visible, "OOD sets")),
-                Cell(visible(reason or verdict.value)),
+                Cell(visible(reason or _ONE_SIDE.get(verdict, ""))),
             )
             for reason, some in found.items()
         )
