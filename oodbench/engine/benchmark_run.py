@@ -37,7 +37,7 @@ from oodbench.storage.records import (
     TrainingRecord,
     to_lines,
 )
-from oodbench.storage.run_description import RecordDigest, RunDescription, RunStatus
+from oodbench.storage.run_description import RecordDigest, RunDescription, RunStatus, TrainedOn
 from oodbench.storage.run_directory import (
     COSTS,
     DIFFERENCES,
@@ -130,6 +130,7 @@ class _Run:
         self.trainings: dict[tuple[str, int], list[TrainingRecord]] = {}
         self.before = RunDescription()
         self.checkpoints: dict[str, str] = {}
+        self.trained_on: dict[str, TrainedOn] = {}
         self.notes: dict[str, list[str]] = {}
         self.unwritten: dict[str, bytes] = {}
         self.duplicates: dict[str, int] = {}
@@ -179,6 +180,7 @@ class _Run:
         self.trainings[model, seed] = self.recorder.training(
             model, seed, self.models.history(model, seed)
         )
+        self.trained_on |= self.models.trained_on(model, seed)
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
         todo = self._without_other_weights(model, seed, tensors_digest(weights), todo)
         if not todo:
@@ -209,11 +211,9 @@ class _Run:
         for line in first_results({m.name: self.records[m.name, seed] for m in todo}):
             self.say.result(f"{label}: {line}")
         self._write("running")
-        accuracy = 100 * evaluation.correct.mean()
         source = "checkpoint from the cache" if trained_before else "trained"
-        self.say.done(
-            f"{label}: {source}, test accuracy {accuracy:.1f} %, {counted(len(todo), 'method')}"
-        )
+        accuracy = f"test accuracy {100 * evaluation.correct.mean():.1f} %"
+        self.say.done(f"{label}: {source}, {accuracy}, {counted(len(todo), 'method')}")
 
     def _without_other_weights(
         self, model: str, seed: int, weights: str, todo: list[Method]
@@ -313,7 +313,7 @@ class _Run:
             heads={name: model.head for name, model in self.benchmark.models.items()},
             resamples=self.benchmark.evaluation.resamples,
             run_id=self.work.run_id,
-            device=provenance.device_name(self.device),
+            device=distributed.device_name(self.device),
         )
 
     @cached_property
@@ -329,8 +329,8 @@ class _Run:
         held = self.before = found.description
         self.records, self.costs = found.records, found.costs
         self.trainings, self.differences = found.trainings, found.differences
-        self.checkpoints = dict(held.checksums.checkpoints)
-        self.notes, self.warnings = dict(held.notes), dict(held.warnings)
+        self.checkpoints, self.notes = dict(held.checksums.checkpoints), dict(held.notes)
+        self.trained_on, self.warnings = dict(held.trained_on), dict(held.warnings)
         threads, now = held.environment.threads, torch.get_num_threads()
         if held.run_id and threads != now:
             self.say.warn(
@@ -367,14 +367,13 @@ class _Run:
         return known
 
     def _description(self, status: RunStatus) -> RunDescription:
-        checkpoints = dict(sorted(self.checkpoints.items()))
+        checkpoints = {"checkpoints": dict(sorted(self.checkpoints.items()))}
         return self.described.model_copy(
             update={
                 "status": status,
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "checksums": self.described.checksums.model_copy(
-                    update={"checkpoints": checkpoints}
-                ),
+                "checksums": self.described.checksums.model_copy(update=checkpoints),
+                "trained_on": dict(sorted(self.trained_on.items())),
                 "records": [
                     RecordDigest(method=key[0], seed=key[1], sha256=self._lines(key).digest)
                     for key in sorted(self.records)

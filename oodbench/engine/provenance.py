@@ -21,6 +21,7 @@ from oodbench.plugins.detector_modules import source_digest
 from oodbench.process import process_settings
 from oodbench.storage.run_description import Checksums, DescribedMethod, Environment, RunDescription
 from oodbench.storage.same_work import IN_NO_FILE, Work
+from oodbench.training.distributed import device_name
 from oodbench.training.precision import has_bfloat16
 from oodbench.version import __version__, source_revision
 
@@ -154,11 +155,6 @@ def environment(device: torch.device) -> Environment:
         bfloat16=has_bfloat16(device),
         process=process_settings(),
     )
-
-
-def device_name(device: torch.device) -> str:
-    """Name of a GPU; "cpu" for the CPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def versions() -> dict[str, str]:

@@ -73,6 +73,23 @@ class Environment(DescriptionPart):
     process: dict[str, Any] = {}
 
 
+class TrainedOn(DescriptionPart):
+    """The machine that a checkpoint was trained on.
+
+    On a CPU the last digits of the weights depend on the number of threads, and on every device on
+    the number of processes. Records made with the same weights depend on neither.
+
+    Attributes:
+        device: name of the GPU, or "cpu".
+        threads: number of threads of torch at the end of the training.
+        processes: number of processes that trained together.
+    """
+
+    device: str = ""
+    threads: int | None = None
+    processes: int = 1
+
+
 class Checksums(DescriptionPart):
     """SHA-256 of everything that the results depend on.
 
@@ -133,6 +150,8 @@ class RunDescription(Description):
         versions: package -> version.
         environment: machine and process.
         checksums: of data, checkpoints and detectors.
+        trained_on: "model/seed<k>" -> the machine that its checkpoint was trained on; checkpoints
+            of versions that did not record it are left out.
         records: digests of the records of each method and seed.
         duplicates_of_id_images: OOD set -> number of its test images that are ID images.
         notes: "method/seed<k>" -> notes.
@@ -155,6 +174,7 @@ class RunDescription(Description):
     versions: dict[str, str] = {}
     environment: Environment = Environment()
     checksums: Checksums = Checksums()
+    trained_on: dict[str, TrainedOn] = {}
     records: list[RecordDigest] = []
     duplicates_of_id_images: dict[str, int] = {}
     notes: dict[str, list[str]] = {}

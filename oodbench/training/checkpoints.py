@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from oodbench.errors import UserError
 from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.models import code_version
 from oodbench.specs import ModelSpec
+from oodbench.storage.run_description import TrainedOn
 from oodbench.training import distributed
 from oodbench.training.state import Epoch, tensors_digest
 
@@ -101,6 +104,7 @@ def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> No
         "model": canonical_json(key.model.model_dump(mode="json")),
         "data": key.data,
         "seed": str(key.seed),
+        "trained_on": _trained_on(classifier).model_dump_json(),
         "history": json.dumps([asdict(epoch) for epoch in history]),
     }
     write_atomic(key.path, serialize(weights, metadata))
@@ -128,6 +132,29 @@ def load_into(classifier: Classifier, key: CheckpointKey) -> None:
         raise DamagedCheckpointError(
             f"it is truncated or not a checkpoint ({str(error).splitlines()[0]})"
         ) from error
+
+
+def _trained_on(classifier: Classifier) -> TrainedOn:
+    """The machine that a classifier has just been trained on."""
+    device = next(classifier.parameters()).device
+    return TrainedOn(
+        device=distributed.device_name(device),
+        threads=torch.get_num_threads(),
+        processes=distributed.current().size,
+    )
+
+
+def read_trained_on(path: Path) -> TrainedOn | None:
+    """The machine that a checkpoint was trained on; None if it is not recorded.
+
+    Raises:
+        UserError: if the file is not a checkpoint.
+    """
+    try:
+        recorded = _metadata(path.read_bytes()).get("trained_on")
+        return None if recorded is None else TrainedOn.model_validate_json(recorded)
+    except (OSError, ValueError, struct.error) as error:
+        raise UserError(f"{path} is not a checkpoint of oodbench.") from error
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ import torch
 def deterministic(device: torch.device) -> Iterator[None]:
     """Ask torch for deterministic algorithms on CUDA, and restore its settings afterwards.
 
-    On the CPU the operations used here are deterministic for a given number of threads, and asking
-    would take two seconds, since torch then imports its compiler.
+    On the CPU the operations used here are deterministic for a given number of threads, which a
+    checkpoint records. Asking would take two seconds, since torch then imports its compiler.
     """
     if device.type != "cuda":
         yield

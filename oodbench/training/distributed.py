@@ -91,6 +91,11 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Name of a GPU; "cpu" for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def summed(value: Tensor) -> Tensor:
     """The sum of a tensor over the group, without a gradient."""
     if current().size > 1:

@@ -15,7 +15,13 @@ from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Meter, Reporter
 from oodbench.specs import BenchmarkSpec, ModelSpec
-from oodbench.training.checkpoints import CheckpointKey, load_or_train, read_history
+from oodbench.storage.run_description import TrainedOn
+from oodbench.training.checkpoints import (
+    CheckpointKey,
+    load_or_train,
+    read_history,
+    read_trained_on,
+)
 from oodbench.training.initialization import new_classifier
 from oodbench.training.loop import train
 from oodbench.training.precision import with_precision
@@ -81,6 +87,11 @@ class ModelStore:
     def history(self, model: str, seed: int) -> list[dict[str, Any]]:
         """Results of each epoch of a trained model, with the keys of `state.Epoch`."""
         return read_history(self.key(model, seed).path)
+
+    def trained_on(self, model: str, seed: int) -> dict[str, TrainedOn]:
+        """As `RunDescription.trained_on`, of one trained model; {} if it is not known."""
+        found = read_trained_on(self.key(model, seed).path)
+        return {} if found is None else {f"{model}/seed{seed}": found}
 
     def _train(self, model: str, key: CheckpointKey) -> tuple[Classifier, list[Epoch]]:
         spec, dataset = key.model, self._benchmark.id

@@ -23,6 +23,7 @@ from oodbench.report.differences import differences_to_best
 from oodbench.report.score_warnings import score_warnings, tie_notes
 from oodbench.specs import EvaluationSpec
 from oodbench.storage.records import ID_ACCURACY, QualityRecord
+from oodbench.training.distributed import device_name
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
 from oodbench.user_model.session import NoDetectorError, Session
 from oodbench.user_model.user_classifier import UserClassifier
@@ -127,7 +128,7 @@ def result_of(
         run_id=digest(
             names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())
         ),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=device_name(device),
     )
     records: list[QualityRecord] = []
     notes: list[str] = []

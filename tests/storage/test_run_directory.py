@@ -166,6 +166,9 @@ def test_description(complete: Path) -> None:
     assert {"platform", "device", "threads"} <= described["environment"].keys()
     assert described["environment"]["process"]["threads"] == 1
     sums = described["checksums"]
+    assert described["trained_on"].keys() == sums["checkpoints"].keys()
+    assert {each["threads"] for each in described["trained_on"].values()} == {1}
+    assert {each["device"] for each in described["trained_on"].values()} == {"cpu"}
     assert {"train", "validation", "test"} == sums["data"]["digits"].keys()
     assert set(sums["checkpoints"]) == {
         f"{m}/seed{s}" for m in ("SoftMax", "DisMax") for s in (0, 1)

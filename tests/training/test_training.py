@@ -20,6 +20,7 @@ from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
 from oodbench.specs import AugmentSpec, ModelSpec, TrainingSpec
+from oodbench.storage.run_description import TrainedOn
 from oodbench.training import checkpoints
 from oodbench.training.augmentation import Draws, augment
 from oodbench.training.checkpoints import (
@@ -479,6 +480,8 @@ def test_trained_once_and_read_afterwards(trainer: Trainer) -> None:
         Epoch(2, 0.125, 0.75, 0.01, 3.0),
     ]
     assert [values["seconds"] for values in history] == [2.0, 3.0]
+    trained_on = checkpoints.read_trained_on(key.path)
+    assert trained_on == TrainedOn(device="cpu", threads=torch.get_num_threads(), processes=1)
 
 
 def test_round_trip_of_a_trained_network(trained_dismax: Classifier, digits: Make) -> None:
@@ -602,6 +605,8 @@ def test_history_of_a_file_that_is_no_checkpoint(tmp_path: Any) -> None:
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"x\.safetensors is not a checkpoint"):
             read_history(path)
+        with pytest.raises(UserError, match=r"x\.safetensors is not a checkpoint"):
+            checkpoints.read_trained_on(path)
     with pytest.raises(UserError, match="is not a checkpoint"):
         read_history(tmp_path / "missing.safetensors")
 
