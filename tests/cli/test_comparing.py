@@ -69,7 +69,7 @@ def test_a_worse_method_is_named(command: Command, runs: tuple[str, str]) -> Non
     done = command("compare", *runs)
     assert done.code == 1
     assert "1 of 2 methods is worse: KNN." in done.out
-    assert "FAILURE: AUROC of KNN on mean is worse" in done.out
+    assert "FAILURE: AUROC of KNN on average is worse" in done.out
     assert command("compare", *reversed(runs)).code == 0  # better
 
 
@@ -207,7 +207,7 @@ def test_in_github_actions(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
     done = command("compare", *runs)
     assert done.code == 1
-    assert done.err.startswith("::error title=oodbench KNN::AUROC of KNN on mean is worse")
+    assert done.err.startswith("::error title=oodbench KNN::AUROC of KNN on average is worse")
     assert done.out.startswith("::stop-commands::")
     assert Path("summary.md").read_text(encoding="utf-8").startswith("## ")
 
