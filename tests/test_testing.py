@@ -258,6 +258,12 @@ class HoardingArrays(Right):
         self.total = float(np.concatenate(kept).sum())
 
 
+class HoardingLater(Right):
+    def fit(self, batches: Batches) -> None:
+        super().fit(batches)
+        self.kept = [outputs.features for outputs in batches]
+
+
 class Baked(Right):
     def fit(self, batches: Batches) -> None:
         super().fit(batches)
@@ -411,6 +417,7 @@ WRONG: list[tuple[type[Detector], str, str]] = [
     (Stateless, "unfitted", "declares a fit and scores without one. Set fitted attributes"),
     (Hoarding, "memory", "grew by 12.* MB over 30,000 .*, 4.. bytes an image.*FeatureBank"),
     (HoardingArrays, "memory", "MB over 30,000 training images, 4. bytes an image"),
+    (HoardingLater, "memory", "grew by 12.* MB over 30,000 training images"),
     (Baked, "search_after_fit", "with factor = .* set after the fit: .* Use the value in score"),
     (Shared, "search_after_fit", "(after the fit|other parameters): image"),
     (WithoutEffect, "search_effect", "factor = 0.5 and factor = 1.0 give the same scores"),
@@ -634,6 +641,45 @@ def test_an_exception_is_said_once_with_the_line_of_the_file(tmp_path: Path) -> 
     assert "detectors/broken_inside.py, line 6: return outputs.logits.amax(dim=7)" in text
     assert text.count("IndexError") == 1
     assert "as in needs_declared" in text
+
+
+def test_a_constructor_without_defaults_is_named_once() -> None:
+    class Needing(Right):
+        def __init__(self, other: int) -> None:
+            super().__init__()
+            self.other = other
+
+    report = check_detector(declared(Needing), errors="return")
+    first, *others = report.failures
+    assert "it cannot be made: " in first.seen
+    assert "missing 1 required positional argument: 'other'" in first.seen
+    assert first.remedy == "Give each argument of the constructor a default."
+    assert {failure.seen for failure in others} == {"as in declaration"}
+
+
+def test_a_value_that_the_images_do_not_allow_is_left_out() -> None:
+    class Neighbor(Right):
+        def __init__(self, factor: float = 1.0) -> None:
+            super().__init__(factor)
+
+        def score(self, outputs: Outputs) -> Tensor:
+            if self.factor > 600:
+                raise ValueError("more neighbors than training images")
+            return super().score(outputs)
+
+    cls = declared(Neighbor, search_space={"factor": (1.0, 2.0, 1000.0)})
+    for check in ("search_after_fit", "search_effect", "parameters_kept"):
+        NAMED[check](cls)
+
+
+def test_the_end_of_a_long_fit_is_not_waited_for() -> None:
+    class Slow(Right):
+        def fit(self, batches: Batches) -> None:
+            count = sum(len(outputs) for outputs in batches)
+            assert count < 10_000, "this would take minutes"
+            super().fit(batches)
+
+    NAMED["memory"](declared(Slow))
 
 
 def test_an_instance_is_checked_with_its_parameters() -> None:

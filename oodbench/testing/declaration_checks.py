@@ -6,6 +6,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -234,15 +235,19 @@ def _searches(subject: Subject) -> str | None:
 def search_after_fit(subject: Subject) -> None:
     """A value that is set after the fit scores as one given to the constructor does.
 
-    And the detector that was copied stays as it was.
+    And the detector that was copied stays as it was. A value for which a `ValueError` is raised, as
+    for more neighbors than there are images, is left out, as tuning leaves it out.
     """
     original, outputs = subject.learned(), subject.outputs("id")
     before = subject.scores(original, outputs)
     for parameter, values in subject.search_space.items():
         for value in values:
             changed = {parameter: value}
+            try:
+                expected = subject.scores(subject.learned(**changed), outputs)
+            except ValueError:
+                continue
             found = subject.scores(original.with_parameters(**changed), outputs)
-            expected = subject.scores(subject.learned(**changed), outputs)
             name = f"with {parameter} = {value} set after the fit"
             expect_same(found, expected, ROUNDING, name)
     expect_same(
@@ -259,15 +264,19 @@ def search_effect(subject: Subject) -> None:
     """Every value of the search space gives other scores than every other value.
 
     A value may need a large model to make a difference, such as a number of classes: a model with
-    1,200 classes is tried, too. Step sizes are tried on images.
+    1,200 classes is tried, too. Step sizes are tried on images. A value for which a `ValueError` is
+    raised is left out.
     """
     for parameter, values in subject.search_space.items():
-        same = set(itertools.combinations(range(len(values)), 2))
+        same, compared = set(itertools.combinations(range(len(values)), 2)), set()
         for scores_of in _models(subject):
-            settings = {i: {parameter: values[i]} for pair in sorted(same) for i in pair}
-            same -= _different(scores_of(settings) if same else {}, same)
-        if same:
-            one, other = (values[i] for i in min(same))
+            if same:
+                settings = {i: {parameter: values[i]} for pair in sorted(same) for i in pair}
+                scores = scores_of(settings)
+                compared |= {pair for pair in same if scores.keys() >= {*pair}}
+                same -= _different(scores, same)
+        if same & compared:
+            one, other = (values[i] for i in min(same & compared))
             raise CheckFailed(
                 f"{parameter} = {one!r} and {parameter} = {other!r} give the same scores, on every "
                 "model tried: tuning cannot choose between them"
@@ -290,18 +299,20 @@ def _planted_scores(
     subject: Subject, network: PlantedNetwork, settings: Settings
 ) -> dict[int, Tensor]:
     """Scores on a planted network, of the settings that can be used on it."""
-    found = {}
+    found: dict[int, Tensor] = {}
     try:
         fitted = subject.learned(network=network)
-        for index, changed in settings.items():
+    except Exception:
+        if network == subject.network:
+            raise
+        return found
+    for index, changed in settings.items():
+        with suppress(ValueError):
             detector = fitted.with_parameters(**changed)
             positives, negatives = (subject.outputs(side, network=network) for side in _SIDES)
             subject.calibrate(detector, positives, negatives, network)
             outputs = subject.outputs("ood", network=network)
             found[index] = subject.scores(detector, outputs, network)
-    except Exception:
-        if network == subject.network:
-            raise
     return found
 
 

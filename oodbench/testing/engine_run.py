@@ -41,7 +41,8 @@ def engine_scores(
         classifier: default: the small one for the detector.
 
     Returns:
-        key -> scores, shape [100], float64.
+        key -> scores, shape [100], float64; without settings for which the detector raises a
+        `ValueError`, as tuning does without them.
 
     Raises:
         Exception: whatever the detector or the engine raises.
@@ -73,8 +74,10 @@ def engine_scores(
         test = small_images(100, seed=4)
         result = score_split(runner, test, candidates, dataset="test", check_batches=True)
     for error in result.errors.values():
-        raise error
-    return {key: torch.from_numpy(result.scores[METHOD, str(key)]) for key in settings}
+        if not isinstance(error, ValueError) or not result.scores:
+            raise error
+    scored = {key: result.scores.get((METHOD, str(key))) for key in settings}
+    return {key: torch.from_numpy(each) for key, each in scored.items() if each is not None}
 
 
 def _runner(classifier: Classifier, detector: Detector) -> NetworkRunner:

@@ -173,6 +173,7 @@ def other_models(subject: Subject) -> None:
 
     Or a `ValueError` says why not.
     """
+    subject.new()  # what this raises is not about models
     for network in _others(subject):
         outputs = subject.outputs("id", network=network)
         on = f"on a model with {network.described}"

@@ -16,7 +16,7 @@ from oodbench.errors import UserError, shown
 from oodbench.plugins.content_folders import Plugin
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.importing import load_class
-from oodbench.testing.assertions import expect
+from oodbench.testing.assertions import CheckFailed, expect
 from oodbench.testing.planted import (
     IMAGES,
     PLANTED,
@@ -49,8 +49,19 @@ class Subject:
         return self.name
 
     def new(self, **changed: Any) -> Detector:
-        """A new detector, not fitted."""
-        return self.cls(**{**self.parameters, **changed})
+        """A new detector, not fitted.
+
+        Raises:
+            CheckFailed: if the constructor needs other arguments.
+        """
+        try:
+            return self.cls(**{**self.parameters, **changed})
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # the constructor's own
+            raise CheckFailed(
+                f"it cannot be made: {error}", "Give each argument of the constructor a default."
+            ) from error
 
     @functools.cached_property
     def fitted(self) -> Detector:

@@ -85,11 +85,11 @@ def check_detector(
 
 def results_of(subject: Subject) -> Iterator[CheckResult]:
     """The result of each check, as soon as it is made."""
-    raised: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for check in CHECKS:
         found = result_of(check, subject)
-        if found.place:  # the detector raised something: say it once
-            first = raised.setdefault(found.seen, found.name)
+        if found.status == "failed":  # what every check meets is said once
+            first = seen.setdefault(found.seen, found.name)
             if first != found.name:
                 found = CheckResult(found.name, "failed", found.idea, f"as in {first}")
         yield found
