@@ -167,9 +167,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What a gate found, the most severe first."""
+    """What a gate found.
+
+    Attributes:
+        findings: the most severe first.
+        rules: what the gate asked for, as in "max-drop auroc=0.5".
+    """
 
     findings: tuple[Finding, ...] = ()
+    rules: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:

@@ -131,6 +131,17 @@ class Gate(BaseModel):
         """Metrics that it names: they have to be compared."""
         return tuple(dict.fromkeys(rule.partition("@")[0] for rule in self.max_drop))
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What it asks for, as on the command line."""
+        return (
+            *(f"max-drop {rule}={limit:g}" for rule, limit in self.max_drop.items()),
+            *([] if self.max_slower is None else [f"max-slower {self.max_slower:g}"]),
+            *(f"fail-on {kind}" for kind in self.fail_on),
+            *(["allow-cost"] if self.allow_cost else []),
+            *(["strict"] if self.strict else []),
+        )
+
 
 def check(comparison: RunComparison, gate: Gate) -> GateResult:
     """What a gate finds in a comparison.
@@ -140,7 +151,8 @@ def check(comparison: RunComparison, gate: Gate) -> GateResult:
     """
     if comparison.reason:
         message = f"The runs cannot be compared: {comparison.reason}."
-        return GateResult((Finding(severity="incomparable", rule="compare", message=message),))
+        finding = Finding(severity="incomparable", rule="compare", message=message)
+        return GateResult((finding,), gate.rules)
     found = [
         *_nothing(comparison),
         *drops(comparison, gate.max_drop, gate.strict),
@@ -148,7 +160,8 @@ def check(comparison: RunComparison, gate: Gate) -> GateResult:
         *_passes(comparison, gate),
         *(each for kind in gate.fail_on for each in _verdicts(comparison, kind)),
     ]
-    return GateResult(tuple(sorted(found, key=lambda each: _SEVERITIES.index(each.severity))))
+    found.sort(key=lambda each: _SEVERITIES.index(each.severity))
+    return GateResult(tuple(found), gate.rules)
 
 
 def _nothing(comparison: RunComparison) -> Iterator[Finding]:

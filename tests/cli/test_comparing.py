@@ -62,7 +62,10 @@ def runs(command: Command) -> tuple[str, str]:
 def test_a_run_against_itself(command: Command, runs: tuple[str, str]) -> None:
     done = command("compare", runs[0], runs[0])
     assert (done.code, done.err) == (0, "")
-    assert "No difference is shown for any of 2 methods.\nGate passed." in done.out
+    assert (
+        "No difference is shown for any of 2 methods.\nGate passed. Its rules: fail-on worse.\n"
+        in done.out
+    )
 
 
 def test_a_worse_method_is_named(command: Command, runs: tuple[str, str]) -> None:
@@ -102,7 +105,8 @@ def test_a_missing_comparison(command: Command, runs: tuple[str, str]) -> None:
     )
     done = command("compare", runs[0], other)
     assert done.code == 3
-    assert "None of 2 methods can be compared." in done.out
+    assert "The two runs cannot be compared." in done.out
+    assert "other version" in done.out
 
 
 def test_without_scores(command: Command) -> None:

@@ -59,15 +59,27 @@ def test_methods_that_both_runs_skipped_are_not_counted() -> None:
 
 
 def test_nothing_can_be_compared() -> None:
-    other = side(benchmark="letters", version=3)
-    changes = changes_of("A", Verdict.NOT_COMPARABLE, reason="other benchmark")
-    changes += changes_of("B", Verdict.NOT_COMPARABLE, reason="other benchmark")
-    found = overview(replace(unchanged(), head=other, changes=tuple(changes)), GateResult())
+    changes = changes_of("A", Verdict.NOT_COMPARABLE, reason="other images")
+    changes += changes_of("B", Verdict.NOT_COMPARABLE, reason="other images")
+    found = overview(replace(unchanged(), changes=tuple(changes)), GateResult())
     assert found.verdict == "None of 2 methods can be compared."
-    assert found.title == "Comparison of a run of digits, version 1, and one of letters, version 3"
     (table,) = found.changed
     (row,) = table.sections[0].rows
-    assert [cell.text for cell in row][::3] == ["all 2 methods", "other benchmark"]
+    assert [cell.text for cell in row][::3] == ["all 2 methods", "other images"]
+
+
+def test_runs_of_different_benchmarks() -> None:
+    other = side(benchmark="letters", version=3)
+    found = overview(replace(unchanged(), head=other, reason="other benchmark"), GateResult())
+    assert found.title == "Comparison of a run of digits, version 1, and one of letters, version 3"
+    assert (found.verdict, found.changed) == ("The two runs cannot be compared.", ())
+
+
+def test_the_rules_of_the_gate_are_named() -> None:
+    gate = GateResult(gate_result().findings, ("max-drop auroc=0.5", "strict"))
+    words = "Gate failed: 2 failures, 1 missing comparison, 1 warning. Its rules: "
+    assert overview(comparison(), gate).gate == f"{words}max-drop auroc=0.5, strict."
+    assert json.loads(json_export.render(comparison(), gate))["rules"] == list(gate.rules)
 
 
 def test_a_method_has_one_row_for_each_metric_with_the_mean_first() -> None:

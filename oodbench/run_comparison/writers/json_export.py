@@ -31,6 +31,7 @@ def render(comparison: RunComparison, gate: GateResult) -> str:
             "verdict": found.verdict,
             "gate": found.state,
             "exit_code": int(gate.exit_code),
+            "rules": list(gate.rules),
             "findings": [_values(finding) for finding in gate.findings],
             "base": _side(comparison.base),
             "head": _side(comparison.head),

@@ -72,14 +72,18 @@ def overview(comparison: RunComparison, gate: GateResult) -> Overview:
     tables = (changed_table(changes), rest_table(changes), costs_table(comparison.costs))
     return Overview(
         title=_title(comparison.base, comparison.head),
-        verdict=_verdict(groups, changes, comparison.costs),
+        verdict=(
+            "The two runs cannot be compared."
+            if comparison.reason
+            else _verdict(groups, changes, comparison.costs)
+        ),
         gate=_gate(gate),
         state=_state(gate),
         findings=tuple(
             (_SEVERITIES[each[0].severity], sentence(*each)) for each in alike(gate.findings)
         ),
         sides=(_side("Base", comparison.base), _side("Head", comparison.head)),
-        changed=tuple(table for table in tables if table.sections),
+        changed=tuple(table for table in tables if table.sections and not comparison.reason),
         unchanged=" ".join(_unchanged(groups, comparison)),
         full=tuple(full_tables(comparison)),
         notes=tuple(map(visible, comparison.notes)),
@@ -163,7 +167,8 @@ def _gate(gate: GateResult) -> str:
     severities = [each[0].severity for each in alike(gate.findings)]
     counts = [(severities.count(severity), word) for severity, word in _COUNTED.items()]
     found = ", ".join(counted(count, word) for count, word in counts if count)
-    return f"Gate {_state(gate)}{f': {found}' if found else ''}."
+    rules = f" Its rules: {', '.join(gate.rules)}." if gate.rules else ""
+    return visible(f"Gate {_state(gate)}{f': {found}' if found else ''}.{rules}")
 
 
 def _side(label: str, side: Side) -> str:
