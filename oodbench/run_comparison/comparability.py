@@ -11,9 +11,6 @@ from oodbench.storage.same_work import shared_differences
 
 Networks = Literal["same", "different", "unknown"]
 
-FEWEST_SEEDS = 3
-"""Fewest seeds for a spread over seeds; with two, Student's interval is too wide."""
-
 
 def different_benchmarks(base: IndexedRun, head: IndexedRun) -> str:
     """Why no value of the two runs can be compared; empty if it can."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from oodbench.argument_checks import names
 from oodbench.bootstrap import SharedResamples
-from oodbench.errors import UserError, did_you_mean, listed, shown
+from oodbench.errors import UserError, counted, did_you_mean, listed, shown
 from oodbench.report.leaderboard import FPR, RANKED_BY, SHOWN
 from oodbench.run_comparison.changes import Change, RunComparison, Verdict
 from oodbench.run_comparison.comparability import different_benchmarks, pair_notes, side_notes
@@ -32,6 +32,12 @@ METRICS = (RANKED_BY, FPR)
 
 LEVEL = 0.05
 """Default family-wise error rate of the verdicts."""
+
+
+_SPREAD = (
+    "Their differences are tested with the spread over seeds: few seeds show large differences "
+    "only. Runs that share a cache of checkpoints have the same networks."
+)
 
 
 def compare_runs(
@@ -67,7 +73,7 @@ def compare_runs(
         shared = SharedResamples(RESAMPLES)
         compared = [MethodComparison(*sides, name, chosen, shared) for name in methods]
         tested = [each for method in compared for each in method.tested]
-        notes += [*pair_notes(*sides), *_method_notes(compared)]
+        notes += [*pair_notes(*sides), *_method_notes(sides, compared)]
     return RunComparison(
         base=sides[0].side(),
         head=sides[1].side(),
@@ -126,7 +132,9 @@ def _with_verdicts(tested: Sequence[Tested], level: float) -> Iterator[Change]:
         yield replace(change, p_adjusted=p, verdict=verdict)
 
 
-def _method_notes(methods: Sequence[MethodComparison]) -> Iterator[str]:
+def _method_notes(
+    sides: tuple[IndexedRun, IndexedRun], methods: Sequence[MethodComparison]
+) -> Iterator[str]:
     """How methods were compared, where it was not on the same networks and all seeds."""
     compared = [each for each in methods if each.seeds]
     models = {
@@ -140,37 +148,30 @@ def _method_notes(methods: Sequence[MethodComparison]) -> Iterator[str]:
     if models["different"]:
         yield (
             f"The trained networks of {models['different']} differ between the runs (checksums of "
-            "their weights). Differences are tested with the spread over seeds; they include what "
-            "training again changes."
+            f"their weights). {_SPREAD}"
         )
     if models["unknown"]:
         yield (
             f"Whether both runs have the same trained networks of {models['unknown']} is unknown: "
-            "a run.json with checksums is missing. Differences are tested with the spread over "
-            "seeds."
+            f"a run.json with checksums is missing. {_SPREAD}"
         )
     if without := [each.method for each in compared if not each.by_scores]:
         yield (
-            f"There are no scores on both sides of {listed(without)}: compared by the intervals of "
-            "the records, which is weaker than a paired test on the same images."
+            f"A run has no scores of {listed(without)}. These methods are compared by the "
+            "intervals of the records, which show less than a paired test on the same images."
         )
-    for place in (0, 1):
-        wrong = [
-            each
-            for each in compared
-            for side in each.contradicted
-            if side is (each.base, each.head)[place]
-        ]
-        if wrong:
-            folder = (wrong[0].base, wrong[0].head)[place].run.folder
+    for side in sides:
+        if wrong := [each.method for each in compared if side.name in each.contradicted]:
             yield (
-                f"{folder}: records of {listed(each.method for each in wrong)} do not follow from "
-                "their scores. The scores are compared; `oodbench verify` names the records."
+                f"{side.run.folder}: records of {listed(wrong)} do not follow from their scores. "
+                "The scores are compared; `oodbench verify` names the records."
             )
     fewer = {
         each.seeds
         for each in compared
-        if any(each.seeds != side.rows[each.method].seeds for side in (each.base, each.head))
+        if any(each.seeds != side.rows[each.method].seeds for side in sides)
     }
     for seeds in sorted(fewer):
-        yield f"Some methods are compared on fewer seeds, those of both runs: {listed(seeds)}."
+        count = sum(each.seeds == seeds for each in compared)
+        about = f"{counted(count, 'method')} compared on the seeds that both runs have"
+        yield f"{about}: {listed(seeds)}."

@@ -124,7 +124,7 @@ def figures(change: Change) -> str:
         p = f"p = {change.p_adjusted:.2g}" if change.p_adjusted >= 1e-4 else "p < 0.0001"
         found.append(f"{p} after Holm's correction")
     if change.verdict == Verdict.SAME:
-        found.append("chance explains it")
+        found.append("chance can explain it")
     return "; ".join(found)
 
 

@@ -1,6 +1,6 @@
 """How certain a difference is: its standard errors, interval and p-value, and Holm's correction.
 
-A difference has two sources of error, as in `report.estimates`:
+A difference has two sources of error, as in `report.seed_means`:
 
 - Sampling of the test images. Its error is normal.
 - Training again, if the two runs have different networks. Its error is the spread over seeds of the

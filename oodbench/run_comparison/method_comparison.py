@@ -11,10 +11,10 @@ from oodbench.bootstrap import SharedResamples
 from oodbench.errors import counted, listed
 from oodbench.report.columns import Column, columns_of
 from oodbench.report.differences import Scores, mean_of_sets
+from oodbench.report.seed_means import FEWEST_SEEDS
 from oodbench.run_comparison import paired_scores, recorded_intervals
 from oodbench.run_comparison.changes import Change, Test, Verdict
 from oodbench.run_comparison.comparability import (
-    FEWEST_SEEDS,
     Networks,
     absence,
     common_seeds,
@@ -63,7 +63,7 @@ class MethodComparison:
         seeds: seeds that both runs have; empty if it is not in both.
         networks: whether both runs have the same networks for these seeds.
         by_scores: whether it is compared by its scores.
-        contradicted: sides of which records do not follow from the scores.
+        contradicted: names of the sides with records that do not follow from their scores.
         tested: a change for each metric and column.
 
     Raises:
@@ -90,7 +90,7 @@ class MethodComparison:
         paired = None if reason or not in_both else self._pair(chosen, shared)
         self.by_scores = paired is not None
         self.contradicted = [
-            side
+            side.name
             for place, side in enumerate((base, head))
             if self._contradicts(side, place, paired)
         ]

@@ -6,7 +6,7 @@ the two intervals (Zou & Donner, Statistics in Medicine 2008): its lower end lie
 difference by the root of the sum of the squared distances from the head to its lower end and from
 the base to its upper end; its upper end likewise.
 
-As in `report.estimates`, distances are averaged over seeds and OOD sets: all share test images.
+As in `report.seed_means`, distances are averaged over seeds and OOD sets: all share test images.
 """
 
 from __future__ import annotations

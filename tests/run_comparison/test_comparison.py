@@ -235,7 +235,7 @@ def test_seeds_of_both_runs_are_compared(write: Write) -> None:
     assert one.head is not None
     assert one.base is not None
     assert one.difference == pytest.approx(one.head - one.base)
-    assert any("seeds, those of both runs: 1, 2" in note for note in found.notes)
+    assert "1 method compared on the seeds that both runs have: 1, 2." in found.notes
 
 
 @pytest.mark.parametrize("status", ["skipped", "failed"])
@@ -286,7 +286,7 @@ def test_without_scores_the_intervals_decide(write: Write) -> None:
     assert one.test == "intervals of the records"
     assert (one.difference, one.ci_low, one.ci_high) == pytest.approx((d, low, high))
     assert one.verdict == Verdict.WORSE
-    assert any("no scores on both sides of A" in note for note in found.notes)
+    assert any("A run has no scores of A." in note for note in found.notes)
     paired = change(compare_runs(write("scored", {("A", 0): A}), head), "A", "letters")
     assert paired.ci_low is not None
     assert one.ci_low is not None

@@ -103,7 +103,7 @@ def test_a_drop_that_is_shown_fails_and_one_by_chance_warns() -> None:
     assert "-3.00 to -1.00" in first.message
     assert "p = 0.02" in first.message
     assert result.findings[-1].severity == "warning"
-    assert "chance explains it" in result.findings[-1].message
+    assert "chance can explain it" in result.findings[-1].message
 
 
 def test_strict_fails_on_chance_too() -> None:
