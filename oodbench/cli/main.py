@@ -11,7 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from oodbench.cli import benchmarking, checking, comparing, listing, reporting, verifying
+from oodbench.cli import (
+    benchmarking,
+    checking,
+    comparing,
+    listing,
+    reporting,
+    site_building,
+    verifying,
+)
 from oodbench.cli.data import data_app
 from oodbench.cli.display import say
 from oodbench.cli.scaffolding import new_app
@@ -34,6 +42,7 @@ app.command()(reporting.leaderboard)
 app.command()(comparing.compare)
 app.command()(verifying.verify)
 app.command()(checking.check)
+app.command()(site_building.site)
 app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from oodbench.cli import main as cli
-from oodbench.cli.citations import bibtex
 from oodbench.detector import DetectorInfo
+from oodbench.detector.citations import bibtex
 from oodbench.plugins.catalog import Catalog
 
 ENTRY = re.compile(r"@(inproceedings|article)\{(\w+),\n((?:  \w+ = \{.*\},\n)+)\}")

@@ -37,7 +37,7 @@ UNSTEADY_NOTE = (
     "divided by median), for example because other processes ran."
 )
 
-_REQUIREMENT_TITLES = {
+REQUIREMENT_TITLES = {
     "input_preprocessing": "Input preprocessing",
     "feature_ensemble": "Feature ensemble",
     "ood_or_adversarial_samples": "OOD or adversarial samples",
@@ -183,7 +183,7 @@ def requirements_table(board: LeaderboardData, split: bool) -> Table:
     def cells(row: Row) -> tuple[Cell, ...]:
         return *named(row, board, split), *(Cell(_required(row, name)) for name in REQUIREMENTS)
 
-    titles = [_REQUIREMENT_TITLES[name] for name in REQUIREMENTS]
+    titles = [REQUIREMENT_TITLES[name] for name in REQUIREMENTS]
     headings = (
         *who(board, split),
         *(Heading(title, title, text=True, importance=5) for title in titles),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from oodbench.detector import DetectorInfo
+from oodbench.detector.info import DetectorInfo
 
 PREPRINTS = ("arXiv",)
 """Venues that are no conference: entries of the type article, with the venue as the journal."""
