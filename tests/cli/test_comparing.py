@@ -63,7 +63,7 @@ def test_a_run_against_itself(command: Command, runs: tuple[str, str]) -> None:
     done = command("compare", runs[0], runs[0])
     assert (done.code, done.err) == (0, "")
     assert (
-        "No difference is shown for any of 2 methods.\nGate passed. Its rules: fail-on worse.\n"
+        "No difference is shown for any of 2 methods.\nGate passed.\nRules: fail-on worse.\n"
         in done.out
     )
 

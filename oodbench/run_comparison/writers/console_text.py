@@ -41,6 +41,7 @@ def renderables(
         Text(),
         _prose(found.verdict, width, style="bold"),
         _prose(found.gate, width, style=_STYLES[found.state]),
+        *([_prose(found.rules, width, indent="  ")] if found.rules else []),
         *_findings(found, width),
     ]
     for table in found.changed:

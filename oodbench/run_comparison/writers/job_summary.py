@@ -27,7 +27,7 @@ def render(comparison: RunComparison, gate: GateResult) -> str:
     found = overview(comparison, gate)
     sign = _SIGNS.get(found.state, _OTHER_SIGN)
     parts = [f"## {sign} {escaped(found.title)}", f"**{escaped(found.verdict)}**"]
-    parts.append(escaped(found.gate))
+    parts.append(escaped(f"{found.gate} {found.rules}".rstrip()))
     findings = [f"- **{severity}** {escaped(text)}" for severity, text in found.findings]
     if findings:
         parts.append("\n".join(findings[:_MOST_FINDINGS]))

@@ -44,6 +44,7 @@ class Overview:
         title: names the benchmark.
         verdict: how many methods are worse, better, new, gone; one or two sentences.
         gate: result of the gate, one sentence.
+        rules: what the gate asked for, likewise; may be empty.
         state: the same in one word.
         findings: severity and sentence of each finding of the gate, the most severe first.
         sides: the two runs, one sentence each.
@@ -56,6 +57,7 @@ class Overview:
     title: str
     verdict: str
     gate: str
+    rules: str
     state: State
     findings: tuple[tuple[str, str], ...]
     sides: tuple[str, ...]
@@ -78,6 +80,7 @@ def overview(comparison: RunComparison, gate: GateResult) -> Overview:
             else _verdict(groups, changes, comparison.costs)
         ),
         gate=_gate(gate),
+        rules=visible(f"Rules: {', '.join(gate.rules)}." if gate.rules else ""),
         state=_state(gate),
         findings=tuple(
             (_SEVERITIES[each[0].severity], sentence(*each)) for each in alike(gate.findings)
@@ -167,8 +170,7 @@ def _gate(gate: GateResult) -> str:
     severities = [each[0].severity for each in alike(gate.findings)]
     counts = [(severities.count(severity), word) for severity, word in _COUNTED.items()]
     found = ", ".join(counted(count, word) for count, word in counts if count)
-    rules = f" Its rules: {', '.join(gate.rules)}." if gate.rules else ""
-    return visible(f"Gate {_state(gate)}{f': {found}' if found else ''}.{rules}")
+    return f"Gate {_state(gate)}{f': {found}' if found else ''}."
 
 
 def _side(label: str, side: Side) -> str:

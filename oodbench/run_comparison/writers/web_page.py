@@ -46,6 +46,9 @@ summary { cursor: pointer; }
 </ul>
 <p class="verdict">{{ found.verdict }}</p>
 <p class="gate {{ found.state }}">{{ found.gate }}</p>
+{% if found.rules %}
+<p class="under">{{ found.rules }}</p>
+{% endif %}
 {% if found.findings %}
 <ul class="findings">
 {% for label, text in found.findings %}
