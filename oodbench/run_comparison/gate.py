@@ -24,9 +24,9 @@ _SEVERITIES: tuple[Severity, ...] = ("failure", "incomparable", "warning")
 
 
 def _several(value: Any) -> Any:
-    return (
-        (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-    )
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Gate(BaseModel):
@@ -64,8 +64,12 @@ class Gate(BaseModel):
         """
         if not isinstance(content, Mapping):
             raise UserError(f"{where}: expected keys with values, not {shown(content)}.")
-        keys = {str(key).replace("-", "_"): value for key, value in content.items()}
-        for key in keys:
+        keys: dict[str, Any] = {}
+        for name, value in content.items():
+            key = str(name).replace("-", "_")
+            if key in keys:
+                raise UserError(f"{where}: {shown(key)} is given twice.")
+            keys[key] = value
             if key not in cls.model_fields:
                 raise UserError(
                     f"{where}: there is no key {shown(key)}.", did_you_mean(key, cls.model_fields)
@@ -107,6 +111,8 @@ class Gate(BaseModel):
         drops: dict[str, float] = {}
         for text in max_drop:
             rule, equals, number = text.rpartition("=")
+            if rule in drops:
+                raise UserError(f"--max-drop: {shown(rule)} is given twice.", "Give one limit.")
             try:
                 drops[rule] = float(number)
             except ValueError:

@@ -305,10 +305,16 @@ def test_bad_options(text: str) -> None:
     assert "drop" in caught.value.message
 
 
+def test_a_rule_that_is_given_twice() -> None:
+    with pytest.raises(UserError, match="--max-drop: 'auroc@A' is given twice"):
+        gate("auroc@A=1", "auroc@A=2")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ({"max-dorp": {}}, "gate.toml: there is no key 'max_dorp'"),
+        ({"max-drop": {}, "max_drop": {}}, "'max_drop' is given twice"),
         ({"max-drop": {"auroc": "0.5"}}, "max_drop.auroc"),
         ({"max-drop": {"aurok": 0.5}}, "there is no metric 'aurok'"),
         ({"max_drop": ["auroc=0.5"]}, "max_drop"),
