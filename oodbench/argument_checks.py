@@ -11,20 +11,20 @@ from typing import Any
 from oodbench.errors import UserError, shown
 
 MOST_SEEDS = 1000
-"""More than that is a mistake: each is a training."""
+"""Largest number of seeds that is accepted; each seed is a training."""
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """A whole number, which True and 2.0 are not.
+    """Check that a value is a whole number; True and 2.0 are refused.
 
     Args:
-        name: of the argument.
-        value: what was given.
-        least: the smallest that makes sense.
-        most: the largest; None: there is none.
+        name: name of the argument.
+        value: value of the argument.
+        least: smallest number that is accepted.
+        most: largest number that is accepted; None for no limit.
 
     Raises:
-        UserError: if it is none, or not in this range.
+        UserError: if the value is not a whole number in this range.
     """
     index = getattr(value, "__index__", None)  # numpy has whole numbers of its own
     if index is not None and not isinstance(value, bool):
@@ -36,10 +36,10 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
 
 
 def device_name(value: Any) -> str:
-    """The name of a device, whether or not this machine has it.
+    """Check that a value is the name of a device; the machine need not have the device.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not a name of a device.
     """
     if not isinstance(value, str) or not re.fullmatch(r"auto|(cpu|cuda)(:[0-9]{1,3})?", value):
         raise UserError(f"device: expected auto, cpu, cuda or cuda:i, not {shown(value)}.")
@@ -47,10 +47,10 @@ def device_name(value: Any) -> str:
 
 
 def truth(name: str, value: Any) -> bool:
-    """True or False, and not what is taken for one of them.
+    """Check that a value is True or False; 0, 1 and None are refused.
 
     Raises:
-        UserError: if it is neither.
+        UserError: if it is something else.
     """
     if not isinstance(value, bool):
         raise UserError(f"{name}: expected True or False, not {shown(value)}.")
@@ -58,10 +58,10 @@ def truth(name: str, value: Any) -> bool:
 
 
 def path(name: str, value: Any) -> Path:
-    """A path that a file or a folder may have.
+    """Check that a value is a path of a file or a folder; neither need exist.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not a path.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text.strip() or "\0" in text:
@@ -70,10 +70,10 @@ def path(name: str, value: Any) -> Path:
 
 
 def names(name: str, value: Any) -> list[str]:
-    """Several names; a single one is a list of one.
+    """Check that a value is one name or several names; returns a list.
 
     Raises:
-        UserError: if it is something else, or names nothing.
+        UserError: if it is something else, or has no name.
     """
     if isinstance(value, str):
         value = [value]
@@ -84,10 +84,10 @@ def names(name: str, value: Any) -> list[str]:
 
 
 def visible_name(name: str, value: Any) -> str:
-    """A name for a table: text without line feeds and the like.
+    """Check that a value is a name for a table: printable characters, no line feeds.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not.
     """
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise UserError(f"{name}: expected a name of printable characters, not {shown(value)}.")

@@ -63,7 +63,7 @@ def bootstrap(
         ood_scores: one score per OOD image, shape [n_ood].
         id_counts: how often each ID image is drawn, shape [R, n_id] (`resample_counts`).
         ood_counts: how often each OOD image is drawn, shape [R, n_ood].
-        names: of the metrics; default: the six of `metrics.METRICS`.
+        names: names of the metrics; default: the six of `metrics.METRICS`.
 
     Returns:
         Fractions in [0, 1] of shape [R], under these names and in their order; exactly the metrics

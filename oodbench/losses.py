@@ -177,7 +177,7 @@ class Loss(nn.Module):
         Args:
             images: shape [B, channels, H, W], in random order.
             labels: shape [B], int64.
-            generator: of random choices, on the CPU.
+            generator: generator of random choices, on the CPU.
         """
         return images, labels
 

@@ -282,8 +282,8 @@ def changed_files(folder: Path, names: Sequence[str]) -> str:
     """The warning about files of a run that were changed or removed after it.
 
     Args:
-        folder: of the run, or of the suite.
-        names: of the files, relative to the folder.
+        folder: folder of the run, or of the suite.
+        names: names of the files, relative to the folder.
     """
     missing = [name for name in names if not (folder / name).exists()]
     changed = [name for name in names if name not in missing]

@@ -26,8 +26,8 @@ def call(spec: DatasetSpec, split: str, reader: str, function: Callable[..., T],
         *args: the positional arguments.
 
     Raises:
-        UserError: an option is unknown or has the wrong type; or the function raised it, and data
-            set and split are added to the message.
+        UserError: an option is unknown or has the wrong type. Errors of the function get the data
+            set and the split in front of their message.
     """
     accepted = [
         name

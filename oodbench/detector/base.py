@@ -84,8 +84,8 @@ class Detector:
         for each loss, under the same name.
 
         Args:
-            outputs: of the images, with their graph; `outputs.labels` is None. Use torch operations
-                only, no `detach()`.
+            outputs: outputs of the images, with their graph; `outputs.labels` is None. Use torch
+                operations only, no `detach()`.
 
         Returns:
             name -> loss, shape [B], one finite number for each image (reduction="none"). Each loss
@@ -146,7 +146,7 @@ class Detector:
         in a forward pass of its own.
 
         Args:
-            name: of the tap.
+            name: name of the tap.
             activation: shape [B, D], [B, tokens, D] or [B, D, ...]; a copy, in the network's type.
 
         Returns:
@@ -213,8 +213,8 @@ class PerturbingDetector(Detector):
         """Losses that the step decreases.
 
         Args:
-            outputs: of the images before the step, with their graph; `outputs.labels` is None. Use
-                torch operations only, no `detach()`.
+            outputs: outputs of the images before the step, with their graph; `outputs.labels` is
+                None. Use torch operations only, no `detach()`.
 
         Returns:
             place -> loss, shape [B], one finite number for each image (reduction="none"). A place

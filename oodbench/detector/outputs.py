@@ -29,8 +29,8 @@ def head_obstacle(needs: Set[str], kind: HeadKind, model: str) -> str | None:
     """The reason why a detector cannot run on a model with this last layer, or None.
 
     Args:
-        needs: of the detector.
-        kind: of the last layer.
+        needs: needs of the detector.
+        kind: kind of the last layer.
         model: the model's name.
     """
     wanted: Mapping[str, HeadKind] = {"dismax_head": "dismax", "head": "linear"}
@@ -227,7 +227,7 @@ class Outputs:
         """Contiguous copies for a detector with these needs, which it may change in place.
 
         Args:
-            needs: of the detector.
+            needs: needs of the detector.
             method: name of the method that `layers` are reduced for.
 
         Raises:
@@ -317,7 +317,7 @@ class Batches:
 
         Args:
             kind: class or function that makes the object.
-            arguments: of `kind`; other arguments make another object.
+            arguments: arguments of `kind`; other arguments make another object.
             of: name of what the object is computed from; another name makes another object.
         """
         return kind(*arguments)

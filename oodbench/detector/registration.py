@@ -169,7 +169,7 @@ def declared(
 
 
 def _check_methods(cls: type[Detector], info: DetectorInfo) -> None:
-    """Refuse a class whose methods do not fit its needs."""
+    """Refuse a class if its methods do not match its needs."""
     name, needs = info.name, info.needs
     for method, need in required_methods(needs).items():
         if not _defines(cls, method):

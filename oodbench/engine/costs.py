@@ -54,7 +54,7 @@ class InferenceCost:
         flops: floating-point operations.
         latency_ms: one image alone.
         ms_per_image: a batch, over its size.
-        scatter: of the repetitions of `ms_per_image` (`scatter`).
+        scatter: scatter of the repetitions of `ms_per_image` (`scatter`).
         relative: `ms_per_image` over the reference's.
         peak_memory_bytes: weights, detector state, live tensors.
     """

@@ -1,4 +1,4 @@
-"""Devices by name, and how they compute."""
+"""Devices by name, and full float32 precision on CUDA."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from typing import Any
 import torch
 
 from oodbench.argument_checks import device_name
-from oodbench.errors import UserError
+from oodbench.errors import UserError, counted
 
 
 def find_device(name: str) -> torch.device:
     """The device of a name: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:i".
 
     Raises:
-        UserError: if the name is none of these, or the device is not there.
+        UserError: if the name is not valid, or this machine has no such device.
     """
     if device_name(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    available = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= available:
         raise UserError(
-            f"device: no '{name}'; torch sees {torch.cuda.device_count()} CUDA devices.",
-            "Use the device cpu, or install a torch that sees your GPU.",
+            f"device: there is no '{name}': torch finds {counted(available, 'CUDA device')}.",
+            "Use the device cpu, or install a version of torch with CUDA.",
         )
     return device
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """float32 in all its bits on CUDA, where torch's default is TF32 for convolutions.
+    """Compute in full float32 on CUDA, where torch uses TF32 for convolutions by default.
 
-    TF32 keeps ten bits of a normalized pixel, which is as coarse as ODIN's step on it; and scores
-    would not be those of a CPU. torch's settings are put back, in whichever of its two ways of
-    setting them they were made: it refuses to read what is set in the other.
+    TF32 keeps ten bits of a normalized pixel, which is as coarse as ODIN's step, and its scores
+    differ from those of a CPU. torch's settings are restored afterwards. torch has an older and a
+    newer way to set them, and refuses to read a setting that was made the other way, so both are
+    handled.
     """
     if device.type != "cuda":
         yield

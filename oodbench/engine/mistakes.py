@@ -1,7 +1,7 @@
-"""Signs of a mistake in the data of a call: labels that disagree with the model, shared images.
+"""Signs of a mistake in the data: labels that disagree with the model, images in two data sets.
 
-Each sign is one sentence. Nothing is refused: a sign can be an honest result, such as a model that
-is bad at its task.
+Each sign is one sentence. Nothing is refused, because a sign may have an innocent cause, such as a
+model with a low accuracy.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from oodbench.detector import Outputs
 from oodbench.errors import counted, listed
 
 _SIGNIFICANCE = 0.01
-"""Accuracies that chance reaches more often than this are called chance."""
+"""An accuracy counts as chance if guessing reaches it with a higher probability than this."""
 _LEAST_AGREEMENT = 0.5
-"""The share of fit labels that the model that was trained on them should give, at least."""
+"""Smallest accuracy that is expected on the images that a model was trained on."""
 _FEW_ROWS = 5
-"""Classes with fewer images say nothing about the order of classes."""
+"""Fewest images of a class from which its place in the order of classes is inferred."""
 _OVERSHOOT = 0.25
-"""How far bicubic resizing may lead out of [0, 1], at most."""
+"""Largest distance from [0, 1] that bicubic resizing causes."""
 _BYTES = 50
-"""Images of bytes have higher values than this; normalized ones do not."""
+"""Images with values 0 to 255 exceed this; normalized images do not."""
 _SHOWN = 5
-"""Classes that a message lists."""
+"""Number of classes that a message lists."""
 
 
 @dataclass
@@ -43,14 +43,14 @@ class Confusion:
 
     @classmethod
     def empty(cls, num_classes: int) -> Confusion:
-        """Of no images."""
+        """Counts of no images."""
         return cls(np.zeros((num_classes, num_classes), dtype=np.int64))
 
     @classmethod
     def of(
         cls, num_classes: int, labels: NDArray[np.int64] | None, predicted: NDArray[np.int64]
     ) -> Confusion:
-        """Of the images of a data set, of no images if it has no labels."""
+        """Counts of the images of a data set; of no images if it has no labels."""
         confusion = cls.empty(num_classes)
         if labels is not None:
             confusion.add(labels, predicted)
@@ -66,7 +66,7 @@ class Confusion:
         np.add.at(self.counts, (labels, predicted), 1)
 
     def watched(self, outputs: Iterator[Outputs]) -> Iterator[Outputs]:
-        """The same outputs, counted where they have labels."""
+        """Yield the same outputs, and count those with labels."""
         for batch in outputs:
             if batch.labels is not None:
                 self.add(batch.labels.cpu().numpy(), batch.logits.argmax(dim=1).cpu().numpy())
@@ -74,12 +74,12 @@ class Confusion:
 
     @property
     def images(self) -> int:
-        """How many images were counted."""
+        """Number of images that were counted."""
         return int(self.counts.sum())
 
     @property
     def right(self) -> int:
-        """How many of them the model classifies as their label says."""
+        """Number of images that the model classifies correctly."""
         return int(np.trace(self.counts))
 
 
@@ -89,10 +89,10 @@ def labels_signs(
     """Signs that labels and model disagree.
 
     Args:
-        name: of the data set.
-        seen: of its images.
+        name: name of the data set.
+        seen: counts of its images.
         fitted_on: whether the model was trained on these images.
-        perhaps: a sentence with another reason, added to each sign.
+        perhaps: a sentence with another possible reason, added to each sign.
     """
     for sign in _labels_signs(name, seen, fitted_on):
         yield f"{sign} {perhaps}".rstrip()
@@ -111,7 +111,7 @@ def _labels_signs(name: str, seen: Confusion, fitted_on: bool) -> Iterator[str]:
         )
         yield (
             f"The labels of {name} seem to have their classes in another order than the model: it "
-            f"classifies label {pairs}{more}. With these exchanged its accuracy would be "
+            f"classifies label {pairs}{more}. With these labels exchanged, its accuracy would be "
             f"{raised / seen.images:.1%} instead of {accuracy:.1%}."
         )
     elif fitted_on and accuracy < _LEAST_AGREEMENT:
@@ -128,10 +128,10 @@ def _labels_signs(name: str, seen: Confusion, fitted_on: bool) -> Iterator[str]:
 
 
 def _other_order(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Label -> another class that the model gives for most of its images, one for each.
+    """Pairs of a label and the other class that the model predicts for most of its images.
 
-    Classes that a weak model confuses are no sign: most images of a label have to agree with the
-    exchange, and at most a tenth with the label itself.
+    Classes that a weak model confuses are not a sign. Therefore, the model must predict the other
+    class for more than half of the images of a label, and the label itself for less than a tenth.
     """
     given = counts.argmax(axis=1)
     sizes = counts.sum(axis=1)
@@ -143,7 +143,7 @@ def _other_order(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
         and counts[label, other] > sizes[label] / 2
         and counts[label, label] < sizes[label] / 10
     ]
-    # A model that gives one class for all images exchanges nothing.
+    # A model that predicts one class for all images does not exchange classes.
     distinct = {other for _, other in exchanged}
     return exchanged if len(exchanged) > 1 and len(distinct) == len(exchanged) else []
 
@@ -153,9 +153,9 @@ class Values:
     """The values of the images of a data set.
 
     Attributes:
-        scaled: whether some came as bytes and were scaled to [0, 1].
-        low: lowest value of those that came as floating-point numbers; infinite if none did.
-        high: highest value of these; minus infinite if none did.
+        scaled: whether some images were of type uint8 and were scaled to [0, 1].
+        low: lowest value of the floating-point images; infinity without such images.
+        high: highest value of the floating-point images; minus infinity without such images.
     """
 
     scaled: bool
@@ -164,12 +164,12 @@ class Values:
 
     @property
     def in_unit_range(self) -> bool:
-        """Whether all images are in [0, 1], up to what resizing adds."""
+        """Whether all images are in [0, 1], with a margin for resizing."""
         return self._floats_within(-_OVERSHOOT, 1 + _OVERSHOOT)
 
     @property
     def bytes_as_floats(self) -> bool:
-        """Whether floating-point values look as bytes do, 0 to 255."""
+        """Whether floating-point values seem to be in the range 0 to 255."""
         return self.high > _BYTES and self._floats_within(-255 * _OVERSHOOT, 255 * (1 + _OVERSHOOT))
 
     def _floats_within(self, low: float, high: float) -> bool:
@@ -177,7 +177,7 @@ class Values:
 
 
 def values_signs(values: Mapping[str, Values]) -> Iterator[str]:
-    """Signs that images of data sets are on several scales.
+    """Signs that the images of different data sets have different scales.
 
     Args:
         values: name of a data set -> values of its images.
@@ -188,16 +188,16 @@ def values_signs(values: Mapping[str, Values]) -> Iterator[str]:
         return
     for name, each in values.items():
         if each.bytes_as_floats or (scaled and not each.in_unit_range):
-            how = "came as bytes and were scaled to [0, 1]" if scaled else "are in [0, 1]"
+            how = "were uint8 and are scaled to [0, 1]" if scaled else "are in [0, 1]"
             yield (
                 f"The images of {name} have values from {each.low:.3g} to {each.high:.3g}, while "
-                f"those of {listed(unit)} {how}: a difference in scale looks like a difference in "
-                "distribution. Give all data sets the same transform."
+                f"the images of {listed(unit)} {how}: detectors cannot tell a difference in scale "
+                "from a difference in distribution. Give all data sets the same transform."
             )
 
 
 def shared_signs(images: Mapping[str, NDArray[np.uint64]]) -> Iterator[str]:
-    """Signs that data sets which should have no image in common share some.
+    """Signs that data sets that should be disjoint share images.
 
     Args:
         images: name of a data set -> `data.duplicates.fingerprints` of its images.

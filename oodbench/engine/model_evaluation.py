@@ -64,7 +64,7 @@ class ModelEvaluation:
         data: what to fit, tune and score on.
         num_classes: C.
         tuning: strengths of attack and noise.
-        seed: of the tuning data.
+        seed: seed of the tuning data.
         report: progress messages go here.
 
     Attributes:
@@ -315,7 +315,7 @@ def evaluate(
 ) -> Evaluation:
     """All steps for one model; arguments as those of `ModelEvaluation` and its `measure`.
 
-    A method whose costs cannot be measured has failed.
+    A method fails if its costs cannot be measured.
     """
     evaluation = ModelEvaluation(
         runner, methods, detectors, data, num_classes, tuning=tuning, seed=seed, report=report

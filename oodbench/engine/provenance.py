@@ -90,7 +90,7 @@ def description(
     """The description of a run that has no results yet.
 
     Args:
-        plan: of the run.
+        plan: plan of the run.
         work: what its results depend on.
         catalog: gives the plug-ins.
         device: where the run computes.

@@ -12,11 +12,11 @@ from oodbench.plugins.detector_modules import is_content, is_installed
 
 
 def reason_of(error: BaseException) -> str:
-    """One line of what went wrong, and where in the detector's file.
+    """The reason of a failure in one line, with the place in the detector's file.
 
-    What oodbench writes to be read stands as it is. Other exceptions have their type before the
-    message, and after it the file and line of the user's code that raised them: the line of the
-    detector's file, then that of a helper if the exception comes from there.
+    Messages of oodbench's own errors are returned unchanged. Other exceptions get their type before
+    the message, and after it the file and line of the user's code: the line of the detector's file,
+    then the line of a helper file if the exception was raised there.
     """
     line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, DetectorError | TuningError | UserError):
@@ -41,7 +41,7 @@ def place_of(error: BaseException) -> tuple[str, str]:
 
 
 def place_within(frame: FrameType | None) -> tuple[str, str]:
-    """The same of the code that runs in a frame, or was called from the detector's code."""
+    """As `place_of`, for the code that runs in a frame or that called it."""
     frames: list[tuple[FrameType, int]] = []
     while frame is not None:
         frames.insert(0, (frame, frame.f_lineno))
@@ -87,7 +87,7 @@ def _is_users(frame: FrameType) -> bool:
 
 
 def _places(frames: list[tuple[FrameType, int]]) -> str:
-    """The last line in the first of the files, and the last line of all."""
+    """The last line in the first file, and the last line in the last file."""
     first = frames[0][0].f_code.co_filename
     places = {}
     for frame, line in frames:
@@ -98,7 +98,7 @@ def _places(frames: list[tuple[FrameType, int]]) -> str:
 
 
 def _shown(file: str) -> str:
-    """A file's name with its folder's: the whole path would differ from machine to machine."""
+    """A file's name with the name of its folder, which do not depend on the machine."""
     path = Path(file)
     if "ipykernel" in file:
         return "a notebook cell"

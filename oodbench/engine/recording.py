@@ -52,7 +52,7 @@ class Recorder:
         ood_groups: OOD set -> its group; None if the sets have no groups.
         heads: model -> name of its head.
         resamples: number of bootstrap resamples.
-        run_id: of the run.
+        run_id: identity of the run.
         device: name of the device, for cost records.
 
     Attributes:
@@ -130,7 +130,7 @@ class Recorder:
         self.resampled[key] = differences.resample(scores, self._shared, self._id_dataset)
 
     def cost(self, method: Method, seed: int, result: MethodResult) -> CostRecord:
-        """The cost record of a method whose costs were measured."""
+        """The cost record of a method with measured costs."""
         assert result.cost is not None
         return CostRecord(
             run_id=self._run_id,

@@ -54,7 +54,7 @@ def open_directory(
     """Create a run directory, or read what is finished in it.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
         plan: what is asked for.
         work: gives what its results depend on; reads the data.
         say: takes warnings about results that are computed again.

@@ -163,7 +163,7 @@ def checked_scores(
     Args:
         method: its name.
         detector: gives the scores.
-        outputs: of the batch.
+        outputs: outputs of the batch.
         dataset: name of the data set, for messages.
         first: index of the batch's first image in the data set.
 

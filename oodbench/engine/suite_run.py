@@ -67,7 +67,7 @@ def run_members(
         suite: the suite.
         plans: the plan of each benchmark, by its name in the suite.
         catalog: gives the files of the detectors.
-        directory: of the suite.
+        directory: directory of the suite.
         run_one: runs a plan into a folder, or resumes it there.
         resume: continue the run in the directory.
         request: the arguments of the run, for the description.

@@ -86,8 +86,8 @@ def adversarial_data(
         runner: attached.
         data: ID images with labels that were not trained on.
         spec: strengths of attack and noise.
-        seed: of noise and shuffling.
-        name: of the data, for messages.
+        seed: seed of noise and shuffling.
+        name: name of the data, for messages.
 
     Raises:
         TuningError: if the attack fools the network on too few images.

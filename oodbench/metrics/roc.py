@@ -115,7 +115,7 @@ def measure(counts: Counts, names: Iterable[str] = MEASURES) -> dict[str, Array]
 
     Args:
         counts: counts of shape [..., G + 1], with at least one ID and one OOD image each.
-        names: of the metrics; default: all six.
+        names: names of the metrics; default: all six.
 
     Returns:
         Fractions in [0, 1] of shape [...].

@@ -111,7 +111,7 @@ def in_usual_order(activation: Tensor, axis: int | None) -> Tensor:
 
     Args:
         activation: shape [B, ...].
-        axis: of its channels; None: the usual one.
+        axis: axis of its channels; None: the usual one.
 
     Returns:
         Shape [B, D], [B, tokens, D] or [B, D, ...].

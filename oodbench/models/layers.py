@@ -32,7 +32,7 @@ class Layer:
             on with "#2", "#3" ...
         module: name of the module within the network.
         call: which of its calls in a forward pass, counted from 0.
-        axis: of the channels, where it is not the usual one (`oodbench.models.activations`).
+        axis: axis of the channels, where it is not the usual one (`oodbench.models.activations`).
         convolution: whether it is a convolution.
     """
 

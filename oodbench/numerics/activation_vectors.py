@@ -14,7 +14,7 @@ from oodbench.numerics.row_sample import RowSample
 
 @dataclass(frozen=True)
 class Distances:
-    """Two kinds of distances, of any but the same shape.
+    """Two kinds of distances, of the same shape.
 
     Attributes:
         euclidean: || v - mu ||.
@@ -50,7 +50,7 @@ def distances_within_classes(bank: RowSample, means: Tensor) -> tuple[Distances,
     """Distances of training images to their own class, shape [N], and their classes, [N].
 
     Args:
-        bank: logits of images that are classified right: the largest one names the class.
+        bank: logits of images that are classified correctly, so the largest logit gives the class.
         means: mean activation vectors, shape [C, C], float64.
     """
     euclidean, cosine, classes = [], [], []

@@ -1,4 +1,4 @@
-"""A search for nearest neighbors in a bank: a bounded sample of training features.
+"""Search for nearest neighbors in a bank, which is a bounded sample of training features.
 
 The search goes through the blocks of the sample. scikit-learn's `NearestNeighbors` would copy the
 bank to the CPU.
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from oodbench.numerics.row_sample import RowSample
 
 QUERIES = 1024
-"""Queries that are searched for at a time."""
+"""Number of queries in one product."""
 
 
 def directions(features: Tensor) -> Tensor:
-    """Features over their length, shape [B, D], at least float32; a zero vector stays zero.
+    """Features divided by their norm, shape [B, D], at least float32; a zero vector stays zero.
 
     Args:
         features: shape [B, D], any floating type.
@@ -32,7 +32,7 @@ def top_k_products(queries: Tensor, bank: RowSample, k: int) -> tuple[Tensor, Te
     Args:
         queries: shape [B, D], of the bank's type and device.
         bank: rows of width D.
-        k: how many.
+        k: number of products.
 
     Returns:
         Products and numbers of their rows, both of shape [B, k], the largest first.
@@ -69,9 +69,9 @@ def _search(queries: Tensor, bank: RowSample, k: int) -> tuple[Tensor, Tensor]:
 class DirectionBank:
     """Directions f / ||f|| of training features, and distances to the k-th nearest of them.
 
-    The nearest directions are found from products of float32 vectors, taken from the mean direction
-    o of the first batch: where all directions are nearly the same, as those of deep networks may
-    be, products of the directions themselves would differ by less than their rounding.
+    The search uses products of float32 vectors from the mean direction o of the first batch. The
+    directions of a deep network may be nearly equal; products of the directions themselves would
+    then differ by less than their rounding.
 
     Args:
         capacity: the largest number of directions kept, a random sample if there are more.
@@ -102,7 +102,7 @@ class DirectionBank:
 
         Args:
             features: shape [B, D].
-            k: which neighbor, from 1.
+            k: number of the neighbor, from 1.
 
         Raises:
             ValueError: if the bank has fewer than k directions.

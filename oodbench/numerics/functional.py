@@ -14,7 +14,7 @@ def max_probability(logits: Tensor) -> Tensor:
     """Largest softmax probability (Hendrycks & Gimpel 2017), shape [B].
 
     Args:
-        logits: shape [B, C]. In float64, or probabilities near 1 collapse into ties.
+        logits: shape [B, C], float64: in float32, probabilities near 1 are tied.
     """
     return F.softmax(logits, dim=1).amax(dim=1)
 
@@ -23,8 +23,8 @@ def max_log_odds(logits: Tensor) -> Tensor:
     """Log-odds of the largest softmax probability, log p - log(1 - p), shape [B].
 
     Orders images as the probability does, at every scale of the logits; the probability is exactly
-    1 in float64 where the largest logit is more than 37 above the others. Computed from differences
-    of logits, so that nothing is lost where the logits themselves are large.
+    1 in float64 if the largest logit is more than 37 above the others. Computed from differences of
+    logits, which are accurate for large logits too.
 
     Args:
         logits: shape [B, C].
@@ -39,7 +39,7 @@ def _gaps(logits: Tensor) -> Tensor:
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Log-softmax, shape [B, C], to full relative precision also where p is 1 up to rounding.
+    """Log-softmax, shape [B, C], with full relative precision even if p rounds to 1.
 
     Args:
         logits: shape [B, C].
@@ -65,7 +65,7 @@ def log_entropy(logits: Tensor) -> Tensor:
     """Logarithm of the Shannon entropy, in nats, of the softmax probabilities, shape [B].
 
     Orders images as the entropy does, at every scale of the logits; the entropy is exactly 0 in
-    float64 where the largest logit is more than 745 above the others. With the gaps d_j = z_j -
+    float64 if the largest logit is more than 745 above the others. With the gaps d_j = z_j -
     max z and S the sum of their exponentials, H = log S + sum_j -d_j exp(d_j) / S, a sum of terms
     that are not negative, taken here in logarithms.
 
@@ -84,14 +84,14 @@ def log_entropy(logits: Tensor) -> Tensor:
 def log_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Logarithm of KL(p || q), shape [B].
 
-    Orders images as the divergence does, also where p and q are both 1 up to rounding for one
-    class. With r = log p - log q, KL is the sum of q g(r), where g(r) = 1 - (1 - r) exp(r) is not
-    negative: nothing cancels. A difference r below the rounding of log q counts as that rounding,
-    so that the logarithm is finite where p equals q.
+    Orders images as the divergence does, even if p and q both round to 1 for one class. With
+    r = log p - log q, KL is the sum of q g(r), where g(r) = 1 - (1 - r) exp(r) is not negative:
+    nothing cancels. A difference r below the rounding of log q is replaced by that rounding, so
+    that the logarithm is finite if p equals q.
 
     Args:
         log_p: logarithms of probabilities (`log_probabilities`), shape [B, C], finite.
-        log_q: likewise.
+        log_q: as `log_p`.
     """
     rounding = torch.finfo(log_q.dtype).eps * log_q.abs()
     difference = log_p - log_q
@@ -148,12 +148,12 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 BaseScore = Literal["energy", "max_probability"]
-"""The score that a method computes from the logits of changed activations. "max_probability" is the
-log-odds of it: scaled-up activations give probabilities of 1 up to rounding."""
+"""Score of the logits of changed activations. "max_probability" gives the log-odds, because
+scaled-up activations give probabilities that round to 1."""
 
 
 def base_score(name: BaseScore, logits: Tensor) -> Tensor:
-    """A score of changed logits, shape [B].
+    """Score of logits, shape [B].
 
     Args:
         name: "energy" (temperature 1) or "max_probability".

@@ -10,13 +10,13 @@ from torch import Tensor
 BLOCKS = {"cpu": 2**19, "cuda": 2**25}
 """Activations worked on at a time, by the type of device.
 
-On a CPU their powers stay in its cache. A GPU waits for many small operations: its blocks are as
-large as two buffers of 128 MiB hold in float32.
+On a CPU, the powers of a block stay in the cache. On a GPU, few large operations are faster: two
+buffers of 128 MiB hold a block in float32.
 """
 
 
 MOST_BYTES = 2 * 2**30
-"""Of the ranges of one detector."""
+"""Largest size of the ranges of one detector."""
 
 
 def ranges_bytes(row_sums: Mapping[str, Tensor], classes: int) -> dict[str, int]:
@@ -33,7 +33,7 @@ def ranges_bytes(row_sums: Mapping[str, Tensor], classes: int) -> dict[str, int]
 
 
 def evenly_spaced(layers: Sequence[str], count: int) -> list[str]:
-    """A number of layers, evenly spaced up to the last; all of them if there are no more."""
+    """`count` layers, evenly spaced and with the last one; all layers if there are fewer."""
     if count >= len(layers):
         return list(layers)
     step = len(layers) / count
@@ -45,7 +45,7 @@ def most_that_fit(layers: Sequence[str], sizes: Mapping[str, int]) -> int:
 
     Args:
         layers: all layers, in order.
-        sizes: bytes of the layers whose ranges are known; choices with others do not count.
+        sizes: layer -> bytes of its ranges; choices with other layers are not considered.
     """
     for count in range(len(layers), 0, -1):
         chosen = evenly_spaced(layers, count)
@@ -61,7 +61,7 @@ def too_large(sizes: Mapping[str, int], classes: int, instead: str) -> ValueErro
     Args:
         sizes: bytes of every layer's ranges.
         classes: C.
-        instead: what takes less.
+        instead: a choice that takes less memory, for the message.
     """
     return ValueError(
         f"the ranges of {len(sizes)} layers and {classes} classes would take "
@@ -111,7 +111,7 @@ def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
 
 def _row_sums(channels: Tensor, buffers: Tensor, sums: Tensor, largest: Tensor) -> None:
     """Row sums before the root and the scale, and the largest activations, of a block of images."""
-    # The places of a channel side by side, whatever the map's memory format is.
+    # The places of a channel are adjacent in memory, in any memory format of the map.
     channels = channels.contiguous()
     biggest = torch.maximum(channels.amax(dim=2), -channels.amin(dim=2)).to(sums)
     largest[:] = biggest[:, None]

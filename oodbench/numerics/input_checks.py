@@ -61,12 +61,12 @@ def one_of(name: str, value: Word, choices: object) -> Word:
     """The value of a parameter that takes one of a few words.
 
     Args:
-        name: of the parameter.
-        value: given for it.
+        name: name of the parameter.
+        value: value of the parameter.
         choices: a `Literal` type.
 
     Raises:
-        ValueError: if the value is none of its words.
+        ValueError: if the value is not one of these words.
     """
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value}")
@@ -80,12 +80,12 @@ def labels_of(outputs: Outputs) -> Tensor:
         ValueError: if the images have no labels.
     """
     if outputs.labels is None:
-        raise ValueError("needs images with labels to fit on, and these have none")
+        raise ValueError("needs images with labels to fit on; these images have no labels")
     return outputs.labels
 
 
 def require_images(count: int, kind: str = "training") -> None:
-    """Refuse to fit on nothing.
+    """Check that there are images to fit on.
 
     Args:
         count: number of images.
@@ -99,14 +99,14 @@ def require_images(count: int, kind: str = "training") -> None:
 
 
 def require_every_class(counts: Tensor, problem: str) -> None:
-    """Refuse classes without images.
+    """Check that every class has images.
 
     Args:
         counts: number of images of each class, shape [C].
-        problem: what is missing then, with {} in the place of the classes.
+        problem: message of the error, with {} for the classes without images.
 
     Raises:
-        ValueError: if a class has none.
+        ValueError: if a class has no image.
     """
     empty = [index for index, count in enumerate(counts.tolist()) if count == 0]
     if empty:
@@ -116,10 +116,10 @@ def require_every_class(counts: Tensor, problem: str) -> None:
 def require_positive_logits(total: float, count: int, method: str) -> float:
     """The mean largest logit (or energy) of the training images, which must be positive.
 
-    A method that multiplies by logits reverses its order where they are negative. Softmax does not
-    change when a constant is added to all logits, so training does not fix their level. The level
-    of a linear layer trained with softmax is positive as a rule; that of a layer trained with a
-    sigmoid for each class is not.
+    A method that multiplies by logits reverses its order if they are negative. Softmax does not
+    change if a constant is added to all logits, so training does not determine their level. It is
+    usually positive for a linear layer trained with softmax, but not for a layer trained with a
+    sigmoid for each class.
 
     Args:
         total: sum of the largest logits, or of the energies, of the training images.
@@ -137,7 +137,7 @@ def require_positive_logits(total: float, count: int, method: str) -> float:
     if not mean > 0:
         raise ValueError(
             f"the largest logits of the training images are {mean:.3g} on average, and {method} "
-            "multiplies by them: negative logits would reverse the order of its scores. It is for "
-            "networks that give the class of an image a positive logit"
+            "multiplies by them: negative logits would reverse the order of its scores. It needs a "
+            "network that gives the class of an image a positive logit"
         )
     return mean

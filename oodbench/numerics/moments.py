@@ -29,7 +29,7 @@ def mean_features(batches: Batches) -> tuple[Tensor, Head]:
 
 
 class ClassMeans:
-    """Mean vector of each class, gathered batch by batch.
+    """Mean vector of each class, summed over batches.
 
     Attributes:
         counts: vectors of each class, shape [C], float64.
@@ -66,7 +66,7 @@ class ClassMeans:
 
 
 class ClassMoments:
-    """First and second moments of labeled features, gathered batch by batch.
+    """First and second moments of labeled features, summed over batches.
 
     Sums are taken around the first batch's mean, so that subtracting them later does not cancel.
     scikit-learn's `EmpiricalCovariance` needs all features in memory at once.
@@ -126,7 +126,8 @@ class TiedGaussian:
         means: shape [C, D], float64.
         covariance: maximum-likelihood pooled within-class covariance (divided by N), shape [D, D].
         precision: variance, relative to the largest, below which a direction counts as constant.
-        noise: variance below which it does whatever the largest is: the rounding of the features.
+        noise: variance below which a direction counts as constant in any case: the rounding of the
+            features.
     """
 
     means: Tensor
@@ -138,8 +139,8 @@ class TiedGaussian:
     def whitening(self) -> Tensor:
         """W with W W^T the pseudo-inverse of the covariance, shape [D, R].
 
-        Directions without variance (dead or linearly dependent units) are left out, as the
-        pseudo-inverse does: they would otherwise get a nearly infinite weight.
+        Directions without variance (dead or linearly dependent units) are left out, as in the
+        pseudo-inverse; their weight would be nearly infinite.
         """
         values, vectors = torch.linalg.eigh(self.covariance)
         largest = max(values.tolist(), default=0.0)
@@ -155,16 +156,16 @@ class TiedGaussian:
 
     @cached_property
     def origin(self) -> Tensor:
-        """The mean of the class means, shape [D]: subtracted first, it leaves no large numbers."""
+        """The mean of the class means, shape [D]; subtracted first, to avoid large numbers."""
         return self.means.mean(dim=0)
 
     @cached_property
     def white_means(self) -> Tensor:
-        """Class means where the covariance is the identity, shape [C, R]."""
+        """Class means in whitened space, where the covariance is the identity, shape [C, R]."""
         return (self.means - self.origin) @ self.whitening
 
     def white(self, features: Tensor) -> Tensor:
-        """Features where the covariance is the identity, shape [B, R], float64.
+        """Features in whitened space, shape [B, R], float64.
 
         Args:
             features: shape [B, D].
@@ -180,12 +181,12 @@ class TiedGaussian:
         return -0.5 * squared_distances(self.white(features), self.white_means)
 
     def white_background(self, counts: Tensor) -> TiedGaussian:
-        """One Gaussian over the images of all classes, of white features: C = 1.
+        """One Gaussian over the images of all classes, in whitened space (C = 1).
 
-        Between the classes, features may extend in directions in which they do not vary within
-        them: fewer images than features leave many. These are left out here as they are there, so
-        that distances from a class and from all images are taken in one space, where the covariance
-        of all is 1 within the classes plus that of their means.
+        If there are fewer images than features, there are directions in which features vary between
+        the classes but not within them. Whitening leaves these directions out. They are left out
+        here too, so that the distances from a class and from all images are in the same space,
+        where the total covariance is the identity plus the covariance of the class means.
 
         Args:
             counts: images of each class, shape [C].
@@ -199,13 +200,13 @@ class TiedGaussian:
 
 
 def require_variation(*gaussians: TiedGaussian) -> None:
-    """Refuse Gaussians in which every image would have the same distance from every class.
+    """Check that at least one Gaussian has a direction in which features vary.
 
     Args:
-        gaussians: of the feature layers that a score is made of.
+        gaussians: gaussians of the feature layers that a score is made of.
 
     Raises:
-        ValueError: if the features vary in no direction, in none of them.
+        ValueError: if no Gaussian has such a direction.
     """
     if not any(gaussian.varies for gaussian in gaussians):
         raise ValueError(

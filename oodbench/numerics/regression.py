@@ -1,10 +1,10 @@
 """The logistic regression of the Mahalanobis detector (Lee et al. 2018), by Newton's method.
 
 Lee et al. use scikit-learn's `LogisticRegressionCV` with its defaults: ten strengths of an L2
-penalty, chosen by accuracy in stratified five-fold cross-validation, then a fit on everything.
-That is what is computed here, with two differences. All folds and strengths are solved at once,
-which makes it affordable for every step size of every model. And each is solved to its optimum,
-where the default lbfgs stops about 1e-3 (relative) short of it on unscaled inputs.
+penalty, chosen by accuracy in stratified five-fold cross-validation, then a fit on all images. This
+module does the same, with two differences. It solves all folds and strengths at once, which makes
+the search fast enough for every step size of every model. It finds the optimum; scikit-learn's
+default solver (lbfgs) stops at a relative distance of about 1e-3 from it on unscaled inputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 FOLDS = 5
 INVERSE_PENALTIES: Array = np.logspace(-4, 4, 10)
-"""The values of C that are tried, as `LogisticRegressionCV(Cs=10)` does."""
+"""Candidate values of C, those of `LogisticRegressionCV(Cs=10)`."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class LogisticModel:
     def log_odds(self, features: Tensor) -> Tensor:
         """Log-odds of class 1 for features of shape [B, L]; shape [B].
 
-        A product and a sum, not a matrix product: the result for an image must not depend on how
-        many others are in its batch.
+        Computed as a product and a sum: the result of a matrix product for an image may depend on
+        the number of images in its batch.
         """
         return (features * self.weight).sum(dim=1) + self.bias
 
@@ -56,20 +56,20 @@ def fit_logistic_regression(
     Args:
         positives: features of in-distribution images (label 0), shape [N, L].
         negatives: features of adversarial or out-of-distribution images (label 1), shape [M, L].
-        standardize: let the penalty act on features of unit variance; Lee et al. do not scale.
+        standardize: whether the penalty acts on features of unit variance; Lee et al. do not scale.
 
     Raises:
-        ValueError: with fewer than five images on a side.
+        ValueError: if one of the two sets has fewer than five images.
     """
     if min(len(positives), len(negatives)) < FOLDS:
         raise ValueError(
-            f"a logistic regression needs at least {FOLDS} images a side, "
+            f"a logistic regression needs at least {FOLDS} images of each kind, "
             f"not {len(positives)} and {len(negatives)}"
         )
     features = torch.cat([positives, negatives]).double().cpu().numpy()
     labels = np.repeat([0.0, 1.0], [len(positives), len(negatives)])
-    # Solved in standardized coordinates, where Newton's method is well conditioned, with a penalty
-    # that is the one on the original weights.
+    # Newton's method is well conditioned in standardized coordinates; the penalty is converted, so
+    # that it acts on the original weights.
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1.0
     design = np.column_stack([(features - mean) / scale, np.ones(len(labels))])
@@ -86,7 +86,7 @@ def fit_logistic_regression(
 
 
 def _best_inverse_penalty(design: Array, labels: Array, penalty: Array) -> float:
-    """The C with the highest mean accuracy over the folds; the smallest of equals."""
+    """The C with the highest mean accuracy over the folds; the smallest of equally good values."""
     folds = stratified_folds(labels)
     validation = np.repeat(folds == np.arange(FOLDS)[:, None], len(INVERSE_PENALTIES), axis=0)
     strengths = np.tile(INVERSE_PENALTIES, FOLDS)
@@ -98,7 +98,7 @@ def _best_inverse_penalty(design: Array, labels: Array, penalty: Array) -> float
 
 
 def stratified_folds(labels: Array) -> NDArray[np.int64]:
-    """The fold of each sample, as scikit-learn's `StratifiedKFold` without shuffling deals them.
+    """The fold of each sample, as in scikit-learn's `StratifiedKFold` without shuffling.
 
     Args:
         labels: 0 or 1, shape [N], all of one class before the other.
@@ -118,9 +118,9 @@ def _solve(design: Array, labels: Array, weights: Array, strengths: Array, penal
     Args:
         design: shape [N, K].
         labels: 0 or 1, shape [N].
-        weights: of the samples in each problem, shape [P, N].
+        weights: weights of the samples in each problem, shape [P, N].
         strengths: C of each problem, shape [P].
-        penalty: of each coefficient, shape [K].
+        penalty: penalty of each coefficient, shape [K].
 
     Returns:
         Coefficients, shape [P, K].

@@ -1,4 +1,4 @@
-"""Reshaping activations: pure functions of features [B, D] or maps [B, D, H, W], image by image."""
+"""Functions that change activations: features [B, D] or maps [B, D, H, W], each image alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from oodbench.detector import Outputs
 
 Place = Literal["pooled", "map"]
-"""Where a detector changes activations: the features after pooling, or the map before it."""
+"""Place where a detector changes activations: the features after pooling, or the map before it."""
 
 
 def activations(outputs: Outputs, place: Place) -> Tensor:
@@ -29,7 +29,7 @@ def activations(outputs: Outputs, place: Place) -> Tensor:
 
 
 def spatial_mean(shaped: Tensor) -> Tensor:
-    """Global average pooling of a map, shape [B, D]; features stay as they are."""
+    """Global average pooling of a map, shape [B, D]; features are returned unchanged."""
     return shaped.flatten(2).mean(dim=2) if shaped.ndim > 2 else shaped
 
 
@@ -39,14 +39,14 @@ def rectify(x: Tensor, upper: Tensor, lower: Tensor | None = None) -> Tensor:
     Args:
         x: any shape.
         upper: the upper bound; a scalar, or of a shape that is broadcast to that of `x`.
-        lower: the lower bound; none if not given.
+        lower: the lower bound; None for no lower bound.
     """
     clipped = x.clamp(max=upper.to(x))
     return clipped if lower is None else clipped.masked_fill(x < lower.to(x), 0)
 
 
 def kept_count(count: int, percentile: float) -> int:
-    """How many of an image's values are above the percentile: n - round(n p), at least 1.
+    """Number of an image's values above the percentile: n - round(n p), at least 1.
 
     Args:
         count: n.
@@ -67,17 +67,17 @@ def largest(x: Tensor, percentile: float) -> Tensor:
 
 
 def sharpening(x: Tensor, top: Tensor) -> Tensor:
-    """exp(s1 / s2), with s1 the sum of an image's values and s2 that of the largest, shape [B].
+    """exp(s1 / s2), with s1 the sum of all values of an image, s2 of the largest k, shape [B].
 
-    At most exp(n / k), since the mean of all values is not above that of the largest. Where s2 is
-    not positive, as for an image without activation, the factor is 1.
+    At most exp(n / k), since the mean of all n values is at most the mean of the largest k. The
+    factor is 1 if s2 is not positive, as for an image without activation.
 
     Args:
         x: shape [B, ...].
         top: the largest values, shape [B, k] (`largest`).
 
     Returns:
-        Float64: for k much smaller than n the factor may be out of float32's range.
+        Float64: if k is much smaller than n, the factor may exceed the range of float32.
     """
     s1 = x.flatten(1).sum(dim=1, dtype=torch.float64)
     s2 = top.sum(dim=1, dtype=torch.float64)
@@ -88,9 +88,9 @@ def sharpening(x: Tensor, top: Tensor) -> Tensor:
 def kept(x: Tensor, top: Tensor) -> Tensor:
     """1 for an image's k largest values, 0 for the others, the shape and type of `x`.
 
-    Values tied at the threshold share the places that are left: if two of three have a place, each
-    gets 2/3. So the weights of an image sum to k, and neither its batch nor the order of its values
-    matters. (The published codes of ASH keep an arbitrary choice of them.)
+    Values that are tied at the threshold get equal weights: of three values tied for two places,
+    each gets 2/3. So the weights of an image sum to k, and do not depend on its batch or on the
+    order of its values. (The published code of ASH makes an arbitrary choice.)
 
     Args:
         x: shape [B, ...].
@@ -108,7 +108,7 @@ def kept(x: Tensor, top: Tensor) -> Tensor:
 
 
 def prune(x: Tensor, percentile: float) -> Tensor:
-    """ASH-P: an image's values below its own percentile are set to zero.
+    """ASH-P: values of an image below its own percentile are set to zero.
 
     Args:
         x: shape [B, ...].
@@ -119,7 +119,7 @@ def prune(x: Tensor, percentile: float) -> Tensor:
 
 
 def prune_and_sharpen(x: Tensor, percentile: float) -> Tensor:
-    """ASH-S: pruned values times exp(s1 / s2), the sums before and after; float64.
+    """ASH-S: pruned values times exp(s1 / s2), with the sums before and after pruning; float64.
 
     Args:
         x: shape [B, ...].
@@ -131,7 +131,7 @@ def prune_and_sharpen(x: Tensor, percentile: float) -> Tensor:
 
 
 def prune_and_level(x: Tensor, percentile: float) -> Tensor:
-    """ASH-B: the values that are kept are all set to s1 / k, so that their sum stays s1.
+    """ASH-B: the k kept values are set to s1 / k, so that their sum is still s1.
 
     Args:
         x: shape [B, ...].
@@ -144,23 +144,23 @@ def prune_and_level(x: Tensor, percentile: float) -> Tensor:
 
 
 def remove_rank_one(maps: Tensor) -> Tensor:
-    """X - s1 u1 v1^T for each image's map X, a matrix [D, HW] with largest triple s1, u1, v1.
+    """X - s1 u1 v1^T for each image's map X, a matrix [D, HW], with its first singular triple.
 
-    u1 (or v1, whichever is shorter) is the dominant eigenvector of the smaller Gram matrix
-    (`dominant_eigenvectors`), at a fraction of a decomposition's cost; s1 u1 v1^T = u1 u1^T X.
+    u1 or v1, the shorter of the two, is the dominant eigenvector of the smaller Gram matrix
+    (`dominant_eigenvectors`), which is faster than a decomposition; s1 u1 v1^T = u1 u1^T X.
 
     Args:
         maps: shape [B, D, H, W].
 
     Raises:
-        ValueError: if a map has one place: a matrix of rank one minus its largest component is 0.
+        ValueError: if a map has one place: it is a matrix of rank one, and the result would be 0.
     """
     matrices = maps.flatten(2).to(torch.promote_types(maps.dtype, torch.float32))
     if matrices.shape[2] < 2:
         raise ValueError(
-            "RankFeat needs a map of more than one place: a single place is a matrix of rank one, "
-            "of which nothing is left. No module of the network gives a larger map whose mean over "
-            "space is the input of the last layer; if a function does (F.relu), make it a module"
+            "RankFeat needs a map of more than one place: the map of a single place has rank one, "
+            "and nothing remains. No module of the network gives a larger map with the input of "
+            "the last layer as its mean over space; if a function does (F.relu), make it a module"
         )
     scale = matrices.abs().amax(dim=(1, 2), keepdim=True)
     unit = matrices / scale.where(scale > 0, 1.0)  # squares that neither overflow nor vanish
@@ -174,16 +174,16 @@ def remove_rank_one(maps: Tensor) -> Tensor:
 
 
 SQUARINGS = 40
-"""Raises a ratio of eigenvalues of 1 - 1e-11 to a power below float64's precision."""
+"""Enough squarings to bring a ratio of eigenvalues of 1 - 1e-11 below the precision of float64."""
 
 
 def dominant_eigenvectors(matrices: Tensor) -> Tensor:
-    """Unit eigenvectors of the largest eigenvalue, shape [B, N], of either sign.
+    """Unit eigenvectors of the largest eigenvalue, shape [B, N]; their sign is arbitrary.
 
     A matrix is squared until its trace-normalized power is a projection on one direction: k
-    squarings are 2^k steps of the power method, so a handful is enough. It is as exact as `eigh`,
-    and several times faster. If the largest eigenvalue is multiple, one of its eigenvectors; for a
-    zero matrix, zero.
+    squarings are 2^k steps of the power method, so few are enough. The result is as exact as that
+    of `eigh`, several times faster. A multiple eigenvalue gives one of its eigenvectors, a zero
+    matrix the zero vector.
 
     Args:
         matrices: symmetric, positive semidefinite, shape [B, N, N].

@@ -1,4 +1,4 @@
-"""The principal space of features, and how far an image's features are outside of it."""
+"""The principal space of features, and the residual of features outside of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oodbench.detector import Head
 from oodbench.numerics.row_sample import RowSample
 
 ROWS = 512
-"""Rows of a bank that are projected on all axes at a time."""
+"""Number of rows of a bank that are projected on all axes at a time."""
 
 
 def check_dimension(dim: int | None) -> int | None:
@@ -34,7 +34,7 @@ def principal_dimension(asked: int | None, dimension: int) -> int:
         dimension: D.
 
     Raises:
-        ValueError: if the principal space would leave nothing outside.
+        ValueError: if the principal space would be the whole space.
     """
     if asked is None:
         return 1000 if dimension >= 2048 else 512 if dimension >= 768 else dimension // 2
@@ -47,7 +47,7 @@ def principal_dimension(asked: int | None, dimension: int) -> int:
 
 
 class PrincipalMoments:
-    """Second moment of features around the point that the last layer maps to zero.
+    """Second moment of features around the point where the logits are zero.
 
     Wang et al. 2022 (ViM): the origin o = -W^+ b, where all logits are (nearly) equal to 0.
     scikit-learn's `PCA` centers features at their mean instead.
@@ -95,11 +95,11 @@ def _origin(head: Head) -> Tensor:
 
 @dataclass(frozen=True)
 class PrincipalAxes:
-    """Orthonormal axes, ordered by how far the training features extend along them.
+    """Orthonormal axes, ordered by the extent of the training features along them.
 
     Attributes:
         origin: o, shape [D], float64.
-        vectors: an axis in each column, the shortest extent first, shape [D, D], float64.
+        vectors: one axis in each column, the smallest extent first, shape [D, D], float64.
     """
 
     origin: Tensor
@@ -108,8 +108,8 @@ class PrincipalAxes:
     def residual_norms(self, features: Tensor, dim: int) -> Tensor:
         """Length of the part of f - o outside the first `dim` principal axes, shape [B], float64.
 
-        It is projected on the remaining axes: |f - o|^2 less the squared length inside would
-        cancel.
+        Computed by projection on the remaining axes: the difference of |f - o|^2 and the squared
+        length inside would cancel.
 
         Args:
             features: shape [B, D].
@@ -126,7 +126,7 @@ class PrincipalAxes:
             features: shape [B, D].
         """
         extents = (features.double() - self.origin) @ self.vectors
-        # The longest axes come last: the first D - d columns are what is outside.
+        # The axes with the largest extents are last: the first D - d columns are outside.
         return extents.square_().cumsum(dim=1).sqrt_().flip(dims=(1,))
 
 
@@ -136,7 +136,7 @@ class MeanResiduals:
 
     Attributes:
         levels: at index d the mean for dim = d, float64.
-        precision: share of the features' mean length, from o, that is rounding.
+        precision: rounding error of a residual, relative to the mean length of the features from o.
     """
 
     levels: tuple[float, ...]
@@ -148,7 +148,7 @@ class MeanResiduals:
 
         Args:
             bank: not empty.
-            axes: of the training features.
+            axes: axes of the training features.
         """
         sums, precision = torch.zeros_like(axes.origin), 0.0
         for block in bank.blocks:
@@ -162,10 +162,10 @@ class MeanResiduals:
 
         Args:
             dim: its dimension.
-            method: what is computed from it, for the message.
+            method: name of the quantity that is computed from it, for the message.
 
         Raises:
-            ValueError: if the training features lie in that space: residuals are rounding.
+            ValueError: if the training features lie in that space, up to rounding.
         """
         if self.levels[dim] <= self.precision * self.levels[0]:
             raise ValueError(

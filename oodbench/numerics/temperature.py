@@ -1,4 +1,4 @@
-"""The temperature of a classifier's probabilities, softmax(z / T), and how far off they are."""
+"""The temperature of a classifier's probabilities, softmax(z / T), and their calibration error."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy.typing as npt
 from torch import Tensor
 
 LOWEST, HIGHEST = 0.001, 100.0
-"""Between these a temperature is looked for (Macedo et al. 2022, arXiv 2205.05874)."""
+"""Range of the search for a temperature (Macedo et al. 2022, arXiv 2205.05874)."""
 
 BLOCK = 1024
-"""Images whose logits are in memory in float64 at a time."""
+"""Number of images that are converted to float64 at a time."""
 
 
 def calibrate(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that makes validation labels likeliest (Guo et al. 2017, section 4.2).
+    """The temperature that maximizes the likelihood of validation labels (Guo et al. 2017, 4.2).
 
-    The minimum of the mean negative log-likelihood of softmax(z / T), which is convex in 1/T: there
-    is one, and the same data give the same. Where every image is classified right it lies at or
-    near the lower end; where the logits mislead, at the upper one.
+    It minimizes the mean negative log-likelihood of softmax(z / T), which is convex in 1/T and has
+    one minimum. If every image is classified correctly, the minimum is at or near the lower end
+    of the range; if the logits do not predict the labels, it is at the upper end.
 
-    Macedo et al. 2022 minimize the expected calibration error, and on the test set. That error
-    jumps wherever an image changes its bin, so that what a descent finds depends on where it
-    starts; and a test set that has set a parameter is none any more. Give validation images
-    that are neither trained on nor tested on.
+    Macedo et al. 2022 minimize the expected calibration error, on the test set. That error jumps
+    when an image changes its bin, so the result of a descent depends on its start; and a parameter
+    must not be chosen on test images. Give validation images that are neither trained nor tested
+    on.
 
     Args:
         logits: shape [N, C], at temperature 1, on any device.
@@ -50,8 +50,8 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
     def mean_loss(log_temperature: float) -> float:
         total, temperature = 0.0, math.exp(log_temperature)
         for rows, classes in blocks:
-            # Differences from the true class's logit: what the likelihood depends on, and exact
-            # where a large logit less the logarithm of its exponential would not be.
+            # The likelihood depends on differences from the true class's logit, which are exact;
+            # a large logit minus the logarithm of the sum of exponentials is not.
             differences = rows.double() - rows.gather(1, classes).double()
             total += float((differences / temperature).logsumexp(dim=1).sum())
         return total / len(y)
@@ -60,7 +60,7 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
     found = minimize_scalar(
         mean_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6, "maxiter": 200}
     )
-    # The bounded search comes near an end and does not try it.
+    # The bounded search does not evaluate the ends of the range.
     best = min((float(found.x), *bounds), key=mean_loss)
     return float(np.clip(np.exp(best), LOWEST, HIGHEST))
 
@@ -68,8 +68,8 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Mean distance between confidence and accuracy (Guo et al. 2017, equation 3).
 
-    Images are put into bins of equal width by their largest probability; a bin holds its upper
-    bound and not its lower one. Each adds |accuracy - mean confidence| times its share of images.
+    Images are put into bins of equal width by their largest probability; a bin includes its upper
+    bound. Each bin adds |accuracy - mean confidence| times its share of the images.
 
     Args:
         probabilities: shape [N, C].
@@ -103,6 +103,6 @@ def _check(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], name:
             f"expected {name} [N, C] and labels [N], not {values.shape} and {labels.shape}"
         )
     if not values.size:
-        raise ValueError(f"{name} of no images")
+        raise ValueError(f"{name}: there are no images")
     if labels.min() < 0 or labels.max() >= values.shape[1]:
         raise ValueError(f"labels must lie between 0 and {values.shape[1] - 1}")

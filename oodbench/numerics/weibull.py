@@ -1,8 +1,8 @@
 """Weibull distributions of the largest values of several samples, by maximum likelihood.
 
-Conventions of libMR (Scheirer et al., PAMI 2011), which the authors of OpenMax fit with: values are
-moved so that the smallest of the tail lies at `TRANSLATION`, and a two-parameter Weibull is fitted
-to them. Everything is computed from logarithms relative to the translation, where nothing cancels.
+The conventions are those of libMR (Scheirer et al., PAMI 2011), which the authors of OpenMax use:
+values are translated so that the smallest value of the tail is `TRANSLATION`, and a two-parameter
+Weibull distribution is fitted. Logarithms relative to the translation avoid cancellation.
 `scipy.stats.weibull_min.fit` fits one sample at a time, by a general search.
 """
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 TRANSLATION = 10_000.0
-"""That of the copy of libMR which the authors of OpenMax fit with; libMR itself has 1.
+"""Value in the copy of libMR that the authors of OpenMax use; libMR itself has 1.
 
-It is no detail: the larger, the nearer the fit is to a Gumbel distribution.
+It matters: the larger it is, the nearer the fit is to a Gumbel distribution.
 """
 
 STEPS = 60
-"""Halvings of a bracket whose ends differ by a factor below 1 + T / e: full precision."""
+"""Bisection steps: full precision for a bracket with ends that differ by at most 1 + T / e."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class WeibullTails:
 
     Attributes:
         smallest: the smallest value of the tail, shape [C]; minus infinity for an empty sample.
-        shape: shape [C]; infinite where all values of the tail are equal (the limit: a step).
+        shape: shape [C]; infinite if all values of the tail are equal (the limit is a step).
         log_scale: logarithm of the scale over the translation, shape [C].
-        translation: where the smallest value is moved to.
+        translation: value that the smallest value is translated to.
     """
 
     smallest: Tensor
@@ -54,13 +54,13 @@ class WeibullTails:
 def fit_weibull_tails(tails: Tensor, translation: float = TRANSLATION) -> WeibullTails:
     """Fit a Weibull distribution to each row by maximum likelihood.
 
-    With u = log x and c the shape, the likelihood is stationary where the mean of u weighted by
-    exp(c u) exceeds the plain mean by 1 / c. The excess grows with c; with s the largest u less the
-    mean, and n values, the solution lies between 1 / s and (1 + (n - 1) / e) / s.
+    With u = log x and c the shape, the likelihood is stationary if the mean of u weighted by
+    exp(c u) exceeds the plain mean by 1 / c. The excess grows with c. With s the largest u minus
+    the mean, and n values, the solution lies between 1 / s and (1 + (n - 1) / e) / s.
 
     Args:
-        tails: values, shape [C, T], float64; NaN where a sample has fewer than T.
-        translation: where the smallest value of a row is moved to, positive.
+        tails: values, shape [C, T], float64; rows with fewer than T values end in NaN.
+        translation: value that the smallest value of a row is translated to, positive.
     """
     there = ~tails.isnan()
     counts = there.sum(dim=1)
@@ -102,7 +102,7 @@ def largest_of_classes(values: Tensor, classes: Tensor, num_classes: int, count:
         values: shape [N].
         classes: 0 .. C - 1, shape [N], int64.
         num_classes: C.
-        count: how many; a class with fewer has NaN in the remaining places.
+        count: number of values; NaN fills the row of a class with fewer.
     """
     order = values.argsort(descending=True)
     order = order[classes[order].argsort(stable=True)]

@@ -16,10 +16,10 @@ from oodbench.specs.names import method_obstacle, shortened
 def benchmark_methods(
     benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStatus]
 ) -> tuple[list[Method], list[Skip]]:
-    """Every method of a benchmark, the named ones first, then those of `matrix:`.
+    """Every method of a benchmark: first the named methods, then the methods of `matrix:`.
 
     Returns:
-        The methods, and those of `matrix:` whose detector is broken.
+        The methods, and skips for methods of `matrix:` with a broken detector.
 
     Raises:
         UserError: if a detector that is named does not exist or is broken, or two methods have one
@@ -104,7 +104,7 @@ def selected_methods(
     """Methods that the user named: by their own name, as MODEL+DETECTOR, or by their detector.
 
     Raises:
-        UserError: if a name is unknown, stands for several methods, or its detector is broken.
+        UserError: if a name is unknown or ambiguous, or its detector is broken.
     """
     chosen: dict[str, Method] = {}
     broken: list[Skip] = []
@@ -149,7 +149,7 @@ def _pair(
     DETECTOR is a name or a label. Case matters only between detectors that differ in case alone.
 
     Raises:
-        UserError: if the detector is broken, or the name stands for several methods.
+        UserError: if the detector is broken, or the name is ambiguous.
     """
     for model in sorted(benchmark.models, key=len, reverse=True):
         start, rest = name[: len(model)], name[len(model) :].strip()
@@ -176,7 +176,7 @@ def _pair(
         names = [m.name for m in found if len(detectors) == 1]
         names = names or [f"{model}+{info.name}" for info in detectors]
         raise UserError(
-            f"Benchmark '{benchmark.name}': '{name}' stands for several methods.",
+            f"Benchmark '{benchmark.name}': '{name}' is the name of several methods.",
             f"Did you mean {' or '.join(map(repr, names))}?",
         )
     return found

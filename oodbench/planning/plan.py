@@ -77,7 +77,7 @@ class Plan:
     Attributes:
         benchmark: its specification.
         datasets: name -> manifest of the ID set and of each OOD set.
-        seeds: of trainings and tuning data.
+        seeds: seeds of trainings and tuning data.
         methods: the methods that run.
         skips: the methods that cannot run.
         reference: the method that times are divided by; None if there is none.

@@ -102,7 +102,7 @@ def _refused(
 def parameters_error(
     method: Method, benchmark: BenchmarkSpec, message: str, hint: str
 ) -> UserError:
-    """The error of a method whose detector cannot be made; it names file and line."""
+    """The error of a method if its detector cannot be made; it names file and line."""
     keys = ("methods", method.name, "parameters")
     if not method.parameters:
         return UserError(message, hint)
@@ -166,8 +166,10 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     if obstacle is not None:
         return obstacle
     if "calibration" in needs and method.tuned_on == "none":
-        who = "--tune leaves it out" if benchmark.tuning.tune else "the benchmark does not tune it"
-        return f"needs tuning data; {who}"
+        reason = (
+            "--tune leaves it out" if benchmark.tuning.tune else "the benchmark does not tune it"
+        )
+        return f"needs tuning data; {reason}"
     return None
 
 

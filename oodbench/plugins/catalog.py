@@ -1,12 +1,12 @@
-"""Where content is found: detectors, benchmarks, data sets.
+"""The catalog of content: detectors, benchmarks, data sets.
 
-A *folder of content* has up to three sub-folders, `detectors/`,
-`benchmarks/` and `data_manifests/`; ours is laid out exactly as a user's. Read in this order: the
-built-in folder; folders given by hand (`--plugins`, `OODBENCH_PLUGINS`); installed distributions
-that declare the entry point group `oodbench.plugins`. A detector's class that is in no folder, such
-as one of a notebook, is given itself.
+A *folder of content* has up to three sub-folders: `detectors/`, `benchmarks/` and
+`data_manifests/`. The built-in folder and a user's folder have the same layout. The catalog reads
+the built-in folder first, then the user's folders (`--plugins`, `OODBENCH_PLUGINS`), then installed
+distributions that declare the entry point group `oodbench.plugins`. A detector class that is in no
+folder, such as one of a notebook, is passed as a class.
 
-Making a catalog reads files and runs none of them, and imports no torch.
+Making a catalog reads files, runs none of them, and does not import torch.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Entry:
 
     Attributes:
         name: the stem of the file.
-        kind: what it is.
-        path: the file; of a class that was given itself "<class MODULE.NAME>".
-        source: "built-in", the folder it was found in, "distribution NAME" or "class".
-        cls: the class that was given itself; None for a file.
+        kind: kind of content.
+        path: the file; "<class MODULE.NAME>" for a class that was passed.
+        source: "built-in", the folder of content, "distribution NAME" or "class".
+        cls: the class that was passed; None for a file.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
     cls: type[Detector] | None = None
 
     def same_as(self, other: Entry) -> bool:
-        """Whether both are one thing: a file that is reached by two ways, such as a link."""
+        """Whether both are the same file (one may be a link to the other), or the same class."""
         if self.cls is not None or other.cls is not None:
             return self.cls is other.cls
         return self.path.samefile(other.path)
@@ -56,14 +56,14 @@ class Entry:
         """The class of a detector; this runs its file.
 
         Raises:
-            BrokenDetectorError: if it does not import or declares no detector of its name.
+            BrokenDetectorError: if the file does not import, or declares no detector of its name.
         """
         return load_class(self.path) if self.cls is None else self.cls
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorStatus:
-    """What is known of a detector's file.
+    """Declaration of a detector, or the error of its file.
 
     Attributes:
         info: its declaration; None if it is broken.
@@ -75,18 +75,18 @@ class DetectorStatus:
 
 
 class Catalog:
-    """All content that can be named.
+    """All content, by kind and name.
 
     Args:
-        plugins: folders of content besides the built-in one, and detectors' classes.
+        plugins: folders of content besides the built-in one, and detector classes.
 
     Attributes:
         plugins: the folders.
         classes: the classes.
 
     Raises:
-        UserError: if a folder is not there or has none of the three sub-folders, two files have
-            one name, or a class is not registered.
+        UserError: if a folder does not exist or has none of the three sub-folders, two files have
+            the same name, or a class is not registered.
     """
 
     def __init__(self, plugins: Plugin | Iterable[Plugin] = ()) -> None:
@@ -110,14 +110,14 @@ class Catalog:
             files = "A file and a class" if entry.cls or other.cls else "Two files"
             raise UserError(
                 f"{files} are the {entry.kind} '{entry.name}': {other.path} and {entry.path}.",
-                "Rename one of them; a name stands for one thing.",
+                "Rename one of them: names must be unique.",
             )
 
     def entry(self, kind: Kind, name: str) -> Entry:
-        """The file of a name, or of an alias of a detector.
+        """The entry of a name; for detectors, also of an alias.
 
         Raises:
-            UserError: if there is none; the hint has the nearest names.
+            UserError: if the name is unknown; the hint has the nearest names.
         """
         entries = self.entries[kind]
         if name in entries:
@@ -133,7 +133,7 @@ class Catalog:
 
     @cached_property
     def detectors(self) -> dict[str, DetectorStatus]:
-        """Every detector, in the order of the catalog, read but not run.
+        """Declarations of all detectors, in the order of the catalog; no file is run.
 
         Raises:
             UserError: if an alias is the name or an alias of another detector.
@@ -143,7 +143,7 @@ class Catalog:
         return statuses
 
     def checked_detectors(self) -> dict[str, DetectorStatus]:
-        """As `detectors`; another process imports the files that are not built in."""
+        """As `detectors`, after importing the files that are not built in, in another process."""
         statuses = dict(self.detectors)
         entries = self.entries["detector"]
         files = {
@@ -158,7 +158,7 @@ class Catalog:
         return statuses
 
     def imported_detectors(self) -> dict[str, DetectorStatus]:
-        """As `detectors`; this process runs every file, which imports torch."""
+        """As `detectors`, after importing every file in this process, which imports torch."""
         statuses = dict(self.detectors)
         for name, status in statuses.items():
             if status.error is None:
@@ -184,15 +184,15 @@ class Catalog:
                         f"The alias '{alias}' of detector '{name}' "
                         f"({self.entries['detector'][name].path}) is also a name of detector "
                         f"'{other}' ({self.entries['detector'][other].path}).",
-                        "Remove the alias; a name stands for one thing.",
+                        "Remove the alias: names must be unique.",
                     )
 
     def load_detector(self, name: str, parameters: Mapping[str, Any] | None = None) -> Detector:
         """An instance of a detector; this runs its file.
 
         Raises:
-            UserError: if there is no such detector, its file does not import, or it does not take
-                a parameter.
+            UserError: if the name is unknown, the file does not import, or the detector does not
+                accept a parameter.
         """
         entry = self.entry("detector", name)
         try:
@@ -207,18 +207,19 @@ class Catalog:
         """The manifest of a data set.
 
         Raises:
-            UserError: if there is none, or it is not valid.
+            UserError: if the name is unknown, or the manifest is not valid.
         """
         return read_spec(DatasetSpec, self.entry("dataset", name).path)
 
     def benchmark(self, name: str) -> BenchmarkSpec:
         """A benchmark by name, or by the path of a YAML file.
 
-        A benchmark that says `extends: OTHER` starts from that one: mappings are merged, a key
-        that is null is taken away, everything else is replaced.
+        A benchmark with `extends: OTHER` starts from the other one: mappings are merged, a null
+        value removes its key, any other value replaces the old one.
 
         Raises:
-            UserError: if there is none, it is not valid, it extends itself, or it is a suite.
+            UserError: if the name is unknown, the file is not valid, it extends itself, or it is a
+                suite.
         """
         path = self.benchmark_path(name)
         content = self.inherited(path)
@@ -233,20 +234,21 @@ class Catalog:
         return named_as_file(validate(BenchmarkSpec, content, path), path)
 
     def is_suite(self, name: str) -> bool:
-        """Whether a name or a path is that of a suite, and not of a single benchmark.
+        """Whether a name or path belongs to a suite rather than to a single benchmark.
 
         Raises:
-            UserError: if there is neither, or the file is not readable.
+            UserError: if the name is unknown, or the file is not readable.
         """
         return is_suite(self.inherited(self.benchmark_path(name)))
 
     def suite(self, name: str) -> tuple[SuiteSpec, Path]:
-        """A suite by name or by the path of a YAML file, with its file; it may extend another one.
+        """A suite by name or by the path of a YAML file, and its file; it may extend another one.
 
-        `oodbench.planning.suite_plan.load_suite` also reads what it refers to.
+        `oodbench.planning.suite_plan.load_suite` also reads the benchmarks of the suite.
 
         Raises:
-            UserError: if there is none, it is not valid, it extends itself, or it is no suite.
+            UserError: if the name is unknown, the file is not valid, it extends itself, or it is a
+                benchmark.
         """
         path = self.benchmark_path(name)
         content = self.inherited(path)
@@ -260,10 +262,10 @@ class Catalog:
         """The file of a benchmark or a suite, by name or by path.
 
         Raises:
-            UserError: if there is none.
+            UserError: if there is no such file.
         """
         given = expanded(name)
-        # A name is a name even where a file is called so; a path has a folder or a suffix.
+        # Text without a folder or a suffix is a name, even if a file of that name exists.
         if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
             if not given.is_file():
                 raise UserError(
@@ -274,24 +276,25 @@ class Catalog:
         return self.entry("benchmark", name).path
 
     def inherited(self, path: Path) -> dict[str, Any]:
-        """What a benchmark's or suite's file says, put over what it extends.
+        """The content of a benchmark's or suite's file, merged into the file that it extends.
 
         Raises:
-            UserError: if a file is not readable, not there, or the files extend each other.
+            UserError: if a file does not exist or is not readable, or files extend each other in a
+                circle.
         """
         return self._inherited(path, [])
 
     def beside(self, path: Path, key: str, kind: Kind, name: str) -> Path:
-        """The file that the file `path` means by a name: one beside it, or one of the catalog.
+        """The file that a name in another file refers to: beside that file, or in the catalog.
 
         Args:
             path: the file that refers to another one.
-            key: where in it, for the message.
+            key: key that has the name, for the message.
             kind: "benchmark" or "publication".
             name: the name.
 
         Raises:
-            UserError: if there is none.
+            UserError: if there is no such file.
         """
         subfolder = Path(FOLDERS[kind][0]).relative_to("benchmarks")
         near = path.parent / subfolder / f"{name}.yaml"
@@ -318,14 +321,14 @@ class Catalog:
         if not isinstance(parent, str) or Path(parent).name != parent:
             raise UserError(
                 f"{path}: extends: expected the name of a benchmark, not {parent!r}.",
-                "It is looked for beside this file, then among `oodbench list benchmarks`.",
+                "oodbench searches beside this file, then in `oodbench list benchmarks`.",
             )
         base = self.beside(path, "extends", "benchmark", parent)
         return merged(self._inherited(base, [*below, path.resolve()]), content)
 
 
 def aliases(statuses: Mapping[str, DetectorStatus]) -> dict[str, str]:
-    """Alias -> name of the detector, of those that are not broken."""
+    """Alias -> name of the detector; broken detectors have no aliases."""
     return {
         alias: name
         for name, status in statuses.items()
@@ -344,7 +347,7 @@ def _read(entry: Entry) -> DetectorStatus:
 
 
 def is_suite(content: Mapping[str, Any]) -> bool:
-    """Whether a file of `benchmarks/` describes a suite: it has members."""
+    """Whether the content of a file in `benchmarks/` is a suite: it has the key `members`."""
     return "members" in content
 
 
@@ -353,15 +356,15 @@ def _is_path(given: Any) -> TypeGuard[str | Path]:
 
 
 def _checked_class(given: Any) -> type[Detector]:
-    """A class that was given among the plug-ins.
+    """Check that an entry of `plugins` that is not a path is a registered detector class.
 
     Raises:
-        UserError: if it is no registered detector's.
+        UserError: if it is not.
     """
     if not isinstance(given, type) or not issubclass(given, Detector):
         raise UserError(
-            f"plugins: expected folders and classes of detectors, not {given!r}.",
-            "Give a folder's path, or a class that @oodbench.register decorates.",
+            f"plugins: expected folders and detector classes, not {given!r}.",
+            "Give the path of a folder, or a class decorated with @oodbench.register.",
         )
     if "info" not in vars(given):
         raise UserError(
@@ -372,7 +375,7 @@ def _checked_class(given: Any) -> type[Detector]:
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with another one put over it: a key that is null is taken away."""
+    """Merge a mapping into another one, recursively; a null value removes its key."""
     result = dict(base)
     for key, value in change.items():
         if value is None:

@@ -32,7 +32,7 @@ FOLDERS: Mapping[Kind, tuple[str, str]] = {
 
 
 def checked_plugins(name: str, value: Any) -> list[Plugin]:
-    """Folders of content and detector classes; a single one is a list of one.
+    """Check that a value is one or several folders of content or detector classes; returns a list.
 
     Args:
         name: name of the argument, for the message.
@@ -57,17 +57,17 @@ def content_folders(plugins: Sequence[Path]) -> Iterable[tuple[str, Path]]:
     """Source and path of each folder, in the order of reading.
 
     Args:
-        plugins: folders that were given by hand.
+        plugins: folders that the user names.
 
     Raises:
-        UserError: if one is not there, or has none of the three sub-folders.
+        UserError: if a folder does not exist, or has none of the three sub-folders.
     """
     built_in = built_in_folder()
     yield BUILT_IN, built_in
     variable = os.environ.get(PLUGINS_VARIABLE, "")
     named = [expanded(part).resolve() for part in variable.split(os.pathsep) if part]
     folders = dict.fromkeys([*plugins, *named])
-    folders.pop(built_in.resolve(), None)  # in a checkout, `--plugins .` names what is there anyway
+    folders.pop(built_in.resolve(), None)  # in a checkout, `--plugins .` is the built-in one
     for folder in folders:
         if not any((folder / subfolder).is_dir() for subfolder, _ in FOLDERS.values()):
             found = "has none of the sub-folders" if folder.is_dir() else "is not a folder"

@@ -180,7 +180,7 @@ class _Loader(SourceFileLoader):
     Built-in detectors without helpers are loaded as every installed module is.
 
     Args:
-        name: of the module.
+        name: name of the module.
         file: its file.
         folder: where helpers lie.
         package: the module that this folder is.

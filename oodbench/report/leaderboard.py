@@ -191,7 +191,7 @@ class JoinedRun(NamedTuple):
     Attributes:
         label: its name on the board.
         date: when it was made; empty if it is not known.
-        version: of oodbench; empty if it is not known.
+        version: version of oodbench; empty if it is not known.
         machine: what its costs were measured on; empty if it is not known.
         scores: whether all its scores are stored.
     """

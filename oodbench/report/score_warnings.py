@@ -17,7 +17,7 @@ _WORTH_A_NOTE = 0.01
 
 
 def score_warnings(records: Iterable[QualityRecord]) -> Iterator[str]:
-    """A sentence for each method whose scores look wrong.
+    """A sentence for each method with scores that look wrong.
 
     Args:
         records: quality records of one benchmark; only those of the AUROC are used.

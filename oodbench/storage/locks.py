@@ -195,7 +195,8 @@ def _me() -> dict[str, object]:
 
 def _holder(path: Path) -> str:
     try:
-        who = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {who['pid']} on {who['host']} since {who['since']} (`{who['command']}`)"
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        where = f"process {holder['pid']} on {holder['host']}"
+        return f"{where} since {holder['since']} (`{holder['command']}`)"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"  # which has not written the file yet

@@ -165,7 +165,7 @@ class TrainingRecord:
 
     Attributes:
         epoch: counted from 1.
-        learning_rate: of the last step.
+        learning_rate: learning rate of the last step.
         train_loss: mean over the epoch's augmented images, in nats, on the scale that is trained
             (with DisMax's alpha).
         train_accuracy: likewise, a fraction.
@@ -207,7 +207,7 @@ class DifferenceRecord:
             are tied if it reaches 0.
         image_error, seed_error: standard errors of the shift from the sampling of the test
             images, and from training again (moderated; 0 with one seed).
-        degrees_of_freedom: of `seed_error`; 0 with one seed.
+        degrees_of_freedom: degrees of freedom of `seed_error`; 0 with one seed.
         image_critical, seed_critical: factors of the two errors; the half-width of the interval is
             the root of the sum of both squares.
     """

@@ -149,7 +149,7 @@ class RunDescription(Description):
         plugins: folders of plug-ins, and "class ..." for classes that are in no folder.
         versions: package -> version.
         environment: machine and process.
-        checksums: of data, checkpoints and detectors.
+        checksums: checksums of data, checkpoints and detectors.
         trained_on: "model/seed<k>" -> the machine that its checkpoint was trained on; checkpoints
             of versions that did not record it are left out.
         records: digests of the records of each method and seed.

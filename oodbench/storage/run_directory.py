@@ -93,7 +93,7 @@ class RunDirectory:
         """Write files, in the order given, and then `run.json` with their digests.
 
         Args:
-            description: of the run; `files` and `writing` are set here.
+            description: description of the run; `files` and `writing` are set here.
             contents: name relative to the folder -> content. Quality records come last, because
                 they mark a method as finished.
         """

@@ -56,7 +56,7 @@ class Work:
         return None
 
     def changed_detectors(self, held: RunDescription) -> set[str]:
-        """Detectors whose source is not the one that a run on disk used."""
+        """Detectors with another source than in the run on disk."""
         before = held.checksums.detectors
         return {
             name

@@ -192,7 +192,7 @@ def load_or_train(
 
     Args:
         classifier: an untrained classifier with the same tensors; the weights are loaded into it.
-        key: of the checkpoint.
+        key: key of the checkpoint.
         train: trains the classifier.
         warn: called with a warning of one line.
     """

@@ -29,7 +29,7 @@ class Epoch:
         epoch: number of the epoch, from 1.
         loss: mean training loss, in nats (with DisMax's alpha where there is one).
         accuracy: training accuracy over the epoch, as a fraction, on augmented images.
-        learning_rate: of the last step.
+        learning_rate: learning rate of the last step.
         seconds: duration.
         test_loss, test_accuracy: on the test split, if the recipe asks for them; else None.
     """
@@ -57,7 +57,7 @@ class TrainingState:
 
     Args:
         path: the file.
-        address: of the checkpoint that is being trained; a state with another address is ignored.
+        address: address of the checkpoint; a state with another address is ignored.
         interval: fewest seconds between two writes. When an error or an interruption ends the
             training, the latest state is written whatever the interval.
     """

@@ -34,7 +34,7 @@ class Tried:
     """A model that was evaluated.
 
     Attributes:
-        name: of the model in records.
+        name: name of the model in records.
         session: evaluated its detectors.
         classifier: the adapted model.
         notes: remarks on the model.
@@ -71,7 +71,7 @@ class Lost:
     """One of several models that could not be evaluated.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         methods: those that did not run.
         error: why.
     """
@@ -102,7 +102,7 @@ def result_of(
         tried: models that were evaluated.
         lost: models that could not be evaluated.
         broken: name of a detector that cannot be loaded -> why.
-        seed: of the call.
+        seed: seed of the call.
         about_data: notes on the data.
         several: whether models were given by name.
         report: progress messages go here.
@@ -152,11 +152,11 @@ def result_of(
     for gone in lost:
         skipped |= gone.skipped
         for method in gone.methods:
-            who = (method.name, gone.name, method.detector.name, seed)
+            identity = (method.name, gone.name, method.detector.name, seed)
             if method.name in gone.skipped:
-                records += recorder.missing(*who, "skipped", gone.skipped[method.name])
+                records += recorder.missing(*identity, "skipped", gone.skipped[method.name])
             else:
-                records += recorder.missing(*who, "failed", reason_of(gone.error))
+                records += recorder.missing(*identity, "failed", reason_of(gone.error))
     for each in tried:
         skipped |= {(f"{each.name}+{n}" if several else n): why for n, why in broken.items()}
     return EvaluationResult(
@@ -234,13 +234,15 @@ def _records(
     correct = session.correct
     for label, method in methods.items():
         report(label)
-        who = (label, method.model, method.detector.name, seed)
+        identity = (label, method.model, method.detector.name, seed)
         if label in session.skipped:
-            yield from recorder.missing(*who, "skipped", session.skipped[label])
+            yield from recorder.missing(*identity, "skipped", session.skipped[label])
             continue
         result = session.results[label]
         if result.error is not None:
-            yield from recorder.missing(*who, "failed", reason_of(result.error), method.tuned_on)
+            yield from recorder.missing(
+                *identity, "failed", reason_of(result.error), method.tuned_on
+            )
             continue
         known = np.zeros(len(result.scores[ID]), dtype=np.bool_) if correct is None else correct
         for record in recorder.quality(method, seed, Evaluation(session.results, known)):

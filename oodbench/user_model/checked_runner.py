@@ -112,7 +112,7 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
     Args:
         classifier: the network.
         images: shape [B, channels, H, W].
-        name: of the data set.
+        name: name of the data set.
         error: what the network raised.
     """
     line = (str(error).strip().splitlines() or [""])[0]

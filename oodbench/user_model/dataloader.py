@@ -61,7 +61,7 @@ class LoadedImages:
             of these names, because the model gets the images alone.
         declared: the classes that the data set declares, if labels are read.
         relabel: set it to replace label k by `relabel[k]`.
-        fingerprints: of every image, after the first complete pass (`data.duplicates`).
+        fingerprints: one for each image, after the first complete pass (`data.duplicates`).
         scaled: whether there were uint8 images, which are scaled to [0, 1].
         values: lowest and highest value of floating-point images, (inf, -inf) if there are none.
         note: remark on the order of the images; "" if they are in data-set order.

@@ -45,7 +45,7 @@ def options_of(
 
     Args:
         own: argument -> its default and what was given.
-        name: of the model.
+        name: name of the model.
         models: all of them.
         several: whether they were given by name.
     """

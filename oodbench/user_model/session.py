@@ -1,4 +1,4 @@
-"""Detectors on one user model: those that can run are evaluated, the others get a reason."""
+"""Detectors on one user model: detectors that cannot run are skipped with a reason."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DataSets:
 
     @property
     def all(self) -> list[LoadedImages]:
-        """Every one that is there."""
+        """All data sets that the user gave."""
         given = (*self.test.values(), self.fit, self.validation)
         return [source for source in given if source is not None]
 
@@ -86,11 +86,11 @@ class DataSets:
 
 
 def _without_features(why: str) -> str:
-    """The reason of a detector that needs features that are not known."""
+    """Why a detector that needs features cannot run on a model without known features."""
     if why == UNWATCHED:
         return (
-            f"needs the features, the input of the model's last layer; {why}: pass the "
-            "torch.nn.Module itself, or the one that it was made from"
+            f"needs the features, the input of the model's last layer; {why}: pass the original "
+            "torch.nn.Module"
         )
     if why == UNREGISTERED:
         return (
@@ -104,8 +104,8 @@ def _without_features(why: str) -> str:
 
 
 NO_SLOPE = (
-    "the gradient of the logits for the images is zero, for the first images and for noise, as in "
-    "a model that rounds its images: it tells nothing of an image"
+    "the gradient of the logits with respect to the images is zero, for the first images and for "
+    "noise, as in a model that rounds its images: these scores carry no information"
 )
 
 
@@ -124,20 +124,20 @@ class NoDetectorError(UserError):
 
 
 class Session:
-    """Evaluates the detectors that can run on a user model, with reasons for the others.
+    """Evaluates the detectors that can run on a user model, and gives reasons for the others.
 
     Args:
         classifier: in evaluation mode.
         methods: in the order of the results.
         detectors: label -> detector of a method; it is fitted.
-        data: what to fit on and to score.
+        data: images to fit on and to score.
         num_classes: C.
         attackable: whether images are in [0, 1], so that they can be attacked.
-        seed: of the tuning data.
-        report: progress messages go here.
+        seed: seed of the tuning data.
+        report: called with progress messages.
 
     Attributes:
-        methods: label -> method, also of those that are skipped.
+        methods: label -> method, including skipped methods.
         skipped: label -> why a detector cannot run.
         unmeasured: label -> why its costs could not be measured.
 
@@ -186,7 +186,7 @@ class Session:
             stop_early: stop after the first step in which a detector failed.
 
         Raises:
-            UserError: if the model does not take the first images.
+            UserError: if the model does not accept the first images.
         """
         try:
             self._evaluation.prepare()
@@ -210,10 +210,10 @@ class Session:
         self._evaluation.warnings += shared_signs({k: v for k, v in read.items() if v is not None})
 
     def measure(self, baseline: Detector) -> None:
-        """Measure what each detector costs alone.
+        """Measure the cost of each detector alone.
 
         Args:
-            baseline: what times are divided by, if it is not among the detectors.
+            baseline: detector that times are divided by, if the user did not select it.
         """
         alive = [label for label, each in self.results.items() if each.error is None]
         same = [n for n in alive if self.methods[n].detector.name == baseline.info.name]
@@ -231,7 +231,7 @@ class Session:
 
     @property
     def correct(self) -> NDArray[np.bool_] | None:
-        """Whether the classifier is right, for each ID image; None if they have no labels."""
+        """Whether each ID image is classified correctly; None without labels."""
         return self._evaluation.correct
 
     @property
@@ -257,7 +257,7 @@ class Session:
         if obstacle is not None:
             return obstacle
         if needs & {"taps", "tap_maps"} and not self._classifier.network.tap_names:
-            return "needs taps, and no stages were found: name modules with taps=[...]"
+            return "needs feature layers, and no stages were found: name modules with taps=[...]"
         try:
             replaced_taps(detector, network)
         except ValueError as error:
@@ -269,22 +269,22 @@ class Session:
             if need in needs and source is None:
                 return f"needs {wanted}"
             if need in needs and "labels" in needs and source is not None and not source.has_labels:
-                return f"needs labels; {source.name} gives images alone"
+                return f"needs labels; {source.name} has none"
         tuned = method.tuned_on != "none"
         if tuned:
             if data.validation is None:
                 return f"is tuned on attacked images: needs {data.for_need('validation')[0]}"
             if not data.validation.has_labels:
-                return "is tuned on attacked images: needs labels; validation_data gives none"
+                return "is tuned on attacked images: needs labels; validation_data has none"
             if not self.attackable:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
             if data.validation.first()[0].ndim != 4:
-                return "is tuned on attacked images [channels, height, width]; these are no images"
+                return "is tuned on attacked images: needs images [channels, height, width]"
         if tuned or takes_gradients(needs):
             images, _ = data.test[ID].first()
             steps = "input_gradient" in needs and images.is_floating_point()
             if steps and images.ndim != 4 and not self.attackable:
-                return "perturbs its input by a step in units of a pixel, and these are not images"
+                return "perturbs images by a step in units of a pixel; the data are not images"
             return self._gradient[0]
         return None
 
@@ -299,18 +299,18 @@ class Session:
 def find_gradient(classifier: Classifier, images: Tensor) -> tuple[str | None, bool]:
     """Whether the logits of a classifier have a gradient with respect to its images.
 
-    It may be zero for some images in any network: where all rectifiers are at zero, as for black
-    images. In a model that rounds its images it is zero for noise around them, too.
+    In any network the gradient may be zero for some images, such as black images, for which all
+    rectifiers give zero. In a model that rounds its images, it is zero for noisy images too.
 
     Args:
         classifier: in evaluation mode, its parameters frozen.
         images: a few, on the device.
 
     Returns:
-        Why there is none, or None; and whether there is one that is zero for images and noise.
+        Why there is no gradient, or None; and whether the gradient is zero for images and noise.
     """
     if not images.is_floating_point():
-        return "needs the gradient for its input, which is whole numbers", False
+        return "needs the gradient with respect to its input, which is whole numbers", False
     try:
         gradient = _gradient(classifier, images)
         if gradient is not None:
@@ -319,9 +319,9 @@ def find_gradient(classifier: Classifier, images: Tensor) -> tuple[str | None, b
         if is_out_of_memory(error):
             return None, False
     return (
-        "needs the gradient of the logits for the images, and the model gives none: a part of it "
-        "computes without gradients (torch.no_grad, inference mode, detach, int8, a frozen "
-        "export). Let it compute with gradients; freeze weights with requires_grad_(False)"
+        "needs the gradient of the logits with respect to the images, and the model has none: a "
+        "part of it computes without gradients (torch.no_grad, inference mode, detach, int8, a "
+        "frozen export). Compute with gradients; freeze weights with requires_grad_(False)"
     ), False
 
 
@@ -338,7 +338,7 @@ def _is_zero_for_noise(classifier: Classifier, images: Tensor) -> bool:
 def _gradient(classifier: Classifier, images: Tensor) -> Tensor | None:
     """Gradient of a random combination of the logits; None if no graph leads to the images.
 
-    Of their sum it may be zero: that of centered logits is the same for every image.
+    The gradient of their sum may be zero: the sum of centered logits is the same for every image.
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()

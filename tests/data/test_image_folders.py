@@ -453,7 +453,10 @@ def test_a_wrong_number_of_classes(tmp_path: Path) -> None:
 def test_an_image_outside_of_the_classes(tmp_path: Path) -> None:
     write_toy(tmp_path)
     write_image(tmp_path / "toy/test/stray.png", 1)
-    assert f"{tmp_path / 'toy/test/stray.png'} is in no class" in error_of(spec(), tmp_path).message
+    assert (
+        f"{tmp_path / 'toy/test/stray.png'} is not in the folder of a class"
+        in error_of(spec(), tmp_path).message
+    )
 
 
 def test_splits_with_other_classes(tmp_path: Path) -> None:

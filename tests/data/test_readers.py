@@ -211,7 +211,7 @@ def test_numbers_in_one_split_and_names_in_another(
 ) -> None:
     write_mixed(tmp_path, labels, folders)
     error = error_of(mixed_spec(), tmp_path)
-    assert "the labels of the split 'train' are numbers" in error.message
+    assert "the labels of split 'train' are numbers" in error.message
     assert "the classes of the split 'test' have names" in error.message
 
 
@@ -222,7 +222,7 @@ def test_a_list_of_numbers_beside_a_list_of_names(tmp_path: Path) -> None:
         paths={"train": "train.txt", "test": "test.txt"}, splits={"train": COUNT, "test": COUNT}
     )
     error = error_of(manifest, tmp_path)
-    assert "the labels of the split 'train' are numbers" in error.message
+    assert "the labels of split 'train' are numbers" in error.message
     assert "'test' have names (c0, c1, c2 and 7 more)" in error.message
 
 
@@ -257,8 +257,8 @@ def test_a_changed_list_is_read_again(tmp_path: Path) -> None:
     ("lines", "options", "message"),
     [
         (["pictures/none.png 0"], {}, "cannot read .*pictures/none.png: No such file"),
-        (["pictures/no 1.png\t"], {}, "line 1: there is no label after the path"),
-        (["0"], {}, "line 1: there is no label after the path"),
+        (["pictures/no 1.png\t"], {}, "line 1: the label is missing after the path"),
+        (["0"], {}, "line 1: the label is missing after the path"),
         (["pictures/no 1.png 0"], {}, "the manifest says 20 images, found 1"),
         (["pictures/no 1.png 0"] * COUNT, {}, "the manifest says 10 classes, found 1"),
         ([], {"rot": 1}, "kind 'list' takes no option 'rot'"),
@@ -581,8 +581,12 @@ def test_a_mat_file_with_other_arrays(tmp_path: Path, change: dict[str, Any], sa
         ((8, (10, 28, 28), 1), (8, (9,), 1), "labels-idx1-ubyte: its array is uint8 of shape [9]"),
         ((8, (10, 28, 28), 1), (0x0D, (10,), 4), "labels-idx1-ubyte: its array is float32"),
         ((8, (10, 28, 29), 1.2), (8, (10,), 1), "cannot read"),
-        ((8, (10, 28, 28), 0.5), (8, (10,), 1), "images-idx3-ubyte: its content is not as expect"),
-        ((8, (10, 28, 28), 1), (8, (10,), 2), "labels-idx1-ubyte: its content is not as expected"),
+        ((8, (10, 28, 28), 0.5), (8, (10,), 1), "images-idx3-ubyte: the content is not in this f"),
+        (
+            (8, (10, 28, 28), 1),
+            (8, (10,), 2),
+            "labels-idx1-ubyte: the content is not in this format",
+        ),
     ],
 )
 def test_an_idx_file_with_other_arrays(tmp_path: Path, images: Any, labels: Any, said: str) -> None:

@@ -266,7 +266,7 @@ def test_bytes_beside_floats_on_another_scale_are_said(factor: float, id_in_byte
     name, others = ("ood_data['far']", "id_data") if id_in_bytes else ("id_data", "ood_data['far']")
     said = [each for each in found.warnings if f"The images of {name} have values from" in each]
     assert len(said) == 1
-    assert f"those of {others} came as bytes and were scaled to [0, 1]" in said[0]
+    assert f"the images of {others} were uint8 and are scaled to [0, 1]" in said[0]
 
 
 def test_one_scale_is_no_sign_and_bytes_as_floats_are() -> None:

@@ -328,5 +328,5 @@ def test_constant_feature_does_no_harm() -> None:
 
 @pytest.mark.parametrize(("few", "many"), [(4, 50), (50, 4), (0, 10)])
 def test_too_few_images_a_side(few: int, many: int) -> None:
-    with pytest.raises(ValueError, match=f"at least 5 images a side, not {few} and {many}"):
+    with pytest.raises(ValueError, match=f"at least 5 images of each kind, not {few} and {many}"):
         fit_logistic_regression(torch.randn(few, 2), torch.randn(many, 2), standardize=False)

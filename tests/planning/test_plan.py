@@ -136,7 +136,7 @@ def test_a_pair_that_stands_for_several_methods_is_refused() -> None:
     odin = {"model": "SoftMax", "detector": "odin"}
     two = benchmark(methods={"A": odin, "B": odin, "C": METHODS["SoftMax+MSP"]})
     error = refusal(two, methods=["SoftMax+ODIN"])
-    assert "stands for several methods" in error.message
+    assert "is the name of several methods" in error.message
     assert "'A' or 'B'" in error.hint
     info = Catalog().detectors["knn"].info
     assert info is not None

@@ -474,8 +474,8 @@ def test_a_class_is_a_plug_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (OfANotebook(), "expected folders and classes of detectors"),
-        (dict, "expected folders and classes of detectors"),
+        (OfANotebook(), "expected folders and detector classes"),
+        (dict, "expected folders and detector classes"),
         (type("Plain", (Detector,), {}), "Plain is not registered"),
         (type("Child", (OfANotebook,), {}), "Child is not registered"),
         (3, "not 3"),

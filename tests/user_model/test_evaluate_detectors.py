@@ -136,7 +136,7 @@ LACKS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "labels": (
         Learner(),
         {"fit_data": made(9, 0)[0]},
-        "needs labels; fit_data gives images alone",
+        "needs labels; fit_data has none",
     ),
     "validation": (
         Holding(),
@@ -146,7 +146,7 @@ LACKS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "validation labels": (
         Holding(),
         {"validation_data": made(9, 0)[0]},
-        "needs labels; validation_data gives images alone",
+        "needs labels; validation_data has none",
     ),
     "tuning": (
         "mahalanobis",
@@ -157,7 +157,7 @@ LACKS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "tuning labels": (
         "mahalanobis",
         {"validation_data": made(9, 0)[0]},
-        "is tuned on attacked images: needs labels; validation_data gives none",
+        "is tuned on attacked images: needs labels; validation_data has none",
     ),
     "normalization": (
         "mahalanobis",
@@ -167,7 +167,7 @@ LACKS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "taps": (
         Ensemble(),
         {"taps": ()},
-        "needs taps, and no stages were found: name modules with taps=[...]",
+        "needs feature layers, and no stages were found: name modules with taps=[...]",
     ),
     "dismax": ("mmles", {}, "needs a DisMax head; the model has a linear head"),
 }

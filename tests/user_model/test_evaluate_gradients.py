@@ -66,7 +66,7 @@ def test_without_gradients_only_what_needs_them_is_left_out(name: str) -> None:
         assert "requires_grad_(False)" in found.skipped[label], "what to do"
 
 
-SLOPE = "the gradient of the logits for the images is zero"
+SLOPE = "the gradient of the logits with respect to the images is zero"
 
 
 @pytest.mark.parametrize(

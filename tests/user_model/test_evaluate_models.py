@@ -446,7 +446,7 @@ def test_devices(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.message == "device: expected auto, cpu, cuda or cuda:i, not 'cudnn'."
     missing = f"cuda:{torch.cuda.device_count()}"
     error = refused(trained, device=missing)
-    assert error.message.startswith(f"device: no '{missing}'; torch sees")
+    assert error.message.startswith(f"device: there is no '{missing}': torch finds")
     assert "the device cpu" in error.hint
     spread = copy.deepcopy(trained)
     spread.fc.to("meta")

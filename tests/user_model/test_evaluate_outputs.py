@@ -52,7 +52,7 @@ def test_logits_are_found_in_what_a_model_returns(name: str) -> None:
     found = evaluated(Returning(make), detectors, output=output)
     assert found.skipped == {}
     assert_same_scores(found, evaluated(classifier(), detectors))
-    chosen = [note for note in found.notes if "was taken for the logits" in note]
+    chosen = [note for note in found.notes if "is used as the logits" in note]
     assert len(chosen) == (1 if name in ("features first", "features last") else 0)
 
 

@@ -22,7 +22,7 @@ _OPENERS: Mapping[str, Callable[..., StoredImages]] = MappingProxyType(
 
 
 def open_splits(spec: DatasetSpec, folder: Path) -> dict[SplitName, StoredImages]:
-    """The stored images of every split with files; images of `split_from` are still among them.
+    """The stored images of every split with files, before `split_from` takes images from it.
 
     Args:
         spec: the manifest; any kind but `builtin`.
@@ -35,7 +35,7 @@ def open_splits(spec: DatasetSpec, folder: Path) -> dict[SplitName, StoredImages
     if not folder.is_dir():
         raise UserError(
             f"data set '{spec.name}': there is no folder {folder}.",
-            "Put the images there, or give their place: 'folder' in the manifest, --data-root or "
+            "Put the images there, or name their folder: 'folder' in the manifest, --data-root or "
             "OODBENCH_DATA.",
         )
     sources: dict[SplitName, StoredImages] = {}
@@ -72,9 +72,9 @@ def _check_classes(spec: DatasetSpec, sources: dict[SplitName, StoredImages]) ->
         if not classes or not expected:
             numbers, names = (split, first) if not classes else (first, split)
             raise UserError(
-                f"data set '{spec.name}': the labels of the split '{numbers}' are numbers, the "
-                f"classes of the split '{names}' have names ({listed(classes or expected, 3)}): "
-                "it is not known which number is which name.",
+                f"data set '{spec.name}': the labels of split '{numbers}' are numbers, those of "
+                f"split '{names}' are names ({listed(classes or expected, 3)}): the number of each "
+                "name is not known.",
                 "Write the names of the classes into the list, or rename the folders to numbers.",
             )
         only = sorted(set(classes) ^ set(expected))
@@ -82,5 +82,5 @@ def _check_classes(spec: DatasetSpec, sources: dict[SplitName, StoredImages]) ->
             f"data set '{spec.name}': the splits '{first}' and '{split}' have different classes: "
             f"{', '.join(only[:5])}{' ...' if len(only) > 5 else ''} "
             f"{'is' if len(only) == 1 else 'are'} in only one of them.",
-            "Give both the same classes: their order gives the labels.",
+            "Both splits need the same classes: their order gives the labels.",
         )

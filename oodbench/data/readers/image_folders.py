@@ -47,7 +47,7 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImag
         stray = min((image.path for image in found if "/" not in image.path), default=None)
         if stray is not None:
             raise UserError(
-                f"{top / stray} is in no class: a data set with classes has a sub-folder for each.",
+                f"{top / stray} is not in the folder of a class: each class has a sub-folder.",
                 "Move it into the sub-folder of its class, or out of the data set.",
             )
         classes = ordered_classes(image.path.split("/", 1)[0] for image in found)

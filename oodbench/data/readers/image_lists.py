@@ -75,7 +75,7 @@ def open_list(
         name, text = _parsed(line, with_labels)
         if with_labels and not text:
             raise UserError(
-                f"{path}, line {number}: there is no label after the path.",
+                f"{path}, line {number}: the label is missing after the path.",
                 "Write 'path label' on each line, with a blank or a tab between them, or remove "
                 "'num_classes' from the manifest.",
             )

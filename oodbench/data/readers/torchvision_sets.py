@@ -101,7 +101,7 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
     except Exception as error:  # SciPy and torchvision raise many types for damaged files
         reason = (str(error).splitlines() or [""])[0].rstrip(
             "."
-        ) or "its content is not as expected"
+        ) or "the content is not in this format"
         raise UserError(
             f"cannot read {path}: {reason}.", "It is damaged or has another format."
         ) from error
@@ -139,10 +139,10 @@ def open_torchvision(spec: DatasetSpec, split: SplitName, folder: Path) -> Store
         )
     if spec.builder in _PICKLED and all(file.unpacked_limit is None for file in spec.files):
         raise UserError(
-            f"data set '{spec.name}': {spec.builder} needs 'files' with its archive: its files are "
-            "pickles, which are read only from an archive with the manifest's checksum.",
-            f"Copy 'files' from 'data_manifests/{spec.builder.lower()}.yaml', and put the archive "
-            "into the data set's folder if it is not to be downloaded.",
+            f"data set '{spec.name}': {spec.builder} needs 'files' with its archive: pickled files "
+            "are read only from an archive with the manifest's checksum.",
+            f"Copy 'files' from 'data_manifests/{spec.builder.lower()}.yaml'. To avoid the "
+            "download, put the archive into the data set's folder.",
         )
     if split == "validation":
         raise UserError(

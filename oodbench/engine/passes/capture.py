@@ -90,7 +90,7 @@ class Captured:
 
     Attributes:
         images: number of images in the batch.
-        versions: of the maps of taps that are the network's own, not copies, when they were caught.
+        versions: versions of the captured maps of taps, if these are the network's own tensors.
         calls: module -> how often it has run.
         reduced: method -> layer -> reduced activation.
         kept: tap -> what its module gave, and its version then, in the order of the calls; None for

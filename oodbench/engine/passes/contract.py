@@ -44,33 +44,33 @@ def checked_losses(
     Raises:
         DetectorError: if they are not one finite number for each image with a gradient.
     """
-    who = f"{named(detector)}: {method}"
+    source = f"{named(detector)}: {method}"
     example = f"{{'{LOGITS}': loss}} with a loss of shape [{images}], one for each image"
     losses = {LOGITS: returned} if isinstance(returned, Tensor) else returned
     if not isinstance(losses, Mapping) or not losses:
         gave = f"an empty {type(returned).__name__}" if losses == {} else _kind(returned)
-        raise DetectorError(f"{who} returned {gave}; expected {example}")
+        raise DetectorError(f"{source} returned {gave}; expected {example}")
     for name, loss in losses.items():
         if not isinstance(name, str) or (places is not None and name not in places):
             near = did_you_mean(str(name), places or ())
             raise DetectorError(
-                f"{who} returned a loss for {name!r}; expected '{LOGITS}' or the name of a tap, "
+                f"{source} returned a loss for {name!r}; expected '{LOGITS}' or the name of a tap, "
                 f"which the need 'taps' gives. {near}"
             )
         if not isinstance(loss, Tensor) or not loss.is_floating_point():
-            raise DetectorError(f"{who} returned {_kind(loss)} for '{name}'; expected {example}")
+            raise DetectorError(f"{source} returned {_kind(loss)} for '{name}'; expected {example}")
         if tuple(loss.shape) != (images,):
             hint = "; one number for the batch: use reduction='none'" if loss.ndim == 0 else ""
             raise DetectorError(
-                f"{who} returned a loss of shape {list(loss.shape)} for '{name}'; expected "
+                f"{source} returned a loss of shape {list(loss.shape)} for '{name}'; expected "
                 f"[{images}], one for each image{hint}"
             )
         if not loss.requires_grad:
             raise DetectorError(
-                f"{who} returned a loss for '{name}' without a gradient; compute it from `outputs` "
-                "without detach(), numpy() or torch.no_grad()"
+                f"{source} returned a loss for '{name}' without a gradient; compute it from "
+                "`outputs` without detach(), numpy() or torch.no_grad()"
             )
-        _check_finite(f"{who}: the loss for '{name}'", loss)
+        _check_finite(f"{source}: the loss for '{name}'", loss)
     return dict(losses)
 
 
@@ -80,10 +80,10 @@ def checked_gradient(detector: Detector, method: str, name: str, gradient: Tenso
     Raises:
         DetectorError: if there is none, or it is not finite.
     """
-    who = f"{named(detector)}: {method}: the loss for '{name}'"
+    source = f"{named(detector)}: {method}: the loss for '{name}'"
     if gradient is None:
-        raise DetectorError(f"{who} does not depend on the images")
-    _check_finite(f"{who}: its gradient", gradient)
+        raise DetectorError(f"{source} does not depend on the images")
+    _check_finite(f"{source}: its gradient", gradient)
     return gradient
 
 
@@ -98,13 +98,15 @@ def checked_taps(detector: Detector, returned: object, taps: Sequence[str]) -> t
     Raises:
         DetectorError: if they are not a list of such names.
     """
-    who = f"{named(detector)}: choose_taps"
+    source = f"{named(detector)}: choose_taps"
     if not isinstance(returned, list | tuple):
-        raise DetectorError(f"{who} returned {_kind(returned)}; expected a list of names of taps")
+        raise DetectorError(
+            f"{source} returned {_kind(returned)}; expected a list of names of taps"
+        )
     for name in returned:
         if name not in taps:
             near = did_you_mean(str(name), taps)
-            raise DetectorError(f"{who} returned {name!r}, which is no tap. {near}".rstrip())
+            raise DetectorError(f"{source} returned {name!r}, which is no tap. {near}".rstrip())
     return tuple(dict.fromkeys(returned))
 
 
@@ -117,19 +119,19 @@ def checked_replacement(
         detector: gave it.
         tap: the name.
         returned: what its `replace_tap` returned.
-        shape: of the tap.
+        shape: shape of the tap.
 
     Raises:
         DetectorError: if it is no tensor of that shape, or not finite.
     """
-    who = f"{named(detector)}: replace_tap"
+    source = f"{named(detector)}: replace_tap"
     expected = f"expected a floating-point tensor of the shape it is given, {list(shape)}"
     if not isinstance(returned, Tensor) or not returned.is_floating_point():
-        raise DetectorError(f"{who} returned {_kind(returned)} for '{tap}'; {expected}")
+        raise DetectorError(f"{source} returned {_kind(returned)} for '{tap}'; {expected}")
     if tuple(returned.shape) != tuple(shape):
         gave = f"a tensor of shape {list(returned.shape)}"
-        raise DetectorError(f"{who} returned {gave} for '{tap}'; {expected}")
-    _check_finite(f"{who}: what it returned for '{tap}'", returned)
+        raise DetectorError(f"{source} returned {gave} for '{tap}'; {expected}")
+    _check_finite(f"{source}: what it returned for '{tap}'", returned)
     return returned
 
 

@@ -43,7 +43,7 @@ def differentiated(
         runner: runs the network.
         detector: declares the need "input_gradient" or "input_gradients".
         images: shape [B, C, H, W], requiring a gradient.
-        outputs: of `images`, with their graph.
+        outputs: outputs of `images`, with their graph.
 
     Raises:
         DetectorError: if the detector's losses are not as they must be.
@@ -60,7 +60,7 @@ def gradients_of(detector: Detector, outputs: Outputs, images: Tensor) -> dict[s
 
     Args:
         detector: declares the need "input_gradient".
-        outputs: of `images`, with their graph.
+        outputs: outputs of `images`, with their graph.
         images: shape [B, C, H, W], requiring a gradient.
     """
     places = {LOGITS, *(outputs.taps if "taps" in detector.info.needs else ())}
@@ -72,7 +72,7 @@ def shown_gradients(detector: Detector, outputs: Outputs, images: Tensor) -> dic
 
     Args:
         detector: any.
-        outputs: of `images`, with their graph.
+        outputs: outputs of `images`, with their graph.
         images: shape [B, C, H, W], requiring a gradient.
     """
     if "input_gradients" not in detector.info.needs:
@@ -109,7 +109,7 @@ def perturbed_outputs(
         runner: runs the network; no graph is made.
         detector: has the step size.
         images: shape [B, C, H, W].
-        outputs: of `images`.
+        outputs: outputs of `images`.
         gradients: place -> gradient.
     """
     epsilon = step_size(detector)

@@ -69,7 +69,7 @@ def own_view(
         runner: runs the network.
         detector: any.
         images: shape [B, C, H, W], requiring a gradient if the detector takes one.
-        outputs: of `images`, with their graph in that case.
+        outputs: outputs of `images`, with their graph in that case.
 
     Raises:
         DetectorError: if what the detector's methods give is not as it must be.

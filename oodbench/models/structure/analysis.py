@@ -1,7 +1,7 @@
-"""The last layer and the feature layers of a classifier of any kind, seen while it runs.
+"""The last layer and the feature layers of any classifier, found by running it.
 
-Neither can be read off a network's structure, so a few images are sent through it and every module
-is watched. The module itself is not changed.
+The modules of a network do not tell which one gives the logits. Therefore a few images pass through
+the network, and hooks record the input and output of every module. The network is not changed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from oodbench.models.structure.user_network import UserNetwork, model_name
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A module as oodbench uses networks.
+    """Result of the analysis of a module.
 
     Attributes:
         network: shares the module's weights; its last layer and its taps are named.
-        logits: of the images, shape [B, C].
+        logits: logits of the images, shape [B, C].
         channels_last: whether it runs in torch's channels_last order.
-        note: which of several outputs was taken for the logits; "" if there was no choice.
+        note: which of several outputs is used as the logits; "" if there is only one.
     """
 
     network: UserNetwork
@@ -62,10 +62,10 @@ def analyze(
 ) -> Analysis:
     """Find the logits, the last layer and the taps of a classifier by running it once.
 
-    How the last layer is found is in `structure.head`. Its input, averaged over places, is the
-    penultimate features. Where the logits are not W f + b of them, the layer is marked as opaque,
-    and detectors do not see its weights. A model without such a layer, such as a function or a
-    module of TorchScript, gives logits alone.
+    `structure.head` describes how the last layer is found. Its input, averaged over space, is the
+    penultimate features f. If the logits are not W f + b, the layer is marked as opaque, and
+    detectors do not see its weights. For a model whose layers are hidden, such as a function or a
+    TorchScript module, only the logits are known.
 
     With "auto", taps are the ends of stages or blocks (`structure.stages`). A module that runs
     several times in one forward pass is never a tap; an oodbench network keeps the taps it names.
@@ -80,12 +80,12 @@ def analyze(
             input of the last layer.
         output: where the logits are in what the module returns (`structure.output`).
         num_classes: C, if it is known.
-        batch: images of a whole batch, as `images`: a module that runs more or less often for them
-            than for a few is not taken for a tap.
+        batch: images of a whole batch, as `images`. A module that runs a different number of times
+            for them than for a few images is not used as a tap.
 
     Raises:
-        UserError: it returns no logits [B, C]; a named module is unknown, does not run just once,
-            or gives no floating-point tensor with an entry for each image.
+        UserError: the model returns no logits [B, C]; a named module is unknown, does not run
+            exactly once, or returns no floating-point tensor with an entry for each image.
         NotFiniteError: logits are not finite.
         Exception: whatever the module raises for these images.
     """
@@ -138,8 +138,8 @@ def _check_part(
     call = seen.call(name)
     if call is None:
         raise UserError(
-            f"{argument}: '{name}' does not run, or cannot be watched, when "
-            f"{model_name(seen.module)} computes its logits.",
+            f"{argument}: '{name}' does not run when {model_name(seen.module)} computes its "
+            "logits, or runs without hooks.",
             "Name a module that runs once.",
         )
     if call.count > 1:

@@ -1,4 +1,4 @@
-"""The feature layers of a user's model: those that it is asked for, or the ends of its stages."""
+"""The feature layers of a user's model: the modules that the user names, or the ends of stages."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class FeatureLayers:
     """The feature layers of a network.
 
     Attributes:
-        names: of the modules, in order.
-        reason: why these.
+        names: names of the modules, in order.
+        reason: how they were chosen.
         axes: name -> axis of the channels, where it is not the usual one (`activations`).
     """
 
@@ -38,7 +38,7 @@ def find_feature_layers(
     head: str | None,
     taps: Literal["auto"] | Sequence[str],
 ) -> FeatureLayers:
-    """The feature layers: those that `taps` names, those of an oodbench network, or found.
+    """The feature layers: named by `taps`, named by an oodbench network, or found.
 
     Args:
         seen: the pass.
@@ -46,7 +46,7 @@ def find_feature_layers(
         taps: names of modules in the order of the network, or "auto".
 
     Raises:
-        UserError: a named module is unknown, does not run once, or gives no activation.
+        UserError: a named module is unknown, does not run exactly once, or returns no activation.
     """
     module = seen.module
     if taps != "auto":
@@ -113,13 +113,12 @@ def _check_tap(seen: ForwardPass, name: str) -> None:
         )
     if call.count > 1:
         raise UserError(
-            f"Tap '{name}' runs {call.count} times in one pass of {model}: "
-            "it is not clear which of them is meant.",
-            "Name a module that runs once, such as the one it is a part of.",
+            f"Tap '{name}' runs {call.count} times in one forward pass of {model}.",
+            "Name a module that runs once, such as the module that contains it.",
         )
     if activation_of(call.output, seen.images) is None:
         raise UserError(
-            f"Tap '{name}' gives {shape_of(call.output)} for {seen.images} images, not a "
-            "floating-point tensor [images, ...], or something with one in it.",
+            f"Tap '{name}' returns {shape_of(call.output)} for {seen.images} images, not a "
+            "floating-point tensor [images, ...] or a container of one.",
             "Name a module with such an output.",
         )

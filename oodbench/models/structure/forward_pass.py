@@ -25,7 +25,7 @@ class NotFiniteError(Exception):
     """A model's logits for an image are not finite.
 
     Attributes:
-        index: of the image.
+        index: index of the image.
         logits: for it, shape [C].
     """
 
@@ -78,11 +78,11 @@ class ForwardPass:
 
     Attributes:
         module: the network.
-        logits: of the images, shape [B, C].
+        logits: logits of the images, shape [B, C].
         calls: name -> calls of a module inside it, in the order in which the last ones ended.
         size: height and width of the images; 1 and 1 if the inputs are not images.
         output: where the logits are in what the module returned.
-        note: which of several outputs was taken for the logits; "" if there was no choice.
+        note: which of several outputs is used as the logits; "" if there is only one.
         channels_last: whether the images were in torch's channels_last order.
     """
 

@@ -1,4 +1,4 @@
-"""The last layer of a user's model, and whether the logits are what its weights give."""
+"""The last layer of a user's model, and whether the logits are W f + b with its weights."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ UNWATCHED = "a function or a compiled module hides its layers"
 """Why the last layer of a function, or of a module of TorchScript or torch.export, is not known."""
 
 UNREGISTERED = (
-    "it keeps modules in a plain Python list, tuple or dict, where torch does not see their layers"
+    "it keeps modules in a plain Python list, tuple or dict, and torch does not register them"
 )
 """Why the last layer is not known of a module that does not register its parts."""
 
 
 def find_head(seen: ForwardPass) -> tuple[str | None, str]:
-    """Name of the last layer and a note on it, or None and why it is not known.
+    """Name of the last layer and a note on it; or None and why it is not known.
 
-    The last layer is the linear layer, the 1x1 convolution or the oodbench head whose output,
-    averaged over places, is the logits; else the innermost module with weights that turns vectors
-    into the logits (a cosine head, a low-rank update); else the only linear layer with an output
-    for each class.
+    The last layer is, in this order: the linear layer, 1x1 convolution or oodbench head with the
+    logits as its output (averaged over space); the innermost module with weights that maps vectors
+    to the logits (a cosine head, a low-rank update); the only linear layer with an output for each
+    class.
 
     Raises:
         UserError: the model returns probabilities or log-probabilities.
@@ -55,7 +55,8 @@ def find_head(seen: ForwardPass) -> tuple[str | None, str]:
     if len(ends) == 1 and usable[ends[0]].count == 1:
         return ends[0], (
             f"The features are the input of '{ends[0]}', the only linear layer with an output for "
-            "each class, though the logits are not its output; head= or features= name others."
+            "each class. The logits are not its output: name another layer with head= or features= "
+            "if it is not the last one."
         )
     if _hides_modules(seen.module):
         return None, UNREGISTERED
@@ -66,7 +67,7 @@ def find_head(seen: ForwardPass) -> tuple[str | None, str]:
 
 
 def _hides_modules(module: nn.Module) -> bool:
-    """Whether a module keeps modules in plain containers only, so that torch does not know them."""
+    """Whether a module keeps modules in plain containers, which torch does not register."""
     registered = set(module.modules())
     for part in module.modules():
         for name, value in vars(part).items():
@@ -89,18 +90,18 @@ def _follows_a_layer(layers: Mapping[str, Call], call: Call) -> bool:
 
 
 def _turns_vectors_into_logits(seen: ForwardPass, name: str, call: Call) -> bool:
-    """Whether a module is another kind of last layer: cosines, a low-rank update, int8."""
+    """Whether a module is a last layer of another kind: cosines, a low-rank update, int8."""
     if not name or not call.has_vectors(seen.images) or call.given.ndim != 2:
         return False
     if not same(call.output, seen.logits):
         return False
     if not has_weights(call.module) and call.given.shape[1] == call.output.shape[1]:
-        return False  # a step after the last layer: a rectifier, a temperature
+        return False  # a step after the last layer, such as a temperature
     before = itertools.takewhile(lambda other: other != name, seen.calls)
     return any(
         not other.startswith(f"{name}.") and has_weights(seen.calls[other].module)
         for other in before
-    )  # else it may be all of the model but for a normalization
+    )  # otherwise it may be the whole model after a normalization
 
 
 def _check_no_probabilities(seen: ForwardPass, layers: Mapping[str, Call]) -> None:
@@ -134,7 +135,7 @@ def _check_no_probabilities(seen: ForwardPass, layers: Mapping[str, Call]) -> No
 
 
 def is_transparent(seen: ForwardPass, head: str, features: str | None) -> bool:
-    """Whether the logits are W f + b: a subclass, a hook, or a later module may change them.
+    """Whether the logits are W f + b, which a subclass, a hook or a later module may change.
 
     Args:
         seen: the pass.
@@ -171,6 +172,6 @@ def is_transparent(seen: ForwardPass, head: str, features: str | None) -> bool:
 
 
 def gives_logits(seen: ForwardPass, name: str | None) -> bool:
-    """Whether the output of a module is the logits; not if no module is named."""
+    """Whether the output of a module is the logits; False if the name is None."""
     call = None if name is None else seen.call(name)
     return call is not None and call.gives(seen.logits)

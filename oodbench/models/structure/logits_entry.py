@@ -12,16 +12,16 @@ from oodbench.errors import UserError
 from oodbench.models.adapted_network import as_logits, described
 
 Output = str | int | Callable[[Any], Any] | None
-"""Where the logits are: a key or an attribute, a position, a function; None: what is returned."""
+"""Place of the logits: a key, attribute or position, or a function; None: the returned value."""
 
 _NAMES = ("logits", "logits_per_image")
 """Names of the entry with the logits in Transformers; the second is that of its CLIP."""
 
-HINT = "Say where the logits are with output=: a key, a position, or a function of what it returns."
+HINT = "Name the logits with output=: a key, a position, or a function of the returned value."
 
 
 def logits_in(returned: Any, output: Output, images: Tensor) -> Any:
-    """The logits [B, C] in the value that a model returned, or whatever is in their place.
+    """The logits [B, C] in the value that a model returned; any other entry is returned unchanged.
 
     Axes of size one after the classes are left out; numpy arrays become tensors.
 
@@ -38,7 +38,7 @@ def find_output(
     num_classes: int | None,
     is_layers: Callable[[Tensor], bool],
 ) -> tuple[Output, str]:
-    """Where the logits are in the value that a model returned, and a note if that was a choice.
+    """Place of the logits in the value that a model returned, and a note if there was a choice.
 
     In this order: the value itself, if it is a tensor; the entry "logits"; the only entry that may
     be logits, [B, C] with `num_classes` columns if that is given; the only one of several that is
@@ -87,13 +87,13 @@ def find_output(
     if len(by_layers) != 1 and not (isinstance(returned, tuple | list) and key == 0):
         shown = ", ".join(f"{key!r} {list(value.shape)}" for key, value in found.items())
         raise UserError(
-            f"The model {model} returned {described(returned)}, of which several may be the "
-            f"logits: {shown}.",
-            f"Say which with output=, such as output={key!r}.",
+            f"The model {model} returned {described(returned)}; several entries may be the logits: "
+            f"{shown}.",
+            f"Choose one with output=, such as output={key!r}.",
         )
     return key, (
         f"The model returns {described(returned)}: entry {key!r}, of shape [images, "
-        f"{found[key].shape[1]}], was taken for the logits; output= names another."
+        f"{found[key].shape[1]}], is used as the logits; choose another entry with output=."
     )
 
 

@@ -1,4 +1,4 @@
-"""The axes of an activation: which holds the channels, and how many places the others have."""
+"""The axes of an activation: the channel axis, and the number of places (pixels or tokens)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from oodbench.models.structure.forward_pass import ForwardPass
 _STEP = 3
 """A module that divides height or width by more than this contains several stages."""
 _EXTRA = 1.5
-"""Sequences whose lengths differ by less have one resolution: class tokens come and go."""
+"""Sequences have one resolution if their lengths differ by a smaller factor: class tokens vary."""
 _CHANNELS_FIRST = ("Conv1d", "Conv2d", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm2d")
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many places an activation has, and its height and width if it is a map."""
+    """Number of places (pixels or tokens) of an activation; height and width if it is a map."""
 
     places: int
     sides: tuple[int, int] | None

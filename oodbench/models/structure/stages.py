@@ -1,9 +1,9 @@
 """The ends of the stages, or of the blocks, of a user's model: the feature layers by default.
 
-In this order: what a timm model's `feature_info` names; the list of like modules that holds most of
-the network's weights, if they are stages, or blocks of tokens; the last activation before each
-change of resolution; blocks of one resolution. Nothing is imported to recognize a model: modules
-are known by their inputs and outputs for a few images.
+In this order: the modules that a timm model's `feature_info` names; the list of modules of one type
+that holds most of the network's weights, if they are stages or transformer blocks; the last
+activation before each change of resolution; blocks of one resolution. No package is imported to
+recognize a model: only inputs and outputs of modules for a few images are used.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def find_stages(seen: ForwardPass, head: str | None) -> tuple[Sequence[str], str]:
-    """Names of the modules at the ends of stages or blocks, and why these.
+    """Names of the modules at the ends of stages or blocks, and how they were chosen.
 
     Args:
         seen: the pass.
-        head: name of the last layer, which no stage comes after; None if it is not known.
+        head: name of the last layer; no stage comes after it. None if it is not known.
     """
     return _Stages(seen, head).choice()
 
@@ -41,7 +41,7 @@ class _Row:
     """Modules of one kind that follow each other.
 
     Attributes:
-        names: of the modules; for a list that does not run itself, its last module.
+        names: names of the modules; for a list that does not run itself, its last module.
         parent: name of the module that contains them.
         weights: number of parameters that they hold.
         whole: whether they are all that is in a list.
@@ -70,12 +70,12 @@ class _Stages:
         self._sizes = {name: size for name, size in sizes.items() if size is not None}
 
     def _usable(self, name: str) -> bool:
-        """Whether a module can be a feature layer: it ran once, and gave a map or tokens."""
+        """Whether a module can be a feature layer: it ran once, and returned a map or tokens."""
         call = self.calls.get(name)
         return call is not None and call.count == 1 and name in self._sizes
 
     def choice(self) -> tuple[Sequence[str], str]:
-        """Names of the feature layers, and why these."""
+        """Names of the feature layers, and how they were chosen."""
         named = self._feature_info()
         if named:
             return self._spread(named), "those that the model's feature_info names"
@@ -100,10 +100,10 @@ class _Stages:
             return ends, _CHANGES
         if row is not None:
             return self._blocks(row)
-        return ends, "the last activation with places"
+        return ends, "the last activation with a spatial or token axis"
 
     def _last_of_each(self, names: Sequence[str]) -> Sequence[str]:
-        """Of modules in a row, the last of each resolution."""
+        """The last module of each resolution."""
         return [
             name
             for name, after in itertools.zip_longest(names, names[1:])
@@ -217,7 +217,7 @@ class _Stages:
         """Whether modules run one after another, not side by side on the same activation.
 
         Args:
-            names: of the modules.
+            names: names of the modules.
             linked: whether the input of each has to be the output of the one before it.
         """
         for before, after in itertools.pairwise(names):

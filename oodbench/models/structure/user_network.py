@@ -1,4 +1,4 @@
-"""A user's model as oodbench uses networks, whatever it is: a module, a wrapper, a function."""
+"""A user's model as a network of oodbench: a module, a wrapper or a function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UserNetwork(AdaptedNetwork):
             if they are the input of the last layer.
         opaque_head: whether the logits differ from what the last layer's weights give.
         channel_axes: tap -> axis of its channels, where it is not the usual one.
-        tap_reason: why these are its taps.
+        tap_reason: how the taps were chosen.
         output: where the logits are in what the module returns.
         head_note: how the last layer was found, or why it was not; "" if there is nothing to say.
     """
@@ -68,11 +68,11 @@ class UserNetwork(AdaptedNetwork):
         return model_name(self.module)
 
     def logits_of(self, returned: Any, images: Tensor) -> Any:
-        """The logits in what the module returned, or whatever is in their place."""
+        """The logits in the value that the module returned (`logits_in`)."""
         return logits_in(returned, self.output, images)
 
     def check_classes(self, classes: int) -> None:
-        """Refuse another number of logits than for the first images.
+        """Check that the number of logits is that of the first images.
 
         Raises:
             UserError: if the numbers differ.

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from oodbench.report.leaderboard import Cost, LeaderboardData, Row
 from oodbench.report.tables.document import UNSTEADY_SIGN, Cell, Heading, Table
-from oodbench.report.tables.method_cells import named, sections, who
+from oodbench.report.tables.method_cells import name_headings, named, sections
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
     cost_of,
@@ -130,7 +130,7 @@ def cost_table(board: LeaderboardData, split: bool) -> Table:
         return math.inf if time is None else time, row.method
 
     headings = (
-        *who(board, split),
+        *name_headings(board, split),
         Heading(f"{auroc} mean (%)", f"{auroc} mean (%)", importance=6),
         *(heading for _, _, heading in columns),
     )
@@ -185,7 +185,7 @@ def requirements_table(board: LeaderboardData, split: bool) -> Table:
 
     titles = [REQUIREMENT_TITLES[name] for name in REQUIREMENTS]
     headings = (
-        *who(board, split),
+        *name_headings(board, split),
         *(Heading(title, title, text=True, importance=5) for title in titles),
     )
     known = any(row.cost is not None for row in board.rows)

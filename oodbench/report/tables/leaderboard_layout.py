@@ -33,7 +33,7 @@ from oodbench.report.tables.document import (
     Section,
     Table,
 )
-from oodbench.report.tables.method_cells import RUN, named, sections, who
+from oodbench.report.tables.method_cells import RUN, name_headings, named, sections
 from oodbench.report.tables.notes import cost_notes, mark_notes, notes
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
@@ -130,7 +130,7 @@ def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
     mean, worst = board.column("mean"), board.column("worst")
     ranked = [row for row in board.rows if not row.oracle and row.rank is not None]
     headings = (
-        *who(board, split=False),
+        *name_headings(board, split=False),
         Heading("AUROC", "AUROC"),
         Heading("Worst AUROC", "Worst AUROC"),
         Heading("FPR95", "FPR95"),
@@ -233,7 +233,7 @@ def _leaderboard(board: LeaderboardData, split: bool) -> Table:
     interval = interval_title(row.entries.get((RANKED_BY, mean)) for row in board.rows)
     headings = [
         Heading("#", "#", importance=8),
-        *who(board, split),
+        *name_headings(board, split),
         _TUNED,
         *(
             Heading(f"{auroc} {each.name} (%)", f"{auroc} {each.name}", importance=8)
@@ -291,7 +291,7 @@ def _details(
     board: LeaderboardData, split: bool, title: str, columns: Sequence[tuple[str, Column, str]]
 ) -> Table:
     """One row for each method, one column for each (metric, column, title)."""
-    headings = (*who(board, split), *(Heading(title, title) for _, _, title in columns))
+    headings = (*name_headings(board, split), *(Heading(title, title) for _, _, title in columns))
 
     def cells(row: Row) -> tuple[Cell, ...]:
         values = (
@@ -312,7 +312,10 @@ def _chosen(board: LeaderboardData, split: bool) -> Table:
         return *named(row, board, split), Cell(tuned_on), Cell(chosen), Cell(seeds_text(row.seeds))
 
     titles = ("Tuned on", "Detector parameters", "Seeds")
-    headings = (*who(board, split), *(Heading(title, title, text=True) for title in titles))
+    headings = (
+        *name_headings(board, split),
+        *(Heading(title, title, text=True) for title in titles),
+    )
     tuned = replace(board, rows=tuple(row for row in board.rows if row.tuned_on != "none"))
     return Table("Chosen by tuning", headings, sections(tuned, cells))
 

@@ -16,7 +16,7 @@ _SPLIT = (Heading("Training", "Training", text=True), Heading("Detector", "Detec
 RUN = Heading("Run", "Run", text=True)
 
 
-def who(board: LeaderboardData, split: bool) -> tuple[Heading, ...]:
+def name_headings(board: LeaderboardData, split: bool) -> tuple[Heading, ...]:
     """Headings of the columns that name a method, and its run if there are several."""
     return (*(_SPLIT if split else (METHOD,)), *((RUN,) if board.runs else ()))
 

@@ -390,7 +390,7 @@ def test_a_single_linear_layer_and_images_without_taps() -> None:
         ),
         (
             Calls(lambda self, x: {"out": self.net(x) + 1, "aux": self.net(x) + 2}, net=plain()),
-            "several may be the logits: 'out' [3, 5], 'aux' [3, 5]",
+            "several entries may be the logits: 'out' [3, 5], 'aux' [3, 5]",
             "output='out'",
         ),
         (
@@ -517,7 +517,7 @@ def test_a_module_that_runs_several_times_is_no_tap() -> None:
 
     assert auto(Shared()) == ("first", "second")
     error = refused(Shared(), taps=["first", "relu"])
-    assert error.message.startswith("Tap 'relu' runs 2 times in one pass of Shared")
+    assert error.message.startswith("Tap 'relu' runs 2 times in one forward pass of Shared")
     block = convolution(8, 8)
     assert auto(ending(convolution(3, 8, 2), block, block)) == ("0",), "known by its first name"
 
@@ -560,11 +560,11 @@ def test_blocks_of_one_resolution() -> None:
     [
         ("plain.11", "has no module 'plain.11'"),
         ("unused", "Tap 'unused' does not run when Calls computes its logits"),
-        ("pair", "Tap 'pair' gives tuple for 3 images, not a floating-point tensor"),
-        ("nested", "Tap 'nested' gives dict for 3 images, not a floating-point tensor"),
-        ("mask", "Tap 'mask' gives bool [3, 3, 32, 32] for 3 images"),
-        ("some", "Tap 'some' gives float32 [2, 3, 32, 32] for 3 images"),
-        ("total", "Tap 'total' gives float32 [3] for 3 images"),
+        ("pair", "Tap 'pair' returns tuple for 3 images, not a floating-point tensor"),
+        ("nested", "Tap 'nested' returns dict for 3 images, not a floating-point tensor"),
+        ("mask", "Tap 'mask' returns bool [3, 3, 32, 32] for 3 images"),
+        ("some", "Tap 'some' returns float32 [2, 3, 32, 32] for 3 images"),
+        ("total", "Tap 'total' returns float32 [3] for 3 images"),
     ],
 )
 def test_named_taps_that_do_not_serve(tap: str, said: str) -> None:
