@@ -212,7 +212,7 @@ def test_numbers_in_one_split_and_names_in_another(
     write_mixed(tmp_path, labels, folders)
     error = error_of(mixed_spec(), tmp_path)
     assert "the labels of split 'train' are numbers" in error.message
-    assert "the classes of the split 'test' have names" in error.message
+    assert "those of split 'test' are names" in error.message
 
 
 def test_a_list_of_numbers_beside_a_list_of_names(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_list_of_numbers_beside_a_list_of_names(tmp_path: Path) -> None:
     )
     error = error_of(manifest, tmp_path)
     assert "the labels of split 'train' are numbers" in error.message
-    assert "'test' have names (c0, c1, c2 and 7 more)" in error.message
+    assert "'test' are names (c0, c1, c2 and 7 more)" in error.message
 
 
 def test_a_list_beside_a_folder(tmp_path: Path) -> None:
