@@ -58,7 +58,9 @@ def test_logits_are_found_in_what_a_model_returns(name: str) -> None:
 
 def test_what_several_outputs_are_is_not_guessed() -> None:
     model = Returning(lambda logits, features, maps: {"a": logits + 1, "b": logits + 2})
-    with pytest.raises(UserError, match=r"several may be the logits: 'a' \[3, 6\], 'b' \[3, 6\]"):
+    with pytest.raises(
+        UserError, match=r"several entries may be the logits: 'a' \[3, 6\], 'b' \[3, 6\]"
+    ):
         evaluated(model, ["energy"])
     first = Returning(lambda logits, features, maps: (logits + 1, features))
     assert any("entry 0" in note for note in evaluated(first, ["energy"]).notes)
