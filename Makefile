@@ -38,6 +38,7 @@ gate: $(INSTALLED)       ## a short run, verified and compared with the committe
 leaderboard: $(INSTALLED) ## make the committed leaderboard again, from a clean checkout
 	rm -rf $(BOARD)
 	$(BIN)/oodbench run digits --methods "$(GUARDED)" --out $(BOARD)
+	cd $(BOARD) && rm cost.* quality.* summary.json leaderboard.csv leaderboard.json  # `oodbench report` makes them
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodbench.errors import ExitCode, counted, visible
+from oodbench.errors import ExitCode, counted, listed, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +75,8 @@ class Verification:
                 by_file: dict[str, int] = {}
                 for each in self.discrepancies[1:]:
                     by_file[each.file] = by_file.get(each.file, 0) + 1
-                where = ", ".join(f"{number} in {name}" for name, number in by_file.items())
-                lines.append(f"  and {counted(others, 'other')}: {visible(where)}.")
+                where = listed(f"{number} in {name}" for name, number in by_file.items())
+                lines.append(f"  and {counted(others, 'other')} ({visible(where)}).")
         else:
             lines.append(f"{self.folder}: every value that was checked follows.")
         lines += [f"  checked: {each}" for each in self.checked]

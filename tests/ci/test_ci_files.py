@@ -197,7 +197,22 @@ def test_mistake_in_an_input_fails_at_once(repository: Path, tmp_path: Path) -> 
     assert "Did you mean 'auroc'" in log
 
 
-@pytest.mark.parametrize("path", [ACTION, *sorted((ROOT / "examples" / "ci").glob("*.yml"))])
+def test_workflow_runs_the_methods_of_the_makefile() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    steps = yaml.safe_load(text)["jobs"]["leaderboard"]["steps"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    first, rest = re.findall(r"^GUARDED := (.*)$", makefile, re.MULTILINE)
+    assert steps[-1]["with"]["methods"] == rest.replace("$(GUARDED)", first)
+
+
+WORKFLOWS = [
+    ACTION,
+    ROOT / ".github" / "workflows" / "ci.yml",
+    *sorted((ROOT / "examples" / "ci").glob("*.yml")),
+]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_values_never_stand_in_a_script(path: Path) -> None:
     """A name of a branch or an input could be a command: scripts read them from variables."""
 
