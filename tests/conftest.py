@@ -26,6 +26,8 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.specs import ModelSpec, TrainingSpec
 from oodbench.training.loop import train
 
+pytest_plugins = ["helpers.finished_run"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
