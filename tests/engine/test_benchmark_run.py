@@ -15,13 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.commands import Command, start
-from helpers.finished_run import (
-    METHODS,
-    SEEDS,
-    check_same,
-    records,
-    run,
-)
+from helpers.finished_run import METHODS, SEEDS, check_same, records, run
 
 from oodbench import files
 from oodbench.errors import UserError

@@ -10,15 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.finished_run import (
-    METHODS,
-    SEEDS,
-    SETS,
-    SKIPPED,
-    check_same,
-    records,
-    run,
-)
+from helpers.finished_run import METHODS, SEEDS, SETS, SKIPPED, check_same, records, run
 
 from oodbench import metrics
 from oodbench.report.writers.run_files import RUN_FILES

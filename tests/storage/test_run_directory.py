@@ -10,14 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import Command
-from helpers.finished_run import (
-    METHODS,
-    SEEDS,
-    description,
-    first_value,
-    flip,
-    without_digests,
-)
+from helpers.finished_run import METHODS, SEEDS, description, first_value, flip, without_digests
 
 from oodbench import api
 from oodbench.errors import UserError

@@ -1,0 +1,91 @@
+"""`oodbench list`: for people and for machines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.commands import Command
+from helpers.tiny_content import TEN_LINES, content
+
+pytestmark = pytest.mark.usefixtures("one_thread", "kept_networks", "empty_folder")
+
+
+@pytest.mark.parametrize("kind", ["detectors", "benchmarks", "datasets", "models"])
+def test_lists_for_machines(command: Command, plugins: Path, kind: str) -> None:
+    done = command("list", kind, "--json", "--plugins", plugins)
+    assert done.code == 0
+    rows = json.loads(done.out)
+    assert rows
+    for row in rows:
+        assert {"name", "status", "summary", "source"} <= row.keys(), row
+        assert row["status"] == "ok", row
+    found = {row["name"]: row["source"] for row in rows}
+    expected = {
+        "detectors": ("baseline", "built-in"),
+        "benchmarks": ("tiny", str(plugins)),
+        "datasets": ("letters", "built-in"),
+        "models": ("resnet8", "built-in"),
+    }[kind]
+    assert found[expected[0]] == expected[1]
+
+
+@pytest.mark.parametrize("kind", ["detectors", "benchmarks", "datasets", "models"])
+def test_lists_for_people_show_every_name(command: Command, kind: str) -> None:
+    rows = json.loads(command("list", kind, "--json").out)
+    shown = command("list", kind).out
+    for row in rows:
+        assert row["name"] in shown
+
+
+def test_the_variable_is_read(command: Command, plugins: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("OODBENCH_PLUGINS", str(plugins))
+    rows = json.loads(command("list", "benchmarks", "--json").out)
+    assert "tiny" in {row["name"] for row in rows}
+
+
+def test_broken_content_is_listed_with_its_error(command: Command, plugins: Path) -> None:
+    missing = "import nosuchpackage\n" + TEN_LINES.replace('"my_energy"', '"missing"')
+    content(plugins, my_energy=TEN_LINES, torn="def f(:\n", missing=missing)
+    (plugins / "benchmarks" / "torn.yaml").write_text("name: torn\nversion: [1\n")
+    (plugins / "data_manifests").mkdir()
+    (plugins / "data_manifests" / "torn.yaml").write_text("schema_version: 1\nnmae: torn\n")
+    done = command("list", "detectors", "--json", "--plugins", plugins)
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in json.loads(done.out)}
+    assert rows["my_energy"]["status"] == "ok"
+    assert rows["torn"]["status"] == rows["missing"]["status"] == "broken"
+    assert rows["torn"]["error"] == "line 1: invalid syntax"
+    assert rows["missing"]["error"] == (
+        "line 1: ModuleNotFoundError: No module named 'nosuchpackage'"
+    )
+    assert rows["torn"]["path"] == str(plugins / "detectors" / "torn.py")
+    shown = command("list", "detectors", "--plugins", plugins).out
+    assert shown.count("BROKEN: ") == 2, shown
+    for kind in ("benchmarks", "datasets"):
+        rows = {
+            r["name"]: r
+            for r in json.loads(command("list", kind, "--json", "--plugins", plugins).out)
+        }
+        assert rows["torn"]["status"] == "broken", kind
+        assert "torn.yaml" in rows["torn"]["error"], kind
+        assert "BROKEN" in command("list", kind, "--plugins", plugins).out
+
+
+def test_suites_are_listed_among_the_benchmarks(command: Command) -> None:
+    rows = {row["name"]: row for row in json.loads(command("list", "benchmarks", "--json").out)}
+    assert rows["digits"]["kind"] == "benchmark"
+    assert rows["dismax-paper"]["kind"] == "suite"
+    assert len(rows["dismax-paper"]["members"]) == 6
+
+
+@pytest.mark.parametrize("kind", ["detectors", "benchmarks", "datasets", "models"])
+def test_piped_lists_have_one_line_for_each_row(command: Command, kind: str) -> None:
+    rows = json.loads(command("list", kind, "--json").out)
+    lines = command("list", kind).out.splitlines()
+    assert len(lines) == len(rows) + 2
+    for row, line in zip(rows, lines[2:], strict=True):
+        assert line.startswith(row["name"])
+        assert " ".join(row["summary"].split()) in line
