@@ -15,7 +15,7 @@ from helpers.finished_run import METHODS, SEEDS, description, first_value, flip,
 from oodbench import api
 from oodbench.errors import UserError
 from oodbench.results import Run
-from oodbench.storage import run_description
+from oodbench.storage import description as description_file
 from oodbench.storage import run_directory as rundir
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import RunDirectory
@@ -148,7 +148,7 @@ def write_until(directory: RunDirectory, version: int, writes: int) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rundir, "write_atomic", killed)
-        patch.setattr(run_description, "write_atomic", killed)
+        patch.setattr(description_file, "write_atomic", killed)
         try:
             directory.write(RunDescription(run_id=str(version)), VERSIONS[version])
         except KeyboardInterrupt:
