@@ -23,6 +23,7 @@ from oodbench.testing import (
     ConformanceError,
     check_detector,
     parametrize_with_checks,
+    process_state,
     score_checks,
     state_checks,
 )
@@ -386,7 +387,6 @@ NEEDS = {
 }
 
 WRONG: list[tuple[type[Detector], str, str]] = [
-    (Renamed, "declaration", "'factor' is not kept .* Correct the arguments"),
     (Renamed, "parameters_kept", "'factor' is kept in no such attribute. Write self.NAME"),
     (Rounded, "parameters_kept", "made with factor = 0.5, its attribute factor is 1.0"),
     (Undeclared, "needs_declared", r"outputs.head is not declared: write needs=\('head', ...\)"),
@@ -444,7 +444,7 @@ def test_a_detector_that_is_wrong_fails(cls: type[Detector], check: str, said: s
 
 
 def test_every_check_has_a_detector_that_fails() -> None:
-    elsewhere = {"cuda", "global_state"}
+    elsewhere = {"declaration", "cuda", "global_state"}
     assert {check for _, check, _ in WRONG} | elsewhere == NAMED.keys()
 
 
@@ -501,10 +501,21 @@ def test_a_change_of_global_state_is_named_and_undone(what: str, method: str) ->
         return getattr(Right, method)(self, given)
 
     cls = declared(type("Copy", (Right,), {method: changing}))
-    before = state_checks._of_process()
+    before = process_state.process_state()
     with pytest.raises(CheckFailed, match=f"{method} changes .*{said}"):
         raise failure(cls, "global_state")
-    assert not state_checks._changed(before, state_checks._of_process())
+    assert not process_state.changed(before, process_state.process_state())
+
+
+def test_a_constructor_that_changes_global_state_is_named() -> None:
+    class Seeding(Right):
+        def __init__(self, factor: float = 1.0) -> None:
+            super().__init__(factor)
+            np.random.seed(0)  # noqa: NPY002
+
+    np.random.seed(0)  # noqa: NPY002 - as another instance did
+    said = "__init__ changes numpy's global generator. Use generators of the detector's own"
+    assert said in str(failure(declared(Seeding), "global_state"))
 
 
 # --- CUDA ---------------------------------------------------------------------------------------

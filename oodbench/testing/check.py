@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oodbench.testing.assertions import CheckFailed, NotApplicable
+from oodbench.testing.process_state import restored
 from oodbench.testing.subject import Subject, subject_of
 
 Applies = Callable[[Subject], str | None]
@@ -33,7 +34,7 @@ class Check:
     obstacle: Applies
 
     def __call__(self, detector: Any) -> None:
-        """Check a detector.
+        """Check a detector; global state of the process, such as random generators, stays as it is.
 
         Args:
             detector: as `check_detector` takes it.
@@ -48,7 +49,8 @@ class Check:
         if obstacle is not None:
             raise NotApplicable(obstacle)
         try:
-            self.function(subject)
+            with restored():
+                self.function(subject)
         except CheckFailed as failure:
             remedy = failure.remedy or self.remedy
             raise CheckFailed(failure.seen, remedy, subject.name) from failure.__cause__

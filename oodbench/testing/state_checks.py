@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import random
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
 from oodbench.testing.assertions import CheckFailed, expect, expect_same, said
 from oodbench.testing.check import check
-from oodbench.testing.engine_run import engine_scores
 from oodbench.testing.planted import Split, copied
-from oodbench.testing.small_network import small_classifier, state_of
+from oodbench.testing.process_state import changed, process_state, restored, unusual_seeds
+from oodbench.testing.small_network import engine_scores, small_classifier, state_of
 from oodbench.testing.subject import Subject
 
 _SPLITS: tuple[Split, ...] = ("fit", "validation", "positives", "negatives", "id")
@@ -93,63 +87,10 @@ def model_unchanged(subject: Subject) -> None:
 # --- the process ---------------------------------------------------------------------------------
 
 
-def _set_warning_filters(filters: list[Any]) -> None:
-    warnings.resetwarnings()
-    warnings.filters[:] = filters  # type: ignore[index]
-
-
-_GLOBAL: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "torch's global generator": (torch.get_rng_state, torch.set_rng_state),
-    "numpy's global generator": (np.random.get_state, np.random.set_state),
-    "Python's global generator": (random.getstate, random.setstate),
-    "the grad mode of torch": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch's default device": (torch.get_default_device, torch.set_default_device),
-    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "torch's deterministic algorithms": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "torch's precision of float32 products": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-    "numpy's handling of errors": (np.geterr, lambda errors: np.seterr(**errors)),
-    "the filters of warnings": (lambda: [*warnings.filters], _set_warning_filters),
-    "the working directory": (Path.cwd, os.chdir),
-}
-"""State of the process -> functions that give and set it."""
-
-
-def _of_process() -> dict[str, Any]:
-    return {what: give() for what, (give, _) in _GLOBAL.items()}
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    return [what for what in before if not _equal(before[what], after[what])]
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, tuple | list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    same = one == other
-    return bool(same.all()) if isinstance(same, np.ndarray | Tensor) else bool(same)
-
-
-@contextmanager
-def _restored() -> Iterator[None]:
-    """At the end, the state of the process is as before."""
-    before = _of_process()
-    try:
-        yield
-    finally:
-        for what in _changed(before, _of_process()):  # some setters take seconds
-            _GLOBAL[what][1](before[what])
-
-
 _OWN_GENERATOR = (
     "Use generators of the detector's own: torch.Generator().manual_seed(0), "
-    "numpy.random.default_rng(0), random.Random(0)."
+    "numpy.random.default_rng(0), random.Random(0); to make layers of a network, "
+    "with torch.random.fork_rng(): torch.manual_seed(0)."
 )
 
 
@@ -160,14 +101,12 @@ _OWN_GENERATOR = (
 def global_state(subject: Subject) -> None:
     """No method changes global state: random generators, grad mode, default dtype, threads."""
 
-    def watched(detector: Detector, method: str) -> Callable[..., Any]:
-        own = getattr(detector, method)
-
+    def watched(method: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any) -> Any:
-            before = _of_process()
+            before = process_state()
             result = own(*given)
-            after = _of_process()
-            for what in _changed(before, after):
+            after = process_state()
+            for what in changed(before, after):
                 plain = isinstance(after[what], bool | int | str | torch.dtype | torch.device)
                 raise CheckFailed(
                     f"{method} changes {what}"
@@ -178,11 +117,13 @@ def global_state(subject: Subject) -> None:
 
         return call
 
-    detector = subject.new()
-    for method in _METHODS:
-        if hasattr(detector, method):
-            object.__setattr__(detector, method, watched(detector, method))
-    with _restored():
+    with restored():
+        unusual_seeds()
+        detector = watched("__init__", subject.new)()
+        for method in _METHODS:
+            if hasattr(detector, method):
+                own = getattr(detector, method)
+                object.__setattr__(detector, method, watched(method, own))
         subject.learn(detector)
         subject.scores(detector, subject.outputs("id"))
 
