@@ -260,6 +260,13 @@ def test_an_unfinished_run_is_labeled(tmp_path: Path, status: str, said: str) ->
     assert said in Page(pages["toy-v1/index.html"]).text
 
 
+def test_a_limited_run_is_not_shown_as_the_benchmark(tmp_path: Path) -> None:
+    name = "toy (not the benchmark: limited to 500 images a set)"
+    whole, limited = write_run(tmp_path / "a"), write_run(tmp_path / "b", benchmark=name)
+    titles = [benchmark.title for benchmark in site_of(whole, limited).benchmarks]
+    assert titles == ["The toy benchmark", name]
+
+
 def test_skipped_methods_notes_and_provenance_are_on_the_page(tmp_path: Path) -> None:
     reason = "needs a DisMax head; SoftMax has a linear head"
     folder = write_run(
@@ -393,6 +400,15 @@ def test_scores_that_cannot_be_drawn_are_an_error(scores: dict[str, Any]) -> Non
 def test_equal_scores_have_a_histogram() -> None:
     curves = score_curves(0, {"id": np.full(20, 1e12), "far": np.full(20, 1e12)}, ("far",))
     assert curves.low < 1e12 < curves.high
+
+
+def test_a_few_very_low_scores_do_not_squeeze_the_histogram() -> None:
+    known = np.linspace(-1, 0, 100)
+    far = np.concatenate([np.linspace(-3, -1, 80), np.full(20, -1e6)])
+    curves = score_curves(0, {"id": known, "far": far}, ("far",))
+    assert curves.low > -6
+    assert math.isclose(sum(curves.sets[0].shares), 1)
+    assert curves.sets[0].shares[0] >= 0.2, "the outer bin has all beyond it"
 
 
 def test_ticks_are_round() -> None:

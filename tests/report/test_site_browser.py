@@ -51,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(base / "bare", METHODS, benchmark="bare", scores=False),
     ]
     shown = [ShownRun(read_stored_run(run), board_of(run)) for run in runs]
-    hostile = write_run(base / "hostile", METHODS, benchmark="hostile", scores=False)
+    hostile = write_run(base / "hostile", METHODS, benchmark=f"hostile {LONG}", scores=False)
     shown.append(renamed(hostile, HOSTILE, ["<b>", "</script>", "x" * 500]))
     folder = base / "site"
     write_site(folder, render(assemble(shown, {})))
@@ -104,9 +104,7 @@ def test_no_page_complains_or_is_wider_than_the_window(
     browser: Any, site: Path, width: int, scheme: str
 ) -> None:
     opened = Opened(browser, site, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    every = [
-        path.relative_to(site).as_posix() for path in sorted(site.glob("hostile-v1/**/*.html"))
-    ]
+    every = [path.relative_to(site).as_posix() for path in sorted(site.glob("hostile-*/**/*.html"))]
     assert len(every) == 1 + len(HOSTILE)
     for address in (*PAGES, *every):
         page = opened.open(address)

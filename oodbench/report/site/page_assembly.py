@@ -21,6 +21,7 @@ from oodbench.report.site.pages import (
 from oodbench.report.site.plots import curve_plots, histogram_plots
 from oodbench.report.site.score_curves import score_curves
 from oodbench.report.tables.leaderboard_layout import overview
+from oodbench.specs.spec_base import LIMITED
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import scores_name
 
@@ -80,7 +81,10 @@ def _benchmark(
     return BenchmarkPages(
         name=board.benchmark,
         version=board.version,
-        title=str(words.get("title") or board.benchmark),
+        # The name of a limited run says that it is not the benchmark; the title does not.
+        title=board.benchmark
+        if LIMITED in board.benchmark
+        else str(words.get("title") or board.benchmark),
         about=str(words.get("summary") or ""),
         runs=pages,
         history_address=f"{folder}/history.html" if len(dated) > 1 else "",

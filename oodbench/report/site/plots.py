@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from oodbench.report.site.score_curves import Points, ScoreCurves
 
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 40
+LEFT, RIGHT, TOP, BOTTOM = 44, 16, 8, 40
 """Margins of a plot."""
 
 

@@ -25,6 +25,7 @@ from oodbench.report.site.leaderboard_table import (
     quality_columns,
 )
 from oodbench.report.site.pages import Site
+from oodbench.report.site.plots import LEFT, RIGHT
 from oodbench.report.tables.cost_tables import REQUIREMENT_TITLES, unsteady
 from oodbench.report.tables.document import TIED_SIGN, UNSTEADY_SIGN
 from oodbench.report.tables.values import (
@@ -85,9 +86,11 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "FPR": FPR,
+        "LEFT": LEFT,
         "MARKS": {"best": "best", "tied": "tied with the best"},
         "RANKED_BY": RANKED_BY,
         "REQUIREMENTS": REQUIREMENT_TITLES,
+        "RIGHT": RIGHT,
         "SHORT_REQUIREMENTS": SHORT_REQUIREMENTS,
         "SHOWN": SHOWN,
         "TIED_SIGN": TIED_SIGN,

@@ -16,6 +16,7 @@ MOST_POINTS = 200
 """Most points of a curve."""
 
 _BINS = 40
+_MOST_RANGES = 4
 _TOLERANCE = 0.002
 """Largest error of a thinned curve that does not have `MOST_POINTS` points: half a pixel."""
 
@@ -83,7 +84,7 @@ def score_curves(seed: int, scores: Mapping[str, Array], names: tuple[str, ...])
         raise ValueError("scores of the ID images or of all OOD sets are missing")
     known = scores["id"]
     ranked = {name: rank(known, each).counts() for name, each in found.items()}
-    low, high = map(float, np.quantile(np.concatenate([known, *found.values()]), (0.005, 0.995)))
+    low, high = _range(known, np.concatenate([known, *found.values()]))
     if not high - low > 1e-9 * max(abs(low), abs(high)):  # also where all scores are equal
         low, high = low - 0.5, high + 0.5
     if not (math.isfinite(high - low) and high > low):
@@ -118,6 +119,19 @@ def score_curves(seed: int, scores: Mapping[str, Array], names: tuple[str, ...])
         threshold=float(np.quantile(known, 0.05, method="lower")),
         sets=tuple(sets),
     )
+
+
+def _range(known: Array, pooled: Array) -> tuple[float, float]:
+    """The scores that histograms show.
+
+    99% of all scores, but not more than four times the range of the ID images on either side: a
+    few very low scores of OOD images would make all others one bin.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = map(float, np.quantile(pooled, (0.005, 0.995)))
+        id_low, id_high = map(float, np.quantile(known, (0.01, 0.99)))
+    reach = _MOST_RANGES * (id_high - id_low)
+    return (max(low, id_low - reach), min(high, id_high + reach)) if reach > 0 else (low, high)
 
 
 def thinned(x: Array, y: Array) -> Points:

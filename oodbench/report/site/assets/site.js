@@ -301,7 +301,7 @@
     }
     const width = Math.max(280, place.clientWidth), narrow = width < 560;
     const height = narrow ? 340 : 460;
-    const margin = { left: 46, right: narrow ? 14 : 24, top: 14, bottom: 42 };
+    const margin = { left: 46, right: narrow ? 14 : 24, top: narrow ? 26 : 16, bottom: 42 };
     const xs = points.map((p) => p.x), ys = points.map((p) => p.y);
     const least = Math.min(...xs), most = Math.max(...xs);
     const log = least > 0 && most / least > 5;
@@ -408,7 +408,7 @@
       anchors.push(link);
     }
     (anchors.find((each) => each.dataset.name === chosenName) || anchors[0]).setAttribute("tabindex", "0");
-    labelPoints(svg, front.concat(sorted.filter((p) => !onFront.has(p))), onFront, {
+    labelPoints(svg, front.slice().reverse().concat(sorted.filter((p) => !onFront.has(p))), onFront, {
       px, py, left: margin.left, right: width - 4, top: 2, bottom: height - margin.bottom, narrow,
     });
     place.append(tip);
