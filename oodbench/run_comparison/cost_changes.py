@@ -30,10 +30,21 @@ def cost_changes(
     """
     before, after = _costs(base), _costs(head)
     return tuple(
-        _change(method, before.get(method, {}), after.get(method, {}), reason)
+        _change(
+            method,
+            before.get(method, {}),
+            after.get(method, {}),
+            reason or _unrecorded(method, (base, before), (head, after)),
+        )
         for method in methods
         if method in before or method in after
     )
+
+
+def _unrecorded(method: str, *sides: tuple[IndexedRun, Costs]) -> str:
+    """That a run has values of the method and no costs; empty if it has both, or none."""
+    missing = [side.name for side, costs in sides if method in side.rows and method not in costs]
+    return f"the {missing[0]} has no costs of it" if missing else ""
 
 
 def _costs(side: IndexedRun) -> Costs:

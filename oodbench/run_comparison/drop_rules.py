@@ -90,7 +90,9 @@ class _Rule:
                 continue
             if change.verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.SAME):
                 yield from self._drop(change, strict)
-            elif self.breadth == 0 or change.verdict == Verdict.NOT_COMPARABLE:
+            elif self.breadth == 0 or (
+                change.verdict == Verdict.NOT_COMPARABLE and change.base is not None
+            ):
                 missing.append(change)
             elif change.verdict == Verdict.GONE:
                 gone.append(change.method)

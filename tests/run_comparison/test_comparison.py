@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.records import quality
+from helpers.records import cost, quality
 from helpers.stored_runs import GROUPS, ID, draw, jittered, write_run
 from scipy import stats
 
@@ -517,6 +517,46 @@ def test_the_public_function(write: Write) -> None:
     shutil.rmtree(base)
     with pytest.raises(UserError, match="holds no run"):
         oodbench.compare(base, head)
+
+
+def test_a_run_without_costs(write: Write) -> None:
+    bare = write("bare", {("A", 0): A}, costs=[])
+    full = write("full", {("A", 0): A, ("B", 0): B})
+    found = {each.method: each for each in compare_runs(bare, full).costs}
+    assert found["B"].verdict == Verdict.NEW
+    assert found["A"].verdict == Verdict.NOT_COMPARABLE
+    assert found["A"].reason == "the base has no costs of it"
+    found = {each.method: each for each in compare_runs(full, bare).costs}
+    assert found["B"].verdict == Verdict.GONE
+    assert found["A"].reason == "the head has no costs of it"
+
+
+def test_costs(write: Write) -> None:
+    """Means of passes and medians of times over the seeds of both runs."""
+    key = [("A", seed) for seed in range(4)]
+    times = [cost(*each, relative_to_baseline=t) for each, t in zip(key, (1, 2, 4, 9), strict=True)]
+    base = write("base", dict.fromkeys(key, A), costs=times)
+    one = cost("A", 1, relative_to_baseline=3.0, backwards_per_image=1.0, forwards_per_image=0.5)
+    head_costs = [replace(one, seed=seed) for seed in (1, 2, 3)]
+    head = write("head", dict.fromkeys(key[1:], A), costs=head_costs)
+    (found,) = compare_runs(base, head).costs
+    assert (found.base_relative, found.head_relative, found.slower) == (4, 3.0, 0.75)
+    assert (found.base_backwards, found.head_backwards) == (0.0, 1.0)
+    assert (found.base_forwards, found.head_forwards) == (1.0, 0.5)
+    assert found.verdict == Verdict.WORSE, "more of one kind of pass"
+    (back,) = compare_runs(head, base).costs
+    assert back.verdict == Verdict.WORSE
+    fewer = [replace(each, backwards_per_image=0.0) for each in head_costs]
+    (found,) = compare_runs(base, replace(head, costs=tuple(fewer))).costs
+    assert found.verdict == Verdict.BETTER
+    other = [replace(each, device="gpu", backwards_per_image=1e-12) for each in times]
+    (found,) = compare_runs(base, replace(base, costs=tuple(other))).costs
+    assert found.slower is None
+    assert found.reason == "times on other devices: cpu in the base, gpu in the head"
+    late = [replace(each, seed=each.seed + 9) for each in times]
+    (found,) = compare_runs(base, replace(base, costs=tuple(late))).costs
+    assert found.verdict == Verdict.NOT_COMPARABLE
+    assert found.reason == "other seeds: 0, 1, 2, 3 in the base, 9, 10, 11, 12 in the head"
 
 
 def test_the_order_is_that_of_the_head(write: Write) -> None:

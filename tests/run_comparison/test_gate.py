@@ -187,6 +187,18 @@ def test_what_cannot_be_compared() -> None:
     assert with_failure.exit_code == ExitCode.FINDING
 
 
+def test_what_the_base_lacks_cannot_drop() -> None:
+    skipped = missing("A", "mean", Verdict.NOT_COMPARABLE, base=None, reason="skipped: why (base)")
+    both = comparison(
+        [skipped, of("B", "mean", 0.0, Verdict.SAME)],
+        costs(base_forwards=None, slower=None, verdict=Verdict.NEW).costs
+        + costs(method="B", slower=1.0).costs,
+    )
+    rules = gate("auroc=1", max_slower=2.0)
+    assert check(both, rules).findings == ()
+    assert check(both, gate("auroc@A=1")).exit_code == ExitCode.INCOMPLETE
+
+
 def test_nothing_that_can_be_compared_is_incomplete_without_any_rule() -> None:
     changes = [
         missing(method, "mean", Verdict.NOT_COMPARABLE, reason="other benchmark version: 1, 2")
