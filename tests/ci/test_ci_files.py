@@ -205,6 +205,18 @@ def test_workflow_runs_the_methods_of_the_makefile() -> None:
     assert steps[-1]["with"]["methods"] == rest.replace("$(GUARDED)", first)
 
 
+def test_committed_leaderboard_follows_from_its_scores() -> None:
+    board = ROOT / "docs" / "leaderboards" / "digits"
+    found = oodbench.verify(board)
+    assert not found.discrepancies, found
+    # Reports alone may have another form in this version.
+    assert all("another version" in each for each in found.unchecked), found
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    first, rest = re.findall(r"^GUARDED := (.*)$", makefile, re.MULTILINE)
+    methods = {record.method for record in oodbench.open_run(board).records}  # type: ignore[union-attr]
+    assert methods == set(rest.replace("$(GUARDED)", first).split(","))
+
+
 WORKFLOWS = [
     ACTION,
     ROOT / ".github" / "workflows" / "ci.yml",
