@@ -304,9 +304,10 @@ def is_installed(file: Path) -> bool:
 
 @functools.cache
 def _installed() -> tuple[Path, ...]:
-    """Folders of the standard library and of installed packages."""
+    """Folders of the standard library and of installed packages, of PYTHONPATH too."""
     named = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     named |= {*site.getsitepackages(), site.getusersitepackages()}
+    named |= {entry for entry in sys.path if any(Path(entry or ".").glob("*.dist-info"))}
     return tuple(Path(folder).resolve() for folder in named if folder)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,24 @@ def test_a_benchmark_and_its_next_commands(command: Command, tmp_path: Path, fol
     assert by_file.out == planned.out
     assert ("--data-root" in run) == folders
     assert len(files_in(tmp_path)) == 1 + 2 * folders
+
+
+def test_a_package_tests_itself(command: Command, tmp_path: Path) -> None:
+    done = command("new", "plugin", "acme-ood")
+    check, run, *_ = next_commands(done)
+    assert check[-1] == str(Path("acme-ood/src/acme_ood/detectors/acme_ood.py"))
+    assert command(*run[1:], "--dry-run").code == 0
+    assert "license" in done.out
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path / "acme-ood",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tested.returncode == 0, tested.stdout
+    assert " passed" in tested.stdout
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.errors import UserError
+from oodbench.plugins import detector_modules
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.detector_modules import module_name, source_digest, source_files
@@ -367,6 +368,28 @@ def test_the_checksum_covers_modules_that_no_version_stands_for(
 def test_built_in_detectors_are_covered_by_their_file_and_the_version(name: str) -> None:
     path = Catalog().entry("detector", name).path
     assert source_files(path.resolve()) == [path.resolve()]
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_packages_on_the_path_are_covered_by_their_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    """A folder of `PYTHONPATH` that pip installed into; torch may be in one."""
+    site = tmp_path / "site"
+    (site / "onpath").mkdir(parents=True)
+    (site / "onpath" / "__init__.py").write_text("")
+    if installed:
+        (site / "onpath-1.0.dist-info").mkdir()
+    path = tmp_path / "mine" / "detectors" / "mine.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("import onpath\n")
+    monkeypatch.syspath_prepend(str(site))
+    detector_modules._installed.cache_clear()
+    try:
+        found = source_files(path.resolve())
+    finally:
+        detector_modules._installed.cache_clear()
+    assert ((site / "onpath" / "__init__.py").resolve() in found) == (not installed)
 
 
 # --- plug-in packages -----------------------------------------------------------------------------

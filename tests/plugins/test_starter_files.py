@@ -13,6 +13,7 @@ from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.declarations import read_detector
 from oodbench.plugins.starter_files import Files, benchmark_files, detector_files, plugin_files
+from oodbench.testing import check_detector
 
 KINDS = [(fitted, gradient) for fitted in (False, True) for gradient in (False, True)]
 
@@ -25,6 +26,27 @@ def written(folder: Path, files: Files) -> list[Path]:
 
 
 # --- detectors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fitted", "gradient"), KINDS)
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_new_detector_conforms(
+    tmp_path: Path, fitted: bool, gradient: bool, searched: bool
+) -> None:
+    """As it is written, and with the search space that stands in a comment."""
+    (path,) = written(
+        tmp_path, detector_files("steepness", Catalog(), fitted=fitted, gradient=gradient)
+    )
+    if searched:
+        text = path.read_text()
+        assert text.count("    # search_space=") == 1
+        path.write_text(text.replace("    # search_space=", "    search_space="))
+    info = read_detector(path)
+    assert bool(info.search_space) == searched
+    assert (info.name, info.label) == ("steepness", "Steepness")
+    assert ("fit" in info.needs, "input_gradients" in info.needs) == (fitted, gradient)
+    report = check_detector(path)
+    assert report.passed, str(report)
 
 
 @pytest.mark.parametrize(("fitted", "gradient"), KINDS)
