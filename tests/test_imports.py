@@ -1,4 +1,4 @@
-"""The import graph of the package has no cycle, and no module or folder is too large.
+"""The import graph of the package has no cycle; modules are small and have names of their own.
 
 Imports inside functions and under TYPE_CHECKING count like all others. The order of the layers is
 checked by import-linter (`make lint`).
@@ -61,3 +61,12 @@ def test_no_folder_has_many_modules() -> None:
     counts = Counter(path.parent for path in modules().values() if path.name != "__init__.py")
     crowded = {str(folder): count for folder, count in counts.items() if count > MODULES}
     assert not crowded, f"over {MODULES} modules: {crowded}"
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """A reader finds a module by its name: names differ by more than a folder or a plural."""
+    stems = Counter(
+        path.stem.removesuffix("s") for path in modules().values() if path.name != "__init__.py"
+    )
+    shared = sorted(stem for stem, count in stems.items() if count > 1)
+    assert not shared, f"names of several modules: {shared}"

@@ -41,7 +41,7 @@ def check(
     Exit code 1 if a check fails. The detector runs in another process, and in this one with
     --debug, which shows tracebacks, has no time limit, and stops at breakpoint().
     """
-    from oodbench.testing.results import lines_of, summary
+    from oodbench.testing.check_results import lines_of, summary
     from oodbench.testing.targets import detector_file
 
     path = detector_file(detector, plugins or ())

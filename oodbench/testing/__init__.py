@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from oodbench.testing.results import CheckResult, ConformanceError, ConformanceReport
+from oodbench.testing.check_results import CheckResult, ConformanceError, ConformanceReport
 
 if TYPE_CHECKING:
     from oodbench.testing.check import Check

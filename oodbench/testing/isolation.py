@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.errors import UserError
-from oodbench.testing.results import CheckResult
+from oodbench.testing.check_results import CheckResult
 from oodbench.testing.targets import broken
 
 _STARTING = 300.0

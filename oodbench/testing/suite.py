@@ -17,7 +17,7 @@ from oodbench.testing import score_checks as scoring
 from oodbench.testing import state_checks as states
 from oodbench.testing.assertions import CheckFailed, NotApplicable, NotRun
 from oodbench.testing.check import Check
-from oodbench.testing.results import CheckResult, ConformanceError, ConformanceReport
+from oodbench.testing.check_results import CheckResult, ConformanceError, ConformanceReport
 from oodbench.testing.subject import Subject, subject_of
 
 CHECKS: tuple[Check, ...] = (
