@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import random
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -740,6 +741,16 @@ def test_without_pytest_the_decorator_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "pytest", None)
     with pytest.raises(UserError, match="needs pytest, which is not installed"):
         parametrize_with_checks(["energy"])
+
+
+def test_the_guide_shows_every_check() -> None:
+    guide = Path(__file__).parent.parent / "docs" / "writing-a-detector.md"
+    (block,) = re.findall(r"```\n(steepness  /.*?)```", guide.read_text(), flags=re.DOTALL)
+    shown = [(line[5:25].strip(), line[26:]) for line in block.splitlines() if line[:4].strip()]
+    assert [name for name, _ in shown[1:-1]] == list(NAMED)
+    passed = {line[5:25].strip(): line[26:] for line in block.splitlines() if line[:2] == "ok"}
+    assert passed == {name: NAMED[name].idea for name in passed}
+    assert f"{len(CHECKS)} checks: " in block
 
 
 def test_a_file_of_tests_of_a_user_runs(tmp_path: Path) -> None:

@@ -103,8 +103,10 @@ def _stopped(name: str, idea: str, event: _Event, limit: float) -> CheckResult:
 @contextmanager
 def _process(path: Path, time_limit: float) -> Iterator[queue.Queue[_Event]]:
     """The other process, and the events that it has written; it is killed at the end."""
+    # The other process finds modules where this one does: `-m` alone adds the working directory.
+    options = [] if {"", str(Path.cwd())} & {*sys.path} else ["-P"]
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(path), str(time_limit)],
+        [sys.executable, *options, "-m", __name__, str(path), str(time_limit)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
