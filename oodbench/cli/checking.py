@@ -27,11 +27,12 @@ def check(
     ],
     plugins: Plugins = None,
     time_limit: Annotated[
-        float,
+        int,
         typer.Option(
             "--time-limit",
             metavar="SECONDS",
             min=1,
+            max=86_400,
             help="How long running the file, and each check, may take.",
         ),
     ] = 60,

@@ -167,6 +167,7 @@ def test_bad_usage_is_one_clear_error(run: Command, tmp_path: Path) -> None:
         ([broken], "syntax.py: line 1: "),
         (["energy", "--plugins", "/nowhere"], "Plug-in folder /nowhere is not a folder."),
         (["energy", "--time-limit", "0"], "--time-limit"),
+        (["energy", "--time-limit", "inf"], "--time-limit"),
         ([], "NAME|FILE"),
     ):
         done = run("check", *arguments)
