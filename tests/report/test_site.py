@@ -25,7 +25,10 @@ from oodbench.report.site.pages import Citation, Drawing, ShownRun, Site
 from oodbench.report.site.plots import Scale
 from oodbench.report.site.rendering import printable, render, web_link
 from oodbench.report.site.score_curves import MOST_POINTS, score_curves, thinned
+from oodbench.specs import SuiteSpec
 from oodbench.storage.stored_run import read_stored_run
+from oodbench.storage.suite_description import SuiteDescription
+from oodbench.storage.suite_directory import SuiteDirectory
 
 HOSTILE = (
     "../x",
@@ -503,6 +506,27 @@ def test_records_alone_and_the_same_run_twice(tmp_path: Path, command: Command) 
     assert command("site", folder / "records.jsonl", folder, "--out", out).code == 0
     assert "There is no run.json" in (out / "toy-v1/index.html").read_text(encoding="utf-8")
     assert not (out / "toy-v1/runs").exists()
+
+
+def test_a_suite_stands_for_its_runs(tmp_path: Path, command: Command) -> None:
+    suite = SuiteSpec.model_validate(
+        {
+            "schema_version": 1,
+            "name": "pair",
+            "version": 1,
+            "title": "A pair",
+            "summary": "Two benchmarks.",
+            "members": {"toy": {"network": "n", "id": "A"}, "other": {"network": "n", "id": "B"}},
+        }
+    )
+    directory = SuiteDirectory(tmp_path / "pair")
+    directory.write(SuiteDescription.of(suite, None, {}), "running")
+    done = command("site", tmp_path / "pair", "--out", tmp_path / "site")
+    assert done.code == 2
+    assert "no benchmark has results" in done.err
+    write_run(tmp_path / "pair/toy")
+    assert command("site", tmp_path / "pair", "--out", tmp_path / "site").code == 0
+    assert (tmp_path / "site/toy-v1/index.html").exists()
 
 
 def test_runs_with_equal_names_have_different_labels(tmp_path: Path) -> None:
