@@ -1,4 +1,4 @@
-"""Settings of the process that change what is measured: the allocator and waiting threads.
+"""Settings of the process that affect measured times: the allocator and waiting threads.
 
 `run`, `run_suite`, `evaluate` and the command `train` make them when they start, so that a program
 and the command measure alike. `run.json` has the settings in effect.
@@ -14,8 +14,7 @@ SPIN_COUNT = "2000"
 """How many times a waiting thread of GNU OpenMP polls before it sleeps.
 
 Chosen with `scripts/speed/contended.py`: 2,000 are as fast as 20,000 on two idle cores, and two to
-three
-times as fast beside a busy process.
+three times as fast beside a busy process.
 """
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h

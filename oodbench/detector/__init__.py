@@ -1,4 +1,4 @@
-"""The public contract of a detector: base classes, what it is given, and `register`.
+"""The public contract of a detector: base classes, its inputs, and `register`.
 
 A detector's file is content: it imports from here and knows nothing of the engine that runs it.
 """

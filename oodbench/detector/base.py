@@ -187,7 +187,7 @@ class Detector:
         return {name: getattr(self, name) for name in self.parameter_names()}
 
     def with_parameters(self, **parameters: Any) -> Self:
-        """A copy that shares what was fitted and has other hyperparameters."""
+        """A copy with other hyperparameters that shares the fitted attributes."""
         clone = copy.copy(self)
         for name, value in parameters.items():
             setattr(clone, name, value)

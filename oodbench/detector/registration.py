@@ -1,4 +1,4 @@
-"""The `register` decorator, and what it checks."""
+"""The `register` decorator and its checks."""
 
 from __future__ import annotations
 

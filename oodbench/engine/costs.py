@@ -71,7 +71,7 @@ class InferenceCost:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Of scoring a few images, or a part of it: all of them together."""
+    """Costs of scoring a few images, or of a part of the scoring, for all images together."""
 
     forwards: float = 0.0
     backwards: float = 0.0
@@ -165,7 +165,7 @@ class _Pass:
 def _with_own_work(
     method: str, detector: Detector, forward: _Counts, batch: Outputs, few: Outputs
 ) -> _Counts:
-    """A forward and what a method does with what it gives."""
+    """A forward pass and the method's own work on the outputs."""
     needed = batch.only(detector.info.needs).replaced(head=None, features=batch.features)
     own = peak_memory(lambda: raw_scores(method, detector, batch), batch.logits.device)
     return _Counts(

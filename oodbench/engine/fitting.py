@@ -30,7 +30,7 @@ class Fitted:
 
     Attributes:
         seconds: spent inside the detector.
-        error: what it raised, or None.
+        error: the exception that it raised, or None.
         shared_seconds: spent by other detectors on shared statistics, which this detector would
             have spent if it were fitted alone.
     """
@@ -202,7 +202,7 @@ class _Reader(Batches):
             self._go_on(given)
 
     def end_pass(self) -> None:
-        """Say that the pass is over; back when the detector has done what it does next."""
+        """End the pass, and wait until the detector starts another pass or returns."""
         self._go_on(None)
 
     def abandon(self) -> None:

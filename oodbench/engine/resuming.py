@@ -51,11 +51,11 @@ def open_directory(
     *,
     resume: bool,
 ) -> Finished:
-    """Create a run directory, or read what is finished in it.
+    """Create a run directory, or read its finished results.
 
     Args:
         directory: directory of the run.
-        plan: what is asked for.
+        plan: plan of the run.
         work: gives what its results depend on; reads the data.
         say: takes warnings about results that are computed again.
         resume: whether to continue a run that is there.

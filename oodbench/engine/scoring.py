@@ -114,7 +114,7 @@ def _views(
     errors: dict[K, Exception],
     first: int | None = None,
 ) -> tuple[Outputs, dict[K, Outputs]]:
-    """What each detector sees of a batch: the common outputs, or those of its own passes.
+    """The outputs that each detector gets for a batch: shared, or from its own passes.
 
     Labels are never shown: a score is for images of unknown class.
     """
@@ -148,7 +148,7 @@ def _views(
 def raw_scores(method: str, detector: Detector, outputs: Outputs) -> Tensor:
     """Scores of a detector, unchecked.
 
-    It gets a copy of what it needs: changes in place do not reach other detectors.
+    It gets a copy of its inputs: changes in place do not affect other detectors.
     """
     view = outputs.copied(detector.info.needs, method)
     with torch.no_grad():

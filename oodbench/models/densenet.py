@@ -23,7 +23,7 @@ class Bottleneck(nn.Module):
         self.conv1 = _convolution(in_channels, 4 * growth, 1)
         self.bn2 = nn.BatchNorm2d(4 * growth)
         self.conv2 = _convolution(4 * growth, growth, 3)
-        # Modules, and one for each call: detectors look at what they give.
+        # Modules, and one for each call: detectors read their outputs.
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

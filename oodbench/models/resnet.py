@@ -22,7 +22,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = _convolution(out_channels, out_channels, 3)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        # Modules, and one for each call: detectors look at what they give.
+        # Modules, and one for each call: detectors read their outputs.
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.shortcut = (
             nn.Identity()

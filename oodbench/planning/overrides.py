@@ -1,4 +1,4 @@
-"""Values of a benchmark that the options of a run replace: what is tuned, limits.
+"""Values of a benchmark that the options of a run replace: tuned detectors and limits.
 
 Read from options alone, without torch.
 """
@@ -19,7 +19,7 @@ class Overrides:
     """Values of a benchmark that the options of a run replace.
 
     Attributes:
-        tune: the detectors that are tuned: "all", "none" or names; None for those of the benchmark.
+        tune: the detectors that are tuned: "all", "none" or names; None: as in the benchmark.
         limit: limits of images and epochs; None for no limit.
     """
 

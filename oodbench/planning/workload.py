@@ -15,7 +15,7 @@ apply, in forward passes of the whole network (F) for each image:
   methods whose parameters change the score alone, once more for each that reads maps, and through
   the grid of each that has input gradients; a gradient serves all step sizes.
 
-Operations are those of convolutions alone, two for each multiply-add. Measuring costs takes a few
+Only operations of convolutions are counted, two for each multiply-add. Measuring costs takes a few
 more passes over one batch, which are not counted.
 """
 
@@ -56,8 +56,8 @@ class Pass:
 
     Attributes:
         methods: names of the methods that share it.
-        gradients: those of them that take input gradients too.
-        replacing: those of them that replace feature layers too.
+        gradients: names of these methods that also take input gradients.
+        replacing: names of these methods that also replace feature layers.
         taps: whether all feature layers are captured.
     """
 

@@ -1,4 +1,4 @@
-"""Detectors' files as modules with stable names, so that what they define can be pickled.
+"""Detectors' files as modules with stable names, so that their classes can be pickled.
 
 The file `knn.py` of the built-in detectors is the module
 `oodbench.plugins.detector_modules.builtin.knn`; a file of an installed plug-in package PACKAGE is

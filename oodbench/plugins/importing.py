@@ -1,4 +1,4 @@
-"""Running a detector's file and making instances of what it declares."""
+"""Running a detector's file and making instances of its class."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _held_to(annotation: Any, value: Any) -> Any:
 
 
 def _inside(value: Any) -> Iterator[Any]:
-    """What is in lists and mappings, or the value itself."""
+    """The values inside lists and mappings, or the value itself."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if not isinstance(value, list | tuple):

@@ -19,12 +19,12 @@ from oodbench.models.structure.user_network import model_name
 
 
 class CheckedRunner(NetworkRunner):
-    """A runner whose errors name the image and the data set that the network cannot take."""
+    """A runner with errors that name the image and the data set."""
 
     _dataset = ""
 
     def batches(self, data: ImageArray | ImageSource) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """As the base class; the data set is named in errors from then on."""
+        """As the base class; errors name the data set from then on."""
         self._dataset = getattr(data, "name", self._dataset)
         return super().batches(data)
 
@@ -75,7 +75,7 @@ class CheckedRunner(NetworkRunner):
 
 
 def not_finite(image: str, logits: Tensor) -> UserError:
-    """The error of a network whose logits for an image are not finite.
+    """The error of a network with logits that are not finite.
 
     Args:
         image: what the image is called.
@@ -149,5 +149,5 @@ def _name(classifier: Classifier) -> str:
 
 
 def _single(tensor: Tensor) -> Tensor:
-    """In float32 what is in half precision: few decompositions are made for it."""
+    """Convert half precision to float32: torch has few decompositions for half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

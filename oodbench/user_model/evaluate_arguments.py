@@ -44,7 +44,7 @@ def options_of(
     """The arguments of one model: its own ones, or those given for all models.
 
     Args:
-        own: argument -> its default and what was given.
+        own: argument -> its default and the value that was given.
         name: name of the model.
         models: all of them.
         several: whether they were given by name.
@@ -230,7 +230,7 @@ def _detector(given: Any, catalog: Catalog) -> Detector:
         )
     if not hasattr(given, "info"):
         raise UserError(
-            f"detectors: {type(given).__name__} does not say what it needs.",
+            f"detectors: {type(given).__name__} is not registered.",
             "Decorate the class with @oodbench.register(name, needs=...).",
         )
     step = getattr(given, "epsilon", None)
@@ -359,7 +359,7 @@ def kind_of(value: Any) -> str:
 
 
 def device_of(module: nn.Module) -> torch.device | None:
-    """Where a module's parameters are; None if it has none.
+    """The device of a module's parameters; None if it has no parameters.
 
     Raises:
         UserError: if they are in several places, or nowhere.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
-    """What the analysis found in a model.
+    """Result of the analysis of a model.
 
     Attributes:
         taps: names of the modules that are its feature layers.
@@ -52,7 +52,7 @@ class EvaluationResult:
         failed: detector -> reason of its failure.
         errors: detector that failed -> the exception.
         detectors: detector -> the fitted and tuned instance that scored.
-        models: name -> what was found of a model; of a single one the name of its class.
+        models: name -> result of the analysis; a single model has the name of its class.
         notes: remarks for readers of the tables.
         warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
     """

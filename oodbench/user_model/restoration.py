@@ -19,7 +19,7 @@ _ABSENT = object()
 
 @contextmanager
 def given_back(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """The module with stand-ins for its parameters and buffers, on a device.
+    """Run a module with copies of its parameters and buffers on a device; restore it afterwards.
 
     The module's own tensors are exchanged and restored, even after an error: their storage,
     strides, gradients and hooks do not change. Buffers are copied, and attributes with other
@@ -79,7 +79,7 @@ def _values(module: nn.Module, device: torch.device) -> list[tuple[Tensor, Tenso
 
 
 def _set_back(part: nn.Module, before: Mapping[str, object]) -> None:
-    """Set back the attributes that hold, or held, other tensors, such as caches."""
+    """Restore attributes that hold, or held, other tensors, such as caches."""
     now = vars(part)
     for name in {*now, *before}:
         old, new = before.get(name, _ABSENT), now.get(name, _ABSENT)

@@ -28,7 +28,7 @@ Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 _FEW = 3
-"""Images that a model is tried on: not as many as a batch of anything else is likely to have."""
+"""Images that a model is tried on; a size that other batches are unlikely to have."""
 
 
 def adapted(
@@ -99,7 +99,7 @@ def adapted(
 
 
 def _unsteadiness(runner: CheckedRunner, images: Tensor, logits: Tensor) -> Iterator[str]:
-    """Notes on a model whose logits for an image depend on more than the image.
+    """Notes on a model with logits that depend on more than the image.
 
     Args:
         runner: attached.
@@ -118,32 +118,31 @@ def _unsteadiness(runner: CheckedRunner, images: Tensor, logits: Tensor) -> Iter
         if agree(first, logits[:1]):
             return
         again = alone()
-    except Exception:  # it takes no single image: said when there is one
+    except Exception:  # it accepts no single image: reported if a batch has only one
         return
     if agree(again, first):
         yield (
-            "The model gives an image that is alone in its batch other logits than beside others, "
-            "as BatchNorm without running statistics does: every score depends on which images "
-            "come together."
+            "The logits of an image depend on the other images of its batch, as with BatchNorm "
+            "without running statistics: every score depends on the composition of the batches."
         )
     else:
         yield (
-            "The model gives an image other logits each time, as a module in training mode "
-            "or dropout that is always on does: every score is that of one draw. Call .eval() "
-            "on the modules that a function calls."
+            "The logits of an image differ from call to call, as with a module in training mode or "
+            "dropout that is always on: every score is one random sample. Call .eval() on the "
+            "modules that a function calls."
         )
 
 
 def _check_classes(found: int, expected: int | None) -> None:
     if expected not in (None, found):
         raise UserError(
-            f"num_classes is {expected}, and the model gives {found} logits for an image.",
-            "Leave num_classes out, or give the model that has as many.",
+            f"num_classes is {expected}, but the model returns {found} logits for an image.",
+            "Leave num_classes out, or give a model with this number of classes.",
         )
 
 
 def same_classes(data: DataSets, num_classes: int) -> list[str]:
-    """Make labels mean the same classes in all data sets; returns notes about it."""
+    """Give labels the same meaning in all data sets; returns notes about changes."""
     labeled = {source.name: source for source in data.all if source.declared is not None}
     for source in labeled.values():
         source.relabel = ()  # of a model before this one
@@ -162,7 +161,7 @@ def same_classes(data: DataSets, num_classes: int) -> list[str]:
 def reorder(module: nn.Module) -> None:
     """Put the weights of convolutions in channels_last order, which is faster."""
     for part in module.modules():
-        # Exactly torch's own layers: those of others may look at their weights in another order.
+        # Only torch's own layers: subclasses may depend on the order of their weights.
         if type(part) not in _CONVOLUTIONS:
             continue
         weight = part._parameters.get("weight")  # none if it is made of others in each pass
@@ -179,7 +178,7 @@ def type_of(module: nn.Module) -> torch.dtype:
 
 
 class UserClassifier(Classifier):
-    """A user's network: normalized if it is known how, run in its own type and order.
+    """A user's network with its normalization, run in its own type and memory format.
 
     Images come in float32, or float64 for a float64 network: in half precision the steps of input
     perturbation would be lost.
@@ -211,7 +210,7 @@ class UserClassifier(Classifier):
         self._channels_last = channels_last
 
     def normalized(self, images: Tensor) -> Tensor:
-        """What the network sees of images [B, channels, ...]; of whole numbers, a copy."""
+        """The input of the network for images [B, channels, ...]; whole numbers are copied."""
         # A copy in any case: a network's first layer may work in place.
         if not self._normalizes:
             images = images.clone()

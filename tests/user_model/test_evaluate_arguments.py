@@ -121,7 +121,7 @@ def test_normalizations_that_are_not(trained: Net, given: Any, said: str) -> Non
 def test_numbers_of_classes_and_taps(trained: Net) -> None:
     assert evaluated(trained, ["baseline"], num_classes=CLASSES).num_classes == CLASSES
     error = refused(trained, num_classes=10)
-    assert error.message == "num_classes is 10, and the model gives 4 logits for an image."
+    assert error.message == "num_classes is 10, but the model returns 4 logits for an image."
     error = refused(trained, [Ensemble()], taps=["conv3"])
     assert "has no module 'conv3'" in error.message
     assert "Did you mean 'conv" in error.hint

@@ -358,7 +358,7 @@ def test_a_detector_that_is_not_registered_or_has_no_step(trained: Net) -> None:
     class Unregistered(Detector):
         pass
 
-    assert "Unregistered does not say what it needs" in refused(trained, [Unregistered()]).message
+    assert "Unregistered is not registered" in refused(trained, [Unregistered()]).message
 
     @register("stepless", needs=("input_gradient",))
     class Stepless(PerturbingDetector):

@@ -346,7 +346,7 @@ def test_a_model_whose_logits_are_not_of_the_image_alone(trained: Net) -> None:
     model.bn1 = nn.BatchNorm2d(8, track_running_stats=False)
     result = evaluated(model, ["energy"])
     assert [n.split(",")[0] for n in result.notes] == [
-        "The model gives an image that is alone in its batch other logits than beside others"
+        "The logits of an image depend on the other images of its batch"
     ]
     assert "BatchNorm without running statistics" in " ".join(str(result).split())
 
@@ -357,7 +357,7 @@ def test_a_model_whose_logits_are_not_of_the_image_alone(trained: Net) -> None:
     dropping = Dropping()
     dropping.load_state_dict(trained.state_dict())
     (note,) = evaluated(dropping, ["energy"]).notes
-    assert note.startswith("The model gives an image other logits each time")
+    assert note.startswith("The logits of an image differ from call to call")
     assert evaluated(trained, ["energy"]).notes == ()
 
 

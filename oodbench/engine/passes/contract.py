@@ -37,7 +37,7 @@ def checked_losses(
     Args:
         detector: gave them.
         method: what gave them, "perturbation_losses" or "gradient_losses".
-        returned: what it returned.
+        returned: the value that the method returned.
         images: B.
         places: the names that are allowed; None if any is.
 

@@ -169,7 +169,7 @@ def _first_tensor(returned: Any) -> Tensor:
 
 
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
-    """Of one call of a layer with weights.
+    """Multiply-adds of one call of a layer with weights.
 
     Every output element of a convolution or a linear layer takes one multiply-add for each weight
     that leads to it; so does a distance head.
@@ -179,7 +179,7 @@ def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
 
 
 def _pass_multiply_adds(network: nn.Module, layers: Sequence[nn.Module], example: Tensor) -> int:
-    """Of a forward pass; a layer that the network uses twice counts twice."""
+    """Multiply-adds of a forward pass; a layer that the network uses twice counts twice."""
     total = 0
 
     def hook(layer: nn.Module, inputs: Any, returned: Any) -> None:

@@ -1,4 +1,4 @@
-"""Notes below the tables of a leaderboard: how each number is made, and what it does not show."""
+"""Notes below the tables of a leaderboard: the definition and the limits of each number."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _interval_notes(seeds: Set[int]) -> Iterator[str]:
 
 
 def mark_notes(board: LeaderboardData, best: str) -> Iterator[str]:
-    """What the marks of a board mean; nothing if it has none."""
+    """Explanation of the marks of a board; empty without marks."""
     ranked = [row for row in board.rows if not row.oracle]
     if len(ranked) < 2:
         return
@@ -108,7 +108,7 @@ def mark_notes(board: LeaderboardData, best: str) -> Iterator[str]:
 
 
 def ties_note(methods: int, seeds: int) -> str:
-    """What a tie means, and what it does not mean.
+    """Explanation of ties.
 
     Args:
         methods: number of methods that are compared.
