@@ -20,6 +20,7 @@ from oodbench.metrics import auroc
 from oodbench.report import Leaderboard
 from oodbench.report.site.file_names import file_names
 from oodbench.report.site.folder import MARKER, write_site
+from oodbench.report.site.history import change_text, history_plots
 from oodbench.report.site.page_assembly import assemble
 from oodbench.report.site.pages import Citation, Drawing, ShownRun, Site
 from oodbench.report.site.plots import Scale
@@ -213,6 +214,17 @@ def test_an_older_run_has_its_own_pages_and_the_benchmark_a_history(tmp_path: Pa
     assert "This is an older run" in pages["toy-v1/runs/a/index.html"]
     assert "over runs" in pages["toy-v1/methods/softmax-knn.html"]
     assert "over runs" not in pages["toy-v1/runs/a/methods/softmax-msp.html"], "it has one value"
+
+
+def test_runs_of_one_day_are_told_apart_by_the_time(tmp_path: Path) -> None:
+    dates = ("2026-01-01T08:30:00+00:00", "2026-01-01T09:45:00+00:00")
+    folders = [write_run(tmp_path / date[11:13], written=date) for date in dates]
+    (benchmark,) = site_of(*folders).benchmarks
+    history = benchmark.history("SoftMax+KNN")
+    auroc_plot = history_plots(history)[0]
+    assert [tick.label for tick in auroc_plot.x_ticks] == ["01-01 08:30", "01-01 09:45"]
+    assert len(auroc_plot.lines) == 1
+    assert change_text(history) == "0.0"
 
 
 def test_runs_on_other_data_are_not_joined(tmp_path: Path) -> None:

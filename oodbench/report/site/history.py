@@ -20,6 +20,7 @@ def mean_entry(past: PastValue, metric: str) -> Entry | None:
 def history_plots(history: Sequence[PastValue]) -> tuple[Plot, ...]:
     """AUROC and FPR95 over the runs; none if fewer than two runs have the method."""
     plots = []
+    days = {past.run.date[:10] for past in history}
     for metric in (RANKED_BY, FPR):
         values = []
         joined = False
@@ -34,7 +35,10 @@ def history_plots(history: Sequence[PastValue]) -> tuple[Plot, ...]:
             about = f"{percent(found.mean)} %" + (f" ({shown})" if shown else "")
             values.append(
                 Dated(
-                    label=past.run.date[:10],
+                    # Month, day and time where several runs are of one day.
+                    label=past.run.date[:10]
+                    if len(days) == len(history)
+                    else past.run.date[5:16].replace("T", " "),
                     value=100 * found.mean,
                     low=None if found.ci_low is None else 100 * found.ci_low,
                     high=None if found.ci_high is None else 100 * found.ci_high,
@@ -56,7 +60,8 @@ def change_text(history: Sequence[PastValue]) -> str:
     before, after = (mean_entry(past, RANKED_BY) for past in history[-2:])
     if before is None or after is None:
         return ""
-    return f"{100 * (after.estimate.mean - before.estimate.mean):+.1f}"
+    points = round(100 * (after.estimate.mean - before.estimate.mean), 1)
+    return f"{points:+.1f}" if points else "0.0"
 
 
 def sparkline(history: Sequence[PastValue], width: int = 100, height: int = 24) -> tuple[str, ...]:
