@@ -245,8 +245,8 @@ SAME = {
 """Pairs of runs without a true difference."""
 
 LOST = {
-    "correlation 0.9": Setting(images=5000, drop=0.01),
-    "correlation 0.7": Setting(images=5000, drop=0.01, of_the_run=0.3),
+    "correlation 0.9": Setting(images=5000, drop=0.01, metrics=("auroc",)),
+    "correlation 0.7": Setting(images=5000, drop=0.01, of_the_run=0.3, metrics=("auroc",)),
 }
 """Pairs of runs of which one method truly loses a point of AUROC, from 90 %."""
 
