@@ -45,12 +45,12 @@ def _wrong_set(key: Key, mine: _Quality, groups: Mapping[str, str | None]) -> It
             reason = "the benchmark has no such record"
             yield wrong_value(RECORDS, line.number, label(line.record), field, found, "", reason)
 
-    def out_of_place(place: int) -> tuple[int, bool, int]:
+    def out_of_place(place: int) -> tuple[bool, bool, int, int]:
         """Larger for a record that is less likely to belong here: its neighbors, its place."""
         line = mine[place]
         neighbors = sum(line.number + step in numbers for step in (-1, 1))
         pair = line.record.ood_dataset, line.record.metric
-        return -neighbors, expected.index(pair) != place, place
+        return not neighbors, expected.index(pair) != place, -neighbors, place
 
     for pair, places in seen.items():
         if len(places) > 1 and pair in expected:
@@ -68,7 +68,7 @@ def _wrong_set(key: Key, mine: _Quality, groups: Mapping[str, str | None]) -> It
         what = f"{metric} on {ood}" if ood else metric
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         reason = f"no record of {key[0]}, seed {key[1]}: {what}{more}"
-        yield Discrepancy(file=RECORDS, line=mine[-1].number, reason=reason)
+        yield Discrepancy(file=RECORDS, reason=reason)
 
 
 def _keys(lines: StoredLines, description: RunDescription) -> Iterator[Discrepancy]:

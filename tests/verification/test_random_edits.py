@@ -105,5 +105,5 @@ def test_each_random_edit_is_found(copied: Callable[[], Path], forged: bool) -> 
         elif found.discrepancies[0].line != place + 1:
             elsewhere.append(f"{edit}; found: {found.discrepancies[0]}")
     assert not missed, f"{len(missed)} of {EDITS} edits were not found: {missed}"
-    assert len(elsewhere) <= EDITS // 10, elsewhere
+    assert not elsewhere
     assert oodbench.verify(copied()).exit_code == ExitCode.OK
