@@ -42,7 +42,7 @@ def run(
     *,
     out: str | Path | None = None,
     methods: Sequence[str] | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     device: str = "auto",
     plugins: Sequence[Plugin] = (),
     data_root: str | Path | None = None,
@@ -58,7 +58,8 @@ def run(
         benchmark: a name, or the path of a YAML file.
         out: the run directory; default: `runs/<benchmark>-<time>`.
         methods: names of methods or detectors; default: all of the benchmark.
-        seeds: number of seeds, 0 .. seeds - 1.
+        seeds: number of seeds, 0 .. seeds - 1; None: 3, or as many as every model has published
+            checkpoints.
         device: "auto", "cpu", "cuda" or "cuda:i".
         plugins: folders of content besides the built-in one, and classes of detectors that are in
             no folder, such as those of a notebook.
@@ -105,7 +106,7 @@ def run_suite(
     *,
     out: str | Path | None = None,
     methods: Sequence[str] | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     device: str = "auto",
     plugins: Sequence[Plugin] = (),
     data_root: str | Path | None = None,
@@ -124,7 +125,8 @@ def run_suite(
         suite: a name, or the path of a YAML file.
         out: the suite's directory; default: `runs/<suite>-<time>`.
         methods: names of methods or detectors; default: all of every benchmark.
-        seeds: number of seeds, 0 .. seeds - 1.
+        seeds: number of seeds, 0 .. seeds - 1; None: 3, or as many as every model has published
+            checkpoints.
         device: "auto", "cpu", "cuda" or "cuda:i".
         plugins: folders of content besides the built-in one, and classes of detectors that are in
             no folder, such as those of a notebook.
@@ -197,7 +199,7 @@ def open_run(folder: str | Path) -> Run | SuiteRun:
 
 def _checked(
     plugins: Any, methods: Any, seeds: Any, *, resume: Any, **places: Any
-) -> tuple[list[Plugin], list[str] | None, int]:
+) -> tuple[list[Plugin], list[str] | None, int | None]:
     """Plug-ins, names of methods and number of seeds, checked.
 
     Raises:
@@ -210,7 +212,9 @@ def _checked(
     return (
         checked_plugins("plugins", plugins),
         None if methods is None else argument_checks.names("methods", methods),
-        argument_checks.whole_number("seeds", seeds, 1, argument_checks.MOST_SEEDS),
+        None
+        if seeds is None
+        else argument_checks.whole_number("seeds", seeds, 1, argument_checks.MOST_SEEDS),
     )
 
 
@@ -279,7 +283,7 @@ def plan_run(
     benchmark: str | Path,
     statuses: Mapping[str, DetectorStatus],
     *,
-    seeds: int,
+    seeds: int | None,
     methods: Sequence[str] | None,
     refusal: Callable[[Method], str | None] = lambda method: None,
     overrides: Overrides | None = None,

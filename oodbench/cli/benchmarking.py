@@ -32,7 +32,7 @@ def run(
         ),
     ] = None,
     methods: Methods = None,
-    seeds: Seeds = 3,
+    seeds: Seeds = None,
     device: Device = "auto",
     plugins: Plugins = None,
     resume: Annotated[
@@ -146,6 +146,7 @@ def train(
     from oodbench.engine.device import find_device
     from oodbench.plugins.catalog import Catalog
     from oodbench.progress import Silent
+    from oodbench.storage.records import PUBLISHED
     from oodbench.training import distributed
     from oodbench.training.trained_models import train_models
 
@@ -158,6 +159,9 @@ def train(
         chosen = range(seed, seed + 1)
     catalog = Catalog(plugins or ())
     spec = catalog.benchmark(benchmark)
+    for name, each in spec.models.items():
+        if each.training is None and model in (None, name):
+            say(f"{name}: {PUBLISHED}, nothing to train.")
     place = distributed.local_device(find_device(device))
     with distributed.group(place) as group:
         trained = train_models(
@@ -176,7 +180,7 @@ def train(
 def _planned(
     catalog: Catalog,
     benchmark: str,
-    seeds: int,
+    seeds: int | None,
     methods: list[str] | None,
     overrides: Overrides,
     width: int,
@@ -214,7 +218,7 @@ def _again(benchmark: str, folder: Path, *options: Any) -> str:
     methods, seeds, device, plugins, data_root = options
     words = ["oodbench", "run", benchmark, "--resume", "--out", str(folder)]
     words += ["--methods", methods] if methods else []
-    words += ["--seeds", str(seeds)] if seeds != 3 else []
+    words += ["--seeds", str(seeds)] if seeds is not None else []
     words += ["--device", device] if device != "auto" else []
     for plugin in plugins or ():
         words += ["--plugins", str(plugin)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from oodbench.errors import UserError
-from oodbench.models.registry import HEADS, NETWORKS
+from oodbench.models.registry import HEADS, INPUT_SIZE, LIBRARY_NETWORKS, NETWORKS
 from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import BUILT_IN
@@ -101,16 +101,32 @@ def _specs(catalog: Catalog, kind: Any, describe: Callable[[str], Row]) -> list[
 
 
 def models(catalog: Catalog) -> list[Row]:
-    """Every network; each can have any head."""
-    return [
+    """Every network by name, which can have any head; then those of other libraries."""
+    rows: list[Row] = [
         {
             "name": name,
             "status": "ok",
             "summary": info.summary,
             "source": BUILT_IN,
+            "parameters": info.parameters,
+            "input": INPUT_SIZE,
+            "weights": info.weights,
             "heads": list(HEADS),
         }
         for name, info in NETWORKS.items()
+    ]
+    return rows + [
+        {
+            "name": name,
+            "status": "ok",
+            "summary": other.summary,
+            "source": {"hf": "transformers"}.get(library := name.partition(":")[0], library),
+            "parameters": other.parameters,
+            "input": other.input_size,
+            "weights": other.weights,
+            "heads": ["softmax"] if name.startswith("hf:") else list(HEADS),
+        }
+        for name, other in LIBRARY_NETWORKS.items()
     ]
 
 
@@ -125,8 +141,9 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "detectors": ("name", "aliases", "summary", "reference", "needs", "cost", "source"),
     "benchmarks": ("name", "summary", "kind", "id", "ood", "source"),
     "datasets": ("name", "summary", "shape", "classes", "splits", "source"),
-    "models": ("name", "summary", "heads", "source"),
+    "models": ("name", "summary", "parameters", "input", "weights", "source"),
 }
+_NUMBERS = ("classes", "parameters")
 _IMPORTANCE = {"name": 9, "summary": 8, "needs": 7, "id": 7, "shape": 7, "heads": 7, "source": 4}
 """Of columns, for `Heading`; 6 of the others."""
 
@@ -135,7 +152,7 @@ def table(kind: str, rows: list[Row]) -> Table:
     """The rows as a table; the status is shown where it is not "ok"."""
     columns = _COLUMNS[kind]
     headings = tuple(
-        Heading(name, name, text=name != "classes", importance=_IMPORTANCE.get(name, 6))
+        Heading(name, name, text=name not in _NUMBERS, importance=_IMPORTANCE.get(name, 6))
         for name in columns
     )
     cells = []
@@ -152,6 +169,8 @@ def _text(value: Any) -> str:
     """On one line."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "" if value is None else " ".join(str(value).split())

@@ -33,7 +33,13 @@ Methods = Annotated[
     typer.Option("--methods", metavar="A,B", help="Only these methods (or detectors)."),
 ]
 Seeds = Annotated[
-    int, typer.Option("--seeds", metavar="N", min=1, help="Number of seeds: 0 .. N-1.")
+    int | None,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        min=1,
+        help="Number of seeds: 0 .. N-1. Default: 3, or the number of published checkpoints.",
+    ),
 ]
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:i.")

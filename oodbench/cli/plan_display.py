@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from oodbench.errors import counted
+from oodbench.errors import counted, listed
 from oodbench.planning import workload
 from oodbench.planning.plan import Plan
 from oodbench.planning.suite_plan import Suite
@@ -15,6 +15,8 @@ from oodbench.planning.workload import Pass, Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
 from oodbench.report.tables.notes import untuned_note
 from oodbench.report.writers.terminal import paragraph, table_renderables
+from oodbench.specs import ModelSpec
+from oodbench.storage.records import PUBLISHED
 
 _SUMS = ("trainings", "trained on", "training FLOPs", "passed over", "pass FLOPs")
 _NUMBERS = ("images", "FLOPs", *_SUMS)
@@ -95,22 +97,30 @@ def _trainings(plan: Plan) -> Table:
     rows = []
     for name in plan.models:
         model = plan.benchmark.models[name]
-        recipe = model.training
-        named = f"{recipe.recipe}: " if recipe.recipe else ""
-        rows.append(
-            (
-                name,
-                model.network,
-                model.head,
-                f"{named}{counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
-                f"{recipe.schedule} {recipe.learning_rate:g}",
-                *_numbers(workload.training_work(plan, name)),
-            )
-        )
+        work = ("", "")
+        if model.training is not None:
+            work = _numbers(workload.training_work(plan, name))
+        rows.append((name, model.network, model.head, _recipe(model), *work))
+    trained = any(plan.benchmark.models[name].training is not None for name in plan.models)
     return _table(
-        f"Models (trained unless in the cache, {each})",
+        f"Models (trained unless in the cache, {each})" if trained else f"Models ({each})",
         ("model", "network", "head", "recipe", "images", "FLOPs"),
         rows,
+    )
+
+
+def _recipe(model: ModelSpec) -> str:
+    """How a model is trained, or its published weights."""
+    if model.weights is not None:
+        return f"{PUBLISHED}: weights {model.weights}"
+    if model.training is None:
+        names = listed(dict.fromkeys(each.path or each.file_name for each in model.checkpoint), 2)
+        return f"{PUBLISHED}: {names}"
+    recipe = model.training
+    named = f"{recipe.recipe}: " if recipe.recipe else ""
+    return (
+        f"{named}{counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
+        f"{recipe.schedule} {recipe.learning_rate:g}"
     )
 
 
@@ -169,7 +179,7 @@ def _members(plans: Mapping[str, Plan]) -> Table:
 
     def work(parts: Iterable[Plan]) -> tuple[str, ...]:
         chosen = list(parts)
-        count = sum(len(plan.models) * len(plan.seeds) for plan in chosen)
+        count = sum(workload.training_count(plan) for plan in chosen)
         trained = workload.total(workload.all_trainings(plan) for plan in chosen)
         passed = workload.total(workload.all_passes(plan) for plan in chosen)
         return str(count), *_numbers(trained), *_numbers(passed)
@@ -190,7 +200,12 @@ def _members(plans: Mapping[str, Plan]) -> Table:
 
 def _amount(plan: Plan) -> str:
     trained, passed = workload.all_trainings(plan), workload.all_passes(plan)
-    count = len(plan.models) * len(plan.seeds)
+    count = workload.training_count(plan)
+    if not count:
+        return (
+            f"Estimate: no training, passes over {counted(passed.images, 'image')} "
+            f"({_flops(passed)}FLOPs with tuning and gradients)."
+        )
     return (
         f"Estimate: {counted(count, 'training')} over {counted(trained.images, 'image')} "
         f"({_flops(trained)}FLOPs), then passes over {counted(passed.images, 'image')} "

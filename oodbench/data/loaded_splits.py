@@ -7,6 +7,7 @@ from pathlib import Path
 
 from oodbench.data import ImageArray, checked_split
 from oodbench.data.image_selection import limited
+from oodbench.data.store.locations import root_folder
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -35,6 +36,15 @@ class LoadedSplits:
     def num_classes(self, dataset: str) -> int:
         """Number of classes that a manifest declares; 0 for data without classes."""
         return self._specs[dataset].num_classes or 0
+
+    def shape(self, dataset: str) -> tuple[int, int, int]:
+        """Channels, height and width that a manifest declares."""
+        return self._specs[dataset].shape
+
+    @property
+    def root(self) -> Path:
+        """The data root."""
+        return root_folder(self._data_root)
 
     def get(self, dataset: str, split: str) -> ImageArray:
         """Images of a split; verified against the fingerprint of when they were decoded."""

@@ -152,7 +152,7 @@ class _Run:
                 self.say.warn(sign)
             self._write("running")
             self.say.done(f"data: {', '.join(self.plan.datasets)}")
-            self.models.check(self.plan.models)
+            self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
             with deterministic(self.device):
                 for model, seed in units:
                     self._unit(model, seed)
@@ -168,14 +168,14 @@ class _Run:
         return Outcome(self.directory.folder, complete, tuple(failures))
 
     def _unit(self, model: str, seed: int) -> None:
-        """Train one model for one seed, and evaluate its methods that are not finished."""
+        """Train or read one model for one seed, and evaluate its methods that are not finished."""
         todo = [m for m in self.plan.methods_of(model) if (m.name, seed) not in self.records]
         if not todo and (model, seed) in self.trainings:
             self.say.done(f"{model}, seed {seed}: finished before")
             return
         label = f"{model}, seed {seed}"
         self.say.stage(label)
-        trained_before = self.models.key(model, seed).path.exists()
+        source = self.models.source(model, seed)
         classifier = self.models.trained(model, seed)
         self.trainings[model, seed] = self.recorder.training(
             model, seed, self.models.history(model, seed)
@@ -184,7 +184,7 @@ class _Run:
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
         todo = self._without_other_weights(model, seed, tensors_digest(weights), todo)
         if not todo:
-            self.say.done(f"{label}: finished before; its training history is written again")
+            self.say.done(f"{label}: finished before, with the same weights")
             return
         detectors = {
             method.name: self.catalog.load_detector(method.detector.name, method.parameters)
@@ -211,7 +211,6 @@ class _Run:
         for line in first_results({m.name: self.records[m.name, seed] for m in todo}):
             self.say.result(f"{label}: {line}")
         self._write("running")
-        source = "checkpoint from the cache" if trained_before else "trained"
         accuracy = f"test accuracy {100 * evaluation.correct.mean():.1f} %"
         self.say.done(f"{label}: {source}, {accuracy}, {counted(len(todo), 'method')}")
 
@@ -225,7 +224,7 @@ class _Run:
         methods = list(self.plan.methods_of(model))
         if before == weights or len(todo) == len(methods):
             return todo
-        self.say.warn(f"{label} was trained again, with other weights: its methods run again.")
+        self.say.warn(f"{label} has other weights than before: its methods run again.")
         for method in methods:
             self.records.pop((method.name, seed), None)
             self.costs.pop((method.name, seed), None)
@@ -311,6 +310,7 @@ class _Run:
             id_dataset=self.benchmark.id,
             ood_groups=self.benchmark.ood_groups,
             heads={name: model.head for name, model in self.benchmark.models.items()},
+            published=[m for m in self.benchmark.models if self.models.is_published(m)],
             resamples=self.benchmark.evaluation.resamples,
             run_id=self.work.run_id,
             device=distributed.device_name(self.device),
@@ -370,6 +370,7 @@ class _Run:
         checkpoints = {"checkpoints": dict(sorted(self.checkpoints.items()))}
         return self.described.model_copy(
             update={
+                "published_weights": provenance.described_publications(self.models, self.before),
                 "status": status,
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "checksums": self.described.checksums.model_copy(update=checkpoints),

@@ -19,10 +19,17 @@ from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.detector_modules import source_digest
 from oodbench.process import process_settings
-from oodbench.storage.run_description import Checksums, DescribedMethod, Environment, RunDescription
+from oodbench.storage.run_description import (
+    Checksums,
+    DescribedMethod,
+    DescribedPublication,
+    Environment,
+    RunDescription,
+)
 from oodbench.storage.same_work import IN_NO_FILE, Work
 from oodbench.training.distributed import device_name
 from oodbench.training.precision import has_bfloat16
+from oodbench.training.trained_models import ModelStore
 from oodbench.version import __version__, source_revision
 
 
@@ -129,6 +136,29 @@ def _described(method: Method) -> DescribedMethod:
         reference=method.detector.reference,
         url=method.detector.url,
     )
+
+
+def described_publications(
+    models: ModelStore, before: RunDescription
+) -> dict[str, DescribedPublication]:
+    """Where published weights come from, as `RunDescription.published_weights`.
+
+    Args:
+        models: of the run, which has read them.
+        before: the description of the run that is resumed; its other seeds stay.
+    """
+    return before.published_weights | {
+        f"{model}/seed{seed}": DescribedPublication(
+            source=found.source,
+            sha256=found.sha256,
+            taken=list(found.taken),
+            mean=list(found.preprocessing.mean),
+            std=list(found.preprocessing.std),
+            size=None if found.preprocessing.size is None else list(found.preprocessing.size),
+            resize=found.preprocessing.resize,
+        )
+        for (model, seed), found in sorted(models.publications.items())
+    }
 
 
 def _plugins(catalog: Catalog) -> list[str]:

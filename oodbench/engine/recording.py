@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from oodbench.report import differences
 from oodbench.specs import TuningProtocol
 from oodbench.storage.records import (
     ID_ACCURACY,
+    PUBLISHED,
     CostRecord,
     QualityRecord,
     Status,
@@ -51,6 +52,7 @@ class Recorder:
         id_dataset: name of the ID set.
         ood_groups: OOD set -> its group; None if the sets have no groups.
         heads: model -> name of its head.
+        published: models with published weights in place of a training.
         resamples: number of bootstrap resamples.
         run_id: identity of the run.
         device: name of the device, for cost records.
@@ -68,13 +70,14 @@ class Recorder:
         id_dataset: str,
         ood_groups: Mapping[str, str | None],
         heads: Mapping[str, str],
+        published: Collection[str] = (),
         resamples: int,
         run_id: str,
         device: str,
     ) -> None:
         self._benchmark, self._version = benchmark, version
         self._id_dataset, self._ood_groups, self._heads = id_dataset, ood_groups, heads
-        self._run_id, self._device = run_id, device
+        self._run_id, self._device, self._published = run_id, device, published
         self._shared = intervals.SharedResamples(resamples)
         self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
 
@@ -219,4 +222,5 @@ class Recorder:
             ci_high=None,
             n_id=None,
             n_ood=None,
+            weights=PUBLISHED if model in self._published else None,
         )

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from oodbench.errors import UserError, did_you_mean
-from oodbench.models.registry import HEADS, NETWORKS, HeadInfo, NetworkInfo, is_callable_name
+from oodbench.models.registry import (
+    HEADS,
+    NETWORKS,
+    HeadInfo,
+    NetworkInfo,
+    is_callable_name,
+    library_of,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +34,7 @@ def network_info(name: str) -> NetworkInfo:
     if name not in NETWORKS:
         hint = did_you_mean(name, NETWORKS)
         if ":" in name:
-            hint = "One of your own is given as module:callable, as in 'torchvision:resnet18'."
+            hint = "One of your own is given as module:callable, as in 'my_package.nets:make'."
         raise UserError(f"There is no network '{name}'.", hint)
     return NETWORKS[name]
 
@@ -55,7 +62,7 @@ def create(
     """A network with fresh weights from torch's global generator.
 
     Args:
-        name: a name of `oodbench list models`; "torchvision:NAME" for one of torchvision.models; or
+        name: a name of `oodbench list models`; "torchvision:NAME" or "timm:NAME"; or
             "module:callable" for your own, imported from the working directory or from the
             installed packages. This runs that code. The head replaces the last linear layer of the
             network that the callable returns.
@@ -66,8 +73,8 @@ def create(
         in_channels: channels of the images. It is not passed to a callable: use `options`.
         taps: for "module:callable", names of the modules whose output is a tap, in order; without
             taps, detectors that need them do not run.
-        options: for "module:callable", keyword arguments of the callable. Those of torchvision are
-            called with weights=None.
+        options: for "module:callable", keyword arguments of the callable. Networks of torchvision
+            and timm have fresh weights whatever the options.
 
     Returns:
         A module that maps normalized images [B, in_channels, H, W] to logits [B, C]. Its last layer
@@ -84,7 +91,7 @@ def create(
     def make_head(features: int) -> nn.Module:
         return cast("nn.Module", layer(features, num_classes))
 
-    if is_callable_name(name):
+    if is_callable_name(name) or library_of(name):
         from oodbench.models import callables
 
         return callables.create(name, make_head, taps, options or {})
@@ -121,7 +128,7 @@ def code_version(name: str) -> str:
     Raises:
         UserError: if there is no such module.
     """
-    if not is_callable_name(name):
+    if not is_callable_name(name) and library_of(name) is None:
         return ""
     from oodbench.models import callables
 

@@ -1,4 +1,4 @@
-"""Networks given as "module:callable": of torchvision, or of a module of the user's."""
+"""Networks given as "module:callable": of torchvision, timm, or a module of the user's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import nn
 from oodbench.errors import UserError, did_you_mean
 from oodbench.models.adapted_network import AdaptedNetwork, check_taps, last_layer
 from oodbench.models.classifier import Network
+from oodbench.models.published_weights.library_networks import timm_network
+from oodbench.models.registry import library_of
 
 
 def create(
@@ -27,7 +30,7 @@ def create(
     """A network from "module:callable", its last linear layer replaced by a head.
 
     Args:
-        name: "module:callable", or "torchvision:NAME" for one of torchvision.models.
+        name: "module:callable"; "torchvision:NAME" for one of torchvision.models; or "timm:NAME".
         make_head: makes the last layer for a number of features.
         taps: as in `oodbench.models.adapt`.
         options: keyword arguments of the callable.
@@ -42,6 +45,8 @@ def create(
             options = {"weights": None, **options}
         try:
             module = factory(**options)
+        except UserError:
+            raise
         except Exception as error:  # a user's code may raise anything
             given = ", ".join(f"{key}={value!r}" for key, value in options.items())
             raise UserError(
@@ -74,20 +79,30 @@ def code_version(name: str) -> str:
     """The version of the code behind "module:callable": with it, networks may change.
 
     Returns:
-        For torchvision its version; else the SHA-256 of the module's file, in hexadecimal digits.
-        Files that the module imports do not count.
+        For torchvision and timm their version; else the SHA-256 of the module's file, in
+        hexadecimal digits. Files that the module imports do not count.
 
     Raises:
         UserError: if there is no such module.
     """
-    if name.startswith("torchvision:"):
-        return f"torchvision {version('torchvision')}"
+    library = library_of(name)
+    if library in ("torchvision", "timm"):
+        return f"{library} {version(library)}"
     with _working_folder_importable():
         file: str | None = getattr(_import(name), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
 def _find_callable(name: str) -> Callable[..., Any]:
+    library, _, network = name.partition(":")
+    if library == "timm":
+        return partial(timm_network, network)
+    if library == "hf":
+        raise UserError(
+            f"Network '{name}': a network of transformers comes with its own weights.",
+            "Write weights: pretrained; for weights of yours, name the folder that save_pretrained "
+            "wrote: network: hf:FOLDER.",
+        )
     module = _import(name)
     callable_name = name.partition(":")[2]
     factory = getattr(module, callable_name, None)

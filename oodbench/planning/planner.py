@@ -8,7 +8,7 @@ from dataclasses import replace
 from oodbench.argument_checks import MOST_SEEDS, whole_number
 from oodbench.detector import head_obstacle
 from oodbench.errors import UserError, counted
-from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
+from oodbench.models.registry import HEADS, NETWORKS, is_callable_name, library_of
 from oodbench.planning.aliases import named_method, with_detector_names
 from oodbench.planning.method_selection import (
     benchmark_methods,
@@ -24,13 +24,15 @@ from oodbench.specs import BenchmarkSpec, DatasetSpec
 from oodbench.specs.names import shortened
 from oodbench.specs.yaml_file import place_of
 
+DEFAULT_SEEDS = 3
+
 
 def make_plan(
     benchmark: BenchmarkSpec,
     catalog: Catalog,
     statuses: Mapping[str, DetectorStatus],
     *,
-    seeds: int,
+    seeds: int | None = None,
     methods: Sequence[str] | None = None,
     refusal: Callable[[Method], str | None] = lambda method: None,
 ) -> Plan:
@@ -40,23 +42,25 @@ def make_plan(
         benchmark: its specification.
         catalog: gives the manifests of data sets.
         statuses: every detector with its declaration or its error.
-        seeds: number of seeds, 0 .. seeds - 1.
+        seeds: number of seeds, 0 .. seeds - 1; None: 3, or as many as every model has published
+            checkpoints.
         methods: names of methods or detectors to run; None for all.
         refusal: gives the reason why a method's detector cannot be made, or None; called for
             methods that can run on their model.
 
     Raises:
         UserError: if a name is unknown, two methods have one name, a detector that was asked for
-            is broken, a loss does not take an option, the reference needs more than the logits, or
-            a data set lacks a split that is needed.
+            is broken, a loss does not take an option, the reference needs more than the logits, a
+            data set lacks a split that is needed, or a model has fewer checkpoints than `seeds`.
     """
-    whole_number("seeds", seeds, 1, MOST_SEEDS)
+    if seeds is not None:
+        whole_number("seeds", seeds, 1, MOST_SEEDS)
     other_names = aliases(statuses)
     benchmark = with_detector_names(benchmark, other_names)
     if methods is not None:
         methods = [named_method(name, benchmark, other_names) for name in methods]
     for name, model in benchmark.models.items():
-        if not is_callable_name(model.network):
+        if not is_callable_name(model.network) and library_of(model.network) is None:
             check_known(f"models.{name}.network", model.network, NETWORKS, benchmark)
         check_known(f"models.{name}.head", model.head, HEADS, benchmark)
         for option in model.loss_options:
@@ -83,11 +87,30 @@ def make_plan(
     return Plan(
         benchmark=benchmark,
         datasets=datasets,
-        seeds=tuple(range(seeds)),
+        seeds=tuple(range(_seeds(benchmark, runnable, seeds))),
         methods=tuple(runnable),
         skips=tuple(skips),
         reference=reference,
     )
+
+
+def _seeds(benchmark: BenchmarkSpec, methods: Sequence[Method], seeds: int | None) -> int:
+    """Number of seeds: every model with published checkpoints has one for each."""
+    limits = {
+        name: most
+        for name in dict.fromkeys(method.model for method in methods)
+        if (most := benchmark.models[name].most_seeds) is not None
+    }
+    if seeds is None:
+        return min([DEFAULT_SEEDS, *limits.values()])
+    for name, most in limits.items():
+        if seeds > most:
+            raise UserError(
+                f"seeds: {counted(seeds, 'seed')} need as many checkpoints, and models.{name} of "
+                f"benchmark '{benchmark.name}' has {counted(most, 'published checkpoint')}.",
+                f"Run --seeds {most}, or add checkpoints to the model.",
+            )
+    return seeds
 
 
 def _refused(
@@ -160,7 +183,9 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     """Why a detector cannot run on a model, or None."""
     model = benchmark.models[method.model]
     head, needs = HEADS[model.head], method.detector.needs
-    if needs & {"taps", "tap_maps"} and is_callable_name(model.network) and not model.taps:
+    found = model.training is None  # those of published networks are found by running them
+    named = bool(model.taps) or model.network in NETWORKS
+    if needs & {"taps", "tap_maps"} and not named and not found:
         return f"needs taps; models.{method.model}.taps names none"
     obstacle = head_obstacle(needs, head.kind, method.model)
     if obstacle is not None:
@@ -182,7 +207,11 @@ def _check_data(
 ) -> None:
     """Check that the data sets have the splits that the plan needs, and images of one shape."""
     tuning = benchmark.tuning.split
-    wanted = {(benchmark.id, "train"): "to train on", (benchmark.id, "test"): "to test on"}
+    wanted = {(benchmark.id, "test"): "to test on"}
+    if any(model.training is not None for model in benchmark.models.values()):
+        wanted[benchmark.id, "train"] = "to train on"
+    if any("fit" in method.detector.needs for method in methods):
+        wanted.setdefault((benchmark.id, "train"), "to fit detectors on")
     wanted |= {(name, "test"): "to test on" for name in benchmark.ood_groups}
     if any(method.tuned_on != "none" for method in methods):
         wanted[benchmark.id, tuning] = "to tune on"
@@ -199,6 +228,11 @@ def _check_data(
                 f"Benchmark '{benchmark.name}' needs the {split} split of '{name}' {why}; "
                 f"its manifest has: {', '.join(datasets[name].splits)}."
             )
+    if datasets[benchmark.id].num_classes is None:
+        raise UserError(
+            f"Benchmark '{benchmark.name}': the manifest of '{benchmark.id}' has no num_classes.",
+            "An ID data set has classes: write num_classes.",
+        )
     classes, most = datasets[benchmark.id].num_classes or 0, benchmark.most_images
     if most is not None and most < classes:
         raise UserError(

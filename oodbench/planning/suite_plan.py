@@ -81,7 +81,7 @@ def plan_suite(
     suite: Suite,
     statuses: Mapping[str, DetectorStatus],
     *,
-    seeds: int,
+    seeds: int | None,
     methods: Sequence[str] | None = None,
     refusal: Callable[[Method], str | None] = lambda method: None,
 ) -> dict[str, Plan]:
@@ -117,6 +117,8 @@ def _member(catalog: Catalog, suite: SuiteSpec, path: Path, name: str) -> Benchm
         # Anchors make models share one mapping: each gets its own.
         "models": {
             model: {**values, "training": merged(values["training"], suite.training)}
+            if values.get("training")
+            else values
             for model, values in content["models"].items()
         },
     }

@@ -145,6 +145,8 @@ def training_work(plan: Plan, model: str) -> Work:
     dataset = plan.datasets[plan.benchmark.id]
     spec = plan.benchmark.models[model]
     recipe = spec.training
+    if recipe is None:  # published weights
+        return Work()
     tests = {"no": 0, "last": 1, "each": recipe.epochs}[recipe.test_accuracy]
     images = plan.benchmark.images_of(dataset, "train") * recipe.epochs
     tested = plan.benchmark.images_of(dataset, "test") * tests
@@ -157,6 +159,12 @@ def pass_work(plan: Plan, planned: Pass) -> Work:
     forwards = planned.images * _forwards(plan, planned)
     spec = plan.benchmark.models[planned.model]
     return Work(planned.images, _flops(plan, spec, forwards))
+
+
+def training_count(plan: Plan) -> int:
+    """Number of trainings of all seeds; models with published weights have none."""
+    trained = [name for name in plan.models if plan.benchmark.models[name].training is not None]
+    return len(trained) * len(plan.seeds)
 
 
 def all_trainings(plan: Plan) -> Work:

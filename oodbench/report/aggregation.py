@@ -254,6 +254,7 @@ def _row(
         id_accuracy=estimate([measured.get(ID_ACCURACY, {}).get(None, {})]),
         cost=_cost(costs),
         untuned=tuple(dict.fromkeys(name for record in records for name in record.untuned or ())),
+        weights=next((record.weights for record in records if record.weights), ""),
     )
 
 

@@ -142,6 +142,7 @@ class Row:
         cost: its costs; None if not recorded.
         untuned: parameters with a search space that kept their defaults.
         run: label of its run on a leaderboard of several runs; empty on that of one.
+        weights: "published checkpoint" if the model was not trained; else empty.
     """
 
     rank: int | None
@@ -158,6 +159,7 @@ class Row:
     cost: Cost | None
     untuned: tuple[str, ...] = ()
     run: str = ""
+    weights: str = ""
 
     @property
     def oracle(self) -> bool:

@@ -11,6 +11,7 @@ from oodbench.specs.benchmark_spec import (
     TuningProtocol,
     TuningSpec,
 )
+from oodbench.specs.checkpoint_spec import CheckpointSpec
 from oodbench.specs.dataset_spec import DatasetSpec, FileSpec, ResizeSpec
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import AugmentSpec, ModelSpec, NormalizationSpec, TrainingSpec
@@ -29,6 +30,7 @@ __all__ = [
     "WORDS",
     "AugmentSpec",
     "BenchmarkSpec",
+    "CheckpointSpec",
     "ComparisonSpec",
     "DatasetSpec",
     "EvaluationSpec",

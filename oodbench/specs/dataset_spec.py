@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,7 @@ class ResizeSpec(Spec):
 class DatasetSpec(Spec):
     """A data set's manifest (`data_manifests/<name>.yaml`)."""
 
+    noun: ClassVar[str] = "data set"
     schema_version: SchemaVersion
     name: FileName
     title: Text

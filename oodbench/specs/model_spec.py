@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from oodbench.specs.checkpoint_spec import CheckpointSpec
 from oodbench.specs.recipes import RECIPES, values_for
 from oodbench.specs.spec_base import (
     BatchSize,
@@ -75,29 +82,71 @@ class NormalizationSpec(Spec):
         return self
 
 
+LIBRARIES = ("torchvision", "timm", "hf")
+"""What is before the colon in the names of networks that come with weights."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict | CheckpointSpec) else value
+
+
+_SOURCES = ("training", "checkpoint", "weights")
+
+
 class ModelSpec(Spec):
-    """A classifier: network, head (which determines the loss) and training."""
+    """A classifier: network, head (which determines the loss), and where its weights come from.
+
+    The weights are trained (`training`), read from published checkpoints (`checkpoint`), or those
+    of the library that the network comes from (`weights`).
+    """
 
     network: Text
     """Name of a network (`oodbench list models`), or "module:callable" for your own network."""
     network_options: Options = Field(default_factory=dict)
     """For "module:callable": keyword arguments of the callable."""
     taps: Several[Text] = ()
-    """For "module:callable": names of the modules that are the feature layers, in order."""
+    """For "module:callable": names of the modules that are the feature layers, in order. Those of a
+    published network are found where none are named."""
     head: Text
     """Name of a head (`oodbench list models`); it determines the loss."""
     loss_options: dict[str, float] = Field(default_factory=dict)
     """Options of the loss, such as DisMax's `alpha`."""
     normalization: NormalizationSpec | None = None
-    """None: use the mean and standard deviation of the training images."""
-    training: TrainingSpec
+    """None: use the mean and standard deviation of the training images; of a published network,
+    those that its weights were published with."""
+    training: TrainingSpec | None = None
+    checkpoint: Annotated[Several[CheckpointSpec], BeforeValidator(_as_list)] = ()
+    """Published checkpoints instead of a training: one, or a list with one for each seed."""
+    weights: Text | None = None
+    """Weights of the library instead of a training: for "torchvision:NAME" such as IMAGENET1K_V1,
+    for "timm:NAME" and "hf:PATH" `pretrained`."""
+
+    @property
+    def recipe(self) -> TrainingSpec:
+        """How the network is trained; only for models that are."""
+        assert self.training is not None, "published weights are not trained"
+        return self.training
+
+    @property
+    def most_seeds(self) -> int | None:
+        """Number of published checkpoints; None for a network that is trained."""
+        if self.weights is not None:
+            return 1
+        return len(self.checkpoint) or None
 
     def with_at_most(self, epochs: int) -> ModelSpec:
         """A copy that is trained for at most `epochs` epochs."""
+        if self.training is None:
+            return self
         fewer = min(epochs, self.training.epochs)
         return self.model_copy(
             update={"training": self.training.model_copy(update={"epochs": fewer})}
         )
+
+    @model_serializer(mode="wrap")
+    def _without_other_sources(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the sources that are not used: trained models have the identity they had."""
+        return {key: value for key, value in dump(self).items() if value or key not in _SOURCES}
 
     @model_validator(mode="before")
     @classmethod
@@ -111,10 +160,22 @@ class ModelSpec(Spec):
         return values
 
     @model_validator(mode="after")
-    def _options_belong_to_own_networks(self) -> ModelSpec:
+    def _consistent(self) -> ModelSpec:
+        given = [key for key in _SOURCES if getattr(self, key)]
+        if not given:
+            raise ValueError(
+                "training is missing; published weights take checkpoint or weights in its place"
+            )
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}: each says where weights are from")
         if ":" not in self.network and (self.network_options or self.taps):
             raise ValueError(
                 f"network_options and taps are for networks given as module:callable, "
                 f"not for '{self.network}'"
+            )
+        if self.weights is not None and self.network.partition(":")[0] not in LIBRARIES:
+            raise ValueError(
+                f"weights are those of a library ({', '.join(LIBRARIES)}), which "
+                f"'{self.network}' is not from; files take checkpoint"
             )
         return self

@@ -222,6 +222,8 @@ def place_of(path: Path, keys: Sequence[str]) -> str:
             found = [(node.value[int(key)], node.value[int(key)])]
         else:
             found = []
+        if not found and key == "0" and line is not None:
+            continue  # one item in place of a list
         if not found:
             return str(path)
         line, node = found[0][0].start_mark.line + 1, found[0][1]

@@ -27,7 +27,7 @@ from oodbench.specs import TuningProtocol
 from oodbench.specs.names import method_obstacle
 
 SCHEMA_VERSION = 1
-ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned"})
+ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned", "weights"})
 """Fields that older versions did not write; a line without them gets their defaults."""
 
 _ROUNDING = 1e-9
@@ -75,6 +75,10 @@ Parameters = Annotated[dict[str, Any], AfterValidator(_showable)]
 ID_ACCURACY = "id_accuracy"
 """The metric of a record that holds the classifier's test accuracy."""
 
+Weights = Literal["published checkpoint"]
+PUBLISHED: Weights = "published checkpoint"
+"""`weights` of records of a model whose weights were read and not trained."""
+
 Status = Literal["ok", "skipped", "failed"]
 
 
@@ -86,7 +90,8 @@ class QualityRecord:
     `ood_dataset`, `ood_group` and `n_ood` are None for the metric `id_accuracy`. `tie_fraction` is
     the fraction of all pairs of an ID and an OOD image whose scores are equal; None for
     `id_accuracy` and in records made before it was recorded. `untuned` names the parameters that
-    have a search space and were left at their defaults; None if there are none.
+    have a search space and were left at their defaults; None if there are none. `weights` says that
+    the model was not trained: its seeds are its published checkpoints.
     """
 
     run_id: Text
@@ -112,6 +117,7 @@ class QualityRecord:
     reason: str | None = None
     tie_fraction: Fraction | None = None
     untuned: list[Text] | None = None
+    weights: Weights | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -259,7 +265,10 @@ def to_lines(records: Iterable[Record]) -> str:
 
 def _values(record: Record) -> dict[str, Any]:
     # Not dataclasses.asdict, which copies every value deeply.
-    return {name: getattr(record, name) for name in record.__slots__}
+    values = {name: getattr(record, name) for name in record.__slots__}
+    if values.get("weights", "") is None:  # as before it was recorded: digests stay the same
+        del values["weights"]
+    return values
 
 
 def read_lines(kind: type[R], path: Path) -> list[R]:

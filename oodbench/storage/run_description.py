@@ -53,6 +53,27 @@ class DescribedMethod(DescriptionPart):
     url: str = ""
 
 
+class DescribedPublication(DescriptionPart):
+    """Published weights of a model.
+
+    Attributes:
+        source: name of the file, or of the weights of a library.
+        sha256: of the file; "" if a library loaded it.
+        taken: what was taken of the file, where it holds more than the weights.
+        mean, std: per channel, that images in [0, 1] are normalized with.
+        size: height and width that the weights were made for; None if any.
+        resize: how the publisher resizes images.
+    """
+
+    source: str = ""
+    sha256: str = ""
+    taken: list[str] = []
+    mean: list[float] = []
+    std: list[float] = []
+    size: list[int] | None = None
+    resize: str = ""
+
+
 class Environment(DescriptionPart):
     """The machine and the process that the run last ran on.
 
@@ -145,6 +166,7 @@ class RunDescription(Description):
         seeds: all seeds of the run.
         methods: all methods of the run, also those of an earlier command that it resumes.
         skipped: method -> why it cannot run.
+        published_weights: "model/seed<k>" -> its published weights, in place of a training.
         data_root: folder of the data sets that do not come built in; None for the default.
         plugins: folders of plug-ins, and "class ..." for classes that are in no folder.
         versions: package -> version.
@@ -169,6 +191,7 @@ class RunDescription(Description):
     seeds: list[int] = []
     methods: list[DescribedMethod] = []
     skipped: dict[str, str] = {}
+    published_weights: dict[str, DescribedPublication] = {}
     data_root: str | None = None
     plugins: list[str] = []
     versions: dict[str, str] = {}

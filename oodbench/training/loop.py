@@ -81,12 +81,12 @@ def train(
     """
     training = Training(spec, num_classes, data, seed, device, distributed.current())
     training.on_images = on_images
-    asked = spec.training.test_accuracy
+    asked = spec.recipe.test_accuracy
     try:
         with deterministic(device), seeded(seed + 7919 * training.group.rank, device):
             history = [] if state is None else training.resume(state)
-            for number in range(len(history) + 1, spec.training.epochs + 1):
-                last = number == spec.training.epochs
+            for number in range(len(history) + 1, spec.recipe.epochs + 1):
+                last = number == spec.recipe.epochs
                 noted = asked == "each" or (asked == "last" and last)
                 epoch = training.epoch(number, test if noted else None)
                 history.append(epoch)
@@ -117,7 +117,7 @@ class Training:
     ) -> None:
         if data.labels is None:
             raise UserError("Training data without labels.")
-        recipe = with_precision(spec.training, device)
+        recipe = with_precision(spec.recipe, device)
         if group.size > 1 and min(recipe.batch_size, len(data)) < 2 * group.size:
             raise UserError(
                 f"A batch of {recipe.batch_size} of {len(data)} images is too small to share among "

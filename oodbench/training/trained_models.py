@@ -1,4 +1,4 @@
-"""The trained classifiers of a benchmark: from the cache, or trained now."""
+"""The classifiers of a benchmark: published, from the cache, or trained now."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Meter, Reporter
 from oodbench.specs import BenchmarkSpec, ModelSpec
+from oodbench.storage.records import PUBLISHED
 from oodbench.storage.run_description import TrainedOn
 from oodbench.training.checkpoints import (
     CheckpointKey,
@@ -25,11 +26,20 @@ from oodbench.training.checkpoints import (
 from oodbench.training.initialization import new_classifier
 from oodbench.training.loop import train
 from oodbench.training.precision import with_precision
+from oodbench.training.published_models import (
+    Images,
+    Publication,
+    published_classifier,
+)
 from oodbench.training.state import Epoch, TrainingState
 
 
 class ModelStore:
-    """The classifiers of a benchmark: from the cache, or trained."""
+    """The classifiers of a benchmark: published, from the cache, or trained.
+
+    Attributes:
+        publications: model and seed -> where its published weights come from, once it was made.
+    """
 
     def __init__(
         self, benchmark: BenchmarkSpec, data: LoadedSplits, device: torch.device, say: Reporter
@@ -37,12 +47,23 @@ class ModelStore:
         self._benchmark = benchmark
         self._num_classes = data.num_classes(benchmark.id)
         self._data, self._device, self._say = data, device, say
+        self.publications: dict[tuple[str, int], Publication] = {}
+
+    def is_published(self, model: str) -> bool:
+        """Whether a model has published weights in place of a training."""
+        return self._benchmark.models[model].training is None
+
+    def source(self, model: str, seed: int) -> str:
+        """Where the next `trained` gets a classifier from, in words."""
+        if self.is_published(model):
+            return PUBLISHED
+        return "checkpoint from the cache" if self.key(model, seed).path.exists() else "trained"
 
     def key(self, model: str, seed: int) -> CheckpointKey:
         """The key of a model's checkpoint."""
         spec, dataset = self._spec(model), self._benchmark.id
         calibrated = head_info(spec.head).calibrated
-        tested = spec.training.test_accuracy != "no"
+        tested = spec.recipe.test_accuracy != "no"
         return CheckpointKey(
             model=spec,
             data=self._data.fingerprint(dataset, "train"),
@@ -55,50 +76,95 @@ class ModelStore:
     def _spec(self, model: str) -> ModelSpec:
         """A model's spec with the precision that the device trains in."""
         spec = self._benchmark.models[model]
-        training = with_precision(spec.training, self._device)
+        training = with_precision(spec.recipe, self._device)
         return spec.model_copy(update={"training": training})
 
-    def check(self, models: Iterable[str]) -> None:
+    def check(self, models: Iterable[str], seeds: Iterable[int]) -> dict[str, list[str]]:
         """Create every model and its loss once, so that errors come before any training.
 
+        Published weights are downloaded and read for each seed.
+
+        Returns:
+            "weights of model, seed k" -> warnings about published weights.
+
         Raises:
-            UserError: if a network, a head or an option is not valid.
+            UserError: if a network, a head or an option is not valid, or published weights are
+                missing or do not fit.
         """
+        warnings = {}
         for model in models:
-            spec = self._spec(model)
+            spec = self._benchmark.models[model]
             create_loss(spec.head, **spec.loss_options)
-            self.untrained(model, seed=0)
+            for seed in seeds if self.is_published(model) else (0,):
+                self.untrained(model, seed)
+                found = self.publications.get((model, seed))
+                label = f"{model}, seed {seed}"
+                if found is not None and found.taken:
+                    self._say.result(f"{label}: {found.source}: {', '.join(found.taken)}")
+                if found is not None and found.warning:
+                    self._say.warn(f"{label}: {found.warning}")
+                    warnings[f"weights of {label}"] = [found.warning]
+        return warnings
 
     def untrained(self, model: str, seed: int) -> Classifier:
-        """A classifier with its initial weights, on the device, in evaluation mode."""
+        """A classifier that has the speed of the trained one, on the device, for evaluation.
+
+        Its weights are the initial ones, or the published ones.
+        """
+        if self.is_published(model):
+            return self._published(model, seed)
         spec, images = self._spec(model), self._data.get(self._benchmark.id, "train")
         return new_classifier(spec, self._num_classes, images, seed).to(self._device).eval()
 
     def trained(self, model: str, seed: int) -> Classifier:
         """A trained classifier on the device, in evaluation mode.
 
-        A training that was stopped continues after its last complete epoch.
+        A training that was stopped continues after its last complete epoch; published weights are
+        read.
         """
+        if self.is_published(model):
+            return self._published(model, seed)
         key = self.key(model, seed)
         return load_or_train(
             self.untrained(model, seed), key, lambda: self._train(model, key), self._say.warn
         )
 
     def history(self, model: str, seed: int) -> list[dict[str, Any]]:
-        """Results of each epoch of a trained model, with the keys of `state.Epoch`."""
+        """Results of each epoch, with the keys of `state.Epoch`; of published weights none."""
+        if self.is_published(model):
+            return []
         return read_history(self.key(model, seed).path)
 
     def trained_on(self, model: str, seed: int) -> dict[str, TrainedOn]:
         """As `RunDescription.trained_on`, of one trained model; {} if it is not known."""
+        if self.is_published(model):
+            return {}
         found = read_trained_on(self.key(model, seed).path)
         return {} if found is None else {f"{model}/seed{seed}": found}
+
+    def _published(self, model: str, seed: int) -> Classifier:
+        dataset = self._benchmark.id
+        images = Images(dataset, self._data.shape(dataset), self._num_classes)
+        try:
+            classifier, self.publications[model, seed] = published_classifier(
+                self._benchmark.models[model],
+                seed,
+                images,
+                benchmark=self._benchmark.file,
+                root=self._data.root,
+                say=self._say,
+            )
+        except UserError as error:
+            error.say_first(f"models.{model}")
+            raise
+        return classifier.to(self._device)
 
     def _train(self, model: str, key: CheckpointKey) -> tuple[Classifier, list[Epoch]]:
         spec, dataset = key.model, self._benchmark.id
         state = TrainingState(key.state_path, key.address)
 
         images = self._data.get(dataset, "train")
-        epochs = spec.training.epochs
+        epochs = spec.recipe.epochs
         what = f"training, {counted(epochs, 'epoch')}"
         meter = Meter(self._say.detail, what, epochs * len(images))
 
@@ -113,7 +179,7 @@ class ModelStore:
             self._say.detail(said)
             meter = Meter(self._say.detail, said, (epochs - epoch.epoch) * len(images))
 
-        tested = spec.training.test_accuracy != "no"
+        tested = spec.recipe.test_accuracy != "no"
         calibrated = head_info(spec.head).calibrated
         return train(
             spec,
@@ -151,7 +217,7 @@ def train_models(
         data_root: folder of the data sets that are not built in.
 
     Returns:
-        "model seed k" -> checkpoint file.
+        "model seed k" -> checkpoint file, of each model that is trained.
 
     Raises:
         UserError: if there is no such model, or training fails.
@@ -161,12 +227,15 @@ def train_models(
             f"Benchmark '{benchmark.name}' has no model '{model}'.",
             did_you_mean(model, benchmark.models),
         )
-    names = [model] if model is not None else list(benchmark.models)
+    chosen = [model] if model is not None else list(benchmark.models)
+    names = [name for name in chosen if benchmark.models[name].training is not None]
+    if not names:
+        return {}
     data = LoadedSplits(
         {benchmark.id: catalog.dataset(benchmark.id)}, data_root, say, benchmark.most_images
     )
     store = ModelStore(benchmark, data, device, say)
-    store.check(names)
+    store.check(names, seeds)
     paths = {}
     with say.work(len(names) * len(seeds)):
         for name in names:

@@ -9,7 +9,7 @@ from typing import Any
 
 from oodbench.files import canonical_json
 from oodbench.report.differences import ORACLE
-from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord
+from oodbench.storage.records import ID_ACCURACY, PUBLISHED, CostRecord, QualityRecord
 from oodbench.storage.run_description import DescribedMethod, RunDescription
 from oodbench.storage.run_directory import COSTS, RECORDS, TRAINING
 from oodbench.verification.outcome import Discrepancy
@@ -58,7 +58,7 @@ def check_fields(lines: StoredLines, description: RunDescription | None) -> Iter
     yield from _disagreeing(
         lines.records,
         lambda record: record.method,
-        ("model", "loss", "detector", "tuned_on"),
+        ("model", "loss", "detector", "tuned_on", "weights"),
         "the other records of this method",
     )
     yield from _disagreeing(
@@ -97,6 +97,9 @@ class _Described:
             "benchmark_version": (benchmark.version, _FROM_RUN),
             "id_dataset": (benchmark.id, _FROM_RUN),
         }
+        self.published = {
+            name for name, model in benchmark.models.items() if "training" not in model
+        }
         self.groups = described_groups(description)
         self.methods: Mapping[str, DescribedMethod] = {m.name: m for m in description.methods}
         self.skipped = description.skipped
@@ -111,6 +114,8 @@ class _Described:
             wanted["ood_group"] = (self.groups.get(record.ood_dataset), _FROM_RUN)
         head = self.heads.get(record.model)
         wanted["loss"] = (head or f"no model '{record.model}'", _FROM_RUN)
+        published = record.model in self.published
+        wanted["weights"] = (PUBLISHED if published else None, _FROM_RUN)
         method = self.methods.get(record.method)
         if record.status == "skipped":
             if record.method in self.skipped:

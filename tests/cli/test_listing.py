@@ -89,3 +89,17 @@ def test_piped_lists_have_one_line_for_each_row(command: Command, kind: str) -> 
     for row, line in zip(rows, lines[2:], strict=True):
         assert line.startswith(row["name"])
         assert " ".join(row["summary"].split()) in line
+
+
+def test_networks_have_their_size_and_the_source_of_their_weights(command: Command) -> None:
+    rows = {row["name"]: row for row in json.loads(command("list", "models", "--json").out)}
+    assert rows["resnet18_32x32"]["parameters"] == 11_173_962
+    assert rows["resnet18_32x32"]["input"] == "3x32x32"
+    assert "OpenOOD" in rows["resnet18_32x32"]["weights"]
+    assert rows["torchvision:resnet50"]["input"] == "3x224x224"
+    assert rows["torchvision:resnet50"]["weights"].startswith("IMAGENET1K_V1")
+    for form, source in (("timm:NAME", "timm"), ("hf:PATH", "transformers")):
+        assert rows[form]["source"] == source
+        assert f"oodbench[{source}]" in rows[form]["summary"]
+    shown = command("list", "models").out
+    assert "25,557,032" in shown

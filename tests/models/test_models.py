@@ -145,6 +145,20 @@ TAPS = {
 }
 """Name -> channels, pixels across."""
 TAPS |= {"resnet20": TAPS["resnet8"], "resnet34": TAPS["resnet18"]}
+TAPS["resnet18_32x32"] = {
+    tap.replace("stage", "layer").replace("stem", "relu"): shape
+    for tap, shape in TAPS["resnet18"].items()
+}
+TAPS["wrn40_2"] = {"conv1": (16, 32), "block1": (32, 32), "block2": (64, 16), "relu": (128, 8)}
+TAPS |= {
+    f"resnet{depth}_option_a": {
+        "relu": (16, 32),
+        "layer1": (16, 32),
+        "layer2": (32, 16),
+        "layer3": (64, 8),
+    }
+    for depth in (20, 32, 44, 56)
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

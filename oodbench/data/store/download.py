@@ -75,14 +75,21 @@ def checksum_problem(path: Path, spec: FileSpec) -> str | None:
     return None if found == wanted else f"{algorithm} {found} instead of {wanted}"
 
 
-def download(spec: FileSpec, folder: Path, dataset: str, say: Callable[[str], None]) -> Path:
+def download(
+    spec: FileSpec,
+    folder: Path,
+    owner: str,
+    say: Callable[[str], None],
+    noun: str = "data set",
+) -> Path:
     """Download a file into a folder.
 
     Args:
         spec: name, addresses, checksum and, if known, size of the file.
         folder: the folder for the file; must exist.
-        dataset: name of the data set, for messages.
+        owner: name of the data set or checkpoint, for messages.
         say: called with progress messages.
+        noun: what the owner is.
 
     Returns:
         The path of the file, which has the manifest's size and checksum.
@@ -93,18 +100,18 @@ def download(spec: FileSpec, folder: Path, dataset: str, say: Callable[[str], No
     """
     if offline():
         raise UserError(
-            f"data set '{dataset}' needs {spec.name}, and {OFFLINE_VARIABLE} forbids downloads.",
+            f"{noun} '{owner}' needs {spec.name}, and {OFFLINE_VARIABLE} forbids downloads.",
             f"Unset {OFFLINE_VARIABLE}, or {by_hand(spec, folder)}",
         )
     failures: list[str] = []
     for url in spec.urls:
         try:
-            return _Download(spec, url, folder, dataset, say).fetch()
+            return _Download(spec, url, folder, owner, say).fetch()
         except _FailedError as error:
             failures.append(f"{url}: {error}")
     what = "; ".join(failures) or "the manifest knows no address of it"
     raise UserError(
-        f"data set '{dataset}': cannot download {spec.name} ({_expected(spec)}): {what}.",
+        f"{noun} '{owner}': cannot download {spec.name} ({_expected(spec)}): {what}.",
         f"Repeat the command to resume the download, or {by_hand(spec, folder)}"
         if spec.urls
         else f"To continue, {by_hand(spec, folder)}",
@@ -126,12 +133,12 @@ class _Download:
     """A file from one address."""
 
     def __init__(
-        self, spec: FileSpec, url: str, folder: Path, dataset: str, say: Callable[[str], None]
+        self, spec: FileSpec, url: str, folder: Path, owner: str, say: Callable[[str], None]
     ) -> None:
         self._spec, self._url, self._say = spec, url, say
         self._target = folder / spec.name
         self._part = folder / f"{spec.name}.part"
-        self._label = f"downloading {dataset}: {spec.name} from {urlsplit(url).hostname}"
+        self._label = f"downloading {owner}: {spec.name} from {urlsplit(url).hostname}"
 
     def fetch(self) -> Path:
         """Download the file; repeat attempts as long as they make progress."""

@@ -27,21 +27,22 @@ from oodbench.data.store.disk import disk_errors, file_digest, new_folder, remov
 from oodbench.data.store.download import checksum_problem, download
 from oodbench.data.store.locations import (
     PLACE,
+    StoredFiles,
     content_folder,
     dataset_folder,
     unpacked_folder,
 )
 from oodbench.progress import Reporter
-from oodbench.specs import DatasetSpec, FileSpec
+from oodbench.specs import FileSpec
 
 RECORD = "record.json"
 
 
-def fetch(spec: DatasetSpec, root: Path, say: Reporter) -> Path:
-    """Download and unpack the files of a data set that are missing.
+def fetch(spec: StoredFiles, root: Path, say: Reporter) -> Path:
+    """Download and unpack the files of a data set or checkpoint that are missing.
 
     Args:
-        spec: the manifest.
+        spec: the files.
         root: the data root.
         say: progress reporter.
 
@@ -72,7 +73,7 @@ def fetch(spec: DatasetSpec, root: Path, say: Reporter) -> Path:
     return content
 
 
-def find(spec: DatasetSpec, file: FileSpec, root: Path) -> tuple[Path | None, dict[Path, str]]:
+def find(spec: StoredFiles, file: FileSpec, root: Path) -> tuple[Path | None, dict[Path, str]]:
     """Look for a file in the data set's folder and in the data root.
 
     Returns:
@@ -88,7 +89,7 @@ def find(spec: DatasetSpec, file: FileSpec, root: Path) -> tuple[Path | None, di
     return None, wrong
 
 
-def obtain(spec: DatasetSpec, file: FileSpec, root: Path, say: Reporter) -> None:
+def obtain(spec: StoredFiles, file: FileSpec, root: Path, say: Reporter) -> None:
     """Find or download a file, and put it into the data set's folder, which must exist.
 
     Raises:
@@ -99,14 +100,14 @@ def obtain(spec: DatasetSpec, file: FileSpec, root: Path, say: Reporter) -> None
     path, wrong = find(spec, file, root)
     for other, problem in wrong.items():
         kept = f"; it is now {_put_aside(other)}" if other.parent == folder else ""
-        say.warn(f"data set '{spec.name}': {other} is not used: it has {problem}{kept}")
+        say.warn(f"{spec.noun} '{spec.name}': {other} is not used: it has {problem}{kept}")
     if path is None:
-        download(file, folder, spec.name, say.detail)
+        download(file, folder, spec.name, say.detail, spec.noun)
     elif path.parent != folder:
         _place(path, folder / file.name)
 
 
-def _all_there(spec: DatasetSpec, folder: Path, say: Reporter) -> bool:
+def _all_there(spec: StoredFiles, folder: Path, say: Reporter) -> bool:
     """Whether each file is in the folder, with the manifest's size and checksum."""
     paths = [(folder / file.name, file) for file in spec.files]
     if not all(path.is_file() for path, _ in paths):
@@ -129,12 +130,12 @@ def _put_aside(path: Path) -> Path:
     return aside
 
 
-def checksums_of(spec: DatasetSpec) -> dict[str, str]:
+def checksums_of(spec: StoredFiles) -> dict[str, str]:
     """Name of each file -> its checksum in the manifest."""
     return {file.name: file.sha256 or file.md5 or "" for file in spec.files}
 
 
-def unpacked_record(spec: DatasetSpec, root: Path) -> dict[str, Any] | None:
+def unpacked_record(spec: StoredFiles, root: Path) -> dict[str, Any] | None:
     """The record about the unpacked archives; None if they are not unpacked.
 
     Raises:
@@ -144,7 +145,7 @@ def unpacked_record(spec: DatasetSpec, root: Path) -> dict[str, Any] | None:
     return read_checksummed(folder / RECORD) if folder.is_dir() else None
 
 
-def unpacked_whole(spec: DatasetSpec, root: Path) -> bool:
+def unpacked_whole(spec: StoredFiles, root: Path) -> bool:
     """Whether the manifest's archives are unpacked and all files have their sizes."""
     try:
         record = unpacked_record(spec, root)
@@ -174,7 +175,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _unpack_all(spec: DatasetSpec, root: Path, say: Reporter) -> None:
+def _unpack_all(spec: StoredFiles, root: Path, say: Reporter) -> None:
     target, folder = unpacked_folder(spec, root), dataset_folder(spec, root)
     files: dict[str, tuple[int, str]] = {}
     if target.exists():

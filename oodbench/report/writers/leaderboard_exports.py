@@ -86,6 +86,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
                 "complete": row.complete,
                 "parameters": [choice._asdict() for choice in row.choices],
                 "untuned": row.untuned,
+                **({"weights": row.weights} if row.weights else {}),
                 "quality": [
                     {**values, "by_seed": each.by_seed}
                     for values, each, _ in _quality(row, leaderboard)

@@ -1,0 +1,140 @@
+"""Checkpoints on disk: found beside the benchmark or in the data root, or downloaded."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from oodbench.data.store.disk import disk_errors, file_digest
+from oodbench.data.store.download import OFFLINE_VARIABLE, offline
+from oodbench.data.store.fetching import fetch
+from oodbench.data.store.locations import PLACE
+from oodbench.errors import UserError
+from oodbench.files import digest, expanded
+from oodbench.progress import Reporter
+from oodbench.specs import CheckpointSpec, FileSpec
+
+FOLDER = "checkpoints"
+"""Folder of downloaded checkpoints in the data root."""
+
+_HASH = re.compile(r"-([a-f0-9]{8,64})\.")
+"""The beginning of its SHA-256 in the name of a file of torch.hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFiles:
+    """The files of a checkpoint, as the store downloads and unpacks them."""
+
+    noun: ClassVar[str] = "checkpoint"
+    spec: CheckpointSpec
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint or of its first archive."""
+        return self.files[0].name
+
+    @property
+    def folder(self) -> str:
+        """The folder in the data root; checkpoints in one archive share it."""
+        address = digest(*(file.sha256 or file.md5 or "" for file in self.files))
+        return f"{FOLDER}/{self.name.partition('.')[0]}-{address[:8]}"
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """The files to download."""
+        return self.spec.files
+
+
+def checkpoint_file(
+    spec: CheckpointSpec, benchmark: Path | None, root: Path, say: Reporter
+) -> Path:
+    """The file of a checkpoint, downloaded if need be, with the checksum that the spec gives.
+
+    Args:
+        spec: the checkpoint.
+        benchmark: the benchmark's file, which paths are relative to; None if it has none.
+        root: the data root, which they are relative to as well.
+        say: progress reporter.
+
+    Raises:
+        UserError: there is no such file, it has another checksum, or it cannot be downloaded.
+    """
+    if spec.path is None:
+        return fetch(CheckpointFiles(spec), root, say) / spec.files[0].name
+    places = [root / expanded(spec.path)]
+    if benchmark is not None and not spec.files:
+        places.insert(0, benchmark.parent / expanded(spec.path))
+    found = next((place for place in places if place.is_file()), None)
+    if found is None and spec.files:
+        found = fetch(CheckpointFiles(spec), root, say) / spec.path
+        if not found.is_file():
+            raise UserError(
+                f"checkpoint '{spec.path}': {CheckpointFiles(spec).name} has no such file.",
+                f"Its content is in {found.parents[len(Path(spec.path).parts) - 1]}.",
+            )
+    if found is None:
+        raise UserError(
+            f"checkpoint '{spec.path}' is missing; looked for: "
+            f"{', '.join(map(str, dict.fromkeys(places)))}.",
+            "Put it into one of these places, or correct the path; give the data root with "
+            f"{PLACE}.",
+        )
+    if spec.sha256 is not None and file_digest(found) != spec.sha256:
+        raise UserError(
+            f"checkpoint '{spec.path}': {found} has sha256 {file_digest(found)} instead of "
+            f"{spec.sha256}.",
+            "It is another or an incomplete file: get the right one, or correct the checksum.",
+        )
+    return found
+
+
+def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
+    """A file with weights of torchvision: of the data root or torch.hub's cache, or downloaded.
+
+    Args:
+        url: its address; its name has the beginning of its SHA-256.
+        network: name of the network, for messages.
+        root: the data root.
+        say: progress reporter.
+
+    Raises:
+        UserError: it cannot be downloaded, or has another checksum.
+    """
+    import torch
+
+    name = urlsplit(url).path.rpartition("/")[2]
+    target = root / FOLDER / name
+    hash_part = _HASH.search(name)
+    begins = hash_part[1] if hash_part else ""
+    for place in (target, root / name, Path(torch.hub.get_dir()) / "checkpoints" / name):
+        if not place.is_file():
+            continue
+        say.detail(f"checking {name}")
+        if file_digest(place).startswith(begins):
+            return place
+        say.warn(f"network '{network}': {place} is not used: its sha256 is not {begins}...")
+    by_hand = f"download {url} by hand and put it into {target.parent}."
+    if offline():
+        raise UserError(
+            f"network '{network}' needs {name}, and {OFFLINE_VARIABLE} forbids downloads.",
+            f"Unset {OFFLINE_VARIABLE}, or {by_hand}",
+        )
+    say.detail(f"downloading {name} from {urlsplit(url).hostname}")
+    with disk_errors(target, PLACE):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{name}.part")
+    try:
+        torch.hub.download_url_to_file(url, str(part), begins or None, progress=False)
+    except Exception as error:  # of urllib, of the socket, of the disk, of the checksum
+        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        raise UserError(
+            f"network '{network}': cannot download {url}: {reason}.",
+            f"Repeat the command, or {by_hand}",
+        ) from error
+    with disk_errors(target, PLACE):
+        shutil.move(part, target)
+    return target

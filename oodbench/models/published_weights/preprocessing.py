@@ -1,0 +1,34 @@
+"""What published weights expect to be done to an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How images were prepared when the accuracy of published weights was measured.
+
+    oodbench normalizes images itself. They are resized and cropped when they are decoded, as the
+    manifest of the data set says.
+
+    Attributes:
+        mean, std: per channel, for images in [0, 1].
+        size: height and width of the network's input; None if any will do.
+        resize: what is done to get there, such as "resize 256 bilinear, center crop 224".
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int] | None = None
+    resize: str = ""
+
+    def other_size(self, shape: tuple[int, int, int]) -> str | None:
+        """A warning if images [channels, height, width] have another size; else None."""
+        if self.size is None or self.size == shape[1:]:
+            return None
+        how = f" ({self.resize})" if self.resize else ""
+        return (
+            f"the weights were made for images of {self.size[0]}x{self.size[1]}{how}, and the ID "
+            f"images are {shape[1]}x{shape[2]}: expect another accuracy than the published one"
+        )
