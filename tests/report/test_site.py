@@ -21,7 +21,7 @@ from oodbench.report import Leaderboard
 from oodbench.report.site.file_names import file_names
 from oodbench.report.site.folder import MARKER, write_site
 from oodbench.report.site.history import change_text, history_plots
-from oodbench.report.site.page_assembly import assemble
+from oodbench.report.site.page_assembly import assemble, portable_command
 from oodbench.report.site.pages import Citation, Drawing, ShownRun, Site
 from oodbench.report.site.plots import Scale
 from oodbench.report.site.rendering import printable, render, web_link
@@ -169,7 +169,7 @@ def test_values_of_the_table_are_those_of_the_leaderboard(tmp_path: Path) -> Non
             if f">{row.method.replace('+', '+<wbr>')}<" in part
         )
         cells = re.findall(r"<td[^>]*>", line)
-        value = re.search(r'data-v="([\d.]+)"', cells[2 + first])
+        value = re.search(r'data-v="([\d.]+)"', cells[1 + first])
         assert value is not None
         mean = row.entries["auroc", run.board.column("mean")].estimate.mean
         assert math.isclose(float(value[1]), 100 * mean, abs_tol=1e-4)
@@ -296,6 +296,33 @@ def test_skipped_methods_notes_and_provenance_are_on_the_page(tmp_path: Path) ->
         assert words in text
     assert "bank of 7 features" in pages["toy-v1/methods/softmax-knn.html"]
     assert "bank of 7 features" not in pages["toy-v1/methods/softmax-msp.html"]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("oodbench run --out /home/ann/runs/a --seeds 3", "oodbench run --out a --seeds 3"),
+        (r"oodbench run 'C:\me\b.yaml' '--out=D:\c\'", "oodbench run b.yaml --out=c"),
+        (
+            "oodbench run --plugins ~/p,../../q/ --methods A/B",
+            "oodbench run --plugins p,q --methods A/B",
+        ),
+        ("oodbench run --address ray://host:1", "oodbench run --address ray://host:1"),
+        ("oodbench run 'unclosed", ""),
+    ],
+)
+def test_commands_are_shown_without_the_folders_of_a_machine(command: str, shown: str) -> None:
+    assert portable_command(command) == shown
+
+
+def test_a_run_without_results_on_ood_sets_has_no_ranking(tmp_path: Path) -> None:
+    site = site_of(write_run(tmp_path / "run", sets={}))
+    pages = {address: Page(content) for address, content in render(site).items()}
+    page = pages["toy-v1/index.html"]
+    assert "This run has no result on an OOD set" in page.text
+    assert not any(a.get("id") in ("controls", "front") for _, a in page.tags)
+    assert "SoftMax+MSP" in page.text
+    assert "This run has no result on an OOD set." in pages["toy-v1/methods/softmax-msp.html"].text
 
 
 def test_citations_are_links_of_the_web_only(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def opened(browser: Any, site: Path) -> Iterator[Opened]:
     found.page.context.close()
 
 
-@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("width", [400, 1024, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_complains_or_is_wider_than_the_window(
     browser: Any, site: Path, width: int, scheme: str
@@ -112,6 +112,9 @@ def test_no_page_complains_or_is_wider_than_the_window(
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 22, 26)")
         assert page.locator("h1").count() == 1
+        if address == "toy-v1/index.html":
+            table = "document.querySelector('#board')"
+            assert page.evaluate(f"{table}.offsetWidth <= {table}.parentElement.clientWidth")
     assert opened.said == []
     opened.page.context.close()
 

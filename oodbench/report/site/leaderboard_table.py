@@ -21,10 +21,10 @@ _TIMES = ("relative_to_baseline", "ms_per_image_batched")
 """Costs that are marked where their repetitions vary too much."""
 
 SHORT_REQUIREMENTS = {
-    "input_preprocessing": "preprocessing",
+    "input_preprocessing": "preproc.",
     "feature_ensemble": "ensemble",
-    "ood_or_adversarial_samples": "OOD/adversarial",
-    "post_processing_phase": "post-processing",
+    "ood_or_adversarial_samples": "OOD/adv.",
+    "post_processing_phase": "postproc.",
     "ad_hoc_models": "ad hoc",
 }
 """The requirements of `records.REQUIREMENTS` where space is scarce."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -24,6 +26,9 @@ from oodbench.report.tables.leaderboard_layout import overview
 from oodbench.specs.spec_base import LIMITED
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import scores_name
+
+_FOLDERS = re.compile(r"(^|[=,])(?:[A-Za-z]:[/\\]|[/\\~]|\.\.[/\\])(?:[^,]*[/\\])?([^,/\\]+)[/\\]*")
+"""A path of one machine in a word of a command: what is before it, and its last name."""
 
 BEST = "bold"
 """How the pages show the best value of a column, in words."""
@@ -173,7 +178,7 @@ def _provenance(run: ShownRun) -> Iterable[tuple[str, str]]:
     for label, text in (
         ("Run ID", description.run_id),
         ("Date", description.written.replace("T", " ").replace("+00:00", " UTC")),
-        ("Command", description.command),
+        ("Command", portable_command(description.command)),
         ("Seeds", ", ".join(map(str, description.seeds))),
         ("Device", environment.device),
         ("Platform", f"{environment.platform} {environment.processor}".strip()),
@@ -190,6 +195,15 @@ def _provenance(run: ShownRun) -> Iterable[tuple[str, str]]:
     for where, texts in description.notes.items():
         for text in texts:
             yield f"Note: {where}", text
+
+
+def portable_command(command: str) -> str:
+    """A command line with the last names of absolute paths: a page may be published."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # edited by hand
+        return ""
+    return shlex.join(_FOLDERS.sub(r"\1\2", word) for word in words)
 
 
 # --- one method ----------------------------------------------------------------------------------

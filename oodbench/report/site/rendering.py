@@ -110,7 +110,12 @@ def _environment() -> Environment:
         "version": __version__,
     }
     environment.tests["unsteady"] = unsteady
-    environment.filters |= {"percent": percent, "seeds": seeds_text, "web_link": web_link}
+    environment.filters |= {
+        "lower_first": lower_first,
+        "percent": percent,
+        "seeds": seeds_text,
+        "web_link": web_link,
+    }
     return environment
 
 
@@ -119,6 +124,11 @@ def printable(value: object) -> object:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return "\n".join(map(visible, value.split("\n")))
+
+
+def lower_first(title: str) -> str:
+    """A title within a sentence; one that begins with an abbreviation keeps its capitals."""
+    return title if title[:2].isupper() else title[:1].lower() + title[1:]
 
 
 def web_link(address: str) -> str:

@@ -482,6 +482,6 @@
     prepareTheme();
     document.querySelectorAll("table.sortable").forEach(prepareTable);
     const board = document.getElementById("board");
-    if (board) prepareBoard(board);
+    if (board && document.getElementById("controls")) prepareBoard(board);
   });
 })();
