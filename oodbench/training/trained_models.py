@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.data.store.download import offline
 from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.models import create_loss, head_info
 from oodbench.models.classifier import Classifier
@@ -82,7 +83,8 @@ class ModelStore:
     def check(self, models: Iterable[str], seeds: Iterable[int]) -> dict[str, list[str]]:
         """Create every model and its loss once, so that errors come before any training.
 
-        Published weights are downloaded and read for each seed.
+        Published weights are downloaded and read for each seed. Offline, all that are missing are
+        named together.
 
         Returns:
             "weights of model, seed k" -> warnings about published weights.
@@ -91,12 +93,18 @@ class ModelStore:
             UserError: if a network, a head or an option is not valid, or published weights are
                 missing or do not fit.
         """
-        warnings = {}
+        warnings, problems = {}, []
         for model in models:
             spec = self._benchmark.models[model]
             create_loss(spec.head, **spec.loss_options)
             for seed in seeds if self.is_published(model) else (0,):
-                self.untrained(model, seed)
+                try:
+                    self.untrained(model, seed)
+                except UserError as error:
+                    if not (offline() and self.is_published(model)):
+                        raise
+                    problems.append(error)
+                    continue
                 found = self.publications.get((model, seed))
                 label = f"{model}, seed {seed}"
                 if found is not None and found.taken:
@@ -104,6 +112,10 @@ class ModelStore:
                 if found is not None and found.warning:
                     self._say.warn(f"{label}: {found.warning}")
                     warnings[f"weights of {label}"] = [found.warning]
+        if problems:
+            messages = dict.fromkeys(error.message for error in problems)
+            hints = dict.fromkeys(error.hint for error in problems)
+            raise UserError(" ".join(messages), " ".join(hints))
         return warnings
 
     def untrained(self, model: str, seed: int) -> Classifier:

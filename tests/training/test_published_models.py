@@ -274,6 +274,20 @@ def test_offline_says_what_to_place_where(tmp_path: Path, monkeypatch: pytest.Mo
     assert "download https://x/w.pth by hand and put it into" in error.hint
 
 
+def test_offline_every_checkpoint_is_named(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(download.OFFLINE_VARIABLE, "1")
+    files = [f"{{files: [{{urls: ['https://x/w{k}.pth'], sha256: '{k * 64}'}}]}}" for k in "01"]
+    file = benchmark(tmp_path, f"[{', '.join(files)}]")
+    done = command("run", file, "--out", tmp_path / "run", "--data-root", tmp_path)
+    assert done.code == 2
+    message, hint = done.err.strip().splitlines()[-2:]
+    for name in ("w0.pth", "w1.pth"):
+        assert f"models.R: checkpoint '{name}' needs {name}" in message
+        assert f"download https://x/{name} by hand and put it into {tmp_path}" in hint
+
+
 def test_another_number_of_classes(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content(num_classes=100))
     message = refusal('{"path": "w.pth"}', tmp_path).message
