@@ -100,7 +100,7 @@ def _trainings(plan: Plan) -> Table:
         work = ("", "")
         if model.training is not None:
             work = _numbers(workload.training_work(plan, name))
-        rows.append((name, model.network, model.head, _recipe(model), *work))
+        rows.append((name, model.network, model.head, _recipe(model, len(plan.seeds)), *work))
     trained = any(plan.benchmark.models[name].training is not None for name in plan.models)
     return _table(
         f"Models (trained unless in the cache, {each})" if trained else f"Models ({each})",
@@ -109,12 +109,13 @@ def _trainings(plan: Plan) -> Table:
     )
 
 
-def _recipe(model: ModelSpec) -> str:
-    """How a model is trained, or its published weights."""
+def _recipe(model: ModelSpec, seeds: int) -> str:
+    """How a model is trained, or its published weights, one checkpoint for each seed."""
     if model.weights is not None:
         return f"{PUBLISHED}: weights {model.weights}"
     if model.training is None:
-        names = listed(dict.fromkeys(each.path or each.file_name for each in model.checkpoint), 2)
+        used = model.checkpoint[:seeds]
+        names = listed(dict.fromkeys(each.path or each.file_name for each in used), 2)
         return f"{PUBLISHED}: {names}"
     recipe = model.training
     named = f"{recipe.recipe}: " if recipe.recipe else ""
