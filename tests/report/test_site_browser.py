@@ -170,6 +170,36 @@ def test_filters_choose_rows(opened: Opened) -> None:
     assert set(opened.methods()) == kept, "the address keeps the choice"
 
 
+def test_filters_that_leave_nothing_say_so(opened: Opened) -> None:
+    page = opened.open("toy-v1/index.html#text=.*")
+    assert opened.methods() == [], "a text to search for is no pattern"
+    assert "No method fits these filters" in (page.locator("#count").text_content() or "")
+    assert not page.locator("#board").is_visible()
+    assert not page.locator("#chart").is_visible()
+    page.get_by_role("button", name="Reset").click()
+    assert page.locator("#board").is_visible()
+    assert page.locator("#chart svg a").count() == 4
+
+
+def test_going_back_keeps_filters_and_order(opened: Opened) -> None:
+    page = opened.open("toy-v1/index.html")
+    page.get_by_label("Search", exact=True).fill("softmax")
+    page.locator("#board th.name button").click()
+    page.locator("#board th.name button").click()
+    before = opened.methods()
+    assert before == ["SoftMax+ODIN", "SoftMax+MSP", "SoftMax+KNN"]
+    page.get_by_role("link", name="SoftMax+MSP").last.click()
+    page.wait_for_url("**/methods/**")
+    page.go_back()
+    assert opened.methods() == before
+    page.evaluate("location.hash = 'sort=relative_to_baseline+ascending'")
+    page.wait_for_function("document.querySelector('#text').value === ''")
+    assert page.locator("#board [aria-sort]").get_attribute("data-cost") == "relative_to_baseline"
+    page.evaluate("location.hash = 'sort=nonsense+ascending'")
+    page.wait_for_function("!document.querySelector('#board [data-cost][aria-sort]')")
+    assert page.locator("#board [aria-sort]").get_attribute("data-m") == "auroc"
+
+
 def test_metric_and_ood_set_choose_columns_and_order(opened: Opened) -> None:
     page = opened.open("toy-v1/index.html")
 

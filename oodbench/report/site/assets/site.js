@@ -72,6 +72,7 @@
         const first = head.dataset.best === "max" ? "descending" : "ascending";
         const other = first === "ascending" ? "descending" : "ascending";
         sortTable(table, head, head.getAttribute("aria-sort") === first ? other : first);
+        table.dispatchEvent(new Event("sorted"));
       });
     }
   }
@@ -89,6 +90,7 @@
         needs: (row.dataset.needs || "").split(" "), model: Number(row.dataset.model),
       };
     });
+    let usual = "";
     const fields = ["metric", "ood", "cost", "model", "text", "most"].filter(get);
 
     function column(metric, key) {
@@ -125,9 +127,26 @@
       });
     }
 
+    // The order of the rows in the address; the metric's own order needs no mention.
+    function keyOf(head) {
+      return head.dataset.cost || (head.dataset.m ? head.dataset.m + "/" + head.dataset.c : head.textContent);
+    }
+    function order() {
+      const head = heads.find((each) => each.hasAttribute("aria-sort"));
+      return keyOf(head) + " " + head.getAttribute("aria-sort");
+    }
+    function sortByAddress() {
+      sortByChoice();
+      const said = new URLSearchParams(location.hash.slice(1)).get("sort") || "";
+      const direction = said.split(" ").pop();
+      const head = heads.find((each) => !each.hidden && keyOf(each) + " " + direction === said);
+      if (head && /^(a|de)scending$/.test(direction)) sortTable(table, head, direction);
+    }
+
     function sortByChoice() {
       const head = column(get("metric").value, get("ood").value);
       sortTable(table, head, head.dataset.best === "max" ? "descending" : "ascending");
+      usual = order();
     }
 
     function filterRows() {
@@ -155,7 +174,10 @@
         const section = body.querySelector(".section");
         if (section) section.hidden = !Array.from(body.rows).some((r) => r !== section && !r.hidden);
       }
-      get("count").textContent = count + " of " + rows.length + " methods shown";
+      get("count").textContent = count + " of " + rows.length + " methods shown" +
+        (count ? "" : ". No method fits these filters; Reset shows all.");
+      if (get("front")) get("front").hidden = !count;
+      get("board-part").hidden = !count;
     }
 
     function draw() {
@@ -185,6 +207,7 @@
 
     function readAddress() {
       const wanted = new URLSearchParams(location.hash.slice(1));
+      form.reset();
       for (const id of fields) {
         const value = wanted.get(id);
         if (value === null) continue;
@@ -209,6 +232,7 @@
       }
       for (const box of form.querySelectorAll("[name=without]:checked")) said.append("without", box.value);
       if (get("tied") && get("tied").checked) said.set("tied", "1");
+      if (order() !== usual) said.set("sort", order());
       const text = said.toString();
       try { history.replaceState(null, "", text ? "#" + text : location.pathname + location.search); }
       catch (error) { /* the address stays as it is */ }
@@ -218,7 +242,8 @@
     form.addEventListener("input", function (event) {
       const id = event.target.id;
       if (id === "metric" || id === "ood" || id === "cost") showColumns();
-      if (id === "metric" || id === "ood") sortByChoice();
+      const sorted = heads.find((head) => head.hasAttribute("aria-sort"));
+      if (id === "metric" || id === "ood" || sorted.hidden) sortByChoice();
       if (id === "cost" && get("most")) get("most").value = ""; // it had another unit
       update();
       writeAddress();
@@ -232,13 +257,14 @@
       table.classList.toggle("all", event.target.checked);
     });
     addEventListener("hashchange", function () {
-      readAddress(); showColumns(); sortByChoice(); update();
+      readAddress(); showColumns(); sortByAddress(); update();
     });
+    table.addEventListener("sorted", writeAddress);
     let width = 0;
     addEventListener("resize", function () {
       if (get("chart") && get("chart").clientWidth !== width) { width = get("chart").clientWidth; draw(); }
     });
-    readAddress(); showColumns(); sortByChoice(); update();
+    readAddress(); showColumns(); sortByAddress(); update();
   }
 
   // --- quality against cost ------------------------------------------------------------------
@@ -295,7 +321,7 @@
     const chosenName = before ? before.dataset.name : null;
     place.replaceChildren();
     if (!points.length) {
-      place.textContent = "No method that is shown has both values.";
+      place.textContent = "No method that is shown has both a quality and this cost.";
       textPlace.textContent = "";
       return;
     }
