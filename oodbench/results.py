@@ -290,7 +290,7 @@ def changed_files(folder: Path, names: Sequence[str]) -> str:
     found = []
     if changed:
         found.append(
-            f"{listed(changed)} changed after the run: reports do not show the measured values"
+            f"{listed(changed)} changed after the run: reports may differ from what was measured"
         )
     if missing:
         verb = "is" if len(missing) == 1 else "are"

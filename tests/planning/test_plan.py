@@ -12,6 +12,16 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.plans import (
+    DETECTORS,
+    DISMAX,
+    METHODS,
+    SOFTMAX,
+    TRAINING,
+    benchmark,
+    plan,
+    statuses,
+)
 from rich.console import Console
 
 from oodbench.cli.plan_display import renderables, suite_renderables
@@ -24,16 +34,6 @@ from oodbench.planning.workload import all_trainings, passes_of, training_work
 from oodbench.plugins.catalog import Catalog, DetectorStatus
 from oodbench.specs import BenchmarkSpec, DatasetSpec
 from oodbench.specs.yaml_file import validate
-from tests.helpers.plans import (
-    DETECTORS,
-    DISMAX,
-    METHODS,
-    SOFTMAX,
-    TRAINING,
-    benchmark,
-    plan,
-    statuses,
-)
 
 
 def refusal(*args: Any, **options: Any) -> UserError:

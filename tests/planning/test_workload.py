@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.plans import DISMAX, METHODS, SOFTMAX, TRAINING, benchmark, plan
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -20,7 +21,6 @@ from oodbench.planning.workload import all_trainings, pass_work, passes_of, trai
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
 from oodbench.training.loop import as_floats, resident
-from tests.helpers.plans import DISMAX, METHODS, SOFTMAX, TRAINING, benchmark, plan
 
 # --- passes ---------------------------------------------------------------------------------------
 
