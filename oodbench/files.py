@@ -81,10 +81,29 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def check_writable(path: Path) -> None:
+    """Check that `write_atomic` can write a file, before the work that gives its content.
+
+    Nothing is created: the check is made in the nearest folder that exists.
+
+    Raises:
+        UserError: if the place cannot be written.
+    """
+    with explained(path):
+        if path.is_dir():
+            raise _is_folder()
+        if _is_device(path):
+            return
+        folder = next(each for each in path.absolute().parents if each.exists())
+        with tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY_PREFIX):
+            pass
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file under a temporary name, flush it to the disk, rename it.
 
-    A reader, or a run that is killed at any moment, sees the old file or the new one.
+    A reader, or a run that is killed at any moment, sees the old file or the new one. A device or a
+    pipe, such as /dev/null, is written to.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
@@ -94,7 +113,10 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     make_folder(path.parent)
     with explained(path):
         if path.is_dir():  # renaming onto it fails too, with words that depend on the system
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            raise _is_folder()
+        if _is_device(path):  # renaming onto it would replace it
+            path.write_bytes(data)
+            return
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -109,6 +131,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def _is_folder() -> IsADirectoryError:
+    return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def canonical_json(value: Any) -> str:

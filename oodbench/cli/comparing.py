@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,6 +145,7 @@ def compare(
         strict=bool(strict),
     )
     gate = _combined(gate_file, options, allow_cost=allow_cost, strict=strict)
+    _check_outputs({"--out": out, "--badge": badge_file, "--badge-json": badge_json})
     names = [name for name in (metrics or "").split(",") if name.strip()]
     comparison = compare_runs(
         read_stored_run(base), read_stored_run(head), metrics=_metrics(names, gate)
@@ -164,6 +166,25 @@ def compare(
         write_atomic(badge_json, badge.endpoint_json(shown))
     _tell(comparison, result, table=out is None and form in (None, "table"))
     raise typer.Exit(result.exit_code)
+
+
+def _check_outputs(files: Mapping[str, Path | None]) -> None:
+    """Check before the comparison that its files can be written.
+
+    Raises:
+        UserError: if one cannot be written, or two are the same.
+    """
+    from oodbench.errors import UserError
+    from oodbench.files import check_writable
+
+    options: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        first = options.setdefault(path.resolve(), option)
+        if first != option:
+            raise UserError(f"{first} and {option} name the same file, {path}.", "Name two files.")
+        check_writable(path)
 
 
 def _combined(

@@ -44,7 +44,7 @@ def cost_changes(
 def _unrecorded(method: str, *sides: tuple[IndexedRun, Costs]) -> str:
     """That a run has values of the method and no costs; empty if it has both, or none."""
     missing = [side.name for side, costs in sides if method in side.rows and method not in costs]
-    return f"the {missing[0]} has no costs of it" if missing else ""
+    return f"no costs in the {missing[0]}" if missing else ""
 
 
 def _costs(side: IndexedRun) -> Costs:

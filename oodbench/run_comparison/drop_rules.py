@@ -85,13 +85,17 @@ class _Rule:
         narrower = [rule for rule in rules if rule.breadth < self.breadth]
         missing: list[Change] = []
         gone: list[str] = []
+        # Values that are gone are a warning, unless they are all that the rule is about.
+        nothing_left = all(change.verdict == Verdict.GONE for change in mine)
         for change in mine:
             if any(rule.covers(change) for rule in narrower):
                 continue
             if change.verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.SAME):
                 yield from self._drop(change, strict)
-            elif self.breadth == 0 or (
-                change.verdict == Verdict.NOT_COMPARABLE and change.base is not None
+            elif (
+                self.breadth == 0
+                or nothing_left
+                or (change.verdict == Verdict.NOT_COMPARABLE and change.base is not None)
             ):
                 missing.append(change)
             elif change.verdict == Verdict.GONE:
@@ -154,7 +158,7 @@ def incomparable(rule: str, changes: Sequence[Change]) -> Iterator[Finding]:
     """One finding for each reason, and for each method if there are several reasons."""
     reasons: dict[str, list[Change]] = {}
     for each in changes:
-        reason = each.reason or f"it is {each.verdict}"
+        reason = each.reason or f"values are {each.verdict}"
         reasons.setdefault(reason, []).append(each)
     for reason, found in reasons.items():
         methods = list(dict.fromkeys(each.method for each in found))

@@ -222,11 +222,15 @@ def _slower(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
 def _passes(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
     if gate.allow_cost:
         return
+    rule = "passes per image"
+    unknown: dict[str, list[str]] = {}
     for each in comparison.costs:
-        if each.verdict in (Verdict.BETTER, Verdict.WORSE):
+        if each.verdict == Verdict.NOT_COMPARABLE and each.base_forwards is not None:
+            unknown.setdefault(each.reason, []).append(each.method)
+        elif each.verdict in (Verdict.BETTER, Verdict.WORSE):
             yield Finding(
                 severity="failure",
-                rule="passes per image",
+                rule=rule,
                 method=each.method,
                 message=(
                     f"{each.method} takes other passes per image: forward "
@@ -234,6 +238,13 @@ def _passes(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
                     f"{each.base_backwards:g} -> {each.head_backwards:g}."
                 ),
             )
+    for reason, methods in unknown.items():
+        yield Finding(
+            severity="warning",
+            rule=rule,
+            method=methods[0] if len(methods) == 1 else "",
+            message=f"Passes per image of {listed(methods, 3)} were not compared: {reason}.",
+        )
 
 
 def _verdicts(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:

@@ -23,7 +23,8 @@ class StoredRun:
         records: quality records.
         costs: cost records; may be empty.
         description: contents of `run.json`; None for a folder of records alone.
-        changed: files that no longer have the digests in `run.json`.
+        changed: files that no longer have the digests in `run.json`; files that are not there are
+            left out: a committed leaderboard may have no scores.
     """
 
     folder: Path
@@ -71,10 +72,11 @@ def read_stored_run(path: Path) -> StoredRun:
     if not records:
         raise UserError(f"{folder / RECORDS} has no records: nothing of this run is finished.")
     described = directory.exists()
+    changed = directory.changed() if described else ()
     return StoredRun(
         folder=folder,
         records=tuple(records),
         costs=tuple(costs),
         description=directory.read_description() if described else None,
-        changed=directory.changed() if described else (),
+        changed=tuple(name for name in changed if (folder / name).exists()),
     )

@@ -153,6 +153,7 @@ def test_the_gate_of_the_folder_and_options(command: Command, runs: tuple[str, s
         (["--out", "."], ["Cannot write"]),
         (["--out", "base/records.jsonl/x.md"], ["Cannot write"]),
         (["--badge", "base"], ["Cannot write base"]),
+        (["--out", "a.svg", "--badge", "./a.svg"], ["--out and --badge name the same file"]),
     ],
 )
 def test_bad_usage(
@@ -196,6 +197,31 @@ def test_standard_output_is_the_report_alone(command: Command, runs: tuple[str, 
     root = ElementTree.fromstring(done.out)
     assert root.get("tests") == str(len(SETS) * 2 + 2)  # and the gate's, of each metric
     assert "FAILURE: AUROC of KNN" in done.err
+
+
+def test_files_are_checked_before_the_runs_are_read(command: Command) -> None:
+    """A comparison takes seconds; an output that cannot be written is said at once."""
+    done = command("compare", "nowhere", "nowhere", "--badge-json", ".")
+    assert done.code == 2
+    assert "Cannot write ." in done.err
+
+
+def test_an_ood_set_that_is_gone(command: Command, runs: tuple[str, str]) -> None:
+    lines = Path("head/records.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["ood_dataset"] != "noise"]
+    Path("head/records.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    done = command("compare", *runs, "--max-drop", "auroc@noise=1")
+    assert "2 of 2 methods are gone on noise: " in done.out
+    assert "values are gone. [max-drop auroc@noise=1]" in " ".join(done.out.split())
+    assert done.code == 3
+
+
+def test_costs_that_are_missing_are_a_warning(command: Command, runs: tuple[str, str]) -> None:
+    Path("head/costs.jsonl").unlink()
+    done = command("compare", "base", "head", "--max-drop", "auroc=50")
+    assert (done.code, done.out.count("WARNING")) == (0, 1), done
+    assert "were not compared: no costs in the head." in " ".join(done.out.split())
+    assert "WARNING" not in command("compare", "head", "base", "--fail-on", "missing").out
 
 
 def test_badges(command: Command, runs: tuple[str, str]) -> None:

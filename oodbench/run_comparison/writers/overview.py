@@ -33,6 +33,7 @@ _COUNTED: dict[Severity, str] = {
     "incomparable": "missing comparison",
     "warning": "warning",
 }
+_ONE_SIDED = (Verdict.GONE, Verdict.NEW)
 _SEVERITIES = {"failure": "FAILURE", "warning": "WARNING", "incomparable": "NOT COMPARABLE"}
 
 
@@ -146,13 +147,22 @@ def _verdict(
         Verdict.NOT_COMPARABLE: ("cannot be compared in full",) * 2,
     }
     parts: list[str] = []
+    partly = {visible(each.method) for each in changes if each.verdict not in _ONE_SIDED}
     for verdict, (one, several) in words.items():
-        names = groups[verdict]
-        if names:
-            of = f" of {counted(total, 'method')}" if not parts else ""
-            are = one if len(names) == 1 else several
-            parts.append(f"{len(names)}{of} {are}: {listed(names)}.")
+        here = [each for each in groups[verdict] if verdict in _ONE_SIDED and each in partly]
+        whole = [each for each in groups[verdict] if each not in here]
+        for names, place in ((whole, ""), (here, f" on {_columns(changes, verdict)}")):
+            if names:
+                of = f" of {counted(total, 'method')}" if not parts else ""
+                are = one if len(names) == 1 else several
+                parts.append(f"{len(names)}{of} {are}{place}: {listed(names)}.")
     return " ".join(parts) + costly
+
+
+def _columns(changes: Sequence[Change], verdict: Verdict) -> str:
+    """The OOD sets with a verdict."""
+    found = (each.column for each in changes if each.verdict == verdict and each.kind == "set")
+    return visible(listed(dict.fromkeys(found)))
 
 
 def _subject(count: int, one: str, several: str) -> str:
