@@ -67,8 +67,9 @@ def declaration(
     status = statuses[name]
     if status.info is None:
         raise UserError(
-            f"Detector '{name}' was asked for and is broken: {status.error}.",
-            "`oodbench list detectors` shows where its file is.",
+            f"Detector '{name}' was asked for and is broken: {status.error}"
+            f"{'' if status.error and status.error.endswith('?') else '.'}",
+            f"Correct detectors/{name}.py, or leave the detector out.",
         )
     return status.info
 

@@ -21,8 +21,8 @@ from oodbench.plugins.detector_modules import source_digest
 from oodbench.plugins.importing import instantiate, load_class
 from oodbench.version import __version__
 
-TIME_LIMIT = 60
-"""Seconds that importing may take, torch included."""
+TIME_LIMIT = 120
+"""Seconds that importing may take, torch included; `importing` limits each file."""
 
 
 Trial = tuple[Path, str]

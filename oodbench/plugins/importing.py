@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import json
 import sys
@@ -18,6 +20,9 @@ from oodbench.errors import UserError, did_you_mean, shown
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.detector_modules import is_content, module_name, source_files
 from oodbench.specs import number_obstacle
+
+TIME_LIMIT = 60
+"""Seconds that running a detector's file may take, imports included."""
 
 
 def instantiate(cls: type[Detector], parameters: Mapping[str, Any]) -> Detector:
@@ -151,7 +156,9 @@ def _load(path: Path) -> type[Detector]:
         sys.modules.pop(old, None)
     before = set(sys.modules)
     try:
-        found = _registered(importlib.import_module(name), path)
+        with _limited(TIME_LIMIT):
+            module = importlib.import_module(name)
+        found = _registered(module, path)
     except BaseException as error:
         for new in set(sys.modules) - before:
             if is_content(new):
@@ -161,6 +168,24 @@ def _load(path: Path) -> type[Detector]:
         raise BrokenDetectorError(_explain_import(error, path)) from error
     _states[name] = state
     return found
+
+
+class _TooSlowError(BaseException):
+    """Running a file takes too long. Not an `Exception`: a loop may pass over those."""
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise `_TooSlowError` in this thread after so many seconds, at its next line of Python."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    arguments = (thread, ctypes.py_object(_TooSlowError))
+    timer = threading.Timer(seconds, ctypes.pythonapi.PyThreadState_SetAsyncExc, arguments)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 _State = dict[Path, tuple[int, int]]
@@ -219,6 +244,10 @@ def _explain_import(error: BaseException, path: Path) -> str:
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, UserError):  # of `register`
         described = error.message.rstrip(".")
+    if isinstance(error, SystemExit):
+        described += ": the file ends Python when it is imported; remove that line"
+    if isinstance(error, _TooSlowError):
+        described = f"running the file takes longer than {TIME_LIMIT} s"
     if isinstance(error, ModuleNotFoundError) and path.with_name(f"{error.name}.py").exists():
         described += f": call the file beside it _{error.name}.py, and import '_{error.name}'"
     if inner is not None:

@@ -262,7 +262,7 @@ def test_a_dataclass_in_a_detector_file(tmp_path: Path, lazy: str) -> None:
     [
         ("import torch\n\nraise RuntimeError('no luck')\n", "line 3: RuntimeError: no luck"),
         ("x = 1 / 0\n", "line 1: ZeroDivisionError: division by zero"),
-        ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
+        ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3: the file ends Python"),
         ("def f(:\n", "line 1: SyntaxError: invalid syntax"),
         ("import json\njson.loads('\\n\\n\\n[')\n", "line 2: JSONDecodeError: "),
         ("raise KeyError\n", "line 1: KeyError"),
@@ -279,6 +279,24 @@ def test_a_failed_import_leaves_nothing_behind(tmp_path: Path, text: str, said: 
     assert not left
     path.write_text(DETECTOR.format(name="mine", cls="Mine"))
     assert load_class(path).info.name == "mine", "a mended file must load in the same process"
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "while True:\n    pass\n",
+        "while True:\n    try:\n        pass\n    except Exception:\n        pass\n",
+    ],
+)
+def test_a_file_that_never_ends_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    monkeypatch.setattr("oodbench.plugins.importing.TIME_LIMIT", 0.2)
+    path = detector(tmp_path, "mine", loop)
+    with pytest.raises(
+        BrokenDetectorError, match=r"line \d: running the file takes longer than 0.2 s"
+    ):
+        load_class(path)
 
 
 def test_asking_for_a_broken_detector_names_its_file(tmp_path: Path) -> None:
