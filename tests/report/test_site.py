@@ -325,6 +325,23 @@ def test_a_run_without_results_on_ood_sets_has_no_ranking(tmp_path: Path) -> Non
     assert "This run has no result on an OOD set." in pages["toy-v1/methods/softmax-msp.html"].text
 
 
+def test_a_run_without_costs_and_scores_offers_no_filters_by_them(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", described=False, scores=False)
+    assert "More filters" in render(site_of(folder))["toy-v1/index.html"]
+    (folder / "costs.jsonl").unlink()
+    content = render(site_of(folder))["toy-v1/index.html"]
+    assert "More filters" not in content
+    assert 'id="text"' in content, "methods can still be searched"
+
+
+def test_a_long_revision_is_cut_in_headings(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, revision="r" * 300) for name in "ab"]
+    pages = render(site_of(*runs))
+    assert ">" + "r" * 20 + "<" in pages["toy-v1/history.html"]
+    assert "r" * 21 not in pages["toy-v1/history.html"]
+    assert "r" * 300 in pages["toy-v1/index.html"], "whole with the versions"
+
+
 def test_citations_are_links_of_the_web_only(tmp_path: Path) -> None:
     known = Citation(
         "ICLR 2017", "https://x.org/?a=1&b=2", "A Paper", ("An Author",), "", "@a{b,\n  c}"

@@ -145,7 +145,7 @@ def _run_pages(
         board=board,
         status=_status(run),
         date=_date(run),
-        revision=description.versions.get("oodbench_revision", "") if description else "",
+        revision=_revision(description),
         summary=document.summary,
         notes=document.notes,
         provenance=tuple(_provenance(run)),
@@ -154,6 +154,11 @@ def _run_pages(
             for row in board.rows
         ),
     )
+
+
+def _revision(description: RunDescription | None) -> str:
+    """The revision, short enough for headings; `run.json` may hold any text."""
+    return description.versions.get("oodbench_revision", "")[:20] if description else ""
 
 
 def _status(run: ShownRun) -> str:

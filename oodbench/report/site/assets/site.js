@@ -219,9 +219,8 @@
         box.checked = wanted.getAll("without").includes(box.value);
       }
       if (get("tied")) get("tied").checked = wanted.has("tied");
-      if (wanted.has("without") || wanted.has("most") || wanted.has("tied")) {
-        form.querySelector("details").open = true;
-      }
+      const more = form.querySelector("details");
+      if (more && ["without", "most", "tied"].some((each) => wanted.has(each))) more.open = true;
     }
     function writeAddress() {
       const said = new URLSearchParams();
