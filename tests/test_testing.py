@@ -652,7 +652,7 @@ def test_an_exception_is_said_once_with_the_line_of_the_file(tmp_path: Path) -> 
     assert "IndexError: Dimension out of range" in text
     assert "detectors/broken_inside.py, line 6: return outputs.logits.amax(dim=7)" in text
     assert text.count("IndexError") == 1
-    assert "as in needs_declared" in text
+    assert "as in scores" in text
 
 
 def test_a_constructor_without_defaults_is_named_once() -> None:

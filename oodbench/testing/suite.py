@@ -23,9 +23,9 @@ from oodbench.testing.subject import Subject, subject_of
 CHECKS: tuple[Check, ...] = (
     declarations.declaration,
     declarations.parameters_kept,
+    scoring.scores,  # before the needs: what fails in every check is named where it is looked for
     declarations.needs_declared,
     declarations.needs_used,
-    scoring.scores,
     scoring.orientation,
     scoring.batch_size,
     scoring.neighbors,
