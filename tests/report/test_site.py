@@ -134,6 +134,24 @@ def test_every_method_has_a_page_with_figures_and_every_link_leads_somewhere(
         assert page.row.method in content.text
 
 
+def test_every_region_that_scrolls_can_be_reached_by_key(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, skipped={"SoftMax+X": "no head"}) for name in "ab"]
+    for address, content in render(site_of(*runs)).items():
+        for _, attributes in Page(content).tags if address.endswith(".html") else ():
+            if attributes.get("class") == "wide":
+                assert attributes.get("tabindex") == "0", address
+                assert attributes.get("role") == "region", address
+                assert attributes.get("aria-label") or attributes.get("aria-labelledby"), address
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [(1, "One seed;"), (2, "Mean over two seeds"), (3, "Mean over seeds,")]
+)
+def test_values_of_a_method_are_explained(tmp_path: Path, seeds: int, words: str) -> None:
+    pages = render(site_of(write_run(tmp_path / "run", seeds=seeds)))
+    assert words in Page(pages["toy-v1/methods/softmax-knn.html"]).text
+
+
 def test_tables_are_real_tables(tmp_path: Path) -> None:
     for address, content in render(site_of(write_run(tmp_path / "run"))).items():
         if not address.endswith(".html"):

@@ -174,7 +174,7 @@
         const section = body.querySelector(".section");
         if (section) section.hidden = !Array.from(body.rows).some((r) => r !== section && !r.hidden);
       }
-      get("count").textContent = count + " of " + rows.length + " methods shown" +
+      get("count").textContent = count + " of " + rows.length + (rows.length === 1 ? " method" : " methods") + " shown" +
         (count ? "" : ". No method fits these filters; Reset shows all.");
       if (get("front")) get("front").hidden = !count;
       get("board-part").hidden = !count;
