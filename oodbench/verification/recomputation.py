@@ -81,6 +81,12 @@ def recompute(
             found.discrepancies += wrong
             for line in todo[key]:
                 found.discrepancies += _compared(line, measured, resamples, ties)
+            recorded = {line.record.ood_dataset for line in todo[key]}
+            found.discrepancies += [
+                Discrepancy(file=scores_name(key), reason=f"there is no record of '{ood}'")
+                for ood in measured
+                if ood not in recorded
+            ]
             found.resampled[key] = {
                 ood: differences.as_kept(each.resampled) for ood, each in measured.items()
             }

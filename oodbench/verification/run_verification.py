@@ -112,7 +112,7 @@ class _Verifying:
         for path in sorted(self.directory.folder.glob("scores/*/seed*.npz")):
             name = path.relative_to(self.directory.folder).as_posix()
             if name not in known:
-                self.found.append(Discrepancy(file=name, reason=f"{RECORDS} has no such method"))
+                self.found.append(Discrepancy(file=name, reason=f"{RECORDS} has no record of it"))
         return found
 
     def _check_description(self, description: RunDescription) -> None:

@@ -219,6 +219,16 @@ def test_scores(run: Path, command: Command) -> None:
     assert "Cannot read the scores" in command("verify", run, "--all").out
 
 
+def test_scores_of_a_data_set_without_records(run: Path, command: Command) -> None:
+    with np.load(run / MSP) as stored:
+        scores = dict(stored)
+    (run / MSP).write_bytes(scores_content({**scores, "extra": scores["letters"]}))
+    forge(run)
+    said = command("verify", run)
+    assert said.code == ExitCode.FINDING
+    assert f"{MSP}: there is no record of 'extra'" in " ".join(said.out.split())
+
+
 def test_scores_of_no_method(run: Path, command: Command) -> None:
     shutil.copytree(run / "scores" / "SoftMax+MSP", run / "scores" / "SoftMax+Best")
     done = command("verify", run)
