@@ -47,6 +47,11 @@ class NotFittedError(ValueError, AttributeError):
     """
 
 
+def sentence(text: str) -> str:
+    """Text that ends with a period, unless it ends as a sentence does."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 def visible(text: str) -> str:
     """Text in one line, with escapes for characters that do not print.
 

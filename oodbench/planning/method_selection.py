@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from oodbench.detector import DetectorInfo
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, sentence
 from oodbench.planning.plan import Method, Skip
 from oodbench.plugins.catalog import DetectorStatus, aliases
 from oodbench.specs import BenchmarkSpec
@@ -67,8 +67,7 @@ def declaration(
     status = statuses[name]
     if status.info is None:
         raise UserError(
-            f"Detector '{name}' was asked for and is broken: {status.error}"
-            f"{'' if status.error and status.error.endswith('?') else '.'}",
+            sentence(f"Detector '{name}' was asked for and is broken: {status.error}"),
             f"Correct detectors/{name}.py, or leave the detector out.",
         )
     return status.info

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from oodbench.detector import Detector, DetectorInfo
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, sentence
 from oodbench.files import expanded
 from oodbench.plugins.content_folders import BUILT_IN, FOLDERS, Kind, Plugin, content_folders
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
@@ -198,7 +198,9 @@ class Catalog:
         try:
             cls = entry.load()
         except BrokenDetectorError as error:
-            raise UserError(f"Detector '{name}' is broken ({entry.path}): {error}.") from error
+            raise UserError(
+                sentence(f"Detector '{name}' is broken ({entry.path}): {error}")
+            ) from error
         return instantiate(cls, parameters or {})
 
     # --- benchmarks and data sets --------------------------------------------------------------

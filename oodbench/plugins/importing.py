@@ -243,7 +243,7 @@ def _explain_import(error: BaseException, path: Path) -> str:
     message = getattr(error, "msg", None) or str(error).splitlines()[0] if str(error) else ""
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, UserError):  # of `register`
-        described = error.message.rstrip(".")
+        described = f"{error.message} {error.hint}".rstrip(". ")
     if isinstance(error, SystemExit):
         described += ": the file ends Python when it is imported; remove that line"
     if isinstance(error, _TooSlowError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from oodbench.errors import UserError, listed
+from oodbench.errors import UserError, listed, sentence
 from oodbench.files import expanded
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin
@@ -57,4 +57,4 @@ def detector_file(given: str | Path, plugins: Plugin | Iterable[Plugin] = ()) ->
 
 def broken(path: Path, error: Exception | str) -> UserError:
     """What is said of a file that does not import or declares no detector."""
-    return UserError(f"{path}: {error}.".replace("..", "."))
+    return UserError(sentence(f"{path}: {error}"))

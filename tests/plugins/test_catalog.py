@@ -299,6 +299,13 @@ def test_a_file_that_never_ends_is_stopped(
         load_class(path)
 
 
+def test_an_error_that_ends_with_a_question_gets_no_period(tmp_path: Path) -> None:
+    text = DETECTOR.format(name="mine", cls="Mine").replace('"mine"', '"mine", needs=("feature",)')
+    detector(tmp_path, "mine", text)
+    with pytest.raises(UserError, match=r"Did you mean .*\?$"):
+        Catalog([tmp_path]).load_detector("mine")
+
+
 def test_asking_for_a_broken_detector_names_its_file(tmp_path: Path) -> None:
     path = detector(tmp_path, "mine", "raise RuntimeError('no luck')\n")
     with pytest.raises(UserError, match="'mine' is broken") as raised:
