@@ -70,7 +70,7 @@ def test_an_exception_has_the_line_of_the_file_or_of_its_helper(
     assert done.code == 1
     assert "IndexError: Dimension out of range" in done.out
     assert "detectors/_shared.py, line 2: return values.norm(dim=3)" in done.out
-    assert "as in needs_declared" in done.out
+    assert "as in scores" in done.out
 
 
 def test_debug_shows_the_traceback_in_this_process(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_score_that_does_not_come_to_its_end_fails(
     assert more in done.out
     assert len([line for line in done.out.splitlines() if line[:4].strip()]) == 29
     if "exit('" not in body:
-        assert "not run: needs_declared ended the checks" in done.out
+        assert "not run: scores ended the checks" in done.out
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:
