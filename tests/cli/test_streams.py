@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.boards import cost_records, quality_records
+from helpers.boards import SPECIAL, cost_records, quality_records
 
 from oodbench.cli import streams
 from oodbench.files import write_atomic
@@ -48,8 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a name that is not ASCII in it."""
     place = tmp_path_factory.mktemp("run")
     write_atomic(place / "run.json", json.dumps({"status": "complete"}))
-    write_atomic(place / "records.jsonl", to_lines(quality_records(3)))
-    write_atomic(place / "costs.jsonl", to_lines(cost_records(3)))
+    # Records of a run have valid names only, unlike those that the writers are tested with.
+    for name, records in (("records", quality_records(3)), ("costs", cost_records(3))):
+        write_atomic(place / f"{name}.jsonl", to_lines(records).replace(SPECIAL, "A+\\u03b2"))
     return place
 
 
