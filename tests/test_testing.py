@@ -29,6 +29,7 @@ from oodbench.testing import (
     state_checks,
 )
 from oodbench.testing.assertions import CheckFailed, NotRun
+from oodbench.testing.fitting_checks import live_bytes
 from oodbench.testing.small_network import SmallNetwork
 from oodbench.testing.subject import Subject
 
@@ -772,3 +773,13 @@ def test_a_file_of_tests_of_a_user_runs(tmp_path: Path) -> None:
     assert "test_conformance[energy-orientation] PASSED" in done.stdout
     if not torch.cuda.is_available():
         assert "no CUDA" in done.stdout or "test_conformance[energy-cuda] SKIPPED" in done.stdout
+
+
+def test_tensors_without_data_have_no_bytes() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = torch.empty(1_000_000)
+    meta = torch.empty(1_000_000, device="meta")
+    assert live_bytes() > 0
+    assert fake.shape == meta.shape  # both are alive until here

@@ -174,6 +174,7 @@ def live_bytes() -> int:
     storages: dict[int, int] = {}
     for found in gc.get_objects():
         if issubclass(type(found), Tensor):
-            storage = found.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            with suppress(RuntimeError):  # fake tensors of torch.export have no data
+                storage = found.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values()) + tracemalloc.get_traced_memory()[0]
