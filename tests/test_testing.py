@@ -778,8 +778,11 @@ def test_a_file_of_tests_of_a_user_runs(tmp_path: Path) -> None:
 def test_tensors_without_data_have_no_bytes() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    before = live_bytes()
     with FakeTensorMode():
         fake = torch.empty(1_000_000)
     meta = torch.empty(1_000_000, device="meta")
-    assert live_bytes() > 0
-    assert fake.shape == meta.shape  # both are alive until here
+    assert abs(live_bytes() - before) < 1_000_000
+    real = torch.empty(1_000_000)
+    assert live_bytes() - before >= 4_000_000
+    assert fake.shape == meta.shape == real.shape  # all are alive until here

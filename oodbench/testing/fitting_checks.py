@@ -176,5 +176,6 @@ def live_bytes() -> int:
         if issubclass(type(found), Tensor):
             with suppress(RuntimeError):  # fake tensors of torch.export have no data
                 storage = found.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
+                if (address := storage.data_ptr()) != 0:  # of meta tensors it is 0
+                    storages[address] = storage.nbytes()
     return sum(storages.values()) + tracemalloc.get_traced_memory()[0]

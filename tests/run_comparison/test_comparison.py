@@ -528,7 +528,7 @@ def test_a_run_without_costs(write: Write) -> None:
     assert found["A"].reason == "no costs in the base"
     found = {each.method: each for each in compare_runs(full, bare).costs}
     assert found["B"].verdict == Verdict.GONE
-    assert found["A"].reason == "the head has no costs of it"
+    assert found["A"].reason == "no costs in the head"
 
 
 def test_costs(write: Write) -> None:
