@@ -277,16 +277,8 @@ def read_lines(kind: type[R], path: Path) -> list[R]:
     Raises:
         UserError: if a line is not a record; it names file, line and value.
     """
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read {path}: {error}.") from error
-    if not lines[-1]:
-        lines.pop()
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         try:
             records.append(parse_line(kind, line))
         except (ValueError, RecursionError) as error:  # a RecursionError has no useful text
@@ -296,6 +288,21 @@ def read_lines(kind: type[R], path: Path) -> list[R]:
                 "The file was changed after the run: run again with --resume, or restore it.",
             ) from error
     return records
+
+
+def text_lines(path: Path) -> list[str]:
+    """Lines of a file of records, not parsed; an empty list if there is no file.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path}: {error}.") from error
+    return lines if lines[-1] else lines[:-1]
 
 
 def parse_line(kind: type[R], line: str) -> R:

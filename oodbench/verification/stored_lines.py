@@ -17,6 +17,7 @@ from oodbench.storage.records import (
     R,
     TrainingRecord,
     parse_line,
+    text_lines,
 )
 from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING
 from oodbench.verification.outcome import Discrepancy
@@ -92,17 +93,8 @@ def read_lines(folder: Path) -> StoredLines:
 
 
 def _read(kind: type[R], folder: Path, name: str, unreadable: list[Discrepancy]) -> list[Line[R]]:
-    path = folder / name
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read {path}: {error}.") from error
-    if not lines[-1]:
-        lines.pop()
     found = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(folder / name), start=1):
         try:
             found.append(Line(number, parse_line(kind, line)))
         except (ValueError, RecursionError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.tiny_content import LOST as LOST_MANIFEST
 
 from oodbench import api
 from oodbench.engine import benchmark_run as engine
@@ -46,18 +47,6 @@ evaluation: {resamples: 100}
 TWO = "extends: tiny-one\nname: tiny-two\nood: {far: null}\n"
 # Its images are nowhere: it fails when it is run.
 LOST = "extends: tiny-one\nname: tiny-lost\nid: digits\nood: {near: null, far: [lost]}\n"
-LOST_MANIFEST = """\
-schema_version: 1
-name: lost
-title: Lost
-summary: Nobody has these images
-kind: folder
-paths: {test: test}
-shape: [1, 8, 8]
-splits: {test: 10}
-license: none
-citation: none
-"""
 PUBLISHED = """\
 schema_version: 1
 name: paper
