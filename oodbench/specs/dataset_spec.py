@@ -31,16 +31,33 @@ class FileSpec(Spec):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     """Many publishers give only this checksum; sha256 is used if both are given."""
+    unverified: Text | None = None
+    """Why no checksum is known. The SHA-256 is then recorded when the file is first fetched or
+    found, and the file is verified against this record from then on."""
+    text: bool = False
+    """A text file: size and checksum are those of its content with CRLF turned into LF."""
     size: PositiveInt | None = None
     """Size in bytes, if known."""
     unpacked_limit: PositiveInt | None = None
     """Archives: maximum size of the content in bytes. None: the file is not unpacked."""
 
     @model_validator(mode="after")
-    def _has_a_checksum(self) -> FileSpec:
-        if self.sha256 is None and self.md5 is None:
-            raise ValueError(f"file '{self.name}' needs a checksum: sha256 or md5")
+    def _consistent(self) -> FileSpec:
+        if not self.checksum and self.unverified is None:
+            raise ValueError(
+                f"file '{self.name}' needs a checksum: sha256 or md5; if none is known, say why: "
+                "'unverified: REASON'"
+            )
+        if self.checksum and self.unverified is not None:
+            raise ValueError(f"file '{self.name}' has a checksum: remove 'unverified'")
+        if self.text and self.unpacked_limit is not None:
+            raise ValueError(f"file '{self.name}': an archive (unpacked_limit) is no text")
         return self
+
+    @property
+    def checksum(self) -> str:
+        """The preferred checksum; empty if none is known."""
+        return self.sha256 or self.md5 or ""
 
 
 class ResizeSpec(Spec):

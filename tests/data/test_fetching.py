@@ -314,7 +314,15 @@ def test_archives_and_other_files_lie_together(server: Server, tmp_path: Path) -
     ("update", "message"),
     [
         ({"kind": "builtin", "builder": "x", "paths": {}}, "takes neither split_from nor files"),
-        ({"files": [{"name": "a.tar"}]}, "file 'a.tar' needs a checksum"),
+        ({"files": [{"name": "a.tar"}]}, "file 'a.tar' needs a checksum.*'unverified: REASON'"),
+        (
+            {"files": [{"name": "a", "md5": "0" * 32, "unverified": "old"}]},
+            "file 'a' has a checksum: remove 'unverified'",
+        ),
+        (
+            {"files": [{"name": "a", "md5": "0" * 32, "text": True, "unpacked_limit": 9}]},
+            "file 'a': an archive .* is no text",
+        ),
         ({"files": [{"name": "a", "md5": "0" * 32}] * 2}, "two files have the same name"),
         ({"files": [{"name": "../a", "md5": "0" * 32}]}, "should match pattern"),
         ({"files": [{"name": "a", "md5": "0" * 32, "urls": ["file:///x"]}]}, "match pattern"),
