@@ -16,7 +16,7 @@ class LoadedSplits:
     """The images of data sets, read when first needed and then kept.
 
     Args:
-        specs: the manifests by name.
+        specs: name of a data set, as in a benchmark -> its manifest.
         data_root: folder of the data sets; default: `OODBENCH_DATA`, else in the cache.
         say: progress reporter; default: silent, with warnings as Python warnings.
         most: largest number of images of a split; None for all (`oodbench.data.image_selection`).
@@ -60,7 +60,7 @@ class LoadedSplits:
             spec = self._specs[dataset]
             data, fingerprint = checked_split(spec, split, self._data_root, self._say)
             if self._most is not None and len(data) > self._most:
-                data = limited(data, self._most, dataset, split)
+                data = limited(data, self._most, spec.name, split)
                 fingerprint = data.fingerprint()
             self._loaded[key] = data, fingerprint
         return self._loaded[key]

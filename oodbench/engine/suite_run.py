@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,7 @@ from oodbench.planning.plan import Plan
 from oodbench.planning.suite_plan import Suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
+from oodbench.specs import DatasetSpec
 from oodbench.storage.locks import held
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.suite_description import SuiteDescription
@@ -89,7 +90,7 @@ def run_members(
         reason = _one_line(error.message).removeprefix(f"data set '{name}': ")
         reason = reason.replace(f"data set '{name}' needs", "it needs", 1)
         say(f"data set '{name}' is missing: {reason}")
-    if not state.written and all(absent.keys() & plan.datasets.keys() for plan in plans.values()):
+    if not state.written and all(_lacking(plan, absent) for plan in plans.values()):
         raise UserError(
             f"No benchmark of suite '{suite.spec.name}' can be run: data sets are missing: "
             f"{', '.join(absent)}.",
@@ -103,7 +104,7 @@ def run_members(
         if state.status_of(member) == "complete" and _is_done(plan, catalog, folder, data_root):
             say(f"{label}: finished before")
             continue
-        if lacking := [name for name in plan.datasets if name in absent]:
+        if lacking := _lacking(plan, absent):
             reason = f"data sets are missing: {', '.join(lacking)}"
             say(f"{label}: not run, {reason}")
             state = state.with_member(member, "failed", reason)
@@ -119,9 +120,19 @@ def run_members(
     return state
 
 
+def _lacking(plan: Plan, absent: Collection[str]) -> list[str]:
+    """The data sets of a plan that are missing, by the names of their manifests."""
+    return [spec.name for spec in plan.datasets.values() if spec.name in absent]
+
+
+def _specs(plans: Iterable[Plan]) -> dict[str, DatasetSpec]:
+    """All manifests by their names; two benchmarks may give one name to two manifests."""
+    return {spec.name: spec for plan in plans for spec in plan.datasets.values()}
+
+
 def _hint(absent: Mapping[str, UserError], plans: Iterable[Plan]) -> str:
     """How to get data sets that are missing."""
-    specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
+    specs = _specs(plans)
     published = [name for name in absent if any(file.urls for file in specs[name].files)]
     first = next(iter(absent.values())).hint
     if len(published) < 2:
@@ -136,8 +147,7 @@ def _absent(
     from oodbench.data.store.locations import root_folder
     from oodbench.data.store.stored_dataset import StoredDataset
 
-    specs = {name: spec for plan in plans for name, spec in plan.datasets.items()}
-    stored = [spec for spec in specs.values() if spec.kind != "builtin"]
+    stored = [spec for spec in _specs(plans).values() if spec.kind != "builtin"]
     absent = {}
     with progress.work(len(stored)):
         for spec in stored:

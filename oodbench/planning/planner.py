@@ -82,7 +82,7 @@ def make_plan(
             runnable.append(method)
         else:
             skips.append(_skip(method, reason))
-    datasets = {name: catalog.dataset(name) for name in (benchmark.id, *benchmark.ood_groups)}
+    datasets = {name: _dataset(benchmark, catalog, name) for name in benchmark.names}
     _check_data(benchmark, datasets, runnable)
     return Plan(
         benchmark=benchmark,
@@ -200,6 +200,14 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
 
 def _skip(method: Method, reason: str) -> Skip:
     return Skip(method.name, method.model, method.detector.name, reason, method.asked_for)
+
+
+def _dataset(benchmark: BenchmarkSpec, catalog: Catalog, name: str) -> DatasetSpec:
+    """The manifest of a data set of the benchmark."""
+    if name in benchmark.datasets:
+        known = catalog.entries["dataset"]
+        check_known(f"datasets.{name}", benchmark.manifest(name), known, benchmark)
+    return catalog.dataset(benchmark.manifest(name))
 
 
 def _check_data(

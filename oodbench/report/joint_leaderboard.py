@@ -19,7 +19,9 @@ from oodbench.storage.run_description import RunDescription
 from oodbench.storage.same_work import shared_differences
 from oodbench.storage.stored_run import StoredRun
 
-_OF_BENCHMARK = ("id", "ood", "models", "reference", "tuning", "evaluation", "limited")
+_OF_BENCHMARK = (
+    *("id", "ood", "datasets", "models", "reference", "tuning", "evaluation", "limited"),
+)
 """Parts of a benchmark that every result depends on; runs may have other methods."""
 
 _Keys = Mapping[str, tuple[str, str]]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from oodbench.errors import did_you_mean
 from oodbench.specs.dataset_spec import DatasetSpec
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import ModelSpec
@@ -126,6 +127,9 @@ class BenchmarkSpec(Spec):
     """The in-distribution data set: models are trained on its `train` split, tested on `test`."""
     ood: dict[Text, Several[Text]]
     """Group ("near", "far") -> OOD data sets; their `test` splits are used."""
+    datasets: dict[Text, Text] = Field(default_factory=dict)
+    """Name of a data set in this benchmark, its records, scores and tables -> its manifest.
+    Default: the manifest has the name itself."""
     models: dict[MethodName, ModelSpec]
     methods: dict[MethodName, MethodSpec] = Field(default_factory=dict)
     matrix: MatrixSpec | None = None
@@ -151,6 +155,7 @@ class BenchmarkSpec(Spec):
             raise ValueError("ood: 'id' is reserved: it names the ID test images in stored scores")
         if self.id in sets:
             raise ValueError(f"ood: '{self.id}' is the in-distribution data set")
+        self._check_datasets()
         if not self.models:
             raise ValueError("models: names no model")
         if not self.methods and self.matrix is None:
@@ -162,6 +167,21 @@ class BenchmarkSpec(Spec):
         for index, excluded in enumerate(self.exclude):
             self._known_model(excluded.model, f"exclude.{index}.model")
         return self
+
+    def _check_datasets(self) -> None:
+        """Check that `datasets` names data sets of this benchmark, and no manifest twice."""
+        for name in self.datasets:
+            if name not in self.names:
+                near = did_you_mean(name, self.names)
+                raise ValueError(f"datasets: '{name}' is no data set of this benchmark. {near}")
+        named: dict[str, str] = {}
+        for name in self.names:
+            other = named.setdefault(self.manifest(name), name)
+            if other != name:
+                raise ValueError(
+                    f"datasets: '{other}' and '{name}' are both the test images of manifest "
+                    f"'{self.manifest(name)}'"
+                )
 
     def _known_model(self, model: str, where: str) -> None:
         if model not in self.models:
@@ -202,6 +222,15 @@ class BenchmarkSpec(Spec):
     def identity(self) -> dict[str, Any]:
         """All values that results depend on: everything but title and summary."""
         return self.model_dump(mode="json", exclude=WORDS)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all data sets in this benchmark; the ID set is the first."""
+        return (self.id, *self.ood_groups)
+
+    def manifest(self, name: str) -> str:
+        """The manifest of a data set that has this name in this benchmark."""
+        return self.datasets.get(name, name)
 
     @property
     def ood_groups(self) -> dict[str, str]:

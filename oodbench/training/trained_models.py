@@ -244,7 +244,10 @@ def train_models(
     if not names:
         return {}
     data = LoadedSplits(
-        {benchmark.id: catalog.dataset(benchmark.id)}, data_root, say, benchmark.most_images
+        {benchmark.id: catalog.dataset(benchmark.manifest(benchmark.id))},
+        data_root,
+        say,
+        benchmark.most_images,
     )
     store = ModelStore(benchmark, data, device, say)
     store.check(names, seeds)

@@ -564,6 +564,21 @@ def test_an_unknown_data_set() -> None:
     assert "'letters'" in error.hint
 
 
+def test_a_data_set_may_have_another_name_here() -> None:
+    planned = plan(benchmark(datasets={"signs": "letters"}, ood={"near": ["signs"]}))
+    assert {name: spec.name for name, spec in planned.datasets.items()} == {
+        "digits": "digits",
+        "signs": "letters",
+    }
+    assert {each.dataset for each in passes_of(planned)} == {"digits", "signs"}
+
+
+def test_an_unknown_manifest_of_a_data_set() -> None:
+    error = refusal(benchmark(datasets={"signs": "leters"}, ood={"near": ["signs"]}))
+    assert error.message == "Benchmark 'mine': datasets.signs: unknown name 'leters'."
+    assert "'letters'" in error.hint
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

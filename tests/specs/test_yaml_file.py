@@ -205,6 +205,16 @@ def test_several_errors_are_counted(tmp_path: Path) -> None:
         ({"ood": {"near": []}}, "ood: names no data set"),
         ({"ood": {"near": ["letters"], "far": ["letters"]}}, "'letters' is listed twice"),
         ({"ood": {"near": ["digits"]}}, "'digits' is the in-distribution data set"),
+        ({"datasets": {"leters": "mine"}}, "datasets: 'leters' is no data set of this benchmark"),
+        ({"datasets": {"leters": "mine"}}, "Did you mean 'letters'?"),
+        (
+            {"datasets": {"a": "x", "b": "x"}, "ood": {"near": ["a"], "far": ["b"]}},
+            "datasets: 'a' and 'b' are both the test images of manifest 'x'",
+        ),
+        (
+            {"datasets": {"a": "digits"}, "ood": {"near": ["a"]}},
+            "datasets: 'digits' and 'a' are both the test images of manifest 'digits'",
+        ),
         ({"models": {}}, "models: names no model"),
         ({"methods": {}}, "give methods, a matrix, or both"),
         ({"methods": {"A": {"model": "x", "detector": "y"}}}, "methods.A.model: no model 'x'"),
