@@ -66,9 +66,10 @@ def decode_image(
         CorruptImageError: the image cannot be decoded.
         WrongShapeError: it has another size, and `resize` is None.
     """
-    if not isinstance(content, bytes) and content.shape == shape:
-        return np.ascontiguousarray(content), ""
     channels, height, width = shape
+    unchanged = resize is None or resize.short_side in (None, min(height, width))
+    if unchanged and not isinstance(content, bytes) and content.shape == shape:
+        return np.ascontiguousarray(content), ""
     image, lost = _decoded(content, _MODES[channels])
     if resize is not None:
         image = resized(image, (width, height), resize)
@@ -79,14 +80,16 @@ def decode_image(
 
 
 def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image.Image:
-    """Crop and resize an image in a single resampling step.
+    """Crop and resize an image, with at most one resampling step.
 
     Args:
         image: mode L or RGB.
         size: width, height.
-        how: the filter, and whether to crop the largest centered part with the aspect ratio of
-            `size` or to ignore the aspect ratio.
+        how: the filter, and whether to resize the short side and crop the center, to crop the
+            largest centered part with the aspect ratio of `size`, or to ignore the aspect ratio.
     """
+    if how.short_side is not None:
+        return _center(_with_short_side(image, how.short_side, _FILTERS[how.filter]), size)
     left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
     if how.crop == "center":
         scale = min(image.width / size[0], image.height / size[1])
@@ -97,6 +100,22 @@ def resized(image: Image.Image, size: tuple[int, int], how: ResizeSpec) -> Image
         left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
         right, bottom = min(left + box_width, right), min(top + box_height, bottom)
     return image.resize(size, _FILTERS[how.filter], box=(left, top, right, bottom))
+
+
+def _with_short_side(image: Image.Image, length: int, resampling: Image.Resampling) -> Image.Image:
+    """The image resized; the long side is rounded down, as in torchvision's `Resize(int)`."""
+    width, height = image.size
+    if width <= height:
+        size = length, int(length * height / width)
+    else:
+        size = int(length * width / height), length
+    return image if size == image.size else image.resize(size, resampling)
+
+
+def _center(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The central part, with the offset rounded half to even, as in torchvision's `CenterCrop`."""
+    left, top = (round((have - wanted) / 2) for have, wanted in zip(image.size, size, strict=True))
+    return image.crop((left, top, left + size[0], top + size[1]))
 
 
 def _decoded(content: Content, mode: str) -> tuple[Image.Image, str]:

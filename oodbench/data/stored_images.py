@@ -22,7 +22,8 @@ class StoredImages:
     Attributes:
         names: name of each image in messages; for image files, the path in the data set's folder.
         labels: shape [N], int64; None for images without classes.
-        content: returns an image by its index; raises OSError if a file cannot be read.
+        content: returns an image by its index; raises OSError if a file cannot be read. It can be
+            pickled, so that worker processes can read images.
         files: all files that are read, as paths in the data set's folder.
         identity: digest of path, size and modification time of every file.
         classes: names of the classes, if the files contain them.
@@ -37,6 +38,38 @@ class StoredImages:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class FileContents:
+    """Reads image files.
+
+    Attributes:
+        folder: the folder of the files.
+        names: paths of the files in the folder.
+    """
+
+    folder: Path
+    names: Sequence[str]
+
+    def __call__(self, index: int) -> bytes:
+        """The bytes of a file; OSError if it cannot be read."""
+        return (self.folder / self.names[index]).read_bytes()
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayContents:
+    """Images of an array.
+
+    Attributes:
+        images: shape [N, C, H, W].
+    """
+
+    images: NDArray[np.uint8]
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        """An image, shape [C, H, W]."""
+        return self.images[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +138,7 @@ def images_of_array(
     return StoredImages(
         names=[f"number {index}" for index in range(len(images))],
         labels=labels,
-        content=lambda index: images[index],
+        content=ArrayContents(images),
         files=[each.path for each in stamps],
         identity=identity_of(stamps),
     )

@@ -67,6 +67,15 @@ class ResizeSpec(Spec):
     """Name of Pillow's filter; all but "nearest" are antialiased."""
     crop: Literal["none", "center"] = "center"
     """"center" keeps the aspect ratio and crops the center; "none" ignores the aspect ratio."""
+    short_side: PositiveInt | None = None
+    """Resize the short side to this length, then crop the center, as torchvision's `Resize(int)`
+    and `CenterCrop` do; None: crop and resize in a single step."""
+
+    @model_validator(mode="after")
+    def _crops_what_is_resized(self) -> ResizeSpec:
+        if self.short_side is not None and self.crop == "none":
+            raise ValueError("short_side keeps the aspect ratio: it needs `crop: center`")
+        return self
 
 
 class DatasetSpec(Spec):
@@ -122,6 +131,11 @@ class DatasetSpec(Spec):
         if self.kind == "builtin" and (self.split_from or self.files):
             raise ValueError(
                 "kind builtin takes neither split_from nor files: its splits are computed"
+            )
+        short = None if self.resize is None else self.resize.short_side
+        if short is not None and short < max(self.shape[1:]):
+            raise ValueError(
+                f"resize: short_side {short} is less than a side of the shape {list(self.shape)}"
             )
         names = [file.name for file in self.files]
         if len(set(names)) < len(names):

@@ -32,24 +32,49 @@ def open_splits(spec: DatasetSpec, folder: Path) -> dict[SplitName, StoredImages
         UserError: a file does not exist, cannot be read or has unexpected content; or the splits
             have different classes.
     """
+    sources = {
+        split: _open_only(spec, split, folder)
+        for split in spec.splits
+        if split not in spec.split_from
+    }
+    _check_classes(spec, sources)
+    return sources
+
+
+def open_split(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
+    """The stored images of one split with files, before `split_from` takes images from it.
+
+    Where the names of classes may give the labels (kinds `folder` and `list` with classes), the
+    other splits are opened too: all splits must have the same classes.
+
+    Args:
+        spec: the manifest; any kind but `builtin`.
+        split: a split that is not taken from another one.
+        folder: the folder that the manifest's paths are relative to.
+
+    Raises:
+        UserError: as `open_splits`.
+    """
+    if spec.kind in ("folder", "list") and spec.num_classes is not None:
+        return open_splits(spec, folder)[split]
+    return _open_only(spec, split, folder)
+
+
+def _open_only(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
+    """Open a split without a look at the others."""
     if not folder.is_dir():
         raise UserError(
             f"data set '{spec.name}': there is no folder {folder}.",
             "Put the images there, or name their folder: 'folder' in the manifest, --data-root or "
             "OODBENCH_DATA.",
         )
-    sources: dict[SplitName, StoredImages] = {}
-    for split in spec.splits:
-        if split not in spec.split_from:
-            try:
-                sources[split] = _open(spec, split, folder)
-            except OSError as error:
-                raise UserError(
-                    f"data set '{spec.name}', split '{split}': cannot read {error.filename}: "
-                    f"{error.strerror}."
-                ) from error
-    _check_classes(spec, sources)
-    return sources
+    try:
+        return _open(spec, split, folder)
+    except OSError as error:
+        raise UserError(
+            f"data set '{spec.name}', split '{split}': cannot read {error.filename}: "
+            f"{error.strerror}."
+        ) from error
 
 
 def _open(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:

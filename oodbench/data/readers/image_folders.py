@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from oodbench.data.image_decoder import SUFFIXES
 from oodbench.data.readers.class_names import ordered_classes
-from oodbench.data.stored_images import FileStamp, StoredImages, identity_of
+from oodbench.data.stored_images import FileContents, FileStamp, StoredImages, identity_of
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -65,7 +65,7 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImag
     return StoredImages(
         names=names,
         labels=labels,
-        content=lambda index: (folder / names[index]).read_bytes(),
+        content=FileContents(folder, names),
         files=names,
         identity=identity_of(found),
         classes=classes,

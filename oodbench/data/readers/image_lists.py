@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from oodbench.data.readers.class_names import ordered_classes
 from oodbench.data.readers.image_folders import open_folder
-from oodbench.data.stored_images import StoredImages, identity_of, stamp
+from oodbench.data.stored_images import FileContents, StoredImages, identity_of, stamp
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -89,7 +89,7 @@ def open_list(
     return StoredImages(
         names=names,
         labels=numbers,
-        content=lambda index: (folder / names[index]).read_bytes(),
+        content=FileContents(folder, names),
         files=[spec.paths[split], *names],
         identity=identity_of(stamps),
         classes=classes,

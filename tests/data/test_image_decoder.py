@@ -1,0 +1,43 @@
+"""Resizing of the short side: pixels equal those of torchvision's transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.reader_sets import spec
+from PIL import Image
+from pydantic import ValidationError
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from oodbench.data.image_decoder import decode_image
+from oodbench.specs import ResizeSpec
+
+SIZES = [(1, 1), (3, 1000), (31, 32), (32, 32), (32, 33), (33, 32), (45, 37), (64, 64), (500, 375)]
+SIZES += [(375, 500), (257, 256), (256, 301), (1023, 77), (28, 28), (640, 427), (333, 500), (2, 3)]
+
+
+@pytest.mark.parametrize(("short", "side"), [(32, 32), (256, 224), (232, 224), (37, 32)])
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_are_those_of_torchvision(size: tuple[int, int], short: int, side: int) -> None:
+    width, height = size
+    pixels = np.random.default_rng(width + height).integers(0, 256, (height, width, 3), np.uint8)
+    transform = Compose([Resize(short, InterpolationMode.BILINEAR), CenterCrop(side)])
+    wanted = np.asarray(transform(Image.fromarray(pixels))).transpose(2, 0, 1)
+    how = ResizeSpec(short_side=short)
+    found, lost = decode_image(pixels.transpose(2, 0, 1), (3, side, side), how)
+    np.testing.assert_array_equal(found, wanted)
+    assert lost == ""
+
+
+def test_gray_images_become_colored() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 28, 28), np.uint8)
+    found, _ = decode_image(pixels, (3, 32, 32), ResizeSpec(short_side=32))
+    wanted = np.asarray(Resize(32, InterpolationMode.BILINEAR)(Image.fromarray(pixels[0])))
+    np.testing.assert_array_equal(found, np.stack([wanted] * 3))
+
+
+def test_what_cannot_be_cropped_is_refused() -> None:
+    with pytest.raises(ValidationError, match="short_side 31 is less than a side of the shape"):
+        spec("npz", paths={"test": "a.npz"}, resize={"short_side": 31})
+    with pytest.raises(ValidationError, match="needs `crop: center`"):
+        ResizeSpec(short_side=32, crop="none")
