@@ -17,11 +17,11 @@ from oodbench.engine import provenance
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import Evaluation
+from oodbench.engine.metric_intervals import Recorder, first_results
 from oodbench.engine.model_evaluation import evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.recording import Recorder, first_results
 from oodbench.engine.resuming import open_directory
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Method, Plan
@@ -29,7 +29,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.report import differences
 from oodbench.report.score_warnings import tie_notes
-from oodbench.storage.record_lines import RecordLines
+from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,
@@ -126,7 +126,7 @@ class _Run:
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
-        self.lines: dict[Key, RecordLines] = {}
+        self.lines: dict[Key, MethodLines] = {}
         self.trainings: dict[tuple[str, int], list[TrainingRecord]] = {}
         self.before = RunDescription()
         self.checkpoints: dict[str, str] = {}
@@ -358,12 +358,12 @@ class _Run:
         self.directory.write(self._description(status), contents)
         self.unwritten.clear()
 
-    def _lines(self, key: Key) -> RecordLines:
+    def _lines(self, key: Key) -> MethodLines:
         """The lines of a method and seed, made once: they are written after each unit."""
         records, cost = self.records[key], self.costs.get(key)
         known = self.lines.get(key)
         if known is None or known.made_from[0] is not records or known.made_from[1] is not cost:
-            known = self.lines[key] = RecordLines.of(records, cost)
+            known = self.lines[key] = MethodLines.of(records, cost)
         return known
 
     def _description(self, status: RunStatus) -> RunDescription:

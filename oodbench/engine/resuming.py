@@ -9,7 +9,7 @@ from oodbench import metrics
 from oodbench.errors import UserError, listed
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter
-from oodbench.storage.record_lines import RecordLines
+from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import (
@@ -178,7 +178,7 @@ class _Reading:
         kept = {
             key: group
             for key, group in by_key.items()
-            if digests.get(key) == RecordLines.of(group, measured.get(key)).digest
+            if digests.get(key) == MethodLines.of(group, measured.get(key)).digest
         }
         gone = [key for key in digests if key not in kept]
         skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from oodbench.engine.method_results import Evaluation, MethodResult
+from oodbench.engine.metric_intervals import Recorder
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.recording import Recorder
 from oodbench.errors import UserError
 from oodbench.files import digest
 from oodbench.models.registry import HEADS

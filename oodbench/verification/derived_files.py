@@ -13,7 +13,7 @@ from oodbench.errors import shown
 from oodbench.files import canonical_json, digest
 from oodbench.report.leaderboard import LeaderboardData
 from oodbench.report.writers.run_files import RUN_FILES
-from oodbench.storage.record_lines import RecordLines
+from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_description import NAME, RunDescription
 from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory
 from oodbench.verification.outcome import Discrepancy
@@ -38,7 +38,7 @@ def check_digests(
             continue  # reported as missing
         cost = costs.get(key)
         mine = [line.record for line in by_key[key]]
-        if RecordLines.of(mine, None if cost is None else cost.record).digest == each.sha256:
+        if MethodLines.of(mine, None if cost is None else cost.record).digest == each.sha256:
             continue
         about = f"{each.method}, seed {each.seed}"
         if cost is not None and COSTS in changed and RECORDS not in changed:

@@ -15,7 +15,7 @@ import pytest
 import oodbench
 from oodbench.errors import ExitCode
 from oodbench.metrics import METRICS
-from oodbench.storage.record_lines import RecordLines
+from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_directory import RunDirectory
 
 Content = dict[str, Any]
@@ -69,7 +69,7 @@ def write(folder: Path, contents: list[Content], *, forged: bool) -> None:
         {
             "method": key[0],
             "seed": key[1],
-            "sha256": RecordLines.of(group, of_cost.get(key)).digest,
+            "sha256": MethodLines.of(group, of_cost.get(key)).digest,
         }
         for key, group in groups.items()
     ] or description["records"]

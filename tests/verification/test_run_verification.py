@@ -15,7 +15,7 @@ from helpers.commands import Command
 
 import oodbench
 from oodbench.errors import ExitCode, UserError
-from oodbench.storage.record_lines import RecordLines
+from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_directory import RunDirectory, scores_content
 
 MSP = "scores/SoftMax+MSP/seed0.npz"
@@ -49,7 +49,7 @@ def forge(run: Path) -> None:
         groups.setdefault((record.method, record.seed), []).append(record)
     of_cost = {(cost.method, cost.seed): cost for cost in costs}
     digests = [
-        {"method": k[0], "seed": k[1], "sha256": RecordLines.of(group, of_cost.get(k)).digest}
+        {"method": k[0], "seed": k[1], "sha256": MethodLines.of(group, of_cost.get(k)).digest}
         for k, group in groups.items()
     ]
 

@@ -1,4 +1,4 @@
-"""From the results of a method to its records."""
+"""Metrics of results with their intervals, as records; records of costs and of trainings."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from oodbench.storage.records import CostRecord, QualityRecord, to_lines
 
 
 @dataclass(frozen=True, slots=True)
-class RecordLines:
+class MethodLines:
     """The records of a method and seed as text.
 
     Attributes:
@@ -26,7 +26,7 @@ class RecordLines:
     digest: str
 
     @classmethod
-    def of(cls, records: Sequence[QualityRecord], cost: CostRecord | None) -> RecordLines:
+    def of(cls, records: Sequence[QualityRecord], cost: CostRecord | None) -> MethodLines:
         """The lines of some records."""
         texts = to_lines(records), to_lines([] if cost is None else [cost])
         return cls((records, cost), *texts, digest(*texts))
