@@ -11,18 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from oodbench.cli import (
-    benchmarking,
-    checking,
-    comparing,
-    listing,
-    reporting,
-    site_building,
-    verifying,
-)
+from oodbench.cli import benchmarking
+from oodbench.cli.content import checking, listing
+from oodbench.cli.content.scaffolding import new_app
 from oodbench.cli.data import data_app
 from oodbench.cli.display import say
-from oodbench.cli.scaffolding import new_app
+from oodbench.cli.finished_runs import comparing, reporting, site_building, verifying
 from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams
 from oodbench.errors import ExitCode, UserError
 

@@ -1,6 +1,7 @@
 """The files that a new detector, benchmark or plug-in package begins with, as text.
 
-The templates are in `templates/`. Nothing is written here: `oodbench.cli.scaffolding` does that.
+The templates are in `templates/`. Nothing is written here: `oodbench.cli.content.scaffolding` does
+that.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from helpers.boards import (
 )
 from rich.console import Console
 
-from oodbench.cli import list_rows as listing
 from oodbench.cli import plan_display as plan_view
+from oodbench.cli.content import list_rows as listing
 from oodbench.errors import UserError
 from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog

@@ -30,7 +30,7 @@ def list_(
     plugins: Plugins = None,
 ) -> None:
     """List detectors, benchmarks, datasets or models by name."""
-    from oodbench.cli.list_rows import LISTERS, table
+    from oodbench.cli.content.list_rows import LISTERS, table
     from oodbench.detector.citations import bibtex
     from oodbench.plugins.catalog import Catalog
     from oodbench.report.writers.terminal import print_list

@@ -1,0 +1,1 @@
+"""Commands about detectors, benchmarks, data sets and models: `list`, `check`, `new`."""
