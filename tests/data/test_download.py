@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.notes import Notes
 from helpers.servers import Server, redirect, refuse, send, serving
 
 from oodbench.data.store import download as module
@@ -40,7 +41,7 @@ def spec(*urls: str, size: int | None = len(CONTENT), **update: Any) -> FileSpec
 
 
 def get(file: FileSpec, folder: Path) -> Path:
-    path = download(file, folder, "toy", lambda _: None)
+    path = download(file, folder, "toy", Notes())
     assert path == folder / "data.bin"
     assert path.read_bytes() == CONTENT
     assert [entry.name for entry in folder.iterdir()] == ["data.bin"], "left something behind"
@@ -49,7 +50,7 @@ def get(file: FileSpec, folder: Path) -> Path:
 
 def refused(file: FileSpec, folder: Path) -> UserError:
     with pytest.raises(UserError) as caught:
-        download(file, folder, "toy", lambda _: None)
+        download(file, folder, "toy", Notes())
     assert not (folder / "data.bin").exists()
     assert "\n" not in caught.value.message
     assert caught.value.hint.endswith(f"by hand and put it into {folder} as data.bin.")
@@ -57,11 +58,11 @@ def refused(file: FileSpec, folder: Path) -> UserError:
 
 
 def test_a_whole_file(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
-    download(spec(f"{server.url}/a/data.bin"), tmp_path, "toy", said.append)
+    notes = Notes()
+    download(spec(f"{server.url}/a/data.bin"), tmp_path, "toy", notes)
     get(spec(f"{server.url}/a/data.bin"), tmp_path)
-    assert said[0].startswith("downloading toy: data.bin from 127.0.0.1, ")
-    assert said[0].endswith(" % of 0.3 MB")
+    assert notes.details[0].startswith("downloading toy: data.bin from 127.0.0.1, ")
+    assert notes.details[0].endswith(" % of 0.3 MB")
 
 
 def test_md5_and_unknown_size(server: Server, tmp_path: Path) -> None:
@@ -94,7 +95,14 @@ def test_a_server_that_refuses(
 def test_another_address_is_tried(server: Server, tmp_path: Path) -> None:
     server.behaviors["/b/data.bin"] = refuse(404)
     server.files["/c/data.bin"] = b"something else"
-    get(spec(*(f"{server.url}/{place}/data.bin" for place in "bca")), tmp_path)
+    b, c, a = (f"{server.url}/{place}/data.bin" for place in "bca")
+    notes = Notes()
+    download(spec(b, c, a), tmp_path, "toy", notes)
+    assert notes.warnings == [
+        f"data set 'toy': data.bin: {b}: HTTP 404 Not Found; trying {c}",
+        f"data set 'toy': data.bin: {c}: it has 14 bytes there instead of 300,000; trying {a}",
+    ]
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert [path for path, _ in server.requests] == ["/b/data.bin", "/c/data.bin", "/a/data.bin"]
 
 
@@ -306,7 +314,7 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(module._Sink, "write", write)
         with pytest.raises(UserError) as caught:
-            download(spec(f"{server.url}/a/data.bin"), tmp_path, "toy", lambda _: None)
+            download(spec(f"{server.url}/a/data.bin"), tmp_path, "toy", Notes())
     assert caught.value.message == (
         f"No space left on the disk while writing {tmp_path / 'data.bin.part'}."
     )
@@ -317,4 +325,4 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").mkdir()
     with pytest.raises(UserError, match=r"Cannot write .*part: Is a directory"):
-        download(spec(f"{server.url}/a/data.bin"), tmp_path, "toy", lambda _: None)
+        download(spec(f"{server.url}/a/data.bin"), tmp_path, "toy", Notes())

@@ -5,41 +5,25 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from gzip import GzipFile
 from hashlib import md5
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.notes import Notes
 from helpers.servers import Server, refuse, serving
 from helpers.standins import NAMES, use_standins, write_standins
-from PIL import Image
+from helpers.toy_set import archive, spec
 
 from oodbench.data import load_split
 from oodbench.data.store import download as download_module
 from oodbench.data.store.image_cache import folders_named
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
-from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
-
-
-class Notes(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.details: list[str] = []
-        self.warnings: list[str] = []
-
-    def detail(self, text: str) -> None:
-        self.details.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture(autouse=True)
@@ -55,46 +39,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving() as running:
         yield running
-
-
-def archive(count: int = 4, *, seed: int = 0) -> bytes:
-    """A tar of images in nested folders."""
-    file = io.BytesIO()
-    packed = GzipFile(fileobj=file, mode="w", mtime=0)
-    with packed, tarfile.open(fileobj=packed, mode="w") as tar:
-        for index in range(count):
-            array = np.random.default_rng([seed, index]).integers(0, 256, (6, 6, 3))
-            image = io.BytesIO()
-            Image.fromarray(array.astype(np.uint8)).save(image, "PNG")
-            info = tarfile.TarInfo(f"toy/toy/{index}.png")
-            info.size = len(image.getvalue())
-            tar.addfile(info, io.BytesIO(image.getvalue()))
-    return file.getvalue()
-
-
-def spec(server: Server, content: bytes, **update: Any) -> DatasetSpec:
-    """A manifest of a data set with one archive that the server has."""
-    server.files["/toy.tar.gz"] = content
-    file = {
-        "name": "toy.tar.gz",
-        "urls": [f"{server.url}/toy.tar.gz"],
-        "md5": md5(content).hexdigest(),
-        "unpacked_limit": 100_000,
-    }
-    values = {
-        "schema_version": 1,
-        "name": "toy",
-        "title": "Toy",
-        "summary": "Toy.",
-        "kind": "folder",
-        "files": [file],
-        "paths": {"test": "."},
-        "shape": [3, 6, 6],
-        "splits": {"test": 4},
-        "license": "none",
-        "citation": "none",
-    }
-    return DatasetSpec.model_validate({**values, **update})
 
 
 def test_a_data_set_is_fetched_when_it_is_needed(server: Server, tmp_path: Path) -> None:

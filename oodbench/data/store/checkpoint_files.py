@@ -40,7 +40,7 @@ class CheckpointFiles:
     @property
     def folder(self) -> str:
         """The folder in the data root; checkpoints in one archive share it."""
-        address = digest(*(file.sha256 or file.md5 or "" for file in self.files))
+        address = digest(*(file.checksum or " ".join(file.urls) for file in self.files))
         return f"{FOLDER}/{self.name.partition('.')[0]}-{address[:8]}"
 
     @property

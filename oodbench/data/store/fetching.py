@@ -1,9 +1,10 @@
 """The files of a manifest: found or downloaded, archives unpacked.
 
-A file with the manifest's size and checksum is used where it is; otherwise it is downloaded, and a
-wrong file of its name is kept as `<name>.wrong`. Archives are unpacked into
-`<data set's folder>/unpacked/`: `content/`, and `record.json` with the checksum of every archive
-and of every unpacked file. The folder gets its name when it is complete.
+A file with the manifest's size and checksum is used where it is, also in the folder of another data
+set; otherwise it is downloaded, and a wrong file of its name is kept as `<name>.wrong`. A file
+without a published checksum that has changed since it was first fetched is an error. Archives are
+unpacked into `<data set's folder>/unpacked/`: `content/`, and `record.json` with the checksum of
+every archive and of every unpacked file. The folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ from oodbench.data.store.checksummed_json import (
     read_checksummed,
     write_checksummed,
 )
+from oodbench.data.store.checksums import (
+    checksum_problem,
+    first_fetch,
+    record_first_fetch,
+    record_path,
+    with_line_feeds,
+    with_recorded_checksum,
+)
 from oodbench.data.store.disk import disk_errors, file_digest, new_folder, remove_folder
-from oodbench.data.store.download import checksum_problem, download
+from oodbench.data.store.download import download
 from oodbench.data.store.locations import (
     PLACE,
     StoredFiles,
@@ -32,6 +41,7 @@ from oodbench.data.store.locations import (
     dataset_folder,
     unpacked_folder,
 )
+from oodbench.errors import UserError
 from oodbench.progress import Reporter
 from oodbench.specs import FileSpec
 
@@ -74,43 +84,82 @@ def fetch(spec: StoredFiles, root: Path, say: Reporter) -> Path:
 
 
 def find(spec: StoredFiles, file: FileSpec, root: Path) -> tuple[Path | None, dict[Path, str]]:
-    """Look for a file in the data set's folder and in the data root.
+    """Look for a file in the data set's folder, in the data root and in the folders of others.
 
     Returns:
         Its path, or None; and for wrong files of its name, what is wrong with them.
+
+    Raises:
+        UserError: the record about a file without a published checksum is damaged.
     """
     wrong: dict[Path, str] = {}
-    for path in (dataset_folder(spec, root) / file.name, root / file.name):
+    folder = dataset_folder(spec, root)
+    known = with_recorded_checksum(file, folder)
+    for path in (folder / file.name, root / file.name):
         if path.is_file():
-            problem = checksum_problem(path, file)
+            problem = checksum_problem(path, known)
             if problem is None:
                 return path, wrong
             wrong[path] = problem
+    for path in sorted({*root.glob(f"*/{file.name}"), *root.glob(f"*/*/{file.name}")}):
+        if path.parent != folder and path.is_file() and _is_same_file(path, file, known):
+            return path, wrong
     return None, wrong
+
+
+def _is_same_file(path: Path, file: FileSpec, known: FileSpec) -> bool:
+    """Whether a file of another data set is the one that is wanted."""
+    if not known.checksum:
+        origin = first_fetch(path)
+        if origin is None or origin.source not in file.urls:
+            return False
+        known = with_recorded_checksum(file, path.parent)
+    return checksum_problem(path, known) is None
 
 
 def obtain(spec: StoredFiles, file: FileSpec, root: Path, say: Reporter) -> None:
     """Find or download a file, and put it into the data set's folder, which must exist.
 
     Raises:
-        UserError: it cannot be found or downloaded.
+        UserError: it cannot be found or downloaded; or it has no published checksum and has changed
+            since it was first fetched.
     """
     say.detail(f"checking {file.name}")
     folder = dataset_folder(spec, root)
+    target = folder / file.name
     path, wrong = find(spec, file, root)
+    known = with_recorded_checksum(file, folder)
+    if file.unverified is not None and known.checksum and target in wrong:
+        raise _changed(spec, target, wrong[target])
     for other, problem in wrong.items():
         kept = f"; it is now {_put_aside(other)}" if other.parent == folder else ""
         say.warn(f"{spec.noun} '{spec.name}': {other} is not used: it has {problem}{kept}")
     if path is None:
-        download(file, folder, spec.name, say.detail, spec.noun)
+        download(known, folder, spec.name, say, spec.noun)
     elif path.parent != folder:
-        _place(path, folder / file.name)
+        origin = first_fetch(path) if file.unverified is not None else None
+        _place(path, target, text=file.text)
+        if origin is not None:
+            record_first_fetch(target, origin.source)
+    if file.unverified is not None:
+        record_first_fetch(target, str(path or target))
+
+
+def _changed(spec: StoredFiles, path: Path, problem: str) -> UserError:
+    origin = first_fetch(path)
+    when = "" if origin is None else f" (on {origin.day}, from {origin.source})"
+    return UserError(
+        f"{spec.noun} '{spec.name}': {path} has changed since it was first fetched{when}: it has "
+        f"{problem}.",
+        f"Delete it to fetch it again. If the new file is right, delete {record_path(path)} "
+        "instead; results with both differ.",
+    )
 
 
 def _all_there(spec: StoredFiles, folder: Path, say: Reporter) -> bool:
-    """Whether each file is in the folder, with the manifest's size and checksum."""
-    paths = [(folder / file.name, file) for file in spec.files]
-    if not all(path.is_file() for path, _ in paths):
+    """Whether each file is in the folder, with the right size and checksum."""
+    paths = [(folder / file.name, with_recorded_checksum(file, folder)) for file in spec.files]
+    if not all(path.is_file() and file.checksum for path, file in paths):
         return False  # without reading the others, which may be large
     for path, file in paths:
         say.detail(f"checking {file.name}")
@@ -130,9 +179,14 @@ def _put_aside(path: Path) -> Path:
     return aside
 
 
-def checksums_of(spec: StoredFiles) -> dict[str, str]:
-    """Name of each file -> its checksum in the manifest."""
-    return {file.name: file.sha256 or file.md5 or "" for file in spec.files}
+def checksums_of(spec: StoredFiles, root: Path) -> dict[str, str]:
+    """Name of each file -> its checksum, as published or recorded; empty if there is none yet.
+
+    Raises:
+        UserError: the record about a file without a published checksum is damaged.
+    """
+    folder = dataset_folder(spec, root)
+    return {file.name: with_recorded_checksum(file, folder).checksum for file in spec.files}
 
 
 def unpacked_record(spec: StoredFiles, root: Path) -> dict[str, Any] | None:
@@ -151,7 +205,7 @@ def unpacked_whole(spec: StoredFiles, root: Path) -> bool:
         record = unpacked_record(spec, root)
     except DamagedRecordError:
         return False
-    if record is None or record["archives"] != checksums_of(spec):
+    if record is None or record["archives"] != checksums_of(spec, root):
         return False
     content = content_folder(spec, root)
     try:
@@ -189,20 +243,39 @@ def _unpack_all(spec: StoredFiles, root: Path, say: Reporter) -> None:
         for file in spec.files:
             say.detail(f"unpacking {spec.name}: {file.name}")
             if file.unpacked_limit is None:
-                _place(folder / file.name, content / file.name)
+                _place(folder / file.name, content / file.name, text=file.text)
                 size = (content / file.name).stat().st_size
                 files[file.name] = size, file_digest(content / file.name)
             else:
-                files |= unpack(folder / file.name, file.name, content, file.unpacked_limit)
-        record = {"schema_version": 1, "archives": checksums_of(spec), "files": files}
+                with _blame_on_the_file(file, folder):
+                    files |= unpack(folder / file.name, file.name, content, file.unpacked_limit)
+        record = {"schema_version": 1, "archives": checksums_of(spec, root), "files": files}
         write_checksummed(temporary / RECORD, record)
         remove_folder(target)
 
 
-def _place(path: Path, target: Path) -> None:
-    """Link a file to another path, or copy it if the system cannot."""
+@contextmanager
+def _blame_on_the_file(file: FileSpec, folder: Path) -> Iterator[None]:
+    """Say what to do with an archive that no published checksum shows to be right."""
+    try:
+        yield
+    except UserError as error:
+        if file.unverified is not None:
+            path = folder / file.name
+            error.hint = (
+                f"{error.hint} No checksum of {file.name} is published: delete {path} and "
+                f"{record_path(path)} to fetch it again."
+            )
+        raise
+
+
+def _place(path: Path, target: Path, *, text: bool) -> None:
+    """Link a file to another path, or copy it if the system cannot; texts get LF line ends."""
     with disk_errors(target, PLACE):
         target.unlink(missing_ok=True)
+        if text and b"\r\n" in (content := path.read_bytes()):
+            target.write_bytes(with_line_feeds(content))
+            return
         try:
             os.link(path, target)
         except OSError:

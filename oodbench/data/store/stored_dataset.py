@@ -8,7 +8,7 @@ from oodbench.data.array_checks import check_fingerprint
 from oodbench.data.image_array import ImageArray
 from oodbench.data.readers.by_kind import open_splits
 from oodbench.data.store.disk import disk_errors, remove_folder
-from oodbench.data.store.fetching import fetch, one_at_a_time
+from oodbench.data.store.fetching import checksums_of, fetch, one_at_a_time
 from oodbench.data.store.image_cache import (
     DamagedCacheError,
     Decoded,
@@ -135,8 +135,8 @@ class StoredDataset:
     def identity(self) -> str:
         """Digest of the files: of the manifest's checksums, or of paths, sizes and times."""
         if self._spec.files:
-            files = [[file.name, file.sha256 or file.md5] for file in self._spec.files]
-            return digest(canonical_json(files))
+            files = checksums_of(self._spec, self._root).items()
+            return digest(canonical_json([list(file) for file in files]))
         sources = self.sources()
         return digest(*(f"{split} {source.identity}" for split, source in sources.items()))
 

@@ -31,7 +31,7 @@ from oodbench.data.store.locations import (
 )
 from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.data.stored_images import StoredImages
-from oodbench.errors import UserError, counted
+from oodbench.errors import UserError, counted, listed
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -118,20 +118,28 @@ def _verify_files(
     spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
 ) -> list[Path]:
     """Check the manifest's files; return the expected paths of missing ones."""
-    present = 0
+    present, unpublished = 0, []
     missing = []
     for file in spec.files:
         say(f"checking {spec.name}: {file.name}")
         path, wrong = find(spec, file, root)
-        present += path is not None
+        if file.unverified is None:
+            present += path is not None
+        elif path is not None:
+            unpublished.append(file.name)
         # A file in the data root may belong to another data set.
         mine = dataset_folder(spec, root) / file.name
         if mine in wrong:
             result.findings.append(Finding("file", mine, f"has {wrong[mine]}"))
         elif path is None:
             missing.append(mine)
-    if spec.files:
-        result.checked.append(f"{present} of {counted(len(spec.files), 'file')} as in the manifest")
+    published = sum(file.unverified is None for file in spec.files)
+    if published:
+        result.checked.append(f"{present} of {counted(published, 'file')} as in the manifest")
+    if unpublished:
+        result.checked.append(
+            f"as first fetched, not verified against a published checksum: {listed(unpublished)}"
+        )
     return missing
 
 
@@ -150,7 +158,7 @@ def _verify_unpacked(
         return False
     if record is None:
         return False
-    if record["archives"] != checksums_of(spec):
+    if record["archives"] != checksums_of(spec, root):
         other = "was unpacked from other files than the manifest's"
         result.findings.append(Finding("unpacked", folder, other, folder=folder))
         return False
