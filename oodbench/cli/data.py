@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from oodbench.errors import ExitCode, UserError, counted, visible
 
 if TYPE_CHECKING:
     from oodbench.data.store.verification import Finding
-    from oodbench.specs import DatasetSpec
+    from oodbench.specs import DatasetSpec, SplitName
 
 
 data_app = typer.Typer(
@@ -72,7 +73,10 @@ def fetch(
     data_root: DataRoot = None,
     plugins: Plugins = None,
 ) -> None:
-    """Download, unpack and decode data sets; finished steps are not repeated."""
+    """Download, unpack and decode data sets; finished steps are not repeated.
+
+    Large splits are decoded when they are read.
+    """
     from oodbench.data.store import verification
     from oodbench.data.store.locations import root_folder
     from oodbench.data.store.stored_dataset import StoredDataset
@@ -86,9 +90,8 @@ def fetch(
                 continue
             if repair:
                 verification.repair(spec, root, say)
-            decoded = StoredDataset(spec, root, say).decoded()
-            total = sum(split["count"] for split in decoded.record["splits"].values())
-            say.done(f"{spec.name}: {counted(total, 'image')}, decoded into {decoded.folder}")
+            counts = StoredDataset(spec, root, say).prepare()
+            say.done(f"{spec.name}: {_prepared(spec, counts)}")
 
 
 @data_app.command()
@@ -143,6 +146,18 @@ def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> N
         if spec.kind == "builtin":
             raise UserError(f"data set '{spec.name}' is built in: it has no folder.")
         print(dataset_folder(spec, root_folder(data_root)))
+
+
+def _prepared(spec: DatasetSpec, counts: Mapping[SplitName, int]) -> str:
+    """How the images of a data set are there."""
+    from oodbench.data.decoding_choice import is_large
+    from oodbench.data.store.locations import decoded_root
+
+    later = sum(count for split, count in counts.items() if is_large(spec, split))
+    decoded = sum(counts.values()) - later
+    parts = [f"{counted(decoded, 'image')}, decoded into {decoded_root()}"] if decoded else []
+    parts += [f"{counted(later, 'image')}, decoded when they are read"] if later else []
+    return "; ".join(parts)
 
 
 def _named(names: list[str], plugins: list[Path] | None) -> list[DatasetSpec]:

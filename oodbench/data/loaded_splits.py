@@ -46,7 +46,7 @@ class LoadedSplits:
         """The data root."""
         return root_folder(self._data_root)
 
-    def get(self, dataset: str, split: str) -> ImageArray:
+    def get(self, dataset: str, split: SplitName) -> ImageArray:
         """Images of a split; verified against the fingerprint of when they were decoded."""
         return self._load(dataset, split)[0]
 
@@ -54,7 +54,7 @@ class LoadedSplits:
         """SHA-256 of a split."""
         return self._load(dataset, split)[1]
 
-    def _load(self, dataset: str, split: str) -> tuple[ImageArray, str]:
+    def _load(self, dataset: str, split: SplitName) -> tuple[ImageArray, str]:
         key = dataset, split
         if key not in self._loaded:
             spec = self._specs[dataset]

@@ -11,12 +11,12 @@ from oodbench.data.reader_options import call
 from oodbench.data.store.locations import root_folder
 from oodbench.errors import UserError, did_you_mean
 from oodbench.progress import Reporter, Silent
-from oodbench.specs import DatasetSpec
+from oodbench.specs import DatasetSpec, SplitName
 
 
 def load_split(
     spec: DatasetSpec,
-    split: str,
+    split: SplitName,
     data_root: str | Path | None = None,
     say: Reporter | None = None,
 ) -> ImageArray:
@@ -58,7 +58,7 @@ def load_split(
 
 
 def checked_split(
-    spec: DatasetSpec, split: str, data_root: str | Path | None, say: Reporter
+    spec: DatasetSpec, split: SplitName, data_root: str | Path | None, say: Reporter
 ) -> tuple[ImageArray, str]:
     """As `load_split`, but verify the fingerprint; changed images in the cache are decoded again.
 

@@ -69,7 +69,8 @@ class ArrayContents:
 
     def __call__(self, index: int) -> NDArray[np.uint8]:
         """An image, shape [C, H, W]."""
-        return self.images[index]
+        image: NDArray[np.uint8] = self.images[index]
+        return image
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.detector_modules import source_digest
 from oodbench.process import process_settings
+from oodbench.specs import SplitName
 from oodbench.storage.run_description import (
     Checksums,
     DescribedMethod,
@@ -67,7 +68,7 @@ def duplicates_of_id_images(plan: Plan, data: LoadedSplits) -> tuple[dict[str, i
     """
     benchmark = plan.benchmark
     splits = [(benchmark.id, split) for split in plan.datasets[benchmark.id].splits]
-    tests = [(name, "test") for name in benchmark.ood_groups]
+    tests: list[tuple[str, SplitName]] = [(name, "test") for name in benchmark.ood_groups]
     images = {
         f"the {split} images of '{name}'": digests(data.get(name, split))
         for name, split in splits + tests

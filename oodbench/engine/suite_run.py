@@ -153,7 +153,7 @@ def _absent(
         for spec in stored:
             progress.stage(f"data set {spec.name}")
             try:
-                StoredDataset(spec, root_folder(data_root), progress).decoded()
+                StoredDataset(spec, root_folder(data_root), progress).prepare()
                 progress.done(f"data set {spec.name}: ready")
             except UserError as error:
                 absent[spec.name] = error

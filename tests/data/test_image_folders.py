@@ -130,7 +130,7 @@ def test_classes_are_sorted_before_paths(tmp_path: Path) -> None:
     manifest = spec(paths={"test": "test"}, splits={"test": 2})
     assert load(manifest, "test", tmp_path).labels.tolist() == [0, 1]
     stored = StoredDataset(manifest, tmp_path, Silent())
-    assert stored.decoded().record["classes"] == ["a", "a-b"]
+    assert stored.decoded("test").record["classes"] == ["a", "a-b"]
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_classes_that_are_called_by_their_labels_keep_them(
         write_image(tmp_path / f"toy/test/{name}/1.png", 1)
     count = len(numbers)
     manifest = spec(paths={"test": "test"}, splits={"test": count}, num_classes=count)
-    assert StoredDataset(manifest, tmp_path, Silent()).decoded().record["classes"] == order
+    assert StoredDataset(manifest, tmp_path, Silent()).decoded("test").record["classes"] == order
 
 
 ODD_NAMES = [b"\xff\xfe.png", b"a\nb.png", b"back\\slash.png", "é\u2028.png".encode(), b"cr\r.png"]
@@ -301,11 +301,11 @@ def test_nothing_but_bytes_of_the_right_shape_reaches_the_cache(
     """Whatever a reader gives: as images that are not decoded yet, and as decoded ones."""
     write_toy(tmp_path)
     manifest = spec(**UNLABELLED)
-    source = StoredDataset(manifest, tmp_path, Silent()).sources()["test"]
+    source = StoredDataset(manifest, tmp_path, Silent()).source("test")
     wrong = dataclasses.replace(source, content=lambda index: pixels)
     for place, value in (
-        ("store.stored_dataset.open_splits", {"test": wrong}),
-        ("store.image_cache.decode_image", (pixels, "")),
+        ("store.stored_dataset.open_split", wrong),
+        ("split_decoder.decode_image", (pixels, "")),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"oodbench.data.{place}", lambda *_, value=value: value)
@@ -413,7 +413,7 @@ def test_two_splits_set_apart(tmp_path: Path) -> None:
 def test_the_source_must_have_all_of_them(tmp_path: Path) -> None:
     write_toy(tmp_path)
     message = error_of(
-        spec(**{**VALIDATION, "splits": {**VALIDATION["splits"], "train": 6}}), tmp_path
+        spec(**{**VALIDATION, "splits": {**VALIDATION["splits"], "train": 6}}), tmp_path, "train"
     )
     assert message.message == (
         "data set 'toy', split 'train + validation': the manifest says 9 images, found 8"
@@ -501,7 +501,7 @@ CORRUPT = ("empty", "no image", "truncated", "only a header")
 def test_a_corrupt_image_is_named(tmp_path: Path, how: str) -> None:
     write_toy(tmp_path)
     corrupt(tmp_path / "toy/train/dog/2.png", how)
-    error = error_of(spec(), tmp_path)
+    error = error_of(spec(), tmp_path, "train")
     assert error.message.startswith(
         "data set 'toy', split 'train': image train/dog/2.png cannot be decoded: "
     )
@@ -524,7 +524,7 @@ def test_a_corrupt_image_is_left_out(tmp_path: Path, how: str) -> None:
         np.testing.assert_array_equal(data.images, np.delete(whole.images, 6, axis=0))
         assert data.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert len(load(manifest, "test", tmp_path)) == 4
-    record = StoredDataset(manifest, tmp_path, Silent()).decoded().record["splits"]["train"]
+    record = StoredDataset(manifest, tmp_path, Silent()).decoded("train").record
     assert record["skipped"] == ["train/dog/2.png"]
     assert record["count"] == 7
 
@@ -560,7 +560,7 @@ def test_an_image_that_may_not_be_read_is_never_left_out(
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", refusing)
-    error = error_of(spec(corrupt_images="skip"), tmp_path)
+    error = error_of(spec(corrupt_images="skip"), tmp_path, "train")
     assert "Permission denied" in error.message
 
 
@@ -571,10 +571,23 @@ def decoded_folders() -> list[Path]:
     return sorted(decoded_root().glob("toy-*"))
 
 
+def test_a_split_is_decoded_alone(tmp_path: Path) -> None:
+    """A corrupt training image does not matter to who reads the test images."""
+    written = write_toy(tmp_path)
+    corrupt(tmp_path / "toy/train/cat/0.png", "empty")
+    expected = [array for path, array in written.items() if path.startswith("test")]
+    data = load(spec(), "test", tmp_path)
+    np.testing.assert_array_equal(data.images, np.stack(expected).transpose(0, 3, 1, 2))
+    (only,) = decoded_folders()
+    assert sorted(path.name for path in only.iterdir()) == [
+        *("decoded.json", "sources.sha256", "test-labels.npy", "test.npy")
+    ]
+
+
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_toy(tmp_path)
     first = load(spec(), "test", tmp_path)
-    monkeypatch.setattr("oodbench.data.store.image_cache.decode_image", None)  # would raise
+    monkeypatch.setattr("oodbench.data.split_decoder.decode_image", None)  # would raise
     assert load(spec(), "test", tmp_path).fingerprint() == first.fingerprint()
     assert len(decoded_folders()) == 1
 
@@ -609,9 +622,11 @@ def test_a_changed_folder_is_decoded_again(tmp_path: Path, change: Any) -> None:
     ],
 )
 def test_the_address_depends_on_what_decides_the_pixels(update: dict[str, Any]) -> None:
-    assert decoded_folder(spec(), "x") == decoded_folder(spec(title="Other", license="MIT"), "x")
-    assert decoded_folder(spec(), "x") != decoded_folder(spec(), "y")
-    assert decoded_folder(spec(), "x") != decoded_folder(spec(**update), "x")
+    now = decoded_folder(spec(), "train", "x")
+    assert now == decoded_folder(spec(title="Other", license="MIT"), "train", "x")
+    assert now != decoded_folder(spec(), "train", "y")
+    assert now != decoded_folder(spec(), "test", "x")
+    assert now != decoded_folder(spec(**update), "train", "x")
 
 
 @pytest.mark.parametrize("file", ["test.npy", "test-labels.npy", "decoded.json"])
@@ -659,7 +674,7 @@ def test_a_half_made_data_set_is_not_taken_for_a_whole_one(
     assert decoded_folders() == []
     # A killed process cannot tidy up: its folder has another name, and goes when the same data set
     # is decoded next; those of other data sets may be under way, and go after a day.
-    target = StoredDataset(spec(), tmp_path, Silent()).folder()
+    target = StoredDataset(spec(), tmp_path, Silent()).folder("test")
     leftovers = [decoded_root() / f".writing-{name}-x" for name in (target.name, "toy-0", "toy-1")]
     for leftover in leftovers:
         leftover.mkdir(parents=True)
@@ -692,7 +707,8 @@ def test_the_record(tmp_path: Path) -> None:
     write_toy(tmp_path)
     data = load(spec(), "test", tmp_path)
     record = json.loads((decoded_folders()[0] / "decoded.json").read_text())
-    assert record["splits"]["test"] == {
+    about = {key: record[key] for key in ("count", "labeled", "fingerprint", "skipped", "lost")}
+    assert about == {
         "count": 4,
         "labeled": True,
         "fingerprint": data.fingerprint(),
@@ -700,11 +716,9 @@ def test_the_record(tmp_path: Path) -> None:
         "lost": {},
     }
     assert record["classes"] == ["cat", "dog"]
-    assert sorted(record["files"]) == sorted(
-        ["train.npy", "train-labels.npy", "test.npy", "test-labels.npy", "sources.sha256"]
-    )
+    assert sorted(record["files"]) == sorted(["test.npy", "test-labels.npy", "sources.sha256"])
     checksums = (decoded_folders()[0] / "sources.sha256").read_text().splitlines()
-    assert len(checksums) == 12
+    assert len(checksums) == 4
     assert checksums == sorted(checksums, key=lambda line: line[66:])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from oodbench.data.decoding_choice import is_large
 from oodbench.data.reader_options import call
 from oodbench.data.readers.class_names import are_numbers
 from oodbench.data.readers.image_folders import open_folder
@@ -21,31 +22,11 @@ _OPENERS: Mapping[str, Callable[..., StoredImages]] = MappingProxyType(
 )
 
 
-def open_splits(spec: DatasetSpec, folder: Path) -> dict[SplitName, StoredImages]:
-    """The stored images of every split with files, before `split_from` takes images from it.
-
-    Args:
-        spec: the manifest; any kind but `builtin`.
-        folder: the folder that the manifest's paths are relative to.
-
-    Raises:
-        UserError: a file does not exist, cannot be read or has unexpected content; or the splits
-            have different classes.
-    """
-    sources = {
-        split: _open_only(spec, split, folder)
-        for split in spec.splits
-        if split not in spec.split_from
-    }
-    _check_classes(spec, sources)
-    return sources
-
-
 def open_split(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
     """The stored images of one split with files, before `split_from` takes images from it.
 
     Where the names of classes may give the labels (kinds `folder` and `list` with classes), the
-    other splits are opened too: all splits must have the same classes.
+    other splits are opened too, except large ones: all splits must have the same classes.
 
     Args:
         spec: the manifest; any kind but `builtin`.
@@ -53,11 +34,17 @@ def open_split(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImage
         folder: the folder that the manifest's paths are relative to.
 
     Raises:
-        UserError: as `open_splits`.
+        UserError: a file does not exist, cannot be read or has unexpected content; or the splits
+            have different classes.
     """
-    if spec.kind in ("folder", "list") and spec.num_classes is not None:
-        return open_splits(spec, folder)[split]
-    return _open_only(spec, split, folder)
+    named = spec.kind in ("folder", "list") and spec.num_classes is not None
+    sources = {
+        each: _open_only(spec, each, folder)
+        for each in spec.splits
+        if each == split or (named and each not in spec.split_from and not is_large(spec, each))
+    }
+    check_classes(spec, sources)
+    return sources[split]
 
 
 def _open_only(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
@@ -84,8 +71,12 @@ def _open(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
     return call(spec, split, kind, _OPENERS[spec.kind], spec, split, folder)
 
 
-def _check_classes(spec: DatasetSpec, sources: dict[SplitName, StoredImages]) -> None:
-    """Refuse splits in which a label means different classes."""
+def check_classes(spec: DatasetSpec, sources: Mapping[SplitName, StoredImages]) -> None:
+    """Check that a label means the same class in all splits.
+
+    Raises:
+        UserError: the splits have different classes.
+    """
     if spec.num_classes is None:
         return
     # Names that are the labels themselves are compatible with labels without names.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from oodbench.data.decoding_choice import is_large
 from oodbench.data.store.fetching import unpacked_whole
 from oodbench.data.store.image_cache import DamagedCacheError, open_decoded
 from oodbench.data.store.locations import content_folder, dataset_folder
@@ -17,7 +18,8 @@ from oodbench.specs import DatasetSpec
 
 State = Literal["built in", "not fetched", "fetched", "unpacked", "missing", "present", "decoded"]
 """built in: computed, not stored. not fetched, fetched, unpacked: data sets with `files`. missing,
-present: data sets whose folder the user provides. decoded: either kind, with images in the cache.
+present: data sets whose folder the user provides. decoded: either kind, with images in the cache,
+except for those that are decoded while they are read.
 """
 
 
@@ -63,7 +65,9 @@ def _state(spec: DatasetSpec, root: Path) -> State:
     if not spec.files and not folder.is_dir():
         return "missing"
     try:
-        if open_decoded(StoredDataset(spec, root, Silent()).folder()) is not None:
+        stored = StoredDataset(spec, root, Silent())
+        cached = [split for split in spec.splits if not is_large(spec, split)]
+        if cached and all(open_decoded(stored.folder(split)) is not None for split in cached):
             return "decoded"
     except (DamagedCacheError, UserError):
         pass  # it will be decoded again when needed, with a warning

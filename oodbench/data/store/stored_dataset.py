@@ -1,24 +1,32 @@
-"""Data sets with files: downloaded, decoded and opened, each step only if it is needed."""
+"""Data sets with files: downloaded, decoded and opened, each step only if it is needed.
+
+Every split is on its own: to read one, the images of the others are neither decoded nor opened.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from oodbench.data.array_checks import check_fingerprint
+from oodbench.data.decoding_choice import is_large
 from oodbench.data.image_array import ImageArray
-from oodbench.data.readers.by_kind import open_splits
+from oodbench.data.readers.by_kind import check_classes, open_split
+from oodbench.data.split_decoder import SplitDecoder
 from oodbench.data.store.disk import disk_errors, remove_folder
 from oodbench.data.store.fetching import checksums_of, fetch, one_at_a_time
 from oodbench.data.store.image_cache import (
     DamagedCacheError,
     Decoded,
+    checked_indices,
     decode,
     decoded_folder,
     open_decoded,
+    origin_of,
 )
 from oodbench.data.store.locations import content_folder, decoded_root
 from oodbench.data.stored_images import StoredImages
-from oodbench.errors import counted, visible
+from oodbench.errors import UserError, counted, visible
 from oodbench.files import canonical_json, digest
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
@@ -27,6 +35,37 @@ _LOSSES = {
     "transparency": "the transparency of {count} is dropped",
     "CMYK": "the CMYK colors of {count} are converted to RGB as Pillow does, without a profile",
 }
+
+
+def losses(
+    spec: DatasetSpec,
+    split: str,
+    count: int,
+    skipped: Sequence[str],
+    lost: Mapping[str, int],
+) -> list[str]:
+    """Warnings about images that were left out, and about what conversion dropped.
+
+    Args:
+        spec: the manifest.
+        split: the split.
+        count: number of images that were decoded.
+        skipped: names of the images that were left out.
+        lost: what conversion dropped -> number of images.
+    """
+    where = f"data set '{spec.name}', split '{split}'"
+    texts = []
+    if skipped:
+        texts.append(
+            f"{where}: {len(skipped)} of {counted(count + len(skipped), 'image')} could not be "
+            "decoded and are left out: "
+            f"{visible(', '.join(skipped[:3]))}{' ...' if len(skipped) > 3 else ''}"
+        )
+    texts += [
+        f"{where}: {_LOSSES[what].format(count=counted(images, 'image'))}"
+        for what, images in lost.items()
+    ]
+    return texts
 
 
 class StoredDataset:
@@ -40,38 +79,27 @@ class StoredDataset:
 
     def __init__(self, spec: DatasetSpec, root: Path, say: Reporter) -> None:
         self._spec, self._root, self._say = spec, root, say
-        self._sources: dict[SplitName, StoredImages] | None = None
+        self._sources: dict[SplitName, StoredImages] = {}
 
-    def load(self, split: str) -> ImageArray:
+    def load(self, split: SplitName) -> ImageArray:
         """The images of a split, memory-mapped; downloaded and decoded first if needed.
 
         Raises:
             UserError: as `oodbench.data.load_split`.
         """
-        decoded = self.decoded()
+        decoded = self.decoded(split)
         try:
-            data = decoded.split(split)
+            data = decoded.images()
         except DamagedCacheError as error:
-            self.discard(str(error))
-            decoded = self.decoded()
-            data = decoded.split(split)
-        skipped = decoded.skipped(split)
-        if skipped:
-            self._say.warn(
-                f"data set '{self._spec.name}', split '{split}': {len(skipped)} of "
-                f"{counted(len(data) + len(skipped), 'image')} could not be decoded and are left "
-                "out: "
-                f"{visible(', '.join(skipped[:3]))}{' ...' if len(skipped) > 3 else ''}"
-            )
-        for what, count in decoded.lost(split).items():
-            self._say.warn(
-                f"data set '{self._spec.name}', split '{split}': "
-                f"{_LOSSES[what].format(count=counted(count, 'image'))}"
-            )
+            self.discard(split, str(error))
+            decoded = self.decoded(split)
+            data = decoded.images()
+        for text in losses(self._spec, split, len(data), decoded.skipped, decoded.lost):
+            self._say.warn(text)
         check_fingerprint(self._spec, split, data)
         return data
 
-    def load_checked(self, split: str) -> tuple[ImageArray, str]:
+    def load_checked(self, split: SplitName) -> tuple[ImageArray, str]:
         """As `load`, but verify the fingerprint; changed images are decoded again.
 
         Returns:
@@ -82,49 +110,61 @@ class StoredDataset:
         """
         data = self.load(split)
         fingerprint = data.fingerprint()
-        if fingerprint == self.decoded().fingerprint(split):
+        if fingerprint == self.decoded(split).fingerprint:
             return data, fingerprint
         del data  # a memory map; some systems do not remove files that are mapped
-        self.discard(f"split '{split}' has changed since it was written")
+        self.discard(split, f"split '{split}' has changed since it was written")
         data = self.load(split)
         return data, data.fingerprint()
 
-    def decoded(self) -> Decoded:
-        """The decoded data set; decoded now if it is missing or damaged in the cache.
+    def decoded(self, split: SplitName) -> Decoded:
+        """The decoded split; decoded now if it is missing or damaged in the cache.
 
         Raises:
             UserError: as `oodbench.data.load_split`.
         """
-        opened = self.opened()
+        opened = self.opened(split)
         if opened is not None:
             return opened
         content = fetch(self._spec, self._root, self._say)
         with one_at_a_time(self._lock()):
-            opened = self.opened()  # another process may have decoded it meanwhile
+            opened = self.opened(split)  # another process may have decoded it meanwhile
             if opened is not None:
                 return opened
-            say = self._say.detail
-            return decode(self._spec, self.sources(), content, self.identity(), say)
+            decoder = self.decoder(split)
+            self._check_others(split)
+            return decode(decoder, content, self.identity(split), self._say.detail)
 
-    def opened(self) -> Decoded | None:
-        """The decoded data set in the cache, or None; a damaged one is removed with a warning."""
+    def _check_others(self, split: SplitName) -> None:
+        """Check the numbers of images of the splits that will be decoded after this one."""
+        for other in self._spec.splits if self._spec.kind in ("folder", "list") else ():
+            if other == split or is_large(self._spec, other):
+                continue
+            try:
+                source = self.source(other)
+            except UserError:
+                continue  # an error when it is read
+            checked_indices(self._spec, other, source)
+
+    def opened(self, split: SplitName) -> Decoded | None:
+        """The decoded split in the cache, or None; a damaged one is removed with a warning."""
         try:
-            return open_decoded(self.folder())
+            return open_decoded(self.folder(split))
         except DamagedCacheError as error:
-            self.discard(str(error))
+            self.discard(split, str(error))
             return None
 
-    def folder(self) -> Path:
-        """The folder of the decoded data set in the cache, which may not exist yet.
+    def folder(self, split: SplitName) -> Path:
+        """The folder of a decoded split in the cache, which may not exist yet.
 
         Raises:
             UserError: the user's files do not exist or cannot be read.
         """
-        return decoded_folder(self._spec, self.identity())
+        return decoded_folder(self._spec, split, self.identity(split))
 
-    def discard(self, reason: str) -> None:
-        """Remove the decoded data set from the cache, with a warning."""
-        folder = self.folder()
+    def discard(self, split: SplitName, reason: str) -> None:
+        """Remove a decoded split from the cache, with a warning."""
+        folder = self.folder(split)
         self._say.warn(
             f"data set '{self._spec.name}': the decoded images in {folder} are damaged: {reason}; "
             "they are decoded again"
@@ -132,23 +172,48 @@ class StoredDataset:
         with disk_errors(folder, "OODBENCH_CACHE"):
             remove_folder(folder)
 
-    def identity(self) -> str:
+    def prepare(self) -> dict[SplitName, int]:
+        """Decode the splits into the cache, except large ones, which are only opened.
+
+        Returns:
+            split -> number of its images.
+
+        Raises:
+            UserError: as `oodbench.data.load_split`.
+        """
+        counts = {}
+        for split in self._spec.splits:
+            if is_large(self._spec, split):
+                fetch(self._spec, self._root, self._say)
+                counts[split] = len(checked_indices(self._spec, split, self.source(split)))
+            else:
+                counts[split] = self.decoded(split).count
+        return counts
+
+    def identity(self, split: SplitName) -> str:
         """Digest of the files: of the manifest's checksums, or of paths, sizes and times."""
         if self._spec.files:
             files = checksums_of(self._spec, self._root).items()
             return digest(canonical_json([list(file) for file in files]))
-        sources = self.sources()
-        return digest(*(f"{split} {source.identity}" for split, source in sources.items()))
+        return digest(self.source(split).identity)
 
-    def sources(self) -> dict[SplitName, StoredImages]:
-        """The stored images of each split that is not taken from another split.
+    def decoder(self, split: SplitName) -> SplitDecoder:
+        """Decodes the images of a split one by one; files must have been fetched."""
+        return SplitDecoder(self._spec, split, self.source(split))
+
+    def source(self, split: SplitName) -> StoredImages:
+        """The stored images that a split is taken from.
 
         Raises:
             UserError: they do not exist or cannot be read.
         """
-        if self._sources is None:
-            self._sources = open_splits(self._spec, content_folder(self._spec, self._root))
-        return self._sources
+        origin = origin_of(self._spec, split)
+        if origin not in self._sources:
+            folder = content_folder(self._spec, self._root)
+            found = open_split(self._spec, origin, folder)
+            check_classes(self._spec, {**self._sources, origin: found})
+            self._sources[origin] = found
+        return self._sources[origin]
 
     def _lock(self) -> Path:
         folder = decoded_root()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from oodbench.data.store.image_cache import (
     decisive,
     folders_named,
     open_decoded,
+    origin_of,
     read_checksums,
 )
 from oodbench.data.store.locations import (
@@ -30,7 +31,6 @@ from oodbench.data.store.locations import (
     unpacked_folder,
 )
 from oodbench.data.store.stored_dataset import StoredDataset
-from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError, counted, listed
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
@@ -181,79 +181,96 @@ def _verify_decoded(
     spec: DatasetSpec, root: Path, result: Verification, say: Reporter, *, wanted: bool
 ) -> bool:
     """Check the cache; return whether it has complete images of the current files."""
-    same: list[Decoded] = []
+    same: dict[SplitName, list[Decoded]] = {split: [] for split in spec.splits}
     for folder in folders_named(spec.name):
         try:
             decoded = open_decoded(folder)
         except DamagedCacheError as error:
             result.findings.append(Finding("decoded", folder / RECORD, str(error), folder=folder))
             continue
-        if decoded is not None and decoded.record["manifest"] == decisive(spec):
-            same.append(decoded)
+        split = None if decoded is None else decoded.record["split"]
+        if decoded and split in same and decoded.record["manifest"] == decisive(spec, split):
+            same[split].append(decoded)
     content = content_folder(spec, root)
-    # The cache is shared by all data roots; old records do not name the folder.
+    # The cache is shared by all data roots.
     here = content_name(content)
-    from_here = [each.folder for each in same if each.record.get("content", here) == here]
     stored = StoredDataset(spec, root, say)
     try:
-        current: Path | None = stored.folder()
+        current = {stored.folder(split): split for split in spec.splits}
     except UserError as error:
-        if wanted or content.exists() or from_here:
+        found_here = any(each.record["content"] == here for all_ in same.values() for each in all_)
+        if wanted or content.exists() or found_here:
             result.findings.append(Finding("image", dataset_folder(spec, root), error.message))
-        current = None
-    if not same:
+        current = {}
+    # If the user's files have changed since, they are compared with the newest decoded images from
+    # the same folder.
+    newest = [
+        max(
+            each,
+            key=lambda decoded: (
+                decoded.folder in current,
+                decoded.record["content"] == here,
+                decoded.folder.stat().st_mtime_ns,
+            ),
+        )
+        for each in same.values()
+        if each
+    ]
+    if not newest:
         return False
-    # If the user's files have changed since, they are compared with the newest decoded data set
-    # from the same folder.
-    newest = max(
-        same,
-        key=lambda each: (
-            each.folder == current,
-            each.folder in from_here,
-            each.folder.stat().st_mtime_ns,
-        ),
-    )
     before = len(result.findings)
     _verify_arrays(newest, result, say.detail)
-    whole = newest.folder == current and len(result.findings) == before
-    if not spec.files and current is not None:
-        if newest.folder == current or newest.folder in from_here:
-            _verify_sources(newest, stored.sources(), content, result, say.detail)
+    whole = current.keys() == {each.folder for each in newest} and len(result.findings) == before
+    if not spec.files and current:
+        mine = [e for e in newest if e.folder in current or e.record["content"] == here]
+        if mine:
+            _verify_sources(spec, mine, stored, content, result, say.detail)
         else:
             result.checked.append("from another folder; the images in yours are not decoded yet")
     return whole
 
 
-def _verify_arrays(decoded: Decoded, result: Verification, say: Callable[[str], None]) -> None:
-    for name, checksum in decoded.record["files"].items():
-        say(f"checking {decoded.record['name']}: decoded {name}")
-        problem = _problem(decoded.folder / name, checksum)
-        if problem is not None:
-            result.findings.append(
-                Finding("decoded", decoded.folder / name, problem, folder=decoded.folder)
-            )
-    total = sum(split["count"] for split in decoded.record["splits"].values())
+def _verify_arrays(
+    splits: Sequence[Decoded], result: Verification, say: Callable[[str], None]
+) -> None:
+    for decoded in splits:
+        for name, checksum in decoded.record["files"].items():
+            say(f"checking {decoded.record['name']}: decoded {name}")
+            problem = _problem(decoded.folder / name, checksum)
+            if problem is not None:
+                result.findings.append(
+                    Finding("decoded", decoded.folder / name, problem, folder=decoded.folder)
+                )
+    total = sum(decoded.count for decoded in splits)
     result.checked.append(f"{counted(total, 'decoded image')} as recorded")
 
 
 def _verify_sources(
-    decoded: Decoded,
-    sources: dict[SplitName, StoredImages],
+    spec: DatasetSpec,
+    splits: Sequence[Decoded],
+    stored: StoredDataset,
     folder: Path,
     result: Verification,
     say: Callable[[str], None],
 ) -> None:
-    try:
-        recorded = read_checksums((decoded.folder / CHECKSUMS).read_bytes())
-    except (OSError, UnicodeDecodeError):
-        return  # `_verify_arrays` has reported it
+    recorded: dict[str, str] = {}
+    for decoded in splits:
+        try:
+            recorded |= read_checksums((decoded.folder / CHECKSUMS).read_bytes())
+        except (OSError, UnicodeDecodeError):
+            return  # `_verify_arrays` has reported it
+    folder = Path(splits[0].record["content"])
     for number, (name, checksum) in enumerate(recorded.items()):
         if number % 100 == 0:
-            say(f"checking {decoded.record['name']}: file {number:,} of {len(recorded):,}")
+            say(f"checking {spec.name}: file {number:,} of {len(recorded):,}")
         problem = _problem(folder / name, checksum)
         if problem is not None:
             result.findings.append(Finding("image", folder / name, f"{problem} since decoded"))
-    present = {name for source in sources.values() for name in source.files}
+    present: set[str] = set()
+    verified = {decoded.record["split"] for decoded in splits}
+    for origin in {origin_of(spec, split) for split in verified}:
+        if all(split in verified for split in spec.splits if origin_of(spec, split) == origin):
+            present.update(stored.source(origin).files)
     for name in sorted(present - set(recorded)):
         result.findings.append(Finding("image", folder / name, "was not there when decoded"))
     result.checked.append(f"{len(recorded):,} of your files as when they were decoded")

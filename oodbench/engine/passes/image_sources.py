@@ -13,7 +13,7 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.planning.plan import FITTED_ON
-from oodbench.specs import BenchmarkSpec
+from oodbench.specs import BenchmarkSpec, SplitName
 
 ID = "id"
 """What the scores of the in-distribution test images are called."""
@@ -98,7 +98,7 @@ class EvaluationData:
 
     @classmethod
     def of_benchmark(
-        cls, benchmark: BenchmarkSpec, load: Callable[[str, str], ImageArray]
+        cls, benchmark: BenchmarkSpec, load: Callable[[str, SplitName], ImageArray]
     ) -> EvaluationData:
         """The images of a benchmark.
 
@@ -107,7 +107,7 @@ class EvaluationData:
             load: gives the images of a data set's split.
         """
 
-        def images(dataset: str, split: str) -> SplitImages:
+        def images(dataset: str, split: SplitName) -> SplitImages:
             name = f"the {split} images of '{dataset}'"
             return SplitImages(name, functools.partial(load, dataset, split))
 
