@@ -92,9 +92,10 @@ class Run:
             return []
 
     def scores(self, method: str, seed: int = 0) -> dict[str, NDArray[np.float64]]:
-        """Scores of a method: data set -> array [N], "id" for the ID test images.
+        """Scores of a method: data set -> array [N], "id" for the ID set.
 
-        Higher is more in-distribution.
+        Higher is more in-distribution. csID sets have arrays of their own, also where their images
+        count as ID.
 
         Raises:
             UserError: if there are none of that method and seed.
@@ -126,13 +127,18 @@ class Run:
 
     def figures(self) -> dict[str, Figure]:
         """The figures that can be drawn of the run, by name (`oodbench.report.figures.gallery`)."""
+        from oodbench.report.differences import joined
         from oodbench.report.figures import gallery
 
         models = self._directory.read_description().of_benchmark.models
         measured = {(cost.method, cost.seed) for cost in self.costs}
         seed = min((seed for _, seed in measured), default=0)
         methods = dict.fromkeys(cost.method for cost in self.costs)
-        scores = {name: self.scores(name, seed) for name in methods if (name, seed) in measured}
+        scores = {
+            name: joined(self.scores(name, seed), self.leaderboard().csid)
+            for name in methods
+            if (name, seed) in measured
+        }
         return gallery.of_run(models, self.leaderboard(), self.training, scores, seed)
 
     def write_figures(self, folder: str | Path) -> list[Path]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from oodbench.errors import counted, listed
 from oodbench.planning import workload
 from oodbench.planning.plan import Plan
+from oodbench.planning.planned_splits import planned_splits
 from oodbench.planning.suite_plan import Suite
 from oodbench.planning.workload import Pass, Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
@@ -24,6 +25,9 @@ _IMPORTANCE = {"model": 9, "to": 9, "data": 7, "methods": 7, "method": 9, "reaso
 _IMPORTANCE |= {"benchmark": 9, "FLOPs": 8, "training FLOPs": 8, "pass FLOPs": 8}
 _IMPORTANCE |= {"images": 7, "trained on": 7, "passed over": 7, "ID": 6}
 """Of columns, for `Heading`; 5 of the others."""
+
+_MANY = 12
+"""Methods of a model that are named once, above the tables."""
 
 _ESTIMATES = (
     "Models, methods and skips are what the run does. Images and FLOPs are estimates: convolutions "
@@ -72,11 +76,18 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
         f"{counted(len(plan.methods), 'method')}, {counted(len(plan.models), 'model')}, "
         f"{counted(len(plan.seeds), 'seed')}"
     )
-    tables = [_trainings(plan), _passes(plan), *([_skips(plan)] if plan.skips else [])]
+    tables = [_data(plan), _trainings(plan), _passes(plan)]
+    tables += [_skips(plan)] if plan.skips else []
     untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
     notes = [paragraph(untuned_note(untuned), width), Text()] if untuned else []
+    named = [
+        f"{model}: {', '.join(m.name.removeprefix(f'{model}+') for m in plan.methods_of(model))}."
+        for model in plan.models
+        if len(plan.methods_of(model)) > _MANY
+    ]
     return [
         paragraph(heading, width, style="bold"),
+        *(paragraph(f"Methods on {names}", width) for names in named),
         Text(),
         *(part for each in tables for part in (*table_renderables(each, width), Text())),
         *notes,
@@ -89,6 +100,18 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
         for name in columns
     )
     return Table(title, headings, (Section("", tuple(tuple(map(Cell, row)) for row in rows)),))
+
+
+def _data(plan: Plan) -> Table:
+    """One row for each split; manifests where one has another name than its data set."""
+    splits = planned_splits(plan)
+    renamed = any(each.dataset != each.manifest for each in splits)
+    columns = ("role", "data set", *(("manifest",) if renamed else ()), "images")
+    rows = [
+        (each.role, each.dataset, *((each.manifest,) if renamed else ()), f"{each.images:,}")
+        for each in splits
+    ]
+    return _table("Data", columns, rows)
 
 
 def _trainings(plan: Plan) -> Table:
@@ -139,7 +162,7 @@ def _passes(plan: Plan) -> Table:
                 first.model,
                 first.purpose,
                 f"{', '.join(each.dataset for each in passes)} ({first.split})",
-                _short(first, first.methods),
+                _named(plan, first),
                 _forwards(first),
                 *_numbers(workload.total(workload.pass_work(plan, each) for each in passes)),
             )
@@ -149,6 +172,13 @@ def _passes(plan: Plan) -> Table:
         ("model", "to", "data", "methods", "passes", "images", "FLOPs"),
         rows,
     )
+
+
+def _named(plan: Plan, planned: Pass) -> str:
+    """Names of the methods of a pass, or their number if they are all of a model with many."""
+    count = len(planned.methods)
+    everything = count == len(plan.methods_of(planned.model)) and count > _MANY
+    return f"all {count} methods" if everything else _short(planned, planned.methods)
 
 
 def _short(planned: Pass, methods: Iterable[str]) -> str:

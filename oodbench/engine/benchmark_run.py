@@ -146,8 +146,7 @@ class _Run:
             self.say.stage("data")
             self._open(resume)
             self.duplicates, signs = provenance.duplicates_of_id_images(self.plan, self.data)
-            if signs:
-                self.warnings["data"] = signs
+            self.warnings |= {"data": signs} if signs else {}
             for sign in signs:
                 self.say.warn(sign)
             self._write("running")
@@ -308,6 +307,7 @@ class _Run:
             benchmark=self.benchmark.name,
             version=self.benchmark.version,
             id_dataset=self.benchmark.id,
+            csid=self.benchmark.csid,
             ood_groups=self.benchmark.ood_groups,
             heads={name: model.head for name, model in self.benchmark.models.items()},
             published=[m for m in self.benchmark.models if self.models.is_published(m)],

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from oodbench.detector import Detector
 from oodbench.engine import costs
 from oodbench.engine.passes.contract import DetectorError
-from oodbench.report.differences import id_scores
 
 
 @dataclass
@@ -21,7 +20,7 @@ class MethodResult:
 
     Attributes:
         detectors: OOD set -> the detector that scores it.
-        scores: "id" and OOD sets -> scores; for a method tuned on each OOD set "id@SET" each.
+        scores: "id", csID and OOD sets -> scores; for a method tuned on each OOD set "id@SET" each.
         cost: measured; None if it was not measured.
         fit_seconds, tune_seconds: as if the method were evaluated alone.
         error: why it failed, or None.
@@ -36,10 +35,6 @@ class MethodResult:
     error: Exception | None = None
     notes: list[str] = field(default_factory=list)
 
-    def id_scores(self, ood: str) -> NDArray[np.float64]:
-        """Scores of the ID test images, by the detector that scores an OOD set."""
-        return id_scores(self.scores, ood)
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -47,7 +42,7 @@ class Evaluation:
 
     Attributes:
         results: method -> result.
-        correct: whether the classifier is right, for each ID test image.
+        correct: whether the classifier is right, for each image that counts as ID.
         warnings: signs of a mistake in the data (`engine.mistakes`).
     """
 

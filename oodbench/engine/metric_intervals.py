@@ -50,6 +50,7 @@ class Recorder:
         benchmark: name of the benchmark.
         version: its version.
         id_dataset: name of the ID set.
+        csid: names of the csID sets, whose images count as ID.
         ood_groups: OOD set -> its group; None if the sets have no groups.
         heads: model -> name of its head.
         published: models with published weights in place of a training.
@@ -68,6 +69,7 @@ class Recorder:
         benchmark: str,
         version: int,
         id_dataset: str,
+        csid: Sequence[str] = (),
         ood_groups: Mapping[str, str | None],
         heads: Mapping[str, str],
         published: Collection[str] = (),
@@ -77,6 +79,7 @@ class Recorder:
     ) -> None:
         self._benchmark, self._version = benchmark, version
         self._id_dataset, self._ood_groups, self._heads = id_dataset, ood_groups, heads
+        self._csid = csid
         self._run_id, self._device, self._published = run_id, device, published
         self._shared = intervals.SharedResamples(resamples)
         self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
@@ -86,9 +89,10 @@ class Recorder:
         result = evaluation.results[method.name]
         id_dataset = self._id_dataset
         kept: dict[str, differences.Values] = {}
+        scores = differences.joined(result.scores, self._csid)
         for ood, group in self._ood_groups.items():
-            id_scores, ood_scores = result.id_scores(ood), result.scores[ood]
-            measured = self._shared.measure(id_dataset, id_scores, ood, ood_scores)
+            id_scores = differences.id_scores(scores, ood)
+            measured = self._shared.measure(id_dataset, id_scores, ood, scores[ood])
             kept[ood] = differences.as_kept(measured.resampled)
             blank = self._blank(method.name, method.model, method.detector.name, seed)
             for metric, value in measured.values.items():
@@ -130,7 +134,8 @@ class Recorder:
 
     def resample(self, key: differences.Key, scores: differences.Scores) -> None:
         """Resample the scores of a method and seed that were recorded before."""
-        self.resampled[key] = differences.resample(scores, self._shared, self._id_dataset)
+        joined = differences.joined(scores, self._csid)
+        self.resampled[key] = differences.resample(joined, self._shared, self._id_dataset)
 
     def cost(self, method: Method, seed: int, result: MethodResult) -> CostRecord:
         """The cost record of a method with measured costs."""
@@ -223,4 +228,5 @@ class Recorder:
             n_id=None,
             n_ood=None,
             weights=PUBLISHED if model in self._published else None,
+            csid=list(self._csid) or None,
         )

@@ -69,7 +69,8 @@ class ModelEvaluation:
 
     Attributes:
         results: method -> result.
-        correct: whether the classifier is right, for each ID test image; None without labels.
+        correct: whether the classifier is right, for each ID test image, then for each image of the
+            csID sets; None without labels.
         warnings: signs of a mistake in the data (`engine.mistakes`).
     """
 
@@ -267,16 +268,30 @@ class ModelEvaluation:
     def _score(self) -> None:
         """One pass over each test set."""
         self._score_id()
+        for name in self._data.csid:  # no method is tuned on each OOD set
+            correct = self._score_set(name, self._data.ood[0])
+            assert self.correct is not None
+            assert correct is not None  # the plan has checked that the manifest has classes
+            self.correct = np.concatenate([self.correct, correct])
         for ood in self._data.ood:
-            detectors = self._scoring_detectors(ood)
-            if not detectors:
+            if not self._alive():
                 return
-            outcome = score_split(self._runner, self._data.test[ood], detectors, dataset=ood)
-            for method, error in outcome.errors.items():
-                self.results[method].error = error
-            for method, scores in outcome.scores.items():
-                self.results[method].scores[ood] = scores
+            self._score_set(ood, ood)
         fail_constant_scores(self.results)
+
+    def _score_set(self, name: str, ood: str) -> NDArray[np.bool_] | None:
+        """Score a csID or OOD set by the detectors that score an OOD set.
+
+        Returns:
+            Whether the classifier is right, for each image; None without labels.
+        """
+        detectors = self._scoring_detectors(ood)
+        outcome = score_split(self._runner, self._data.test[name], detectors, dataset=name)
+        for method, error in outcome.errors.items():
+            self.results[method].error = error
+        for method, scores in outcome.scores.items():
+            self.results[method].scores[name] = scores
+        return outcome.correct
 
     def _score_id(self) -> None:
         """Score the ID test images, with every detector of a method that is tuned on OOD sets."""

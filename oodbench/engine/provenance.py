@@ -48,7 +48,7 @@ def work_of(plan: Plan, catalog: Catalog, data: LoadedSplits) -> Work:
 def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     """Checksums of all data of a plan's benchmark, whichever methods are run.
 
-    All splits of the ID set and the test splits of the OOD sets, by data set and split.
+    All splits of the ID set and the test splits of the others, by data set and split.
     """
     return {
         name: {
@@ -61,14 +61,14 @@ def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
 
 
 def duplicates_of_id_images(plan: Plan, data: LoadedSplits) -> tuple[dict[str, int], list[str]]:
-    """OOD test images that are, byte for byte, ID images that are trained or tuned on.
+    """Test images of other sets that are, byte for byte, ID images that are trained or tuned on.
 
     Returns:
-        OOD set -> number of such images, and signs of a mistake in the data.
+        csID or OOD set -> number of such images, and signs of a mistake in the data.
     """
     benchmark = plan.benchmark
     splits = [(benchmark.id, split) for split in plan.datasets[benchmark.id].splits]
-    tests: list[tuple[str, SplitName]] = [(name, "test") for name in benchmark.ood_groups]
+    tests: list[tuple[str, SplitName]] = [(name, "test") for name in benchmark.names[1:]]
     images = {
         f"the {split} images of '{name}'": digests(data.get(name, split))
         for name, split in splits + tests

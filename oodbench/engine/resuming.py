@@ -134,7 +134,7 @@ class _Reading:
             elif (
                 whole
                 and group[0].detector not in self.changed_detectors
-                and self.directory.has_scores(key, self.plan.benchmark.ood_groups)
+                and self.directory.has_scores(key, self.plan.benchmark.names[1:])
             ):
                 records[key] = group
                 costs[key] = measured[key]

@@ -76,7 +76,7 @@ class Plan:
 
     Attributes:
         benchmark: its specification.
-        datasets: name in the benchmark -> manifest, of the ID set and of each OOD set.
+        datasets: name in the benchmark -> manifest, of the ID set, each csID set and each OOD set.
         seeds: seeds of trainings and tuning data.
         methods: the methods that run.
         skips: the methods that cannot run.

@@ -220,7 +220,7 @@ def _check_data(
         wanted[benchmark.id, "train"] = "to train on"
     if any("fit" in method.detector.needs for method in methods):
         wanted.setdefault((benchmark.id, "train"), "to fit detectors on")
-    wanted |= {(name, "test"): "to test on" for name in benchmark.ood_groups}
+    wanted |= {(name, "test"): "to test on" for name in benchmark.names}
     if any(method.tuned_on != "none" for method in methods):
         wanted[benchmark.id, tuning] = "to tune on"
     if any(method.tuned_on == "ood_oracle" for method in methods):
@@ -242,6 +242,14 @@ def _check_data(
             "An ID data set has classes: write num_classes.",
         )
     classes, most = datasets[benchmark.id].num_classes or 0, benchmark.most_images
+    for name in benchmark.csid:
+        if datasets[name].num_classes != classes:
+            raise UserError(
+                f"Benchmark '{benchmark.name}': csid: '{name}' has "
+                f"{datasets[name].num_classes or 'no'} classes, the ID set '{benchmark.id}' "
+                f"{classes}.",
+                "The images of a csID set have labels: the classes of the ID set.",
+            )
     if most is not None and most < classes:
         raise UserError(
             f"limit: {counted(most, 'image')} cannot have one of each of the {classes} classes "

@@ -132,7 +132,7 @@ def _passes_of_model(plan: Plan, model: str) -> Iterator[Pass]:
     oracles = [m for m in mine if m.tuned_on == "ood_oracle"]
     for name in benchmark.ood_groups:
         yield from over(name, tuning, "tune", oracles)
-    for name in (benchmark.id, *benchmark.ood_groups):
+    for name in benchmark.names:
         yield from over(name, "test", "score", mine)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from oodbench.errors import UserError, visible
+from oodbench.errors import UserError, listed, visible
 from oodbench.metrics import METRICS
 from oodbench.report.columns import Column, columns_of
 from oodbench.report.differences import belong
@@ -68,7 +68,7 @@ def aggregate(
             data sets; or if they contradict each other.
     """
     records, costs = list(records), list(costs)
-    benchmark, version, id_dataset = _one_benchmark(records, costs)
+    benchmark, version, id_dataset, csid = _one_benchmark(records, costs)
     valid = [record for record in records if record.status == "ok"]
     by_method: dict[str, list[QualityRecord]] = defaultdict(list)
     for record in valid:
@@ -100,6 +100,7 @@ def aggregate(
         benchmark=benchmark,
         version=version,
         id_dataset=id_dataset,
+        csid=csid,
         id_images=_one_size(id_dataset, {r.n_id for r in valid if r.metric != ID_ACCURACY}),
         ood_sets=ood_sets,
         seeds=seeds,
@@ -120,17 +121,22 @@ def aggregate(
 
 def _one_benchmark(
     records: Sequence[QualityRecord], costs: Sequence[CostRecord]
-) -> tuple[str, int, str]:
-    """Name and version of the benchmark, and ID data set, which all records share."""
+) -> tuple[str, int, str, tuple[str, ...]]:
+    """Name and version of the benchmark, ID data set and csID sets, which all records share."""
     if not records:
         raise UserError(
             "There are no records to make a leaderboard from.", "Run a benchmark first."
         )
-    found = sorted({(r.benchmark, r.benchmark_version, r.id_dataset) for r in records})
+    found = sorted(
+        {(r.benchmark, r.benchmark_version, r.id_dataset, tuple(r.csid or ())) for r in records}
+    )
     if len(found) > 1:
         raise UserError(
             "Records are not comparable: "
-            + " and ".join(f"{name} version {number} (ID: {id_})" for name, number, id_ in found)
+            + " and ".join(
+                f"{name} version {number} (ID: {listed([id_, *csid])})"
+                for name, number, id_, csid in found
+            )
             + ".",
             "Make one leaderboard for each benchmark and version.",
         )

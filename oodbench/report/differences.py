@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oodbench import bootstrap as intervals
+from oodbench.errors import UserError
 from oodbench.metrics import METRICS
 from oodbench.report import simultaneous_intervals as simultaneous
 from oodbench.report.columns import Column, columns_of
@@ -113,6 +114,26 @@ def id_key(ood: str) -> str:
     return f"id@{ood}"
 
 
+def joined(scores: Scores, csid: Collection[str]) -> Scores:
+    """Scores with those of the csID sets in "id", whose images count as ID (full-spectrum).
+
+    Args:
+        scores: as stored, with the csID sets under their names.
+        csid: names of the csID sets, in the order of the benchmark.
+
+    Raises:
+        UserError: if scores of the ID set or of a csID set are missing or no list.
+    """
+    if not csid:
+        return scores
+    for name in ("id", *csid):
+        if name not in scores or scores[name].ndim != 1:
+            wrong = "not a list" if name in scores else "missing"
+            raise UserError(f"The scores of '{name}', whose images count as ID, are {wrong}.")
+    known = np.concatenate([scores["id"], *(scores[name] for name in csid)])
+    return {name: known if name == "id" else scores[name] for name in scores if name not in csid}
+
+
 def id_scores(scores: Scores, ood: str) -> npt.NDArray[np.float64]:
     """Scores of the ID test images by the detector that scores this OOD set."""
     return scores[id_key(ood) if id_key(ood) in scores else "id"]
@@ -181,15 +202,14 @@ def from_scores(
 
     Args:
         records: quality records of one run.
-        scores: returns the scores of a method and seed.
+        scores: returns the scores of a method and seed, as stored.
         resamples: number of bootstrap resamples.
     """
     records = list(records)
     shared = intervals.SharedResamples(resamples)
-    id_dataset = records[0].id_dataset if records else ""
 
     def resampled(key: Key) -> Resampled:
-        return resample(scores(key), shared, id_dataset)
+        return resample(joined(scores(key), records[0].csid or ()), shared, records[0].id_dataset)
 
     return differences_to_best(records, resampled)
 
@@ -198,6 +218,8 @@ def resample(
     scores: Scores, shared: intervals.SharedResamples, id_dataset: str
 ) -> dict[str, Values]:
     """The metrics of one method and seed on every OOD set, on the shared resamples.
+
+    The scores of csID sets are joined to those of the ID set before (`joined`).
 
     In float32: they only serve to compute standard errors.
     """

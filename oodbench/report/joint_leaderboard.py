@@ -20,7 +20,7 @@ from oodbench.storage.same_work import shared_differences
 from oodbench.storage.stored_run import StoredRun
 
 _OF_BENCHMARK = (
-    *("id", "ood", "datasets", "models", "reference", "tuning", "evaluation", "limited"),
+    *("id", "ood", "csid", "datasets", "models", "reference", "tuning", "evaluation", "limited"),
 )
 """Parts of a benchmark that every result depends on; runs may have other methods."""
 
@@ -93,9 +93,12 @@ def _difference(one: StoredRun, other: StoredRun) -> str:
         ("benchmark", "benchmark"),
         ("benchmark version", "benchmark_version"),
         ("ID data set", "id_dataset"),
+        ("csID", "csid"),
     ):
         before, after = getattr(first, field), getattr(second, field)
         if before != after:
+            if field == "csid":
+                before, after = (listed(names or ()) or "none" for names in (before, after))
             return f"the {what} is {before} in one and {after} in the other"
     if one.description is None or other.description is None:
         return ""
@@ -173,7 +176,8 @@ def _differences(
         run, method, seed = source
         scores = run.scores(method, seed)
         assert scores is not None
-        return differences.resample(scores, shared, records[0].id_dataset)
+        known = differences.joined(scores, records[0].csid or ())
+        return differences.resample(known, shared, records[0].id_dataset)
 
     # Numpy computes the resamples without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:

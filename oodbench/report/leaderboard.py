@@ -213,7 +213,8 @@ class LeaderboardData:
         benchmark: name of the benchmark.
         version: version of the benchmark.
         id_dataset: the in-distribution data set.
-        id_images: number of ID test images; None if the records do not have it.
+        csid: data sets whose images count as ID beside those of `id_dataset`.
+        id_images: number of all these test images; None if the records do not have it.
         ood_sets: the OOD sets by group: "near", then "far", then others.
         seeds: all seeds of all methods, failed ones included.
         metrics: names of the metrics, in the order of `SHOWN`.
@@ -237,6 +238,7 @@ class LeaderboardData:
     rows: tuple[Row, ...]
     absences: tuple[Absence, ...]
     tested: bool
+    csid: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
     runs: tuple[JoinedRun, ...] = ()

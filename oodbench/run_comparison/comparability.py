@@ -21,7 +21,13 @@ def different_benchmarks(base: IndexedRun, head: IndexedRun) -> str:
         return f"other benchmark version: {one.version} in the base, {other.version} in the head"
     if one.id_dataset != other.id_dataset:
         return f"other ID data set: {one.id_dataset} in the base, {other.id_dataset} in the head"
-    return _different_data(base, head, one.id_dataset)
+    if one.csid != other.csid:
+        before, after = (listed(each.csid) or "none" for each in (one, other))
+        return f"other csID sets, which count as ID: {before} in the base, {after} in the head"
+    for name in (one.id_dataset, *one.csid):
+        if found := _different_data(base, head, name):
+            return found
+    return ""
 
 
 def different_set(base: IndexedRun, head: IndexedRun, method: str, ood: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from oodbench.errors import UserError, counted
 from oodbench.metrics import Array
 from oodbench.report.aggregation import aggregate
-from oodbench.report.differences import Scores, id_key
+from oodbench.report.differences import Scores, id_key, joined
 from oodbench.report.leaderboard import FPR, TNR, LeaderboardData, Row
 from oodbench.report.seed_means import Measurement
 from oodbench.run_comparison.changes import Side
@@ -137,15 +137,20 @@ class IndexedRun:
         stored = self.run.scores(method, seed)
         if stored is None:
             return None
+        try:
+            known = joined(stored, self.board.csid)
+        except UserError as error:
+            where = f"{self.run.folder}: scores of {method}, seed {seed}:"
+            raise UserError(f"{where} {error.message}", _HINT) from error
         found: dict[str, Array] = {}
         for ood in sets:
             n_id, n_ood = self.images(method, ood)
-            key = id_key(ood) if id_key(ood) in stored else "id"
+            key = id_key(ood) if id_key(ood) in known else "id"
             for name, images in ((key, n_id), (ood, n_ood)):
                 where = f"{self.run.folder}: scores of {method}, seed {seed}, on '{name}'"
-                if name not in stored:
+                if name not in known:
                     raise UserError(f"{where} are missing, but there are records of them.", _HINT)
-                array = stored[name]
+                array = known[name]
                 if array.shape != (images,):
                     raise UserError(
                         f"{where} have shape {list(array.shape)}, but the records are of "

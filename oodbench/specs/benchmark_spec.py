@@ -127,6 +127,9 @@ class BenchmarkSpec(Spec):
     """The in-distribution data set: models are trained on its `train` split, tested on `test`."""
     ood: dict[Text, Several[Text]]
     """Group ("near", "far") -> OOD data sets; their `test` splits are used."""
+    csid: Several[Text] = ()
+    """Full-spectrum: data sets of the ID classes with covariate shift (csID). The images of their
+    `test` splits count as ID in every metric and in the accuracy."""
     datasets: dict[Text, Text] = Field(default_factory=dict)
     """Name of a data set in this benchmark, its records, scores and tables -> its manifest.
     Default: the manifest has the name itself."""
@@ -145,16 +148,6 @@ class BenchmarkSpec(Spec):
     def _consistent(self) -> BenchmarkSpec:
         if self.limited is not None:
             self.limited.check(self.name)
-        sets = [dataset for group in self.ood.values() for dataset in group]
-        if not sets:
-            raise ValueError("ood: names no data set")
-        for dataset in sets:
-            if sets.count(dataset) > 1:
-                raise ValueError(f"ood: '{dataset}' is listed twice")
-        if "id" in sets:
-            raise ValueError("ood: 'id' is reserved: it names the ID test images in stored scores")
-        if self.id in sets:
-            raise ValueError(f"ood: '{self.id}' is the in-distribution data set")
         self._check_datasets()
         if not self.models:
             raise ValueError("models: names no model")
@@ -169,7 +162,25 @@ class BenchmarkSpec(Spec):
         return self
 
     def _check_datasets(self) -> None:
-        """Check that `datasets` names data sets of this benchmark, and no manifest twice."""
+        """Check that each data set has one role, and each manifest one name."""
+        sets = [dataset for group in self.ood.values() for dataset in group]
+        if not sets:
+            raise ValueError("ood: names no data set")
+        for key, names in (("ood", sets), ("csid", list(self.csid))):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{key}: '{name}' is listed twice")
+            if "id" in names:
+                raise ValueError(
+                    f"{key}: 'id' is reserved: it names the ID test images in stored scores"
+                )
+            if self.id in names:
+                raise ValueError(f"{key}: '{self.id}' is the in-distribution data set")
+        if both := set(sets) & set(self.csid):
+            raise ValueError(f"csid: '{min(both)}' is an OOD set")
+        protocols = {self.tuning.protocol, *(method.tuning for method in self.methods.values())}
+        if self.csid and "ood_oracle" in protocols:
+            raise ValueError("csid: not together with tuning on each OOD set (ood_oracle)")
         for name in self.datasets:
             if name not in self.names:
                 near = did_you_mean(name, self.names)
@@ -226,7 +237,7 @@ class BenchmarkSpec(Spec):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all data sets in this benchmark; the ID set is the first."""
-        return (self.id, *self.ood_groups)
+        return (self.id, *self.csid, *self.ood_groups)
 
     def manifest(self, name: str) -> str:
         """The manifest of a data set that has this name in this benchmark."""

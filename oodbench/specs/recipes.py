@@ -14,6 +14,8 @@ presented in Lee et al. 2018"; Lee et al. published no training code. So:
 Both: Nesterov momentum 0.9, weight decay 1e-4 (not stated by Lee et al.), random crops after
 padding by 4, horizontal flips (the author's code flips digits, too).
 
+- `openood`: OpenOOD v1.5 on CIFAR (Zhang et al. 2023): 100 epochs, batches of 128, rate 0.1 with a
+  cosine schedule, weight decay 5e-4.
 - `quick`: 30 epochs with one cycle of the rate, in bfloat16 where the device has it.
 """
 
@@ -42,6 +44,16 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "epochs": 300,
             "batch_size": 64,
             "milestones": (150 / 300, 200 / 300, 250 / 300),
+        },
+        "openood": {
+            "epochs": 100,
+            "batch_size": 128,
+            "learning_rate": 0.1,
+            "schedule": "cosine",
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+            "augment": _CROP_AND_FLIP,
         },
         "quick": {
             "epochs": 30,

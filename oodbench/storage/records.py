@@ -27,7 +27,7 @@ from oodbench.specs import TuningProtocol
 from oodbench.specs.names import method_obstacle
 
 SCHEMA_VERSION = 1
-ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned", "weights"})
+ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned", "weights", "csid"})
 """Fields that older versions did not write; a line without them gets their defaults."""
 
 _ROUNDING = 1e-9
@@ -91,7 +91,8 @@ class QualityRecord:
     the fraction of all pairs of an ID and an OOD image whose scores are equal; None for
     `id_accuracy` and in records made before it was recorded. `untuned` names the parameters that
     have a search space and were left at their defaults; None if there are none. `weights` says that
-    the model was not trained: its seeds are its published checkpoints.
+    the model was not trained: its seeds are its published checkpoints. `csid` names the data sets
+    whose images count as ID beside those of `id_dataset`, also in `n_id`; None if there are none.
     """
 
     run_id: Text
@@ -118,6 +119,7 @@ class QualityRecord:
     tie_fraction: Fraction | None = None
     untuned: list[Text] | None = None
     weights: Weights | None = None
+    csid: list[Text] | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -266,8 +268,9 @@ def to_lines(records: Iterable[Record]) -> str:
 def _values(record: Record) -> dict[str, Any]:
     # Not dataclasses.asdict, which copies every value deeply.
     values = {name: getattr(record, name) for name in record.__slots__}
-    if values.get("weights", "") is None:  # as before it was recorded: digests stay the same
-        del values["weights"]
+    for name in ("weights", "csid"):
+        if values.get(name, "") is None:  # as before it was recorded: digests stay the same
+            del values[name]
     return values
 
 

@@ -139,6 +139,7 @@ class DescribedBenchmark(DescriptionPart):
     name: str = ""
     version: int = 0
     id: str = ""
+    csid: list[str] = []
     ood: dict[str, list[str]] = {}
     models: dict[str, dict[str, Any]] = {}
     methods: dict[str, dict[str, Any]] = {}
@@ -175,7 +176,7 @@ class RunDescription(Description):
         trained_on: "model/seed<k>" -> the machine that its checkpoint was trained on; checkpoints
             of versions that did not record it are left out.
         records: digests of the records of each method and seed.
-        duplicates_of_id_images: OOD set -> number of its test images that are ID images.
+        duplicates_of_id_images: csID or OOD set -> number of its test images that are ID images.
         notes: "method/seed<k>" -> notes.
         warnings: "data" or "model, seed k" -> signs of a mistake in the data.
         files: file with results -> SHA-256.

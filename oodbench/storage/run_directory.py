@@ -168,7 +168,7 @@ class RunDirectory:
         return self.folder / scores_name(key)
 
     def read_scores(self, key: Key) -> dict[str, NDArray[np.float64]]:
-        """Scores of a method and seed: data set -> array [N], "id" for the ID test images.
+        """Scores of a method and seed: data set -> array [N], "id" for the ID set.
 
         Raises:
             UserError: if the file is missing or not readable.

@@ -43,7 +43,7 @@ class StoredRun:
         return RunDirectory(self.folder).scores_path((method, seed)).exists()
 
     def scores(self, method: str, seed: int) -> dict[str, NDArray[np.float64]] | None:
-        """Scores of a method and seed: data set -> array [N], "id" for the ID test images.
+        """Scores of a method and seed: data set -> array [N], "id" for the ID set.
 
         None if they are not stored.
 

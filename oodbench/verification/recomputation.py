@@ -57,7 +57,8 @@ def recompute(
         say: progress reporter.
     """
     found, shared = Recomputed(), SharedResamples(resamples or 1)
-    id_dataset = lines.records[0].record.id_dataset
+    first = lines.records[0].record
+    id_dataset, csid = first.id_dataset, first.csid or ()
     todo: dict[Key, Sequence[Line[QualityRecord]]] = {}
     for key, mine in lines.by_key.items():
         if all(line.record.status != "ok" for line in mine):
@@ -68,7 +69,7 @@ def recompute(
             found.without_scores.append(key)
 
     def one(key: Key) -> tuple[Mapping[str, Measured], int, list[Discrepancy]]:
-        return _measured(directory, key, id_dataset, shared)
+        return _measured(directory, key, id_dataset, csid, shared)
 
     ties = any(line.record.tie_fraction is not None for line in lines.records)
     say.stage("metrics and intervals from scores")
@@ -95,7 +96,11 @@ def recompute(
 
 
 def _measured(
-    directory: RunDirectory, key: Key, id_dataset: str, shared: SharedResamples
+    directory: RunDirectory,
+    key: Key,
+    id_dataset: str,
+    csid: Sequence[str],
+    shared: SharedResamples,
 ) -> tuple[Mapping[str, Measured], int, list[Discrepancy]]:
     """OOD set -> what its scores give; number of scores; what is wrong with the file."""
     file = scores_name(key)
@@ -110,13 +115,17 @@ def _measured(
     ]
     if wrong:
         return {}, 0, wrong
-    sets = [n for n in scores if not (n == "id" or n.startswith(differences.id_key("")))]
-    missing = [n for n in sets if "id" not in scores and differences.id_key(n) not in scores]
+    try:
+        joined = differences.joined(scores, csid)
+    except UserError as error:
+        return {}, 0, [Discrepancy(file=file, reason=error.message.rstrip("."))]
+    sets = [n for n in joined if not (n == "id" or n.startswith(differences.id_key("")))]
+    missing = [n for n in sets if "id" not in joined and differences.id_key(n) not in joined]
     if missing:
         reason = f"the scores of the ID images for '{missing[0]}' are missing"
         return {}, 0, [Discrepancy(file=file, reason=reason)]
     measured = {
-        ood: shared.measure(id_dataset, differences.id_scores(scores, ood), ood, scores[ood])
+        ood: shared.measure(id_dataset, differences.id_scores(joined, ood), ood, joined[ood])
         for ood in sets
     }
     return measured, sum(map(len, scores.values())), []

@@ -76,10 +76,11 @@ class EvaluationData:
     """The images that the detectors of a model are fitted, tuned and scored on.
 
     Attributes:
-        test: "id" and the names of the OOD sets -> images to score.
+        test: "id" and the names of the csID and OOD sets -> images to score.
         fitted_on: need of a detector, "fit" or "validation" -> ID images that it is fitted on.
         tuning: ID images with labels that are attacked to tune detectors; None if there are none.
         ood_tuning: OOD set -> images of it, for the protocol `ood_oracle`.
+        csid: names of the sets whose images count as ID (covariate shift); they have labels.
         id_name: name of the ID set in messages.
         perhaps: a sentence with another reason for signs of a mistake, added to each sign.
     """
@@ -88,13 +89,14 @@ class EvaluationData:
     fitted_on: Mapping[str, ImageSource]
     tuning: ImageSource | None
     ood_tuning: Mapping[str, ImageSource] = field(default_factory=dict)
+    csid: tuple[str, ...] = ()
     id_name: str = ID
     perhaps: str = ""
 
     @property
     def ood(self) -> tuple[str, ...]:
         """Names of the OOD sets."""
-        return tuple(name for name in self.test if name != ID)
+        return tuple(name for name in self.test if name not in (ID, *self.csid))
 
     @classmethod
     def of_benchmark(
@@ -113,10 +115,14 @@ class EvaluationData:
 
         ood, tuning = tuple(benchmark.ood_groups), benchmark.tuning.split
         return cls(
-            test={ID: images(benchmark.id, "test"), **{name: images(name, "test") for name in ood}},
+            test={
+                ID: images(benchmark.id, "test"),
+                **{name: images(name, "test") for name in (*benchmark.csid, *ood)},
+            },
             fitted_on={need: images(benchmark.id, split) for need, split in FITTED_ON.items()},
             tuning=images(benchmark.id, tuning),
             ood_tuning={name: images(name, tuning) for name in ood},
+            csid=benchmark.csid,
             id_name=benchmark.id,
             perhaps="" if benchmark.limited is None else benchmark.limited.weakens,
         )

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from oodbench.errors import UserError
+from oodbench.report.differences import joined
 from oodbench.report.leaderboard import LeaderboardData, Row
 from oodbench.report.site.file_names import file_names
 from oodbench.report.site.pages import (
@@ -97,13 +98,13 @@ def _benchmark(
     )
 
 
+def _test_data(board: LeaderboardData) -> tuple[object, ...]:
+    return board.ood_sets, board.id_dataset, board.csid, board.id_images
+
+
 def comparable(before: ShownRun, after: ShownRun) -> bool:
     """Whether two runs of one benchmark have the same test data, as far as they say."""
-    if (before.board.ood_sets, before.board.id_dataset, before.board.id_images) != (
-        after.board.ood_sets,
-        after.board.id_dataset,
-        after.board.id_images,
-    ):
+    if _test_data(before.board) != _test_data(after.board):
         return False
     one, other = before.stored.description, after.stored.description
     if one is None or other is None:
@@ -261,9 +262,9 @@ def _drawing(run: ShownRun, row: Row) -> Drawing | str:
     if scores_name((row.method, seed)) in run.stored.changed:
         return "The stored scores of this method were changed after the run."
     try:
-        curves = score_curves(seed, scores, names)
-    except ValueError as error:
-        return f"The stored scores of this method cannot be drawn: {error}."
+        curves = score_curves(seed, joined(scores, board.csid), names)
+    except (UserError, ValueError) as error:
+        return f"The stored scores of this method cannot be drawn: {str(error).rstrip('.')}."
     colors = {each.name: number for number, each in enumerate(curves.sets)}
     return Drawing(
         seed=seed,

@@ -190,10 +190,10 @@ def _summary(board: LeaderboardData) -> tuple[str, ...]:
     for each in board.ood_sets:
         size = "" if each.images is None else f" ({each.images:,})"
         by_group[each.group].append(each.name + size)
-    lines = [
-        f"In-distribution (ID): {board.id_dataset}"
-        + (f", {board.id_images:,} test images." if board.id_images is not None else ".")
-    ]
+    shifted = f"; images of {', '.join(board.csid)} (csID) count as ID" if board.csid else ""
+    size = "" if board.id_images is None else f", {board.id_images:,} test images"
+    together = " in all" if size and shifted else ""
+    lines = [f"In-distribution (ID): {board.id_dataset}{shifted}{size}{together}."]
     for group, names in by_group.items():
         kind = "OOD" if group is None else f"{group}-OOD"
         lines.append(f"{kind[0].upper()}{kind[1:]}: {', '.join(names)}.")
@@ -207,7 +207,8 @@ def _summary(board: LeaderboardData) -> tuple[str, ...]:
     }
     if accuracies:
         said = (f"{name} {100 * each.mean:.1f} %" for name, each in sorted(accuracies.items()))
-        lines.append(f"Test accuracy of the models: {', '.join(said)}.")
+        over = " on all of these ID images" if board.csid else ""
+        lines.append(f"Test accuracy of the models{over}: {', '.join(said)}.")
     return tuple(lines)
 
 

@@ -153,6 +153,7 @@ def _about(leaderboard: LeaderboardData) -> dict[str, Any]:
         "benchmark": leaderboard.benchmark,
         "benchmark_version": leaderboard.version,
         "id_dataset": leaderboard.id_dataset,
+        **({"csid": list(leaderboard.csid)} if leaderboard.csid else {}),
     }
 
 
