@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from oodbench.cli import missing_data
 from oodbench.cli.display import console, print_results, reporter, say
 from oodbench.cli.parameters import Benchmark, DataRoot, Device, Methods, Plugins, Seeds, given_path
 from oodbench.errors import ExitCode, InterruptedRun, UserError
@@ -67,6 +68,8 @@ def run(
     A suite runs several benchmarks and compares them with published tables.
     """
     from oodbench import api, argument_checks
+    from oodbench.data.store.download import OfflineError
+    from oodbench.data.store.locations import root_folder
     from oodbench.planning.overrides import Overrides
     from oodbench.plugins.catalog import Catalog
 
@@ -103,6 +106,13 @@ def run(
             again += f" {option} {shlex.quote(str(value))}" if value is not None else ""
         say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
+    except OfflineError as error:
+        from oodbench.planning.needed_files import needed_files
+
+        needed, root = needed_files(catalog, benchmark), root_folder(data_root)
+        if len(needed.missing(root)) < 2:
+            raise
+        raise missing_data.incomplete([error], needed, [benchmark], root) from error
     print_results(done, output)
     output.print(f"Run directory: {done.folder}", markup=False, highlight=False, soft_wrap=True)
     if not done.complete:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +12,12 @@ import typer
 
 from oodbench.cli.display import reporter
 from oodbench.cli.parameters import DataRoot, Plugins
-from oodbench.errors import ExitCode, UserError, counted, visible
+from oodbench.errors import ExitCode, UserError, counted, did_you_mean, visible
 
 if TYPE_CHECKING:
+    from oodbench.data.store.missing_files import NeededFiles
     from oodbench.data.store.verification import Finding
+    from oodbench.progress import Reporter
     from oodbench.specs import DatasetSpec, SplitName
 
 
@@ -65,7 +68,10 @@ def list_(
 
 @data_app.command()
 def fetch(
-    names: Names,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Data sets, benchmarks and suites, by name."),
+    ],
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Verify stored files; restore those that are damaged."),
@@ -75,23 +81,36 @@ def fetch(
 ) -> None:
     """Download, unpack and decode data sets; finished steps are not repeated.
 
-    Large splits are decoded when they are read.
+    Of benchmarks and suites, all data sets and published checkpoints are fetched. Files that cannot
+    be downloaded are listed together, with the places to put them. Large splits are decoded when
+    they are read.
     """
-    from oodbench.data.store import verification
+    from oodbench.cli import missing_data
+    from oodbench.data.store.download import OfflineError
     from oodbench.data.store.locations import root_folder
-    from oodbench.data.store.stored_dataset import StoredDataset
 
     root, say = root_folder(data_root), reporter()
-    with say.work(len(names)):
-        for spec in _named(names, plugins):
-            say.stage(spec.name)
-            if spec.kind == "builtin":
-                say.done(f"{spec.name}: built in, nothing to fetch")
+    needed = _needed(names, plugins)
+    missing = needed.missing(root)
+    if any(file.urls for file in missing):
+        print(missing_data.total(missing, root), flush=True)
+    jobs = list(_jobs(needed, root, say, repair=repair))
+    failures: list[UserError] = []
+    unreached = False
+    with say.work(len(jobs)):
+        for owner, name, work in jobs:
+            if unreached and any(owner in file.owners for file in missing):
                 continue
-            if repair:
-                verification.repair(spec, root, say)
-            counts = StoredDataset(spec, root, say).prepare()
-            say.done(f"{spec.name}: {_prepared(spec, counts)}")
+            say.stage(name)
+            try:
+                say.done(f"{name}: {work()}")
+            except UserError as error:
+                if len(jobs) == 1 and len(missing) < 2:
+                    raise
+                failures.append(error)
+                unreached = unreached or isinstance(error, OfflineError)
+    if failures:
+        raise missing_data.incomplete(failures, needed, names, root)
 
 
 @data_app.command()
@@ -146,6 +165,58 @@ def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> N
         if spec.kind == "builtin":
             raise UserError(f"data set '{spec.name}' is built in: it has no folder.")
         print(dataset_folder(spec, root_folder(data_root)))
+
+
+def _needed(names: list[str], plugins: list[Path] | None) -> NeededFiles:
+    """The files of data sets, benchmarks and suites; of both, if they have the same name."""
+    from oodbench.data.store.missing_files import NeededFiles
+    from oodbench.plugins.catalog import Catalog
+
+    catalog = Catalog(plugins or ())
+    datasets, benchmarks = (catalog.entries[kind] for kind in ("dataset", "benchmark"))
+    needed = NeededFiles()
+    for name in names:
+        if name in datasets:
+            needed += NeededFiles((catalog.dataset(name),))
+        if name in benchmarks or name.endswith((".yaml", ".yml")):
+            from oodbench.planning.needed_files import needed_files  # imports torch
+
+            needed += needed_files(catalog, name)
+        elif name not in datasets:
+            raise UserError(
+                f"There is no data set, benchmark or suite '{name}'.",
+                did_you_mean(name, [*datasets, *benchmarks]),
+            )
+    return needed
+
+
+def _jobs(
+    needed: NeededFiles, root: Path, say: Reporter, *, repair: bool
+) -> Iterator[tuple[str, str, Callable[[], str | Path]]]:
+    """Owner of the files, name for messages, and the work, which returns how it ended."""
+    from oodbench.data.store.checkpoint_files import checkpoint_file, torch_hub_file
+    from oodbench.data.store.missing_files import owner_of
+
+    for spec in needed.datasets:
+        yield owner_of(spec), spec.name, partial(_fetched, spec, root, say, repair=repair)
+    for checkpoint, benchmark in needed.checkpoints:
+        find = partial(checkpoint_file, checkpoint, benchmark, root, say)
+        yield owner_of(checkpoint), checkpoint.path or checkpoint.file_name, find
+    for weights in needed.weights:
+        find = partial(torch_hub_file, weights.url, weights.network, root, say)
+        yield owner_of(weights), weights.network, find
+
+
+def _fetched(spec: DatasetSpec, root: Path, say: Reporter, *, repair: bool) -> str:
+    """Fetch a data set; returns what it has."""
+    from oodbench.data.store import verification
+    from oodbench.data.store.stored_dataset import StoredDataset
+
+    if spec.kind == "builtin":
+        return "built in, nothing to fetch"
+    if repair:
+        verification.repair(spec, root, say)
+    return _prepared(spec, StoredDataset(spec, root, say).prepare())
 
 
 def _prepared(spec: DatasetSpec, counts: Mapping[SplitName, int]) -> str:

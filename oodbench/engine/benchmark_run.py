@@ -371,6 +371,7 @@ class _Run:
         return self.described.model_copy(
             update={
                 "published_weights": provenance.described_publications(self.models, self.before),
+                "unverified_files": provenance.unverified_files(self.plan, self.data_root),
                 "status": status,
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "checksums": self.described.checksums.model_copy(update=checkpoints),

@@ -14,6 +14,9 @@ import torch
 
 from oodbench.data.duplicates import digests
 from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.data.store.checkpoint_files import CheckpointFiles
+from oodbench.data.store.fetching import unverified_files as stored_unverified_files
+from oodbench.data.store.locations import StoredFiles, root_folder
 from oodbench.engine.mistakes import shared_signs
 from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
@@ -22,6 +25,7 @@ from oodbench.process import process_settings
 from oodbench.specs import SplitName
 from oodbench.storage.run_description import (
     Checksums,
+    DescribedFile,
     DescribedMethod,
     DescribedPublication,
     Environment,
@@ -160,6 +164,31 @@ def described_publications(
         )
         for (model, seed), found in sorted(models.publications.items())
     }
+
+
+def unverified_files(plan: Plan, data_root: Path | None) -> list[DescribedFile]:
+    """Files without a published checksum, of the data sets and of the models of a benchmark.
+
+    Args:
+        plan: plan of the run.
+        data_root: folder of the data sets; None: the default.
+    """
+    root = root_folder(data_root)
+    owners: list[tuple[str, StoredFiles]] = list(plan.datasets.items())
+    for name, model in plan.benchmark.models.items():
+        owners += [(name, CheckpointFiles(each)) for each in model.checkpoint if each.files]
+    found: dict[tuple[str, str], DescribedFile] = {}
+    for owner, files in owners:
+        for file, record in stored_unverified_files(files, root).items():
+            found[owner, file.name] = DescribedFile(
+                of=owner,
+                name=file.name,
+                sha256="" if record is None else record.sha256,
+                source="" if record is None else record.source,
+                fetched_at="" if record is None else record.fetched_at,
+                reason=file.unverified or "",
+            )
+    return list(found.values())
 
 
 def _plugins(catalog: Catalog) -> list[str]:

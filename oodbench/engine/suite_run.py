@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from oodbench.data.store.download import OfflineError
 from oodbench.errors import UserError
 from oodbench.planning.plan import Plan
 from oodbench.planning.suite_plan import Suite
@@ -91,7 +92,8 @@ def run_members(
         reason = reason.replace(f"data set '{name}' needs", "it needs", 1)
         say(f"data set '{name}' is missing: {reason}")
     if not state.written and all(_lacking(plan, absent) for plan in plans.values()):
-        raise UserError(
+        unreached = any(isinstance(error, OfflineError) for error in absent.values())
+        raise (OfflineError if unreached else UserError)(
             f"No benchmark of suite '{suite.spec.name}' can be run: data sets are missing: "
             f"{', '.join(absent)}.",
             _hint(absent, plans.values()),

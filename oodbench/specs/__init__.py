@@ -12,14 +12,7 @@ from oodbench.specs.benchmark_spec import (
     TuningSpec,
 )
 from oodbench.specs.checkpoint_spec import CheckpointSpec
-from oodbench.specs.dataset_spec import (
-    ClassFoldersSpec,
-    DatasetSpec,
-    FileSpec,
-    ListSpec,
-    PlaceSpec,
-    ResizeSpec,
-)
+from oodbench.specs.dataset_spec import DatasetSpec, FileSpec, ResizeSpec
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import AugmentSpec, ModelSpec, NormalizationSpec, TrainingSpec
 from oodbench.specs.published_spec import (
@@ -38,21 +31,18 @@ __all__ = [
     "AugmentSpec",
     "BenchmarkSpec",
     "CheckpointSpec",
-    "ClassFoldersSpec",
     "ComparisonSpec",
     "DatasetSpec",
     "EvaluationSpec",
     "ExcludeSpec",
     "FileSpec",
     "LimitSpec",
-    "ListSpec",
     "MatrixSpec",
     "MeasureSpec",
     "MemberSpec",
     "MethodSpec",
     "ModelSpec",
     "NormalizationSpec",
-    "PlaceSpec",
     "PublishedRow",
     "PublishedSpec",
     "PublishedTable",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ValidationError
 
+from oodbench.errors import listed
 from oodbench.specs import WORDS, EvaluationSpec
 from oodbench.storage.description import Description, DescriptionPart, problem_of
 
@@ -72,6 +73,26 @@ class DescribedPublication(DescriptionPart):
     std: list[float] = []
     size: list[int] | None = None
     resize: str = ""
+
+
+class DescribedFile(DescriptionPart):
+    """A file without a published checksum.
+
+    Attributes:
+        of: the data set or model that it belongs to.
+        name: name of the file.
+        sha256: as recorded when it was first fetched; "" if it was found unpacked.
+        source: address, or the place where the user put it.
+        fetched_at: when it was first fetched, ISO 8601 in UTC.
+        reason: why no checksum is known.
+    """
+
+    of: str = ""
+    name: str = ""
+    sha256: str = ""
+    source: str = ""
+    fetched_at: str = ""
+    reason: str = ""
 
 
 class Environment(DescriptionPart):
@@ -168,6 +189,7 @@ class RunDescription(Description):
         methods: all methods of the run, also those of an earlier command that it resumes.
         skipped: method -> why it cannot run.
         published_weights: "model/seed<k>" -> its published weights, in place of a training.
+        unverified_files: files of data sets and checkpoints without a published checksum.
         data_root: folder of the data sets that do not come built in; None for the default.
         plugins: folders of plug-ins, and "class ..." for classes that are in no folder.
         versions: package -> version.
@@ -193,6 +215,7 @@ class RunDescription(Description):
     methods: list[DescribedMethod] = []
     skipped: dict[str, str] = {}
     published_weights: dict[str, DescribedPublication] = {}
+    unverified_files: list[DescribedFile] = []
     data_root: str | None = None
     plugins: list[str] = []
     versions: dict[str, str] = {}
@@ -218,12 +241,19 @@ class RunDescription(Description):
 
     @property
     def warning_texts(self) -> tuple[str, ...]:
-        """`warnings`, one text each, with the model and seed in front."""
-        return tuple(
+        """`warnings`, one text each, with the model and seed in front; and what is unverified."""
+        found = [
             text if where == "data" else f"{where}: {text}"
             for where, texts in self.warnings.items()
             for text in texts
-        )
+        ]
+        names = dict.fromkeys(file.name for file in self.unverified_files)
+        if names:
+            found.append(
+                "not verified against a published checksum, as none is known: "
+                f"{listed(names, most=20)}; run.json has the checksums of the first fetch"
+            )
+        return tuple(found)
 
     def _omitted(self) -> set[str]:
         return set() if self.writing else {"writing"}

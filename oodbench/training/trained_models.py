@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from oodbench.data.loaded_splits import LoadedSplits
-from oodbench.data.store.download import offline
+from oodbench.data.store.download import OfflineError, offline
 from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.models import create_loss, head_info
 from oodbench.models.classifier import Classifier
@@ -115,7 +115,7 @@ class ModelStore:
         if problems:
             messages = dict.fromkeys(error.message for error in problems)
             hints = dict.fromkeys(error.hint for error in problems)
-            raise UserError(" ".join(messages), " ".join(hints))
+            raise OfflineError(" ".join(messages), " ".join(hints))
         return warnings
 
     def untrained(self, model: str, seed: int) -> Classifier:

@@ -169,7 +169,8 @@ def test_path(command: Command, tmp_path: Path) -> None:
 def test_unknown_names(command: Command, what: str) -> None:
     done = command(what, "cifar11")
     assert done.code == 2
-    assert "There is no dataset 'cifar11'." in done.err
+    kind = "data set, benchmark or suite" if what == "fetch" else "dataset"
+    assert f"There is no {kind} 'cifar11'." in done.err
     assert "'cifar10'" in done.err
 
 

@@ -16,6 +16,7 @@ from helpers.servers import Server, redirect, refuse, send, serving
 
 from oodbench.data.store import download as module
 from oodbench.data.store.download import download
+from oodbench.data.store.http_response import ResponseSink
 from oodbench.errors import UserError
 from oodbench.specs import FileSpec
 
@@ -304,7 +305,7 @@ def test_no_address(tmp_path: Path, server: Server) -> None:
 
 
 def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = module._Sink.write
+    original = ResponseSink.write
 
     def write(self: Any, chunk: bytes) -> None:
         original(self, chunk)
@@ -312,7 +313,7 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Sink, "write", write)
+        patch.setattr(ResponseSink, "write", write)
         with pytest.raises(UserError) as caught:
             download(spec(f"{server.url}/a/data.bin"), tmp_path, "toy", Notes())
     assert caught.value.message == (

@@ -14,9 +14,8 @@ from oodbench.specs import DatasetSpec
 MANIFESTS = {
     name: Catalog().dataset(name)
     for name in Catalog().entries["dataset"]
-    if Catalog().dataset(name).kind != "builtin" and not Catalog().dataset(name).lists
+    if Catalog().dataset(name).kind != "builtin"
 }
-"""Those with published lists are in `test_openood_manifests.py`."""
 
 
 def by_name() -> pytest.MarkDecorator:

@@ -282,10 +282,11 @@ def test_offline_every_checkpoint_is_named(
     file = benchmark(tmp_path, f"[{', '.join(files)}]")
     done = command("run", file, "--out", tmp_path / "run", "--data-root", tmp_path)
     assert done.code == 2
-    message, hint = done.err.strip().splitlines()[-2:]
+    message = done.err.strip().splitlines()[-1]
     for name in ("w0.pth", "w1.pth"):
         assert f"models.R: checkpoint '{name}' needs {name}" in message
-        assert f"download https://x/{name} by hand and put it into {tmp_path}" in hint
+        assert f"  from  https://x/{name}\n  to    {tmp_path}/checkpoints/" in done.out
+        assert f"  for   checkpoint '{name}'\n" in done.out
 
 
 def test_another_number_of_classes(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from oodbench.data.store.disk import disk_errors, file_digest
-from oodbench.data.store.download import OFFLINE_VARIABLE, offline
+from oodbench.data.store.download import OFFLINE_VARIABLE, OfflineError, offline
 from oodbench.data.store.fetching import fetch
 from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
@@ -20,6 +21,9 @@ from oodbench.specs import CheckpointSpec, FileSpec
 
 FOLDER = "checkpoints"
 """Folder of downloaded checkpoints in the data root."""
+
+_RESULTS = ("results", "results/checkpoints")
+"""Folders in which OpenOOD stores checkpoints, beside its folder `data`."""
 
 _HASH = re.compile(r"-([a-f0-9]{8,64})\.")
 """The beginning of its SHA-256 in the name of a file of torch.hub."""
@@ -49,6 +53,56 @@ class CheckpointFiles:
         return self.spec.files
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights that torchvision publishes.
+
+    Attributes:
+        network: name of the network, for messages.
+        url: address; its name has the beginning of the SHA-256.
+    """
+
+    network: str
+    url: str
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+    @property
+    def hash_part(self) -> str:
+        """The beginning of the SHA-256; empty if the name has none."""
+        found = _HASH.search(self.name)
+        return found[1] if found else ""
+
+    def target(self, root: Path) -> Path:
+        """Where the file is downloaded to."""
+        return root / FOLDER / self.name
+
+    def places(self, root: Path) -> tuple[Path, ...]:
+        """Where the file is looked for: the data root and torch.hub's cache."""
+        import torch
+
+        hub = Path(torch.hub.get_dir()) / "checkpoints"
+        return self.target(root), root / self.name, hub / self.name
+
+
+def placed_checkpoint(spec: CheckpointSpec, benchmark: Path | None, root: Path) -> Path | None:
+    """A checkpoint that is there without a download: beside the benchmark or in the data root."""
+    return next((place for place in _places(spec, benchmark, root) if place.is_file()), None)
+
+
+def _places(spec: CheckpointSpec, benchmark: Path | None, root: Path) -> list[Path]:
+    """Where a checkpoint may be, besides unpacked archives."""
+    if spec.path is None:
+        return []
+    path = expanded(spec.path)
+    beside = [] if benchmark is None or spec.files else [benchmark.parent / path]
+    of_openood = [top / folder for top in (root, root.parent) for folder in _RESULTS]
+    return [*beside, *(folder / path for folder in (root, root / FOLDER, *of_openood))]
+
+
 def checkpoint_file(
     spec: CheckpointSpec, benchmark: Path | None, root: Path, say: Reporter
 ) -> Path:
@@ -65,21 +119,13 @@ def checkpoint_file(
     """
     if spec.path is None:
         return fetch(CheckpointFiles(spec), root, say) / spec.files[0].name
-    places = [root / expanded(spec.path)]
-    if benchmark is not None and not spec.files:
-        places.insert(0, benchmark.parent / expanded(spec.path))
-    found = next((place for place in places if place.is_file()), None)
+    found = placed_checkpoint(spec, benchmark, root)
     if found is None and spec.files:
-        found = fetch(CheckpointFiles(spec), root, say) / spec.path
-        if not found.is_file():
-            raise UserError(
-                f"checkpoint '{spec.path}': {CheckpointFiles(spec).name} has no such file.",
-                f"Its content is in {found.parents[len(Path(spec.path).parts) - 1]}.",
-            )
+        found = _inside(fetch(CheckpointFiles(spec), root, say), spec)
     if found is None:
         raise UserError(
             f"checkpoint '{spec.path}' is missing; looked for: "
-            f"{', '.join(map(str, dict.fromkeys(places)))}.",
+            f"{', '.join(map(str, dict.fromkeys(_places(spec, benchmark, root))))}.",
             "Put it into one of these places, or correct the path; give the data root with "
             f"{PLACE}.",
         )
@@ -90,6 +136,22 @@ def checkpoint_file(
             "It is another or an incomplete file: get the right one, or correct the checksum.",
         )
     return found
+
+
+def _inside(content: Path, spec: CheckpointSpec) -> Path:
+    """A checkpoint in the unpacked archives, which may have a folder around everything."""
+    assert spec.path is not None  # the caller has checked it
+    exact = content / spec.path
+    if exact.is_file():
+        return exact
+    deeper = sorted(content.rglob(spec.path))
+    if len(deeper) == 1:
+        return deeper[0]
+    raise UserError(
+        f"checkpoint '{spec.path}': {CheckpointFiles(spec).name} has "
+        f"{'no such file' if not deeper else f'{len(deeper)} such files'}.",
+        f"Its content is in {content}.",
+    )
 
 
 def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
@@ -106,11 +168,9 @@ def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
     """
     import torch
 
-    name = urlsplit(url).path.rpartition("/")[2]
-    target = root / FOLDER / name
-    hash_part = _HASH.search(name)
-    begins = hash_part[1] if hash_part else ""
-    for place in (target, root / name, Path(torch.hub.get_dir()) / "checkpoints" / name):
+    weights = Weights(network, url)
+    name, begins, target = weights.name, weights.hash_part, weights.target(root)
+    for place in weights.places(root):
         if not place.is_file():
             continue
         say.detail(f"checking {name}")
@@ -119,7 +179,7 @@ def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
         say.warn(f"network '{network}': {place} is not used: its sha256 is not {begins}...")
     by_hand = f"download {url} by hand and put it into {target.parent}."
     if offline():
-        raise UserError(
+        raise OfflineError(
             f"network '{network}' needs {name}, and {OFFLINE_VARIABLE} forbids downloads.",
             f"Unset {OFFLINE_VARIABLE}, or {by_hand}",
         )
@@ -131,7 +191,8 @@ def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
         torch.hub.download_url_to_file(url, str(part), begins or None, progress=False)
     except Exception as error:  # of urllib, of the socket, of the disk, of the checksum
         reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
-        raise UserError(
+        unreached = isinstance(error, URLError) and not isinstance(error, HTTPError)
+        raise (OfflineError if unreached else UserError)(
             f"network '{network}': cannot download {url}: {reason}.",
             f"Repeat the command, or {by_hand}",
         ) from error

@@ -8,30 +8,25 @@ still the same by length and date: `<name>.part.from` has both.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from oodbench.data.store import google_drive
 from oodbench.data.store.checksums import (
     checksum_problem,
-    is_web_page,
     record_first_fetch,
     record_path,
     with_line_feeds,
 )
 from oodbench.data.store.disk import disk_errors
+from oodbench.data.store.http_response import FailedError, ResponseSink, failure_of
 from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
 from oodbench.progress import Reporter
 from oodbench.specs import FileSpec
-
-if TYPE_CHECKING:
-    from requests import Response
 
 OFFLINE_VARIABLE = "OODBENCH_OFFLINE"
 
@@ -54,22 +49,12 @@ _PIECE = 1 << 16
 _PROGRESS = 1 << 20
 """Bytes that an attempt must get beyond the farthest point so far to count as progress."""
 
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP status codes of temporary failures."""
+_UNREACHED_FOR = 180.0
+"""Seconds in which a server that could not be reached is not asked again: other files have the same
+server."""
 
-
-class _FailedError(Exception):
-    """A failed attempt.
-
-    Args:
-        reason: the message.
-        again: whether another attempt at the same address may succeed.
-        reached: whether the server was reached.
-    """
-
-    def __init__(self, reason: str, *, again: bool = False, reached: bool = True) -> None:
-        super().__init__(reason)
-        self.again, self.reached = again, reached
+_unreached: dict[str, tuple[float, str]] = {}
+"""Host and port -> when it could not be reached, and why."""
 
 
 class OfflineError(UserError):
@@ -112,11 +97,18 @@ def download(
     for url in spec.urls:
         if failures:
             say.warn(f"{noun} '{owner}': {spec.name}: {failures[-1]}; trying {url}")
+        server = urlsplit(url).netloc
+        since, reason = _unreached.get(server, (-_UNREACHED_FOR, ""))
+        if time.monotonic() - since < _UNREACHED_FOR:
+            failures.append(f"{url}: {reason}")
+            continue
         try:
             return _Download(spec, url, folder, owner, say.detail).fetch()
-        except _FailedError as error:
+        except FailedError as error:
             failures.append(f"{url}: {error}")
             reached = reached or error.reached
+            if not error.reached:
+                _unreached[server] = time.monotonic(), str(error)
     what = "; ".join(failures) or "the manifest knows no address of it"
     message = f"{noun} '{owner}': cannot download {spec.name} ({_expected(spec)}): {what}."
     if not failures:
@@ -173,7 +165,7 @@ class _Download:
             try:
                 self._attempt()
                 return self._checked(resumed=before > 0)
-            except _FailedError as error:
+            except FailedError as error:
                 have = self._have()
                 if have == 0:
                     self._forget()
@@ -211,7 +203,7 @@ class _Download:
         if have and have == self._spec.size:
             return
         with disk_errors(self._part, PLACE), self._part.open("ab") as file:
-            sink = _Sink(file, self._spec, self._progress, self._is_same)
+            sink = ResponseSink(file, self._spec, self._progress, self._is_same)
             # Without compression: lengths and ranges are those of the stored file.
             headers = {"Accept-Encoding": "identity"}
             if have:
@@ -228,9 +220,9 @@ class _Download:
                         for chunk in response.iter_content(_PIECE):
                             sink.write(chunk)
             except google_drive.RefusedError as error:
-                raise _FailedError(str(error)) from error
+                raise FailedError(str(error)) from error
             except requests.RequestException as error:
-                raise _failure(error, sink) from error
+                raise failure_of(error, sink, max(TIMEOUTS)) from error
             finally:
                 file.flush()
                 os.fsync(file.fileno())
@@ -259,133 +251,14 @@ class _Download:
             return self._target
         size = self._have()
         if self._spec.size is not None and size < self._spec.size and not self._spec.text:
-            raise _FailedError(f"it sent {problem}", again=True)
+            raise FailedError(f"it sent {problem}", again=True)
         # More bytes would not help. The parts may be from two different files: start over.
         self._forget()
-        raise _FailedError(f"it sent {problem}", again=resumed)
+        raise FailedError(f"it sent {problem}", again=resumed)
 
     def _progress(self, done: int, total: int | None) -> None:
         share = f", {100 * done / total:.0f} % of {_megabytes(total)}" if total else ""
         self._say(f"{self._label}{share or f', {_megabytes(done)}'}")
-
-
-class _Sink:
-    """Checks the headers of a server's response, then counts and writes its body.
-
-    Args:
-        file: the received bytes; open for appending.
-        spec: the manifest's description of the file.
-        progress: called with the number of received bytes, and of all bytes if known.
-        is_same: called with length and date of the server's file, and whether it begins; False: it
-            is another file than the one that was begun.
-    """
-
-    def __init__(
-        self,
-        file: IO[bytes],
-        spec: FileSpec,
-        progress: Callable[[int, int | None], None],
-        is_same: Callable[..., bool],
-    ) -> None:
-        self._file, self._progress, self._is_same = file, progress, is_same
-        # A text has up to twice as many bytes if its lines end with CRLF.
-        self._size = None if spec.text else spec.size
-        self._most = spec.size if spec.size is None or not spec.text else 2 * spec.size
-        self._needs_length = not spec.checksum
-        self._done = file.tell()
-        self._total = self._size
-        self._said = 0.0
-
-    def begin(self, response: Response) -> None:
-        """Check the headers of a successful response."""
-        about = response.headers
-        if about.get("Content-Type", "").startswith("text/html"):
-            raise _FailedError("it sent a web page instead of the file")
-        if response.status_code != 206:
-            self.start_over()
-        elif not about.get("Content-Range", "").startswith(f"bytes {self._done}-"):
-            self.start_over()
-            raise _FailedError("it sent another part of the file than requested", again=True)
-        length = about.get("Content-Length", "")
-        if length.isdigit():
-            announced = self._done + int(length)
-            if self._size not in (None, announced):
-                raise _FailedError(f"it has {announced:,} bytes there instead of {self._size:,}")
-            self._total = announced
-        elif self._needs_length and about.get("Transfer-Encoding") != "chunked":
-            raise _FailedError(
-                "it does not say the length of the file, and no checksum would reveal a missing end"
-            )
-        version = f"{self._total} bytes, {about.get('Last-Modified', 'no date')}"
-        if not self._is_same(version, begins=self._done == 0):
-            self.start_over()
-            raise _FailedError("its file has changed since the first part was received", again=True)
-
-    def start_over(self) -> None:
-        """Discard the received bytes: the server sends the file from its start."""
-        self._file.truncate(0)
-        self._done = 0
-
-    def write(self, chunk: bytes) -> None:
-        """Write a piece of the body."""
-        if self._done == 0 and is_web_page(chunk):
-            raise _FailedError("it sent a web page instead of the file")
-        self._done += len(chunk)
-        if self._most is not None and self._done > self._most:
-            self.start_over()
-            raise _FailedError(f"it sent more than {self._most:,} bytes")
-        self._file.write(chunk)
-        now = time.monotonic()
-        if now - self._said > 0.3:
-            self._said = now
-            self._progress(self._done, self._total)
-
-    def end(self) -> None:
-        """Check that the body is complete: it may end early without an error."""
-        if self._total is not None and self._done < self._total:
-            raise _FailedError(self.stopped(), again=True)
-
-    def stopped(self) -> str:
-        """Message about a body that ended early."""
-        total = "" if self._total is None else f" of {self._total:,}"
-        return f"it stopped after {self._done:,}{total} bytes"
-
-
-def _failure(error: Exception, sink: _Sink) -> _FailedError:
-    """The failure that an error of requests means."""
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        state = error.response.status_code
-        if state == 416:  # the received bytes are not a part of the server's file
-            sink.start_over()
-            return _FailedError("its file is not longer than the part received so far", again=True)
-        reason = f"HTTP {state} {error.response.reason or ''}".strip()
-        return _FailedError(reason, again=state in _TRANSIENT)
-    if isinstance(error, requests.TooManyRedirects):
-        return _FailedError("it redirects in a circle")
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        reached = not isinstance(error, requests.ConnectTimeout)
-        return _FailedError(f"no answer within {max(TIMEOUTS):.0f} s", again=True, reached=reached)
-    if isinstance(error, requests.exceptions.SSLError):
-        return _FailedError(f"no secure connection ({_root(error)})")
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return _FailedError(sink.stopped(), again=True)
-    if isinstance(error, requests.ConnectionError):
-        return _FailedError(f"no connection ({_root(error)})", again=True, reached=False)
-    return _FailedError(_root(error))
-
-
-def _root(error: BaseException) -> str:
-    """The message of the first error in a chain of errors."""
-    below = error.__cause__ or error.__context__
-    if below is None:
-        below = next((part for part in error.args if isinstance(part, BaseException)), None)
-        below = below or getattr(error.args[0] if error.args else None, "reason", None)
-    if isinstance(below, BaseException) and below is not error:
-        return _root(below)
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text or errno.errorcode.get(getattr(error, "errno", 0) or 0, type(error).__name__)
 
 
 def _megabytes(size: int) -> str:

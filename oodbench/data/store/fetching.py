@@ -25,6 +25,7 @@ from oodbench.data.store.checksummed_json import (
     write_checksummed,
 )
 from oodbench.data.store.checksums import (
+    FirstFetch,
     checksum_problem,
     first_fetch,
     record_first_fetch,
@@ -187,6 +188,17 @@ def checksums_of(spec: StoredFiles, root: Path) -> dict[str, str]:
     """
     folder = dataset_folder(spec, root)
     return {file.name: with_recorded_checksum(file, folder).checksum for file in spec.files}
+
+
+def unverified_files(spec: StoredFiles, root: Path) -> dict[FileSpec, FirstFetch | None]:
+    """Files without a published checksum -> how each was first fetched; None if it never was.
+
+    Raises:
+        UserError: the record about a file is damaged.
+    """
+    folder = dataset_folder(spec, root)
+    files = (file for file in spec.files if file.unverified is not None)
+    return {file: first_fetch(folder / file.name) for file in files}
 
 
 def unpacked_record(spec: StoredFiles, root: Path) -> dict[str, Any] | None:

@@ -68,6 +68,19 @@ def published(network: str, weights: str, *, offline: bool) -> LibraryModel:
 # --- torchvision ----------------------------------------------------------------------------------
 
 
+def weights_url(network: str, weights: str) -> str:
+    """The address of weights of torchvision; empty for other libraries and unknown names."""
+    library, _, name = network.partition(":")
+    if library != "torchvision":
+        return ""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        return ""
+    found = models.get_model_weights(name).__members__.get(weights)
+    return "" if found is None else str(found.url)
+
+
 def _of_torchvision(name: str, weights: str) -> LibraryModel:
     """The network without its weights, which `LibraryModel.url` has."""
     from torchvision import models

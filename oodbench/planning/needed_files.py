@@ -1,0 +1,42 @@
+"""The data sets, checkpoints and weights that benchmarks and suites need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from oodbench.data.store.checkpoint_files import Weights
+from oodbench.data.store.missing_files import NeededFiles
+from oodbench.models.published_weights.library_networks import weights_url
+from oodbench.planning.suite_plan import load_suite
+from oodbench.plugins.catalog import Catalog
+from oodbench.specs import BenchmarkSpec
+
+
+def needed_files(catalog: Catalog, name: str) -> NeededFiles:
+    """What a benchmark or a suite needs.
+
+    Args:
+        catalog: gives benchmarks and manifests.
+        name: name, or path of a YAML file.
+
+    Raises:
+        UserError: a file is missing or not valid.
+    """
+    if catalog.is_suite(name):
+        return needed_by(load_suite(catalog, name).members.values(), catalog)
+    return needed_by([catalog.benchmark(name)], catalog)
+
+
+def needed_by(benchmarks: Iterable[BenchmarkSpec], catalog: Catalog) -> NeededFiles:
+    """What benchmarks need; a data set that several need is named once."""
+    manifests: dict[str, None] = {}
+    needed = NeededFiles()
+    for benchmark in benchmarks:
+        manifests |= dict.fromkeys(benchmark.manifest(each) for each in benchmark.names)
+        for model in benchmark.models.values():
+            url = "" if model.weights is None else weights_url(model.network, model.weights)
+            needed += NeededFiles(
+                checkpoints=tuple((each, benchmark.file) for each in model.checkpoint),
+                weights=(Weights(model.network, url),) if url else (),
+            )
+    return needed + NeededFiles(tuple(map(catalog.dataset, manifests)))
