@@ -96,7 +96,8 @@ def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None
 
     Raises:
         UserError: there are labels but no classes, classes but no labels, labels out of range, or
-            classes without an image. Splits of `split_from` may lack classes.
+            classes without an image. Splits of `split_from` and of published lists may lack
+            classes.
     """
     if spec.num_classes is None:
         if labels is not None:
@@ -113,7 +114,8 @@ def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None
             f"{wanted}, so labels 0 to {spec.num_classes - 1}",
             f"labels {present[0]} to {present[-1]}",
         )
-    if len(present) != spec.num_classes and split not in spec.split_from:
+    partial = split in spec.split_from or split in spec.lists
+    if len(present) != spec.num_classes and not partial:
         raise mismatch(spec, split, wanted, f"{len(present)}")
 
 

@@ -25,7 +25,9 @@ def hash_order(indices: Iterable[int], text: str) -> list[int]:
     return sorted(indices, key=lambda index: hashlib.sha256(f"{text}/{index}".encode()).digest())
 
 
-def split_parts(spec: DatasetSpec, source: SplitName) -> dict[SplitName, Indices]:
+def split_parts(
+    spec: DatasetSpec, source: SplitName, found: int | None = None
+) -> dict[SplitName, Indices]:
     """Distribute the images of a split that is read over the splits that are taken from it.
 
     The first images in hash order go to the splits of `split_from`, in the manifest's order.
@@ -33,6 +35,7 @@ def split_parts(spec: DatasetSpec, source: SplitName) -> dict[SplitName, Indices
     Args:
         spec: the manifest.
         source: a split that is read from the data set's files.
+        found: number of its images, where the manifest gives only an upper bound.
 
     Returns:
         Ascending indices of each split; disjoint, together all images that the manifest counts.
@@ -40,7 +43,9 @@ def split_parts(spec: DatasetSpec, source: SplitName) -> dict[SplitName, Indices
     taken = [split for split, origin in spec.split_from.items() if origin == source]
     total = spec.splits[source] + sum(spec.splits[split] for split in taken)
     if not taken:
-        return {source: np.arange(total)}
+        folders = spec.class_folders.get(source)
+        exact = folders is None or not folders.at_most
+        return {source: np.arange(total if exact or found is None else min(found, total))}
     # The text is part of the definition of published splits: it must not change.
     order = np.array(hash_order(range(total), f"oodbench/hold-out/{spec.name}"), dtype=np.int64)
     parts, start = {}, 0

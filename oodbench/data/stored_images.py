@@ -27,6 +27,7 @@ class StoredImages:
         files: all files that are read, as paths in the data set's folder.
         identity: digest of path, size and modification time of every file.
         classes: names of the classes, if the files contain them.
+        note: how the images differ from those that the manifest describes; "" if they do not.
     """
 
     names: Sequence[str]
@@ -35,6 +36,7 @@ class StoredImages:
     files: Sequence[str]
     identity: str
     classes: tuple[str, ...] = ()
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.names)

@@ -12,7 +12,14 @@ from oodbench.specs.benchmark_spec import (
     TuningSpec,
 )
 from oodbench.specs.checkpoint_spec import CheckpointSpec
-from oodbench.specs.dataset_spec import DatasetSpec, FileSpec, ResizeSpec
+from oodbench.specs.dataset_spec import (
+    ClassFoldersSpec,
+    DatasetSpec,
+    FileSpec,
+    ListSpec,
+    PlaceSpec,
+    ResizeSpec,
+)
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import AugmentSpec, ModelSpec, NormalizationSpec, TrainingSpec
 from oodbench.specs.published_spec import (
@@ -31,18 +38,21 @@ __all__ = [
     "AugmentSpec",
     "BenchmarkSpec",
     "CheckpointSpec",
+    "ClassFoldersSpec",
     "ComparisonSpec",
     "DatasetSpec",
     "EvaluationSpec",
     "ExcludeSpec",
     "FileSpec",
     "LimitSpec",
+    "ListSpec",
     "MatrixSpec",
     "MeasureSpec",
     "MemberSpec",
     "MethodSpec",
     "ModelSpec",
     "NormalizationSpec",
+    "PlaceSpec",
     "PublishedRow",
     "PublishedSpec",
     "PublishedTable",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from oodbench.specs.spec_base import (
     FileName,
@@ -20,15 +21,29 @@ from oodbench.specs.spec_base import (
     Text,
 )
 
+Address = Annotated[str, Field(pattern=r"^https?://")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _inner_path(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        raise ValueError(f"'{path}' must be a path in the data root, with '/' between its parts")
+    return path
+
+
+InnerPath = Annotated[PathText, AfterValidator(_inner_path)]
+"""A path in the data root; parts are joined by "/"."""
+
 
 class FileSpec(Spec):
     """A file of a data set: downloaded, or placed in its folder by the user."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the file in the data set's folder."""
-    urls: Several[Annotated[str, Field(pattern=r"^https?://")]] = ()
+    urls: Several[Address] = ()
     """Download addresses, the preferred mirror first; empty if the user must provide the file."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     """Many publishers give only this checksum; sha256 is used if both are given."""
     unverified: Text | None = None
@@ -78,6 +93,68 @@ class ResizeSpec(Spec):
         return self
 
 
+class ListSpec(Spec):
+    """The list of a split: a published text file with the path of an image and its label a line.
+
+    The label is -1 for out-of-distribution images.
+    """
+
+    path: InnerPath
+    """Path in the data root, also looked for below `data/` there."""
+    urls: Several[Address] = ()
+    sha256: Sha256
+    """Checksum of the text with CRLF turned into LF."""
+
+    @property
+    def text_file(self) -> FileSpec:
+        """The file to download."""
+        name = PurePosixPath(self.path).name
+        return FileSpec(name=name, urls=self.urls, sha256=self.sha256, text=True)
+
+
+class PlaceSpec(Spec):
+    """A place where the images of lists may be; the first place that has them is used."""
+
+    folder: InnerPath
+    """Folder in the data root, also looked for below `data/` there; files are put into it."""
+    files: Several[FileSpec] = ()
+    """Files to download; empty if the user provides the folder."""
+    path: InnerPath | None = None
+    """The images' folder, or a zip or tar file with them, in `folder` or in its unpacked archives.
+    Zip and tar files are read as they are."""
+    match: Literal["path", "tail", "name"] = "path"
+    """How an image of a list is found: by its path; by its path without the first folder, in an
+    archive below any folder; or by its file name, in any folder below."""
+    builder: Text | None = None
+    """torchvision's name of the format, if the images are arrays; lists then give their indices."""
+    note: Text | None = None
+    """What differs from the images that the lists were made for; every run says so."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PlaceSpec:
+        if self.builder is not None and (self.path is not None or self.match != "path"):
+            raise ValueError("a builder takes neither path nor match: lists give indices of arrays")
+        return self
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the images are in a zip or tar file that is read as it is."""
+        return self.path is not None and self.path.endswith((".zip", ".tar"))
+
+
+class ClassFoldersSpec(Spec):
+    """A split without a list: all images of a folder with one sub-folder per class."""
+
+    folders: Several[InnerPath]
+    """Folders in the data root, also looked for below `data/` there; the first one is used that
+    exists."""
+    classes: ListSpec | None = None
+    """A list with paths `.../CLASS/IMAGE` that gives the names of the sub-folders and their labels;
+    others are ignored. None: all sub-folders, in the order of their names."""
+    at_most: bool = False
+    """Whether the manifest's number of images is an upper bound: the exact one is not published."""
+
+
 class DatasetSpec(Spec):
     """A data set's manifest (`data_manifests/<name>.yaml`)."""
 
@@ -95,6 +172,14 @@ class DatasetSpec(Spec):
     """Keyword arguments of the function that reads the images."""
     paths: dict[SplitName, PathText] = Field(default_factory=dict)
     """Kinds folder, list and npz: path of each split, relative to the data set's folder."""
+    lists: dict[SplitName, ListSpec] = Field(default_factory=dict)
+    """Kind list, instead of paths: published lists of the splits."""
+    list_archive: FileSpec | None = None
+    """A zip file with the lists, if none of their addresses can be reached."""
+    places: Several[PlaceSpec] = ()
+    """Places where the images of `lists` may be."""
+    class_folders: dict[SplitName, ClassFoldersSpec] = Field(default_factory=dict)
+    """Splits without a list, beside `lists`."""
     folder: PathText | None = None
     """The data set's folder in the data root; default: the data set's name."""
     files: Several[FileSpec] = ()
@@ -111,9 +196,7 @@ class DatasetSpec(Spec):
     """Number of images of each split."""
     split_from: dict[SplitName, SplitName] = Field(default_factory=dict)
     """Splits that are taken from the images of another split: {validation: train}."""
-    sha256: dict[SplitName, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
-        default_factory=dict
-    )
+    sha256: dict[SplitName, Sha256] = Field(default_factory=dict)
     """Fingerprints of the decoded splits, if they are the same on every machine."""
     license: Text
     citation: Text
@@ -147,9 +230,28 @@ class DatasetSpec(Spec):
                 raise ValueError(
                     f"split_from: {split}: '{source}' is itself taken from another split"
                 )
+        if self.lists or self.places or self.class_folders:
+            return self._listed()
         read = set(self.splits) - set(self.split_from)
         if not built and set(self.paths) != read:
             raise ValueError(f"paths: expected one for each of: {', '.join(sorted(read))}")
         if built and self.paths:
             raise ValueError(f"kind {self.kind} takes no paths")
+        return self
+
+    def _listed(self) -> DatasetSpec:
+        if self.kind != "list" or not self.lists or not self.places:
+            raise ValueError("lists, places: they belong together, with 'kind: list'")
+        unused = ("paths", "files", "options", "split_from")
+        for key in unused:
+            if getattr(self, key):
+                raise ValueError(f"{key}: a manifest with lists takes none; it takes places")
+        if self.folder != ".":
+            raise ValueError("a manifest with lists needs 'folder: .': paths are in the data root")
+        given = [*self.lists, *self.class_folders]
+        if sorted(given) != sorted(self.splits):
+            raise ValueError(
+                "lists, class_folders: expected one list or folder for each of: "
+                f"{', '.join(self.splits)}"
+            )
         return self

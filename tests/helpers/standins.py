@@ -141,24 +141,25 @@ def _cifar10(
     images, labels = images_with_classes(number, train, generator)
     members = {"readme.html": b"<html></html>"}
     for batch, rows in enumerate(np.array_split(np.arange(train), 5), start=1):
-        members[f"data_batch_{batch}"] = _batch(images[rows], labels[rows], b"labels")
-    members["test_batch"] = _batch(*images_with_classes(number, test, generator), b"labels")
+        members[f"data_batch_{batch}"] = cifar_batch(images[rows], labels[rows], b"labels")
+    members["test_batch"] = cifar_batch(*images_with_classes(number, test, generator), b"labels")
     members["batches.meta"] = python2_pickle({b"num_vis": 3072})
-    _write_tar(place / spec.files[0].name, "cifar-10-batches-py", members)
+    write_tar(place / spec.files[0].name, "cifar-10-batches-py", members)
 
 
 def _cifar100(
     place: Path, spec: DatasetSpec, number: int, train: int, test: int, generator: Any
 ) -> None:
     members = {
-        "train": _batch(*images_with_classes(number, train, generator), b"fine_labels"),
-        "test": _batch(*images_with_classes(number, test, generator), b"fine_labels"),
+        "train": cifar_batch(*images_with_classes(number, train, generator), b"fine_labels"),
+        "test": cifar_batch(*images_with_classes(number, test, generator), b"fine_labels"),
         "meta": python2_pickle({b"fine_label_names": [b"apple"]}),
     }
-    _write_tar(place / spec.files[0].name, "cifar-100-python", members)
+    write_tar(place / spec.files[0].name, "cifar-100-python", members)
 
 
-def _batch(images: np.ndarray, labels: np.ndarray, key: bytes) -> bytes:
+def cifar_batch(images: np.ndarray, labels: np.ndarray, key: bytes) -> bytes:
+    """A pickled batch of CIFAR; `key` is the key of the labels."""
     content = {
         b"data": images.reshape(len(images), -1),
         key: labels.tolist(),
@@ -172,13 +173,16 @@ def _svhn(
     place: Path, spec: DatasetSpec, number: int, train: int, test: int, generator: Any
 ) -> None:
     for file, count in zip(spec.files, (train, test), strict=True):
-        images, labels = images_with_classes(number, count, generator)
-        stored = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
-        content = io.BytesIO()
-        savemat(content, {"X": images.transpose(2, 3, 1, 0), "y": stored})
-        # The first 116 bytes are a text with the time of writing.
-        text = b"MATLAB 5.0 MAT-file".ljust(116)
-        (place / file.name).write_bytes(text + content.getvalue()[116:])
+        (place / file.name).write_bytes(svhn_file(*images_with_classes(number, count, generator)))
+
+
+def svhn_file(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """A file of SVHN, format 2, of images [N, 3, 32, 32] and digits [N]."""
+    stored = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+    content = io.BytesIO()
+    savemat(content, {"X": images.transpose(2, 3, 1, 0), "y": stored})
+    # The first 116 bytes are a text with the time of writing.
+    return b"MATLAB 5.0 MAT-file".ljust(116) + content.getvalue()[116:]
 
 
 def _pngs(
@@ -192,10 +196,11 @@ def _pngs(
         members[f"{index:05d}.png"] = file.getvalue()
     name = spec.files[0].name
     top = name.removesuffix(".tar.gz")
-    _write_tar(place / name, f"{top}/{top}", members)
+    write_tar(place / name, f"{top}/{top}", members)
 
 
-def _write_tar(path: Path, folder: str, members: dict[str, bytes]) -> None:
+def write_tar(path: Path, folder: str, members: dict[str, bytes]) -> None:
+    """A tar.gz file with members in a folder."""
     # Without the time of writing: the same arguments give the same files.
     with GzipFile(path, "w", mtime=0) as packed, tarfile.open(None, "w", packed) as tar:
         for name, content in members.items():

@@ -11,6 +11,7 @@ from oodbench.data.reader_options import call
 from oodbench.data.readers.class_names import are_numbers
 from oodbench.data.readers.image_folders import open_folder
 from oodbench.data.readers.image_lists import open_list
+from oodbench.data.readers.listed_images import open_listed
 from oodbench.data.readers.numpy_archives import open_npz
 from oodbench.data.readers.torchvision_sets import open_torchvision
 from oodbench.data.stored_images import StoredImages
@@ -37,7 +38,7 @@ def open_split(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImage
         UserError: a file does not exist, cannot be read or has unexpected content; or the splits
             have different classes.
     """
-    named = spec.kind in ("folder", "list") and spec.num_classes is not None
+    named = spec.kind in ("folder", "list") and spec.num_classes is not None and not spec.lists
     sources = {
         each: _open_only(spec, each, folder)
         for each in spec.splits
@@ -68,7 +69,8 @@ def _open(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
     if spec.kind == "torchvision":  # its readers take the options
         return open_torchvision(spec, split, folder)
     kind = f"kind '{spec.kind}'"
-    return call(spec, split, kind, _OPENERS[spec.kind], spec, split, folder)
+    opener = open_listed if spec.lists else _OPENERS[spec.kind]
+    return call(spec, split, kind, opener, spec, split, folder)
 
 
 def check_classes(spec: DatasetSpec, sources: Mapping[SplitName, StoredImages]) -> None:

@@ -76,6 +76,25 @@ def read_batches(
     return np.concatenate(images), np.concatenate(targets)
 
 
+def read_class_names(path: Path, key: bytes) -> tuple[str, ...]:
+    """The names of the classes, in the order of their labels.
+
+    Args:
+        path: the file that describes the batches.
+        key: key of the names: b"label_names" in CIFAR-10, b"fine_label_names" in CIFAR-100.
+
+    Raises:
+        UserError: the file does not exist, or has no such names.
+    """
+    try:
+        with path.open("rb") as file:
+            return tuple(name.decode("ascii") for name in _read(file)[key])
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except Exception as error:  # unpickling damaged files raises many types of errors
+        raise UserError(f"{path} does not name the classes of CIFAR: {error!r}.") from error
+
+
 def _read(file: IO[bytes]) -> dict[bytes, Any]:
     batch: dict[bytes, Any] = _BatchUnpickler(file, encoding="bytes").load()
     return batch

@@ -266,7 +266,7 @@ def checked_indices(spec: DatasetSpec, split: SplitName, source: StoredImages) -
             f"(RGB), not {spec.shape[0]}.",
             "Correct 'shape' in the manifest.",
         )
-    parts = split_parts(spec, origin_of(spec, split))
+    parts = split_parts(spec, origin_of(spec, split), len(source))
     total, together = sum(len(indices) for indices in parts.values()), " + ".join(parts)
     check_count(spec, together, total, len(source))
     if source.labels is not None and len(source.labels) != len(source):
@@ -290,6 +290,7 @@ class _SplitWriter:
     ) -> dict[str, Any]:
         """Write `<split>.npy` and `<split>-labels.npy`; return their entries in the record."""
         spec, split, source = self._decoder.spec, self._decoder.split, self._decoder.source
+        files = frozenset(source.files)
         kept: list[int] = []
         skipped: list[str] = []
         lost: Counter[str] = Counter()
@@ -300,7 +301,7 @@ class _SplitWriter:
             for block in self._decoded_blocks(pool):
                 for image in block:
                     name = source.names[image.index]
-                    if image.checksum:
+                    if image.checksum and name in files:  # images in archives are no files
                         self.checksums.append(checksum_line(image.checksum, name))
                     if image.pixels is None:
                         skipped.append(name)

@@ -24,6 +24,7 @@ from oodbench.data.store.image_cache import (
     open_decoded,
     origin_of,
 )
+from oodbench.data.store.listed_files import fetch_listed
 from oodbench.data.store.locations import content_folder, decoded_root
 from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError, counted, visible
@@ -96,6 +97,10 @@ class StoredDataset:
             data = decoded.images()
         for text in losses(self._spec, split, len(data), decoded.skipped, decoded.lost):
             self._say.warn(text)
+        if self._spec.lists and self.source(split).note:
+            self._say.warn(
+                f"data set '{self._spec.name}', split '{split}': {self.source(split).note}"
+            )
         check_fingerprint(self._spec, split, data)
         return data
 
@@ -123,10 +128,15 @@ class StoredDataset:
         Raises:
             UserError: as `oodbench.data.load_split`.
         """
-        opened = self.opened(split)
+        try:
+            opened = self.opened(split)
+        except UserError:
+            if not self._spec.lists:
+                raise
+            opened = None  # the list or its images are not fetched yet
         if opened is not None:
             return opened
-        content = fetch(self._spec, self._root, self._say)
+        content = self.fetch(split)
         with one_at_a_time(self._lock()):
             opened = self.opened(split)  # another process may have decoded it meanwhile
             if opened is not None:
@@ -135,9 +145,22 @@ class StoredDataset:
             self._check_others(split)
             return decode(decoder, content, self.identity(split), self._say.detail)
 
+    def fetch(self, split: SplitName) -> Path:
+        """Fetch what a split lacks; returns the folder that its paths are relative to.
+
+        Raises:
+            UserError: it is not there and cannot be fetched.
+        """
+        if not self._spec.lists:
+            return fetch(self._spec, self._root, self._say)
+        fetch_listed(self._spec, split, self._root, self._say)
+        self._sources.pop(split, None)  # files may have been replaced
+        return content_folder(self._spec, self._root)
+
     def _check_others(self, split: SplitName) -> None:
         """Check the numbers of images of the splits that will be decoded after this one."""
-        for other in self._spec.splits if self._spec.kind in ("folder", "list") else ():
+        named = self._spec.kind in ("folder", "list") and not self._spec.lists
+        for other in self._spec.splits if named else ():
             if other == split or is_large(self._spec, other):
                 continue
             try:
@@ -182,9 +205,10 @@ class StoredDataset:
             UserError: as `oodbench.data.load_split`.
         """
         counts = {}
-        for split in self._spec.splits:
+        # Splits that only the user can provide come last, so that all others are fetched.
+        for split in sorted(self._spec.splits, key=self._spec.class_folders.__contains__):
             if is_large(self._spec, split):
-                fetch(self._spec, self._root, self._say)
+                self.fetch(split)
                 counts[split] = len(checked_indices(self._spec, split, self.source(split)))
             else:
                 counts[split] = self.decoded(split).count
