@@ -255,14 +255,17 @@ def _all(plugins: list[Path] | None) -> dict[str, DatasetSpec | UserError]:
 def _here(plugins: list[Path] | None, root: Path) -> list[DatasetSpec]:
     """The data sets with stored files."""
     from oodbench.data.store.image_cache import folders_named
+    from oodbench.data.store.listed_files import is_present
     from oodbench.data.store.locations import dataset_folder
+
+    def is_here(spec: DatasetSpec) -> bool:
+        return is_present(spec, root) if spec.lists else dataset_folder(spec, root).is_dir()
 
     specs = [spec for spec in _all(plugins).values() if not isinstance(spec, UserError)]
     return [
         spec
         for spec in specs
-        if spec.kind != "builtin"
-        and (dataset_folder(spec, root).is_dir() or folders_named(spec.name))
+        if spec.kind != "builtin" and (is_here(spec) or folders_named(spec.name))
     ]
 
 

@@ -135,7 +135,7 @@ def _specs(plans: Iterable[Plan]) -> dict[str, DatasetSpec]:
 def _hint(absent: Mapping[str, UserError], plans: Iterable[Plan]) -> str:
     """How to get data sets that are missing."""
     specs = _specs(plans)
-    published = [name for name in absent if any(file.urls for file in specs[name].files)]
+    published = [name for name in absent if specs[name].published]
     first = next(iter(absent.values())).hint
     if len(published) < 2:
         return first

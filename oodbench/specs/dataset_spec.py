@@ -202,6 +202,12 @@ class DatasetSpec(Spec):
     citation: Text
     url: Text | None = None
 
+    @property
+    def published(self) -> tuple[FileSpec, ...]:
+        """The files that can be downloaded, of all places."""
+        files = [*self.files, *(file for place in self.places for file in place.files)]
+        return tuple(file for file in files if file.urls)
+
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:
         if "train" in self.splits and self.num_classes is None:

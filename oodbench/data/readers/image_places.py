@@ -72,22 +72,20 @@ def candidates(place: PlaceSpec, root: Path) -> Iterator[Path]:
 
 def _in_folder(folder: Path, place: PlaceSpec, paths: Sequence[str], root: Path) -> FoundImages:
     """The images of a list in a folder."""
+    found: list[str | None]
     if place.match == "name":
         at = {path.rpartition("/")[2]: path for path in _files_below(folder)}
-        wanted: list[str | None] = [at.get(path.rpartition("/")[2]) for path in paths]
+        found = [at.get(path.rpartition("/")[2]) for path in paths]
     else:
         wanted = list(map(_tail, paths)) if place.match == "tail" else list(paths)
-    prefix = folder.relative_to(root).as_posix()
-    names, stamps, missing = [], [], []
-    for path, inner in zip(paths, wanted, strict=True):
-        name = inner if prefix == "." else f"{prefix}/{inner}"
-        try:
-            if inner is None:
-                raise FileNotFoundError
-            stamps.append(FileStamp.of(str(name), os.stat(folder / inner)))  # noqa: PTH116 - faster
-            names.append(str(name))
-        except (OSError, ValueError):
-            missing.append(path)
+        found = [each if (folder / each).is_file() else None for each in wanted]
+        if place.match == "tail" and None in found:  # blanks may have become underscores
+            at = {path.replace(" ", "_"): path for path in _files_below(folder)}
+            found = [at.get(each) for each in wanted]
+    prefix = folder.relative_to(root)
+    names = [(prefix / each).as_posix() for each in found if each is not None]
+    missing = [path for path, each in zip(paths, found, strict=True) if each is None]
+    stamps = [stamp(root, name) for name in names]
     return FoundImages(missing, names, FileContents(root, names), stamps, folder)
 
 

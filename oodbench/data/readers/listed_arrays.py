@@ -53,15 +53,27 @@ def found_arrays(
     Raises:
         UserError: the builder is unknown, the files cannot be read, or they disagree with the list.
     """
-    assert place.builder is not None
-    if place.builder not in _POSITIONS:
+    folder = arrays_folder(place, root)
+    if folder is None or place.builder is None:
+        return None
+    return _Arrays(place.builder, folder, root).found(entries)
+
+
+def arrays_folder(place: PlaceSpec, root: Path) -> Path | None:
+    """The folder of the files of a place with a builder; None if they are not there.
+
+    Raises:
+        UserError: the builder is unknown.
+    """
+    builder = place.builder or ""
+    if builder not in _POSITIONS:
         raise UserError(
-            f"there is no torchvision reader '{place.builder}' for lists",
-            did_you_mean(place.builder, _POSITIONS),
+            f"there is no torchvision reader '{builder}' for lists",
+            did_you_mean(builder, _POSITIONS),
         )
     for folder in candidates(place, root):
-        if any((folder / name).is_file() for name in _SIGNS[place.builder]):
-            return _Arrays(place.builder, folder, root).found(entries)
+        if any((folder / name).is_file() for name in _SIGNS[builder]):
+            return folder
     return None
 
 

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from oodbench.data.image_decoder import SUFFIXES
-from oodbench.data.readers.image_places import FoundImages, found_images
-from oodbench.data.readers.listed_arrays import found_arrays
+from oodbench.data.readers.image_places import FoundImages, candidates, found_images
+from oodbench.data.readers.listed_arrays import arrays_folder, found_arrays
 from oodbench.data.readers.published_lists import (
     ListedImage,
     list_file,
@@ -100,6 +100,22 @@ def place_of(
         if best[1] is None or len(found.missing) < len(best[1].missing):
             best = place, found
     return best
+
+
+def is_there(place: PlaceSpec, entries: Sequence[ListedImage], root: Path) -> bool:
+    """Whether a place seems to have the images of a list, from a look at the first one.
+
+    Args:
+        place: the place.
+        entries: the lines of the list.
+        root: the data root.
+    """
+    if place.builder is not None:
+        return arrays_folder(place, root) is not None
+    if place.is_archive:
+        return next(candidates(place, root), None) is not None
+    found = found_images(place, [entry.path for entry in entries[:1]], root)
+    return found is not None and not found.missing
 
 
 def class_folder(folders: ClassFoldersSpec, root: Path) -> Path | None:

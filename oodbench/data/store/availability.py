@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from oodbench.data.decoding_choice import is_large
 from oodbench.data.store.fetching import unpacked_whole
 from oodbench.data.store.image_cache import DamagedCacheError, open_decoded
+from oodbench.data.store.listed_files import is_present
 from oodbench.data.store.locations import content_folder, dataset_folder
 from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.errors import UserError
@@ -17,9 +18,10 @@ from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
 
 State = Literal["built in", "not fetched", "fetched", "unpacked", "missing", "present", "decoded"]
-"""built in: computed, not stored. not fetched, fetched, unpacked: data sets with `files`. missing,
-present: data sets whose folder the user provides. decoded: either kind, with images in the cache,
-except for those that are decoded while they are read.
+"""built in: computed, not stored. not fetched, fetched, unpacked: data sets with `files`. missing:
+data sets whose folder the user provides. present, not fetched: published lists and their images.
+present: also images that the user provides. decoded: any kind, with images in the cache, except for
+those that are decoded while they are read.
 """
 
 
@@ -49,7 +51,7 @@ def dataset_state(spec: DatasetSpec, root: Path) -> DatasetState:
     """
     if spec.kind == "builtin":
         return DatasetState("built in", None, (), None)
-    hosts = dict.fromkeys(urlsplit(url).hostname or url for f in spec.files for url in f.urls)
+    hosts = dict.fromkeys(urlsplit(url).hostname or url for f in spec.published for url in f.urls)
     sizes = [file.size for file in spec.files]
     known = [size for size in sizes if size is not None]
     return DatasetState(
@@ -62,6 +64,8 @@ def dataset_state(spec: DatasetSpec, root: Path) -> DatasetState:
 
 def _state(spec: DatasetSpec, root: Path) -> State:
     folder = dataset_folder(spec, root)
+    if spec.lists:
+        return "present" if is_present(spec, root) else "not fetched"
     if not spec.files and not folder.is_dir():
         return "missing"
     try:

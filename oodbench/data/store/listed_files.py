@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from oodbench.data.readers.listed_images import place_of
+from oodbench.data.readers.listed_images import is_there, place_of
 from oodbench.data.readers.published_lists import ListedImage, list_file, read_list
 from oodbench.data.store.disk import disk_errors
 from oodbench.data.store.fetching import fetch
@@ -54,6 +54,16 @@ def fetch_listed(spec: DatasetSpec, split: SplitName, root: Path, say: Reporter)
     """
     with disk_errors(root, PLACE):
         root.mkdir(parents=True, exist_ok=True)
+    try:
+        _fetch(spec, split, root, say)
+    except UserError as error:
+        where = f"data set '{spec.name}'"
+        if not error.message.startswith(where):
+            raise UserError(f"{where}, split '{split}': {error.message}", error.hint) from error
+        raise
+
+
+def _fetch(spec: DatasetSpec, split: SplitName, root: Path, say: Reporter) -> None:
     if split in spec.class_folders:
         classes = spec.class_folders[split].classes
         if classes is not None:
@@ -64,9 +74,28 @@ def fetch_listed(spec: DatasetSpec, split: SplitName, root: Path, say: Reporter)
     entries = read_list(spec, listing, root)
     place, _ = place_of(spec, entries[:_FIRST], root)
     if place is None:
-        _fetch_images(spec, split, entries, root, say)
+        _fetch_images(spec, entries, root, say)
     elif place.files:
         _verify(spec, place, root, say)
+
+
+def is_present(spec: DatasetSpec, root: Path) -> bool:
+    """Whether the lists and their images seem to be in the data root, from a quick look.
+
+    Splits without a list, which only the user can provide, do not count.
+
+    Args:
+        spec: a manifest with `lists`.
+        root: the data root.
+    """
+    try:
+        return all(
+            list_file(listing, root) is not None
+            and any(is_there(place, read_list(spec, listing, root), root) for place in spec.places)
+            for listing in spec.lists.values()
+        )
+    except UserError:  # a list that cannot be used
+        return False
 
 
 def _fetch_list(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter) -> None:
@@ -75,37 +104,49 @@ def _fetch_list(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter)
     folder = PurePosixPath(listing.path).parent.as_posix()
     try:
         fetch(_Files(spec.name, folder, (listing.text_file,)), root, say)
+        return
     except UserError as error:
-        if spec.list_archive is None or not _from_archive(spec, listing, root, say):
-            raise UserError(
-                f"the list {root / listing.path} is missing, and no source of it can be reached: "
-                f"{error.message}",
-                f"Put OpenOOD's folder 'benchmark_imglist' or its file "
-                f"'{'' if spec.list_archive is None else spec.list_archive.name}' into {root}.",
-            ) from error
+        first = error
+    problem = first.message
+    if spec.list_archive is not None:
+        try:
+            _from_archive(spec, spec.list_archive, listing, root, say)
+            return
+        except UserError as error:
+            problem = f"{problem} {error.message}"
+    raise UserError(
+        f"{problem.removesuffix('.')}.",
+        f"Put OpenOOD's folder '{listing.path.partition('/')[0]}' into {root}, or connect this "
+        "machine to the internet.",
+    ) from first
 
 
-def _from_archive(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter) -> bool:
-    """Take a list from the zip file of all lists; whether that worked."""
-    assert spec.list_archive is not None
+def _from_archive(
+    spec: DatasetSpec, about: FileSpec, listing: ListSpec, root: Path, say: Reporter
+) -> None:
+    """Take a list from the zip file of all lists.
+
+    Raises:
+        UserError: the file cannot be fetched or read, or does not have the list.
+    """
+    path = fetch(_Files(spec.name, ".", (about,)), root, say) / about.name
+    inner = "/".join(PurePosixPath(listing.path).parts[-2:])
     try:
-        archive = fetch(_Files(spec.name, ".", (spec.list_archive,)), root, say)
-        with zipfile.ZipFile(archive / spec.list_archive.name) as file:
-            ends = PurePosixPath(*PurePosixPath(listing.path).parts[-2:]).as_posix()
-            name = next(name for name in file.namelist() if f"/{name}".endswith(f"/{ends}"))
-            content = file.read(name).replace(b"\r\n", b"\n")
-    except (UserError, zipfile.BadZipFile, StopIteration, OSError):
-        return False
+        with zipfile.ZipFile(path) as file:
+            name = next((n for n in file.namelist() if f"/{n}".endswith(f"/{inner}")), None)
+            content = b"" if name is None else file.read(name).replace(b"\r\n", b"\n")
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}.") from error
     if sha256(content).hexdigest() != listing.sha256:
-        return False
+        problem = "no" if name is None else "another version of"
+        raise UserError(f"{path} has {problem} {inner}.")
     with disk_errors(root / listing.path, PLACE):
         (root / listing.path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(root / listing.path, content)
-    return True
 
 
 def _fetch_images(
-    spec: DatasetSpec, split: SplitName, entries: Sequence[ListedImage], root: Path, say: Reporter
+    spec: DatasetSpec, entries: Sequence[ListedImage], root: Path, say: Reporter
 ) -> None:
     """Unpack archives that are there, else download those of the first place that can be."""
     fetched = [place for place in spec.places if place.files]
@@ -122,8 +163,8 @@ def _fetch_images(
             return
         failures.append(f"{place.files[0].name} has none of the images")
     raise UserError(
-        f"data set '{spec.name}', split '{split}': its images are not in {root}, and cannot be "
-        f"fetched: {'; '.join(failures) or 'no address of them is known'}",
+        f"the images of its list are not in {root}, and cannot be fetched: "
+        f"{' '.join(failures) or 'no address of them is known.'}",
         f"Put one of these into {root}: {listed(_choices(spec), 20)}.",
     )
 

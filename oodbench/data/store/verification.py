@@ -195,11 +195,14 @@ def _verify_decoded(
     # The cache is shared by all data roots.
     here = content_name(content)
     stored = StoredDataset(spec, root, say)
+    current: dict[Path, SplitName] = {}
     try:
-        current = {stored.folder(split): split for split in spec.splits}
+        for split in spec.splits:
+            if split not in spec.class_folders or same[split]:  # the user may not have them
+                current[stored.folder(split)] = split
     except UserError as error:
         found_here = any(each.record["content"] == here for all_ in same.values() for each in all_)
-        if wanted or content.exists() or found_here:
+        if wanted or (content.exists() and not spec.lists) or found_here:
             result.findings.append(Finding("image", dataset_folder(spec, root), error.message))
         current = {}
     # If the user's files have changed since, they are compared with the newest decoded images from
