@@ -254,8 +254,8 @@ def _all(plugins: list[Path] | None) -> dict[str, DatasetSpec | UserError]:
 
 def _here(plugins: list[Path] | None, root: Path) -> list[DatasetSpec]:
     """The data sets with stored files."""
+    from oodbench.data.listed_files import is_present
     from oodbench.data.store.image_cache import folders_named
-    from oodbench.data.store.listed_files import is_present
     from oodbench.data.store.locations import dataset_folder
 
     def is_here(spec: DatasetSpec) -> bool:

@@ -8,9 +8,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from oodbench.data.decoding_choice import is_large
+from oodbench.data.listed_files import is_present
 from oodbench.data.store.fetching import unpacked_whole
 from oodbench.data.store.image_cache import DamagedCacheError, open_decoded
-from oodbench.data.store.listed_files import is_present
 from oodbench.data.store.locations import content_folder, dataset_folder
 from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.errors import UserError

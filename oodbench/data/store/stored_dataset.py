@@ -11,6 +11,7 @@ from pathlib import Path
 from oodbench.data.array_checks import check_fingerprint
 from oodbench.data.decoding_choice import is_large
 from oodbench.data.image_array import ImageArray
+from oodbench.data.listed_files import fetch_listed
 from oodbench.data.readers.by_kind import check_classes, open_split
 from oodbench.data.split_decoder import SplitDecoder
 from oodbench.data.store.disk import disk_errors, remove_folder
@@ -24,7 +25,6 @@ from oodbench.data.store.image_cache import (
     open_decoded,
     origin_of,
 )
-from oodbench.data.store.listed_files import fetch_listed
 from oodbench.data.store.locations import content_folder, decoded_root
 from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError, counted, visible
