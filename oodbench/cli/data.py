@@ -15,7 +15,7 @@ from oodbench.cli.parameters import DataRoot, Plugins
 from oodbench.errors import ExitCode, UserError, counted, did_you_mean, visible
 
 if TYPE_CHECKING:
-    from oodbench.data.store.missing_files import NeededFiles
+    from oodbench.data.missing_files import NeededFiles
     from oodbench.data.store.verification import Finding
     from oodbench.progress import Reporter
     from oodbench.specs import DatasetSpec, SplitName
@@ -169,7 +169,7 @@ def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> N
 
 def _needed(names: list[str], plugins: list[Path] | None) -> NeededFiles:
     """The files of data sets, benchmarks and suites; of both, if they have the same name."""
-    from oodbench.data.store.missing_files import NeededFiles
+    from oodbench.data.missing_files import NeededFiles
     from oodbench.plugins.catalog import Catalog
 
     catalog = Catalog(plugins or ())
@@ -194,8 +194,8 @@ def _jobs(
     needed: NeededFiles, root: Path, say: Reporter, *, repair: bool
 ) -> Iterator[tuple[str, str, Callable[[], str | Path]]]:
     """Owner of the files, name for messages, and the work, which returns how it ended."""
+    from oodbench.data.missing_files import owner_of
     from oodbench.data.store.checkpoint_files import checkpoint_file, torch_hub_file
-    from oodbench.data.store.missing_files import owner_of
 
     for spec in needed.datasets:
         yield owner_of(spec), spec.name, partial(_fetched, spec, root, say, repair=repair)

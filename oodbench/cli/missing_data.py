@@ -14,7 +14,7 @@ from oodbench.cli.display import say
 from oodbench.errors import ExitCode, UserError, counted, listed
 
 if TYPE_CHECKING:
-    from oodbench.data.store.missing_files import MissingFile, NeededFiles
+    from oodbench.data.missing_files import MissingFile, NeededFiles
 
 
 def incomplete(

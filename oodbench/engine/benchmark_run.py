@@ -370,8 +370,7 @@ class _Run:
         checkpoints = {"checkpoints": dict(sorted(self.checkpoints.items()))}
         return self.described.model_copy(
             update={
-                "published_weights": provenance.described_publications(self.models, self.before),
-                "unverified_files": provenance.unverified_files(self.plan, self.data_root),
+                **provenance.published(self.plan, self.models, self.data_root, self.before),
                 "status": status,
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "checksums": self.described.checksums.model_copy(update=checkpoints),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,6 +142,23 @@ def _described(method: Method) -> DescribedMethod:
         reference=method.detector.reference,
         url=method.detector.url,
     )
+
+
+def published(
+    plan: Plan, models: ModelStore, data_root: Path | None, before: RunDescription
+) -> dict[str, Any]:
+    """What `RunDescription` says about published weights and files.
+
+    Args:
+        plan: plan of the run.
+        models: of the run, which has read the weights.
+        data_root: folder of the data sets; None: the default.
+        before: the description of the run that is resumed.
+    """
+    return {
+        "published_weights": described_publications(models, before),
+        "unverified_files": unverified_files(plan, data_root),
+    }
 
 
 def described_publications(

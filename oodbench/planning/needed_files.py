@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from oodbench.data.missing_files import NeededFiles
 from oodbench.data.store.checkpoint_files import Weights
-from oodbench.data.store.missing_files import NeededFiles
 from oodbench.models.published_weights.library_networks import weights_url
 from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import Catalog

@@ -12,7 +12,6 @@ from zipfile import ZipFile
 import pytest
 import torch
 from helpers.commands import Command
-from helpers.notes import Notes
 from helpers.servers import Server, refuse, send, serving
 from helpers.small_vit import save_vit
 from torch import Tensor
@@ -23,6 +22,7 @@ from oodbench.data.store import download
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
+from oodbench.progress import Silent
 from oodbench.specs import ModelSpec
 from oodbench.storage.records import PUBLISHED
 from oodbench.training.published_models import Images, Publication, published_classifier
@@ -91,7 +91,7 @@ def made(
         values["checkpoint"] = json.loads(checkpoint)
     spec = ModelSpec.model_validate({key: value for key, value in values.items() if value})
     return published_classifier(
-        spec, 0, images, benchmark=tmp_path / "b.yaml", root=tmp_path / "root", say=Notes()
+        spec, 0, images, benchmark=tmp_path / "b.yaml", root=tmp_path / "root", say=Silent()
     )
 
 
