@@ -233,7 +233,7 @@ def _runner(
     from oodbench.engine.benchmark_run import run as carry_out
     from oodbench.engine.device import find_device
     from oodbench.report.figures import gallery
-    from oodbench.report.writers.run_files import RUN_FILES
+    from oodbench.report.writers.run_files import files_of
 
     if data_root is not None and not Path(data_root).is_dir():
         raise UserError(
@@ -253,8 +253,8 @@ def _runner(
         )
         done = Run(outcome.folder, outcome.complete, outcome.failures)
         board, directory = done.leaderboard(), RunDirectory(outcome.folder)
-        for name, written in RUN_FILES.items():
-            directory.write_text(name, written(board))
+        for name, text in files_of(board).items():
+            directory.write_text(name, text)
         # Drawing takes seconds, which only matters where training takes as long.
         if any(record.test_accuracy is not None for record in done.training):
             gallery.save_all(done.figures(), outcome.folder / "figures")

@@ -109,6 +109,7 @@ class Run:
     @cached_property
     def _leaderboard(self) -> Leaderboard:
         from oodbench.report import Leaderboard
+        from oodbench.report.published.average_matching import averages_of
 
         try:
             board = Leaderboard.from_records(
@@ -119,7 +120,8 @@ class Run:
                 raise
             changed = changed_files(self.folder, self.changed)
             raise UserError(f"{changed} {error.message}", error.hint) from error
-        return replace(board, about=_about(self._directory.read_description()))
+        described = self._directory.read_description()
+        return replace(board, about=_about(described), published=averages_of(board, described))
 
     def report(self) -> Leaderboard:
         """The report of the run: its leaderboard."""

@@ -115,6 +115,7 @@ def description(
         run_id=work.run_id,
         command=shlex.join(["oodbench", *sys.argv[1:]]),
         benchmark=plan.benchmark.model_dump(mode="json"),
+        published=plan.published,
         seeds=sorted({*plan.seeds, *before.seeds}),
         methods=[
             *map(_described, plan.methods),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oodbench.detector import DetectorInfo
-from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName, TuningProtocol
+from oodbench.specs import BenchmarkSpec, DatasetSpec, PublishedSpec, SplitName, TuningProtocol
 
 FITTED_ON: Mapping[str, SplitName] = {"fit": "train", "validation": "validation"}
 """Need of a detector -> the split of the ID set that it is fitted on, in this order."""
@@ -81,6 +81,7 @@ class Plan:
         methods: the methods that run.
         skips: the methods that cannot run.
         reference: the method that times are divided by; None if there is none.
+        published: the published averages that the results are compared with; None without any.
     """
 
     benchmark: BenchmarkSpec
@@ -89,6 +90,7 @@ class Plan:
     methods: tuple[Method, ...]
     skips: tuple[Skip, ...]
     reference: Method | None
+    published: PublishedSpec | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from oodbench.planning.method_selection import (
     selected_methods,
 )
 from oodbench.planning.plan import Method, Plan, Skip
+from oodbench.planning.published_numbers import published_averages
 from oodbench.plugins.catalog import Catalog, DetectorStatus, aliases
 from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.specs import BenchmarkSpec, DatasetSpec
@@ -91,6 +92,7 @@ def make_plan(
         methods=tuple(runnable),
         skips=tuple(skips),
         reference=reference,
+        published=published_averages(benchmark, catalog),
     )
 
 

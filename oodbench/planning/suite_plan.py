@@ -15,6 +15,7 @@ from oodbench.metrics import METRICS
 from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import Method, Plan
 from oodbench.planning.planner import make_plan
+from oodbench.planning.published_numbers import read_published
 from oodbench.plugins.catalog import Catalog, DetectorStatus, is_suite, merged
 from oodbench.specs import (
     TRAINING_MEASURES,
@@ -23,7 +24,7 @@ from oodbench.specs import (
     PublishedSpec,
     SuiteSpec,
 )
-from oodbench.specs.yaml_file import named_as_file, read_spec, validate
+from oodbench.specs.yaml_file import named_as_file, validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,7 @@ def load_suite(catalog: Catalog, name: str) -> Suite:
     members = {name: _member(catalog, spec, path, name) for name in spec.members}
     published = None
     if spec.published is not None:
-        file = catalog.beside(path, "published", "publication", spec.published)
-        published = read_spec(PublishedSpec, file)
+        published = read_published(catalog, path, spec.published)
         _check(spec, published, members, path)
     return Suite(spec, published, members)
 

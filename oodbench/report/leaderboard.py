@@ -14,6 +14,7 @@ from oodbench.errors import counted
 from oodbench.metrics import METRICS, Metric
 from oodbench.report.columns import Column
 from oodbench.report.differences import ORACLE
+from oodbench.report.published.averages import ComparedAverages
 from oodbench.report.seed_means import Estimate
 from oodbench.storage.records import DifferenceRecord
 
@@ -225,6 +226,7 @@ class LeaderboardData:
         warnings: signs of a mistake in data or scores, one sentence each.
         about: date and versions of the run, which are not in records; shown on web pages.
         runs: the runs of a leaderboard of several; empty on that of one.
+        published: the published averages beside the measured ones; None if it names none.
     """
 
     benchmark: str
@@ -242,6 +244,7 @@ class LeaderboardData:
     warnings: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
     runs: tuple[JoinedRun, ...] = ()
+    published: ComparedAverages | None = None
 
     @property
     def groups(self) -> tuple[Column, ...]:

@@ -6,13 +6,14 @@ What writes a format is imported when it is used: data frames and web pages need
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from oodbench.report.aggregation import aggregate
 from oodbench.report.leaderboard import LeaderboardData
-from oodbench.report.published_comparison import PublishedComparisonData
-from oodbench.report.published_matching import match
+from oodbench.report.published.average_matching import averages_of
+from oodbench.report.published.compared_tables import PublishedComparisonData
+from oodbench.report.published.table_matching import match
 from oodbench.specs import PublishedSpec, SuiteSpec
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord
 from oodbench.storage.suite_directory import MemberRecords
@@ -51,7 +52,10 @@ class Leaderboard(LeaderboardData):
         """The leaderboard of several runs; errors as `joint_leaderboard.join`."""
         from oodbench.report.joint_leaderboard import join
 
-        return _view(cls, join(runs))
+        board = join(runs)
+        found = (averages_of(board, run.description) for run in runs)
+        published = next((each for each in found if each is not None), None)
+        return _view(cls, replace(board, published=published))
 
     def _repr_html_(self) -> str:
         from oodbench.report.tables import leaderboard_layout

@@ -23,7 +23,11 @@ from oodbench.specs.dataset_spec import (
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import AugmentSpec, ModelSpec, NormalizationSpec, TrainingSpec
 from oodbench.specs.published_spec import (
+    AverageEntry,
+    AveragesSpec,
     MeasureSpec,
+    PublishedModel,
+    PublishedReference,
     PublishedRow,
     PublishedSpec,
     PublishedTable,
@@ -36,6 +40,8 @@ __all__ = [
     "TRAINING_MEASURES",
     "WORDS",
     "AugmentSpec",
+    "AverageEntry",
+    "AveragesSpec",
     "BenchmarkSpec",
     "CheckpointSpec",
     "ClassFoldersSpec",
@@ -53,6 +59,8 @@ __all__ = [
     "ModelSpec",
     "NormalizationSpec",
     "PlaceSpec",
+    "PublishedModel",
+    "PublishedReference",
     "PublishedRow",
     "PublishedSpec",
     "PublishedTable",

@@ -10,6 +10,7 @@ from oodbench.errors import did_you_mean
 from oodbench.specs.dataset_spec import DatasetSpec
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import ModelSpec
+from oodbench.specs.published_spec import PublishedReference
 from oodbench.specs.spec_base import (
     WORDS,
     BatchSize,
@@ -141,6 +142,8 @@ class BenchmarkSpec(Spec):
     """The method that costs are relative to; its detector needs only the logits."""
     tuning: TuningSpec = TuningSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    published: PublishedReference | None = None
+    """Published averages that the results are compared with; results do not depend on them."""
     limited: LimitSpec | None = None
     """Limits of a first try; the name contains their label."""
 
@@ -159,6 +162,8 @@ class BenchmarkSpec(Spec):
             self._known_model(model, "matrix.models")
         for index, excluded in enumerate(self.exclude):
             self._known_model(excluded.model, f"exclude.{index}.model")
+        for model in self.published.models if self.published else ():
+            self._known_model(model, "published.models")
         return self
 
     def _check_datasets(self) -> None:
@@ -231,7 +236,7 @@ class BenchmarkSpec(Spec):
         return count if self.most_images is None else min(count, self.most_images)
 
     def identity(self) -> dict[str, Any]:
-        """All values that results depend on: everything but title and summary."""
+        """All values that results depend on: everything but `WORDS`."""
         return self.model_dump(mode="json", exclude=WORDS)
 
     @property

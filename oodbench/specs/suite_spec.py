@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import TrainingSpec
@@ -24,10 +24,10 @@ TRAINING_MEASURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy
 
 
 class MemberSpec(Spec):
-    """Names of a benchmark's network and ID set in the published tables."""
+    """Names of a benchmark's network and ID set in the published tables; empty without tables."""
 
-    network: str
-    id: str
+    network: str = ""
+    id: str = ""
 
 
 class ComparisonSpec(Spec):
@@ -45,6 +45,15 @@ class ComparisonSpec(Spec):
     """Whether the table is shown on a terminal; other formats always contain it."""
 
 
+def _members(given: Any) -> Any:
+    """A list of benchmarks as a mapping."""
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        return given
+    if len(set(given)) < len(given):
+        raise ValueError("a benchmark is listed twice")
+    return {name: {} for name in given}
+
+
 class SuiteSpec(Spec):
     """Benchmarks that are run together and compared with published tables."""
 
@@ -53,8 +62,9 @@ class SuiteSpec(Spec):
     version: PositiveInt
     title: Text
     summary: Text
-    members: dict[str, MemberSpec]
-    """Name of a benchmark -> its names in the published tables; run in this order."""
+    members: Annotated[dict[str, MemberSpec], BeforeValidator(_members)]
+    """Name of a benchmark -> its names in the published tables; run in this order. A suite without
+    tables lists the benchmarks alone."""
     ood: dict[str, str] = Field(default_factory=dict)
     """OOD data set -> its name in the published tables."""
     published: str | None = None
@@ -79,6 +89,10 @@ class SuiteSpec(Spec):
             raise ValueError("members: names no benchmark")
         if self.tables and self.published is None:
             raise ValueError("published: tables need a file of published numbers")
+        if self.tables:
+            for name, member in self.members.items():
+                if not member.network or not member.id:
+                    raise ValueError(f"members.{name}: tables need its network and id")
         rows = [(member.network, member.id) for member in self.members.values()]
         if self.tables and len(set(rows)) < len(rows):
             raise ValueError("members: two benchmarks have the same row in the published tables")
@@ -107,5 +121,5 @@ class SuiteSpec(Spec):
         return self.model_copy(update={"name": limit.labeled(self.name), "limited": limit})
 
     def identity(self) -> dict[str, Any]:
-        """All values that results depend on: everything but title and summary."""
+        """All values that results depend on: everything but `WORDS`."""
         return self.model_dump(mode="json", exclude=WORDS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from oodbench.errors import UserError, did_you_mean, shown
@@ -321,9 +321,9 @@ def _is_mapping(annotation: Any) -> bool:
     return typing.get_origin(annotation) is dict
 
 
-def _spec_in(annotation: Any) -> type[Spec]:
+def _spec_in(annotation: Any) -> type[BaseModel]:
     """The first spec class inside an annotation such as `dict[str, ModelSpec] | None`."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, Spec) else Spec
+        return annotation if issubclass(annotation, BaseModel) else BaseModel
     found = [_spec_in(argument) for argument in typing.get_args(annotation)]
-    return next((candidate for candidate in found if candidate is not Spec), Spec)
+    return next((candidate for candidate in found if candidate is not BaseModel), BaseModel)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ValidationError
 
 from oodbench.errors import listed
-from oodbench.specs import WORDS, EvaluationSpec
+from oodbench.specs import WORDS, EvaluationSpec, PublishedReference, PublishedSpec
 from oodbench.storage.description import Description, DescriptionPart, problem_of
 
 NAME = "run.json"
@@ -165,6 +165,7 @@ class DescribedBenchmark(DescriptionPart):
     models: dict[str, dict[str, Any]] = {}
     methods: dict[str, dict[str, Any]] = {}
     evaluation: EvaluationSpec = EvaluationSpec()
+    published: PublishedReference | None = None
 
 
 def _readable(benchmark: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +186,7 @@ class RunDescription(Description):
         written: when the file was written, ISO 8601 in UTC.
         command: the command line.
         benchmark: the benchmark's specification as resolved.
+        published: the published averages that the results are compared with.
         seeds: all seeds of the run.
         methods: all methods of the run, also those of an earlier command that it resumes.
         skipped: method -> why it cannot run.
@@ -211,6 +213,7 @@ class RunDescription(Description):
     written: str = ""
     command: str = ""
     benchmark: Annotated[dict[str, Any], AfterValidator(_readable)] = {}
+    published: PublishedSpec | None = None
     seeds: list[int] = []
     methods: list[DescribedMethod] = []
     skipped: dict[str, str] = {}
@@ -256,4 +259,5 @@ class RunDescription(Description):
         return tuple(found)
 
     def _omitted(self) -> set[str]:
-        return set() if self.writing else {"writing"}
+        absent = {"writing": self.writing, "published": self.published}
+        return {name for name, value in absent.items() if not value}

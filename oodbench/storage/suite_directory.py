@@ -20,7 +20,7 @@ from pathlib import Path
 
 from oodbench.errors import UserError
 from oodbench.storage.records import QualityRecord, TrainingRecord
-from oodbench.storage.run_description import RunStatus
+from oodbench.storage.run_description import RunDescription, RunStatus
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.suite_description import NAME, MemberStatus, SuiteDescription
 from oodbench.version import __version__
@@ -37,6 +37,7 @@ class MemberRecords:
         reason: why it is not complete, on one line; None if it is complete or waiting.
         quality: its quality records.
         training: its training records.
+        described: contents of its `run.json`; None if it has not run.
     """
 
     member: str
@@ -45,6 +46,7 @@ class MemberRecords:
     reason: str | None = None
     quality: Sequence[QualityRecord] = ()
     training: Sequence[TrainingRecord] = ()
+    described: RunDescription | None = None
 
 
 class SuiteDirectory:
@@ -153,6 +155,7 @@ class SuiteDirectory:
                     reason=each.reason,
                     quality=directory.read_records()[0],
                     training=directory.read_training(),
+                    described=directory.read_description() if directory.exists() else None,
                 )
             )
         return found

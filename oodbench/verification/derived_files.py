@@ -12,7 +12,7 @@ from typing import Any
 from oodbench.errors import shown
 from oodbench.files import canonical_json, digest
 from oodbench.report.leaderboard import LeaderboardData
-from oodbench.report.writers.run_files import RUN_FILES
+from oodbench.report.writers.run_files import files_of
 from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_description import NAME, RunDescription
 from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory
@@ -91,11 +91,10 @@ def check_reports(
     wrong: list[Discrepancy] = []
     compared: list[str] = []
     left_out: list[str] = []
-    for name, written in RUN_FILES.items():
+    for name, expected in files_of(board).items():
         path = directory.folder / name
         if not path.exists():
             continue
-        expected = written(board)
         try:
             stored = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

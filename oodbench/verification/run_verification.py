@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from oodbench.errors import counted, listed
 from oodbench.progress import Reporter, Silent
 from oodbench.report import Leaderboard
 from oodbench.report.differences import ORACLE
+from oodbench.report.published.average_matching import averages_of
 from oodbench.storage.run_description import NAME, RunDescription
 from oodbench.storage.run_directory import (
     COSTS,
@@ -160,6 +162,7 @@ class _Verifying:
             () if described is None else described.warning_texts,
             [line.record for line in self.lines.differences],
         )
+        board = replace(board, published=averages_of(board, described))
         versions = {} if described is None else described.versions
         made_by = versions.get("oodbench"), versions.get("oodbench_revision")
         ours = __version__, source_revision()

@@ -40,13 +40,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point with its interval, in pixels, and the text that describes it."""
+    """A point with its interval, in pixels, the text that describes it, and whether it is a ring."""
 
     x: float
     y: float
     low: float
     high: float
     text: str
+    hollow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +120,12 @@ def curve_plots(curves: ScoreCurves) -> tuple[Plot, Plot, Plot]:
         across = Scale(0, 100, LEFT, width - RIGHT)
         up = Scale(0, 100, height - BOTTOM, TOP)
         drawn = [
-            Line(_path([(across(100 * a), up(100 * b)) for a, b in points]), number)
+            Line(path_through([(across(100 * a), up(100 * b)) for a, b in points]), number)
             for number, points in enumerate(lines)
         ]
         if guide:
             drawn.insert(
-                0, Line(_path([(LEFT, up(95)), (width - RIGHT, up(95))]), None, dashed=True)
+                0, Line(path_through([(LEFT, up(95)), (width - RIGHT, up(95))]), None, dashed=True)
             )
         description = f"{title} {about} The values are in the table of this section."
         ticks = across.ticks(6), up.ticks(6)
@@ -172,7 +173,7 @@ def histogram_plots(curves: ScoreCurves, id_name: str) -> tuple[Plot, ...]:
             ticks.append(Tick(place, f"{percent:.3g}"))
     x_ticks = across.ticks(5)
     threshold = across(min(max(curves.threshold, curves.low), curves.high))
-    limit = Line(_path([(threshold, TOP), (threshold, height - BOTTOM)]), None, dashed=True)
+    limit = Line(path_through([(threshold, TOP), (threshold, height - BOTTOM)]), None, dashed=True)
 
     def stairs(shares: Sequence[float]) -> str:
         step = (curves.high - curves.low) / len(shares)
@@ -183,7 +184,7 @@ def histogram_plots(curves: ScoreCurves, id_name: str) -> tuple[Plot, ...]:
                 (across(curves.low + index * step), up),
                 (across(curves.low + (index + 1) * step), up),
             ]
-        return _path([*corners, (across(curves.high), root(0))])
+        return path_through([*corners, (across(curves.high), root(0))])
 
     background = Line(stairs(curves.id_shares), None, filled=True)
     return tuple(
@@ -234,7 +235,7 @@ def history_plot(title: str, y_title: str, values: Sequence[Dated], width: int =
     across = Scale(-0.5, len(values) - 0.5, LEFT, width - RIGHT)
     places = [(across(index), up(each.value)) for index, each in enumerate(values)]
     lines = tuple(
-        Line(_path(places[index - 1 : index + 1]), 0)
+        Line(path_through(places[index - 1 : index + 1]), 0)
         for index, each in enumerate(values)
         if index and each.joined
     )
@@ -262,7 +263,7 @@ def history_plot(title: str, y_title: str, values: Sequence[Dated], width: int =
     )
 
 
-def _path(places: Sequence[tuple[float, float]]) -> str:
+def path_through(places: Sequence[tuple[float, float]]) -> str:
     """A path through these places, in relative steps: half as long as with absolute places."""
     parts = [f"M{places[0][0]:g} {places[0][1]:g}"]
     for (x, y), (u, v) in pairwise(places):

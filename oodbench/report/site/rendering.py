@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from oodbench.errors import visible
 from oodbench.report.leaderboard import FPR, RANKED_BY, SHOWN, Entry
-from oodbench.report.seed_means import FEWEST_SEEDS
+from oodbench.report.seed_means import FEWEST_SEEDS, LEVEL
 from oodbench.report.site.history import change_text, history_plots, sparkline
 from oodbench.report.site.leaderboard_table import (
     SHORT_REQUIREMENTS,
@@ -26,6 +26,8 @@ from oodbench.report.site.leaderboard_table import (
 )
 from oodbench.report.site.pages import Site
 from oodbench.report.site.plots import LEFT, RIGHT
+from oodbench.report.site.scatter_plots import scatter_plots
+from oodbench.report.tables.averages_layout import average_tables, sources
 from oodbench.report.tables.cost_tables import REQUIREMENT_TITLES, unsteady
 from oodbench.report.tables.document import TIED_SIGN, UNSTEADY_SIGN
 from oodbench.report.tables.values import (
@@ -87,6 +89,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "FPR": FPR,
         "LEFT": LEFT,
+        "LEVEL": f"{LEVEL:.0%}",
         "MARKS": {"best": "best", "tied": "tied with the best"},
         "RANKED_BY": RANKED_BY,
         "REQUIREMENTS": REQUIREMENT_TITLES,
@@ -96,6 +99,7 @@ def _environment() -> Environment:
         "TIED_SIGN": TIED_SIGN,
         "TUNED_ON": TUNED_ON,
         "UNSTEADY_SIGN": UNSTEADY_SIGN,
+        "average_tables": average_tables,
         "change_text": change_text,
         "column_label": column_label,
         "cost_columns": cost_columns,
@@ -103,7 +107,9 @@ def _environment() -> Environment:
         "interval": interval,
         "metric_title": metric_title,
         "parameters_text": parameters_text,
+        "published_sources": sources,
         "quality_columns": quality_columns,
+        "scatter_plots": scatter_plots,
         "sparkline": sparkline,
         "spread": spread,
         "unsteady": unsteady,

@@ -16,6 +16,7 @@ from oodbench.report.leaderboard import (
     LeaderboardData,
     Row,
 )
+from oodbench.report.tables.averages_layout import average_notes, average_tables, sources
 from oodbench.report.tables.cost_tables import (
     SCATTER_LIMIT,
     UNSTEADY_NOTE,
@@ -67,7 +68,7 @@ def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Docum
         _chosen(board, split),
         _absences(board),
     ]
-    return _document(board, tables, best)
+    return _with_published(_document(board, tables, best), board)
 
 
 def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
@@ -116,7 +117,7 @@ def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
     if {"aupr_in", "aupr_out"} & set(board.metrics):
         note = "AUPR depends on the numbers of ID and OOD images (listed at the top)."
         document = replace(document, notes=(*document.notes, note))
-    return document
+    return _with_published(document, board)
 
 
 def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
@@ -182,6 +183,18 @@ def _document(board: LeaderboardData, tables: Sequence[Table], best: str) -> Doc
         notes=notes(board, best),
         warnings=board.warnings,
         about=board.about,
+    )
+
+
+def _with_published(document: Document, board: LeaderboardData) -> Document:
+    """The document with the published averages beside the measured ones."""
+    found = board.published
+    if found is None:
+        return document
+    return replace(
+        document,
+        tables=(*document.tables, *average_tables(found)),
+        notes=(*document.notes, *sources(found), *average_notes([found])),
     )
 
 

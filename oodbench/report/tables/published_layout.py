@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from oodbench.errors import counted
-from oodbench.report.agreement import Agreement, Order, agreements, orders
-from oodbench.report.published_comparison import (
-    Compared,
+from oodbench.report.published.agreement import Agreement, Order, agreements, orders
+from oodbench.report.published.averages import ComparedAverages
+from oodbench.report.published.cells import Compared, Measure
+from oodbench.report.published.compared_tables import (
     ComparedTable,
-    Measure,
     Member,
     Place,
     PublishedComparisonData,
 )
 from oodbench.report.seed_means import LEVEL
-from oodbench.report.tables.document import TIED_SIGN, Cell, Document, Heading, Section, Table
-
-COVERED_SIGN = TIED_SIGN
-"""Follows a difference if the interval covers the published value: no difference is shown."""
+from oodbench.report.tables.averages_layout import agreements as average_agreements
+from oodbench.report.tables.averages_layout import (
+    average_notes,
+    average_tables,
+    metric_tables,
+)
+from oodbench.report.tables.compared_cells import (
+    COVERED_SIGN,
+    difference_cell,
+    interval,
+    measure_title,
+    number,
+    signed,
+)
+from oodbench.report.tables.document import Cell, Document, Heading, Section, Table
 
 _MODEL = Heading("Network", "Network", text=True)
 _ID = Heading("ID", "ID", text=True)
@@ -28,21 +40,33 @@ _OOD = Heading("OOD", "OOD", text=True)
 
 def overview(comparison: PublishedComparisonData) -> Document:
     """The report for a terminal: progress, the main tables, how well the values agree."""
-    return _document(comparison, [table for table in comparison.tables if table.overview])
+    chosen = [table for table in comparison.tables if table.overview]
+    # One table for each benchmark: its first metric.
+    return _document(comparison, chosen, lambda each: metric_tables(each)[:1])
 
 
 def full(comparison: PublishedComparisonData) -> Document:
     """The report for a file: all tables."""
-    return _document(comparison, comparison.tables)
+    return _document(comparison, comparison.tables, average_tables)
 
 
-def _document(comparison: PublishedComparisonData, chosen: Sequence[ComparedTable]) -> Document:
+def _document(
+    comparison: PublishedComparisonData,
+    chosen: Sequence[ComparedTable],
+    tables_of: Callable[[ComparedAverages], list[Table]],
+) -> Document:
     measured = [table for table in chosen if any(each.measured for each in table.cells.values())]
     empty = [table.title for table in chosen if table not in measured]
     chosen = measured
     titles = {table.title for table in chosen}
     tables = [
         _members(comparison.members),
+        average_agreements(comparison.averages),
+        *(
+            replace(table, title=f"{each.benchmark}: {table.title}")
+            for each in comparison.averages
+            for table in tables_of(each)
+        ),
         *(table for each in chosen for table in _laid_out(each)),
         _agreements(each for each in agreements(comparison) if each.table in titles),
         _orders(each for each in orders(comparison) if each.table in titles),
@@ -64,11 +88,13 @@ def _summary(comparison: PublishedComparisonData) -> Iterator[str]:
         yield f"Seeds: {', '.join(map(str, seeds))}."
     for deviation in comparison.deviations:
         yield f"NOT THE PUBLISHED PROTOCOL. {deviation}"
-    for citation in dict.fromkeys(table.citation for table in comparison.tables):
+    citations = [table.citation for table in comparison.tables]
+    citations += [citation for each in comparison.averages for citation in each.citations]
+    for citation in dict.fromkeys(citations):
         yield f"Published values: {citation}"
 
 
-def _members(members: Iterable[Member]) -> Table:
+def _members(members: Sequence[Member]) -> Table:
     headings = tuple(
         Heading(title, title, text=True)
         for title in ("Benchmark", "Network", "ID", "Seeds", "Status", "Reason")
@@ -89,7 +115,8 @@ def _members(members: Iterable[Member]) -> Table:
         )
         for member in members
     )
-    return Table("Benchmarks", headings, (Section("", rows),))
+    found = Table("Benchmarks", headings, (Section("", rows),))
+    return found if any(member.network for member in members) else found.without("Network", "ID")
 
 
 # --- the published tables ----------------------------------------------------------------------
@@ -103,7 +130,7 @@ def _laid_out(table: ComparedTable) -> list[Table]:
     """
     if table.about == "training":
         sections = tuple(
-            Section(_measure_title(measure), tuple(_rows(table, measure, table.rows, (0, 1))))
+            Section(measure_title(measure), tuple(_rows(table, measure, table.rows, (0, 1))))
             for measure in table.measures
         )
         found = [Table(table.title, (_MODEL, _ID, *_columns(table)), sections)]
@@ -114,7 +141,7 @@ def _laid_out(table: ComparedTable) -> list[Table]:
                 Section(network, tuple(_rows(table, measure, places, (1, 2))))
                 for network, places in groupby(table.rows, key=lambda place: place.network)
             )
-            title = f"{table.title}, {_measure_title(measure)}"
+            title = f"{table.title}, {measure_title(measure)}"
             found.append(Table(title, (_ID, _OOD, *_columns(table)), sections))
     if found:
         last = found[-1]
@@ -148,21 +175,12 @@ def _rows(
 
 def _cells(compared: Compared, measure: Measure) -> tuple[Cell, Cell, Cell, Cell]:
     """Published value, measured value, interval, difference; empty if not measured."""
-    published = Cell(_number(compared.published, measure))
     found = compared.measured
-    if found is None or compared.difference is None:
-        return published, Cell(), Cell(), Cell()
-    interval = ""
-    if found.ci_low is not None and found.ci_high is not None:
-        interval = f"{_number(found.ci_low, measure)}-{_number(found.ci_high, measure)}"
-    elif len(found.by_seed) > 1:
-        interval = ", ".join(_number(value, measure) for value in found.by_seed.values())
     return (
-        published,
-        Cell(_number(found.mean, measure)),
-        Cell(interval),
-        # Shown as on a leaderboard, where one method is tied with another.
-        Cell(_signed(compared.difference, measure), "tied" if compared.covered else None),
+        Cell(number(compared.published, measure)),
+        Cell(number(None if found is None else found.mean, measure)),
+        Cell(interval(found, measure)),
+        difference_cell(compared, measure),
     )
 
 
@@ -188,12 +206,12 @@ def _agreements(found: Iterable[Agreement]) -> Table:
 
 def _agreement(each: Agreement) -> tuple[Cell, ...]:
     return (
-        Cell(_measure_title(each.measure)),
+        Cell(measure_title(each.measure)),
         Cell(each.column),
         Cell(f"{each.measured} of {each.cells}"),
         Cell(f"{each.covered} of {each.with_interval}" if each.with_interval else ""),
-        Cell("" if each.mean is None else _signed(each.mean, each.measure)),
-        Cell("" if each.largest is None else _signed(each.largest, each.measure)),
+        Cell(signed(each.mean, each.measure)),
+        Cell(signed(each.largest, each.measure)),
         Cell(str(each.where or "")),
     )
 
@@ -233,8 +251,15 @@ def _notes(
 ) -> Iterator[str]:
     if empty:
         yield f"Nothing is measured yet for: {'; '.join(empty)}."
-    if not chosen:
-        return
+    if chosen:
+        yield from _table_notes(chosen)
+    yield from average_notes(comparison.averages)
+    if chosen or comparison.averages:
+        yield from comparison.caveats
+
+
+def _table_notes(chosen: Sequence[ComparedTable]) -> Iterator[str]:
+    """How to read the published tables."""
     yield (
         "Higher is better, except for losses. ID is the positive class. Measured: mean over seeds. "
         "Difference: measured minus published. Cells that were not measured are empty."
@@ -268,19 +293,3 @@ def _notes(
             f"The number of seeds differs between cells ({min(seeds)} to {max(seeds)}); the JSON "
             "and CSV files give it for each cell."
         )
-    yield from comparison.caveats
-
-
-def _measure_title(measure: Measure) -> str:
-    return f"{measure.title} ({'%' if measure.unit == 'percent' else 'nats'})"
-
-
-def _number(value: float, measure: Measure) -> str:
-    return f"{value * measure.scale:.{measure.decimals}f}"
-
-
-def _signed(value: float, measure: Measure) -> str:
-    """With a sign, unless it rounds to zero."""
-    text = f"{abs(value) * measure.scale:.{measure.decimals}f}"
-    sign = "-" if value < 0 else "+"
-    return text if float(text) == 0 else sign + text

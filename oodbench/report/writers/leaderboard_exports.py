@@ -25,6 +25,7 @@ from oodbench.report.leaderboard import (
 )
 from oodbench.report.seed_means import LEVEL, Estimate
 from oodbench.report.tables.values import parameters_text
+from oodbench.report.writers import averages_exports
 from oodbench.report.writers.json_text import json_text
 from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS
 
@@ -97,6 +98,11 @@ def to_json(leaderboard: LeaderboardData) -> str:
         ],
         "absences": [_absence(each) for each in leaderboard.absences],
         "warnings": leaderboard.warnings,
+        **(
+            {"published": averages_exports.content(found)}
+            if (found := leaderboard.published)
+            else {}
+        ),
     }
     return json_text(content)
 

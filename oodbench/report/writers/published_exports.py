@@ -6,14 +6,13 @@ the printed digits.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import Any
 
-from oodbench.report.agreement import Agreement, Order, agreements, orders
-from oodbench.report.published_comparison import Place, PublishedComparisonData
+from oodbench.report.published.agreement import Agreement, Order, agreements, orders
+from oodbench.report.published.compared_tables import Place, PublishedComparisonData
 from oodbench.report.seed_means import LEVEL
+from oodbench.report.writers import averages_exports
 from oodbench.report.writers.json_text import json_text
 
 JSON_SCHEMA_VERSION = 1
@@ -44,13 +43,13 @@ CSV_FIELDS = (
 
 def to_csv(comparison: PublishedComparisonData) -> str:
     """A long table, one line for each cell. Numbers have at most six decimals."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, CSV_FIELDS, restval="", lineterminator="\n")
-    writer.writeheader()
-    for cell in _cells(comparison):
-        line = {"suite": comparison.suite, "suite_version": comparison.version, **cell}
-        writer.writerow({key: _plain(value) for key, value in line.items()})
-    return file.getvalue()
+    suite = {"suite": comparison.suite, "suite_version": comparison.version}
+    found = [*_cells(comparison)]
+    fields = [] if comparison.averages and not found else [*CSV_FIELDS]
+    if comparison.averages:
+        found += [line for each in comparison.averages for line in averages_exports.lines(each)]
+        fields = [*dict.fromkeys((*suite, *fields, *averages_exports.CSV_FIELDS))]
+    return averages_exports.csv_text(fields, ({**suite, **line} for line in found))
 
 
 def to_json(comparison: PublishedComparisonData) -> str:
@@ -89,6 +88,8 @@ def to_json(comparison: PublishedComparisonData) -> str:
         "agreement": [_agreement(each) for each in agreements(comparison)],
         "order": [_order(each) for each in orders(comparison)],
     }
+    if comparison.averages:
+        content["averages"] = [averages_exports.content(each) for each in comparison.averages]
     return json_text(content)
 
 
@@ -128,9 +129,3 @@ def _order(each: Order) -> dict[str, Any]:
 
 def _place(place: Place | None) -> dict[str, str | None] | None:
     return None if place is None else place._asdict()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return round(value, 6) if isinstance(value, float) else value

@@ -1,7 +1,8 @@
 """The reports in a run directory, by file name.
 
 Quality and costs have separate files. `quality.*` and `summary.json` are the same bytes whenever
-the scores are the same; `cost.*` depends on the machine and its load.
+the scores are the same; `cost.*` depends on the machine and its load. `published.*` are written if
+the benchmark names published averages.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from oodbench.report.leaderboard import LeaderboardData
-from oodbench.report.tables import leaderboard_layout
-from oodbench.report.writers import leaderboard_exports, markdown
+from oodbench.report.published.averages import ComparedAverages
+from oodbench.report.tables import averages_layout, leaderboard_layout
+from oodbench.report.writers import averages_exports, leaderboard_exports, markdown
 
 
 def _quality(board: LeaderboardData) -> str:
@@ -35,3 +37,20 @@ RUN_FILES: Mapping[str, Callable[[LeaderboardData], str]] = MappingProxyType(
     }
 )
 """File name -> function that returns the whole file as text."""
+
+PUBLISHED_FILES: Mapping[str, Callable[[ComparedAverages], str]] = MappingProxyType(
+    {
+        "published.md": lambda found: markdown.render_document(averages_layout.document(found)),
+        "published.csv": averages_exports.to_csv,
+        "published.json": averages_exports.to_json,
+    }
+)
+"""File name -> function that returns the comparison with published averages as text."""
+
+
+def files_of(board: LeaderboardData) -> dict[str, str]:
+    """File name -> content of every report of a run."""
+    found = {name: written(board) for name, written in RUN_FILES.items()}
+    if board.published is not None:
+        found |= {name: written(board.published) for name, written in PUBLISHED_FILES.items()}
+    return found

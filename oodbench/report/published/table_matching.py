@@ -10,10 +10,10 @@ from oodbench.metrics import METRICS
 from oodbench.report.aggregation import aggregate
 from oodbench.report.columns import Column
 from oodbench.report.leaderboard import LeaderboardData
-from oodbench.report.published_comparison import (
-    Compared,
+from oodbench.report.published.average_matching import averages_of
+from oodbench.report.published.cells import Compared, Measure
+from oodbench.report.published.compared_tables import (
     ComparedTable,
-    Measure,
     Member,
     Place,
     PublishedComparisonData,
@@ -70,6 +70,12 @@ def match(
         tables=tuple(tables),
         deviations=tuple(_deviations(suite)),
         caveats=(*suite.deviations, *(() if published is None else published.caveats)),
+        averages=tuple(
+            averages
+            for found in measured.values()
+            if found.board is not None
+            and (averages := averages_of(found.board, found.records.described)) is not None
+        ),
     )
 
 
@@ -150,7 +156,7 @@ def _table(
                     estimate = found.detection(ours, measure.name, sets)
                 cells[place, measure.name, column] = Compared(
                     published=round(value / measure.scale, measure.decimals + 2),
-                    rounding=0.5 * 10**-measure.decimals / measure.scale,
+                    rounding=measure.rounding,
                     measured=estimate,
                 )
     source = published.sources[printed.source]

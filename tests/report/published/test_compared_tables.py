@@ -16,9 +16,9 @@ import pytest
 
 from oodbench.errors import UserError
 from oodbench.report import PublishedComparison
-from oodbench.report.agreement import agreements, orders
 from oodbench.report.formats import FORMATS
-from oodbench.report.published_comparison import ComparedTable, Place
+from oodbench.report.published.agreement import agreements, orders
+from oodbench.report.published.compared_tables import ComparedTable, Place
 from oodbench.report.seed_means import of_runs
 from oodbench.report.training_curves import accuracy_curves, histories, last_epochs
 from oodbench.specs import PublishedSpec, SuiteSpec
@@ -472,7 +472,8 @@ def test_json_and_csv_have_every_cell() -> None:
 
 def test_reports_of_suites_need_no_torch_and_no_matplotlib() -> None:
     code = (
-        "import sys; from oodbench.report import published_matching, views;"
+        "import sys; from oodbench.report import views;"
+        "from oodbench.report.published import average_matching, table_matching;"
         "from oodbench.report.tables import published_layout;"
         "from oodbench.planning import suite_plan; from oodbench.storage import suite_directory;"
         "from oodbench.engine import suite_run;"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import fmean
 from typing import NamedTuple
 
-from oodbench.report.published_comparison import (
+from oodbench.report.published.cells import Measure
+from oodbench.report.published.compared_tables import (
     ComparedTable,
-    Measure,
     Place,
     PublishedComparisonData,
 )

@@ -1,0 +1,1 @@
+"""Published values beside measured ones: tables of papers, and averages of leaderboards."""
