@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point with its interval, in pixels, the text that describes it, and whether it is a ring."""
+    """A point with its interval, in pixels, and the text that describes it; a ring if `hollow`."""
 
     x: float
     y: float

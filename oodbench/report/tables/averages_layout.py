@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from oodbench.report.published.averages import (
@@ -27,6 +28,7 @@ from oodbench.report.tables.method_cells import METHOD, RUN
 from oodbench.report.tables.values import DOWN_SIGN, SPREAD_SIGN, TUNED_ON, UP_SIGN
 
 _TITLE = "Published beside measured"
+_SPREAD = f"{SPREAD_SIGN} over checkpoints"
 
 
 def document(averages: ComparedAverages) -> Document:
@@ -47,28 +49,32 @@ def sources(averages: ComparedAverages) -> Iterator[str]:
 
 def average_tables(averages: ComparedAverages) -> list[Table]:
     """A table for each metric, the accuracy of the classifiers, and how well the values agree."""
-    tables = metric_tables(averages)
+    tables = _metrics(averages)
     tables += [_accuracies(averages), agreements([averages])]
     tables = [table for table in tables if any(part.rows for part in table.sections)]
-    if tables:
-        last = tables[-1]
-        tables[-1] = Table(last.title, last.headings, last.sections, tuple(_unmeasured(averages)))
+    tables[-1:] = [_noted(table, _unmeasured(averages)) for table in tables[-1:]]
     return tables
 
 
-def metric_tables(averages: ComparedAverages) -> list[Table]:
+def first_table(averages: ComparedAverages) -> list[Table]:
+    """The table of the first metric alone, with the notes of all."""
+    return [_noted(table, _unmeasured(averages)) for table in _metrics(averages)[:1]]
+
+
+def _metrics(averages: ComparedAverages) -> list[Table]:
     """A table for each metric of detection, with the groups of OOD sets side by side."""
     shown = [each for each in averages.averages if each.group is not None and each.overview]
-    tables = []
-    for metric, mine in groupby(shown, key=lambda each: each.metric):
-        tables.append(_metric(averages, metric, tuple(mine)))
-    if tables:
-        notes = tuple(_contested(averages))
-        tables[0] = Table(tables[0].title, tables[0].headings, tables[0].sections, notes)
+    groups = groupby(shown, key=lambda each: each.metric)
+    tables = [_metric(averages, tuple(mine)) for _, mine in groups]
+    tables[:1] = [_noted(table, _contested(averages)) for table in tables[:1]]
     return tables
 
 
-def _metric(averages: ComparedAverages, metric: str, shown: Sequence[Average]) -> Table:
+def _noted(table: Table, notes: Iterable[str]) -> Table:
+    return replace(table, notes=(*table.notes, *notes))
+
+
+def _metric(averages: ComparedAverages, shown: Sequence[Average]) -> Table:
     first = shown[0]
     arrow = UP_SIGN if first.measure.higher_is_better else DOWN_SIGN
     title = f"{_TITLE}: {first.measure.title}{arrow} (%)"
@@ -90,9 +96,10 @@ def _metric(averages: ComparedAverages, metric: str, shown: Sequence[Average]) -
         group = f"{average.group}-OOD"
         headings += [
             Heading("published", "paper", group=group),
-            Heading(f"{SPREAD_SIGN} published", SPREAD_SIGN, importance=6, group=group),
+            # Columns of the same title are shown together, or left out together.
+            Heading(_SPREAD, SPREAD_SIGN, importance=6, group=group),
             Heading("measured", "here", group=group),
-            Heading(f"{SPREAD_SIGN} measured", SPREAD_SIGN, importance=6, group=group),
+            Heading(_SPREAD, SPREAD_SIGN, importance=6, group=group),
             Heading(f"{LEVEL:.0%} interval", f"{LEVEL:.0%} interval", importance=5, group=group),
             Heading("difference", "diff.", group=group),
         ]
@@ -146,7 +153,7 @@ def _accuracies(averages: ComparedAverages) -> Table:
         Heading("Published with", "Published with", text=True, importance=7),
         Heading("published", "paper"),
         Heading("measured", "here"),
-        Heading(f"{SPREAD_SIGN} measured", SPREAD_SIGN, importance=6),
+        Heading(_SPREAD, SPREAD_SIGN, importance=6),
         Heading("difference", "diff."),
     )
     rows = []
@@ -263,11 +270,11 @@ def average_notes(found: Sequence[ComparedAverages]) -> Iterator[str]:
         return
     yield (
         f"{_TITLE}: the mean of a group is the plain mean over its OOD sets. There "
-        f"{SPREAD_SIGN} is the population standard deviation of this mean over checkpoints (seeds). "
+        f"{SPREAD_SIGN} is the population standard deviation of this mean over checkpoints. "
         "Difference: measured minus published. A cell without a value is empty."
     )
     yield (
-        f"{COVERED_SIGN} after a difference: the {LEVEL:.0%} interval of the measured mean contains "
+        f"{COVERED_SIGN} after a difference: the {LEVEL:.0%} interval of the measured mean has "
         "a value that rounds to the published one. With one checkpoint, the interval covers the "
         "sampling of the test images; with three or more, also the variation between checkpoints; "
         "with two, there is none and both values are shown. The uncertainty of the published value "

@@ -21,7 +21,7 @@ from oodbench.report.tables.averages_layout import agreements as average_agreeme
 from oodbench.report.tables.averages_layout import (
     average_notes,
     average_tables,
-    metric_tables,
+    first_table,
 )
 from oodbench.report.tables.compared_cells import (
     COVERED_SIGN,
@@ -41,8 +41,7 @@ _OOD = Heading("OOD", "OOD", text=True)
 def overview(comparison: PublishedComparisonData) -> Document:
     """The report for a terminal: progress, the main tables, how well the values agree."""
     chosen = [table for table in comparison.tables if table.overview]
-    # One table for each benchmark: its first metric.
-    return _document(comparison, chosen, lambda each: metric_tables(each)[:1])
+    return _document(comparison, chosen, first_table)
 
 
 def full(comparison: PublishedComparisonData) -> Document:

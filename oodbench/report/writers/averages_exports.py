@@ -5,8 +5,6 @@ All values are fractions in [0, 1]. Published values have the printed digits.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +15,7 @@ from oodbench.report.published.averages import (
     population_spread,
 )
 from oodbench.report.seed_means import LEVEL
+from oodbench.report.writers.csv_text import csv_text
 from oodbench.report.writers.json_text import json_text
 
 JSON_SCHEMA_VERSION = 1
@@ -52,6 +51,17 @@ CSV_FIELDS = (
     "remark",
 )
 """Columns of the CSV file. Spreads are population standard deviations over checkpoints."""
+
+BESIDE_FIELDS = (
+    "published",
+    "published_spread",
+    "published_tuning",
+    "difference",
+    "covered",
+    "origin",
+    "contested",
+)
+"""Columns beside those of a leaderboard."""
 
 
 def to_csv(averages: ComparedAverages) -> str:
@@ -134,14 +144,29 @@ def lines(averages: ComparedAverages) -> Iterator[dict[str, Any]]:
             }
 
 
-def csv_text(fields: Iterable[str], found: Iterable[Mapping[str, Any]]) -> str:
-    """Lines of a CSV file below a heading; numbers have at most six decimals."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(fields), restval="", lineterminator="\n")
-    writer.writeheader()
+def with_published(
+    found: Iterable[Mapping[str, Any]], averages: ComparedAverages
+) -> Iterator[dict[str, Any]]:
+    """Lines of a leaderboard with the published values beside the measured ones.
+
+    Args:
+        found: lines with `method`, `metric`, `column_kind`, `column` and, on a board of several
+            runs, `run`.
+        averages: the comparison.
+    """
+    shown = {each.measure.name for each in averages.averages if each.overview}
+    by_place = {
+        (line["method"], line["run"], line["metric"], line["group"]): line
+        for line in lines(averages)
+        if line["measure"] in shown and line["published"] is not None
+    }
     for line in found:
-        writer.writerow({key: _plain(value) for key, value in line.items()})
-    return file.getvalue()
+        group = line.get("column") if line.get("column_kind") == "group" else None
+        beside = {}
+        if line.get("column_kind") in ("group", "id"):
+            place = line["method"], line.get("run", ""), line["metric"], group
+            beside = by_place.get(place, {})
+        yield {**line, **{name: beside.get(name) for name in BESIDE_FIELDS}}
 
 
 def _names(row: AverageRow) -> dict[str, str]:
@@ -161,9 +186,3 @@ def _names(row: AverageRow) -> dict[str, str]:
 def _without_benchmark(line: dict[str, Any]) -> dict[str, Any]:
     named = {"benchmark", "benchmark_version", "publication", "published_benchmark"}
     return {key: value for key, value in line.items() if key not in named}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return round(value, 6) if isinstance(value, float) else value

@@ -5,8 +5,6 @@ Values have the units of the records: fractions in [0, 1], milliseconds, seconds
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from oodbench.report.leaderboard import (
 from oodbench.report.seed_means import LEVEL, Estimate
 from oodbench.report.tables.values import parameters_text
 from oodbench.report.writers import averages_exports
+from oodbench.report.writers.csv_text import csv_text
 from oodbench.report.writers.json_text import json_text
 from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS
 
@@ -184,16 +183,15 @@ def to_csv(leaderboard: LeaderboardData) -> str:
 
     Each line repeats the identity and the costs of its method. Methods and seeds that were skipped
     or failed have their own line without values, with `status`, `reason` and, in `seeds`, the
-    number of these seeds. Numbers have at most six decimals; the JSON file has all digits.
+    number of these seeds. Published averages are beside the measured ones. Numbers have at most six
+    decimals; the JSON file has all digits.
     """
-    file = io.StringIO()
     fields = (*CSV_FIELDS, "run") if leaderboard.runs else CSV_FIELDS
-    writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
-    writer.writeheader()
-    for line in _csv_lines(leaderboard):
-        line["benchmark"] = leaderboard.benchmark
-        writer.writerow({key: _plain(value) for key, value in line.items()})
-    return file.getvalue()
+    lines = _csv_lines(leaderboard)
+    if leaderboard.published is not None:
+        fields = (*fields, *averages_exports.BESIDE_FIELDS)
+        lines = averages_exports.with_published(lines, leaderboard.published)
+    return csv_text(fields, ({**line, "benchmark": leaderboard.benchmark} for line in lines))
 
 
 def to_pandas(leaderboard: LeaderboardData, *, wide: bool = False) -> pd.DataFrame:
@@ -382,15 +380,3 @@ def _csv_lines(board: LeaderboardData) -> Iterator[dict[str, Any]]:
             "reason": each.reason,
             "seeds": len(each.seeds),
         }
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A text that begins so is a formula for spreadsheets; an apostrophe before it makes it a text."""
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA) and value != "-":
-        return f"'{value}"
-    return round(value, 6) if isinstance(value, float) else value

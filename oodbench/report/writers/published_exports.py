@@ -13,6 +13,7 @@ from oodbench.report.published.agreement import Agreement, Order, agreements, or
 from oodbench.report.published.compared_tables import Place, PublishedComparisonData
 from oodbench.report.seed_means import LEVEL
 from oodbench.report.writers import averages_exports
+from oodbench.report.writers.csv_text import csv_text
 from oodbench.report.writers.json_text import json_text
 
 JSON_SCHEMA_VERSION = 1
@@ -49,7 +50,7 @@ def to_csv(comparison: PublishedComparisonData) -> str:
     if comparison.averages:
         found += [line for each in comparison.averages for line in averages_exports.lines(each)]
         fields = [*dict.fromkeys((*suite, *fields, *averages_exports.CSV_FIELDS))]
-    return averages_exports.csv_text(fields, ({**suite, **line} for line in found))
+    return csv_text(fields, ({**suite, **line} for line in found))
 
 
 def to_json(comparison: PublishedComparisonData) -> str:
