@@ -17,6 +17,7 @@ from typing import ClassVar
 from oodbench.data.readers.listed_images import is_there, place_of
 from oodbench.data.readers.published_lists import ListedImage, list_file, read_list
 from oodbench.data.store.disk import disk_errors
+from oodbench.data.store.download import OfflineError
 from oodbench.data.store.fetching import fetch
 from oodbench.data.store.locations import PLACE
 from oodbench.data.stored_images import FileStamp
@@ -59,7 +60,8 @@ def fetch_listed(spec: DatasetSpec, split: SplitName, root: Path, say: Reporter)
     except UserError as error:
         where = f"data set '{spec.name}'"
         if not error.message.startswith(where):
-            raise UserError(f"{where}, split '{split}': {error.message}", error.hint) from error
+            message = f"{where}, split '{split}': {error.message}"
+            raise type(error)(message, error.hint) from error
         raise
 
 
@@ -88,14 +90,22 @@ def is_present(spec: DatasetSpec, root: Path) -> bool:
         spec: a manifest with `lists`.
         root: the data root.
     """
+    return all(images_are_here(spec, listing, root) for listing in spec.lists.values())
+
+
+def images_are_here(spec: DatasetSpec, listing: ListSpec, root: Path) -> bool:
+    """Whether a list and its images seem to be in the data root, from a quick look.
+
+    Args:
+        spec: a manifest with `lists`.
+        listing: one of its lists.
+        root: the data root.
+    """
     try:
-        return all(
-            list_file(listing, root) is not None
-            and any(is_there(place, read_list(spec, listing, root), root) for place in spec.places)
-            for listing in spec.lists.values()
-        )
-    except UserError:  # a list that cannot be used
+        entries = read_list(spec, listing, root)
+    except UserError:  # it is not there, or cannot be used
         return False
+    return any(is_there(place, entries, root) for place in spec.places)
 
 
 def _fetch_list(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter) -> None:
@@ -107,18 +117,27 @@ def _fetch_list(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter)
         return
     except UserError as error:
         first = error
-    problem = first.message
+    reasons = [first]
     if spec.list_archive is not None:
         try:
             _from_archive(spec, spec.list_archive, listing, root, say)
             return
         except UserError as error:
-            problem = f"{problem} {error.message}"
-    raise UserError(
-        f"{problem.removesuffix('.')}.",
+            reasons.append(error)
+    raise _unreachable(
+        reasons,
+        "its list cannot be fetched",
         f"Put OpenOOD's folder '{listing.path.partition('/')[0]}' into {root}, or connect this "
         "machine to the internet.",
     ) from first
+
+
+def _unreachable(reasons: Sequence[UserError], what: str, hint: str) -> UserError:
+    """The error of files that no source has; of one kind if no server can be reached."""
+    offline = bool(reasons) and all(isinstance(each, OfflineError) for each in reasons)
+    texts = [each.message for each in reasons] or ["no address is known."]
+    kind = OfflineError if offline else UserError
+    return kind(f"{what}: {' '.join(texts[:1] if offline else texts)}", hint)
 
 
 def _from_archive(
@@ -150,21 +169,21 @@ def _fetch_images(
 ) -> None:
     """Unpack archives that are there, else download those of the first place that can be."""
     fetched = [place for place in spec.places if place.files]
-    failures = []
+    failures: list[UserError] = []
     for place in sorted(fetched, key=lambda place: not _is_here(place, root)):  # stable
         if not _is_here(place, root) and not all(file.urls for file in place.files):
             continue
         try:
             _verify(spec, place, root, say)
         except UserError as error:
-            failures.append(error.message)
+            failures.append(error)
             continue
         if place_of(spec, entries[:_FIRST], root)[0] is not None:
             return
-        failures.append(f"{place.files[0].name} has none of the images")
-    raise UserError(
-        f"the images of its list are not in {root}, and cannot be fetched: "
-        f"{' '.join(failures) or 'no address of them is known.'}",
+        failures.append(UserError(f"{place.files[0].name} has none of the images."))
+    raise _unreachable(
+        failures,
+        f"the images of its list are not in {root}, and cannot be fetched",
         f"Put one of these into {root}: {listed(_choices(spec), 20)}.",
     )
 

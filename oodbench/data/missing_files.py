@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from oodbench.data.listed_files import is_present
+from oodbench.data.readers.listed_images import class_folder
+from oodbench.data.readers.published_lists import list_file
 from oodbench.data.store.availability import dataset_state
 from oodbench.data.store.checkpoint_files import (
     CheckpointFiles,
@@ -87,11 +90,42 @@ def owner_of(needed: DatasetSpec | CheckpointSpec | Weights) -> str:
 
 def _of_dataset(spec: DatasetSpec, root: Path) -> list[MissingFile]:
     owner = owner_of(spec)
+    if spec.lists:
+        return _of_lists(spec, owner, root)
     state = dataset_state(spec, root).state
     if state == "missing":
         folder = dataset_folder(spec, root)
         return [MissingFile(folder, (owner,), what=f"the folder of {spec.title}")]
     return _of_files(spec, owner, root) if state == "not fetched" else []
+
+
+def _of_lists(spec: DatasetSpec, owner: str, root: Path) -> list[MissingFile]:
+    """Lists, the files of the first place that has addresses, and folders of the user's."""
+    folders = spec.class_folders.values()
+    lists = [*spec.lists.values(), *(each.classes for each in folders if each.classes is not None)]
+    missing = [
+        _missing(root / listing.path, listing.text_file, owner)
+        for listing in lists
+        if list_file(listing, root) is None
+    ]
+    if not is_present(spec, root):
+        place = next((each for each in spec.places if any(f.urls for f in each.files)), None)
+        if place is None:
+            what = f"the images of {spec.title}"
+            missing.append(MissingFile(root / spec.places[0].folder, (owner,), what=what))
+        else:
+            at = root / place.folder
+            missing += [_missing(at / file.name, file, owner) for file in place.files]
+    missing += [
+        MissingFile(
+            root / each.folders[0],
+            (owner,),
+            what=f"the training images of {spec.title}, one sub-folder per class",
+        )
+        for each in folders
+        if class_folder(each, root) is None
+    ]
+    return missing
 
 
 def _of_checkpoint(spec: CheckpointSpec, benchmark: Path | None, root: Path) -> list[MissingFile]:
@@ -120,17 +154,15 @@ def _of_weights(weights: Weights, root: Path) -> MissingFile:
 def _of_files(spec: StoredFiles, owner: str, root: Path) -> list[MissingFile]:
     folder = dataset_folder(spec, root)
     return [
-        MissingFile(
-            folder / file.name,
-            (owner,),
-            file.urls,
-            file.size,
-            _checksum(file),
-            "" if file.urls else "a file",
-        )
+        _missing(folder / file.name, file, owner)
         for file in spec.files
         if not any(_plausible(at / file.name, file) for at in (folder, root))
     ]
+
+
+def _missing(target: Path, file: FileSpec, owner: str) -> MissingFile:
+    what = "" if file.urls else "a file"
+    return MissingFile(target, (owner,), file.urls, file.size, _checksum(file), what)
 
 
 def _plausible(path: Path, file: FileSpec) -> bool:

@@ -104,12 +104,14 @@ class ListSpec(Spec):
     urls: Several[Address] = ()
     sha256: Sha256
     """Checksum of the text with CRLF turned into LF."""
+    size: PositiveInt | None = None
+    """Size of this text in bytes, if known."""
 
     @property
     def text_file(self) -> FileSpec:
         """The file to download."""
         name = PurePosixPath(self.path).name
-        return FileSpec(name=name, urls=self.urls, sha256=self.sha256, text=True)
+        return FileSpec(name=name, urls=self.urls, sha256=self.sha256, size=self.size, text=True)
 
 
 class PlaceSpec(Spec):

@@ -73,13 +73,12 @@ def write_openood(
         spec = Catalog().dataset(name)
         values = spec.model_dump(mode="json")
         for split, listing in values["lists"].items():
-            listing["sha256"] = writer.write_list(name, split, listing["path"])
+            writer.write_list(name, split, listing)
         for split, folders in values["class_folders"].items():
             writer.write_training(folders["folders"][0], counts[split])
             folders["at_most"] = False
             if folders["classes"] is not None:
-                path = folders["classes"]["path"]
-                folders["classes"]["sha256"] = writer.write_list("openood-imagenet-r", "test", path)
+                writer.write_list("openood-imagenet-r", "test", folders["classes"])
         values["splits"] = {split: counts[split] for split in spec.splits}
         values["num_classes"] = CLASSES if spec.num_classes else None
         for place in values["places"]:
@@ -98,8 +97,8 @@ class _Writer:
         if torchvision:
             self._write_torchvision()
 
-    def write_list(self, name: str, split: str, path: str) -> str:
-        """Write a list and its images; the list's SHA-256."""
+    def write_list(self, name: str, split: str, listing: dict[str, Any]) -> None:
+        """Write a list and its images, and give its entry in the manifest the new checksum."""
         spec = Catalog().dataset(name)
         source = name.removeprefix("openood-").removesuffix("-ood")
         kind = next(key for key in sorted(_PATHS, key=len, reverse=True) if source.startswith(key))
@@ -118,9 +117,10 @@ class _Writer:
                 top = "images_largescale" if large and kind != "texture" else "images_classic"
                 self._write_image(f"{top}/{inner}", images[index], spec.shape, spec.resize)
         content = "".join(lines).encode()
-        (self._root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self._root / path).write_bytes(content)
-        return sha256(content).hexdigest()
+        path = self._root / listing["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        listing |= {"sha256": sha256(content).hexdigest(), "size": len(content)}
 
     def write_training(self, folder: str, count: int) -> None:
         """Write the training images of ImageNet, one folder per class."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from oodbench.data.image_decoder import SUFFIXES
 from oodbench.errors import UserError
+
+_HEADER = 30
+"""Bytes of a member's header in a zip file, before its name; the last four are two lengths."""
 
 _JUNK = ("__MACOSX/",)
 """Folders that an operating system adds to zip files."""
@@ -44,24 +47,39 @@ class TarContents:
         return content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ZipContents:
-    """Reads members of a zip file.
+    """Reads members of a zip file, by their position: processes and threads share no open file.
 
     Attributes:
         path: the file.
-        members: name of each member.
+        spans: shape [N, 4], int64: position of each member's header, size of its compressed data,
+            compression method (0: none, 8: deflate), CRC-32.
     """
 
     path: Path
-    members: Sequence[str]
+    spans: NDArray[np.int64]
 
     def __call__(self, index: int) -> bytes:
         """The bytes of a member; OSError if they cannot be read."""
-        try:
-            return _opened(self.path, os.getpid()).read(self.members[index])
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
-            raise OSError(f"{self.path}: {e}") from e
+        start, size, method, checksum = self.spans[index].tolist()
+        with self.path.open("rb") as file:
+            file.seek(start)
+            header = file.read(_HEADER)
+            if len(header) == _HEADER:
+                name, extra = struct.unpack("<HH", header[-4:])
+                file.seek(name + extra, os.SEEK_CUR)
+            content = file.read(size)
+        if method == zipfile.ZIP_DEFLATED:
+            try:
+                content = zlib.decompress(content, -zlib.MAX_WBITS)
+            except zlib.error as error:
+                raise OSError(f"{self.path}: {error}") from error
+        elif method != zipfile.ZIP_STORED:
+            raise OSError(f"{self.path}: its compression method {method} is not known")
+        if zlib.crc32(content) != checksum:
+            raise OSError(f"{self.path}: its CRC-32 is wrong")
+        return content
 
 
 class Members:
@@ -76,33 +94,40 @@ class Members:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._spans: dict[str, tuple[int, ...]] = {}
         try:
             if path.suffix == ".tar":
                 with tarfile.open(path, "r:") as file:
-                    self._spans = {
-                        each.name.removeprefix("./"): (each.offset_data, each.size)
-                        for each in file
-                        if each.isreg()
-                    }
-                found = list(self._spans)
+                    for each in file:
+                        if each.isreg():
+                            name = each.name.removeprefix("./")
+                            self._spans[name] = each.offset_data, each.size
             else:
-                found = [each.filename for each in _opened(path, os.getpid()).infolist()]
+                with zipfile.ZipFile(path) as archive:
+                    self._spans = {
+                        each.filename: (
+                            each.header_offset,
+                            each.compress_size,
+                            each.compress_type,
+                            each.CRC,
+                        )
+                        for each in archive.infolist()
+                    }
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
         except (zipfile.BadZipFile, tarfile.TarError, ValueError, EOFError) as error:
             raise UserError(
                 f"cannot read {path}: {error}.", "It is damaged: remove it to fetch it again."
             ) from error
-        self.names = [name for name in found if _is_image(name)]
+        self.names = [name for name in self._spans if _is_image(name)]
         """Paths of the images, parts joined by "/"."""
 
     def contents(self, names: Sequence[str]) -> TarContents | ZipContents:
         """Reads some of the images, in the given order."""
+        spans = np.array([self._spans[name] for name in names], dtype=np.int64)
         if self._path.suffix == ".tar":
-            spans = [self._spans[name] for name in names]
-            return TarContents(self._path, np.array(spans, dtype=np.int64).reshape(-1, 2))
-        return ZipContents(self._path, list(names))
+            return TarContents(self._path, spans.reshape(-1, 2))
+        return ZipContents(self._path, spans.reshape(-1, 4))
 
 
 def _is_image(name: str) -> bool:
@@ -112,10 +137,3 @@ def _is_image(name: str) -> bool:
         and not stem.startswith(".")
         and not name.startswith(_JUNK)
     )
-
-
-@lru_cache(maxsize=4)
-def _opened(path: Path, process: int) -> zipfile.ZipFile:
-    """A zip file, opened once in each process: a forked one must not share the file's position."""
-    del process
-    return zipfile.ZipFile(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import pickle
 import tarfile
 import zipfile
@@ -193,6 +194,8 @@ def test_archives_are_read_as_they_are(tmp_path: Path, top: str, suffix: str, ma
     source = open_split(spec, "test", tmp_path)
     copy = pickle.loads(pickle.dumps(source.content))
     assert [copy(index) for index in range(3)] == [png(2), png(1), png(0)]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(source.content, range(3)) == [png(2), png(1), png(0)]
     assert source.files == [spec.lists["test"].path, f"own/{archive.name}"]
 
 
@@ -304,6 +307,21 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
         error = error_of(small(tmp_path, PATHS, places=[place]), tmp_path)
         assert f"cannot read {archive}: " in error.message
         assert "damaged" in error.hint
+
+
+@pytest.mark.parametrize("name", ["toy.zip", "toy.tar"])
+def test_a_damaged_image_in_an_archive(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "own" / name
+    if name == "toy.zip":
+        zipped(archive, [f"val/{inner}" for inner in INNER])
+    else:
+        tarred(archive, [f"val/{inner}" for inner in INNER])
+    content = bytearray(archive.read_bytes())
+    content[80 if name == "toy.zip" else 540] ^= 255
+    archive.write_bytes(content)
+    place = {"folder": "own", "path": name, "match": "tail", "files": [about(archive)]}
+    error = error_of(small(tmp_path, PATHS, places=[place]), tmp_path)
+    assert f"image {name}: val/a/x_0.png cannot be " in error.message
 
 
 def test_arrays_that_do_not_fit_the_list(arrays: Path) -> None:
