@@ -16,10 +16,10 @@ from PIL import Image
 
 from oodbench.data import load_split
 from oodbench.data.listed_files import is_present
+from oodbench.data.missing_files import NeededFiles
 from oodbench.data.store import download as download_module
 from oodbench.data.store.availability import dataset_state
 from oodbench.data.store.download import OfflineError
-from oodbench.data.store.missing_files import NeededFiles
 from oodbench.data.store.verification import verify
 from oodbench.errors import UserError
 from oodbench.progress import Silent
