@@ -78,7 +78,10 @@ def run(
     overrides = Overrides.read(tune, limit, epochs)
     if dry_run:
         argument_checks.device_name(device)
-        for part in _planned(catalog, benchmark, seeds, _names(methods), overrides, output.width):
+        parts = _planned(
+            catalog, benchmark, seeds, _names(methods), overrides, data_root, output.width
+        )
+        for part in parts:
             output.print(part)
         return
     options: dict[str, Any] = {
@@ -193,6 +196,7 @@ def _planned(
     seeds: int | None,
     methods: list[str] | None,
     overrides: Overrides,
+    data_root: Path | None,
     width: int,
 ) -> list[RenderableType]:
     """What a run of a benchmark or of a suite would do."""
@@ -206,11 +210,12 @@ def _planned(
             catalog, benchmark, statuses, seeds=seeds, methods=methods, overrides=overrides
         )
         api.check_parameters(plan, catalog)
-        return plan_view.renderables(plan, width)
+        return plan_view.renderables(api.with_images_here(plan, data_root), width)
     suite = load_suite(catalog, benchmark).changed(overrides)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
     for member in plans.values():
         api.check_parameters(member, catalog)
+    plans = {name: api.with_images_here(plan, data_root) for name, plan in plans.items()}
     return plan_view.suite_renderables(suite, plans, width)
 
 

@@ -108,7 +108,12 @@ def _data(plan: Plan) -> Table:
     renamed = any(each.dataset != each.manifest for each in splits)
     columns = ("role", "data set", *(("manifest",) if renamed else ()), "images")
     rows = [
-        (each.role, each.dataset, *((each.manifest,) if renamed else ()), f"{each.images:,}")
+        (
+            each.role,
+            each.dataset,
+            *((each.manifest,) if renamed else ()),
+            f"{'up to ' if each.at_most else ''}{'not here' if each.absent else f'{each.images:,}'}",
+        )
         for each in splits
     ]
     return _table("Data", columns, rows)
@@ -201,7 +206,11 @@ def _forwards(planned: Pass) -> str:
 
 
 def _skips(plan: Plan) -> Table:
-    rows = [(skip.method, skip.reason) for skip in plan.skips]
+    """One row for each reason."""
+    methods: dict[str, list[str]] = {}
+    for skip in plan.skips:
+        methods.setdefault(skip.reason, []).append(skip.method)
+    rows = [(", ".join(names), reason) for reason, names in methods.items()]
     return _table("Skipped", ("method", "reason"), rows)
 
 

@@ -82,6 +82,8 @@ class Plan:
         skips: the methods that cannot run.
         reference: the method that times are divided by; None if there is none.
         published: the published averages that the results are compared with; None without any.
+        absent: splits of the ID set that are not on this machine, and that no method uses -> number
+            of their images.
     """
 
     benchmark: BenchmarkSpec
@@ -91,6 +93,7 @@ class Plan:
     skips: tuple[Skip, ...]
     reference: Method | None
     published: PublishedSpec | None = None
+    absent: Mapping[SplitName, int] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ class PlannedSplit:
         manifest: name of its manifest.
         split: the split.
         images: number of images that the benchmark uses.
+        at_most: whether the number is an upper bound: the exact one is not published.
+        absent: whether it is not on this machine, and no method uses it.
     """
 
     role: str
@@ -26,6 +28,8 @@ class PlannedSplit:
     manifest: str
     split: SplitName
     images: int
+    at_most: bool = False
+    absent: bool = False
 
 
 def planned_splits(plan: Plan) -> tuple[PlannedSplit, ...]:
@@ -38,8 +42,13 @@ def _splits(plan: Plan) -> Iterator[PlannedSplit]:
 
     def split(role: str, dataset: str, name: SplitName) -> PlannedSplit:
         spec = plan.datasets[dataset]
-        return PlannedSplit(role, dataset, spec.name, name, benchmark.images_of(spec, name))
+        images = benchmark.images_of(spec, name)
+        at_most = name in spec.class_folders and spec.class_folders[name].at_most
+        return PlannedSplit(role, dataset, spec.name, name, images, at_most)
 
+    manifest = plan.datasets[benchmark.id].name
+    for name, images in plan.absent.items():
+        yield PlannedSplit(f"ID {name}", benchmark.id, manifest, name, images, absent=True)
     for name in plan.datasets[benchmark.id].splits:
         yield split(f"ID {name}", benchmark.id, name)
     for dataset in benchmark.csid:

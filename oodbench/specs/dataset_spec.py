@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
@@ -209,6 +210,15 @@ class DatasetSpec(Spec):
         """The files that can be downloaded, of all places."""
         files = [*self.files, *(file for place in self.places for file in place.files)]
         return tuple(file for file in files if file.urls)
+
+    def without(self, absent: Collection[SplitName]) -> DatasetSpec:
+        """A copy without some splits."""
+        kept = {
+            field: {split: value for split, value in mapping.items() if split not in absent}
+            for field in ("splits", "paths", "lists", "class_folders", "split_from", "sha256")
+            if (mapping := getattr(self, field))
+        }
+        return self.model_copy(update=kept)
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:
