@@ -109,10 +109,10 @@ def _data(plan: Plan) -> Table:
     columns = ("role", "data set", *(("manifest",) if renamed else ()), "images")
     rows = [
         (
-            each.role,
+            f"{each.role} (not here)" if each.absent else each.role,
             each.dataset,
             *((each.manifest,) if renamed else ()),
-            f"{'up to ' if each.at_most else ''}{'not here' if each.absent else f'{each.images:,}'}",
+            f"{'up to ' if each.at_most else ''}{each.images:,}",
         )
         for each in splits
     ]
