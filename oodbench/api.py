@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from oodbench import argument_checks
 from oodbench.errors import InterruptedRun, UserError
-from oodbench.planning.absent_splits import without_absent
+from oodbench.planning.absent_splits import with_images_here
 from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import Method, Plan
 from oodbench.planning.planner import make_plan, parameters_error
@@ -298,20 +298,6 @@ def plan_run(
     """
     spec = (overrides or Overrides()).of(catalog.benchmark(str(benchmark)))
     return make_plan(spec, catalog, statuses, seeds=seeds, methods=methods, refusal=refusal)
-
-
-def with_images_here(plan: Plan, data_root: str | Path | None) -> Plan:
-    """The plan without the splits of the ID set that only the user can provide, if they are absent.
-
-    Args:
-        plan: the plan.
-        data_root: folder of the data sets; None: the default.
-    """
-    from oodbench.data.readers.listed_images import class_folder
-    from oodbench.data.store.locations import root_folder
-
-    root = root_folder(data_root)
-    return without_absent(plan, lambda folders: class_folder(folders, root) is not None)
 
 
 def check_parameters(plan: Plan, catalog: Catalog) -> None:

@@ -202,6 +202,7 @@ def _planned(
     """What a run of a benchmark or of a suite would do."""
     from oodbench import api
     from oodbench.cli import plan_display as plan_view
+    from oodbench.planning.absent_splits import with_images_here
     from oodbench.planning.suite_plan import load_suite, plan_suite
 
     statuses = catalog.checked_detectors()
@@ -210,12 +211,12 @@ def _planned(
             catalog, benchmark, statuses, seeds=seeds, methods=methods, overrides=overrides
         )
         api.check_parameters(plan, catalog)
-        return plan_view.renderables(api.with_images_here(plan, data_root), width)
+        return plan_view.renderables(with_images_here(plan, data_root), width)
     suite = load_suite(catalog, benchmark).changed(overrides)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
     for member in plans.values():
         api.check_parameters(member, catalog)
-    plans = {name: api.with_images_here(plan, data_root) for name, plan in plans.items()}
+    plans = {name: with_images_here(plan, data_root) for name, plan in plans.items()}
     return plan_view.suite_renderables(suite, plans, width)
 
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+from oodbench.data.readers.listed_images import class_folder
+from oodbench.data.store.locations import root_folder
 from oodbench.planning.plan import FITTED_ON, Method, Plan, Skip
 from oodbench.specs import ClassFoldersSpec, SplitName
 
 
-def without_absent(plan: Plan, is_there: Callable[[ClassFoldersSpec], bool]) -> Plan:
-    """The plan without the splits of the ID set that are a folder of the user's and not there.
+def with_images_here(plan: Plan, data_root: str | Path | None) -> Plan:
+    """The plan without the splits of the ID set that only the user can provide and that are absent.
 
     Methods that are fitted on them are skipped. A plan that trains a network on them stays as it
     is: reading them is an error then.
 
     Args:
         plan: the plan.
-        is_there: whether a folder of such a split is on this machine.
+        data_root: folder of the data sets; None: the default.
     """
-    benchmark = plan.benchmark
+    benchmark, root = plan.benchmark, root_folder(data_root)
     spec = plan.datasets[benchmark.id]
     absent: dict[SplitName, ClassFoldersSpec] = {
-        split: folders for split, folders in spec.class_folders.items() if not is_there(folders)
+        split: folders
+        for split, folders in spec.class_folders.items()
+        if class_folder(folders, root) is None
     }
     trains = any(benchmark.models[model].training is not None for model in plan.models)
     if not absent or (trains and "train" in absent):
