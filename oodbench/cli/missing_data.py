@@ -33,7 +33,7 @@ def incomplete(
     """
     from oodbench.data.store.download import OfflineError
 
-    missing = needed.missing(root)
+    missing = needed.missing(root, by_hand=True)
     for error in failures:
         say(f"error: {error.message}")
         if not missing:
@@ -80,6 +80,9 @@ def instructions(missing: Sequence[MissingFile], names: Sequence[str], root: Pat
         about = file.what or f"{size}, {file.checksum or 'no published checksum'}"
         lines = [f"{file.target.name}  ({about})"]
         lines += [f"  {'or' if index else 'from':5} {url}" for index, url in enumerate(file.urls)]
-        lines += [f"  to    {file.target}", f"  for   {listed(file.owners, most=8)}"]
+        lines += [f"  to    {file.target}"]
+        others = [each for each in file.instead if root / each != file.target]
+        lines += [f"  else  {' or '.join(others)}  in {root}"] if others else []
+        lines += [f"  for   {listed(file.owners, most=8)}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -19,7 +19,7 @@ from oodbench.data.readers.published_lists import ListedImage, list_file, read_l
 from oodbench.data.store.disk import disk_errors
 from oodbench.data.store.download import OfflineError
 from oodbench.data.store.fetching import fetch
-from oodbench.data.store.locations import PLACE
+from oodbench.data.store.locations import PLACE, StoredFiles
 from oodbench.data.stored_images import FileStamp
 from oodbench.errors import UserError, listed
 from oodbench.files import write_atomic
@@ -108,6 +108,37 @@ def images_are_here(spec: DatasetSpec, listing: ListSpec, root: Path) -> bool:
     return any(is_there(place, entries, root) for place in spec.places)
 
 
+def images_are_there(spec: DatasetSpec, root: Path) -> bool:
+    """Whether the images of lists seem to be in the data root, from a quick look.
+
+    Of lists that are missing themselves, the images are there if an archive with images is.
+
+    Args:
+        spec: a manifest with `lists`.
+        root: the data root.
+    """
+    known = [each for each in spec.lists.values() if list_file(each, root) is not None]
+    if known:
+        return all(images_are_here(spec, listing, root) for listing in known)
+    return any(place.files and _is_here(place, root) for place in spec.places)
+
+
+def used_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
+    """The files of the places that have the images of lists.
+
+    Args:
+        spec: a manifest with `lists`, which are in the data root.
+        root: the data root.
+    """
+    used: dict[str, StoredFiles] = {}
+    for listing in spec.lists.values():
+        if list_file(listing, root) is not None:
+            place, _ = place_of(spec, read_list(spec, listing, root)[:_FIRST], root)
+            if place is not None and place.files:
+                used[place.folder] = _Files(spec.name, place.folder, place.files)
+    return list(used.values())
+
+
 def _fetch_list(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter) -> None:
     if list_file(listing, root) is not None:
         return
@@ -184,19 +215,19 @@ def _fetch_images(
     raise _unreachable(
         failures,
         f"the images of its list are not in {root}, and cannot be fetched",
-        f"Put one of these into {root}: {listed(_choices(spec), 20)}.",
+        f"Put one of these into {root}: {listed(choices(spec), 20)}.",
     )
 
 
-def _choices(spec: DatasetSpec) -> list[str]:
-    """What a user can put into the data root."""
+def choices(spec: DatasetSpec) -> tuple[str, ...]:
+    """What a user can put into the data root to have the images of lists."""
     names = []
     for place in spec.places:
         if place.files:
             names += ["/".join((place.folder, "+".join(file.name for file in place.files)))]
         else:
             names.append(place.folder if place.path is None else f"{place.folder}/{place.path}")
-    return list(dict.fromkeys(names))
+    return tuple(dict.fromkeys(names))
 
 
 def _is_here(place: PlaceSpec, root: Path) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from oodbench.data.listed_files import is_present
+from oodbench.data.listed_files import choices, images_are_there
 from oodbench.data.readers.listed_images import class_folder
 from oodbench.data.readers.published_lists import list_file
 from oodbench.data.store.availability import dataset_state
@@ -31,6 +31,7 @@ class MissingFile:
         size: size in bytes; None if unknown.
         checksum: "sha256 ..." or "md5 ..."; empty if none is published.
         what: what a folder or a file without address is; empty for files with addresses.
+        instead: what else would do, as paths in the data root.
     """
 
     target: Path
@@ -39,6 +40,7 @@ class MissingFile:
     size: int | None = None
     checksum: str = ""
     what: str = ""
+    instead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,18 @@ class NeededFiles:
             tuple(dict.fromkeys(self.weights + other.weights)),
         )
 
-    def missing(self, root: Path) -> list[MissingFile]:
+    def missing(self, root: Path, *, by_hand: bool = False) -> list[MissingFile]:
         """Everything that is not in the data root, from a quick look: files are not read.
 
         A file that several data sets or checkpoints need is named once, with all of them.
+
+        Args:
+            root: the data root.
+            by_hand: the user downloads the files: an archive of all lists in place of each list.
         """
         found: list[MissingFile] = []
         for spec in self.datasets:
-            found += _of_dataset(spec, root)
+            found += _of_dataset(spec, root, by_hand=by_hand)
         for checkpoint, benchmark in self.checkpoints:
             found += _of_checkpoint(checkpoint, benchmark, root)
         for weights in self.weights:
@@ -88,10 +94,11 @@ def owner_of(needed: DatasetSpec | CheckpointSpec | Weights) -> str:
     return f"network '{needed.network}'"
 
 
-def _of_dataset(spec: DatasetSpec, root: Path) -> list[MissingFile]:
+def _of_dataset(spec: DatasetSpec, root: Path, *, by_hand: bool) -> list[MissingFile]:
     owner = owner_of(spec)
     if spec.lists:
-        return _of_lists(spec, owner, root)
+        lists = _lists_of(spec, owner, root, by_hand=by_hand)
+        return [*lists, *_images_of(spec, owner, root)]
     state = dataset_state(spec, root).state
     if state == "missing":
         folder = dataset_folder(spec, root)
@@ -99,33 +106,37 @@ def _of_dataset(spec: DatasetSpec, root: Path) -> list[MissingFile]:
     return _of_files(spec, owner, root) if state == "not fetched" else []
 
 
-def _of_lists(spec: DatasetSpec, owner: str, root: Path) -> list[MissingFile]:
-    """Lists, the files of the first place that has addresses, and folders of the user's."""
-    folders = spec.class_folders.values()
-    lists = [*spec.lists.values(), *(each.classes for each in folders if each.classes is not None)]
-    missing = [
-        _missing(root / listing.path, listing.text_file, owner)
-        for listing in lists
-        if list_file(listing, root) is None
-    ]
-    if not is_present(spec, root):
-        place = next((each for each in spec.places if any(f.urls for f in each.files)), None)
-        if place is None:
+def _lists_of(spec: DatasetSpec, owner: str, root: Path, *, by_hand: bool) -> list[MissingFile]:
+    """The published lists that a data set lacks, unless the archive of all lists is there."""
+    archive = spec.list_archive
+    if archive is not None and _plausible(root / archive.name, archive):
+        return []
+    wanted = list(spec.lists.values())
+    wanted += [each.classes for each in spec.class_folders.values() if each.classes is not None]
+    absent = [listing for listing in wanted if list_file(listing, root) is None]
+    if by_hand and absent and archive is not None:
+        folders = dict.fromkeys(PurePosixPath(listing.path).parts[0] for listing in absent)
+        return [_missing(root / archive.name, archive, owner, tuple(folders))]
+    return [_missing(root / listing.path, listing.text_file, owner) for listing in absent]
+
+
+def _images_of(spec: DatasetSpec, owner: str, root: Path) -> list[MissingFile]:
+    """The files of the first place with addresses for all, and folders of the user's."""
+    found = []
+    if not images_are_there(spec, root):
+        places = [each for each in spec.places if all(file.urls for file in each.files)]
+        place = next((each for each in places if each.files), spec.places[0])
+        at = root / place.folder
+        found += [_missing(at / file.name, file, owner, choices(spec)) for file in place.files]
+        if not place.files:
             what = f"the images of {spec.title}"
-            missing.append(MissingFile(root / spec.places[0].folder, (owner,), what=what))
-        else:
-            at = root / place.folder
-            missing += [_missing(at / file.name, file, owner) for file in place.files]
-    missing += [
-        MissingFile(
-            root / each.folders[0],
-            (owner,),
-            what=f"the training images of {spec.title}, one sub-folder per class",
-        )
-        for each in folders
-        if class_folder(each, root) is None
-    ]
-    return missing
+            found.append(MissingFile(at, (owner,), what=what, instead=choices(spec)))
+    for split, folders in spec.class_folders.items():
+        if class_folder(folders, root) is None:
+            what = f"the {split} images of {spec.title}, one sub-folder per class"
+            target = root / folders.folders[0]
+            found.append(MissingFile(target, (owner,), what=what, instead=folders.folders[1:]))
+    return found
 
 
 def _of_checkpoint(spec: CheckpointSpec, benchmark: Path | None, root: Path) -> list[MissingFile]:
@@ -138,7 +149,9 @@ def _of_checkpoint(spec: CheckpointSpec, benchmark: Path | None, root: Path) -> 
     files = CheckpointFiles(spec)
     if content_folder(files, root) != dataset_folder(files, root) and unpacked_whole(files, root):
         return []
-    return _of_files(files, owner, root)
+    folder = PurePosixPath(spec.path or "").parts[:1]  # as OpenOOD has it
+    instead = tuple(f"results/{name}" for name in folder)
+    return [replace(file, instead=instead) for file in _of_files(files, owner, root)]
 
 
 def _of_weights(weights: Weights, root: Path) -> MissingFile:
@@ -160,9 +173,13 @@ def _of_files(spec: StoredFiles, owner: str, root: Path) -> list[MissingFile]:
     ]
 
 
-def _missing(target: Path, file: FileSpec, owner: str) -> MissingFile:
+def _missing(
+    target: Path, file: FileSpec, owner: str, instead: tuple[str, ...] = ()
+) -> MissingFile:
     what = "" if file.urls else "a file"
-    return MissingFile(target, (owner,), file.urls, file.size, _checksum(file), what)
+    return MissingFile(
+        target, (owner,), file.urls, file.size, _checksum(file), what, tuple(instead)
+    )
 
 
 def _plausible(path: Path, file: FileSpec) -> bool:
@@ -175,7 +192,8 @@ def _plausible(path: Path, file: FileSpec) -> bool:
 def _checksum(file: FileSpec) -> str:
     if not file.checksum:
         return ""
-    return f"{'md5' if file.sha256 is None else 'sha256'} {file.checksum}"
+    kind = "md5" if file.sha256 is None else "sha256"
+    return f"{kind} {file.checksum}{' with LF line ends' if file.text else ''}"
 
 
 def _merged(files: Iterable[MissingFile]) -> list[MissingFile]:
@@ -186,6 +204,7 @@ def _merged(files: Iterable[MissingFile]) -> list[MissingFile]:
         first = merged.get(key, file)
         owners = tuple(dict.fromkeys(first.owners + file.owners))
         merged[key] = MissingFile(
-            first.target, owners, first.urls, first.size, first.checksum, first.what
+            *(first.target, owners, first.urls, first.size, first.checksum, first.what),
+            tuple(dict.fromkeys(first.instead + file.instead)),
         )
     return list(merged.values())

@@ -370,7 +370,7 @@ class _Run:
         checkpoints = {"checkpoints": dict(sorted(self.checkpoints.items()))}
         return self.described.model_copy(
             update={
-                **provenance.published(self.plan, self.models, self.data_root, self.before),
+                **provenance.published(self.plan, self.models, self.data_root, self.before, status),
                 "status": status,
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "checksums": self.described.checksums.model_copy(update=checkpoints),

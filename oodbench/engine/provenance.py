@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from oodbench.data.duplicates import digests
+from oodbench.data.listed_files import used_files
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.data.store.checkpoint_files import CheckpointFiles
 from oodbench.data.store.fetching import unverified_files as stored_unverified_files
@@ -31,6 +32,7 @@ from oodbench.storage.run_description import (
     DescribedPublication,
     Environment,
     RunDescription,
+    RunStatus,
 )
 from oodbench.storage.same_work import IN_NO_FILE, Work
 from oodbench.training.distributed import device_name
@@ -146,7 +148,11 @@ def _described(method: Method) -> DescribedMethod:
 
 
 def published(
-    plan: Plan, models: ModelStore, data_root: Path | None, before: RunDescription
+    plan: Plan,
+    models: ModelStore,
+    data_root: Path | None,
+    before: RunDescription,
+    status: RunStatus,
 ) -> dict[str, Any]:
     """What `RunDescription` says about published weights and files.
 
@@ -155,10 +161,11 @@ def published(
         models: of the run, which has read the weights.
         data_root: folder of the data sets; None: the default.
         before: the description of the run that is resumed.
+        status: of the run; files are described when it has ended, as all are there then.
     """
     return {
         "published_weights": described_publications(models, before),
-        "unverified_files": unverified_files(plan, data_root),
+        "unverified_files": unverified_files(plan, data_root) if status != "running" else [],
     }
 
 
@@ -193,7 +200,9 @@ def unverified_files(plan: Plan, data_root: Path | None) -> list[DescribedFile]:
         data_root: folder of the data sets; None: the default.
     """
     root = root_folder(data_root)
-    owners: list[tuple[str, StoredFiles]] = list(plan.datasets.items())
+    owners: list[tuple[str, StoredFiles]] = []
+    for name, spec in plan.datasets.items():
+        owners += [(name, each) for each in (used_files(spec, root) if spec.lists else [spec])]
     for name, model in plan.benchmark.models.items():
         owners += [(name, CheckpointFiles(each)) for each in model.checkpoint if each.files]
     found: dict[tuple[str, str], DescribedFile] = {}

@@ -208,7 +208,10 @@ def test_a_machine_offline(
     assert "far.zip  (size unknown, no published checksum)" in listed
     all_three = ", ".join(f"checkpoint '{LAYOUT.format(seed)}'" for seed in range(3))
     assert f"{DRIVE}\n  to    " in listed
-    assert listed.endswith(f"/digits_res8.zip\n  for   {all_three}\n")
+    folder = LAYOUT.partition("/")[0]
+    assert listed.endswith(
+        f"/digits_res8.zip\n  else  results/{folder}  in {root}\n  for   {all_three}\n"
+    )
     places = [line.split()[1] for line in listed.splitlines() if line.startswith("  to ")]
     for place, content in zip(places, (near, far, weights), strict=True):
         Path(place).parent.mkdir(parents=True, exist_ok=True)
