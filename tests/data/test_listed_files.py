@@ -201,5 +201,5 @@ def test_a_folder_of_training_images_is_the_users(server: Server, tmp_path: Path
         load_split(spec, "validation", tmp_path)
     (tmp_path / "data").mkdir()
     assert [file.what for file in NeededFiles((spec,)).missing(tmp_path)][-1] == (
-        "the training images of Toy, one sub-folder per class"
+        "the validation images of Toy, one sub-folder per class"
     )

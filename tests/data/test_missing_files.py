@@ -74,7 +74,9 @@ def test_by_hand_one_archive_has_all_lists(tmp_path: Path) -> None:
 def test_lists_that_are_there(folder: Path) -> None:
     root = folder / "data"
     shutil.rmtree(root / "images_classic")
-    assert names_of(needed(folder).missing(root)) == ["svhn.zip"]
+    (file,) = needed(folder).missing(root)  # the stand-ins have no addresses
+    assert file.what == "the images of SVHN (OpenOOD v1.5)"
+    assert "openood/svhn.zip" in file.instead
     (root / "svhn.zip").write_bytes(b"zip")
     assert needed(folder).missing(root) == []
     (root / "svhn.zip").unlink()
