@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from oodbench.process import prepare_process
@@ -27,6 +28,12 @@ from oodbench.specs import ModelSpec, TrainingSpec
 from oodbench.training.loop import train
 
 pytest_plugins = ["helpers.finished_run"]
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

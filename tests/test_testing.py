@@ -775,6 +775,18 @@ def test_a_file_of_tests_of_a_user_runs(tmp_path: Path) -> None:
         assert "no CUDA" in done.stdout or "test_conformance[energy-cuda] SKIPPED" in done.stdout
 
 
+def test_objects_are_set_aside_during_the_memory_check_only() -> None:
+    gc.unfreeze()  # those that the tests have set aside
+    try:
+        with pytest.raises(CheckFailed, match=r"grew by 12.* MB"):
+            NAMED["memory"](declared(type("Copy", (Hoarding,), {})))
+        assert gc.get_freeze_count() == 0
+        NAMED["memory"](declared(Right))
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
+
+
 def test_tensors_without_data_have_no_bytes() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 

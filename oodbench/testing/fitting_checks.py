@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -150,16 +150,10 @@ def memory(subject: Subject) -> None:
     """
     outputs = subject.outputs("fit")
     passes = [_LongPass(outputs, subject.network.classes, number) for number in (1, 2)]
-    tracing = tracemalloc.is_tracing()
-    if not tracing:
-        tracemalloc.start()
-    try:
+    with _memory_counted():
         for batches in passes:
             with torch.no_grad(), suppress(_Measured):
                 subject.new().fit(batches)
-    finally:
-        if not tracing:
-            tracemalloc.stop()
     growth, images = max(batches.growth for batches in passes), _MORE * len(outputs)
     expect(
         growth <= _BYTES_PER_IMAGE * images,
@@ -168,8 +162,32 @@ def memory(subject: Subject) -> None:
     )
 
 
+@contextmanager
+def _memory_counted() -> Iterator[None]:
+    """Python's allocations are traced; objects that are alive before are set aside.
+
+    A process with torch has hundreds of thousands of objects; to look at each of them takes
+    longer than the fit.
+    """
+    tracing, freezing = tracemalloc.is_tracing(), gc.get_freeze_count() == 0
+    if not tracing:
+        tracemalloc.start()
+    if freezing:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if freezing:
+            gc.unfreeze()
+        if not tracing:
+            tracemalloc.stop()
+
+
 def live_bytes() -> int:
-    """Bytes of all live tensors, each storage once, and of all that Python allocated."""
+    """Bytes of all live tensors, each storage once, and of all that Python allocated.
+
+    Objects that the garbage collector sets aside (`gc.freeze`) are not counted.
+    """
     gc.collect()
     storages: dict[int, int] = {}
     for found in gc.get_objects():
