@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -97,6 +97,8 @@ class CostChange:
         base_forwards, head_forwards, base_backwards, head_backwards: passes per image, counted.
         base_relative, head_relative: batched time over the baseline's of the same run.
         slower: head_relative / base_relative; None where one is missing.
+        scatter: of the repetitions of these times, range over median, the largest of both runs;
+            None if it is not known.
         verdict: from the passes, which are counted and exact; times alone decide nothing.
         reason: why the two cannot be compared; else empty.
     """
@@ -109,6 +111,7 @@ class CostChange:
     base_relative: float | None = None
     head_relative: float | None = None
     slower: float | None = None
+    scatter: float | None = None
     verdict: Verdict
     reason: str = ""
 
@@ -126,6 +129,7 @@ class RunComparison:
         reason: why the two runs cannot be compared at all, such as another version of the
             benchmark; else empty.
         notes: what a reader has to know: weaker tests, other weights, changed files.
+        missing_seeds: method with values in both runs -> seeds that only the base has values of.
     """
 
     base: Side
@@ -135,6 +139,7 @@ class RunComparison:
     level: float
     reason: str = ""
     notes: tuple[str, ...] = ()
+    missing_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def of(self, verdict: Verdict) -> Sequence[Change]:
         """The changes with one verdict."""

@@ -82,6 +82,12 @@ def common_seeds(base: IndexedRun, head: IndexedRun, method: str) -> tuple[int, 
     return tuple(sorted(base.seeds(method, sets) & head.seeds(method, sets)))
 
 
+def missing_seeds(base: IndexedRun, head: IndexedRun, method: str) -> tuple[int, ...]:
+    """Seeds with values of a method in the base only, on one of `common_sets` or more."""
+    sets = common_sets(base, head, method)
+    return tuple(sorted(base.seeds(method, sets) - head.seeds(method, sets)))
+
+
 def networks(base: IndexedRun, head: IndexedRun, method: str, seeds: Sequence[int]) -> Networks:
     """Whether a method's networks have the same weights in both runs, for these seeds."""
     pairs = [(base.weights(method, seed), head.weights(method, seed)) for seed in seeds]

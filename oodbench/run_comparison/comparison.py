@@ -19,7 +19,12 @@ from oodbench.bootstrap import SharedResamples
 from oodbench.errors import UserError, counted, did_you_mean, listed, shown
 from oodbench.report.leaderboard import FPR, RANKED_BY, SHOWN
 from oodbench.run_comparison.changes import Change, RunComparison, Verdict
-from oodbench.run_comparison.comparability import different_benchmarks, pair_notes, side_notes
+from oodbench.run_comparison.comparability import (
+    different_benchmarks,
+    missing_seeds,
+    pair_notes,
+    side_notes,
+)
 from oodbench.run_comparison.cost_changes import cost_changes
 from oodbench.run_comparison.evidence import holm
 from oodbench.run_comparison.indexed_run import IndexedRun
@@ -63,6 +68,7 @@ def compare_runs(
     sides = IndexedRun(base, "base"), IndexedRun(head, "head")
     methods = tuple(dict.fromkeys([*sides[1].methods, *sides[0].methods]))
     notes = [note for side in sides for note in side_notes(side)]
+    missing: dict[str, tuple[int, ...]] = {}
     if reason := different_benchmarks(*sides):
         tested = [
             Tested(_not_comparable(*sides, name, metric, reason))
@@ -74,6 +80,7 @@ def compare_runs(
         compared = [MethodComparison(*sides, name, chosen, shared) for name in methods]
         tested = [each for method in compared for each in method.tested]
         notes += [*pair_notes(*sides), *_method_notes(sides, compared)]
+        missing = {name: seeds for name in methods if (seeds := missing_seeds(*sides, name))}
     return RunComparison(
         base=sides[0].side(),
         head=sides[1].side(),
@@ -82,6 +89,7 @@ def compare_runs(
         level=level,
         reason=reason,
         notes=tuple(notes),
+        missing_seeds=missing,
     )
 
 

@@ -87,6 +87,10 @@ def _change(
         base_relative=before,
         head_relative=after,
         slower=slower,
+        scatter=max(
+            (each.time_scatter for each in (*old, *new) if each.time_scatter is not None),
+            default=None,
+        ),
         verdict=verdict,
         reason=reason,
     )

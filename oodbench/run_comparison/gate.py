@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from oodbench.errors import UserError, did_you_mean, listed, shown
+from oodbench.report.tables.cost_tables import SCATTER_LIMIT
 from oodbench.run_comparison.changes import (
     Change,
     Finding,
@@ -36,9 +37,10 @@ class Gate(BaseModel):
         max_drop: METRIC, METRIC@METHOD or METRIC@COLUMN -> the largest drop, in percentage points;
             a column is an OOD set, a group, or "mean". A rule for a method comes before one for a
             column, and that before one for all. A metric that is better if lower drops by rising.
-        max_slower: largest relative time of a method in the head over that in the base.
-        fail_on: "worse": a verdict "worse"; "missing": a method or OOD set that only the base has
-            values of; "any": any verdict but "no difference shown".
+        max_slower: largest relative time of a method in the head over that in the base. Times whose
+            repetitions scatter by more than `SCATTER_LIMIT` fail nothing.
+        fail_on: "worse": a verdict "worse"; "missing": a method, OOD set or seed that only the base
+            has values of; "any": any verdict but "no difference shown", and missing seeds.
         allow_cost: whether the numbers of passes may change.
         strict: whether a drop that chance explains fails too.
     """
@@ -165,6 +167,7 @@ def check(comparison: RunComparison, gate: Gate) -> GateResult:
         *_slower(comparison, gate),
         *_passes(comparison, gate),
         *(each for kind in gate.fail_on for each in _verdicts(comparison, kind)),
+        *(each for kind in gate.fail_on if kind != "worse" for each in _seeds(comparison, kind)),
     ]
     found.sort(key=lambda each: _SEVERITIES.index(each.severity))
     return GateResult(tuple(found), gate.rules)
@@ -200,14 +203,20 @@ def _slower(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
             reason = each.reason or "no relative time is recorded"
             missing.setdefault(reason, []).append(each.method)
         elif each.slower > limit:
+            scatter = each.scatter or 0.0
+            decides = scatter <= SCATTER_LIMIT
+            unsteady = (
+                f" This fails nothing: repetitions of the time vary by {scatter:.0%}, more than "
+                f"{SCATTER_LIMIT:.0%}. Measure again on a quiet machine."
+            )
             yield Finding(
-                severity="failure",
+                severity="failure" if decides else "warning",
                 rule=rule,
                 method=each.method,
                 message=(
                     f"{each.method} takes {each.slower:.2f} times as long as in the base, more "
                     f"than {limit:g} ({each.base_relative:.2f} -> {each.head_relative:.2f} times "
-                    "the baseline)."
+                    f"the baseline).{'' if decides else unsteady}"
                 ),
             )
     for reason, methods in missing.items():
@@ -267,6 +276,23 @@ def _verdicts(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:
         )
     if kind != "missing":
         yield from incomparable(rule, unknown)
+
+
+def _seeds(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:
+    """That methods have fewer seeds in the head: one finding for all that lack the same ones."""
+    methods: dict[tuple[int, ...], list[str]] = {}
+    for method, seeds in comparison.missing_seeds.items():
+        methods.setdefault(seeds, []).append(method)
+    for seeds, found in methods.items():
+        one = len(found) == 1
+        number = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(seeds)}"
+        yield Finding(
+            severity="failure",
+            rule=f"fail-on {kind}",
+            method=found[0] if one else "",
+            message=f"{listed(found, 3)} {'has' if one else 'have'} no values of {number} in the "
+            "head.",
+        )
 
 
 def _what(change: Change, kind: FailOn) -> str:

@@ -32,6 +32,7 @@ class CheckResult:
         place: of a detector that raised, file and line of its code, as in "mine.py, line 12".
         line: that line.
         traceback: of a failure, for debugging.
+        like: of a failure, the name of an earlier check that failed with the same message.
     """
 
     name: str
@@ -42,6 +43,7 @@ class CheckResult:
     place: str = ""
     line: str = ""
     traceback: str = ""
+    like: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class ConformanceReport:
 
     def __str__(self) -> str:
         lines = [line for result in self.results for line in lines_of(result)]
-        return "\n".join([*lines, summary(self.results)])
+        return "\n".join([*lines, *repeated(self.results), summary(self.results)])
 
 
 class ConformanceError(AssertionError):
@@ -81,7 +83,7 @@ class ConformanceError(AssertionError):
     def __init__(self, report: ConformanceReport) -> None:
         failures = [line for result in report.failures for line in lines_of(result)]
         found = f"detector '{report.detector}': {summary(report.results)}"
-        super().__init__("\n".join([found, *failures]))
+        super().__init__("\n".join([found, *failures, *repeated(report.results)]))
         self.report = report
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -89,7 +91,12 @@ class ConformanceError(AssertionError):
 
 
 def lines_of(result: CheckResult) -> list[str]:
-    """A line for the check; for a failure also what to do, and the line of the detector's code."""
+    """A line for the check; for a failure also what to do, and the line of the detector's code.
+
+    None for a failure like an earlier one: `repeated` names them together.
+    """
+    if result.like:
+        return []
     said = result.idea
     if result.status != "passed":
         said = result.seen if result.status == "failed" else f"{result.status}: {result.seen}"
@@ -100,6 +107,19 @@ def lines_of(result: CheckResult) -> list[str]:
         if result.remedy:
             lines.append(f"{'':<25} To do: {result.remedy}")
     return lines
+
+
+def repeated(results: Iterable[CheckResult]) -> list[str]:
+    """A line for the checks that failed like an earlier one, for each of these."""
+    names: dict[str, list[str]] = {}
+    for result in results:
+        if result.like:
+            names.setdefault(result.like, []).append(result.name)
+    return [
+        f"{MARKS['failed']:<4} {counted(len(found), 'more check'):<20} as in {first}: "
+        + ", ".join(found)
+        for first, found in names.items()
+    ]
 
 
 def summary(results: Iterable[CheckResult]) -> str:

@@ -91,7 +91,8 @@ def results_of(subject: Subject) -> Iterator[CheckResult]:
         if found.status == "failed":  # what every check meets is said once
             first = seen.setdefault(found.seen, found.name)
             if first != found.name:
-                found = CheckResult(found.name, "failed", found.idea, f"as in {first}")
+                same = f"as in {first}"
+                found = CheckResult(found.name, "failed", found.idea, same, like=first)
         yield found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.commands import Done, process
+from helpers.commands import Done, captured
 from helpers.tiny_content import content, with_suite
 
 
@@ -35,11 +35,10 @@ def plugins(tmp_path: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
     """A run directory of the tiny benchmark."""
     folder = tmp_path_factory.mktemp("finished")
-    done = process(
+    done = captured(
         *("run", "tiny", "--plugins", content(folder / "content"), "--seeds", "1"),
         *("--device", "cpu", "--methods", "SoftMax+MSP,entropy", "--out", folder / "run"),
         OODBENCH_CACHE=str(shared_cache),
-        OMP_NUM_THREADS="1",
     )
     assert done.code == 0, f"exit code {done.code}\n{done.out}\n{done.err}"
     assert "Run directory: " in done.out
@@ -53,10 +52,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Pa
 def suite_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> tuple[Done, Path]:
     """How a run of the suite ended, and its directory."""
     folder = tmp_path_factory.mktemp("suite")
-    done = process(
+    done = captured(
         *("run", "pair", "--plugins", with_suite(folder / "content"), "--seeds", "1"),
         *("--device", "cpu", "--out", folder / "run"),
         OODBENCH_CACHE=str(shared_cache),
-        OMP_NUM_THREADS="1",
     )
     return done, folder / "run"

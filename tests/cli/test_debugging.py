@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -10,9 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.commands import Command
 from helpers.tiny_benchmark import tiny_benchmark
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
+    pytest.mark.usefixtures("kept_networks"),
+]
 
 BENCHMARK = tiny_benchmark({"SoftMax+Stopping": "stopping"})
 
@@ -44,16 +49,19 @@ def plugins(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def stopping(plugins: Path, where: str) -> list[str]:
-    """A detector that stops in `fit` or in `score`; the command that runs it."""
-    text = DETECTOR.replace("FIT", "breakpoint()" if where == "fit" else "pass")
-    text = text.replace("SCORE", "breakpoint()" if where == "score" else "pass")
+def stopping(plugins: Path, *where: str) -> list[str]:
+    """A detector that stops in `fit`, in `score` or in both; arguments that run it."""
+    text = DETECTOR.replace("FIT", "breakpoint()" if "fit" in where else "pass")
+    text = text.replace("SCORE", "breakpoint()" if "score" in where else "pass")
     (plugins / "detectors" / "stopping.py").write_text(text)
-    command = [sys.executable, "-m", "oodbench", "run", "tiny", "--plugins", str(plugins)]
-    return [*command, "--seeds", "1", "--device", "cpu", "--out", str(plugins / "run")]
+    arguments = ["run", "tiny", "--plugins", str(plugins), "--seeds", "1", "--device", "cpu"]
+    return [*arguments, "--out", str(plugins / "run")]
 
 
-def on_a_terminal(command: list[str], answers: list[str]) -> tuple[int, str]:
+COMMAND = (sys.executable, "-m", "oodbench")
+
+
+def on_a_terminal(arguments: list[str], answers: list[str]) -> tuple[int, str]:
     """Exit code and all that was shown; each prompt of the debugger gets the next answer."""
     import pty
     import select
@@ -61,7 +69,12 @@ def on_a_terminal(command: list[str], answers: list[str]) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+        [*COMMAND, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        close_fds=True,
     )
     os.close(theirs)
     shown, answered, deadline = "", 0, time.monotonic() + 240
@@ -84,17 +97,19 @@ def on_a_terminal(command: list[str], answers: list[str]) -> tuple[int, str]:
         os.close(ours)
 
 
-@pytest.mark.parametrize(("where", "name"), [("score", "inside"), ("fit", "fitting")])
-def test_a_breakpoint_on_a_terminal(plugins: Path, where: str, name: str) -> None:
-    command = stopping(plugins, where)
-    code, shown = on_a_terminal(command, [f"p ('value', {name})", "c"])
+def test_breakpoints_on_a_terminal(plugins: Path) -> None:
+    answers = ["p ('value', fitting)", "c", "p ('value', inside)", "c"]
+    code, shown = on_a_terminal(stopping(plugins, "fit", "score"), answers)
     assert code == 0, shown
-    assert re.search(r"\('value', 42\)" if where == "score" else r"\('value', \d+\)", shown), shown
-    prompt = shown.index("(Pdb)")
-    after = shown[shown.index("(Pdb)", prompt + 1) :]
-    assert "stopping.py" in shown[:prompt], "the debugger stops in the detector's file"
+    before, *prompts = shown.split("(Pdb)")
+    assert len(prompts) == 4, shown
+    fit, score = before, prompts[1]  # what is shown before each of the two stops
+    for place in (fit, score):
+        assert "stopping.py" in place, "the debugger stops in the detector's file"
+    assert re.search(r"\('value', \d+\)", prompts[0]), shown
+    assert "('value', 42)" in prompts[2], shown
     assert "debugging.py" not in shown
-    assert "SoftMax, seed 0: " in after, "what is done afterwards is said in plain lines"
+    assert "SoftMax, seed 0: " in prompts[3], "what is done afterwards is said in plain lines"
 
 
 def test_to_quit_the_debugger_interrupts_the_run(plugins: Path) -> None:
@@ -105,23 +120,37 @@ def test_to_quit_the_debugger_interrupts_the_run(plugins: Path) -> None:
     assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize("variable", ["", "0"])
-def test_a_breakpoint_without_a_terminal(plugins: Path, variable: str) -> None:
+def test_a_breakpoint_without_a_terminal(plugins: Path) -> None:
     done = subprocess.run(
-        stopping(plugins, "score"),
+        [*COMMAND, *stopping(plugins, "score")],
         input="p ('value', inside)\nc\n",
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, "PYTHONBREAKPOINT": variable},
+        env={**os.environ, "PYTHONBREAKPOINT": ""},
     )
     assert done.returncode == 0, done.stderr
-    assert ("('value', 42)" in done.stdout) == (variable != "0")
+    assert "('value', 42)" in done.stdout
+
+
+def test_breakpoints_can_be_switched_off(
+    command: Command, plugins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONBREAKPOINT", "0")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("c\n"))
+    done = command(*stopping(plugins, "score"))
+    assert done.code == 0, done.err
+    assert "(Pdb)" not in done.out + done.err
+    assert sys.stdin.read() == "c\n", "nothing was asked"
 
 
 def test_to_quit_without_a_terminal_interrupts_the_run(plugins: Path) -> None:
     done = subprocess.run(
-        stopping(plugins, "score"), input="q\n", capture_output=True, text=True, timeout=240
+        [*COMMAND, *stopping(plugins, "score")],
+        input="q\n",
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 3, done.stderr
     assert "Interrupted" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Command, process
+from helpers.commands import Command, captured
 from helpers.tiny_content import PLUGIN, TINY, check_refusal, content, reading
 
 pytestmark = pytest.mark.usefixtures("one_thread", "kept_networks", "empty_folder")
@@ -64,7 +64,7 @@ def misbehaved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     # Swept before the one that behaves: what it does must not reach the others.
     helper = "def f(outputs):\n    raise KeyError('gone')\n"
     plugins = content(folder / "content", reading(*texts), **texts, _helper=helper)
-    done = process(
+    done = captured(
         *("run", "tiny", "--plugins", plugins, "--seeds", "1", "--device", "cpu"),
         *("--out", folder / "run"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.boards import SPECIAL, cost_records, quality_records
 
+from oodbench.cli import main as cli
 from oodbench.cli import streams
 from oodbench.files import write_atomic
 from oodbench.report.formats import FORMATS
@@ -30,17 +32,39 @@ COMMANDS = {
 }
 
 
+def filled(command: str, folder: Path) -> list[str]:
+    return [str(folder) if argument == "RUN" else argument for argument in COMMANDS[command]]
+
+
 def run(
-    arguments: list[str], folder: Path, *, stdout: object = subprocess.PIPE, **environment: str
+    command: str, folder: Path, *, stdout: object = subprocess.PIPE, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "oodbench", *(str(folder) if a == "RUN" else a for a in arguments)],
+        [sys.executable, "-m", "oodbench", *filled(command, folder)],
         stdout=stdout,  # type: ignore[call-overload]
         stderr=subprocess.PIPE,
         check=False,
         timeout=120,
         env=os.environ | environment,
     )
+
+
+def run_here(command: str, folder: Path, encoding: str) -> tuple[int, bytes, bytes]:
+    """The command in this process, with streams as Python opens them: exit code, output, errors."""
+    named, _, errors = encoding.partition(":")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=named, errors=errors or "strict")
+    err = io.TextIOWrapper(io.BytesIO(), encoding=named, errors="backslashreplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        patch.setattr(sys, "argv", ["oodbench", *filled(command, folder)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        logging.getLogger().handlers.clear()
+    out.flush()
+    err.flush()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out.buffer.getvalue(), err.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +81,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("command", ["report table", "report md", "plan", "help"])
 def test_any_encoding_will_do(command: str, encoding: str, folder: Path) -> None:
-    done = run(COMMANDS[command], folder, PYTHONIOENCODING=encoding)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == b""
-    text = done.stdout.decode(encoding.partition(":")[0])
+    code, out, err = run_here(command, folder, encoding)
+    assert (code, err) == (0, b"")
+    text = out.decode(encoding.partition(":")[0])
     if command == "report table":
         sign = "\N{PLUS-MINUS SIGN}".encode(encoding.partition(":")[0], streams.READABLE)
         assert sign.decode(encoding.partition(":")[0]) + " is the standard deviation" in text
         assert "DisMax+Entropy" in text
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_in_a_process_of_its_own(encoding: str, folder: Path) -> None:
+    """The tests above and below open the streams as Python does for this variable."""
+    done = run("list", folder, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout, done.stderr) == run_here("list", folder, encoding)
+
+
 @pytest.mark.parametrize("name", ["json", "html"])
 def test_what_programs_read_is_the_same_in_every_encoding(name: str, folder: Path) -> None:
-    (first, *others) = [
-        run(COMMANDS[f"report {name}"], folder, PYTHONIOENCODING=encoding).stdout
-        for encoding in ENCODINGS
-    ]
+    (first, *others) = [run_here(f"report {name}", folder, encoding)[1] for encoding in ENCODINGS]
     assert first.isascii()
     assert all(other == first for other in others)
 
@@ -106,7 +133,7 @@ def test_a_reader_may_leave(command: str, folder: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
-        done = run(COMMANDS[command], folder, stdout=pipe)
+        done = run(command, folder, stdout=pipe)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -116,7 +143,7 @@ def test_a_reader_may_leave(command: str, folder: Path) -> None:
 )
 def test_a_full_disk_is_one_error(command: str, unbuffered: str, folder: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = run(COMMANDS[command], folder, stdout=full, PYTHONUNBUFFERED=unbuffered)
+        done = run(command, folder, stdout=full, PYTHONUNBUFFERED=unbuffered)
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 2, done.stderr
     assert len(lines) == 2

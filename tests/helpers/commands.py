@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,20 @@ def command_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         return Done(ended.value.code, said.out, said.err)
 
     return run
+
+
+def captured(*arguments: str | Path, **environment: str) -> Done:
+    """Runs the command in this process, for fixtures that several tests share."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["oodbench", *map(str, arguments)])
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        logging.getLogger().handlers.clear()
+    assert isinstance(ended.value.code, int), f"exit code {ended.value.code!r}"
+    return Done(ended.value.code, out.getvalue(), err.getvalue())
 
 
 def process(*arguments: str | Path, **environment: str) -> Done:

@@ -221,7 +221,10 @@ def test_an_older_run_has_its_own_pages_and_the_benchmark_a_history(tmp_path: Pa
         "toy-v1/index.html",
         "toy-v1/runs/a/index.html",
     ]
-    assert [(run.name, joined) for run, joined in benchmark.dated] == [("a", False), ("b", True)]
+    assert [(run.name, bool(shared)) for run, shared in benchmark.dated] == [
+        ("a", False),
+        ("b", True),
+    ]
     assert [past.page is None for past in benchmark.history("SoftMax+MSP")] == [False, True]
     pages = dict(render(site_of(old, new)))
     assert pages == dict(render(site_of(new, old))), "the order of the runs is irrelevant"
@@ -249,8 +252,31 @@ def test_runs_on_other_data_are_not_joined(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", written="2026-01-01T00:00:00+00:00")
     second = write_run(tmp_path / "b", images=50)
     (benchmark,) = site_of(first, second).benchmarks
-    assert [joined for _, joined in benchmark.dated] == [False, False]
+    assert [shared for _, shared in benchmark.dated] == ["", ""]
     assert "not comparable" in render(site_of(first, second))["toy-v1/history.html"]
+
+
+def test_only_checksums_show_that_test_data_are_the_same(tmp_path: Path) -> None:
+    for name, known in (("all", True), ("one", False)):
+        folders = []
+        for day in ("01", "02"):
+            written = f"2026-01-{day}T00:00:00+00:00"
+            folder = write_run(tmp_path / name / day, written=written)
+            described = json.loads((folder / "run.json").read_text())
+            board = shown(folder).board
+            sets = {board.id_dataset, *(each.name for each in board.ood_sets)}
+            data = {each: {"test": "0" * 64} for each in sets}
+            if not known:
+                del data[board.ood_sets[0].name]
+            described["checksums"]["data"] = data
+            (folder / "run.json").write_text(json.dumps(described))
+            folders.append(folder)
+        (benchmark,) = site_of(*folders).benchmarks
+        history = Page(render(site_of(*folders))["toy-v1/history.html"]).text
+        assert [bool(shared) for _, shared in benchmark.dated] == [False, True]
+        assert ("comparable: same test data" in history) == known
+        unchecked = "comparable: test data of the same names, not checked: checksums are missing"
+        assert (unchecked in history) != known
 
 
 def test_runs_without_a_date_have_no_history(tmp_path: Path) -> None:

@@ -236,6 +236,8 @@ def test_seeds_of_both_runs_are_compared(write: Write) -> None:
     assert one.base is not None
     assert one.difference == pytest.approx(one.head - one.base)
     assert "1 method compared on the seeds that both runs have: 1, 2." in found.notes
+    assert found.missing_seeds == {"A": (0,)}
+    assert compare_runs(base, base).missing_seeds == {}
 
 
 @pytest.mark.parametrize("status", ["skipped", "failed"])
@@ -543,6 +545,7 @@ def test_costs(write: Write) -> None:
     assert (found.base_relative, found.head_relative, found.slower) == (4, 3.0, 0.75)
     assert (found.base_backwards, found.head_backwards) == (0.0, 1.0)
     assert (found.base_forwards, found.head_forwards) == (1.0, 0.5)
+    assert found.scatter is None
     assert found.verdict == Verdict.WORSE, "more of one kind of pass"
     (back,) = compare_runs(head, base).costs
     assert back.verdict == Verdict.WORSE
@@ -553,6 +556,9 @@ def test_costs(write: Write) -> None:
     (found,) = compare_runs(base, replace(base, costs=tuple(other))).costs
     assert found.slower is None
     assert found.reason == "times on other devices: cpu in the base, gpu in the head"
+    scattered = [replace(each, time_scatter=0.1 * each.seed) for each in times]
+    (found,) = compare_runs(base, replace(head, costs=tuple(scattered[:3]))).costs
+    assert found.scatter == pytest.approx(0.2), "seed 3 is not compared"
     late = [replace(each, seed=each.seed + 9) for each in times]
     (found,) = compare_runs(base, replace(base, costs=tuple(late))).costs
     assert found.verdict == Verdict.NOT_COMPARABLE

@@ -246,6 +246,19 @@ def test_gone_and_new_methods() -> None:
     ]
 
 
+def test_missing_seeds() -> None:
+    """All methods that lack the same seeds are one finding."""
+    same = comparison([of(name, "mean", 0.0, Verdict.SAME) for name in METHODS])
+    fewer = replace(same, missing_seeds={"A": (1, 2), "B": (1, 2), "C": (0,)})
+    for rule in ("missing", "any"):
+        one, other = check(fewer, gate(fail_on=[rule])).findings
+        assert (one.severity, one.rule, one.method) == ("failure", f"fail-on {rule}", "")
+        assert one.message == "A, B have no values of seeds 1, 2 in the head."
+        assert (other.method, other.message) == ("C", "C has no values of seed 0 in the head.")
+        assert not check(same, gate(fail_on=[rule])).findings
+    assert not check(fewer, gate("auroc=1", fail_on=["worse"])).findings
+
+
 def test_verdicts() -> None:
     worse = check(DROPPED, gate(fail_on=["worse"]))
     assert {(each.method, each.column) for each in worse.findings} == {
@@ -283,6 +296,11 @@ def test_times() -> None:
     assert "1.50 times as long as in the base, more than 1.2 (1.00 -> 1.50 times" in one.message
     assert not check(costs(), gate(max_slower=1.5)).findings
     assert not check(costs(), Gate()).findings
+    assert check(costs(scatter=0.2), gate(max_slower=1.2)).exit_code == ExitCode.FINDING
+    unsteady = check(costs(scatter=0.34), gate(max_slower=1.2))
+    (one,) = unsteady.findings
+    assert (one.severity, unsteady.exit_code) == ("warning", ExitCode.OK)
+    assert "fails nothing: repetitions of the time vary by 34%, more than 20%" in one.message
     result = check(costs(slower=None, reason="times on other devices"), gate(max_slower=2.0))
     assert result.exit_code == ExitCode.INCOMPLETE
     assert check(comparison([]), gate(max_slower=2.0)).exit_code == ExitCode.INCOMPLETE

@@ -58,6 +58,24 @@ def test_methods_that_both_runs_skipped_are_not_counted() -> None:
     assert nothing.verdict == "Neither run has values to compare."
 
 
+def test_a_run_of_few_methods_is_about_these() -> None:
+    """Methods that only the base has are counted once, not named."""
+    gone = [each for name in "CDE" for each in changes_of(name, Verdict.GONE, head=None)]
+    few = replace(unchanged(), changes=(*unchanged().changes, *gone))
+    found = overview(few, GateResult())
+    assert found.verdict == (
+        "The head has only 2 of 5 methods of the base. No difference is shown for any of 2 methods."
+    )
+    assert found.changed == ()
+    worse = changes_of("B", Verdict.WORSE, -0.02)
+    lost = overview(replace(few, changes=(*few.changes[:12], *worse, *gone)), GateResult())
+    assert "of the base. 1 of 2 methods is worse: B." in lost.verdict
+    as_many = [each for each in few.changes if each.method != "E"]
+    half = overview(replace(few, changes=tuple(as_many)), GateResult())
+    assert half.verdict == "2 of 4 methods are gone: C, D."
+    assert [section.label for section in half.changed[0].sections] == ["Gone"]
+
+
 def test_nothing_can_be_compared() -> None:
     changes = changes_of("A", Verdict.NOT_COMPARABLE, reason="other images")
     changes += changes_of("B", Verdict.NOT_COMPARABLE, reason="other images")
@@ -187,6 +205,8 @@ def test_json_has_everything_and_is_strict() -> None:
     assert content["findings"][0]["method"] == HOSTILE[0]
     assert content["head"]["folder"] == "runs/head"
     assert len(content["costs"]) == 2
+    fewer = json.loads(json_export.render(replace(found, missing_seeds={"A": (1, 2)}), gate))
+    assert (content["missing_seeds"], fewer["missing_seeds"]) == ({}, {"A": [1, 2]})
 
 
 class Page(HTMLParser):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from oodbench.errors import ExitCode
 
 if TYPE_CHECKING:
     from oodbench.testing import CheckResult
+    from oodbench.testing.check_results import Status
 
 _STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim", "not run": "yellow"}
 
@@ -42,21 +43,27 @@ def check(
     Exit code 1 if a check fails. The detector runs in another process, and in this one with
     --debug, which shows tracebacks, has no time limit, and stops at breakpoint().
     """
-    from oodbench.testing.check_results import lines_of, summary
+    from oodbench.testing.check_results import lines_of, repeated, summary
     from oodbench.testing.targets import detector_file
 
     path = detector_file(detector, plugins or ())
     output, found, started = console(), [], time.perf_counter()
     output.print(f"{path.stem}  {path}", markup=False, highlight=False, soft_wrap=True)
+
+    def show(status: Status, lines: Sequence[str]) -> None:
+        for number, line in enumerate(lines):
+            if number == 0:
+                output.print(line[:4], style=_STYLES[status], highlight=False, end="")
+                line = line[4:]
+            output.print(line, markup=False, highlight=False, soft_wrap=True)
+
     for result in _results(path, time_limit):
         found.append(result)
-        first, *others = lines_of(result)
-        mark, rest = first[:4], first[4:]
-        output.print(mark, style=_STYLES[result.status], highlight=False, end="")
-        for line in (rest, *others):
-            output.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(result.status, lines_of(result))
         if result.traceback and _debugging():
             say(result.traceback)
+    for line in repeated(found):
+        show("failed", [line])
     seconds = time.perf_counter() - started
     failed = any(result.status == "failed" for result in found)
     output.print(

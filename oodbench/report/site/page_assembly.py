@@ -80,8 +80,8 @@ def _benchmark(
     words = described.benchmark if described else {}
     board = ordered[0].board
     dated = [(run, page) for run, page in zip(ordered, pages, strict=True) if page.date][::-1]
-    joined = [
-        number > 0 and comparable(dated[number - 1][0], run)
+    shared = [
+        shared_test_data(dated[number - 1][0], run) if number > 0 else ""
         for number, (run, _) in enumerate(dated)
     ]
     return BenchmarkPages(
@@ -94,7 +94,7 @@ def _benchmark(
         about=str(words.get("summary") or ""),
         runs=pages,
         history_address=f"{folder}/history.html" if len(dated) > 1 else "",
-        dated=tuple((page, join) for (_, page), join in zip(dated, joined, strict=True)),
+        dated=tuple((page, join) for (_, page), join in zip(dated, shared, strict=True)),
     )
 
 
@@ -102,17 +102,22 @@ def _test_data(board: LeaderboardData) -> tuple[object, ...]:
     return board.ood_sets, board.id_dataset, board.csid, board.id_images
 
 
-def comparable(before: ShownRun, after: ShownRun) -> bool:
-    """Whether two runs of one benchmark have the same test data, as far as they say."""
-    if _test_data(before.board) != _test_data(after.board):
-        return False
+def shared_test_data(before: ShownRun, after: ShownRun) -> str:
+    """The test data that two runs of one benchmark share, in words; empty if it differs."""
+    board = before.board
+    if _test_data(board) != _test_data(after.board):
+        return ""
+    unchecked = "test data of the same names, not checked: checksums are missing"
     one, other = before.stored.description, after.stored.description
     if one is None or other is None:
-        return True
+        return unchecked
     if one.benchmark.get("limited") != other.benchmark.get("limited"):
-        return False
+        return ""
     shared = one.checksums.data.keys() & other.checksums.data.keys()
-    return all(one.checksums.data[name] == other.checksums.data[name] for name in shared)
+    if any(one.checksums.data[name] != other.checksums.data[name] for name in shared):
+        return ""
+    names = {board.id_dataset, *board.csid, *(each.name for each in board.ood_sets)}
+    return "same test data" if names <= shared else unchecked
 
 
 def _date(run: ShownRun) -> str:

@@ -146,8 +146,8 @@ class BenchmarkPages:
         about: one sentence about it; may be empty.
         runs: its runs, newest first. The first one has the benchmark's own address.
         history_address: of the page with its history; empty if fewer than two runs have a date.
-        dated: the runs with a date, oldest first, each with whether it is comparable with the one
-            before it.
+        dated: the runs with a date, oldest first, each with the test data that it shares with the
+            one before it, in words; empty if the two are not comparable.
     """
 
     name: str
@@ -156,7 +156,7 @@ class BenchmarkPages:
     about: str
     runs: tuple[RunPages, ...]
     history_address: str = ""
-    dated: tuple[tuple[RunPages, bool], ...] = ()
+    dated: tuple[tuple[RunPages, str], ...] = ()
 
     def history(self, method: str) -> tuple[PastValue, ...]:
         """The method in each dated run, oldest first; empty without a history page."""
@@ -164,9 +164,11 @@ class BenchmarkPages:
             return ()
         return tuple(
             PastValue(
-                run, next((page for page in run.methods if page.row.method == method), None), joined
+                run,
+                next((page for page in run.methods if page.row.method == method), None),
+                bool(shared),
             )
-            for run, joined in self.dated
+            for run, shared in self.dated
         )
 
 

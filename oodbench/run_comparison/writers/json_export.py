@@ -37,6 +37,7 @@ def render(comparison: RunComparison, gate: GateResult) -> str:
             "head": _side(comparison.head),
             "level": comparison.level,
             "notes": list(comparison.notes),
+            "missing_seeds": {name: list(each) for name, each in comparison.missing_seeds.items()},
             "changes": [_values(change) for change in comparison.changes],
             "costs": [_values(cost) for cost in comparison.costs],
         }

@@ -70,15 +70,21 @@ class Overview:
 
 def overview(comparison: RunComparison, gate: GateResult) -> Overview:
     """Lay out a comparison and what a gate found in it."""
-    changes = comparison.changes
+    left_out = _left_out(comparison)
+    changes = [each for each in comparison.changes if each.method not in left_out]
     groups = _methods_by_verdict(changes)
     tables = (changed_table(changes), rest_table(changes), costs_table(comparison.costs))
+    fewer = ""
+    if left_out:
+        base = {each.method for each in comparison.changes if each.base is not None}
+        kept = counted(len(base), "method")
+        fewer = f"The head has only {len(base) - len(left_out)} of {kept} of the base. "
     return Overview(
         title=_title(comparison.base, comparison.head),
         verdict=(
             "The two runs cannot be compared."
             if comparison.reason
-            else _verdict(groups, changes, comparison.costs)
+            else fewer + _verdict(groups, changes, comparison.costs)
         ),
         gate=_gate(gate),
         rules=visible(f"Rules: {', '.join(gate.rules)}." if gate.rules else ""),
@@ -112,6 +118,20 @@ def _methods_by_verdict(changes: Iterable[Change]) -> dict[Verdict, list[str]]:
     for method, verdicts in found.items():
         groups[next(each for each in order if each in verdicts)].append(visible(method))
     return groups
+
+
+def _left_out(comparison: RunComparison) -> set[str]:
+    """Methods that only the base has, if there are more of them than methods of both runs.
+
+    The head is then a run of few methods, and the comparison is about these.
+    """
+    verdicts: dict[str, set[Verdict]] = {}
+    for change in comparison.changes:
+        verdicts.setdefault(change.method, set()).add(change.verdict)
+    gone = {method for method, found in verdicts.items() if found == {Verdict.GONE}}
+    new = {method for method, found in verdicts.items() if found == {Verdict.NEW}}
+    both = len(verdicts) - len(gone) - len(new)
+    return gone if 0 < both < len(gone) else set()
 
 
 def _unchanged(groups: dict[Verdict, list[str]], comparison: RunComparison) -> Iterator[str]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.commands import Command, command_here, process
+
+from oodbench.testing import CheckResult, isolation
+from oodbench.testing.subject import subject_of
+from oodbench.testing.suite import results_of
 
 DETECTOR = """\
 from oodbench import Detector, register
@@ -25,6 +30,17 @@ class Mine(Detector):
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     return command_here(monkeypatch, capsys)
+
+
+@pytest.fixture
+def checks_here(run: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command in this process, and the detector, too: for what it prints about results."""
+
+    def results(path: Path, time_limit: float) -> Iterator[CheckResult]:
+        return results_of(subject_of(path))
+
+    monkeypatch.setattr(isolation, "isolated_results", results)
+    return run
 
 
 def written(folder: Path, *, top: str = "", body: str = "", name: str = "mine") -> Path:
@@ -50,9 +66,9 @@ def test_a_built_in_detector_passes_with_a_line_for_each_check(run: Command) -> 
     assert cuda.startswith(("-    cuda                 not run: no CUDA", "ok   cuda"))
 
 
-def test_a_failure_has_numbers_and_what_to_do(run: Command, tmp_path: Path) -> None:
+def test_a_failure_has_numbers_and_what_to_do(checks_here: Command, tmp_path: Path) -> None:
     file = written(tmp_path, body="return -outputs.logits.amax(dim=1)")
-    done = run("check", file)
+    done = checks_here("check", file)
     assert done.code == 1
     lines = done.out.splitlines()
     (index,) = [i for i, line in enumerate(lines) if line.startswith("FAIL")]
@@ -62,15 +78,17 @@ def test_a_failure_has_numbers_and_what_to_do(run: Command, tmp_path: Path) -> N
 
 
 def test_an_exception_has_the_line_of_the_file_or_of_its_helper(
-    run: Command, tmp_path: Path
+    checks_here: Command, tmp_path: Path
 ) -> None:
     file = written(tmp_path, top="from _shared import norm", body="return norm(outputs.logits)")
     file.with_name("_shared.py").write_text("def norm(values):\n    return values.norm(dim=3)\n")
-    done = run("check", "mine", "--plugins", tmp_path)
+    done = checks_here("check", "mine", "--plugins", tmp_path)
     assert done.code == 1
     assert "IndexError: Dimension out of range" in done.out
     assert "detectors/_shared.py, line 2: return values.norm(dim=3)" in done.out
-    assert "as in scores" in done.out
+    assert done.out.count("as in scores") == 1
+    assert done.out.count("FAIL") == 2
+    assert "more checks" in done.out.splitlines()[-2]
 
 
 def test_debug_shows_the_traceback_in_this_process(tmp_path: Path) -> None:
@@ -129,8 +147,10 @@ def test_a_score_that_does_not_come_to_its_end_fails(
     assert done.code == 1
     assert said in done.out
     assert more in done.out
-    assert len([line for line in done.out.splitlines() if line[:4].strip()]) == 29
-    if "exit('" not in body:
+    if "exit('" in body:
+        assert "as in scores" in done.out
+    else:
+        assert len([line for line in done.out.splitlines() if line[:4].strip()]) == 29
         assert "not run: scores ended the checks" in done.out
 
 
@@ -176,7 +196,7 @@ def test_bad_usage_is_one_clear_error(run: Command, tmp_path: Path) -> None:
         assert done.out == ""
 
 
-def test_colors_on_a_terminal_only(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_on_a_terminal_only(checks_here: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    assert "\x1b[" in run("check", "max_logit").out
+    assert "\x1b[" in checks_here("check", "max_logit").out
