@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from oodbench.data.image_decoder import Content
@@ -91,7 +92,8 @@ def _in_folder(folder: Path, place: PlaceSpec, paths: Sequence[str], root: Path)
 
 def _in_archive(archive: Path, place: PlaceSpec, paths: Sequence[str], root: Path) -> FoundImages:
     """The images of a list in a zip or tar file."""
-    members = Members(archive)
+    about = stamp(root, archive.relative_to(root).as_posix())
+    members = _members(archive, about)
     if place.match == "name":
         at: Mapping[str, str] = {name.rpartition("/")[2]: name for name in members.names}
         wanted = [at.get(path.rpartition("/")[2]) for path in paths]
@@ -102,9 +104,15 @@ def _in_archive(archive: Path, place: PlaceSpec, paths: Sequence[str], root: Pat
         wanted = [prefix + path if prefix + path in known else None for path in inner]
     missing = [path for path, name in zip(paths, wanted, strict=True) if name is None]
     names = [name for name in wanted if name is not None]
-    about = stamp(root, archive.relative_to(root).as_posix())
     shown = [f"{archive.name}: {name}" for name in names]
     return FoundImages(missing, shown, members.contents(names), [about], archive)
+
+
+@lru_cache(maxsize=4)
+def _members(archive: Path, about: FileStamp) -> Members:
+    """The images in an archive; a long tar file takes seconds to read through."""
+    del about  # part of the key: another file of this name
+    return Members(archive)
 
 
 def _tail(path: str) -> str:
