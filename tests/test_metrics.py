@@ -340,6 +340,25 @@ def test_openood_without_ties() -> None:
     assert metrics.evaluate(*scores, "openood") == expected
 
 
+def test_fpr95_is_the_share_of_id_flagged_where_95_percent_of_ood_are() -> None:
+    # 19 of the 20 OOD images score at most 18; so do 3 of the 5 ID images.
+    id_scores, ood_scores = np.array([0.5, 5.5, 17.5, 18.5, 30.0]), np.arange(20.0)
+    for variant in ("adopted", "openood"):
+        assert metrics.evaluate(id_scores, ood_scores, variant)["fpr95_ood_positive"] == 0.6
+    # At 18, the ID image that ties with the OOD image is flagged as well.
+    id_scores[3] = 18.0
+    assert metrics.fpr95_ood_positive(id_scores, ood_scores) == 0.8
+
+
+@many_seeds
+def test_fpr95_equals_openoods_if_no_id_score_equals_an_ood_score(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.permutation(60.0 + np.arange(60))
+    n_id = int(generator.integers(1, 59))
+    found = metrics.fpr95_ood_positive(scores[:n_id], scores[n_id:])
+    assert found == sklearn_openood(scores[:n_id], scores[n_id:])["fpr95_ood_positive"]
+
+
 def test_openood_drops_the_threshold_that_has_95_percent() -> None:
     # One ID and one OOD image on each of 40 levels: the ROC curve is one straight line, and all but
     # its ends are dropped. The first end with an OOD-TPR of 95% flags every ID image.

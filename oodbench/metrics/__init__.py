@@ -101,7 +101,8 @@ def evaluate(
     - `openood`: OpenOOD (Zhang et al., 2023), which uses scikit-learn's curves. AUPR is the
       trapezoid under the precision-recall curve (optimistic: Davis & Goadrich, ICML 2006);
       `fpr95_ood_positive` is read off a ROC curve without the points that are collinear with
-      their neighbors. The other three are as adopted.
+      their neighbors; it differs from the adopted one only where ID and OOD scores are equal. The
+      other three are as adopted.
 
     Args:
         id_scores: one score per ID image, shape [n_id]; higher is more in-distribution.

@@ -9,10 +9,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from oodbench.errors import shown
+from oodbench.errors import UserError, shown
 from oodbench.files import canonical_json, digest
+from oodbench.plugins.catalog import Catalog
+from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.report.leaderboard import LeaderboardData
 from oodbench.report.writers.run_files import files_of
+from oodbench.specs import PublishedSpec
+from oodbench.specs.yaml_file import read_spec
 from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_description import NAME, RunDescription
 from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory
@@ -70,6 +74,31 @@ def check_run_id(description: RunDescription) -> Iterator[Discrepancy]:
             expected=canonical_json(expected),
             reason="digest of its benchmark, data checksums and version",
         )
+
+
+def check_published(description: RunDescription, *, same_version: bool) -> tuple[str, bool]:
+    """Whether the published numbers in `run.json` are those of their file.
+
+    Args:
+        description: contents of `run.json`, with published numbers.
+        same_version: whether this version of oodbench made the run.
+
+    Returns:
+        Why they are not checked, or empty; and whether they differ from a built-in file.
+    """
+    stored, named = description.published, description.of_benchmark.published
+    entry = None if named is None else Catalog().entries["publication"].get(named.file)
+    if stored is None or named is None or entry is None:
+        return "published numbers: their file is not among the contents of oodbench", False
+    try:
+        known = read_spec(PublishedSpec, entry.path).of_benchmark(named.benchmark)
+    except (UserError, ValueError, KeyError):
+        known = None
+    if known == stored:
+        return "", False
+    if not same_version or entry.source != BUILT_IN:
+        return f"published numbers: {entry.path.name} has other ones today", False
+    return "", True
 
 
 def check_reports(

@@ -19,7 +19,12 @@ from oodbench.storage.run_directory import (
     RunDirectory,
     scores_name,
 )
-from oodbench.verification.derived_files import check_digests, check_reports, check_run_id
+from oodbench.verification.derived_files import (
+    check_digests,
+    check_published,
+    check_reports,
+    check_run_id,
+)
 from oodbench.verification.outcome import Discrepancy, Verification
 from oodbench.verification.recomputation import Recomputed, check_differences, recompute
 from oodbench.verification.record_fields import check_fields
@@ -128,6 +133,8 @@ class _Verifying:
             return
         self.found += check_run_id(description)
         self.found += check_digests(self.directory, description, self.lines)
+        if description.published is not None:
+            self._check_published(description)
         there = [name for name in description.files if (folder / name).exists()]
         self.checked.append(
             f"digests of {counted(len(there), 'file')} and of the records of "
@@ -136,6 +143,16 @@ class _Verifying:
         gone = [n for n in description.files if n not in there and not n.startswith("scores/")]
         if gone:
             self.unchecked.append(f"{listed(gone)}: {NAME} lists what is not there")
+
+    def _check_published(self, description: RunDescription) -> None:
+        reason, wrong = check_published(description, same_version=_same_version(description))
+        if reason:
+            self.unchecked.append(reason)
+        elif wrong:
+            text = "its published numbers are not those of oodbench"
+            self.found.append(Discrepancy(file=NAME, reason=text))
+        else:
+            self.checked.append("published numbers")
 
     def _check_differences(self, recomputed: Recomputed) -> bool:
         """Whether no paired difference is wrong."""
@@ -163,11 +180,8 @@ class _Verifying:
             [line.record for line in self.lines.differences],
         )
         board = replace(board, published=averages_of(board, described))
-        versions = {} if described is None else described.versions
-        made_by = versions.get("oodbench"), versions.get("oodbench_revision")
-        ours = __version__, source_revision()
         wrong, compared, left_out = check_reports(
-            self.directory, board, same_version=made_by == ours
+            self.directory, board, same_version=_same_version(described)
         )
         self.found += wrong
         if compared:
@@ -177,6 +191,13 @@ class _Verifying:
                 f"{', '.join(left_out)}: another version of oodbench wrote them, and this one "
                 "writes them differently"
             )
+
+
+def _same_version(description: RunDescription | None) -> bool:
+    """Whether this version of oodbench made a run."""
+    versions = {} if description is None else description.versions
+    made_by = versions.get("oodbench"), versions.get("oodbench_revision")
+    return made_by == (__version__, source_revision())
 
 
 def _place(found: Discrepancy) -> tuple[bool, int, str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,36 @@ def test_verify_finds_a_changed_comparison(run: Run, tmp_path: Path) -> None:
         assert text != path.read_text()
         assert [each.file for each in oodbench.verify(copy).discrepancies] == [file]
         path.write_text(text)
+
+
+def test_verify_compares_the_published_numbers_with_their_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "published numbers" in oodbench.verify(run.folder).checked
+    copy = tmp_path / "copy"
+    shutil.copytree(run.folder, copy)
+    path = copy / "run.json"
+    description = json.loads(path.read_text())
+    description["published"]["averages"]["benchmarks"]["small"]["entries"][0]["values"][
+        "near_auroc"
+    ] = [64.0, 0.5]
+    path.write_text(json.dumps(description))
+    found = oodbench.verify(copy)
+    assert "published numbers: paper.yaml has other ones today" in found.unchecked
+    # The files of oodbench itself do not change within a version.
+    monkeypatch.setattr("oodbench.verification.derived_files.BUILT_IN", run_content())
+    reasons = [
+        each.reason for each in oodbench.verify(copy).discrepancies if each.file == "run.json"
+    ]
+    assert reasons == ["its published numbers are not those of oodbench"]
+    monkeypatch.delenv("OODBENCH_PLUGINS")
+    unchecked = "published numbers: their file is not among the contents of oodbench"
+    assert unchecked in oodbench.verify(copy).unchecked
+
+
+def run_content() -> str:
+    """The folder of content, which is among the plug-ins."""
+    return os.environ["OODBENCH_PLUGINS"]
 
 
 def test_a_resumed_run_takes_the_published_numbers_of_today(

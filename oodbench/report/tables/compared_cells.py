@@ -41,8 +41,7 @@ def interval(found: Estimate | None, measure: Measure) -> str:
 
 
 def difference_cell(compared: Compared | None, measure: Measure) -> Cell:
-    """Measured minus published, marked as tied if the interval covers the published value."""
+    """Measured minus published, marked if the interval covers the published value."""
     if compared is None:
         return Cell()
-    # Shown as on a leaderboard, where one method is tied with another.
-    return Cell(signed(compared.difference, measure), "tied" if compared.covered else None)
+    return Cell(signed(compared.difference, measure), "covered" if compared.covered else None)

@@ -24,19 +24,21 @@ class Cell:
 
     Attributes:
         text: the value; may be empty.
-        mark: "best" of its column, "tied" with the best, an "unsteady" time, or a value that is
-            "better" or "worse" than in another run.
+        mark: "best" of its column, "tied" with the best, an "unsteady" time, a value that is
+            "better" or "worse" than in another run, or a difference from a published value that
+            is "covered" by the interval.
         spread: the spread of the value, shown after the mark.
     """
 
     text: str = ""
-    mark: Mark | Literal["unsteady", "better", "worse"] | None = None
+    mark: Mark | Literal["unsteady", "better", "worse", "covered"] | None = None
     spread: str = ""
 
     @property
     def sign(self) -> str:
         """The sign that shows the mark, after the text; the best value is set in bold instead."""
-        return {"tied": TIED_SIGN, "unsteady": UNSTEADY_SIGN}.get(self.mark or "", "")
+        signs = {"tied": TIED_SIGN, "covered": TIED_SIGN, "unsteady": UNSTEADY_SIGN}
+        return signs.get(self.mark or "", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -57,6 +58,8 @@ body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: va
   .oodbench th, .oodbench td { padding: .3rem .35rem; }
   .oodbench .text { white-space: normal; overflow-wrap: anywhere; }
   .oodbench .long { min-width: 12rem; }
+  .oodbench .grouped .text { overflow-wrap: normal; }
+  .oodbench .grouped .text:first-child { min-width: 7rem; overflow-wrap: anywhere; }
 }
 """
 
@@ -146,8 +149,9 @@ _PARTS = """\
 <thead>
 {% if table.groups %}
 <tr>
-{% for group, columns in table.groups %}
-<th colspan="{{ columns }}"{% if group %} class="first" scope="colgroup"{% endif %}>{{ group }}</th>
+{% for group, columns, minor in group_cells(table) %}
+<th colspan="{{ columns }}"{% if group %} class="first" scope="colgroup"\
+{% elif minor %} class="minor"{% endif %}>{{ group }}</th>
 {% endfor %}
 </tr>
 {% endif %}
@@ -217,7 +221,11 @@ def filled(template: str, **values: Any) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.globals |= {"classes": _classes, "attribute": _attribute}
+    environment.globals |= {
+        "attribute": _attribute,
+        "classes": _classes,
+        "group_cells": _group_cells,
+    }
     page = (
         environment.from_string(_PARTS + template).render(
             style=_STYLE, page_style=_PAGE_STYLE, **values
@@ -244,6 +252,16 @@ def _classes(table: Table) -> list[list[str]]:
             mine.append("minor")
         found.append(mine)
     return found
+
+
+def _group_cells(table: Table) -> Iterator[tuple[str, int, bool]]:
+    """Each group of columns with its number of columns; minor columns without a group, apart."""
+    kinds = (
+        ("minor" in each, heading)
+        for each, heading in zip(_classes(table), table.headings, strict=True)
+    )
+    for (group, minor), same in groupby(kinds, key=lambda each: (each[1].group, each[0])):
+        yield group, len(list(same)), minor
 
 
 def _attribute(classes: Sequence[str], more: str | None = None) -> Markup:

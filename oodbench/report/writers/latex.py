@@ -115,6 +115,8 @@ def _legend(table: Table) -> Iterator[str]:
     marks = {cell.mark for index in range(len(table.headings)) for cell in table.column(index)}
     said = ["Bold: the best of its column"] if "best" in marks else []
     said += [f"{TIED_SIGN} after a value: tied with the best"] if "tied" in marks else []
+    if "covered" in marks:
+        said.append(f"{TIED_SIGN} after a difference: the interval contains the published value")
     if said:
         yield f"{'; '.join(said)}."
 
