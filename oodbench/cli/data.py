@@ -159,12 +159,14 @@ def verify(
 @data_app.command()
 def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> None:
     """Print the folders of data sets, which may not exist yet."""
+    from oodbench.data.listed_files import images_folder
     from oodbench.data.store.locations import dataset_folder, root_folder
 
+    root = root_folder(data_root)
     for spec in _named(names, plugins):
         if spec.kind == "builtin":
             raise UserError(f"data set '{spec.name}' is built in: it has no folder.")
-        print(dataset_folder(spec, root_folder(data_root)))
+        print(images_folder(spec, root) if spec.lists else dataset_folder(spec, root))
 
 
 def _needed(names: list[str], plugins: list[Path] | None) -> NeededFiles:

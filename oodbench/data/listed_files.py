@@ -123,6 +123,30 @@ def images_are_there(spec: DatasetSpec, root: Path) -> bool:
     return any(place.files and _is_here(place, root) for place in spec.places)
 
 
+def fetched_place(spec: DatasetSpec) -> PlaceSpec | None:
+    """The first place of which all files have addresses; None if the user has to provide them."""
+    places = (place for place in spec.places if place.files)
+    return next((place for place in places if all(file.urls for file in place.files)), None)
+
+
+def images_folder(spec: DatasetSpec, root: Path) -> Path:
+    """The folder or archive with the images of lists, or the folder that they are downloaded to.
+
+    Args:
+        spec: a manifest with `lists`.
+        root: the data root.
+    """
+    for listing in spec.lists.values():
+        try:
+            entries = read_list(spec, listing, root)
+        except UserError:  # it is not there, or cannot be used
+            continue
+        _, found = place_of(spec, entries[:_FIRST], root)
+        if found is not None:
+            return found.where
+    return root / (fetched_place(spec) or spec.places[0]).folder
+
+
 def used_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
     """The files of the places that have the images of lists.
 

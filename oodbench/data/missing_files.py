@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from oodbench.data.listed_files import choices, images_are_there
+from oodbench.data.listed_files import choices, fetched_place, images_are_there
 from oodbench.data.readers.listed_images import class_folder
 from oodbench.data.readers.published_lists import list_file
 from oodbench.data.store.availability import dataset_state
@@ -124,13 +124,13 @@ def _images_of(spec: DatasetSpec, owner: str, root: Path) -> list[MissingFile]:
     """The files of the first place with addresses for all, and folders of the user's."""
     found = []
     if not images_are_there(spec, root):
-        places = [each for each in spec.places if all(file.urls for file in each.files)]
-        place = next((each for each in places if each.files), spec.places[0])
-        at = root / place.folder
-        found += [_missing(at / file.name, file, owner, choices(spec)) for file in place.files]
-        if not place.files:
-            what = f"the images of {spec.title}"
+        place = fetched_place(spec)
+        if place is None:
+            at, what = root / spec.places[0].folder, f"the images of {spec.title}"
             found.append(MissingFile(at, (owner,), what=what, instead=choices(spec)))
+        else:
+            at = root / place.folder
+            found += [_missing(at / file.name, file, owner, choices(spec)) for file in place.files]
     for split, folders in spec.class_folders.items():
         if class_folder(folders, root) is None:
             what = f"the {split} images of {spec.title}, one sub-folder per class"

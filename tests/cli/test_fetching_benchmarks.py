@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import zipfile
@@ -289,6 +290,77 @@ def test_what_is_not_verified_is_named(root: Path, command: Command, tmp_path: P
     assert command("verify", tmp_path / "out").code == 0
     verified = command("data", "verify", "tiny-far")
     assert "as first fetched, not verified against a published checksum: far.zip" in verified.err
+
+
+QUOTA = """<html><title>Google Drive - Quota exceeded</title><p class="uc-error-subcaption">Too many
+users have viewed or downloaded this file recently.</p></html>"""
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "hint"),
+    [
+        (
+            QUOTA.encode(),
+            "it sent a web page instead of the file.",
+            "or download http://",
+        ),
+        (
+            zipped(checkpoints())[:5000],
+            "it sent the content of an incomplete zip archive.",
+            "or download http://",
+        ),
+        (
+            zipped({"../outside": b"x"}),
+            "Refused to unpack {path}: its member '../outside' lies outside of the folder it is "
+            "unpacked to.",
+            "delete {path} and {path}.first-fetch.json to fetch it again.",
+        ),
+        (
+            zipped({"s0/best.ckpt": b"x"}),
+            "checkpoint '" + LAYOUT.format(0) + "': digits_res8.zip has no such file.",
+            "Its content is in ",
+        ),
+        (
+            zipped({name: content[:500] for name, content in checkpoints().items()}),
+            "/s0/best.ckpt is truncated, damaged or no checkpoint",
+            "",
+        ),
+    ],
+    ids=["page", "truncated", "outside", "other layout", "truncated checkpoint"],
+)
+def test_bad_archives(
+    root: Path, server: Server, command: Command, content: bytes, said: str, hint: str
+) -> None:
+    server.files[CONFIRMED] = content
+    done = command("run", "tiny", "--seeds", "1", "--out", root.parent / "out")
+    assert done.code == 2
+    (path, *_) = (*root.glob("checkpoints/*/digits_res8.zip"), "")
+    message, last = done.err.strip().splitlines()[-2:]
+    assert message.startswith("error: models.R: ")
+    assert said.format(path=path) in message
+    assert hint.format(path=path) in last
+
+
+def test_a_full_disk_while_unpacking(
+    root: Path, server: Server, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The downloaded archive stays; the next attempt goes on from there."""
+    original = Path.open
+
+    def full(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "best.ckpt" and "wb" in arguments:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        done = command("data", "fetch", "tiny")
+    assert done.code == 3
+    assert "error: No space left on the disk while writing " in done.err
+    assert "/s0/best.ckpt." in done.err
+    assert not list(root.glob("checkpoints/*/unpacked"))
+    assert command("data", "fetch", "tiny").code == 0
+    assert [path for path, _ in server.requests].count(CONFIRMED) == 1
 
 
 def test_names(root: Path, command: Command) -> None:

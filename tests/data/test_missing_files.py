@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.openood_standins import write_openood
 
+from oodbench.data.listed_files import images_folder
 from oodbench.data.missing_files import MissingFile, NeededFiles
 from oodbench.data.store.checkpoint_files import Weights
 from oodbench.plugins.catalog import Catalog
@@ -108,3 +109,11 @@ def test_weights_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     at.parent.mkdir(parents=True)
     at.write_bytes(b"weights")
     assert NeededFiles(weights=(weights,)).missing(tmp_path) == []
+
+
+def test_the_folder_of_the_images(folder: Path) -> None:
+    root, spec = folder / "data", needed(folder, "openood-svhn").datasets[0]
+    assert images_folder(spec, root) == root / "images_classic"
+    assert images_folder(spec, folder) == root / "images_classic"
+    shutil.rmtree(root / "images_classic")
+    assert images_folder(Catalog().dataset("openood-svhn"), root) == root / "openood"

@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from oodbench.data.decoding_choice import is_large
-from oodbench.data.listed_files import is_present
+from oodbench.data.listed_files import fetched_place, is_present
 from oodbench.data.store.fetching import unpacked_whole
 from oodbench.data.store.image_cache import DamagedCacheError, open_decoded
 from oodbench.data.store.locations import content_folder, dataset_folder
@@ -52,7 +52,8 @@ def dataset_state(spec: DatasetSpec, root: Path) -> DatasetState:
     if spec.kind == "builtin":
         return DatasetState("built in", None, (), None)
     hosts = dict.fromkeys(urlsplit(url).hostname or url for f in spec.published for url in f.urls)
-    sizes = [file.size for file in spec.files]
+    place = fetched_place(spec) if spec.lists else None
+    sizes = [file.size for file in (spec.files if place is None else place.files)]
     known = [size for size in sizes if size is not None]
     return DatasetState(
         state=_state(spec, root),
