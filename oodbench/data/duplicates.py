@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +37,13 @@ def duplicates(id_train: ImageArray, ood: ImageArray) -> NDArray[np.int64]:
 
 def digests(data: ImageArray) -> NDArray[np.uint64]:
     """A digest of type, shape and every byte of each image; shape [N]."""
-    about = f"{data.images.dtype.name} {data.images.shape[1:]} ".encode()
-    return _numbers(about + np.ascontiguousarray(image).tobytes() for image in data.images)
+    return digests_of(data.images)
+
+
+def digests_of(images: NDArray[Any]) -> NDArray[np.uint64]:
+    """As `digests`, of images of shape [N, C, H, W]."""
+    about = f"{images.dtype.name} {images.shape[1:]} ".encode()
+    return _numbers(about + np.ascontiguousarray(image).tobytes() for image in images)
 
 
 def fingerprints(images: Tensor) -> NDArray[np.uint64]:

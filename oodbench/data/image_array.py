@@ -13,6 +13,37 @@ _BLOCK = 1024
 """Number of images that are hashed at a time."""
 
 
+class PixelDigest:
+    """The fingerprint of images that come block by block (`ImageArray.fingerprint`).
+
+    Args:
+        count: number of all images.
+        shape: shape of an image.
+        dtype: type of the pixels.
+    """
+
+    def __init__(self, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._digest = hashlib.sha256()
+        self._begin("images", (count, *shape), dtype)
+
+    def add(self, images: NDArray[Any]) -> None:
+        """Add the next images, shape [N, ...]."""
+        little_endian = images.astype(images.dtype.newbyteorder("<"), copy=False)
+        self._digest.update(np.ascontiguousarray(little_endian).data)
+
+    def fingerprint(self, labels: NDArray[np.int64] | None) -> str:
+        """The fingerprint, 64 hex digits, after all images were added."""
+        if labels is None:
+            self._digest.update(b"labels none\n")
+        else:
+            self._begin("labels", labels.shape, labels.dtype)
+            self.add(labels)
+        return self._digest.hexdigest()
+
+    def _begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._digest.update(f"{name} {dtype.name} {'x'.join(map(str, shape))}\n".encode())
+
+
 @dataclass(frozen=True, eq=False)
 class ImageArray:
     """Decoded images of one split, with their labels if they have any.
@@ -58,19 +89,11 @@ class ImageArray:
 
         Bytes are in C order and little-endian, independent of machine and memory layout.
         """
-        digest = hashlib.sha256()
-        for name, array in (("images", self.images), ("labels", self.labels)):
-            if array is None:
-                digest.update(f"{name} none\n".encode())
-                continue
-            header = f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n"
-            digest.update(header.encode())
-            # A block at a time: the images may be a memory map, larger than the memory.
-            for start in range(0, len(array), _BLOCK):
-                block = array[start : start + _BLOCK]
-                little_endian = block.astype(block.dtype.newbyteorder("<"), copy=False)
-                digest.update(np.ascontiguousarray(little_endian).tobytes())
-        return digest.hexdigest()
+        digest = PixelDigest(len(self), self.images.shape[1:], self.images.dtype)
+        # A block at a time: the images may be a memory map, larger than the memory.
+        for start in range(0, len(self), _BLOCK):
+            digest.add(self.images[start : start + _BLOCK])
+        return digest.fingerprint(self.labels)
 
     def select(self, indices: ArrayLike) -> ImageArray:
         """The images at `indices`, in that order.

@@ -69,13 +69,20 @@ def limited(data: ImageArray, most: int, name: str, split: str) -> ImageArray:
     """
     if len(data) <= most:
         return data
-    order = hash_order(range(len(data)), f"oodbench/limit/{name}/{split}")
-    if data.labels is not None:
+    return data.select(limited_indices(len(data), data.labels, most, name, split))
+
+
+def limited_indices(
+    count: int, labels: NDArray[np.int64] | None, most: int, name: str, split: str
+) -> Indices:
+    """Indices of the images that `limited` takes, ascending, of a split of `count` images."""
+    order = hash_order(range(count), f"oodbench/limit/{name}/{split}")
+    if labels is not None:
         seen: Counter[int] = Counter()
         rounds = {}
         for index in order:
-            label = int(data.labels[index])
+            label = int(labels[index])
             rounds[index] = seen[label]
             seen[label] += 1
         order.sort(key=lambda index: rounds[index])  # stable
-    return data.select(np.sort(np.array(order[:most], dtype=np.int64)))
+    return np.sort(np.array(order[:most], dtype=np.int64))

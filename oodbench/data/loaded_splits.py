@@ -1,25 +1,41 @@
-"""The images of data sets, read when first needed and then kept."""
+"""The images of data sets, read when first needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from oodbench.data import ImageArray, checked_split
-from oodbench.data.image_selection import limited
+from oodbench.data.decoding_choice import is_large, is_streamed
+from oodbench.data.image_selection import Indices, limited, limited_indices
 from oodbench.data.store.locations import root_folder
+from oodbench.files import canonical_json, digest
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import DatasetSpec, SplitName
 
+if TYPE_CHECKING:  # they import Pillow
+    from oodbench.data.split_decoder import SplitDecoder
+    from oodbench.data.store.stored_dataset import StoredDataset
+    from oodbench.data.streamed_split import StreamedSplit
+
 
 class LoadedSplits:
-    """The images of data sets, read when first needed and then kept.
+    """The images of data sets, read when first needed.
+
+    Splits are kept: in memory, or as memory maps of the cache. Large ones that are read once are
+    decoded while they are read, and not stored (`oodbench.data.decoding_choice`).
 
     Args:
-        specs: name of a data set, as in a benchmark -> its manifest.
+        specs: the manifests by name.
         data_root: folder of the data sets; default: `OODBENCH_DATA`, else in the cache.
         say: progress reporter; default: silent, with warnings as Python warnings.
         most: largest number of images of a split; None for all (`oodbench.data.image_selection`).
+        reads: data set and split -> how often it will be read; other splits are cached.
+        batch_size: images of a batch of `StreamedSplit`.
     """
 
     def __init__(
@@ -28,10 +44,16 @@ class LoadedSplits:
         data_root: str | Path | None = None,
         say: Reporter | None = None,
         most: int | None = None,
+        *,
+        reads: Mapping[tuple[str, SplitName], int] | None = None,
+        batch_size: int = 1,
     ) -> None:
         self._specs, self._data_root, self._say = specs, data_root, say or Silent()
-        self._most = most
-        self._loaded: dict[tuple[str, str], tuple[ImageArray, str]] = {}
+        self._most, self._reads, self._batch_size = most, reads or {}, batch_size
+        self._loaded: dict[tuple[str, SplitName], tuple[ImageArray, str]] = {}
+        self._streamed: dict[tuple[str, SplitName], StreamedSplit] = {}
+        self._digests: dict[tuple[str, SplitName], NDArray[np.uint64]] = {}
+        self._stored: dict[str, StoredDataset] = {}
 
     def num_classes(self, dataset: str) -> int:
         """Number of classes that a manifest declares; 0 for data without classes."""
@@ -51,8 +73,98 @@ class LoadedSplits:
         return self._load(dataset, split)[0]
 
     def fingerprint(self, dataset: str, split: SplitName) -> str:
-        """SHA-256 of a split."""
+        """SHA-256 of the images and labels of a split."""
         return self._load(dataset, split)[1]
+
+    def images(self, dataset: str, split: SplitName) -> ImageArray | StreamedSplit:
+        """Images of a split, as `get`, or to be decoded while they are read."""
+        key, spec = (dataset, split), self._specs[dataset]
+        if key in self._streamed:
+            return self._streamed[key]
+        streamed = is_streamed(spec, split, self._reads.get(key, 2), self._most)
+        if key in self._loaded or not streamed:
+            return self.get(dataset, split)
+        decoder, indices = self._fetched(dataset, split)
+        if self._stored_set(dataset).opened(split):
+            return self.get(dataset, split)
+        from oodbench.data.streamed_split import StreamedSplit, worker_count
+
+        self._streamed[key] = StreamedSplit(
+            decoder,
+            indices,
+            batch_size=self._batch_size,
+            workers=worker_count(),
+            say=self._say,
+        )
+        return self._streamed[key]
+
+    def checksum(self, dataset: str, split: SplitName) -> str:
+        """SHA-256 of a split that is known before its images are decoded, where it is large.
+
+        Of large splits it covers labels, paths and sizes of the files and what the manifest says
+        of decoding; of the others it is the fingerprint.
+        """
+        if not self.is_large(dataset, split):
+            return self.fingerprint(dataset, split)
+        decoder, indices = self._fetched(dataset, split)
+        source = decoder.source
+        labels = None if source.labels is None else source.labels[indices].tolist()
+        return digest(self.declared(dataset, split), source.listing, canonical_json(labels))
+
+    def declared(self, dataset: str, split: SplitName) -> str:
+        """SHA-256 of what the manifest says of a split, known without its files."""
+        from oodbench.data.store.image_cache import decisive
+
+        return digest(decisive(self._specs[dataset], split), str(self._most))
+
+    def is_large(self, dataset: str, split: SplitName) -> bool:
+        """Whether the images of a split may be decoded while they are read."""
+        return is_large(self._specs[dataset], split)
+
+    def pixels(self) -> dict[str, dict[str, str]]:
+        """Data set -> split -> fingerprint, of the large splits that were read so far."""
+        found: dict[str, dict[str, str]] = {}
+        for (dataset, split), (_, fingerprint) in self._loaded.items():
+            if self.is_large(dataset, split):
+                found.setdefault(dataset, {})[split] = fingerprint
+        for (dataset, split), images in self._streamed.items():
+            if images.fingerprint is not None:
+                found.setdefault(dataset, {})[split] = images.fingerprint
+        return found
+
+    def digests(self, dataset: str, split: SplitName) -> NDArray[np.uint64] | None:
+        """A digest of each image (`oodbench.data.duplicates`).
+
+        Returns:
+            Shape [N]; None for large splits that have not been read yet.
+        """
+        from oodbench.data.duplicates import digests
+
+        key = dataset, split
+        if key in self._streamed:
+            return self._streamed[key].digests
+        if key not in self._digests:
+            if key not in self._loaded and self.is_large(dataset, split):
+                return None
+            self._digests[key] = digests(self.get(dataset, split))
+        return self._digests[key]
+
+    def _fetched(self, dataset: str, split: SplitName) -> tuple[SplitDecoder, Indices]:
+        """What decodes the images of a large split, and the images that are read."""
+        decoder, indices = self._stored_set(dataset).fetched(split)
+        if self._most is not None and len(indices) > self._most:
+            labels = decoder.source.labels
+            labels = None if labels is None else labels[indices]
+            chosen = limited_indices(len(indices), labels, self._most, dataset, split)
+            indices = indices[chosen]
+        return decoder, indices
+
+    def _stored_set(self, dataset: str) -> StoredDataset:
+        from oodbench.data.store.stored_dataset import StoredDataset
+
+        if dataset not in self._stored:
+            self._stored[dataset] = StoredDataset(self._specs[dataset], self.root, self._say)
+        return self._stored[dataset]
 
     def _load(self, dataset: str, split: SplitName) -> tuple[ImageArray, str]:
         key = dataset, split
@@ -60,7 +172,7 @@ class LoadedSplits:
             spec = self._specs[dataset]
             data, fingerprint = checked_split(spec, split, self._data_root, self._say)
             if self._most is not None and len(data) > self._most:
-                data = limited(data, self._most, spec.name, split)
+                data = limited(data, self._most, dataset, split)
                 fingerprint = data.fingerprint()
             self._loaded[key] = data, fingerprint
         return self._loaded[key]

@@ -28,6 +28,8 @@ class StoredImages:
         identity: digest of path, size and modification time of every file.
         classes: names of the classes, if the files contain them.
         note: how the images differ from those that the manifest describes; "" if they do not.
+        listing: digest of path and size of every file, the same for a copy of the files; "" if the
+            images were read into one array.
     """
 
     names: Sequence[str]
@@ -37,6 +39,7 @@ class StoredImages:
     identity: str
     classes: tuple[str, ...] = ()
     note: str = ""
+    listing: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -124,6 +127,11 @@ def identity_of(stamps: Iterable[FileStamp]) -> str:
     text = "".join(f"{each.path}\0{each.size}\0{each.modified}\n" for each in stamps)
     # Names that are not valid in the system's encoding contain surrogates.
     return digest(text.encode("utf-8", "surrogateescape"))
+
+
+def listing_of(stamps: Iterable[FileStamp]) -> str:
+    """Digest of paths and sizes, 64 hexadecimal digits: equal for a copy of the files."""
+    return identity_of(FileStamp(each.path, each.size, 0) for each in stamps)
 
 
 def images_of_array(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine import provenance
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
@@ -122,7 +121,7 @@ class _Run:
         self.directory = directory
         self.device = device
         self.say = say
-        self.data = LoadedSplits(plan.datasets, data_root, say, plan.benchmark.most_images)
+        self.data = provenance.data_of(plan, data_root, say)
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
@@ -145,16 +144,14 @@ class _Run:
         with self.say.work(len(units) + 1):
             self.say.stage("data")
             self._open(resume)
-            self.duplicates, signs = provenance.duplicates_of_id_images(self.plan, self.data)
-            self.warnings |= {"data": signs} if signs else {}
-            for sign in signs:
-                self.say.warn(sign)
+            self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
             self._write("running")
             self.say.done(f"data: {', '.join(self.plan.datasets)}")
             self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
             with deterministic(self.device):
                 for model, seed in units:
                     self._unit(model, seed)
+            self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
         for skip in self.plan.skips:
             for seed in self.plan.seeds:
                 self.records[skip.method, seed] = self.recorder.missing(
@@ -194,7 +191,7 @@ class _Run:
                 NetworkRunner(classifier, batch_size=self.benchmark.evaluation.batch_size),
                 todo,
                 detectors,
-                EvaluationData.of_benchmark(self.benchmark, self.data.get),
+                EvaluationData.of_benchmark(self.benchmark, self.data.images),
                 self.data.num_classes(self.benchmark.id),
                 tuning=self.benchmark.tuning,
                 seed=seed,
@@ -331,6 +328,7 @@ class _Run:
         self.trainings, self.differences = found.trainings, found.differences
         self.checkpoints, self.notes = dict(held.checksums.checkpoints), dict(held.notes)
         self.trained_on, self.warnings = dict(held.trained_on), dict(held.warnings)
+        self.duplicates = dict(held.duplicates_of_id_images)
         threads, now = held.environment.threads, torch.get_num_threads()
         if held.run_id and threads != now:
             self.say.warn(
@@ -367,13 +365,14 @@ class _Run:
         return known
 
     def _description(self, status: RunStatus) -> RunDescription:
-        checkpoints = {"checkpoints": dict(sorted(self.checkpoints.items()))}
+        pixels = provenance.merged(self.before.checksums.pixels, self.data.pixels())
+        checksums = {"checkpoints": dict(sorted(self.checkpoints.items())), "pixels": pixels}
         return self.described.model_copy(
             update={
                 **provenance.published(self.plan, self.models, self.data_root, self.before, status),
                 "status": status,
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "checksums": self.described.checksums.model_copy(update=checkpoints),
+                "checksums": self.described.checksums.model_copy(update=checksums),
                 "trained_on": dict(sorted(self.trained_on.items())),
                 "records": [
                     RecordDigest(method=key[0], seed=key[1], sha256=self._lines(key).digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodbench.data.duplicates import digests
 from oodbench.data.listed_files import used_files
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.data.store.checkpoint_files import CheckpointFiles
@@ -21,9 +20,11 @@ from oodbench.data.store.fetching import unverified_files as stored_unverified_f
 from oodbench.data.store.locations import StoredFiles, root_folder
 from oodbench.engine.mistakes import shared_signs
 from oodbench.planning.plan import Method, Plan
+from oodbench.planning.workload import reads_of
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.detector_modules import source_digest
 from oodbench.process import process_settings
+from oodbench.progress import Reporter
 from oodbench.specs import SplitName
 from oodbench.storage.run_description import (
     Checksums,
@@ -49,17 +50,41 @@ def work_of(plan: Plan, catalog: Catalog, data: LoadedSplits) -> Work:
     """
     names = sorted({method.detector.name for method in plan.methods})
     detectors = {name: detector_checksum(catalog, name) for name in names}
-    return Work(plan.benchmark, data_checksums(plan, data), detectors)
+    fitted_on: dict[str, dict[str, str]] = {}
+    for name, split in sorted(reads_of(plan)):
+        if split != "test" and data.is_large(name, split):
+            fitted_on.setdefault(name, {})[split] = data.checksum(name, split)
+    return Work(plan.benchmark, data_checksums(plan, data), detectors, fitted_on)
+
+
+def data_of(plan: Plan, data_root: Path | None, say: Reporter) -> LoadedSplits:
+    """The images of a plan's benchmark."""
+    benchmark = plan.benchmark
+    return LoadedSplits(
+        plan.datasets,
+        data_root,
+        say,
+        benchmark.most_images,
+        reads=reads_of(plan),
+        batch_size=benchmark.evaluation.batch_size,
+    )
 
 
 def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     """Checksums of all data of a plan's benchmark, whichever methods are run.
 
-    All splits of the ID set and the test splits of the others, by data set and split.
+    All splits of the ID set and the test splits of the others, by data set and split. Files of
+    large splits that only some methods read are not opened (`Work.fitted_on`).
     """
+
+    def checksum(name: str, split: SplitName) -> str:
+        if split != "test" and data.is_large(name, split):
+            return data.declared(name, split)
+        return data.checksum(name, split)
+
     return {
         name: {
-            split: data.fingerprint(name, split)
+            split: checksum(name, split)
             for split in spec.splits
             if split == "test" or name == plan.benchmark.id
         }
@@ -67,25 +92,51 @@ def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     }
 
 
-def duplicates_of_id_images(plan: Plan, data: LoadedSplits) -> tuple[dict[str, int], list[str]]:
+def merged(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Data set -> split -> checksum, of an earlier command and of this one."""
+    return {
+        name: {**before.get(name, {}), **now.get(name, {})}
+        for name in dict.fromkeys([*before, *now])
+    }
+
+
+def duplicates(
+    plan: Plan, data: LoadedSplits, warnings: dict[str, list[str]], say: Reporter
+) -> dict[str, int]:
     """Test images of other sets that are, byte for byte, ID images that are trained or tuned on.
 
+    Large splits take part as soon as they have been read.
+
+    Args:
+        plan: of the run.
+        data: its images.
+        warnings: of the run; signs of a mistake in the data are entered under "data".
+        say: takes those that are not there yet.
+
     Returns:
-        csID or OOD set -> number of such images, and signs of a mistake in the data.
+        csID or OOD set -> number of such images.
     """
     benchmark = plan.benchmark
     splits = [(benchmark.id, split) for split in plan.datasets[benchmark.id].splits]
     tests: list[tuple[str, SplitName]] = [(name, "test") for name in benchmark.names[1:]]
-    images = {
-        f"the {split} images of '{name}'": digests(data.get(name, split))
-        for name, split in splits + tests
-    }
-    seen = [images[f"the {split} images of '{name}'"] for name, split in splits if split != "test"]
+    known = {key: data.digests(*key) for key in splits + tests}
+    found = {key: digests for key, digests in known.items() if digests is not None}
+    seen = [found[key] for key in splits if key in found and key[1] != "test"]
     counts = {
-        name: sum(int(np.isin(images[f"the test images of '{name}'"], part).sum()) for part in seen)
-        for name, _ in tests
+        name: sum(int(np.isin(found[name, split], part).sum()) for part in seen)
+        for name, split in tests
+        if (name, split) in found
     }
-    return counts, list(shared_signs(images))
+    images = {f"the {split} images of '{name}'": each for (name, split), each in found.items()}
+    signs = list(shared_signs(images))
+    for sign in signs:
+        if sign not in warnings.get("data", ()):
+            say.warn(sign)
+    if signs:
+        warnings["data"] = signs
+    return counts
 
 
 def detector_checksum(catalog: Catalog, name: str) -> str:
@@ -130,6 +181,7 @@ def description(
         environment=environment(device),
         checksums=Checksums(
             data={name: dict(splits) for name, splits in work.data.items()},
+            fitted_on=merged(before.checksums.fitted_on, work.fitted_on),
             detectors={**before.checksums.detectors, **work.detectors},
         ),
     )

@@ -153,7 +153,9 @@ def in_memory(source: ImageSource) -> ImageArray:
             return ImageArray(images, None if labels is None else np.asarray(labels))
     if len({images.shape[1:] for images, _ in batches}) > 1:
         raise TuningError(f"images of {source.name} have several sizes, and are not attacked")
-    whole = torch.cat([torch.as_tensor(images) for images, _ in batches]).float().clamp(0, 1)
+    whole = torch.cat([torch.as_tensor(images) for images, _ in batches])
+    if whole.dtype != torch.uint8:
+        whole = whole.float().clamp(0, 1)
     known = [torch.as_tensor(labels) for _, labels in batches if labels is not None]
     return ImageArray(whole.cpu().numpy(), torch.cat(known).cpu().numpy() if known else None)
 

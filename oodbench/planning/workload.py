@@ -22,6 +22,7 @@ more passes over one batch, which are not counted.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -104,6 +105,18 @@ def total(parts: Iterable[Work]) -> Work:
 def passes_of(plan: Plan) -> tuple[Pass, ...]:
     """The passes over data for each seed, in the order of the run."""
     return tuple(each for model in plan.models for each in _passes_of_model(plan, model))
+
+
+def reads_of(plan: Plan) -> Counter[tuple[str, SplitName]]:
+    """Data set and split -> how often the passes of a plan read its images, of all seeds.
+
+    Images to tune on are kept in memory or read several times: they count twice.
+    """
+    reads: Counter[tuple[str, SplitName]] = Counter()
+    for planned in passes_of(plan):
+        times = 2 if planned.purpose == "tune" else 1
+        reads[planned.dataset, planned.split] += times * len(plan.seeds)
+    return reads
 
 
 def _passes_of_model(plan: Plan, model: str) -> Iterator[Pass]:

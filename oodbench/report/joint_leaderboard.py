@@ -109,9 +109,9 @@ def _described_difference(one: RunDescription, other: RunDescription) -> str:
     for part in _OF_BENCHMARK:
         if keys := shared_differences(one.benchmark.get(part), other.benchmark.get(part), part):
             return f"their benchmarks differ in {listed(keys, 3)}"
-    for name, splits in one.checksums.data.items():
+    for name, splits in one.checksums.images.items():
         for split, checksum in splits.items():
-            theirs = other.checksums.data.get(name, {}).get(split, checksum)
+            theirs = other.checksums.images.get(name, {}).get(split, checksum)
             if theirs != checksum:
                 return (
                     f"the {split} images of '{name}' have the checksum {checksum[:8]} in one and "

@@ -120,7 +120,7 @@ class IndexedRun:
     def data_checksum(self, dataset: str, split: str = "test") -> str | None:
         """Checksum of a split; None if it is not known."""
         described = self.run.description
-        return described.checksums.data.get(dataset, {}).get(split) if described else None
+        return described.checksums.images.get(dataset, {}).get(split) if described else None
 
     def weights(self, method: str, seed: int) -> str | None:
         """Checksum of the weights of a method's network; None if it is not known."""

@@ -9,7 +9,12 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from oodbench.errors import listed
 from oodbench.specs import WORDS, EvaluationSpec, PublishedReference, PublishedSpec
@@ -136,14 +141,34 @@ class Checksums(DescriptionPart):
     """SHA-256 of everything that the results depend on.
 
     Attributes:
-        data: data set -> split -> checksum of its images and labels.
+        data: data set -> split -> checksum of its images and labels; of large splits that are
+            tested on, of the list of files and labels, of other large splits, of the manifest.
+        fitted_on: likewise, of the list of files of large splits that detectors are fitted on.
+        pixels: likewise, of images and labels of the large splits that the run read.
         checkpoints: "model/seed<k>" -> checksum of its weights.
         detectors: name -> checksum of its source; other text if it has no file.
     """
 
     data: dict[str, dict[str, str]] = {}
+    fitted_on: dict[str, dict[str, str]] = {}
+    pixels: dict[str, dict[str, str]] = {}
     checkpoints: dict[str, str] = {}
     detectors: dict[str, str] = {}
+
+    @property
+    def images(self) -> dict[str, dict[str, str]]:
+        """Data set -> split -> checksum; of pixels where they are known."""
+        return {name: {**splits, **self.pixels.get(name, {})} for name, splits in self.data.items()}
+
+    @model_serializer(mode="wrap")
+    def _without_large_splits(self, serialized: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only runs with large splits have."""
+        content: dict[str, Any] = serialized(self)
+        return {
+            key: value
+            for key, value in content.items()
+            if value or key not in ("fitted_on", "pixels")
+        }
 
 
 class RecordDigest(DescriptionPart):

@@ -6,7 +6,7 @@ Resuming a run and finding the finished benchmarks of a suite ask the same quest
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from oodbench.errors import listed
@@ -28,11 +28,13 @@ class Work:
         benchmark: its specification.
         data: data set -> split -> checksum.
         detectors: name -> checksum of its source, or `IN_NO_FILE`.
+        fitted_on: likewise `data`, of large splits that only some methods read.
     """
 
     benchmark: BenchmarkSpec
     data: Mapping[str, Mapping[str, str]]
     detectors: Mapping[str, str]
+    fitted_on: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -51,7 +53,13 @@ class Work:
         other = benchmark_difference(self.benchmark, held)
         if other is not None:
             return other
-        if held.run_id != self.run_id:
+        before = held.checksums.fitted_on
+        same = all(
+            before.get(name, {}).get(split, checksum) == checksum
+            for name, splits in self.fitted_on.items()
+            for split, checksum in splits.items()
+        )
+        if held.run_id != self.run_id or not same:
             return f"a run with other data, or of oodbench {held.versions.get('oodbench')}"
         return None
 

@@ -9,7 +9,7 @@ import pytest
 
 import oodbench
 from oodbench.errors import UserError
-from oodbench.storage.run_description import Environment, RunDescription
+from oodbench.storage.run_description import Checksums, Environment, RunDescription
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -27,6 +27,17 @@ def test_descriptions_of_earlier_versions_are_readable(folder: Path, tmp_path: P
     again = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert {key: again[key] for key in ("run_id", "benchmark", "seeds", "checksums")} == {
         key: content[key] for key in ("run_id", "benchmark", "seeds", "checksums")
+    }
+
+
+def test_images_are_known_by_their_pixels_where_they_were_read() -> None:
+    known = Checksums(
+        data={"a": {"test": "files", "train": "manifest"}, "b": {"test": "small"}},
+        pixels={"a": {"test": "pixels"}},
+    )
+    assert known.images == {
+        "a": {"test": "pixels", "train": "manifest"},
+        "b": {"test": "small"},
     }
 
 

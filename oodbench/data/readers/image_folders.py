@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from oodbench.data.image_decoder import SUFFIXES
 from oodbench.data.readers.class_names import ordered_classes
-from oodbench.data.stored_images import FileContents, FileStamp, StoredImages, identity_of
+from oodbench.data.stored_images import (
+    FileContents,
+    FileStamp,
+    StoredImages,
+    identity_of,
+    listing_of,
+)
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -68,6 +74,7 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImag
         content=FileContents(folder, names),
         files=names,
         identity=identity_of(found),
+        listing=listing_of(found),
         classes=classes,
     )
 

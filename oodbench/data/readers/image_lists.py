@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from oodbench.data.readers.class_names import ordered_classes
 from oodbench.data.readers.image_folders import open_folder
-from oodbench.data.stored_images import FileContents, StoredImages, identity_of, stamp
+from oodbench.data.stored_images import FileContents, StoredImages, identity_of, listing_of, stamp
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
@@ -92,6 +92,7 @@ def open_list(
         content=FileContents(folder, names),
         files=[spec.paths[split], *names],
         identity=identity_of(stamps),
+        listing=listing_of(stamps),
         classes=classes,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,6 +23,7 @@ from oodbench.data.stored_images import (
     FileStamp,
     StoredImages,
     identity_of,
+    listing_of,
     stamp,
 )
 from oodbench.errors import UserError, counted
@@ -68,6 +70,7 @@ def open_listed(spec: DatasetSpec, split: SplitName, root: Path) -> StoredImages
         content=found.content,
         files=list(dict.fromkeys(each.path for each in (about, *found.stamps))),
         identity=digest(listing.sha256, identity_of(found.stamps)),
+        listing=digest(listing.sha256, *(str(each.size) for each in found.stamps)),
         note="" if place.note is None else f"images from {found.where}: {place.note}",
     )
 
@@ -164,6 +167,7 @@ def _class_folders(spec: DatasetSpec, folders: ClassFoldersSpec, root: Path) -> 
         content=FileContents(root, paths),
         files=paths,
         identity=identity_of(stamps),
+        listing=listing_of(replace(each, path=each.path.removeprefix(prefix)) for each in stamps),
     )
 
 

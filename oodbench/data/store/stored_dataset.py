@@ -11,6 +11,7 @@ from pathlib import Path
 from oodbench.data.array_checks import check_fingerprint
 from oodbench.data.decoding_choice import is_large
 from oodbench.data.image_array import ImageArray
+from oodbench.data.image_selection import Indices
 from oodbench.data.listed_files import fetch_listed
 from oodbench.data.readers.by_kind import check_classes, open_split
 from oodbench.data.split_decoder import SplitDecoder
@@ -38,14 +39,15 @@ _LOSSES = {
 }
 
 
-def losses(
+def remarks(
     spec: DatasetSpec,
     split: str,
     count: int,
     skipped: Sequence[str],
     lost: Mapping[str, int],
+    note: str,
 ) -> list[str]:
-    """Warnings about images that were left out, and about what conversion dropped.
+    """Warnings about images that were left out, that conversion changed, or that are other ones.
 
     Args:
         spec: the manifest.
@@ -53,6 +55,7 @@ def losses(
         count: number of images that were decoded.
         skipped: names of the images that were left out.
         lost: what conversion dropped -> number of images.
+        note: of the stored images.
     """
     where = f"data set '{spec.name}', split '{split}'"
     texts = []
@@ -66,7 +69,7 @@ def losses(
         f"{where}: {_LOSSES[what].format(count=counted(images, 'image'))}"
         for what, images in lost.items()
     ]
-    return texts
+    return [*texts, f"{where}: {note}"] if note else texts
 
 
 class StoredDataset:
@@ -81,6 +84,7 @@ class StoredDataset:
     def __init__(self, spec: DatasetSpec, root: Path, say: Reporter) -> None:
         self._spec, self._root, self._say = spec, root, say
         self._sources: dict[SplitName, StoredImages] = {}
+        self._fetched: set[SplitName] = set()
 
     def load(self, split: SplitName) -> ImageArray:
         """The images of a split, memory-mapped; downloaded and decoded first if needed.
@@ -95,12 +99,9 @@ class StoredDataset:
             self.discard(split, str(error))
             decoded = self.decoded(split)
             data = decoded.images()
-        for text in losses(self._spec, split, len(data), decoded.skipped, decoded.lost):
+        note = self.source(split).note if self._spec.lists else ""
+        for text in remarks(self._spec, split, len(data), decoded.skipped, decoded.lost, note):
             self._say.warn(text)
-        if self._spec.lists and self.source(split).note:
-            self._say.warn(
-                f"data set '{self._spec.name}', split '{split}': {self.source(split).note}"
-            )
         check_fingerprint(self._spec, split, data)
         return data
 
@@ -141,7 +142,7 @@ class StoredDataset:
             opened = self.opened(split)  # another process may have decoded it meanwhile
             if opened is not None:
                 return opened
-            decoder = self.decoder(split)
+            decoder = SplitDecoder(self._spec, split, self.source(split))
             self._check_others(split)
             return decode(decoder, content, self.identity(split), self._say.detail)
 
@@ -208,8 +209,7 @@ class StoredDataset:
         # Splits that only the user can provide come last, so that all others are fetched.
         for split in sorted(self._spec.splits, key=self._spec.class_folders.__contains__):
             if is_large(self._spec, split):
-                self.fetch(split)
-                counts[split] = len(checked_indices(self._spec, split, self.source(split)))
+                counts[split] = len(self.fetched(split)[1])
             else:
                 counts[split] = self.decoded(split).count
         return counts
@@ -221,9 +221,18 @@ class StoredDataset:
             return digest(canonical_json([list(file) for file in files]))
         return digest(self.source(split).identity)
 
-    def decoder(self, split: SplitName) -> SplitDecoder:
-        """Decodes the images of a split one by one; files must have been fetched."""
-        return SplitDecoder(self._spec, split, self.source(split))
+    def fetched(self, split: SplitName) -> tuple[SplitDecoder, Indices]:
+        """What decodes the images of a split one by one, and their indices; downloaded if needed.
+
+        Raises:
+            UserError: as `oodbench.data.load_split`, but for what only decoding shows.
+        """
+        if split not in self._fetched:
+            self.fetch(split)
+            self._fetched.add(split)
+        source = self.source(split)
+        indices = checked_indices(self._spec, split, source)
+        return SplitDecoder(self._spec, split, source), indices
 
     def source(self, split: SplitName) -> StoredImages:
         """The stored images that a split is taken from.

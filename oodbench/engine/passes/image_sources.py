@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from torch import Tensor
 from oodbench.data import ImageArray
 from oodbench.planning.plan import FITTED_ON
 from oodbench.specs import BenchmarkSpec, SplitName
+
+if TYPE_CHECKING:
+    from oodbench.data.streamed_split import StreamedSplit
 
 ID = "id"
 """What the scores of the in-distribution test images are called."""
@@ -54,7 +57,7 @@ class SplitImages:
     """
 
     name: str
-    load: Callable[[], ImageArray]
+    load: Callable[[], ImageArray | StreamedSplit]
 
     @property
     def size(self) -> int:
@@ -62,13 +65,17 @@ class SplitImages:
         return len(self.load())
 
     def first(self) -> Batch:
-        """All images as one batch."""
+        """All images as one batch, or the first batch of those that are decoded now."""
         data = self.load()
-        return data.images, data.labels
+        return (data.images, data.labels) if isinstance(data, ImageArray) else data.first()
 
     def batches(self) -> Iterator[Batch]:
-        """All images as one batch."""
-        yield self.first()
+        """All images as one batch, or batches as they are decoded."""
+        data = self.load()
+        if isinstance(data, ImageArray):
+            yield data.images, data.labels
+        else:
+            yield from data.batches()
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class EvaluationData:
 
     @classmethod
     def of_benchmark(
-        cls, benchmark: BenchmarkSpec, load: Callable[[str, SplitName], ImageArray]
+        cls, benchmark: BenchmarkSpec, load: Callable[[str, SplitName], ImageArray | StreamedSplit]
     ) -> EvaluationData:
         """The images of a benchmark.
 

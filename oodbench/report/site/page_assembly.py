@@ -113,8 +113,9 @@ def shared_test_data(before: ShownRun, after: ShownRun) -> str:
         return unchecked
     if one.benchmark.get("limited") != other.benchmark.get("limited"):
         return ""
-    shared = one.checksums.data.keys() & other.checksums.data.keys()
-    if any(one.checksums.data[name] != other.checksums.data[name] for name in shared):
+    images, others = one.checksums.images, other.checksums.images
+    shared = images.keys() & others.keys()
+    if any(images[name] != others[name] for name in shared):
         return ""
     names = {board.id_dataset, *board.csid, *(each.name for each in board.ood_sets)}
     return "same test data" if names <= shared else unchecked
@@ -199,7 +200,7 @@ def _provenance(run: ShownRun) -> Iterable[tuple[str, str]]:
     ):
         if text:
             yield label, text
-    for name, splits in description.checksums.data.items():
+    for name, splits in description.checksums.images.items():
         yield f"Data: {name}", ", ".join(f"{split} {sha[:16]}" for split, sha in splits.items())
     for name, sha in description.checksums.checkpoints.items():
         yield f"Weights: {name}", sha[:16]

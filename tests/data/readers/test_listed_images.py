@@ -18,7 +18,9 @@ from helpers.openood_standins import write_openood
 from PIL import Image
 
 from oodbench.data import load_split
+from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.data.readers.by_kind import open_split
+from oodbench.data.streamed_split import StreamedSplit
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import DatasetSpec, SplitName
@@ -47,6 +49,25 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def manifest(folder: Path, name: str) -> DatasetSpec:
     return read_spec(DatasetSpec, folder / "data_manifests" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_worker_processes_read_the_same_images(
+    folders: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oodbench.data.decoding_choice.ALWAYS_CACHED", 0)
+    monkeypatch.setenv("OODBENCH_WORKERS", "1")
+    spec = manifest(folders, name)
+    for split in spec.splits:
+        store = LoadedSplits(
+            {name: spec}, folders / "data", Notes(), reads={(name, split): 1}, batch_size=8
+        )
+        images = store.images(name, split)
+        assert isinstance(images, StreamedSplit)
+        batches = list(images.batches())
+        expected = load_split(spec, split, folders / "data")
+        assert images.fingerprint == expected.fingerprint()
+        assert sum(len(batch) for batch, _ in batches) == len(expected)
 
 
 def test_all_manifests_are_here() -> None:
