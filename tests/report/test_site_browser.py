@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from helpers.site_runs import METHODS, renamed, write_run
 
 import oodbench
 from oodbench.report.leaderboard import LeaderboardData
+from oodbench.report.published.average_matching import compare_averages
 from oodbench.report.site.folder import write_site
 from oodbench.report.site.page_assembly import assemble
 from oodbench.report.site.pages import ShownRun
 from oodbench.report.site.rendering import render
+from oodbench.specs import PublishedReference, PublishedSpec
 from oodbench.storage.stored_run import read_stored_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -41,6 +44,45 @@ def board_of(folder: Path) -> LeaderboardData:
     return oodbench.open_run(folder).leaderboard()  # type: ignore[union-attr]
 
 
+def with_published(board: LeaderboardData) -> LeaderboardData:
+    """The board beside published averages of hostile detectors."""
+    names = dict(zip(HOSTILE, ("MSP", "KNN", "ODIN", "Entropy"), strict=True))
+    entry = {"training": HOSTILE[0], "network": HOSTILE[1]}
+    numbers = {
+        "schema_version": 1,
+        "name": "board",
+        "title": HOSTILE[0],
+        "sources": {"board": {"citation": HOSTILE[1]}},
+        "averages": {
+            "tuning": "GRID",
+            "tuned": HOSTILE[:1],
+            "detectors": names,
+            "measures": {
+                group: {"metric": "auroc", "group": group, "source": "board"}
+                for group in ("near", "far")
+            },
+            "contested": [{"postprocessors": HOSTILE[1:2], "reason": HOSTILE[0]}],
+            "benchmarks": {
+                "small": {
+                    "title": "Small",
+                    "entries": [
+                        {**entry, "postprocessor": name, "values": {"near": [90.0, 1.0]}}
+                        for name in HOSTILE
+                    ],
+                }
+            },
+        },
+    }
+    models = dict.fromkeys(("SoftMax", "DisMax"), entry)
+    reference = {"file": "board", "benchmark": "small", "models": models}
+    found = compare_averages(
+        board,
+        PublishedSpec.model_validate(numbers),
+        PublishedReference.model_validate(reference),
+    )
+    return replace(board, published=found)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one benchmark, a run without scores, and hostile names."""
@@ -51,6 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(base / "bare", METHODS, benchmark="bare", scores=False),
     ]
     shown = [ShownRun(read_stored_run(run), board_of(run)) for run in runs]
+    shown[2] = replace(shown[2], board=with_published(shown[2].board))
     hostile = write_run(base / "hostile", METHODS, benchmark=f"hostile {LONG}", scores=False)
     shown.append(renamed(hostile, HOSTILE, ["<b>", "</script>", "x" * 500]))
     folder = base / "site"
@@ -337,4 +380,30 @@ def test_size_and_load_time_of_forty_methods_on_eight_sets(
             f"{len(pages['toy-v1/index.html']) / 2**10:.0f} KiB, loaded in {loaded:.0f} ms"
         )
     assert whole - figures < 2 * 2**20
+    assert opened.said == []
+
+
+def test_published_values_show_every_column_on_a_phone_if_asked(browser: Any, site: Path) -> None:
+    opened = Opened(browser, site, viewport={"width": 400, "height": 800})
+    page = opened.open("bare-v1/index.html")
+    section = page.locator("#published")
+    assert section.locator("figure.plot").count() == 1
+    assert section.locator(".point").count() == 4
+    assert section.locator(".point.hollow").count() == 1
+    table = section.locator("table").first
+
+    def visible(selector: str) -> int:
+        return sum(each.is_visible() for each in table.locator(selector).all())
+
+    few = visible("thead tr:last-child th")
+    page.locator("#published .every").check()
+    assert visible("thead tr:last-child th") > few
+    # The row of groups spans exactly the columns that are shown.
+    for checked in (True, False):
+        page.locator("#published .every").set_checked(checked)
+        groups = [
+            each for each in table.locator("thead tr:first-child th").all() if each.is_visible()
+        ]
+        spanned = sum(int(each.get_attribute("colspan")) for each in groups)
+        assert spanned == visible("thead tr:last-child th")
     assert opened.said == []

@@ -29,6 +29,7 @@ from oodbench.report.tables.values import DOWN_SIGN, SPREAD_SIGN, TUNED_ON, UP_S
 
 _TITLE = "Published beside measured"
 _SPREAD = f"{SPREAD_SIGN} over checkpoints"
+_INTERVAL = f"{LEVEL:.0%} interval"
 
 
 def document(averages: ComparedAverages) -> Document:
@@ -100,7 +101,7 @@ def _metric(averages: ComparedAverages, shown: Sequence[Average]) -> Table:
             Heading(_SPREAD, SPREAD_SIGN, importance=6, group=group),
             Heading("measured", "here", group=group),
             Heading(_SPREAD, SPREAD_SIGN, importance=6, group=group),
-            Heading(f"{LEVEL:.0%} interval", f"{LEVEL:.0%} interval", importance=5, group=group),
+            Heading(_INTERVAL, _INTERVAL, importance=5, group=group),
             Heading("difference", "diff.", group=group),
         ]
 
@@ -128,7 +129,18 @@ def _metric(averages: ComparedAverages, shown: Sequence[Average]) -> Table:
         section("Published value contested", (row for row in published if row.contested)),
         section("No published value", (row for row in measured if row not in published)),
     ]
-    return Table(title, tuple(headings), tuple(part for part in sections if part.rows))
+    found = Table(title, tuple(headings), tuple(part for part in sections if part.rows))
+    return _without_empty(found, _SPREAD, _INTERVAL)
+
+
+def _without_empty(table: Table, *titles: str) -> Table:
+    """The table without columns of these titles that are all empty, as with one checkpoint."""
+    filled = {
+        heading.title
+        for index, heading in enumerate(table.headings)
+        if any(cell.text for cell in table.column(index))
+    }
+    return table.without(*(title for title in titles if title not in filled))
 
 
 def _cells(row: AverageRow, average: Average) -> tuple[Cell, ...]:
@@ -177,7 +189,8 @@ def _accuracies(averages: ComparedAverages) -> Table:
                     difference_cell(same[0].compared(average), average.measure),
                 )
             )
-    return Table(f"{_TITLE}: test accuracy (%)", headings, (Section("", tuple(rows)),))
+    table = Table(f"{_TITLE}: test accuracy (%)", headings, (Section("", tuple(rows)),))
+    return _without_empty(table, _SPREAD)
 
 
 def _postprocessors(
@@ -254,14 +267,25 @@ def _unmeasured(averages: ComparedAverages) -> Iterator[str]:
         rows = [row for row in averages.unmeasured if bool(row.detector) is known]
         if rows:
             verb = words if len(rows) > 1 else words.replace("have", "has", 1)
-            names = dict.fromkeys(row.postprocessor for row in rows)
             entries = "published entry" if len(rows) == 1 else "published entries"
-            yield f"{len(rows)} {entries} of these models {verb}: {', '.join(names)}."
+            yield f"{len(rows)} {entries} of these models {verb}: {_named(rows, averages)}."
     if averages.others:
         yield (
             f"{averages.others} other entries of the publication ({averages.title}) have another "
             "training or network."
         )
+
+
+def _named(rows: Sequence[AverageRow], averages: ComparedAverages) -> str:
+    """Postprocessors, each with its networks if these are not those of all models."""
+    networks: dict[str, list[str]] = {}
+    for row in rows:
+        networks.setdefault(row.postprocessor, []).append(row.network)
+    every = len(set(averages.models.values()))
+    return ", ".join(
+        name if len(mine) == every else f"{name} ({', '.join(mine)})"
+        for name, mine in networks.items()
+    )
 
 
 def average_notes(found: Sequence[ComparedAverages]) -> Iterator[str]:

@@ -300,6 +300,29 @@ def test_reasons_counts_and_caveats_are_said() -> None:
     assert "Elsewhere" not in text
 
 
+def test_columns_without_any_value_are_left_out() -> None:
+    def titles(seeds: int) -> set[str]:
+        found = averages(seeds)
+        rows = tuple(
+            replace(
+                row, published={name: v._replace(spread=None) for name, v in row.published.items()}
+            )
+            for row in found.rows
+        )
+        table = averages_layout.average_tables(replace(found, rows=rows))[0]
+        return {heading.title for heading in table.headings}
+
+    assert titles(3) - titles(1) == {"± over checkpoints"}
+
+
+def test_entries_of_some_networks_alone_are_named_with_them() -> None:
+    made = Leaderboard.from_records([*records("msp"), *records("knn", model="Large")], [])
+    names = {"training": "Cross", "network": "Net18"}
+    found = compared(made, models={"Model": names, "Large": names | {"network": "Net50"}})
+    text = " ".join(render_document(averages_layout.document(found)).split())
+    assert "did not measure: KNN (Net18), Old (Net18), Idle (Net18), MSP (Net50)." in text
+
+
 def test_accuracy_has_a_row_for_each_published_value() -> None:
     found = averages()
     tables = {table.title: table for table in averages_layout.average_tables(found)}
