@@ -15,12 +15,13 @@ from helpers.servers import Server, refuse, serving
 from PIL import Image
 
 from oodbench.data import load_split
-from oodbench.data.listed_files import is_present
+from oodbench.data.listed_files import files_of, is_present
 from oodbench.data.missing_files import NeededFiles
 from oodbench.data.store import download as download_module
 from oodbench.data.store.availability import dataset_state
 from oodbench.data.store.download import OfflineError
-from oodbench.data.store.verification import verify
+from oodbench.data.store.fetching import unverified_files
+from oodbench.data.store.verification import repair, verify
 from oodbench.errors import UserError
 from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
@@ -186,8 +187,25 @@ def test_changed_files_are_found(server: Server, tmp_path: Path) -> None:
     with (tmp_path / "second/toy.zip").open("r+b") as file:
         file.seek(40)
         file.write(b"damage")
-    (finding,) = verify(spec, tmp_path, Silent(), wanted=True).findings
-    assert finding.path == tmp_path / "second/toy.zip"
+    found = verify(spec, tmp_path, Silent(), wanted=True)
+    assert {finding.path for finding in found.findings} == {tmp_path / "second/toy.zip"}
+    assert {finding.layer for finding in found.findings} == {"file", "image"}
+    repair(spec, tmp_path, Notes())
+    assert verify(spec, tmp_path, Silent(), wanted=True).findings == []
+
+
+def test_files_without_a_checksum_are_named(server: Server, tmp_path: Path) -> None:
+    spec = manifest(server)
+    (last,) = (place for place in spec.places if place.folder == "second")
+    file = last.files[0].model_copy(update={"sha256": None, "unverified": "none is published"})
+    spec = spec.model_copy(update={"places": (last.model_copy(update={"files": (file,)}),)})
+    assert values(spec, tmp_path) == [1, 0]
+    assert any("toy.zip" in text for text in verify(spec, tmp_path, Silent()).checked)
+    (files,) = files_of(spec, tmp_path)
+    ((named, record),) = unverified_files(files, tmp_path).items()
+    assert named.name == "toy.zip"
+    assert record is not None
+    assert record.source == f"{server.url}/toy.zip"
 
 
 def test_a_folder_of_training_images_is_the_users(server: Server, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from oodbench.data.listed_files import files_of
 from oodbench.data.store.checksummed_json import DamagedRecordError
 from oodbench.data.store.disk import disk_errors, file_digest, remove_folder
 from oodbench.data.store.fetching import RECORD as UNPACKED_RECORD
@@ -26,6 +27,7 @@ from oodbench.data.store.image_cache import (
 )
 from oodbench.data.store.locations import (
     PLACE,
+    StoredFiles,
     content_folder,
     dataset_folder,
     unpacked_folder,
@@ -83,7 +85,11 @@ def verify(spec: DatasetSpec, root: Path, say: Reporter, *, wanted: bool = False
         wanted: whether missing files are findings, unless files made from them are complete.
     """
     result = Verification()
-    missing = _verify_files(spec, root, result, say.detail)
+    missing = [
+        path
+        for files in files_of(spec, root)
+        for path in _verify_files(files, root, result, say.detail)
+    ]
     unpacked = _verify_unpacked(spec, root, result, say.detail)
     decoded = _verify_decoded(spec, root, result, say, wanted=wanted)
     if missing and (unpacked or decoded):
@@ -107,15 +113,16 @@ def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
         with disk_errors(folder, PLACE):
             remove_folder(folder)
     wrong = {finding.path.name for finding in findings if finding.layer == "file"}
-    for file in spec.files:
-        if file.name in wrong:
-            obtain(spec, file, root, say)
+    for files in files_of(spec, root):
+        for file in files.files:
+            if file.name in wrong:
+                obtain(files, file, root, say)
     if any(finding.layer == "unpacked" for finding in findings):
         fetch(spec, root, say)
 
 
 def _verify_files(
-    spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
+    spec: StoredFiles, root: Path, result: Verification, say: Callable[[str], None]
 ) -> list[Path]:
     """Check the manifest's files; return the expected paths of missing ones."""
     present, unpublished = 0, []
