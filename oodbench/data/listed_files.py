@@ -19,7 +19,7 @@ from oodbench.data.readers.published_lists import ListedImage, list_file, read_l
 from oodbench.data.store.disk import disk_errors
 from oodbench.data.store.download import OfflineError
 from oodbench.data.store.fetching import fetch
-from oodbench.data.store.locations import PLACE, StoredFiles, dataset_folder
+from oodbench.data.store.locations import PLACE, StoredFiles
 from oodbench.data.stored_images import FileStamp
 from oodbench.errors import UserError, listed
 from oodbench.files import write_atomic
@@ -79,28 +79,6 @@ def _fetch(spec: DatasetSpec, split: SplitName, root: Path, say: Reporter) -> No
         _fetch_images(spec, entries, root, say)
     elif place.files:
         _verify(spec, place, root, say)
-
-
-def files_of(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
-    """The files of a data set, those of one folder together.
-
-    Of a manifest with lists, these are the files in the folders of its places, and the archive of
-    all lists, as far as they are there.
-
-    Args:
-        spec: a manifest of any kind.
-        root: the data root.
-    """
-    if not spec.lists:
-        return [spec]
-    known = [_Files(spec.name, place.folder, place.files) for place in spec.places if place.files]
-    if spec.list_archive is not None:
-        known.append(_Files(spec.name, ".", (spec.list_archive,)))
-    return [
-        each
-        for each in known
-        if all((dataset_folder(each, root) / file.name).is_file() for file in each.files)
-    ]
 
 
 def is_present(spec: DatasetSpec, root: Path) -> bool:
@@ -173,15 +151,17 @@ def used_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
     """The files of the places that have the images of lists.
 
     Args:
-        spec: a manifest with `lists`, which are in the data root.
+        spec: a manifest with `lists`.
         root: the data root.
     """
     used: dict[str, StoredFiles] = {}
     for listing in spec.lists.values():
-        if list_file(listing, root) is not None:
+        try:
             place, _ = place_of(spec, read_list(spec, listing, root)[:_FIRST], root)
-            if place is not None and place.files:
-                used[place.folder] = _Files(spec.name, place.folder, place.files)
+        except UserError:  # the list is not there; it or an archive cannot be read
+            continue
+        if place is not None and place.files:
+            used[place.folder] = _Files(spec.name, place.folder, place.files)
     return list(used.values())
 
 

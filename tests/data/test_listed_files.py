@@ -15,7 +15,7 @@ from helpers.servers import Server, refuse, serving
 from PIL import Image
 
 from oodbench.data import load_split
-from oodbench.data.listed_files import files_of, is_present
+from oodbench.data.listed_files import is_present, used_files
 from oodbench.data.missing_files import NeededFiles
 from oodbench.data.store import download as download_module
 from oodbench.data.store.availability import dataset_state
@@ -194,6 +194,16 @@ def test_changed_files_are_found(server: Server, tmp_path: Path) -> None:
     assert verify(spec, tmp_path, Silent(), wanted=True).findings == []
 
 
+def test_an_archive_that_cannot_be_read_any_more(server: Server, tmp_path: Path) -> None:
+    spec = manifest(server)
+    values(spec, tmp_path)
+    (tmp_path / "second/toy.zip").write_bytes(b"damage")
+    (finding,) = verify(spec, tmp_path, Silent(), wanted=True).findings
+    assert "cannot read" in finding.problem
+    with pytest.raises(UserError, match=r"toy\.zip: File is not a zip file"):
+        values(spec, tmp_path)
+
+
 def test_files_without_a_checksum_are_named(server: Server, tmp_path: Path) -> None:
     spec = manifest(server)
     (last,) = (place for place in spec.places if place.folder == "second")
@@ -201,7 +211,7 @@ def test_files_without_a_checksum_are_named(server: Server, tmp_path: Path) -> N
     spec = spec.model_copy(update={"places": (last.model_copy(update={"files": (file,)}),)})
     assert values(spec, tmp_path) == [1, 0]
     assert any("toy.zip" in text for text in verify(spec, tmp_path, Silent()).checked)
-    (files,) = files_of(spec, tmp_path)
+    (files,) = used_files(spec, tmp_path)
     ((named, record),) = unverified_files(files, tmp_path).items()
     assert named.name == "toy.zip"
     assert record is not None

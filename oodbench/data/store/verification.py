@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from oodbench.data.listed_files import files_of
+from oodbench.data.listed_files import used_files
 from oodbench.data.store.checksummed_json import DamagedRecordError
 from oodbench.data.store.disk import disk_errors, file_digest, remove_folder
 from oodbench.data.store.fetching import RECORD as UNPACKED_RECORD
@@ -87,7 +87,7 @@ def verify(spec: DatasetSpec, root: Path, say: Reporter, *, wanted: bool = False
     result = Verification()
     missing = [
         path
-        for files in files_of(spec, root)
+        for files in (used_files(spec, root) if spec.lists else [spec])
         for path in _verify_files(files, root, result, say.detail)
     ]
     unpacked = _verify_unpacked(spec, root, result, say.detail)
@@ -113,7 +113,7 @@ def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
         with disk_errors(folder, PLACE):
             remove_folder(folder)
     wrong = {finding.path.name for finding in findings if finding.layer == "file"}
-    for files in files_of(spec, root):
+    for files in used_files(spec, root) if spec.lists else [spec]:
         for file in files.files:
             if file.name in wrong:
                 obtain(files, file, root, say)
