@@ -81,7 +81,7 @@ def run(
         parts = _planned(
             catalog, benchmark, seeds, _names(methods), overrides, data_root, output.width
         )
-        for part in parts:
+        for part in (*parts, *_missing(catalog, benchmark, data_root, output.width)):
             output.print(part)
         return
     options: dict[str, Any] = {
@@ -218,6 +218,20 @@ def _planned(
         api.check_parameters(member, catalog)
     plans = {name: with_images_here(plan, data_root) for name, plan in plans.items()}
     return plan_view.suite_renderables(suite, plans, width)
+
+
+def _missing(
+    catalog: Catalog, benchmark: str, data_root: Path | None, width: int
+) -> list[RenderableType]:
+    """What is not on this machine; nothing for benchmarks that need no files."""
+    from oodbench.cli.plan_display import missing_renderables
+    from oodbench.data.store.locations import root_folder
+    from oodbench.planning.needed_files import needed_files  # imports torchvision
+
+    root = root_folder(data_root)
+    return missing_renderables(
+        needed_files(catalog, benchmark).missing(root), root, benchmark, width
+    )
 
 
 def _names(methods: str | None) -> list[str] | None:

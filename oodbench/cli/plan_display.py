@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from oodbench.cli.missing_data import total
+from oodbench.data.missing_files import MissingFile
 from oodbench.errors import counted, listed
 from oodbench.planning import workload
 from oodbench.planning.plan import Plan
@@ -20,7 +24,7 @@ from oodbench.specs import ModelSpec
 from oodbench.storage.records import PUBLISHED
 
 _SUMS = ("trainings", "trained on", "training FLOPs", "passed over", "pass FLOPs")
-_NUMBERS = ("images", "FLOPs", *_SUMS)
+_NUMBERS = ("images", "FLOPs", "MB", *_SUMS)
 _IMPORTANCE = {"model": 9, "to": 9, "data": 7, "methods": 7, "method": 9, "reason": 9, "passes": 6}
 _IMPORTANCE |= {"benchmark": 9, "FLOPs": 8, "training FLOPs": 8, "pass FLOPs": 8}
 _IMPORTANCE |= {"images": 7, "trained on": 7, "passed over": 7, "ID": 6}
@@ -67,6 +71,45 @@ def suite_renderables(suite: Suite, plans: Mapping[str, Plan], width: int) -> li
         note = f"The suite changes the training of every model ({changes})."
         parts.append(paragraph(note, width))
     return [*parts, paragraph(_ESTIMATES, width)]
+
+
+def missing_renderables(
+    missing: Sequence[MissingFile], root: Path, name: str, width: int
+) -> list[RenderableType]:
+    """What a run would download, and what the user has to provide; empty if all is here.
+
+    Args:
+        missing: files and folders that are not in the data root.
+        root: the data root.
+        name: what needs them, as the user named it.
+        width: characters a line may have.
+    """
+    if not missing:
+        return []
+    rows = []
+    for (place, source), files in _grouped(missing, root).items():
+        sizes = [file.size for file in files]
+        known = sum(size for size in sizes if size is not None)
+        many = f" ({len(files)} lists)" if len(files) > 1 else ""
+        rows.append((place + many, f"{known / 1e6:,.1f}" if None not in sizes else "?", source))
+    told = [total(missing, root)] if any(file.urls for file in missing) else []
+    told.append(f"A run downloads files that have a source, as `oodbench data fetch {name}` does.")
+    table = _table(f"Not in the data root {root}", ("missing", "MB", "source"), rows)
+    return [Text(), *table_renderables(table, width), *(paragraph(each, width) for each in told)]
+
+
+def _grouped(
+    missing: Sequence[MissingFile], root: Path
+) -> dict[tuple[str, str], list[MissingFile]]:
+    """Place and source -> files; the lists of one folder are together."""
+    found: dict[tuple[str, str], list[MissingFile]] = {}
+    for file in missing:
+        source = urlsplit(file.urls[0]).hostname if file.urls else None
+        place = file.target.relative_to(root) if file.target.is_relative_to(root) else file.target
+        shown = f"{place.parent.as_posix()}/*.txt" if place.suffix == ".txt" else place.as_posix()
+        key = shown, source or f"to be provided: {file.what}"
+        found.setdefault(key, []).append(file)
+    return found
 
 
 def _plan(plan: Plan, width: int) -> list[RenderableType]:
