@@ -42,7 +42,7 @@ SIZES = {"train": 100, "validation": 30, "test": 30}
 def narrow() -> Iterator[None]:
     networks = dict(models.NETWORKS)
     wide = networks["resnet18_32x32"]
-    networks["resnet18_32x32"] = replace(wide, options={**wide.options, "widths": (8, 16, 16, 272)})
+    networks["resnet18_32x32"] = replace(wide, options={**wide.options, "widths": (8, 16, 16, 32)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oodbench.models.NETWORKS", networks)
         yield
