@@ -125,6 +125,12 @@ def test_values_are_percentages(shipped: AveragesSpec) -> None:
                 assert all(0 <= value < 20 for value in spread), each
 
 
+def test_searched_hyperparameters_are_those_with_a_grid(shipped: AveragesSpec) -> None:
+    # Searches over a single value, as those of DICE, Gram and MDSEns, change nothing.
+    assert {"ASH", "EBO", "KNN", "NCI", "ODIN", "ReAct", "VIM"} <= set(shipped.tuned)
+    assert not {"MSP", "MLS", "DICE", "Gram", "MDS", "MDSEns", "NNGuide"} & set(shipped.tuned)
+
+
 def test_names_of_detectors_exist_here(shipped: AveragesSpec) -> None:
     assert shipped.detectors.keys() >= {"MSP", "EBO", "ODIN", "MDS", "VIM", "KNN"}
     assert set(shipped.detectors.values()) <= Catalog().detectors.keys()
