@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -206,8 +206,8 @@ def _slower(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
             scatter = each.scatter or 0.0
             decides = scatter <= SCATTER_LIMIT
             unsteady = (
-                f" This fails nothing: repetitions of the time vary by {scatter:.0%}, more than "
-                f"{SCATTER_LIMIT:.0%}. Measure again on a quiet machine."
+                " This is only a warning, since repetitions of the time vary by "
+                f"{scatter:.0%}, more than {SCATTER_LIMIT:.0%}. Measure again on a quiet machine."
             )
             yield Finding(
                 severity="failure" if decides else "warning",
@@ -220,12 +220,8 @@ def _slower(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
                 ),
             )
     for reason, methods in missing.items():
-        yield Finding(
-            severity="incomparable",
-            rule=rule,
-            method=methods[0] if len(methods) == 1 else "",
-            message=f"Times of {listed(methods, 3)} cannot be compared: {reason}.",
-        )
+        message = f"Times of {listed(methods, 3)} cannot be compared: {reason}."
+        yield _of_methods(methods, "incomparable", rule, message)
 
 
 def _passes(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
@@ -248,12 +244,8 @@ def _passes(comparison: RunComparison, gate: Gate) -> Iterator[Finding]:
                 ),
             )
     for reason, methods in unknown.items():
-        yield Finding(
-            severity="warning",
-            rule=rule,
-            method=methods[0] if len(methods) == 1 else "",
-            message=f"Passes per image of {listed(methods, 3)} were not compared: {reason}.",
-        )
+        message = f"Passes per image of {listed(methods, 3)} were not compared: {reason}."
+        yield _of_methods(methods, "warning", rule, message)
 
 
 def _verdicts(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:
@@ -284,15 +276,16 @@ def _seeds(comparison: RunComparison, kind: FailOn) -> Iterator[Finding]:
     for method, seeds in comparison.missing_seeds.items():
         methods.setdefault(seeds, []).append(method)
     for seeds, found in methods.items():
-        one = len(found) == 1
+        has = "has" if len(found) == 1 else "have"
         number = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(seeds)}"
-        yield Finding(
-            severity="failure",
-            rule=f"fail-on {kind}",
-            method=found[0] if one else "",
-            message=f"{listed(found, 3)} {'has' if one else 'have'} no values of {number} in the "
-            "head.",
-        )
+        message = f"{listed(found, 3)} {has} no values of {number} in the head."
+        yield _of_methods(found, "failure", f"fail-on {kind}", message)
+
+
+def _of_methods(methods: Sequence[str], severity: Severity, rule: str, message: str) -> Finding:
+    """A finding about several methods, which has the name of a method if it is about one alone."""
+    method = methods[0] if len(methods) == 1 else ""
+    return Finding(severity=severity, rule=rule, method=method, message=message)
 
 
 def _what(change: Change, kind: FailOn) -> str:

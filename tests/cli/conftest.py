@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import Done, captured
+from helpers.finished_run import few_repetitions
 from helpers.tiny_content import content, with_suite
 
 
@@ -19,8 +20,8 @@ def empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def kept_networks(shared_cache: Path) -> Iterator[None]:
-    """Trained networks are kept for the tests of other modules."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Trained networks are kept for the tests of other modules; times are measured once."""
+    with pytest.MonkeyPatch.context() as patch, few_repetitions():
         patch.setenv("OODBENCH_CACHE", str(shared_cache))
         yield
 

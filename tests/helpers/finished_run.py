@@ -6,16 +6,19 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import oodbench
 from helpers.tiny_benchmark import tiny_benchmark
 from oodbench import files
 from oodbench.engine import benchmark_run as engine
+from oodbench.engine import costs
 from oodbench.results import Run
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.training.trained_models import ModelStore
@@ -45,27 +48,53 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Path]:
-    """The folder with the benchmark, which is among the plug-ins; trained networks are kept."""
+@pytest.fixture(scope="session")
+def content_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the benchmark; a test that changes it puts it back."""
     folder = tmp_path_factory.mktemp("content")
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks" / "tiny.yaml").write_text(TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OODBENCH_CACHE", str(shared_cache))
+    return folder
+
+
+@contextmanager
+def among_plugins(folder: Path, cache: Path) -> Iterator[None]:
+    """The folder is among the plug-ins; trained networks are kept."""
+    with pytest.MonkeyPatch.context() as patch, few_repetitions():
+        patch.setenv("OODBENCH_CACHE", str(cache))
         patch.setenv("OODBENCH_PLUGINS", str(folder))
-        yield folder
+        yield
+
+
+@contextmanager
+def few_repetitions() -> Iterator[None]:
+    """Times are measured once: for runs that are not about how steady they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(costs.measure.__kwdefaults__, "rounds", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def content(content_folder: Path, shared_cache: Path) -> Iterator[Path]:
+    """The folder with the benchmark, which is among the plug-ins; trained networks are kept."""
+    with among_plugins(content_folder, shared_cache):
+        yield content_folder
 
 
 def run(out: Path, **options: Any) -> Run:
     return oodbench.run("tiny", out=out, device="cpu", **({"seeds": SEEDS} | options))
 
 
-@pytest.fixture(scope="module")
-def complete(content: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run; tests that change it copy it."""
-    folder = tmp_path_factory.mktemp("complete") / "run"
-    done = run(folder)
+@pytest.fixture(scope="session")
+def complete(
+    content_folder: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An undisturbed run, with one thread; tests that change it copy it."""
+    folder, threads = tmp_path_factory.mktemp("complete") / "run", torch.get_num_threads()
+    torch.set_num_threads(1)
+    with among_plugins(content_folder, shared_cache):
+        done = run(folder)
+    torch.set_num_threads(threads)
     assert done.complete, done.failures
     return folder
 

@@ -242,19 +242,23 @@ def test_same_stem_in_two_folders_are_two_modules(tmp_path: Path) -> None:
     assert first is load_class(tmp_path / "one" / "detectors" / "mine.py")
 
 
-@pytest.mark.parametrize("lazy", ["", "from __future__ import annotations\n"])
-def test_a_dataclass_in_a_detector_file(tmp_path: Path, lazy: str) -> None:
+def test_a_dataclass_in_a_detector_file(tmp_path: Path) -> None:
     """Dataclasses look for their module in sys.modules while it is being executed."""
-    text = DETECTOR.format(name="mine", cls="Mine").replace(
-        '@register("mine")',
-        "from dataclasses import KW_ONLY, dataclass\n\n\n@dataclass\nclass Moments:\n"
-        '    mean: "float" = 0.0\n    _: KW_ONLY\n    count: int = 0\n\n\n@register("mine")',
-    )
-    text = text.replace('"""A detector."""\n', f'"""A detector."""\n{lazy}')
-    catalog = Catalog([detector(tmp_path, "mine", text).parent.parent])
-    assert catalog.checked_detectors()["mine"].error is None
-    module = sys.modules[type(catalog.load_detector("mine")).__module__]
-    assert vars(module)["Moments"](1.0, count=2).count == 2
+    lines = {"mine": "", "lazy": "from __future__ import annotations\n"}
+    for name, lazy in lines.items():
+        text = DETECTOR.format(name=name, cls="Mine").replace(
+            f'@register("{name}")',
+            "from dataclasses import KW_ONLY, dataclass\n\n\n@dataclass\nclass Moments:\n"
+            '    mean: "float" = 0.0\n    _: KW_ONLY\n    count: int = 0\n\n\n'
+            f'@register("{name}")',
+        )
+        detector(tmp_path, name, text.replace('"""A detector."""\n', f'"""A detector."""\n{lazy}'))
+    catalog = Catalog([tmp_path])
+    checked = catalog.checked_detectors()
+    for name in lines:
+        assert checked[name].error is None
+        module = sys.modules[type(catalog.load_detector(name)).__module__]
+        assert vars(module)["Moments"](1.0, count=2).count == 2
 
 
 @pytest.mark.parametrize(

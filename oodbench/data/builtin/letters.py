@@ -7,6 +7,7 @@ to the box of the digits, its strokes are thickened until it has as much ink as 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -68,14 +69,20 @@ def rendered_letters(
     """
     if len(set(letters)) < len(letters):
         raise UserError(f"option 'letters' repeats a letter: '{letters}'", "Name each letter once.")
-    count = count_for(counts, split)
+    _default_font()  # an error without it, also where the letters are drawn already
+    return ImageArray(_rendered(split, letters, count_for(counts, split), seed).copy())
+
+
+@lru_cache(maxsize=4)  # runs in one process draw the same letters
+def _rendered(split: SplitName, letters: str, count: int, seed: int) -> NDArray[np.float32]:
+    """The images; do not change them."""
     rng = split_generator(seed, "rendered_letters", split)
     font = _default_font()
     upright = [_draw(letter, font) for letter in letters]
     images = np.empty((count, 1, _BITMAP // _BLOCK, _BITMAP // _BLOCK), dtype=np.float32)
     for i in range(count):
         images[i, 0] = block_counts(_bitmap(upright[i % len(upright)], rng)) / DIGIT_LEVELS
-    return ImageArray(images)
+    return images
 
 
 def block_counts(bitmap: NDArray[np.bool_]) -> NDArray[np.int64]:

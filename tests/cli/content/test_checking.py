@@ -115,7 +115,6 @@ def test_what_a_detector_prints_does_not_disturb(tmp_path: Path) -> None:
     [
         ("while True: pass", "running the file takes longer than 2 s (detectors/mine.py, line 2"),
         ("import time; time.sleep(99)", "takes longer than 2 s (detectors/mine.py, line 2"),
-        ("raise SystemExit(3)", "line 2: SystemExit: 3"),
         ("import os; os._exit(7)", "running the file ends Python (exit code 7)"),
         ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
     ],
@@ -137,7 +136,6 @@ def test_a_file_that_does_not_come_to_its_end_is_named(
     [
         ("while True: pass", "takes longer than 2 s", "mine.py, line 7: while True: pass"),
         ("import os; os._exit(7)", "the detector ends Python (exit code 7)", "To do: Raise an"),
-        ("exit('enough')", "SystemExit: enough", "mine.py, line 7: exit('enough')"),
     ],
 )
 def test_a_score_that_does_not_come_to_its_end_fails(
@@ -147,11 +145,20 @@ def test_a_score_that_does_not_come_to_its_end_fails(
     assert done.code == 1
     assert said in done.out
     assert more in done.out
-    if "exit('" in body:
-        assert "as in scores" in done.out
-    else:
-        assert len([line for line in done.out.splitlines() if line[:4].strip()]) == 29
-        assert "not run: scores ended the checks" in done.out
+    assert len([line for line in done.out.splitlines() if line[:4].strip()]) == 29
+    assert "not run: scores ended the checks" in done.out
+
+
+def test_an_exit_is_an_exception(checks_here: Command, tmp_path: Path) -> None:
+    """It does not end Python, so neither this process nor another one."""
+    done = checks_here("check", written(tmp_path, top="raise SystemExit(3)"))
+    assert done.code == 2
+    assert "line 2: SystemExit: 3" in done.err
+    assert len(done.err.splitlines()) <= 2
+    done = checks_here("check", written(tmp_path, body="exit('enough')"))
+    assert done.code == 1
+    assert "SystemExit: enough" in done.out
+    assert "mine.py, line 7: exit('enough')" in done.out
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:
