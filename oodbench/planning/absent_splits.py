@@ -39,7 +39,7 @@ def with_images_here(plan: Plan, data_root: str | Path | None) -> Plan:
     return replace(
         plan,
         datasets={**plan.datasets, benchmark.id: spec.without(absent)},
-        absent={split: spec.splits[split] for split in absent},
+        absent={split: (spec.splits[split], absent[split].at_most) for split in absent},
         methods=tuple(method for method in plan.methods if method.name not in reasons),
         skips=(
             *plan.skips,

@@ -83,7 +83,7 @@ class Plan:
         reference: the method that times are divided by; None if there is none.
         published: the published averages that the results are compared with; None without any.
         absent: splits of the ID set that are not on this machine, and that no method uses -> number
-            of their images.
+            of their images, and whether it is an upper bound.
     """
 
     benchmark: BenchmarkSpec
@@ -93,7 +93,7 @@ class Plan:
     skips: tuple[Skip, ...]
     reference: Method | None
     published: PublishedSpec | None = None
-    absent: Mapping[SplitName, int] = field(default_factory=dict)
+    absent: Mapping[SplitName, tuple[int, bool]] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -47,8 +47,8 @@ def _splits(plan: Plan) -> Iterator[PlannedSplit]:
         return PlannedSplit(role, dataset, spec.name, name, images, at_most)
 
     manifest = plan.datasets[benchmark.id].name
-    for name, images in plan.absent.items():  # these are folders of the user's
-        yield PlannedSplit(f"ID {name}", benchmark.id, manifest, name, images, True, True)
+    for name, (images, at_most) in plan.absent.items():
+        yield PlannedSplit(f"ID {name}", benchmark.id, manifest, name, images, at_most, absent=True)
     for name in plan.datasets[benchmark.id].splits:
         yield split(f"ID {name}", benchmark.id, name)
     for dataset in benchmark.csid:

@@ -61,11 +61,11 @@ def test_a_skip_of_a_method_that_was_asked_for_is_marked(tmp_path: Path) -> None
 
 def test_the_plan_still_names_the_absent_split(tmp_path: Path) -> None:
     found = planned_splits(with_images_here(imagenet(), tmp_path))
-    assert [(each.role, each.images, each.absent) for each in found] == [
-        ("ID train", 1_281_167, True),
-        ("ID validation", 5_000, False),
-        ("ID test", 45_000, False),
-        ("far-OOD", 5_160, False),
+    assert [(each.role, each.images, each.at_most, each.absent) for each in found] == [
+        ("ID train", 1_281_167, False, True),
+        ("ID validation", 5_000, False, False),
+        ("ID test", 45_000, False, False),
+        ("far-OOD", 5_160, False, False),
     ]
 
 
