@@ -147,6 +147,20 @@ def images_folder(spec: DatasetSpec, root: Path) -> Path:
     return root / (fetched_place(spec) or spec.places[0]).folder
 
 
+def downloaded_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
+    """The files of all places of which a file is in its folder, whether or not it is used.
+
+    Args:
+        spec: a manifest with `lists`.
+        root: the data root.
+    """
+    return [
+        _Files(spec.name, place.folder, place.files)
+        for place in spec.places
+        if any((root / place.folder / file.name).is_file() for file in place.files)
+    ]
+
+
 def used_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
     """The files of the places that have the images of lists.
 

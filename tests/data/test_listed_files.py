@@ -187,9 +187,8 @@ def test_changed_files_are_found(server: Server, tmp_path: Path) -> None:
     with (tmp_path / "second/toy.zip").open("r+b") as file:
         file.seek(40)
         file.write(b"damage")
-    found = verify(spec, tmp_path, Silent(), wanted=True)
-    assert {finding.path for finding in found.findings} == {tmp_path / "second/toy.zip"}
-    assert {finding.layer for finding in found.findings} == {"file", "image"}
+    (finding,) = verify(spec, tmp_path, Silent(), wanted=True).findings
+    assert (finding.layer, finding.path) == ("file", tmp_path / "second/toy.zip")
     repair(spec, tmp_path, Notes())
     assert verify(spec, tmp_path, Silent(), wanted=True).findings == []
 
@@ -199,7 +198,8 @@ def test_an_archive_that_cannot_be_read_any_more(server: Server, tmp_path: Path)
     values(spec, tmp_path)
     (tmp_path / "second/toy.zip").write_bytes(b"damage")
     (finding,) = verify(spec, tmp_path, Silent(), wanted=True).findings
-    assert "cannot read" in finding.problem
+    assert (finding.layer, finding.path) == ("file", tmp_path / "second/toy.zip")
+    assert finding.problem.startswith("has sha256 ")
     with pytest.raises(UserError, match=r"toy\.zip: File is not a zip file"):
         values(spec, tmp_path)
 
@@ -231,3 +231,31 @@ def test_a_folder_of_training_images_is_the_users(server: Server, tmp_path: Path
     assert [file.what for file in NeededFiles((spec,)).missing(tmp_path)][-1] == (
         "the validation images of Toy, one sub-folder per class"
     )
+
+
+def test_a_damaged_archive_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    spec = manifest(server)
+    values(spec, tmp_path)
+    path = tmp_path / "second/toy.zip"
+    path.write_bytes(path.read_bytes()[:-30])
+    (finding,) = verify(spec, tmp_path, Silent(), wanted=True).findings
+    assert finding.path == path
+    assert finding.problem.startswith("has sha256 ")
+    repair(spec, tmp_path, Notes())
+    assert verify(spec, tmp_path, Silent(), wanted=True).findings == []
+    assert values(spec, tmp_path) == [1, 0]
+
+
+def test_an_archive_without_a_published_checksum(server: Server, tmp_path: Path) -> None:
+    file = {"name": "toy.zip", "urls": [f"{server.url}/toy.zip"], "unverified": "none is known"}
+    place = {"folder": "second", "path": "toy.zip", "match": "tail", "files": [file]}
+    spec = manifest(server, places=[place])
+    values(spec, tmp_path)
+    checked = verify(spec, tmp_path, Silent(), wanted=True).checked
+    assert "as first fetched, not verified against a published checksum: toy.zip" in checked
+    (used,) = used_files(spec, tmp_path)
+    assert used.folder == "second"
+    path = tmp_path / "second/toy.zip"
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(UserError, match=r"toy\.zip has changed since it was first fetched"):
+        repair(spec, tmp_path, Notes())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from oodbench.data.listed_files import used_files
+from oodbench.data.listed_files import downloaded_files
 from oodbench.data.store.checksummed_json import DamagedRecordError
 from oodbench.data.store.disk import disk_errors, file_digest, remove_folder
 from oodbench.data.store.fetching import RECORD as UNPACKED_RECORD
@@ -85,19 +85,26 @@ def verify(spec: DatasetSpec, root: Path, say: Reporter, *, wanted: bool = False
         wanted: whether missing files are findings, unless files made from them are complete.
     """
     result = Verification()
-    missing = [
-        path
-        for files in (used_files(spec, root) if spec.lists else [spec])
-        for path in _verify_files(files, root, result, say.detail)
-    ]
-    unpacked = _verify_unpacked(spec, root, result, say.detail)
+    missing: list[Path] = []
+    unpacked = True
+    for files in _files_of(spec, root):
+        missing += _verify_files(files, root, result, say.detail)
+        unpacked = _verify_unpacked(files, root, result, say.detail) and unpacked
     decoded = _verify_decoded(spec, root, result, say, wanted=wanted)
     if missing and (unpacked or decoded):
         made = "decoded" if decoded else "unpacked"
         result.checked.append(f"the others are not needed: the {made} files are complete")
     elif wanted:
         result.findings += [Finding("file", path, "is not there") for path in missing]
+    # A damaged archive may also be found as a file of images.
+    result.findings = list({finding.path: finding for finding in result.findings[::-1]}.values())
+    result.findings.reverse()
     return result
+
+
+def _files_of(spec: DatasetSpec, root: Path) -> Sequence[StoredFiles]:
+    """The downloaded files of a data set: those of the manifest or of its places."""
+    return downloaded_files(spec, root) if spec.lists else [spec]
 
 
 def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
@@ -113,12 +120,12 @@ def repair(spec: DatasetSpec, root: Path, say: Reporter) -> None:
         with disk_errors(folder, PLACE):
             remove_folder(folder)
     wrong = {finding.path.name for finding in findings if finding.layer == "file"}
-    for files in used_files(spec, root) if spec.lists else [spec]:
+    for files in _files_of(spec, root):
         for file in files.files:
             if file.name in wrong:
                 obtain(files, file, root, say)
-    if any(finding.layer == "unpacked" for finding in findings):
-        fetch(spec, root, say)
+        if any(finding.layer == "unpacked" for finding in findings):
+            fetch(files, root, say)
 
 
 def _verify_files(
@@ -151,7 +158,7 @@ def _verify_files(
 
 
 def _verify_unpacked(
-    spec: DatasetSpec, root: Path, result: Verification, say: Callable[[str], None]
+    spec: StoredFiles, root: Path, result: Verification, say: Callable[[str], None]
 ) -> bool:
     """Check unpacked files; return whether the manifest's archives are unpacked completely."""
     folder = unpacked_folder(spec, root)
@@ -209,7 +216,8 @@ def _verify_decoded(
                 current[stored.folder(split)] = split
     except UserError as error:
         found_here = any(each.record["content"] == here for all_ in same.values() for each in all_)
-        if wanted or (content.exists() and not spec.lists) or found_here:
+        damaged = any(each.layer == "file" for each in result.findings)  # reported already
+        if not damaged and (wanted or (content.exists() and not spec.lists) or found_here):
             result.findings.append(Finding("image", dataset_folder(spec, root), error.message))
         current = {}
     # If the user's files have changed since, they are compared with the newest decoded images from
