@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 from oodbench import argument_checks
 from oodbench.errors import InterruptedRun, UserError
 from oodbench.planning.absent_splits import with_images_here
+from oodbench.planning.detector_settings import (
+    Refusal,
+    Refuses,
+    check_tried,
+    tried_arguments,
+)
 from oodbench.planning.overrides import Overrides
-from oodbench.planning.plan import Method, Plan
-from oodbench.planning.planner import make_plan, parameters_error
+from oodbench.planning.plan import Plan
+from oodbench.planning.planner import make_plan
 from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog, DetectorStatus
 from oodbench.plugins.content_folders import Plugin, checked_plugins
@@ -266,16 +272,14 @@ def _runner(
     return run_one
 
 
-def _refusal(catalog: Catalog) -> Callable[[Method], str | None]:
-    """A function that says why a method's detector cannot be made, before anything is trained."""
+def _refusal(catalog: Catalog) -> Refuses:
+    """A function that says why a detector cannot be made, before anything is trained."""
 
-    def refusal(method: Method) -> str | None:
+    def refusal(detector: str, arguments: Mapping[str, Any]) -> Refusal | None:
         try:
-            catalog.load_detector(method.detector.name, method.parameters)
+            catalog.load_detector(detector, arguments)
         except UserError as error:
-            if method.asked_for:
-                raise
-            return error.message.rstrip(".")
+            return error.message, error.hint
         return None
 
     return refusal
@@ -288,7 +292,7 @@ def plan_run(
     *,
     seeds: int | None,
     methods: Sequence[str] | None,
-    refusal: Callable[[Method], str | None] = lambda method: None,
+    refusal: Refuses = lambda detector, arguments: None,
     overrides: Overrides | None = None,
 ) -> Plan:
     """The plan of a run; nothing is run.
@@ -301,19 +305,19 @@ def plan_run(
 
 
 def check_parameters(plan: Plan, catalog: Catalog) -> None:
-    """Check that each detector takes its parameters, without importing it in this process.
+    """Check that each detector takes its arguments and grid, without importing it in this process.
 
     For a plan that is only shown; `run` finds the same when it makes the detectors.
 
     Raises:
         UserError: naming file, line and method.
     """
-    wanted = [method for method in plan.methods if method.parameters]
-    files = [catalog.entry("detector", method.detector.name).path for method in wanted]
-    pairs = zip(files, (method.parameters for method in wanted), strict=True)
-    for method, error in zip(wanted, parameter_errors(list(pairs)), strict=True):
-        if error is not None:
-            raise parameters_error(method, plan.benchmark, *error)
+    trials = [(method, each) for method in plan.methods for each in tried_arguments(method)]
+    files = (catalog.entry("detector", method.detector.name).path for method, _ in trials)
+    errors = parameter_errors([(file, each) for file, (_, each) in zip(files, trials, strict=True)])
+    for method in plan.methods:
+        mine = [error for (of, _), error in zip(trials, errors, strict=True) if of is method]
+        check_tried(method, plan.benchmark, mine)
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class _Run:
             self.say.done(f"{label}: finished before, with the same weights")
             return
         detectors = {
-            method.name: self.catalog.load_detector(method.detector.name, method.parameters)
+            method.name: self.catalog.load_detector(method.detector.name, method.arguments)
             for method in todo
         }
         with full_precision(self.device):
@@ -228,10 +228,9 @@ class _Run:
 
     def _reference(self, seed: int) -> Reference | None:
         """The method that times are divided by, untrained: weights do not change the times."""
-        method = self.plan.reference
-        if method is None:
+        if (method := self.plan.reference) is None:
             return None
-        detector = self.catalog.load_detector(method.detector.name, method.parameters)
+        detector = self.catalog.load_detector(method.detector.name, method.arguments)
         return Reference(method.name, self.models.untrained(method.model, seed), detector)
 
     # --- results to records --------------------------------------------------------------------
@@ -252,8 +251,7 @@ class _Run:
                 )
         for method in methods:
             result = evaluation.results[method.name]
-            notes = [*result.notes, *tie_notes(records.get(method.name, ()))]
-            if notes:
+            if notes := [*result.notes, *tie_notes(records.get(method.name, ()))]:
                 self.notes[f"{method.name}/seed{seed}"] = notes
             if result.error is not None:
                 log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
@@ -306,6 +304,7 @@ class _Run:
             id_dataset=self.benchmark.id,
             csid=self.benchmark.csid,
             ood_groups=self.benchmark.ood_groups,
+            same_source=self.plan.same_source,
             heads={name: model.head for name, model in self.benchmark.models.items()},
             published=[m for m in self.benchmark.models if self.models.is_published(m)],
             resamples=self.benchmark.evaluation.resamples,

@@ -10,7 +10,7 @@ of OpenMP workers serves all: with threads, each would have its own pool.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -125,8 +125,7 @@ class _Reader(Batches):
         detector: Detector,
         num_classes: int,
         statistics: _Statistics,
-        *,
-        validation: bool,
+        needs: Sequence[str],
     ) -> None:
         self._name = name
         self.num_classes = num_classes
@@ -139,7 +138,9 @@ class _Reader(Batches):
         self.seconds = 0.0
         self._passes = 0
         self._needs = detector.info.needs
-        self._learn = detector.fit_validation if validation else detector.fit
+        self._methods = [
+            detector.fit_validation if need == "validation" else detector.fit for need in needs
+        ]
         self._modes = _Modes(grad=False)
         self._greenlet = greenlet(self._fit)
         self._greenlet.gr_context = copy_context()
@@ -148,7 +149,8 @@ class _Reader(Batches):
 
     def _fit(self) -> _Asked:
         try:
-            self._learn(self)
+            for method in self._methods:
+                method(self)
         except Exception as error:
             self.error = error
         return _Asked.FINISHED
@@ -264,8 +266,7 @@ def fit_together(
     detectors: Mapping[str, Detector],
     this_pass: Callable[[], Iterator[Outputs]],
     num_classes: int,
-    *,
-    validation: bool = False,
+    needs: str | Mapping[str, Sequence[str]] = "fit",
 ) -> dict[str, Fitted]:
     """Fit detectors from shared passes: as many as the one that iterates most often.
 
@@ -273,14 +274,21 @@ def fit_together(
         detectors: name -> detector with a `fit`, or a `fit_validation`.
         this_pass: makes one pass over the training images, or over the validation ones.
         num_classes: C.
-        validation: call `fit_validation` instead of `fit`.
+        needs: "fit" or "validation": what is called, `fit` or `fit_validation`; or name -> these,
+            in the order of the calls.
 
     Returns:
         name -> outcome; an exception in one detector does not affect the others.
     """
     statistics = _Statistics()
     readers = {
-        name: _Reader(name, detector, num_classes, statistics, validation=validation)
+        name: _Reader(
+            name,
+            detector,
+            num_classes,
+            statistics,
+            (needs,) if isinstance(needs, str) else needs[name],
+        )
         for name, detector in detectors.items()
     }
     try:

@@ -43,6 +43,16 @@ def first_results(records: Mapping[str, Sequence[QualityRecord]]) -> Iterator[st
         yield "mean AUROC " + listed(f"{100 * means[name]:.1f} % {name}" for name in best_first)
 
 
+def _described(method: Method) -> dict[str, Any]:
+    """Fields of a record that say how a method was fitted and tuned."""
+    return {
+        "tuned_on": method.tuned_on,
+        "untuned": list(method.untuned) or None,
+        "fit_split": method.other_fit_split,
+        "tuning_ood": method.tuning_ood,
+    }
+
+
 class Recorder:
     """Makes the records of one run.
 
@@ -52,6 +62,7 @@ class Recorder:
         id_dataset: name of the ID set.
         csid: names of the csID sets, whose images count as ID.
         ood_groups: OOD set -> its group; None if the sets have no groups.
+        same_source: OOD sets of the same source as the one that methods are tuned on.
         heads: model -> name of its head.
         published: models with published weights in place of a training.
         resamples: number of bootstrap resamples.
@@ -71,6 +82,7 @@ class Recorder:
         id_dataset: str,
         csid: Sequence[str] = (),
         ood_groups: Mapping[str, str | None],
+        same_source: Collection[str] = (),
         heads: Mapping[str, str],
         published: Collection[str] = (),
         resamples: int,
@@ -81,6 +93,7 @@ class Recorder:
         self._id_dataset, self._ood_groups, self._heads = id_dataset, ood_groups, heads
         self._csid = csid
         self._run_id, self._device, self._published = run_id, device, published
+        self._same_source = same_source
         self._shared = intervals.SharedResamples(resamples)
         self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
 
@@ -100,8 +113,8 @@ class Recorder:
                 yield replace(
                     blank,
                     detector_params=chosen_parameters(result.detectors[ood]),
-                    tuned_on=method.tuned_on,
-                    untuned=list(method.untuned) or None,
+                    **_described(method),
+                    same_source=(method.tuning_ood and ood in self._same_source) or None,
                     ood_dataset=ood,
                     ood_group=group,
                     metric=metric,
@@ -123,8 +136,7 @@ class Recorder:
         yield replace(
             self._blank(method.name, method.model, method.detector.name, seed),
             detector_params=chosen_parameters(first),
-            tuned_on=method.tuned_on,
-            untuned=list(method.untuned) or None,
+            **_described(method),
             metric=ID_ACCURACY,
             value=float(correct.mean()),
             ci_low=low,

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodbench.detector import Detector, Outputs
+from oodbench.detector import Detector
 from oodbench.engine import costs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.method_results import (
@@ -28,7 +26,7 @@ from oodbench.engine.method_results import (
 )
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.passes.capture import Capture, LayerReader
-from oodbench.engine.passes.image_sources import ID, EvaluationData
+from oodbench.engine.passes.image_sources import ID, EvaluationData, ImageSource
 from oodbench.engine.passes.layer_readers import layer_readers, reads
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.replacement import kept_taps
@@ -36,16 +34,16 @@ from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import (
-    TuningData,
+    TuningImages,
+    ValidationImages,
     adversarial_data,
-    clean_outputs,
     in_memory,
-    oracle_data,
 )
+from oodbench.errors import counted
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.report.differences import id_key
-from oodbench.specs import TuningSpec
+from oodbench.specs import SplitName, TuningProtocol, TuningSpec
 
 _FEW = 4
 """Images that the map before pooling is searched with."""
@@ -124,7 +122,7 @@ class ModelEvaluation:
             stop_early: stop after the first step in which a method failed.
         """
         steps: list[Callable[[], None]] = [
-            *(functools.partial(self._fit, need) for need in FITTED_ON),
+            *(functools.partial(self._fit, split) for split in FITTED_ON.values()),
             self._tune,
             self._score,
         ]
@@ -176,16 +174,16 @@ class ModelEvaluation:
 
     # --- fitting -------------------------------------------------------------------------------
 
-    def _fit(self, need: str) -> None:
-        """One pass for all detectors that have the need "fit", or "validation"."""
-        detectors = {
-            method.name: self._detectors[method.name]
+    def _fit(self, split: SplitName) -> None:
+        """One pass for all detectors that are fitted on a split of the ID set."""
+        wanted = {
+            method.name: [need for need, on in method.fitted_on().items() if on == split]
             for method in self._alive()
-            if need in method.detector.needs
         }
+        detectors = {name: self._detectors[name] for name, needs in wanted.items() if needs}
         if not detectors:
             return
-        source = self._data.fitted_on[need]
+        source = self._data.fitted_on[split]
         self._runner.doing = f"fitting on {source.name}"
         self._report(self._runner.doing)
         started = time.perf_counter()
@@ -194,14 +192,14 @@ class ModelEvaluation:
             detectors,
             lambda: seen.watched(pass_outputs(self._runner, source, detectors)),
             self._num_classes,
-            validation=need == "validation",
+            wanted,
         )
         # Alone, a method would have taken the pass and its own part of the work.
         this_pass = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
         for name, fit in fits.items():
             self.results[name].fit_seconds += this_pass + fit.seconds + fit.shared_seconds
             self.results[name].error = fit.error
-        self._add_signs(source.name, seen, fitted_on=need == "fit")
+        self._add_signs(source.name, seen, fitted_on=split == "train")
 
     def _add_signs(self, name: str, seen: Confusion, *, fitted_on: bool = False) -> None:
         self.warnings += labels_signs(name, seen, fitted_on=fitted_on, perhaps=self._data.perhaps)
@@ -210,58 +208,66 @@ class ModelEvaluation:
 
     def _tune(self) -> None:
         """Tune the methods that are tuned; the others score as they are."""
-        ood_sets = self._data.ood
-        made = {ood: _Once(functools.partial(self._tuning_data, ood)) for ood in (None, *ood_sets)}
-        outputs = {
-            ood: _Once(functools.partial(self._clean_outputs, images))
-            for ood, images in made.items()
-        }
+        tuned: dict[tuple[TuningProtocol, str | None], list[Method]] = defaultdict(list)
         for method in self._alive():
-            result = self.results[method.name]
             if method.tuned_on == "none":
-                result.detectors = dict.fromkeys(ood_sets, self._detectors[method.name])
-                continue
-            self._runner.doing = f"tuning {method.name}"
-            self._report(self._runner.doing)
-            try:
-                with _notes(result.notes):
-                    if method.tuned_on == "ood_oracle":
-                        for ood in ood_sets:
-                            result.detectors[ood] = self._tuned(method, made[ood], outputs[ood])
-                    else:
-                        tuned = self._tuned(method, made[None], outputs[None])
-                        result.detectors = dict.fromkeys(ood_sets, tuned)
-            except Exception as error:
-                result.error = error
+                detector = self._detectors[method.name]
+                self.results[method.name].detectors = dict.fromkeys(self._data.ood, detector)
+            else:
+                tuned[method.tuned_on, method.tuning_ood].append(method)
+        for (protocol, one), methods in tuned.items():
+            if protocol == "ood_oracle":
+                for ood in self._data.ood:
+                    alive = [m for m in methods if self.results[m.name].error is None]
+                    self._tune_on(protocol, self._data.ood_tuning[ood], alive, [ood])
+            else:
+                source = None if one is None else self._data.ood_tuning[one]
+                self._tune_on(protocol, source, methods, self._data.ood)
 
-    def _tuned(
-        self, method: Method, data: _Once[TuningData[Tensor]], outputs: _Once[TuningData[Outputs]]
-    ) -> Detector:
-        """A method's detector, tuned; the seconds are those of the method alone."""
-        earlier = data.seconds  # zero if the data are made now
+    def _tune_on(
+        self,
+        protocol: TuningProtocol,
+        negatives: ImageSource | None,
+        methods: Sequence[Method],
+        ood_sets: Sequence[str],
+    ) -> None:
+        """Tune methods, in one pass over the images, for some OOD sets.
+
+        Args:
+            protocol: how.
+            negatives: images of an OOD set; None to attack ID images.
+            methods: not failed.
+            ood_sets: the sets that the tuned detectors score.
+        """
+        on = "attacked images" if negatives is None else negatives.name
+        self._runner.doing = f"tuning {counted(len(methods), 'method')} on {on}"
+        self._report(self._runner.doing)
         started = time.perf_counter()
-        images = data.get()
+        try:
+            images = self._tuning_images(negatives, oracle=protocol == "ood_oracle")
+            made_in = time.perf_counter() - started
+            found = tune(self._runner, methods, self._detectors, images)
+        except Exception as error:
+            for method in methods:
+                self.results[method.name].error = error
+            return
+        for method in methods:
+            result, tuned = self.results[method.name], found[method.name]
+            if isinstance(tuned, Exception):
+                result.error = tuned
+                continue
+            result.detectors |= dict.fromkeys(ood_sets, tuned.detector)
+            result.notes += [note for note in tuned.notes if note not in result.notes]
+            result.tune_seconds += made_in + tuned.seconds
 
-        def clean() -> TuningData[Outputs]:
-            nonlocal earlier
-            earlier += outputs.seconds
-            return outputs.get()
-
-        found = tune(self._runner, method, self._detectors[method.name], images, clean)
-        self.results[method.name].tune_seconds += time.perf_counter() - started + earlier
-        return found.detector
-
-    def _clean_outputs(self, images: _Once[TuningData[Tensor]]) -> TuningData[Outputs]:
-        return clean_outputs(self._runner, images.get())
-
-    def _tuning_data(self, ood: str | None) -> TuningData[Tensor]:
-        """Attacked ID images, or with an OOD set images of it."""
-        source, spec = self._data.tuning, self._tuning
-        assert source is not None
-        inside = in_memory(source)
-        if ood is None:
-            return adversarial_data(self._runner, inside, spec, self._seed, name=source.name)
-        return oracle_data(inside, in_memory(self._data.ood_tuning[ood]), spec, self._seed)
+    def _tuning_images(self, negatives: ImageSource | None, *, oracle: bool) -> TuningImages:
+        """Attacked ID images, or ID images and those of an OOD set."""
+        positives, spec = self._data.tuning, self._tuning
+        assert positives is not None
+        if negatives is None:
+            inside = in_memory(positives)
+            return adversarial_data(self._runner, inside, spec, self._seed, name=positives.name)
+        return ValidationImages.of(positives, negatives, spec, self._seed, oracle=oracle)
 
     # --- scoring -------------------------------------------------------------------------------
 
@@ -342,48 +348,3 @@ def evaluate(
         evaluation.results[name].error = error
     assert evaluation.correct is not None
     return Evaluation(evaluation.results, evaluation.correct, tuple(evaluation.warnings))
-
-
-T = TypeVar("T")
-
-
-class _Once(Generic[T]):
-    """A value that is made when it is first needed.
-
-    Attributes:
-        seconds: the time it took to make; 0 before.
-    """
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made: list[T] = []
-        self._error: Exception | None = None
-        self.seconds = 0.0
-
-    def get(self) -> T:
-        """The value.
-
-        Raises:
-            Exception: what making it raised; it is not made again.
-        """
-        if self._error is not None:
-            raise self._error
-        if not self._made:
-            started = time.perf_counter()
-            try:
-                self._made.append(self._make())
-            except Exception as error:
-                self._error = error
-                raise
-            finally:
-                self.seconds = time.perf_counter() - started
-        return self._made[0]
-
-
-@contextmanager
-def _notes(notes: list[str]) -> Iterator[None]:
-    """Keep the warnings of libraries, once each."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    notes += dict.fromkeys(str(warning.message).splitlines()[0] for warning in caught)

@@ -73,9 +73,14 @@ def data_of(plan: Plan, data_root: Path | None, say: Reporter) -> LoadedSplits:
 def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     """Checksums of all data of a plan's benchmark, whichever methods are run.
 
-    All splits of the ID set and the test splits of the others, by data set and split. Files of
-    large splits that only some methods read are not opened (`Work.fitted_on`).
+    All splits of the ID set, the test splits of the others, and the split of the OOD set that
+    methods are tuned on, by data set and split. Files of large splits that only some methods read
+    are not opened (`Work.fitted_on`).
     """
+    benchmark = plan.benchmark
+    used = {(name, "test") for name in benchmark.names}
+    used |= {(benchmark.id, split) for split in plan.datasets[benchmark.id].splits}
+    used.add((benchmark.tuning_ood or benchmark.id, benchmark.tuning.split))
 
     def checksum(name: str, split: SplitName) -> str:
         if split != "test" and data.is_large(name, split):
@@ -83,11 +88,7 @@ def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
         return data.checksum(name, split)
 
     return {
-        name: {
-            split: checksum(name, split)
-            for split in spec.splits
-            if split == "test" or name == plan.benchmark.id
-        }
+        name: {split: checksum(name, split) for split in spec.splits if (name, split) in used}
         for name, spec in plan.datasets.items()
     }
 
@@ -171,7 +172,7 @@ def description(
         published=plan.published,
         seeds=sorted({*plan.seeds, *before.seeds}),
         methods=[
-            *map(_described, plan.methods),
+            *(_described(method, plan.same_source) for method in plan.methods),
             *(method for method in before.methods if method.name not in planned),
         ],
         skipped={skip.method: skip.reason for skip in plan.skips},
@@ -187,13 +188,16 @@ def description(
     )
 
 
-def _described(method: Method) -> DescribedMethod:
+def _described(method: Method, same_source: Sequence[str]) -> DescribedMethod:
     return DescribedMethod(
         name=method.name,
         model=method.model,
         detector=method.detector.name,
         tuned_on=method.tuned_on,
         untuned=list(method.untuned),
+        fit_split=method.other_fit_split or "",
+        tuning_ood=method.tuning_ood or "",
+        same_source=list(same_source) if method.tuning_ood else [],
         reference=method.detector.reference,
         url=method.detector.url,
     )

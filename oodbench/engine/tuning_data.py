@@ -11,65 +11,225 @@ built here is this project's definition of it:
   its own (a logistic regression) also gets the noisy ones.
 
 The `ood_oracle` protocol takes validation images of the OOD set itself for negatives, one setting
-per OOD set: an upper bound.
+per OOD set: an upper bound. The `ood_validation` protocol, OpenOOD's automatic parameter search,
+takes validation images of one OOD set for all. Its settings are selected on all validation images,
+as there, by AUROC. A detector that trains a model of its own is trained on one half of the images
+of both sides and selected on the other; OpenOOD has no rule for it, as it searches nothing there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.data import ImageArray
-from oodbench.detector import Outputs
 from oodbench.engine.passes.contract import TuningError
-from oodbench.engine.passes.image_sources import ImageSource, SplitImages
+from oodbench.engine.passes.image_sources import Batch, ImageSource, SplitImages
 from oodbench.engine.passes.input_gradients import input_gradients
 from oodbench.engine.passes.memory import arranged
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.specs import TuningSpec
-from oodbench.training.loop import as_floats, resident
 
-T = TypeVar("T", Tensor, Outputs)
+Kind = Literal["positives", "noisy", "negatives"]
+SelectedBy = Literal["tnr_at_95_tpr", "auroc"]
+"""Metric whose largest value selects a setting."""
+
+
+class Part(NamedTuple):
+    """A part of the tuning images.
+
+    Attributes:
+        kind: in-distribution images, the same with noise, or negatives.
+        fits: whether it is the half that detectors train models of their own on.
+    """
+
+    kind: Kind
+    fits: bool
+
+
+class TuningImages(Protocol):
+    """Images that detectors are tuned on."""
+
+    @property
+    def selected_by(self) -> SelectedBy:
+        """Metric whose largest value selects a setting."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether both halves select the setting of a detector that trains no model of its own."""
+        ...
+
+    def batches(
+        self, runner: NetworkRunner, wanted: Callable[[Part], bool]
+    ) -> Iterator[tuple[Part, Tensor]]:
+        """The wanted images on the device, in one pass; a batch is of one part.
+
+        Args:
+            runner: attached.
+            wanted: whether a part is read.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class TuningData(Generic[T]):
-    """Data to tune detectors on: images in [0, 1] on the CPU, or the outputs for them.
+class TuningData:
+    """Attacked images and their originals in memory; the first half of each kind fits.
 
     Attributes:
-        positives: in-distribution images.
-        noisy: the same with noise; empty for the oracle.
-        negatives: attacked images, or images of an OOD set.
+        positives: in-distribution images in [0, 1], on the CPU, shape [N, C, H, W].
+        noisy: the same with noise, or none.
+        negatives: attacked images.
     """
 
-    positives: T
-    noisy: T
-    negatives: T
+    positives: Tensor
+    noisy: Tensor
+    negatives: Tensor
+    selected_by: SelectedBy = field(default="tnr_at_95_tpr", init=False)
+    whole: bool = field(default=False, init=False)
 
-    def sides(self, *, with_noisy: bool) -> tuple[T, T]:
-        """Positives, with the noisy ones or without, and negatives."""
-        positives = _joined(self.positives, self.noisy) if with_noisy else self.positives
-        return positives, self.negatives
+    def batches(
+        self, runner: NetworkRunner, wanted: Callable[[Part], bool]
+    ) -> Iterator[tuple[Part, Tensor]]:
+        """As the protocol says."""
+        sides: dict[Kind, Tensor] = {
+            "positives": self.positives,
+            "noisy": self.noisy,
+            "negatives": self.negatives,
+        }
+        for kind, images in sides.items():
+            fits = np.arange(len(images)) < len(images) // 2
+            yield from _batches_of(runner, kind, _InMemory(kind, [(images, None)]), fits, wanted)
 
-    def halves(self) -> tuple[TuningData[T], TuningData[T]]:
-        """The half that fits and the half that selects; they share no original image."""
-        cut, negative_cut = len(self.positives) // 2, len(self.negatives) // 2
-        return (
-            TuningData(self.positives[:cut], self.noisy[:cut], self.negatives[:negative_cut]),
-            TuningData(self.positives[cut:], self.noisy[cut:], self.negatives[negative_cut:]),
+
+@dataclass(frozen=True, slots=True)
+class ValidationImages:
+    """Validation images of the ID set and of an OOD set, read batch by batch.
+
+    Attributes:
+        positives: images of the ID set.
+        negatives: images of the OOD set.
+        fits: for both, whether an image is of the half that fits, shape [N].
+        selected_by, whole: as the protocol `TuningImages` says.
+    """
+
+    positives: ImageSource
+    negatives: ImageSource
+    fits: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    selected_by: SelectedBy
+    whole: bool
+
+    @classmethod
+    def of(
+        cls,
+        positives: ImageSource,
+        negatives: ImageSource,
+        spec: TuningSpec,
+        seed: int,
+        *,
+        oracle: bool,
+    ) -> ValidationImages:
+        """The tuning images of `ood_oracle` or `ood_validation`.
+
+        Args:
+            positives: images of the ID set.
+            negatives: images of the OOD set.
+            spec: says how many images are enough.
+            seed: seed of the halves.
+            oracle: whether the protocol is `ood_oracle`.
+
+        Raises:
+            TuningError: if either has too few images.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        inside, outside = _sized(positives, spec), _sized(negatives, spec)
+        return cls(
+            inside,
+            outside,
+            fits=(_half(inside, generator), _half(outside, generator)),
+            selected_by="tnr_at_95_tpr" if oracle else "auroc",
+            whole=not oracle,
         )
 
+    def batches(
+        self, runner: NetworkRunner, wanted: Callable[[Part], bool]
+    ) -> Iterator[tuple[Part, Tensor]]:
+        """As the protocol says."""
+        yield from _batches_of(runner, "positives", self.positives, self.fits[0], wanted)
+        yield from _batches_of(runner, "negatives", self.negatives, self.fits[1], wanted)
 
-def _joined(first: T, second: T) -> T:
-    if isinstance(first, Tensor):
-        return torch.cat([first, second])
-    return Outputs.concatenate([first, second])
+
+def _sized(source: ImageSource, spec: TuningSpec) -> ImageSource:
+    """The source, or its images if it does not say how many it has.
+
+    Raises:
+        TuningError: if it has too few.
+    """
+    if source.size is None:
+        source = _InMemory(source.name, list(source.batches()))
+    if not source.size or source.size < spec.min_adversarial:
+        raise TuningError(
+            f"{source.name}: {source.size} images are too few to tune on "
+            f"(min_adversarial {spec.min_adversarial})"
+        )
+    return source
+
+
+def _half(source: ImageSource, generator: torch.Generator) -> NDArray[np.bool_]:
+    """Half of the images of a source, at random, shape [N]."""
+    count = source.size or 0
+    chosen = np.zeros(count, dtype=np.bool_)
+    chosen[torch.randperm(count, generator=generator)[: count // 2].numpy()] = True
+    return chosen
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """A source of batches that are in memory."""
+
+    name: str
+    kept: Sequence[Batch]
+
+    @property
+    def size(self) -> int:
+        return sum(len(images) for images, _ in self.kept)
+
+    def first(self) -> Batch:
+        return self.kept[0]
+
+    def batches(self) -> Iterator[Batch]:
+        yield from self.kept
+
+
+def _batches_of(
+    runner: NetworkRunner,
+    kind: Kind,
+    source: ImageSource,
+    fits: NDArray[np.bool_],
+    wanted: Callable[[Part], bool],
+) -> Iterator[tuple[Part, Tensor]]:
+    """Batches of one kind; each is divided into its halves, whichever of them are wanted."""
+    parts = [part for part in (Part(kind, True), Part(kind, False)) if wanted(part)]
+    if not parts:
+        return
+    start = 0
+    for images, _ in runner.batches(source):
+        halves = fits[start : start + len(images)]
+        start += len(images)
+        for part in parts:
+            rows = np.flatnonzero(halves == part.fits)
+            if len(rows) == len(images):
+                yield part, images
+            elif len(rows):
+                mine = images[torch.from_numpy(rows).to(images.device)]
+                yield part, arranged(mine, runner.classifier.dtype)
 
 
 def adversarial_data(
@@ -79,7 +239,7 @@ def adversarial_data(
     seed: int,
     *,
     name: str = "the tuning data",
-) -> TuningData[Tensor]:
+) -> TuningData:
     """Clean, noisy and attacked images, selected and shuffled as the module's docstring says.
 
     Args:
@@ -160,68 +320,9 @@ def in_memory(source: ImageSource) -> ImageArray:
     return ImageArray(whole.cpu().numpy(), torch.cat(known).cpu().numpy() if known else None)
 
 
-def oracle_data(
-    positives: ImageArray, negatives: ImageArray, spec: TuningSpec, seed: int
-) -> TuningData[Tensor]:
-    """Validation images of the ID set and of an OOD set, shuffled.
-
-    Raises:
-        TuningError: if either has too few images.
-    """
-    for images in (positives, negatives):
-        if len(images) < spec.min_adversarial:
-            raise TuningError(f"{len(images)} validation images are too few to tune on")
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = [
-        as_floats(resident(images, torch.device("cpu")))[
-            torch.randperm(len(images), generator=generator)
-        ]
-        for images in (positives, negatives)
-    ]
-    return TuningData(shuffled[0], shuffled[0][:0], shuffled[1])
-
-
 def _predictions(runner: NetworkRunner, images: Tensor) -> Tensor:
     def predict(images: Tensor, labels: Tensor | None, first: int | None) -> Tensor:
         with torch.no_grad():
             return runner.outputs(images).logits.argmax(dim=1)
 
     return torch.cat([part for _, part in runner.within_memory(predict, images, None)])
-
-
-def clean_outputs(runner: NetworkRunner, data: TuningData[Tensor]) -> TuningData[Outputs]:
-    """Outputs of the network for tuning images, without maps: one pass for all methods.
-
-    Args:
-        runner: attached.
-        data: the images.
-    """
-
-    def this_pass(images: Tensor) -> Outputs:
-        return Outputs.concatenate(
-            [
-                outputs
-                for batch in image_batches(runner, images)
-                for outputs in _forward(runner, batch)
-            ]
-        )
-
-    positives = this_pass(data.positives)
-    noisy = this_pass(data.noisy) if len(data.noisy) else positives[:0]
-    return TuningData(positives, noisy, this_pass(data.negatives))
-
-
-def image_batches(runner: NetworkRunner, images: Tensor) -> Iterator[Tensor]:
-    """Images on the device, batch by batch, of the current batch size of the runner."""
-    start, meter = 0, runner.meter(len(images))
-    while start < len(images):
-        batch = images[start : start + runner.batch_size]
-        start += len(batch)
-        yield arranged(batch.to(runner.device), runner.classifier.dtype)
-        meter.add(len(batch))
-
-
-def _forward(runner: NetworkRunner, images: Tensor) -> list[Outputs]:
-    """Outputs of a batch, in parts if it does not fit in memory, without a graph."""
-    with torch.no_grad():
-        return [outputs for _, outputs in runner.within_memory(runner.outputs, images, None)]

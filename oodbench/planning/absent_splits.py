@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oodbench.data.readers.listed_images import class_folder
 from oodbench.data.store.locations import root_folder
-from oodbench.planning.plan import FITTED_ON, Method, Plan, Skip
+from oodbench.planning.plan import Method, Plan, Skip
 from oodbench.specs import ClassFoldersSpec, SplitName
 
 
@@ -53,8 +53,7 @@ def with_images_here(plan: Plan, data_root: str | Path | None) -> Plan:
 
 
 def _absent_split(method: Method, absent: dict[SplitName, ClassFoldersSpec]) -> SplitName | None:
-    used = (split for need, split in FITTED_ON.items() if need in method.detector.needs)
-    return next((split for split in used if split in absent), None)
+    return next((split for split in method.fitted_on().values() if split in absent), None)
 
 
 def _reason(split: SplitName, folders: ClassFoldersSpec) -> str:

@@ -33,8 +33,14 @@ def with_detector_names(benchmark: BenchmarkSpec, aliases: Mapping[str, str]) ->
                 each.model_copy(update={"detector": name(each.detector)})
                 for each in benchmark.exclude
             ),
+            "parameters": {name(key): value for key, value in benchmark.parameters.items()},
+            "fit_split": {name(key): value for key, value in benchmark.fit_split.items()},
             "tuning": tuning.model_copy(
-                update={"detectors": names(tuning.detectors), "tune": names(tuning.tune)}
+                update={
+                    "detectors": names(tuning.detectors),
+                    "tune": names(tuning.tune),
+                    "grids": {name(key): value for key, value in tuning.grids.items()},
+                }
             ),
         }
     )

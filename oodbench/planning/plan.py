@@ -10,10 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oodbench.detector import DetectorInfo
-from oodbench.specs import BenchmarkSpec, DatasetSpec, PublishedSpec, SplitName, TuningProtocol
+from oodbench.specs import (
+    BenchmarkSpec,
+    DatasetSpec,
+    FitSplit,
+    PublishedSpec,
+    SplitName,
+    TuningProtocol,
+)
 
 FITTED_ON: Mapping[str, SplitName] = {"fit": "train", "validation": "validation"}
-"""Need of a detector -> the split of the ID set that it is fitted on, in this order."""
+"""Need of a detector -> the split of the ID set that it is fitted on, in this order. A benchmark
+may give another split for `fit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +33,12 @@ class Method:
         model: name of the model in the benchmark.
         detector: the detector's declaration.
         parameters: arguments of the detector, fixed.
-        tuned_on: "none", "fgsm" or "ood_oracle".
+        tuned_on: "none", "fgsm", "ood_oracle" or "ood_validation".
         asked_for: whether the benchmark or the user named it, and not only a `matrix:`.
+        defaults: arguments of the detector that the benchmark gives in place of its defaults.
+        grid: the benchmark's grid in place of the declared search space, if it gives one.
+        fit_split: the split of the ID set that the detector's `fit` is given.
+        tuning_ood: the OOD set whose validation images it is tuned on; None under other protocols.
     """
 
     name: str
@@ -35,17 +47,37 @@ class Method:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     tuned_on: TuningProtocol = "none"
     asked_for: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, tuple[Any, ...]] | None = None
+    fit_split: FitSplit = "train"
+    tuning_ood: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that the detector is made with."""
+        return {**self.defaults, **self.parameters}
 
     @property
     def search_space(self) -> dict[str, tuple[Any, ...]]:
-        """The declared search space without the parameters that are fixed."""
-        space = self.detector.search_space
+        """The grid, or else the declared search space, without the parameters that are fixed."""
+        space = self.detector.search_space if self.grid is None else self.grid
         return {name: values for name, values in space.items() if name not in self.parameters}
 
     @property
     def untuned(self) -> tuple[str, ...]:
         """Parameters that have a search space and keep their defaults."""
         return tuple(self.search_space) if self.tuned_on == "none" else ()
+
+    def fitted_on(self) -> dict[str, SplitName]:
+        """Need "fit" or "validation" that the detector has -> the split that it is fitted on."""
+        splits = {**FITTED_ON, "fit": self.fit_split}
+        return {need: split for need, split in splits.items() if need in self.detector.needs}
+
+    @property
+    def other_fit_split(self) -> FitSplit | None:
+        """The split of `fit`, if it is not the training images; None if the detector has none."""
+        moved = "fit" in self.detector.needs and self.fit_split != FITTED_ON["fit"]
+        return self.fit_split if moved else None
 
     def requirements(self) -> dict[str, bool]:
         """The columns of the DisMax paper's Table 1, from the declared needs of the detector."""
@@ -100,6 +132,23 @@ class Plan:
         """Models that a method uses, in the benchmark's order."""
         used = {method.model for method in self.methods}
         return tuple(model for model in self.benchmark.models if model in used)
+
+    @property
+    def same_source(self) -> tuple[str, ...]:
+        """OOD sets with images of the same source as those that methods are tuned on.
+
+        They are of the same manifest, or their manifests name the same `source`.
+        """
+        tuning, known = self.benchmark.tuning_ood, self.benchmark.manifest
+        if tuning is None:
+            return ()
+        source = self.datasets[tuning].source
+        return tuple(
+            name
+            for name in self.benchmark.ood_groups
+            if known(name) == known(tuning)
+            or (source is not None and self.datasets[name].source == source)
+        )
 
     def methods_of(self, model: str) -> tuple[Method, ...]:
         """Methods on one model, in order."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from oodbench.argument_checks import MOST_SEEDS, whole_number
 from oodbench.detector import head_obstacle
-from oodbench.errors import UserError, counted
+from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name, library_of
 from oodbench.planning.aliases import named_method, with_detector_names
+from oodbench.planning.detector_settings import (
+    Refuses,
+    check_settings,
+    check_tried,
+    key_place,
+    parameters_error,
+    tried_arguments,
+    with_settings,
+)
 from oodbench.planning.method_selection import (
     benchmark_methods,
     check_known,
@@ -21,9 +30,7 @@ from oodbench.planning.plan import Method, Plan, Skip
 from oodbench.planning.published_numbers import published_averages
 from oodbench.plugins.catalog import Catalog, DetectorStatus, aliases
 from oodbench.plugins.content_folders import BUILT_IN
-from oodbench.specs import BenchmarkSpec, DatasetSpec
-from oodbench.specs.names import shortened
-from oodbench.specs.yaml_file import place_of
+from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName
 
 DEFAULT_SEEDS = 3
 
@@ -35,7 +42,7 @@ def make_plan(
     *,
     seeds: int | None = None,
     methods: Sequence[str] | None = None,
-    refusal: Callable[[Method], str | None] = lambda method: None,
+    refusal: Refuses = lambda detector, arguments: None,
 ) -> Plan:
     """The plan of a run.
 
@@ -46,8 +53,8 @@ def make_plan(
         seeds: number of seeds, 0 .. seeds - 1; None: 3, or as many as every model has published
             checkpoints.
         methods: names of methods or detectors to run; None for all.
-        refusal: gives the reason why a method's detector cannot be made, or None; called for
-            methods that can run on their model.
+        refusal: gives the reason why a detector cannot be made with some arguments, or None;
+            called for methods that can run on their model.
 
     Raises:
         UserError: if a name is unknown, two methods have one name, a detector that was asked for
@@ -70,10 +77,14 @@ def make_plan(
     if benchmark.tuning.detectors != "all":
         for name in benchmark.tuning.detectors:
             check_known("tuning.detectors", name, statuses, benchmark)
+    check_settings(benchmark, statuses)
     candidates, skips = benchmark_methods(benchmark, statuses)
     reference = reference_method(benchmark, statuses)
+    if reference is not None:
+        reference = with_settings(reference, benchmark)
     if methods is not None:
         candidates, skips = selected_methods(methods, candidates, skips, benchmark, statuses)
+    candidates = [with_settings(method, benchmark) for method in candidates]
     _check_tuned(benchmark, candidates, statuses)
     candidates = [_tuned(method, benchmark, catalog) for method in candidates]
     runnable = []
@@ -83,7 +94,8 @@ def make_plan(
             runnable.append(method)
         else:
             skips.append(_skip(method, reason))
-    datasets = {name: _dataset(benchmark, catalog, name) for name in benchmark.names}
+    names = dict.fromkeys((*benchmark.names, benchmark.tuning_ood))
+    datasets = {name: _dataset(benchmark, catalog, name) for name in names if name is not None}
     _check_data(benchmark, datasets, runnable)
     return Plan(
         benchmark=benchmark,
@@ -115,25 +127,22 @@ def _seeds(benchmark: BenchmarkSpec, methods: Sequence[Method], seeds: int | Non
     return seeds
 
 
-def _refused(
-    method: Method, benchmark: BenchmarkSpec, refusal: Callable[[Method], str | None]
-) -> str | None:
-    try:
-        return refusal(method)
-    except UserError as error:
-        raise parameters_error(method, benchmark, error.message, error.hint) from error
+def _refused(method: Method, benchmark: BenchmarkSpec, refusal: Refuses) -> str | None:
+    """Why a method's detector cannot be made, or None.
 
-
-def parameters_error(
-    method: Method, benchmark: BenchmarkSpec, message: str, hint: str
-) -> UserError:
-    """The error of a method if its detector cannot be made; it names file and line."""
-    keys = ("methods", method.name, "parameters")
-    if not method.parameters:
-        return UserError(message, hint)
-    file = benchmark.file
-    where = f"Benchmark '{benchmark.name}'" if file is None else place_of(file, keys)
-    return UserError(f"{where}: methods.{shortened(method.name)}.parameters: {message}", hint)
+    Raises:
+        UserError: if the method was asked for, or the benchmark gives arguments that the detector
+            does not take.
+    """
+    detector = method.detector.name
+    found = refusal(detector, method.arguments)
+    if found is None:
+        tried = [refusal(detector, arguments) for arguments in tried_arguments(method)]
+        check_tried(method, benchmark, tried)
+        return None
+    if method.asked_for or method.defaults:
+        raise parameters_error(method, benchmark, found)
+    return found[0].rstrip(".")
 
 
 def _tunable(method: Method) -> bool:
@@ -151,7 +160,8 @@ def _tuned(method: Method, benchmark: BenchmarkSpec, catalog: Catalog) -> Method
         plugin=entry is None or entry.source != BUILT_IN,
         own=None if named is None else named.tuning,
     )
-    return replace(method, tuned_on=protocol)
+    ood = benchmark.tuning.ood if protocol == "ood_validation" else None
+    return replace(method, tuned_on=protocol, tuning_ood=ood)
 
 
 def _check_tuned(
@@ -206,8 +216,13 @@ def _skip(method: Method, reason: str) -> Skip:
 
 def _dataset(benchmark: BenchmarkSpec, catalog: Catalog, name: str) -> DatasetSpec:
     """The manifest of a data set of the benchmark."""
+    known = catalog.entries["dataset"]
+    if name == benchmark.tuning_ood and benchmark.manifest(name) not in known:
+        raise UserError(
+            f"{key_place(benchmark, 'tuning', 'ood')}: there is no data set '{name}'.",
+            did_you_mean(name, known),
+        )
     if name in benchmark.datasets:
-        known = catalog.entries["dataset"]
         check_known(f"datasets.{name}", benchmark.manifest(name), known, benchmark)
     return catalog.dataset(benchmark.manifest(name))
 
@@ -217,18 +232,20 @@ def _check_data(
 ) -> None:
     """Check that the data sets have the splits that the plan needs, and images of one shape."""
     tuning = benchmark.tuning.split
-    wanted = {(benchmark.id, "test"): "to test on"}
+    wanted: dict[tuple[str, SplitName], str] = {(benchmark.id, "test"): "to test on"}
     if any(model.training is not None for model in benchmark.models.values()):
         wanted[benchmark.id, "train"] = "to train on"
-    if any("fit" in method.detector.needs for method in methods):
-        wanted.setdefault((benchmark.id, "train"), "to fit detectors on")
+    for method in methods:
+        for split in method.fitted_on().values():
+            why = f"to fit {method.detector.name} on"
+            wanted.setdefault((benchmark.id, split), why)
     wanted |= {(name, "test"): "to test on" for name in benchmark.names}
     if any(method.tuned_on != "none" for method in methods):
         wanted[benchmark.id, tuning] = "to tune on"
     if any(method.tuned_on == "ood_oracle" for method in methods):
         wanted |= {(name, tuning): "for ood_oracle tuning" for name in benchmark.ood_groups}
-    if any("validation" in method.detector.needs for method in methods):
-        wanted.setdefault((benchmark.id, "validation"), "to fit on images that were not trained on")
+    if benchmark.tuning_ood is not None:
+        wanted[benchmark.tuning_ood, tuning] = "for ood_validation tuning"
     heads = {benchmark.models[method.model].head for method in methods}
     if any(HEADS[head].calibrated for head in heads):
         wanted.setdefault((benchmark.id, "validation"), "to calibrate a temperature on")

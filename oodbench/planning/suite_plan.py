@@ -5,15 +5,16 @@ Read from YAML files alone, without torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oodbench.errors import UserError, did_you_mean
 from oodbench.metrics import METRICS
+from oodbench.planning.detector_settings import Refuses
 from oodbench.planning.overrides import Overrides
-from oodbench.planning.plan import Method, Plan
+from oodbench.planning.plan import Plan
 from oodbench.planning.planner import make_plan
 from oodbench.planning.published_numbers import read_published
 from oodbench.plugins.catalog import Catalog, DetectorStatus, is_suite, merged
@@ -83,7 +84,7 @@ def plan_suite(
     *,
     seeds: int | None,
     methods: Sequence[str] | None = None,
-    refusal: Callable[[Method], str | None] = lambda method: None,
+    refusal: Refuses = lambda detector, arguments: None,
 ) -> dict[str, Plan]:
     """The plan of every member, by its name in the suite.
 

@@ -11,9 +11,9 @@ apply, in forward passes of the whole network (F) for each image:
   forward pass; 5 F for a feature ensemble, which does both for each of its four or five feature
   layers, on half of the network on average;
 - a method that replaces feature layers: another 1 F at most, as the network continues from there;
-- tuning: the images attacked and verified (4 F), then clean, noisy and attacked images once for all
-  methods whose parameters change the score alone, once more for each that reads maps, and through
-  the grid of each that has input gradients; a gradient serves all step sizes.
+- tuning: attacked images are made and verified (4 F); then clean, noisy and attacked images, or
+  those of an OOD set, once for all methods, and through the grid of each that has input gradients
+  or replaces feature layers; a gradient serves all step sizes.
 
 Only operations of convolutions are counted, two for each multiply-add. Measuring costs takes a few
 more passes over one batch, which are not counted.
@@ -44,16 +44,14 @@ _ATTACK = 4.0
 _KINDS = 3.0
 """Clean, noisy and attacked images."""
 _GRADIENTS = frozenset({"input_gradient", "input_gradients"})
-_TUNED_ALONE = _GRADIENTS | {"replaced_logits", "feature_map", "tap_maps", "layers"}
-"""Needs of the methods that pass over the tuning images alone; the others share stored outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """A pass of one model over one split, made for each seed.
 
-    To fit and to score, one forward pass serves all its methods. To tune, the images are shared and
-    each method passes over them with its own grid.
+    One forward pass serves all its methods. To tune, methods with gradients take more, for their
+    grids.
 
     Attributes:
         methods: names of the methods that share it.
@@ -139,12 +137,16 @@ def _passes_of_model(plan: Plan, model: str) -> Iterator[Pass]:
                 taps=any(m.detector.needs & {"taps", "tap_maps"} for m in methods),
             )
 
-    for need, split in FITTED_ON.items():
-        yield from over(benchmark.id, split, "fit", [m for m in mine if need in m.detector.needs])
+    for split in dict.fromkeys(FITTED_ON.values()):
+        fitted = [m for m in mine if split in m.fitted_on().values()]
+        yield from over(benchmark.id, split, "fit", fitted)
     yield from over(benchmark.id, tuning, "tune", [m for m in mine if m.tuned_on != "none"])
     oracles = [m for m in mine if m.tuned_on == "ood_oracle"]
     for name in benchmark.ood_groups:
         yield from over(name, tuning, "tune", oracles)
+    if benchmark.tuning_ood is not None:
+        on_validation = [m for m in mine if m.tuned_on == "ood_validation"]
+        yield from over(benchmark.tuning_ood, tuning, "tune", on_validation)
     for name in benchmark.names:
         yield from over(name, "test", "score", mine)
 
@@ -208,9 +210,7 @@ def _forwards(plan: Plan, planned: Pass) -> float:
         return 1.0 + sum(2 * _share(each) + _shown(each) + _replaced(each) for each in methods)
     attacked = any(method.tuned_on == "fgsm" for method in methods)
     kinds = _KINDS if attacked else 1.0
-    own = [method for method in methods if method.detector.needs & _TUNED_ALONE]
-    shared = kinds if len(own) < len(methods) else 0.0  # one pass for all that change scores only
-    return (_ATTACK if attacked else 0.0) + shared + kinds * sum(_grid(method) for method in own)
+    return (_ATTACK if attacked else 0.0) + kinds * (1.0 + sum(map(_grid, methods)))
 
 
 def _share(method: Method) -> float:
@@ -231,11 +231,11 @@ def _replaced(method: Method) -> float:
 
 
 def _grid(method: Method) -> float:
-    """Tuning one method on one image."""
+    """Tuning one method on one image, beside the forward pass that all share."""
     space = method.search_space
     steps: Sequence[float] = space.get("epsilon", (0.0,))
     settings = math.prod(len(values) for name, values in space.items() if name != "epsilon")
     moved = sum(step != 0 for step in steps)
     gradients = settings if moved else 0
     own = _share(method) * (gradients + settings * moved)
-    return 1.0 + own + (_shown(method) + _replaced(method)) * settings * len(steps)
+    return own + (_shown(method) + _replaced(method)) * settings * len(steps)

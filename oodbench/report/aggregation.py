@@ -261,6 +261,11 @@ def _row(
         cost=_cost(costs),
         untuned=tuple(dict.fromkeys(name for record in records for name in record.untuned or ())),
         weights=next((record.weights for record in records if record.weights), ""),
+        fit_split=next((record.fit_split for record in records if record.fit_split), ""),
+        tuning_ood=next((record.tuning_ood for record in records if record.tuning_ood), ""),
+        same_source=tuple(
+            dict.fromkeys(r.ood_dataset for r in records if r.same_source and r.ood_dataset)
+        ),
     )
 
 

@@ -134,7 +134,7 @@ class Row:
         model: name of the trained model.
         loss: loss it was trained with.
         detector: name of the detector.
-        tuned_on: "none", "fgsm" or "ood_oracle".
+        tuned_on: "none", "fgsm", "ood_oracle" or "ood_validation".
         choices: detector parameters, by seed.
         seeds: seeds with a value.
         complete: whether every seed of the leaderboard has a value on every OOD set.
@@ -144,6 +144,10 @@ class Row:
         untuned: parameters with a search space that kept their defaults.
         run: label of its run on a leaderboard of several runs; empty on that of one.
         weights: "published checkpoint" if the model was not trained; else empty.
+        fit_split: split of the ID set that the detector was fitted on, if it was not the training
+            images; else empty.
+        tuning_ood: OOD set whose validation images it was tuned on; else empty.
+        same_source: OOD sets of the same source as `tuning_ood`.
     """
 
     rank: int | None
@@ -161,6 +165,9 @@ class Row:
     untuned: tuple[str, ...] = ()
     run: str = ""
     weights: str = ""
+    fit_split: str = ""
+    tuning_ood: str = ""
+    same_source: tuple[str, ...] = ()
 
     @property
     def oracle(self) -> bool:

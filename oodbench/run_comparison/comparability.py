@@ -52,6 +52,9 @@ def different_protocol(base: IndexedRun, head: IndexedRun, method: str) -> str:
         return (
             f"other protocol: tuned on '{one.tuned_on}' in the base, '{other.tuned_on}' in the head"
         )
+    if one.fit_split != other.fit_split:
+        before, after = (each.fit_split or "train" for each in (one, other))
+        return f"other protocol: fitted on the {before} images in the base, {after} in the head"
     if one.tuned_on != "none":
         if one.untuned != other.untuned:
             before, after = (listed(each.untuned) or "nothing" for each in (one, other))

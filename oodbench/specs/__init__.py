@@ -8,8 +8,6 @@ from oodbench.specs.benchmark_spec import (
     ExcludeSpec,
     MatrixSpec,
     MethodSpec,
-    TuningProtocol,
-    TuningSpec,
 )
 from oodbench.specs.checkpoint_spec import CheckpointSpec
 from oodbench.specs.dataset_spec import (
@@ -35,6 +33,7 @@ from oodbench.specs.published_spec import (
 )
 from oodbench.specs.spec_base import WORDS, Spec, SplitName, number_obstacle
 from oodbench.specs.suite_spec import TRAINING_MEASURES, ComparisonSpec, MemberSpec, SuiteSpec
+from oodbench.specs.tuning_spec import FitSplit, TuningProtocol, TuningSpec
 
 __all__ = [
     "TRAINING_MEASURES",
@@ -50,6 +49,7 @@ __all__ = [
     "EvaluationSpec",
     "ExcludeSpec",
     "FileSpec",
+    "FitSplit",
     "LimitSpec",
     "ListSpec",
     "MatrixSpec",

@@ -14,66 +14,17 @@ from oodbench.specs.published_spec import PublishedReference
 from oodbench.specs.spec_base import (
     WORDS,
     BatchSize,
-    ImageCount,
     MethodName,
-    NonNegativeScale,
     Options,
     PositiveInt,
     RunName,
-    Scale,
     SchemaVersion,
     Several,
     Spec,
     SplitName,
     Text,
 )
-
-TuningProtocol = Literal["none", "fgsm", "ood_oracle"]
-
-
-class TuningSpec(Spec):
-    """How detectors that declare a search space or calibrate a model of their own are tuned.
-
-    `fgsm`: on adversarial images made from the ID validation split; one setting per (model, ID
-    set) is used for every OOD set. `ood_oracle`: on validation images of each OOD set, one setting
-    per OOD set. This is an upper bound: a deployed detector has no such images.
-    """
-
-    protocol: TuningProtocol = "fgsm"
-    split: Literal["validation"] = "validation"
-    """The split for tuning. It is used neither for training nor for testing."""
-    fgsm_step: Scale = 0.05
-    """Step of the fast gradient sign method, for pixels in [0, 1] (Lee et al. 2018: 0.05)."""
-    noise_std: NonNegativeScale = 0.0625
-    """Standard deviation of the noisy images' noise, in units of the normalized image (Lee et al.
-    2018, ResNet)."""
-    min_adversarial: ImageCount = 20
-    """Minimum number of adversarial images that fool the network; with fewer, tuning fails."""
-    detectors: Literal["all"] | Several[Text] = "all"
-    """The built-in detectors that are tuned; the others use the parameters of their papers."""
-    tune: Literal["all", "none"] | Several[Text] | None = None
-    """Value of `--tune`: every detector with a search space, none, or exactly these. It overrides
-    `detectors` and the protocols of methods."""
-
-    def protocol_for(
-        self, detector: str, *, plugin: bool, own: TuningProtocol | None
-    ) -> TuningProtocol:
-        """How the detector of a method is tuned.
-
-        Args:
-            detector: name of the detector.
-            plugin: whether the detector is a plug-in. Plug-ins are tuned even if the benchmark
-                lists the detectors to tune, because the benchmark cannot know them.
-            own: the method's own protocol, if the benchmark gives one.
-        """
-        if self.tune is not None:
-            asked_for = self.tune == "all" or (self.tune != "none" and detector in self.tune)
-            chosen = self.protocol if own is None or own == "none" else own
-            return chosen if asked_for else "none"
-        if own is not None:
-            return own
-        tuned = plugin or self.detectors == "all" or detector in self.detectors
-        return self.protocol if tuned else "none"
+from oodbench.specs.tuning_spec import FitSplit, TuningProtocol, TuningSpec
 
 
 class MethodSpec(Spec):
@@ -140,6 +91,11 @@ class BenchmarkSpec(Spec):
     exclude: Several[ExcludeSpec] = ()
     reference: Text | None = None
     """The method that costs are relative to; its detector needs only the logits."""
+    parameters: dict[Text, Options] = Field(default_factory=dict)
+    """Detector -> arguments that replace its defaults in every method without its own. A parameter
+    with a search space is tuned all the same."""
+    fit_split: dict[Text, FitSplit] = Field(default_factory=dict)
+    """Detector -> split of the ID set that its `fit` is given; default: `train`."""
     tuning: TuningSpec = TuningSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     published: PublishedReference | None = None
@@ -164,6 +120,12 @@ class BenchmarkSpec(Spec):
             self._known_model(excluded.model, f"exclude.{index}.model")
         for model in self.published.models if self.published else ():
             self._known_model(model, "published.models")
+        if self.tuning.ood is None:
+            for name, method in self.methods.items():
+                if method.tuning == "ood_validation":
+                    raise ValueError(f"methods.{name}.tuning: ood_validation needs tuning.ood")
+        if self.tuning.ood == self.id:
+            raise ValueError(f"tuning.ood: '{self.id}' is the in-distribution data set")
         return self
 
     def _check_datasets(self) -> None:
@@ -187,11 +149,11 @@ class BenchmarkSpec(Spec):
         if self.csid and "ood_oracle" in protocols:
             raise ValueError("csid: not together with tuning on each OOD set (ood_oracle)")
         for name in self.datasets:
-            if name not in self.names:
+            if name not in (*self.names, self.tuning.ood):
                 near = did_you_mean(name, self.names)
                 raise ValueError(f"datasets: '{name}' is no data set of this benchmark. {near}")
         named: dict[str, str] = {}
-        for name in self.names:
+        for name in (self.id, *self.ood_groups):
             other = named.setdefault(self.manifest(name), name)
             if other != name:
                 raise ValueError(
@@ -241,12 +203,19 @@ class BenchmarkSpec(Spec):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all data sets in this benchmark; the ID set is the first."""
+        """Names of the data sets that are tested; the ID set is the first."""
         return (self.id, *self.csid, *self.ood_groups)
 
     def manifest(self, name: str) -> str:
         """The manifest of a data set that has this name in this benchmark."""
         return self.datasets.get(name, name)
+
+    @property
+    def tuning_ood(self) -> str | None:
+        """The OOD set whose validation images methods may be tuned on; None if there is none."""
+        protocols = {self.tuning.protocol, *(method.tuning for method in self.methods.values())}
+        used = "ood_validation" in protocols and self.tuning.tune != "none"
+        return self.tuning.ood if used else None
 
     @property
     def ood_groups(self) -> dict[str, str]:

@@ -201,6 +201,9 @@ class DatasetSpec(Spec):
     """Splits that are taken from the images of another split: {validation: train}."""
     sha256: dict[SplitName, Sha256] = Field(default_factory=dict)
     """Fingerprints of the decoded splits, if they are the same on every machine."""
+    source: Text | None = None
+    """Collection that the images are of. A report says where methods are tuned on one data set of a
+    collection and tested on another."""
     license: Text
     citation: Text
     url: Text | None = None

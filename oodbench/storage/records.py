@@ -23,11 +23,14 @@ from pydantic import (
 
 from oodbench.errors import UserError
 from oodbench.files import canonical_json
-from oodbench.specs import TuningProtocol
+from oodbench.specs import FitSplit, TuningProtocol
 from oodbench.specs.names import method_obstacle
 
 SCHEMA_VERSION = 1
-ADDED_LATER = frozenset({"tie_fraction", "time_scatter", "untuned", "weights", "csid"})
+ADDED_LATER = frozenset(
+    {"csid", "fit_split", "same_source", "tie_fraction", "time_scatter"}
+    | {"tuning_ood", "untuned", "weights"}
+)
 """Fields that older versions did not write; a line without them gets their defaults."""
 
 _ROUNDING = 1e-9
@@ -93,6 +96,10 @@ class QualityRecord:
     have a search space and were left at their defaults; None if there are none. `weights` says that
     the model was not trained: its seeds are its published checkpoints. `csid` names the data sets
     whose images count as ID beside those of `id_dataset`, also in `n_id`; None if there are none.
+    `fit_split` is the split of the ID set that the detector's `fit` was given; None for the
+    training images, and for a detector without `fit`. `tuning_ood` is the OOD set whose validation
+    images the method was tuned on (`ood_validation`), and `same_source` is true if the images of
+    `ood_dataset` are of the same source; None otherwise.
     """
 
     run_id: Text
@@ -120,6 +127,9 @@ class QualityRecord:
     untuned: list[Text] | None = None
     weights: Weights | None = None
     csid: list[Text] | None = None
+    fit_split: FitSplit | None = None
+    tuning_ood: Text | None = None
+    same_source: Literal[True] | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -268,7 +278,7 @@ def to_lines(records: Iterable[Record]) -> str:
 def _values(record: Record) -> dict[str, Any]:
     # Not dataclasses.asdict, which copies every value deeply.
     values = {name: getattr(record, name) for name in record.__slots__}
-    for name in ("weights", "csid"):
+    for name in ("weights", "csid", "fit_split", "tuning_ood", "same_source"):
         if values.get(name, "") is None:  # as before it was recorded: digests stay the same
             del values[name]
     return values

@@ -46,6 +46,9 @@ class DescribedMethod(DescriptionPart):
         detector: name of its detector.
         tuned_on: its tuning protocol, or "none".
         untuned: parameters that have a search space and keep their defaults.
+        fit_split: split of the ID set that its `fit` is given; "" for the training images.
+        tuning_ood: OOD set whose validation images it is tuned on; "" under other protocols.
+        same_source: OOD sets of the same source as `tuning_ood`.
         reference: where the detector was published, as in "ICLR 2018".
         url: where to read it.
     """
@@ -55,6 +58,9 @@ class DescribedMethod(DescriptionPart):
     detector: str = ""
     tuned_on: str = "none"
     untuned: list[str] = []
+    fit_split: str = ""
+    tuning_ood: str = ""
+    same_source: list[str] = []
     reference: str = ""
     url: str = ""
 

@@ -134,7 +134,7 @@ def engine_scores(
                     {METHOD: detector},
                     functools.partial(pass_outputs, runner, images),
                     CLASSES,
-                    validation=need == "validation",
+                    needs=need,
                 )[METHOD]
                 if outcome.error is not None:
                     raise outcome.error

@@ -25,15 +25,17 @@ from oodbench.user_model.assembly import Lost, Tried, result_of
 from oodbench.user_model.evaluate_arguments import (
     check_seed,
     data_sets,
-    detectors_of,
     device_for,
-    methods_of,
     named_models,
     normalization_of,
     options_of,
-    requested_detectors,
 )
 from oodbench.user_model.evaluation_result import EvaluationResult
+from oodbench.user_model.requested_detectors import (
+    detectors_of,
+    methods_of,
+    requested_detectors,
+)
 from oodbench.user_model.restoration import given_back, reproducible
 from oodbench.user_model.session import Session
 from oodbench.user_model.user_classifier import adapted, same_classes
@@ -56,6 +58,7 @@ def evaluate(
     ood_data: Mapping[str, Any],
     fit_data: Any = None,
     validation_data: Any = None,
+    ood_validation_data: Any = None,
     taps: Literal["auto"] | Sequence[str] | Mapping[str, Any] = "auto",
     head: str | Mapping[str, Any] | None = None,
     features: str | Mapping[str, Any] | None = None,
@@ -86,8 +89,8 @@ def evaluate(
 
     Some detectors are fitted on `fit_data`, some on `validation_data`. A detector that trains a
     model of its own (Mahalanobis) needs both, with labels, and `normalization`: it is tuned on
-    attacked validation images. Detectors whose data are missing are skipped (see
-    `result.skipped`). Untuned detectors use their defaults.
+    attacked validation images, or, without `normalization`, on `ood_validation_data`. Detectors
+    whose data are missing are skipped (see `result.skipped`). Untuned detectors use their defaults.
 
     The model is any callable that returns logits: a module, also of TorchScript, torch.export or
     torch.compile, a quantized module, an ensemble, a plain function. A function is called as it is:
@@ -111,6 +114,8 @@ def evaluate(
         ood_data: name -> out-of-distribution images.
         fit_data: images that the model was trained on, with labels, best without augmentation.
         validation_data: labeled in-distribution images that it was not trained on.
+        ood_validation_data: out-of-distribution images to tune on, which should not be of the
+            sources of `ood_data`. They take the place of the attacked images.
         taps: names of the feature layers, the modules that detectors with a feature ensemble read;
             of a tuple or a mapping, the first tensor is read. "auto": the ends of stages or
             blocks; a note says which and why
@@ -128,8 +133,9 @@ def evaluate(
         num_classes: C, compared with the model's; default: the model's.
         tune: labels of detectors to tune, or "all": each combination of the values of their search
             space is tried on attacked images of `validation_data`, as in benchmarks
-            (`oodbench.engine.tuning_data`). Instances are tuned only if they are named.
-            Tables show the chosen values.
+            (`oodbench.engine.tuning_data`). With `ood_validation_data` the largest AUROC of
+            `validation_data` against these images is chosen, as in OpenOOD. Instances are tuned
+            only if they are named. Tables show the chosen values.
         plugins: folders of detectors besides the built-in ones, and classes, as in `oodbench.run`.
         device: "auto" (where the model is, if that is a GPU; else a GPU if there is one), "cpu",
             "cuda" or "cuda:i". On a GPU the model computes in full float32, not in TF32.
@@ -157,7 +163,8 @@ def evaluate(
     models = named_models(model)
     several = isinstance(model, Mapping)
     catalog = Catalog(tuple(checked_plugins("plugins", plugins)))
-    asked, broken = requested_detectors(detectors, catalog, tune)
+    on_ood = ood_validation_data is not None
+    asked, broken = requested_detectors(detectors, catalog, tune, on_ood=on_ood)
     check_seed(seed)
     argument_checks.truth("costs", costs)
     if num_classes is not None:
@@ -184,7 +191,9 @@ def evaluate(
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(reproducible(seed, places[first]))
         unit = scalings[first] is not None
-        data = data_sets(id_data, ood_data, fit_data, validation_data, in_unit_range=unit)
+        data = data_sets(
+            id_data, ood_data, fit_data, validation_data, ood_validation_data, in_unit_range=unit
+        )
         stack.callback(data.close)
         for source in data.all:
             source.first()

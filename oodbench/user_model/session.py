@@ -33,6 +33,9 @@ from oodbench.user_model.dataloader import LoadedImages
 ID_DATA = "id_data"
 """The argument that in-distribution images are given as."""
 
+OOD_DATA = "ood_validation_data"
+"""The argument that OOD images to tune on are given as."""
+
 REFERENCE = "(baseline)"
 
 _FEW = 3
@@ -47,16 +50,18 @@ class DataSets:
         test: "id" and the names of the OOD sets -> images to score.
         fit: images that the classifier was trained on; None if there are none.
         validation: images of its classes that it was not trained on; None if there are none.
+        ood_validation: OOD images that detectors are tuned on; None if there are none.
     """
 
     test: Mapping[str, LoadedImages]
     fit: LoadedImages | None
     validation: LoadedImages | None
+    ood_validation: LoadedImages | None = None
 
     @property
     def all(self) -> list[LoadedImages]:
         """All data sets that the user gave."""
-        given = (*self.test.values(), self.fit, self.validation)
+        given = (*self.test.values(), self.fit, self.validation, self.ood_validation)
         return [source for source in given if source is not None]
 
     @property
@@ -71,12 +76,13 @@ class DataSets:
         return "validation_data, images that the model was not trained on", self.validation
 
     def for_engine(self) -> EvaluationData:
-        """The data for the engine; the validation data are those attacked for tuning."""
-        fitted_on = {need: self.for_need(need)[1] for need in FITTED_ON}
+        """The data for the engine; the validation data are those to tune on."""
+        fitted_on = {split: self.for_need(need)[1] for need, split in FITTED_ON.items()}
         return EvaluationData(
             test=self.test,
-            fitted_on={need: each for need, each in fitted_on.items() if each is not None},
+            fitted_on={split: each for split, each in fitted_on.items() if each is not None},
             tuning=self.validation,
+            ood_tuning={} if self.ood_validation is None else {OOD_DATA: self.ood_validation},
         )
 
     def close(self) -> None:
@@ -270,8 +276,10 @@ class Session:
                 return f"needs {wanted}"
             if need in needs and "labels" in needs and source is not None and not source.has_labels:
                 return f"needs labels; {source.name} has none"
-        tuned = method.tuned_on != "none"
-        if tuned:
+        if method.tuned_on == "ood_validation" and data.validation is None:
+            return f"is tuned on {OOD_DATA}: also needs {data.for_need('validation')[0]}"
+        attacked = method.tuned_on == "fgsm"
+        if attacked:
             if data.validation is None:
                 return f"is tuned on attacked images: needs {data.for_need('validation')[0]}"
             if not data.validation.has_labels:
@@ -280,7 +288,7 @@ class Session:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
             if data.validation.first()[0].ndim != 4:
                 return "is tuned on attacked images: needs images [channels, height, width]"
-        if tuned or takes_gradients(needs):
+        if attacked or takes_gradients(needs):
             images, _ = data.test[ID].first()
             steps = "input_gradient" in needs and images.is_floating_point()
             if steps and images.ndim != 4 and not self.attackable:

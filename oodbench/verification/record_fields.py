@@ -64,7 +64,7 @@ def check_fields(lines: StoredLines, description: RunDescription | None) -> Iter
     yield from _disagreeing(
         lines.records,
         lambda record: (record.method, record.seed),
-        ("status", "reason", "untuned"),
+        ("status", "reason", "untuned", "fit_split", "tuning_ood"),
         "the other records of this method and seed",
     )
     yield from _disagreeing(
@@ -127,6 +127,10 @@ class _Described:
             wanted["tuned_on"] = (method.tuned_on, _FROM_RUN)
             if record.status == "ok":
                 wanted["untuned"] = (method.untuned or None, _FROM_RUN)
+                wanted["fit_split"] = (method.fit_split or None, _FROM_RUN)
+                wanted["tuning_ood"] = (method.tuning_ood or None, _FROM_RUN)
+                same = record.ood_dataset in method.same_source
+                wanted["same_source"] = (same or None, _FROM_RUN)
         return wanted
 
     def of_cost(self, cost: CostRecord) -> dict[str, tuple[Any, str]]:
@@ -194,9 +198,10 @@ def _values_without_result(lines: _Quality) -> Iterator[Discrepancy]:
     """Values where there can be none."""
     for line in lines:
         record = line.record
-        empty = ["n_ood", "tie_fraction"] if record.metric == ID_ACCURACY else []
+        empty = ["n_ood", "tie_fraction", "same_source"] if record.metric == ID_ACCURACY else []
         if record.status != "ok":
             empty = ["ci_low", "ci_high", "n_id", "n_ood", "tie_fraction", "untuned"]
+            empty += ["fit_split", "tuning_ood", "same_source"]
             if record.detector_params:
                 found = record.detector_params
                 yield _wrong(RECORDS, line, "detector_params", found, {}, "it has no result")

@@ -210,7 +210,7 @@ def our_fit(
         to_fit = {name: each for name, each in detectors.items() if need in each.info.needs}
         if to_fit:
             this_pass = functools.partial(pass_outputs, runner, case.splits[split])
-            fits = fit_together(to_fit, this_pass, CLASSES, validation=need == "validation")
+            fits = fit_together(to_fit, this_pass, CLASSES, needs=need)
             for name, fit in fits.items():
                 if fit.error is not None:
                     raise fit.error

@@ -127,7 +127,7 @@ def fit_all(source: Source, detectors: dict[str, Detector], images: int) -> dict
         def this_pass(count: int = count, seed: int = seed) -> Iterator[Outputs]:
             return source.this_pass(count, seed)
 
-        fits = fit_together(to_fit, this_pass, source.classes, validation=need == "validation")
+        fits = fit_together(to_fit, this_pass, source.classes, needs=need)
         for name, fit in fits.items():
             if fit.error is not None:
                 raise RuntimeError(f"{name} could not be fitted") from fit.error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tuning import tuned_alone
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -19,7 +20,6 @@ from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import DetectorError, SplitScores, score_split
-from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method
@@ -260,7 +260,7 @@ def test_a_perturbation_at_an_unknown_place_is_said(
 # --- tuning and evaluate --------------------------------------------------------------------------
 
 
-def tuning_images(tiny_data: Make) -> TuningData[Tensor]:
+def tuning_images(tiny_data: Make) -> TuningData:
     first, second, third = (torch.from_numpy(tiny_data(24, seed).images) for seed in (1, 2, 3))
     return TuningData(*(images.double() for images in (first, second, 1 - third)))
 
@@ -278,7 +278,7 @@ def test_tuning_is_trying_every_setting(
     )
     tuned_on = "fgsm" if "calibration" in detector.info.needs else "ood_oracle"
     with runner.attached():
-        found = tune(runner, method(detector, tuned_on), detector, images)
+        found = tuned_alone(runner, method(detector, tuned_on), detector, images)
     ((name, values),) = detector.info.search_space.items()
     assert found.parameters[name] in values
 
@@ -288,17 +288,22 @@ def test_tuning_is_trying_every_setting(
         with runner.attached():
             return score_split(runner, array, {"M": scorer}, dataset="x").scores["M"]
 
-    fitting, selecting = images.halves()
+    kinds = images.positives, images.noisy, images.negatives
+    fitting, selecting = ([kind[rows] for kind in kinds] for rows in (slice(0, 12), slice(12, 24)))
+
+    def sides(half: list[Tensor]) -> tuple[Tensor, Tensor]:
+        positives, noisy, negatives = half
+        return torch.cat([positives, noisy]) if tuned_on == "fgsm" else positives, negatives
+
     best = -1.0
     for value in values:
         candidate = detector.with_parameters(**{name: value})
-        sides = selecting.sides(with_noisy=tuned_on == "fgsm")
         if tuned_on == "fgsm":
             candidate.sign = 1.0
-            means = [scores(candidate, s).mean() for s in fitting.sides(with_noisy=True)]
+            means = [scores(candidate, s).mean() for s in sides(fitting)]
             candidate.sign = float(np.sign(means[0] - means[1]))
-        best = max(best, tnr_at_95_tpr(*(scores(candidate, side) for side in sides)))
-    assert found.tnr == pytest.approx(best)
+        best = max(best, tnr_at_95_tpr(*(scores(candidate, side) for side in sides(selecting))))
+    assert found.value == pytest.approx(best)
 
 
 @pytest.mark.parametrize("normalization", [None, (0.5, 0.25)])

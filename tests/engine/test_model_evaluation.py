@@ -56,7 +56,7 @@ def evaluated(
         detectors,
         EvaluationData(
             test={"id": source("test", digits("test", 100)), "inverted": source("ood", inverted)},
-            fitted_on={"fit": source("train", digits("train", 200)), "validation": validation},
+            fitted_on={"train": source("train", digits("train", 200)), "validation": validation},
             tuning=validation,
         ),
         10,

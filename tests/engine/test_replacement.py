@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers.tuning import tuned_alone
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -22,7 +23,6 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.replacement import kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import DetectorError, SplitScores, score_split
-from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier, Network
@@ -204,8 +204,8 @@ def test_tuning_scores_every_setting_with_its_own_taps(tiny: Make) -> None:
     data = TuningData(images[order[40:]], images[:0], images[order[:40]])
     runner = NetworkRunner(classifier, batch_size=16)
     with runner.attached():
-        best = tune(runner, method(Halving()), Halving(), data)
-    assert (best.parameters, best.tnr) == ({"taps": "both"}, 1.0)
+        best = tuned_alone(runner, method(Halving()), Halving(), data)
+    assert (best.parameters, best.value) == ({"taps": "both"}, 1.0)
 
 
 # --- networks of all kinds ----------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.tuning import tuned_alone
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,12 +22,20 @@ from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.contract import TuningError
+from oodbench.engine.passes.image_sources import Batch, SplitImages
 from oodbench.engine.passes.input_gradients import step_sign
 from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs
 from oodbench.engine.tuning import Tuned, tune
-from oodbench.engine.tuning_data import TuningData, adversarial_data, oracle_data
+from oodbench.engine.tuning_data import (
+    Kind,
+    Part,
+    TuningData,
+    TuningImages,
+    ValidationImages,
+    adversarial_data,
+)
 from oodbench.models.classifier import Classifier
 from oodbench.numerics.regression import fit_logistic_regression
 from oodbench.planning.plan import Method
@@ -149,33 +158,88 @@ def test_too_few_fooled_images_are_an_error_that_says_what_to_do(
         assert part in str(raised.value)
 
 
-def test_halves_are_disjoint_and_whole() -> None:
+def parts_of(
+    classifier: Classifier, images: TuningImages, batch_size: int = 8
+) -> dict[Part, Tensor]:
+    """All parts of tuning images, each from its batches."""
+    runner = NetworkRunner(classifier, batch_size=batch_size)
+    found: dict[Part, list[Tensor]] = {}
+    for part, batch in images.batches(runner, lambda part: True):
+        assert len(batch) <= batch_size
+        found.setdefault(part, []).append(batch)
+    return {part: torch.cat(batches).double() for part, batches in found.items()}
+
+
+@pytest.mark.parametrize("batch_size", [4, 100])
+def test_halves_are_disjoint_and_whole(exact: Classifier, batch_size: int) -> None:
     images = torch.arange(21.0).view(21, 1, 1, 1)
-    fitting, selecting = TuningData(images, images + 0.25, images + 0.5).halves()
-    for name, shift in (("positives", 0.0), ("noisy", 0.25), ("negatives", 0.5)):
-        parts = [getattr(half, name).flatten() - shift for half in (fitting, selecting)]
-        assert [len(part) for part in parts] == [10, 11]
-        torch.testing.assert_close(torch.cat(parts), torch.arange(21.0))
-    # The three forms of one original image are on the same side.
-    assert set(fitting.positives.flatten().tolist()).isdisjoint(
-        (selecting.negatives - 0.5).flatten().tolist()
+    parts = parts_of(exact, TuningData(images, images + 0.25, images + 0.5), batch_size)
+    shifts: dict[Kind, float] = {"positives": 0.0, "noisy": 0.25, "negatives": 0.5}
+    for kind, shift in shifts.items():
+        halves = [parts[Part(kind, fits)].flatten() - shift for fits in (True, False)]
+        assert [len(half) for half in halves] == [10, 11]
+        # The three forms of one original image are on the same side.
+        torch.testing.assert_close(torch.cat(halves), torch.arange(21.0).double())
+
+
+def source(data: ImageArray, name: str = "images") -> SplitImages:
+    return SplitImages(name, lambda: data)
+
+
+@pytest.mark.parametrize("oracle", [True, False])
+def test_validation_images(exact: Classifier, digits: Make, oracle: bool) -> None:
+    inside = digits("validation", 40)
+    outside = ImageArray((255 - 255 * digits("train", 30).images).astype(np.uint8))
+    sides = source(inside), source(outside)
+    found = ValidationImages.of(*sides, TuningSpec(), seed=0, oracle=oracle)
+    assert (found.selected_by, found.whole) == (
+        ("tnr_at_95_tpr", False) if oracle else ("auroc", True)
     )
+    parts = parts_of(exact, found)
+    assert {part: len(images) for part, images in parts.items()} == {
+        Part("positives", True): 20,
+        Part("positives", False): 20,
+        Part("negatives", True): 15,
+        Part("negatives", False): 15,
+    }
+    whole = [parts[Part("positives", fits)] for fits in (True, False)]
+    rows = originals(inside, torch.cat(whole))
+    assert sorted(rows) == list(range(40))
+    assert list(rows) != list(range(40)), "the halves are not drawn at random"
+    negatives = torch.cat([parts[Part("negatives", fits)] for fits in (True, False)])
+    floats = torch.from_numpy(outside.images).double() / 255  # bytes become fractions
+    torch.testing.assert_close(negatives.sum(dim=0), floats.sum(dim=0), rtol=0, atol=1e-5)
+    again = parts_of(exact, ValidationImages.of(*sides, TuningSpec(), seed=0, oracle=oracle))
+    for part, images in parts.items():
+        torch.testing.assert_close(again[part], images, rtol=0, atol=0)
 
 
-def test_oracle_data(digits: Make) -> None:
-    inside, outside = digits("validation", 40), ImageArray(1 - digits("train", 30).images)
-    found = oracle_data(inside, outside, TuningSpec(), seed=0)
-    assert sorted(originals(inside, found.positives)) == list(range(40))
-    assert sorted(originals(outside, found.negatives)) == list(range(30))
-    assert list(originals(inside, found.positives)) != list(range(40)), "not shuffled"
-    assert len(found.noisy) == 0
-    fitting, selecting = found.halves()
-    assert [len(h.positives) for h in (fitting, selecting)] == [20, 20]
-    assert [len(h.negatives) for h in (fitting, selecting)] == [15, 15]
-    again = oracle_data(inside, outside, TuningSpec(), seed=0)
-    torch.testing.assert_close(again.positives, found.positives, rtol=0, atol=0)
-    with pytest.raises(TuningError, match="19 validation images are too few"):
-        oracle_data(inside, digits("train", 19), TuningSpec(), seed=0)
+def test_too_few_validation_images(digits: Make) -> None:
+    sides = source(digits("validation", 40)), source(digits("train", 19), "the others")
+    with pytest.raises(TuningError, match="the others: 19 images are too few to tune on"):
+        ValidationImages.of(*sides, TuningSpec(), seed=0, oracle=False)
+
+
+def test_a_source_of_unknown_size_is_read_once(exact: Classifier, digits: Make) -> None:
+    class Stream:
+        name, size, reads = "a stream", None, 0
+
+        def first(self) -> Batch:
+            raise AssertionError
+
+        def batches(self) -> Iterator[Batch]:
+            self.reads += 1
+            images = torch.from_numpy(digits("train", 50).images)
+            yield images[:30], None
+            yield images[30:], None
+
+    stream = Stream()
+    found = ValidationImages.of(
+        source(digits("validation", 40)), stream, TuningSpec(), seed=0, oracle=False
+    )
+    parts = parts_of(exact, found)
+    assert sum(len(images) for part, images in parts.items() if part.kind == "negatives") == 50
+    assert stream.reads == 1
 
 
 # --- choosing ----------------------------------------------------------------------------------
@@ -198,7 +262,7 @@ def tuned(
         classifier, batch_size=batch_size, capture=Capture.of(method.detector.needs)
     )
     with runner.attached():
-        return tune(runner, method, detector, data)
+        return tuned_alone(runner, method, detector, data)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +297,7 @@ def test_odin_is_tuned_as_by_trying_every_setting(
             best = tnr, {"temperature": temperature, "epsilon": epsilon}
     assert len(rates) > 5, "these data would not tell settings apart"
     found = tuned(exact, method, detector, tuning_data)
-    assert (found.tnr, found.parameters) == best
+    assert (found.value, found.parameters) == best
     for name, value in found.parameters.items():
         assert found.detector.parameters[name] == value
     assert detector.parameters["temperature"] == 1000.0, "the detector that was given is as it was"
@@ -310,12 +374,13 @@ def test_a_setting_that_fails_is_left_out_with_a_note(tiny: Make, kind: type[Pic
         order = classifier(images).amax(dim=1).argsort()
     # Interleaved, so that both halves of both sides have the same spread.
     data = TuningData(images[order[20:]], empty.double(), images[order[:20]])
-    with pytest.warns(UserWarning, match="tuned without 2 of 4 settings") as caught:
-        best = tuned(classifier, method, kind(refused=(2, 0)), data)
-    assert "which failed: ValueError: level 2 is too much (engine/test_tuning.py" in str(
-        caught[0].message
-    )
-    assert (best.parameters, best.tnr) == ({"level": 1}, 1.0)
+    best = tuned(classifier, method, kind(refused=(2, 0)), data)
+    (note,) = best.notes
+    assert note.startswith(
+        "tuned without 2 of 4 settings, which failed: ValueError: level 2 is too much "
+        "(engine/test_tuning.py"
+    ), note
+    assert (best.parameters, best.value) == ({"level": 1}, 1.0)
     with pytest.raises(ValueError, match="level 2 is too much"):
         tuned(classifier, method, kind(refused=(0, 1, 2, 3)), data)
 
@@ -328,9 +393,9 @@ def test_only_a_strictly_better_setting_replaces_an_earlier_one(tiny: Make) -> N
     low, high = images[scores.argsort()][:20], images[scores.argsort()][20:]
     empty = images[:0]
     up = tuned(classifier, method, Constant(), TuningData(high, empty, low))
-    assert (up.tnr, up.parameters) == (1.0, {"level": 3.0, "order": "up"})
+    assert (up.value, up.parameters) == (1.0, {"level": 3.0, "order": "up"})
     down = tuned(classifier, method, Constant(), TuningData(low, empty, high))
-    assert (down.tnr, down.parameters) == (1.0, {"level": 3.0, "order": "down"})
+    assert (down.value, down.parameters) == (1.0, {"level": 3.0, "order": "down"})
 
 
 def test_settings_see_one_pass_where_nothing_is_perturbed(tiny: Make) -> None:
@@ -340,8 +405,147 @@ def test_settings_see_one_pass_where_nothing_is_perturbed(tiny: Make) -> None:
     with meter.counting(40):
         method = Method("M", "model", Constant.info)
         tuned(classifier, method, Constant(), TuningData(images, images[:0], images))
-    # Positives and negatives whole, for whatever other method is tuned on them.
-    assert (meter.forwards, meter.backwards) == (pytest.approx(2, rel=1e-9), 0)
+    # Half of the positives and half of the negatives.
+    assert (meter.forwards, meter.backwards) == (pytest.approx(1, rel=1e-9), 0)
+
+
+# --- selection by AUROC -------------------------------------------------------------------------
+
+
+def auroc_by_hand(positives: Array, negatives: Array) -> float:
+    """Share of pairs in which the positive one is higher; half of those with equal scores."""
+    wins = (positives[:, None] > negatives).mean() + (positives[:, None] == negatives).mean() / 2
+    return float(wins)
+
+
+@pytest.fixture(scope="module")
+def validation_images(digits: Make) -> ValidationImages:
+    """Digits against other digits with rows exchanged: neither easy nor hopeless."""
+    images = digits("train", 200).images.copy()
+    images[:, :, [2, 4]] = images[:, :, [4, 2]]
+    return ValidationImages.of(
+        source(digits("validation", 90)),
+        source(ImageArray(images[:70])),
+        TuningSpec(),
+        seed=0,
+        oracle=False,
+    )
+
+
+GRID = {"temperature": (1000.0, 1.0, 10.0), "epsilon": (0.0028, 0.0, 0.02)}
+
+
+def test_largest_auroc_of_all_validation_images_wins(
+    exact: Classifier, validation_images: ValidationImages, built_in: Make
+) -> None:
+    """ODIN, every combination scored in a loop of its own; the first parameter is fastest."""
+    parts = parts_of(exact, validation_images)
+    positives, negatives = (
+        torch.cat([parts[Part(kind, fits)] for fits in (True, False)])
+        for kind in ("positives", "negatives")
+    )
+    assert (len(positives), len(negatives)) == (90, 70)
+    values: dict[tuple[float, float], float] = {}
+    for epsilon, temperature in itertools.product(GRID["epsilon"], GRID["temperature"]):
+        sides = [odin_by_hand(exact, side, temperature, epsilon) for side in (positives, negatives)]
+        values[temperature, epsilon] = auroc_by_hand(*sides)
+    assert len(set(values.values())) > 5, "these data would not tell settings apart"
+    best = max(values, key=values.__getitem__)
+    assert best != next(iter(values)), "the first one wins in any case"
+    method = replace(built_in("odin"), grid=GRID, tuned_on="ood_validation")
+    found = tuned(exact, method, oodbench.load_detector("odin"), validation_images)
+    assert found.parameters == dict(zip(GRID, best, strict=True))
+    assert (found.selected_by, found.value) == ("auroc", pytest.approx(values[best], rel=1e-12))
+    assert found.notes == ()
+
+
+@register("odd", search_space={"a": (0, 1), "b": (0, 1)})
+class Odd(Detector):
+    """The sign of the score is that of a + b = 1."""
+
+    def __init__(self, a: int = 0, b: int = 0) -> None:
+        self.a, self.b = a, b
+
+    def score(self, outputs: Outputs) -> Tensor:
+        brightness = outputs.logits.amax(dim=1)
+        return brightness if self.a + self.b == 1 else -brightness
+
+
+def test_of_equal_settings_the_first_wins_in_the_order_of_openood(tiny: Make) -> None:
+    """The first parameter is fastest there, and slowest under the other protocols."""
+    classifier = tiny()
+    images = torch.rand(40, 2, 6, 6)
+    with torch.no_grad():
+        order = classifier(images.double()).amax(dim=1).argsort()
+    low, high = (ImageArray(images[rows].numpy()) for rows in (order[:20], order[20:]))
+    for oracle, first in ((False, {"a": 1, "b": 0}), (True, {"a": 0, "b": 1})):
+        both = ValidationImages.of(source(high), source(low), TuningSpec(), seed=0, oracle=oracle)
+        found = tuned(classifier, Method("M", "model", Odd.info), Odd(), both)
+        assert (found.value, found.parameters) == (1.0, first)
+        assert "which score the tuning images as others do: a 1 b 1 as a 0 b 0" in found.notes[0]
+
+
+def test_settings_without_effect_are_left_out_with_a_note(tiny: Make, tiny_data: Make) -> None:
+    data = [source(tiny_data(40, seed)) for seed in (1, 2)]
+    images = ValidationImages.of(*data, TuningSpec(), seed=0, oracle=False)
+    method = Method("M", "model", Constant.info)
+    found = tuned(tiny(), method, Constant(), images)
+    order = "down" if found.parameters["order"] == "down" else "up"
+    assert found.parameters == {"level": 3.0, "order": order}
+    (note,) = found.notes
+    assert note == (
+        "tuned without 7 of 9 settings, which score the tuning images as others do: level 1.0 as "
+        "level 3.0, level 2.0 as level 3.0, order up again as order up"
+    )
+
+
+def test_images_are_read_once_for_all_methods(
+    exact: Classifier, digits: Make, built_in: Make
+) -> None:
+    """One forward pass an image for detectors without gradients, one pass more for each step."""
+    reads = dict.fromkeys(("inside", "outside"), 0)
+
+    class Counted(SplitImages):
+        def batches(self) -> Iterator[Batch]:
+            reads[self.name] += 1
+            return super().batches()
+
+    images = ValidationImages.of(
+        Counted("inside", lambda: digits("validation", 40)),
+        Counted("outside", lambda: digits("train", 40)),
+        TuningSpec(),
+        seed=0,
+        oracle=False,
+    )
+    methods = [
+        replace(built_in(detector), name=detector, tuned_on="ood_validation")
+        for detector in ("energy", "gen", "odin")
+    ]
+    odin = {"temperature": (1.0, 100.0), "epsilon": (0.0, 0.01, 0.1)}
+    methods[-1] = replace(methods[-1], grid=odin)
+    detectors = {method.name: oodbench.load_detector(method.name) for method in methods}
+    runner = NetworkRunner(exact, batch_size=16)
+    meter = PassMeter(exact.network, exact.normalized(torch.rand(2, 1, 8, 8).double()))
+    with runner.attached(), meter.counting(80):
+        found = tune(runner, methods, detectors, images)
+    assert all(isinstance(each, Tuned) for each in found.values()), found
+    assert reads == {"inside": 1, "outside": 1}
+    assert meter.forwards == pytest.approx(1 + 2 * 2, rel=1e-9)
+    assert meter.backwards == pytest.approx(2, rel=1e-9)
+
+
+def test_settings_of_a_grid_that_the_constructor_refuses_are_left_out(
+    exact: Classifier, validation_images: ValidationImages, built_in: Make, digits: Make
+) -> None:
+    detector = oodbench.load_detector("vra")
+    runner = NetworkRunner(exact, batch_size=64)
+    with runner.attached():
+        fit_together({"M": detector}, lambda: pass_outputs(runner, digits("train", 100)), 10)
+    grid = {"upper_percentile": (0.5, 0.9), "lower_percentile": (0.6, 0.3)}
+    method = replace(built_in("vra"), grid=grid, tuned_on="ood_validation")
+    found = tuned(exact, method, detector, validation_images)
+    (note,) = found.notes
+    assert note.startswith("tuned without 1 of 4 settings, which failed: percentiles")
 
 
 # --- Mahalanobis -------------------------------------------------------------------------------
@@ -410,7 +614,7 @@ def test_mahalanobis_is_tuned_as_by_a_naive_loop(
     with meter.counting(3 * 60):
         found = tuned(exact, method, fitted, tuning_data)
     assert found.parameters == {"epsilon": best}
-    assert found.tnr == pytest.approx(rates[best], rel=1e-12)
+    assert found.value == pytest.approx(rates[best], rel=1e-12)
     regression = found.detector.regression  # type: ignore[attr-defined]
     torch.testing.assert_close(regression.weight, models[best].weight, rtol=1e-5, atol=1e-10)
     assert fitted.regression is None, "the detector that was given is as it was"
@@ -419,15 +623,44 @@ def test_mahalanobis_is_tuned_as_by_a_naive_loop(
     assert 2 < meter.backwards < 4
 
 
+def test_mahalanobis_is_trained_on_half_of_the_validation_images(
+    exact: Classifier,
+    validation_images: ValidationImages,
+    fitted: Any,
+    built_in: Make,
+    tap_activations: Taps,
+) -> None:
+    """Its regression never sees the images that select the step; noisy images there are none."""
+    parts = parts_of(exact, validation_images)
+    values = {}
+    for epsilon in (0.0, 0.05):
+        fitting, selecting = (
+            [
+                confidences(exact, fitted, parts[Part(kind, fits)], epsilon, tap_activations)
+                for kind in ("positives", "negatives")
+            ]
+            for fits in (True, False)
+        )
+        model = fit_logistic_regression(*fitting, standardize=False)
+        values[epsilon] = auroc_by_hand(*(-model.log_odds(side).numpy() for side in selecting))
+    method = replace(
+        built_in("mahalanobis"), grid={"epsilon": (0.0, 0.05)}, tuned_on="ood_validation"
+    )
+    found = tuned(exact, method, fitted, validation_images)
+    assert found.parameters == {"epsilon": max(values, key=values.__getitem__)}
+    assert found.value == pytest.approx(max(values.values()), rel=1e-9)
+    assert values[0.0] != values[0.05]
+
+
 def test_oracle_tuning_has_no_noisy_images(
     exact: Classifier, fitted: Any, digits: Make, built_in: Make
 ) -> None:
     inside = digits("validation", 40)
     outside = ImageArray(np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32))
-    data = oracle_data(inside, outside, TuningSpec(), seed=0)
+    data = ValidationImages.of(source(inside), source(outside), TuningSpec(), seed=0, oracle=True)
     found = tuned(exact, built_in("mahalanobis", epsilon=0.0), fitted, data)
     assert found.parameters == {}
-    assert found.tnr > 0.9, "noise is easy to tell from digits if one is shown noise"
+    assert found.value > 0.9, "noise is easy to tell from digits if one is shown noise"
     scores: Mapping[str, Tensor] = {}
     runner = NetworkRunner(exact, batch_size=40, capture=Capture(taps=True))
     with runner.attached(), torch.no_grad():

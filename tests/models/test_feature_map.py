@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tuning import tuned_alone
 from torch import Tensor, nn
 
 from oodbench import Detector, Outputs, models, register
@@ -18,7 +19,6 @@ from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_split
-from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
@@ -269,10 +269,8 @@ def test_maps_reach_fit_and_score(tiny: Make, tiny_data: Make) -> None:
         classifier, batch_size=4, capture=Capture.of({"feature_map", "taps"}, name)
     )
     with runner.attached():
-        for validation in (False, True):
-            fits = fit_together(
-                {"M": detector}, lambda: pass_outputs(runner, data), 3, validation=validation
-            )
+        for need in ("fit", "validation"):
+            fits = fit_together({"M": detector}, lambda: pass_outputs(runner, data), 3, needs=need)
             assert fits["M"].error is None
         scored = score_split(
             runner,
@@ -304,6 +302,6 @@ def test_tuning_reads_maps_batch_by_batch_in_one_pass(tiny: Make) -> None:
     runner = NetworkRunner(classifier, batch_size=7, capture=Capture.of({"feature_map"}, "second"))
     meter = PassMeter(network, images[:2])
     with runner.attached(), meter.counting(40):
-        best = tune(runner, METHOD, Brightest(), data)
-    assert (best.parameters, best.tnr) == ({"times": 1}, 1.0)
+        best = tuned_alone(runner, METHOD, Brightest(), data)
+    assert (best.parameters, best.value) == ({"times": 1}, 1.0)
     assert meter.forwards == pytest.approx(0.5), "the halves that select, once for both settings"

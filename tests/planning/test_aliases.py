@@ -14,7 +14,7 @@ from oodbench.planning.planner import make_plan
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs.benchmark_spec import BenchmarkSpec
 from oodbench.specs.yaml_file import validate
-from oodbench.user_model.evaluate_arguments import requested_detectors
+from oodbench.user_model.requested_detectors import requested_detectors
 
 MODEL = {"network": "resnet8", "head": "softmax", "training": {"recipe": "quick", "epochs": 1}}
 

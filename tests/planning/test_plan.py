@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from rich.console import Console
 from oodbench.cli.plan_display import renderables, suite_renderables
 from oodbench.errors import UserError
 from oodbench.planning.overrides import Overrides
-from oodbench.planning.plan import FITTED_ON, Method, Plan
+from oodbench.planning.plan import FITTED_ON, Plan
 from oodbench.planning.planner import make_plan
 from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.planning.workload import all_trainings, passes_of, training_work
@@ -480,8 +481,8 @@ def test_a_broken_detector_that_was_asked_for_is_an_error(asked: str) -> None:
 
 
 def test_a_detector_that_cannot_be_made_is_a_skip() -> None:
-    def refuses(method: Method) -> str | None:
-        return "it will not" if method.detector.name == "entropy" else None
+    def refuses(detector: str, arguments: Mapping[str, Any]) -> tuple[str, str] | None:
+        return ("it will not.", "") if detector == "entropy" else None
 
     planned = make_plan(
         benchmark(matrix={"models": ["SoftMax"]}),

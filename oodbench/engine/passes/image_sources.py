@@ -84,9 +84,10 @@ class EvaluationData:
 
     Attributes:
         test: "id" and the names of the csID and OOD sets -> images to score.
-        fitted_on: need of a detector, "fit" or "validation" -> ID images that it is fitted on.
-        tuning: ID images with labels that are attacked to tune detectors; None if there are none.
-        ood_tuning: OOD set -> images of it, for the protocol `ood_oracle`.
+        fitted_on: split, "train" or "validation" -> ID images that detectors are fitted on.
+        tuning: ID images to tune detectors with, with labels if they are attacked; None if there
+            are none.
+        ood_tuning: OOD set -> images of it, for the protocols `ood_oracle` and `ood_validation`.
         csid: names of the sets whose images count as ID (covariate shift); they have labels.
         id_name: name of the ID set in messages.
         perhaps: a sentence with another reason for signs of a mistake, added to each sign.
@@ -126,9 +127,13 @@ class EvaluationData:
                 ID: images(benchmark.id, "test"),
                 **{name: images(name, "test") for name in (*benchmark.csid, *ood)},
             },
-            fitted_on={need: images(benchmark.id, split) for need, split in FITTED_ON.items()},
+            fitted_on={split: images(benchmark.id, split) for split in FITTED_ON.values()},
             tuning=images(benchmark.id, tuning),
-            ood_tuning={name: images(name, tuning) for name in ood},
+            ood_tuning={
+                name: images(name, tuning)
+                for name in (*ood, benchmark.tuning_ood)
+                if name is not None
+            },
             csid=benchmark.csid,
             id_name=benchmark.id,
             perhaps="" if benchmark.limited is None else benchmark.limited.weakens,

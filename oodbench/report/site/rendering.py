@@ -32,11 +32,11 @@ from oodbench.report.tables.cost_tables import REQUIREMENT_TITLES, unsteady
 from oodbench.report.tables.document import TIED_SIGN, UNSTEADY_SIGN
 from oodbench.report.tables.values import (
     SPREAD_SIGN,
-    TUNED_ON,
     metric_title,
     parameters_text,
     percent,
     seeds_text,
+    tuned_on_text,
 )
 from oodbench.version import __version__
 
@@ -97,7 +97,6 @@ def _environment() -> Environment:
         "SHORT_REQUIREMENTS": SHORT_REQUIREMENTS,
         "SHOWN": SHOWN,
         "TIED_SIGN": TIED_SIGN,
-        "TUNED_ON": TUNED_ON,
         "UNSTEADY_SIGN": UNSTEADY_SIGN,
         "average_tables": average_tables,
         "change_text": change_text,
@@ -112,6 +111,7 @@ def _environment() -> Environment:
         "scatter_plots": scatter_plots,
         "sparkline": sparkline,
         "spread": spread,
+        "tuned_on_text": tuned_on_text,
         "unsteady": unsteady,
         "version": __version__,
     }

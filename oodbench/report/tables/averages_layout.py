@@ -25,7 +25,7 @@ from oodbench.report.tables.compared_cells import (
 )
 from oodbench.report.tables.document import Cell, Document, Heading, Section, Table
 from oodbench.report.tables.method_cells import METHOD, RUN
-from oodbench.report.tables.values import DOWN_SIGN, SPREAD_SIGN, TUNED_ON, UP_SIGN
+from oodbench.report.tables.values import DOWN_SIGN, SPREAD_SIGN, UP_SIGN, tuned_on_text
 
 _TITLE = "Published beside measured"
 _SPREAD = f"{SPREAD_SIGN} over checkpoints"
@@ -108,7 +108,7 @@ def _metric(averages: ComparedAverages, shown: Sequence[Average]) -> Table:
     def cells(row: AverageRow) -> tuple[Cell, ...]:
         named = [Cell(row.method), *([Cell(row.run)] if runs else []), Cell(row.postprocessor)]
         if tuned:
-            here = TUNED_ON.get(row.tuned_on, row.tuned_on)
+            here = tuned_on_text(row.tuned_on)
             named += [Cell((row.searched or "-") if row.postprocessor else ""), Cell(here)]
         return (*named, *(cell for average in shown for cell in _cells(row, average)))
 

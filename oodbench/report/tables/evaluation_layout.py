@@ -10,12 +10,12 @@ from oodbench.report.leaderboard import FPR, RANKED_BY, LeaderboardData, Row
 from oodbench.report.seed_means import LEVEL
 from oodbench.report.tables.document import Cell, Document, Heading, Section, Table
 from oodbench.report.tables.leaderboard_layout import full, overview
-from oodbench.report.tables.notes import ties_note
+from oodbench.report.tables.notes import ties_note, tuning_notes
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
-    TUNED_ON,
     interval_text,
     metric_title,
+    tuned_on_text,
     value_cell,
 )
 
@@ -104,7 +104,7 @@ def _quality(board: LeaderboardData) -> Table:
         average = row.entries.get((RANKED_BY, mean))
         found = [Cell("" if row.rank is None else str(row.rank)), Cell(row.method)]
         if tuned:
-            found.append(Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)))
+            found.append(Cell(tuned_on_text(row.tuned_on, row.tuning_ood)))
         found += [
             value_cell(average),
             Cell(interval_text(average.estimate) if average else ""),
@@ -148,7 +148,8 @@ def _notes(board: LeaderboardData, best: str, *, whole: bool) -> Iterator[str]:
             "of a mean has the mean half-width of its OOD sets, because they share the "
             "in-distribution images. It does not cover the difference between training runs."
         )
-    if any(row.tuned_on != "none" for row in board.rows):
+    yield from tuning_notes(board)
+    if any(row.tuned_on == "fgsm" for row in board.rows):
         yield (
             "Tuned on FGSM: the detector was tuned, and its trained parts were trained, on "
             "validation images and adversarial versions of them. It used no OOD image."

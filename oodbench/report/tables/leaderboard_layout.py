@@ -35,10 +35,9 @@ from oodbench.report.tables.document import (
     Table,
 )
 from oodbench.report.tables.method_cells import RUN, name_headings, named, sections
-from oodbench.report.tables.notes import cost_notes, mark_notes, notes
+from oodbench.report.tables.notes import cost_notes, mark_notes, notes, tuning_notes
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
-    TUNED_ON,
     cost_of,
     interval_text,
     interval_title,
@@ -47,6 +46,7 @@ from oodbench.report.tables.values import (
     percent,
     seeds_text,
     short_decimal,
+    tuned_on_text,
     value_cell,
 )
 
@@ -159,6 +159,7 @@ def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
         f"batch: {BASELINE_SIGN} the baseline's.",
         f"Best of its column: {best}"
         + (f"; {TIED_SIGN}: tied with the best (paired differences)." if board.tested else "."),
+        *tuning_notes(board),
         *((UNSTEADY_NOTE,) if any(map(unsteady, ranked[:methods])) else ()),
     )
     title = f"Benchmark {board.benchmark}, version {board.version}"
@@ -272,7 +273,7 @@ def _leaderboard(board: LeaderboardData, split: bool) -> Table:
         found = [
             Cell("" if row.rank is None else str(row.rank)),
             *named(row, board, split),
-            Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
+            Cell(tuned_on_text(row.tuned_on, row.tuning_ood)),
             *(value_cell(row.entries.get(("auroc", each))) for each in groups),
             value_cell(average, spread=True),
             Cell(interval_text(average.estimate) if average else ""),
@@ -321,7 +322,7 @@ def _chosen(board: LeaderboardData, split: bool) -> Table:
     """The parameters of the methods that were tuned."""
 
     def cells(row: Row) -> tuple[Cell, ...]:
-        tuned_on = TUNED_ON.get(row.tuned_on, row.tuned_on)
+        tuned_on = tuned_on_text(row.tuned_on, row.tuning_ood)
         chosen = parameters_text(row.choices)
         return *named(row, board, split), Cell(tuned_on), Cell(chosen), Cell(seeds_text(row.seeds))
 
@@ -344,7 +345,7 @@ def _methods(board: LeaderboardData) -> Table:
             Cell(row.model),
             Cell(row.loss),
             Cell(row.detector),
-            Cell(TUNED_ON.get(row.tuned_on, row.tuned_on)),
+            Cell(tuned_on_text(row.tuned_on, row.tuning_ood)),
             Cell(parameters_text(row.choices)),
             Cell(seeds_text(row.seeds)),
         )

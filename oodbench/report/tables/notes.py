@@ -30,6 +30,7 @@ def notes(board: LeaderboardData, best: str) -> tuple[str, ...]:
         )
     if any(row.untuned for row in board.rows):
         found.append(untuned_note((row.detector, row.untuned) for row in board.rows))
+    found += tuning_notes(board)
     if any(row.oracle for row in board.rows):
         found.append(
             f"{ORACLE_LABEL[0].upper()}{ORACLE_LABEL[1:]}. These methods use data that are unknown "
@@ -37,6 +38,34 @@ def notes(board: LeaderboardData, best: str) -> tuple[str, ...]:
         )
     found += cost_notes(board)
     return tuple(found)
+
+
+def tuning_notes(board: LeaderboardData) -> Iterator[str]:
+    """Which data, other than usual, methods were tuned and fitted on."""
+    for ood in dict.fromkeys(row.tuning_ood for row in board.rows if row.tuning_ood):
+        yield (
+            f"OOD validation ({ood}): tuned to the largest AUROC of the ID validation images "
+            f"against the validation images of {ood}. One setting serves all OOD sets. A detector "
+            "that trains a model of its own is trained on half of these images and selected on the "
+            "other half."
+        )
+        same = {each for row in board.rows if row.tuning_ood == ood for each in row.same_source}
+        if same:
+            sets = listed(name for name, *_ in board.ood_sets if name in same)
+            yield (
+                f"The validation images of {ood} and the test images of {sets} are of the same "
+                "source. There, methods that are tuned on these validation images have an "
+                "advantage."
+            )
+    fitted: dict[str, dict[str, None]] = {}
+    for row in board.rows:
+        if row.fit_split:
+            fitted.setdefault(row.fit_split, {})[row.detector] = None
+    for split, detectors in fitted.items():
+        yield (
+            f"Fitted on the {split} images of the ID set, not on its training images: "
+            f"{', '.join(detectors)}."
+        )
 
 
 def _quality_notes(board: LeaderboardData, best: str) -> list[str]:

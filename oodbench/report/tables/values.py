@@ -18,7 +18,18 @@ BASELINE_SIGN = "\N{MULTIPLICATION SIGN}"
 
 SPREAD_SIGN = "\N{PLUS-MINUS SIGN}"
 
-TUNED_ON = {"none": "-", "fgsm": "FGSM", "ood_oracle": "OOD oracle"}
+_TUNED_ON = {
+    "none": "-",
+    "fgsm": "FGSM",
+    "ood_oracle": "OOD oracle",
+    "ood_validation": "OOD validation",
+}
+
+
+def tuned_on_text(protocol: str, ood: str = "") -> str:
+    """The protocol by which a method was tuned, with the OOD set that it was tuned on."""
+    text = _TUNED_ON.get(protocol, protocol)
+    return f"{text} ({ood})" if ood else text
 
 
 def value_cell(entry: Entry | None, *, spread: bool = False) -> Cell:

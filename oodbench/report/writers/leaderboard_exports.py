@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 JSON_SCHEMA_VERSION = 1
 
 _METHOD_FIELDS = ("section", "rank", "method", "model", "loss", "detector", "tuned_on")
+_TUNING_FIELDS = ("tuning_ood", "fit_split")
 _QUALITY_FIELDS = ("metric", "column_kind", "column", "mean", "std", "ci_low", "ci_high", "seeds")
 _BEHIND_FIELDS = ("behind_best", "probit_shift", "probit_shift_low", "probit_shift_high")
 _TIDY_COSTS = (
@@ -45,6 +46,7 @@ _TIDY_COSTS = (
 )
 CSV_FIELDS = (
     *_METHOD_FIELDS,
+    *_TUNING_FIELDS,
     "parameters",
     "status",
     "reason",
@@ -86,6 +88,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
                 "complete": row.complete,
                 "parameters": [choice._asdict() for choice in row.choices],
                 "untuned": row.untuned,
+                "same_source": row.same_source,
                 **({"weights": row.weights} if row.weights else {}),
                 "quality": [
                     {**values, "by_seed": each.by_seed}
@@ -292,6 +295,8 @@ def _identity(row: Row) -> dict[str, Any]:
         "loss": row.loss,
         "detector": row.detector,
         "tuned_on": row.tuned_on,
+        "tuning_ood": row.tuning_ood or None,
+        "fit_split": row.fit_split or None,
     }
 
 

@@ -95,7 +95,7 @@ def score_together(
                 {name: d for name, d in detectors.items() if need in d.info.needs},
                 functools.partial(pass_outputs, runner, data),
                 CLASSES,
-                validation=need == "validation",
+                needs=need,
             )
             assert not any(fit.error for fit in fits.values()), fits
         scorers = {case.name: detectors[case.name] for case in cases}
