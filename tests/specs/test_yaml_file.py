@@ -237,7 +237,7 @@ def test_benchmarks_that_contradict_themselves(
         ({"momentum": 0}, "nesterov: needs a momentum above 0; write nesterov: false"),
         ({"learning_rate": float("inf")}, "training.learning_rate: input should be a finite"),
         ({"weight_decay": float("nan")}, "training.weight_decay: input should be a finite"),
-        ({"recipe": "slow"}, "there is no recipe 'slow' (recipes: lee, iso, quick)"),
+        ({"recipe": "slow"}, "there is no recipe 'slow' (recipes: lee, iso, openood, quick)"),
     ],
 )
 def test_recipes_that_cannot_be_trained(
