@@ -70,7 +70,11 @@ def decode_image(
     unchanged = resize is None or resize.short_side in (None, min(height, width))
     if unchanged and not isinstance(content, bytes) and content.shape == shape:
         return np.ascontiguousarray(content), ""
-    image, lost = _decoded(content, _MODES[channels])
+    least = None
+    if resize is not None and resize.draft:
+        side = resize.short_side
+        least = (width, height) if side is None else (side, side)
+    image, lost = _decoded(content, _MODES[channels], least)
     if resize is not None:
         image = resized(image, (width, height), resize)
     elif image.size != (width, height):
@@ -118,8 +122,14 @@ def _center(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
-def _decoded(content: Content, mode: str) -> tuple[Image.Image, str]:
-    """The image converted to a mode, and what conversion dropped."""
+def _decoded(content: Content, mode: str, least: tuple[int, int] | None) -> tuple[Image.Image, str]:
+    """The image converted to a mode, and what conversion dropped.
+
+    Args:
+        content: the image.
+        mode: "L" or "RGB".
+        least: a smaller image that has this width and height at least will do, if that is faster.
+    """
     if not isinstance(content, bytes):
         return _from_array(content).convert(mode), ""
     try:
@@ -128,6 +138,8 @@ def _decoded(content: Content, mode: str) -> tuple[Image.Image, str]:
                 raise CorruptImageError(
                     f"it has more than 8 bits per channel (mode {image.mode}); convert it to 8"
                 )
+            if least is not None:
+                image.draft(None, least)  # has an effect for JPEG files alone
             return image.convert(mode), _lost(image)
     except (MemoryError, CorruptImageError):
         raise

@@ -224,7 +224,7 @@ def _dataset(benchmark: BenchmarkSpec, catalog: Catalog, name: str) -> DatasetSp
         )
     if name in benchmark.datasets:
         check_known(f"datasets.{name}", benchmark.manifest(name), known, benchmark)
-    return catalog.dataset(benchmark.manifest(name))
+    return benchmark.decoded(catalog.dataset(benchmark.manifest(name)))
 
 
 def _check_data(

@@ -60,6 +60,9 @@ class EvaluationSpec(Spec):
     resamples: Annotated[int, Field(ge=100, le=20_000)] = 1000
     """Bootstrap resamples of each confidence interval. They take one byte per resample and image:
     20,000 resamples of 50,000 images take a gigabyte."""
+    decoder: Literal["exact", "draft"] = "exact"
+    """How images are decoded that are resized: with the pixels of the reference pipeline, or faster
+    (`ResizeSpec.draft`)."""
 
 
 _FEWEST_TO_TUNE = 4
@@ -205,6 +208,13 @@ class BenchmarkSpec(Spec):
     def names(self) -> tuple[str, ...]:
         """Names of the data sets that are tested; the ID set is the first."""
         return (self.id, *self.csid, *self.ood_groups)
+
+    def decoded(self, dataset: DatasetSpec) -> DatasetSpec:
+        """A data set whose images are decoded as this benchmark says."""
+        if self.evaluation.decoder == "exact" or dataset.resize is None:
+            return dataset
+        resize = dataset.resize.model_copy(update={"draft": True})
+        return dataset.model_copy(update={"resize": resize})
 
     def manifest(self, name: str) -> str:
         """The manifest of a data set that has this name in this benchmark."""

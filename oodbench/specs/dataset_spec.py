@@ -86,6 +86,9 @@ class ResizeSpec(Spec):
     short_side: PositiveInt | None = None
     """Resize the short side to this length, then crop the center, as torchvision's `Resize(int)`
     and `CenterCrop` do; None: crop and resize in a single step."""
+    draft: bool = False
+    """Decode large JPEG files at 1/2, 1/4 or 1/8 of their size, but not smaller than they are
+    resized to. Faster; the pixels differ. Set by `evaluation: {decoder: draft}` of a benchmark."""
 
     @model_validator(mode="after")
     def _crops_what_is_resized(self) -> ResizeSpec:

@@ -243,12 +243,8 @@ def train_models(
     names = [name for name in chosen if benchmark.models[name].training is not None]
     if not names:
         return {}
-    data = LoadedSplits(
-        {benchmark.id: catalog.dataset(benchmark.manifest(benchmark.id))},
-        data_root,
-        say,
-        benchmark.most_images,
-    )
+    spec = benchmark.decoded(catalog.dataset(benchmark.manifest(benchmark.id)))
+    data = LoadedSplits({benchmark.id: spec}, data_root, say, benchmark.most_images)
     store = ModelStore(benchmark, data, device, say)
     store.check(names, seeds)
     paths = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from helpers.reader_sets import spec
@@ -41,3 +43,35 @@ def test_what_cannot_be_cropped_is_refused() -> None:
         spec("npz", paths={"test": "a.npz"}, resize={"short_side": 31})
     with pytest.raises(ValidationError, match="needs `crop: center`"):
         ResizeSpec(short_side=32, crop="none")
+
+
+@pytest.mark.parametrize(
+    ("size", "divided"), [((1030, 515), 2), ((511, 700), 1), ((1024, 1100), 4), ((2048, 2048), 8)]
+)
+def test_a_draft_is_decoded_at_a_part_of_its_size(size: tuple[int, int], divided: int) -> None:
+    """What Pillow decodes at 1/2, 1/4 or 1/8, not smaller than the short side; then as always."""
+    content = io.BytesIO()
+    smooth = np.random.default_rng(0).integers(0, 256, (9, 8, 3), np.uint8)
+    Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC).save(content, "JPEG")
+    image = Image.open(io.BytesIO(content.getvalue()))
+    image.draft(None, (size[0] // divided, size[1] // divided))
+    assert min(image.size) >= 256
+    assert divided == 1 or image.size[0] < size[0]
+    transform = Compose([Resize(256, InterpolationMode.BILINEAR), CenterCrop(224)])
+    wanted = np.asarray(transform(image.convert("RGB"))).transpose(2, 0, 1)
+    found, exact = (
+        decode_image(content.getvalue(), (3, 224, 224), ResizeSpec(short_side=256, draft=draft))[0]
+        for draft in (True, False)
+    )
+    np.testing.assert_array_equal(found, wanted)
+    assert np.array_equal(found, exact) == (divided == 1)
+    assert np.abs(found.astype(int) - exact).mean() < 3
+
+
+def test_a_draft_that_is_cropped_in_one_step() -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (500, 300), (10, 200, 30)).save(content, "JPEG")
+    for crop in ("center", "none"):
+        how = ResizeSpec(crop=crop, draft=True)  # type: ignore[arg-type]
+        found, _ = decode_image(content.getvalue(), (3, 64, 64), how)
+        assert np.abs(found.astype(int) - np.array([10, 200, 30])[:, None, None]).max() <= 3

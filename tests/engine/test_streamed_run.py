@@ -215,6 +215,26 @@ def test_a_limited_run_decodes_only_what_it_reads(
     assert records(content / "streamed") == records(content / "cached")
 
 
+def test_the_record_names_another_decoder(content: Path) -> None:
+    """Images of twice the size and more are decoded at half of it: other pixels, another work."""
+    generator = np.random.default_rng(3)
+    for index in range(33):
+        (content / f"data/others/test/{index:02}.png").unlink()
+        pixels = generator.integers(0, 256, (33, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(content / f"data/others/test/{index:02}.jpg")
+    run(content, "exact", methods=["MSP"])
+    file = content / "benchmarks/photos.yaml"
+    file.write_text(file.read_text().replace("batch_size: 20", "batch_size: 20, decoder: draft"))
+    run(content, "draft", methods=["MSP"])
+    exact, draft = (json.loads((content / f"{n}/run.json").read_text()) for n in ("exact", "draft"))
+    assert exact["benchmark"]["evaluation"]["decoder"] == "exact"
+    assert draft["benchmark"]["evaluation"]["decoder"] == "draft"
+    for kind in ("data", "pixels"):
+        assert exact["checksums"][kind]["others"] != draft["checksums"][kind]["others"]
+    with pytest.raises(UserError, match=r"another state of 'photos' \(evaluation.decoder\)"):
+        run(content, "exact", methods=["MSP"], resume=True)
+
+
 def test_tuning_images_that_come_in_batches_stay_bytes() -> None:
     images = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
     labels = np.arange(5)
