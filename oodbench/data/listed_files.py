@@ -60,8 +60,8 @@ def fetch_listed(spec: DatasetSpec, split: SplitName, root: Path, say: Reporter)
     except UserError as error:
         where = f"data set '{spec.name}'"
         if not error.message.startswith(where):
-            message = f"{where}, split '{split}': {error.message}"
-            raise type(error)(message, error.hint) from error
+            reason = error.message.replace(f"{where}: ", "").replace(f"{where} needs", "it needs")
+            raise type(error)(f"{where}, split '{split}': {reason}", error.hint) from error
         raise
 
 

@@ -88,8 +88,8 @@ def run_members(
     )
     absent = _absent(plans.values(), data_root, progress)
     for name, error in absent.items():
-        reason = _one_line(error.message).removeprefix(f"data set '{name}': ")
-        reason = reason.replace(f"data set '{name}' needs", "it needs", 1)
+        reason = _one_line(error.message).replace(f"data set '{name}' needs", "it needs", 1)
+        reason = reason.removeprefix(f"data set '{name}'").lstrip(":, ")
         say(f"data set '{name}' is missing: {reason}")
     if not state.written and all(_lacking(plan, absent) for plan in plans.values()):
         unreached = any(isinstance(error, OfflineError) for error in absent.values())
