@@ -161,22 +161,27 @@ def downloaded_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
     ]
 
 
-def used_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
-    """The files of the places that have the images of lists.
+def used_places(spec: DatasetSpec, root: Path) -> list[PlaceSpec]:
+    """The places that have the images of lists, each once.
 
     Args:
         spec: a manifest with `lists`.
         root: the data root.
     """
-    used: dict[str, StoredFiles] = {}
+    used: dict[str, PlaceSpec] = {}
     for listing in spec.lists.values():
         try:
             place, _ = place_of(spec, read_list(spec, listing, root)[:_FIRST], root)
         except UserError:  # the list is not there; it or an archive cannot be read
             continue
-        if place is not None and place.files:
-            used[place.folder] = _Files(spec.name, place.folder, place.files)
+        if place is not None:
+            used[place.folder] = place
     return list(used.values())
+
+
+def used_files(spec: DatasetSpec, root: Path) -> list[StoredFiles]:
+    """The files of these places, those of one place together."""
+    return [_Files(spec.name, p.folder, p.files) for p in used_places(spec, root) if p.files]
 
 
 def _fetch_list(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodbench.data.listed_files import used_files
+from oodbench.data.listed_files import used_files, used_places
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.data.store.checkpoint_files import CheckpointFiles
 from oodbench.data.store.fetching import unverified_files as stored_unverified_files
@@ -210,7 +210,7 @@ def published(
     before: RunDescription,
     status: RunStatus,
 ) -> dict[str, Any]:
-    """What `RunDescription` says about published weights and files.
+    """What `RunDescription` says about published weights, and about files and images.
 
     Args:
         plan: plan of the run.
@@ -222,6 +222,7 @@ def published(
     return {
         "published_weights": described_publications(models, before),
         "unverified_files": unverified_files(plan, data_root) if status != "running" else [],
+        "data_notes": data_notes(plan, data_root) if status != "running" else {},
     }
 
 
@@ -245,6 +246,22 @@ def described_publications(
             resize=found.preprocessing.resize,
         )
         for (model, seed), found in sorted(models.publications.items())
+    }
+
+
+def data_notes(plan: Plan, data_root: Path | None) -> dict[str, str]:
+    """How images differ from those that a benchmark's lists were made for, by data set.
+
+    Args:
+        plan: plan of the run.
+        data_root: folder of the data sets; None: the default.
+    """
+    root = root_folder(data_root)
+    return {
+        name: place.note
+        for name, spec in plan.datasets.items()
+        for place in used_places(spec, root)
+        if place.note is not None
     }
 
 

@@ -223,6 +223,7 @@ class RunDescription(Description):
         skipped: method -> why it cannot run.
         published_weights: "model/seed<k>" -> its published weights, in place of a training.
         unverified_files: files of data sets and checkpoints without a published checksum.
+        data_notes: data set -> how its images differ from those of the published benchmark.
         data_root: folder of the data sets that do not come built in; None for the default.
         plugins: folders of plug-ins, and "class ..." for classes that are in no folder.
         versions: package -> version.
@@ -250,6 +251,7 @@ class RunDescription(Description):
     skipped: dict[str, str] = {}
     published_weights: dict[str, DescribedPublication] = {}
     unverified_files: list[DescribedFile] = []
+    data_notes: dict[str, str] = {}
     data_root: str | None = None
     plugins: list[str] = []
     versions: dict[str, str] = {}
@@ -281,6 +283,7 @@ class RunDescription(Description):
             for where, texts in self.warnings.items()
             for text in texts
         ]
+        found += [f"data set '{name}': {note}" for name, note in self.data_notes.items()]
         names = dict.fromkeys(file.name for file in self.unverified_files)
         if names:
             found.append(
@@ -290,5 +293,9 @@ class RunDescription(Description):
         return tuple(found)
 
     def _omitted(self) -> set[str]:
-        absent = {"writing": self.writing, "published": self.published}
+        absent = {
+            "writing": self.writing,
+            "published": self.published,
+            "data_notes": self.data_notes,
+        }
         return {name for name, value in absent.items() if not value}

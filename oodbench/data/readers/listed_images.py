@@ -71,7 +71,7 @@ def open_listed(spec: DatasetSpec, split: SplitName, root: Path) -> StoredImages
         files=list(dict.fromkeys(each.path for each in (about, *found.stamps))),
         identity=digest(listing.sha256, identity_of(found.stamps)),
         listing=digest(listing.sha256, *(str(each.size) for each in found.stamps)),
-        note="" if place.note is None else f"images from {found.where}: {place.note}",
+        note=place.note or "",
     )
 
 

@@ -104,8 +104,7 @@ def test_arrays_of_torchvision_are_mapped(folders: Path, arrays: Path, name: str
             difference = mapped.images.astype(int) - listed.images
             assert abs(difference).mean() < (60 if "svhn" in name else 80)
             (note,) = notes.warnings
-            assert f"data set '{name}', split 'test': images from " in note
-            assert "OpenOOD stored them as JPEG" in note
+            assert f"data set '{name}', split 'test': read from the original arrays" in note
 
 
 # --- layouts that users have --------------------------------------------------------------------
@@ -241,6 +240,20 @@ def test_the_first_place_with_all_images_is_used(tmp_path: Path) -> None:
     put(tmp_path, [f"mine/val/{path}" for path in reversed(INNER)])
     places = [{"folder": "images_classic"}, {"folder": "mine", "match": "tail"}]
     assert grays(small(tmp_path, PATHS, places=places), tmp_path) == [0, 1, 2]
+
+
+def test_an_upper_bound_of_training_images(folders: Path) -> None:
+    """ImageNet-200: the number of training images is not published."""
+    spec = manifest(folders, "openood-imagenet200")
+    bounded = {"train": spec.class_folders["train"].model_copy(update={"at_most": True})}
+    for count, message in ((25, ""), (19, "the manifest says 19 images, found 20")):
+        update = {"class_folders": bounded, "splits": {**spec.splits, "train": count}}
+        changed = spec.model_copy(update=update)
+        if message:
+            with pytest.raises(UserError, match=message):
+                load_split(changed, "train", folders / "data")
+        else:
+            assert len(load_split(changed, "train", folders / "data")) == 20
 
 
 # --- bad input ----------------------------------------------------------------------------------
