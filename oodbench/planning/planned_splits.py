@@ -55,6 +55,9 @@ def _splits(plan: Plan) -> Iterator[PlannedSplit]:
         yield split("csID", dataset, "test")
     for dataset, group in benchmark.ood_groups.items():
         yield split(f"{group}-OOD", dataset, "test")
-    oracles = any(method.tuned_on == "ood_oracle" for method in plan.methods)
-    for dataset in benchmark.ood_groups if oracles else ():
+    protocols = {method.tuned_on for method in plan.methods}
+    tuned = [*benchmark.ood_groups] if "ood_oracle" in protocols else []
+    if "ood_validation" in protocols and benchmark.tuning_ood is not None:
+        tuned.append(benchmark.tuning_ood)
+    for dataset in dict.fromkeys(tuned):
         yield split("validation OOD", dataset, benchmark.tuning.split)
