@@ -73,6 +73,7 @@ def test_the_examples_run_in_a_benchmark(tmp_path: Path) -> None:
         out=tmp_path / "run",
         methods=[f"SoftMax+{name}" for name in EXAMPLES],
         seeds=1,
+        epochs=2,
         device="cpu",
         plugins=[ROOT / "examples"],
     )

@@ -10,6 +10,7 @@ import torch
 from helpers.user_network import Net, made, normalized
 from torch.nn import functional as F
 
+from oodbench.engine import costs
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import EvaluationSpec
 from oodbench.user_model import assembly, evaluate_function
@@ -26,7 +27,8 @@ def _catalog(plugins: Any = ()) -> Catalog:
 
 @pytest.fixture
 def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few bootstrap resamples and one catalog: both are tested elsewhere and slow here."""
+    """Few bootstrap resamples, one catalog, times measured once: tested elsewhere, slow here."""
+    monkeypatch.setitem(costs.measure.__kwdefaults__, "rounds", 1)
     monkeypatch.setattr(assembly, "EvaluationSpec", lambda: EvaluationSpec(resamples=100))
     monkeypatch.setattr(evaluate_function, "Catalog", _catalog)
 
