@@ -100,7 +100,7 @@ def test_a_file_that_has_changed(server: Server, tmp_path: Path) -> None:
     )
     assert changed.hint == (
         f"Delete it to fetch it again. If the new file is right, delete {record_path(path)} "
-        "instead; results with both differ."
+        "instead; results may differ then."
     )
     assert path.read_bytes() == CONTENT[::-1], "it is not touched"
     record_path(path).unlink()
@@ -118,7 +118,7 @@ def test_a_file_that_its_publisher_replaced(server: Server, tmp_path: Path) -> N
     record = tmp_path / "toy/a.bin.first-fetch.json"
     assert replaced.hint.endswith(
         f"If the file was replaced by its publisher, delete {record} to accept the new one; "
-        "results with both differ."
+        "results may differ then."
     )
     record.unlink()
     fetch(manifest, tmp_path, Silent())

@@ -119,7 +119,7 @@ def download(
     if spec.unverified is not None and spec.checksum:
         hint += (
             " If the file was replaced by its publisher, delete "
-            f"{record_path(folder / spec.name)} to accept the new one; results with both differ."
+            f"{record_path(folder / spec.name)} to accept the new one; results may differ then."
         )
     raise UserError(message, hint)
 

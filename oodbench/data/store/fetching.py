@@ -153,7 +153,7 @@ def _changed(spec: StoredFiles, path: Path, problem: str) -> UserError:
         f"{spec.noun} '{spec.name}': {path} has changed since it was first fetched{when}: it has "
         f"{problem}.",
         f"Delete it to fetch it again. If the new file is right, delete {record_path(path)} "
-        "instead; results with both differ.",
+        "instead; results may differ then.",
     )
 
 
