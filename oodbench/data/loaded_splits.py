@@ -155,7 +155,8 @@ class LoadedSplits:
         if self._most is not None and len(indices) > self._most:
             labels = decoder.source.labels
             labels = None if labels is None else labels[indices]
-            chosen = limited_indices(len(indices), labels, self._most, dataset, split)
+            manifest = self._specs[dataset].name  # the part is that of the manifest
+            chosen = limited_indices(len(indices), labels, self._most, manifest, split)
             indices = indices[chosen]
         return decoder, indices
 
@@ -172,7 +173,7 @@ class LoadedSplits:
             spec = self._specs[dataset]
             data, fingerprint = checked_split(spec, split, self._data_root, self._say)
             if self._most is not None and len(data) > self._most:
-                data = limited(data, self._most, dataset, split)
+                data = limited(data, self._most, spec.name, split)
                 fingerprint = data.fingerprint()
             self._loaded[key] = data, fingerprint
         return self._loaded[key]
