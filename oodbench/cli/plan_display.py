@@ -18,7 +18,7 @@ from oodbench.planning.planned_splits import planned_splits
 from oodbench.planning.suite_plan import Suite
 from oodbench.planning.workload import Pass, Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
-from oodbench.report.tables.notes import untuned_note
+from oodbench.report.tables.notes import fit_split_notes, same_source_note, untuned_note
 from oodbench.report.writers.terminal import paragraph, table_renderables
 from oodbench.specs import ModelSpec
 from oodbench.storage.records import PUBLISHED
@@ -122,7 +122,12 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
     tables = [_data(plan), _trainings(plan), _passes(plan)]
     tables += [_skips(plan)] if plan.skips else []
     untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
-    notes = [paragraph(untuned_note(untuned), width), Text()] if untuned else []
+    said = [untuned_note(untuned)] if untuned else []
+    tuned_on = dict.fromkeys(m.tuning_ood for m in plan.methods if m.tuning_ood is not None)
+    if plan.same_source:
+        said += [same_source_note(ood, plan.same_source) for ood in tuned_on]
+    said += fit_split_notes((m.detector.name, m.other_fit_split) for m in plan.methods)
+    notes = [part for note in said for part in (paragraph(note, width), Text())]
     named = [
         f"{model}: {', '.join(m.name.removeprefix(f'{model}+') for m in plan.methods_of(model))}."
         for model in plan.models

@@ -149,7 +149,7 @@ def test_command_line(done: Run, command: Command) -> None:
     assert "OOD validation" in shown.out
     planned = command("run", "tiny.yaml", "--dry-run", "--seeds", "1")
     assert planned.code == 0
-    for words in ("letters (validation)", "digits (validation)"):
+    for words in ("validation OOD letters", SAME, FITTED):
         assert words in plain(planned.out)
     site = command("site", "run", "--out", "site")
     assert site.code == 0, site.err

@@ -51,20 +51,37 @@ def tuning_notes(board: LeaderboardData) -> Iterator[str]:
         )
         same = {each for row in board.rows if row.tuning_ood == ood for each in row.same_source}
         if same:
-            sets = listed(name for name, *_ in board.ood_sets if name in same)
-            yield (
-                f"The validation images of {ood} and the test images of {sets} are of the same "
-                "source. There, methods that are tuned on these validation images have an "
-                "advantage."
-            )
-    fitted: dict[str, dict[str, None]] = {}
-    for row in board.rows:
-        if row.fit_split:
-            fitted.setdefault(row.fit_split, {})[row.detector] = None
-    for split, detectors in fitted.items():
+            yield same_source_note(ood, [name for name, *_ in board.ood_sets if name in same])
+    yield from fit_split_notes((row.detector, row.fit_split) for row in board.rows)
+
+
+def same_source_note(ood: str, sets: Sequence[str]) -> str:
+    """That methods are tuned and tested on images of one source.
+
+    Args:
+        ood: OOD set whose validation images methods are tuned on.
+        sets: OOD sets of the same source.
+    """
+    return (
+        f"The validation images of {ood} and the test images of {listed(sets)} are of the same "
+        "source. There, methods that are tuned on these validation images have an advantage."
+    )
+
+
+def fit_split_notes(fitted: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+    """Which detectors are not fitted on the training images.
+
+    Args:
+        fitted: detectors, each with the other split that it is fitted on, if there is one.
+    """
+    detectors: dict[str, dict[str, None]] = {}
+    for name, split in fitted:
+        if split:
+            detectors.setdefault(split, {})[name] = None
+    for split, names in detectors.items():
         yield (
             f"Fitted on the {split} images of the ID set, not on its training images: "
-            f"{', '.join(detectors)}."
+            f"{', '.join(names)}."
         )
 
 
