@@ -20,7 +20,9 @@ from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.capture import NOTHING, Capture
+from oodbench.engine.passes.folding import Folding, find_folding
 from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
+from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.replacement import kept_taps, passes_alone
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import raw_scores, score_batch
@@ -183,6 +185,7 @@ def measure(
     images: Tensor,
     *,
     capture: Capture = NOTHING,
+    folding: Folding | None = None,
     rounds: int = 4,
     report: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, InferenceCost], dict[str, Exception]]:
@@ -197,19 +200,23 @@ def measure(
         reference: the method that times are divided by, or None.
         images: one batch, on the device.
         capture: what all of them together capture; each alone captures its part of it.
+        folding: BatchNorms of the model that are folded; those of the reference are found here.
         rounds: timed repetitions after one that warms up.
         report: progress messages go here, between measurements.
 
     Returns:
         method -> cost, and method -> error of those that failed.
     """
-    passes = _passes(classifier, detectors, len(images), capture)
+    passes = _passes(classifier, detectors, len(images), capture, folding)
     divisor = None if reference is None else reference.method
     others: list[_Pass] = []
     if reference is not None and divisor not in detectors:
         divisor = _REFERENCE
         alone = {divisor: reference.detector}
-        others = _passes(reference.classifier, alone, len(images), NOTHING)
+        if reference.classifier is not classifier:
+            with evaluating(reference.classifier):
+                folding = find_folding(reference.classifier, images[:4])
+        others = _passes(reference.classifier, alone, len(images), NOTHING, folding)
     errors: dict[str, Exception] = {}
     batched = _rounds([*passes, *others], images, rounds, errors, report)
     single = _rounds([*passes, *others], images[:1], rounds + 1, errors, report)
@@ -236,7 +243,11 @@ def measure(
 
 
 def _passes(
-    classifier: Classifier, detectors: Mapping[str, Detector], batch_size: int, whole: Capture
+    classifier: Classifier,
+    detectors: Mapping[str, Detector],
+    batch_size: int,
+    whole: Capture,
+    folding: Folding | None,
 ) -> list[_Pass]:
     """One for each set of activations that a method captures."""
     grouped: dict[Capture, dict[str, Detector]] = defaultdict(dict)
@@ -246,7 +257,11 @@ def _passes(
         alone = Capture.of(detector.info.needs, whole.map_name, readers, kept)
         grouped[alone][key] = detector
     return [
-        _Pass(classifier, NetworkRunner(classifier, batch_size=batch_size, capture=capture), mine)
+        _Pass(
+            classifier,
+            NetworkRunner(classifier, batch_size=batch_size, capture=capture, folding=folding),
+            mine,
+        )
         for capture, mine in grouped.items()
     ]
 

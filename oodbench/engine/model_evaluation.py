@@ -26,6 +26,7 @@ from oodbench.engine.method_results import (
 )
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.passes.capture import Capture, LayerReader
+from oodbench.engine.passes.folding import find_folding
 from oodbench.engine.passes.image_sources import ID, EvaluationData, ImageSource
 from oodbench.engine.passes.layer_readers import layer_readers, reads
 from oodbench.engine.passes.modes import evaluating
@@ -94,7 +95,7 @@ class ModelEvaluation:
         self.warnings: list[str] = []
 
     def prepare(self) -> None:
-        """Find what the detectors read of the network: feature map, layers, feature layers.
+        """Find what the detectors read of the network, and what can be folded in it.
 
         Raises:
             Exception: what the network raises for the first images.
@@ -103,9 +104,10 @@ class ModelEvaluation:
         needs = frozenset[str]().union(*(method.detector.needs for method in self._methods))
         images = self._first_images()
         name = None
-        if "feature_map" in needs:
-            with evaluating(classifier):
+        with evaluating(classifier):
+            if "feature_map" in needs:
                 name = find_map(classifier, images[:_FEW])
+            self._runner.folding = find_folding(classifier, images[:_FEW])
         ((_, (self._readers, failures)), *_) = self._runner.within_memory(
             lambda images, *_: layer_readers(classifier, self._detectors, images), images, None
         )
@@ -158,6 +160,7 @@ class ModelEvaluation:
             reference,
             self._first_images(),
             capture=self._runner.capture,
+            folding=self._runner.folding,
             report=self._report,
         )
         for method, cost in measured.items():

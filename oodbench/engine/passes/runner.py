@@ -24,6 +24,7 @@ from oodbench.engine.passes.capture import (
     LayerReader,
     pooled,
 )
+from oodbench.engine.passes.folding import Folding
 from oodbench.engine.passes.image_sources import ImageSource, SplitImages
 from oodbench.engine.passes.memory import arranged, is_out_of_memory
 from oodbench.engine.passes.modes import evaluating, giving, versions_counted
@@ -50,6 +51,7 @@ class NetworkRunner:
         classifier: normalizes its input, names its taps and its head.
         batch_size: images per pass; halved, for good, when memory runs out.
         capture: what to capture beside logits and features.
+        folding: BatchNorms that are folded into convolutions; default: none.
 
     Attributes:
         report: progress messages go here; default: none.
@@ -57,11 +59,17 @@ class NetworkRunner:
     """
 
     def __init__(
-        self, classifier: Classifier, *, batch_size: int, capture: Capture = NOTHING
+        self,
+        classifier: Classifier,
+        *,
+        batch_size: int,
+        capture: Capture = NOTHING,
+        folding: Folding | None = None,
     ) -> None:
         self.classifier = classifier
         self.batch_size = batch_size
         self.capture = capture
+        self.folding = Folding() if folding is None else folding
         self.device = classifier.mean.device
         for reserved in {LOGITS, FEATURES} & set(classifier.network.tap_names):
             raise ValueError(f"a tap cannot be called '{reserved}'")
@@ -92,6 +100,7 @@ class NetworkRunner:
         """Evaluation mode, frozen parameters and hooks, all undone at the end."""
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.classifier))
+            stack.enter_context(self.folding.applied())
             for handle in self._hooks():
                 stack.callback(handle.remove)
             stack.callback(setattr, self, "_kept", None)
@@ -127,10 +136,11 @@ class NetworkRunner:
                 dropped = layer.name in reader.detector.dropped_layers
                 if dropped or reader.method not in self._reading:
                     continue
-                output = activation_of(given, captured.images)
-                if output is None:
-                    raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
                 with torch.no_grad():
+                    own = self.folding.own_output(module, inputs, given)
+                    output = activation_of(own, captured.images)
+                    if output is None:
+                        raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
                     made = reader.detector.reduce_layer(in_usual_order(output.detach(), layer.axis))
                 captured.reduced.setdefault(reader.method, {})[layer.name] = made
 
@@ -142,6 +152,7 @@ class NetworkRunner:
 
     def _capture_map(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._captured is not None:
+            output = self.folding.own_output(module, inputs, output)
             self._captured.feature_map = activation_of(output, self._captured.images)
 
     def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -227,25 +238,30 @@ class NetworkRunner:
         return {method: layers for method, layers in absent.items() if layers}
 
     def _pass(self, images: Tensor) -> tuple[Captured, Tensor]:
-        captured = Captured(len(images))
-        self._captured = captured
-        try:
-            logits: Tensor = self.classifier(images)
-        finally:
-            self._captured = None
-        return captured, logits
+        def compute() -> tuple[Captured, Tensor]:
+            captured = self._captured = Captured(len(images))
+            try:
+                return captured, self.classifier(images)
+            finally:
+                self._captured = None
+
+        return self.folding.during(compute)
 
     def activation(self, images: Tensor, tap: str) -> Tensor:
         """A tap, shape [B, D]; the pass stops there."""
-        captured = Captured(len(images))
-        self._captured, self._stop_at = captured, tap
-        try:
-            self.classifier(images)
-        except _Reached:
-            return captured.taps[tap]
-        finally:
-            self._captured, self._stop_at = None, None
-        raise AssertionError(f"the network has no tap '{tap}'")
+
+        def compute() -> Tensor:
+            captured = Captured(len(images))
+            self._captured, self._stop_at = captured, tap
+            try:
+                self.classifier(images)
+            except _Reached:
+                return captured.taps[tap]
+            finally:
+                self._captured, self._stop_at = None, None
+            raise AssertionError(f"the network has no tap '{tap}'")
+
+        return self.folding.during(compute, whole=False)
 
     def resumed(self, images: Tensor, tap: str, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits of the network with another output of a tap, shape [B, C], float64; no graph.
@@ -281,7 +297,7 @@ class NetworkRunner:
             for name, value in self._until(images, tap).items():
                 stack.enter_context(giving(modules[name], value))
             stack.callback(modules[tap].register_forward_hook(hook).remove)
-            logits: Tensor = self.classifier(images)
+            logits: Tensor = self.folding.during(lambda: self.classifier(images), whole=False)
         if calls != 1:
             raise ValueError(f"'{tap}' runs {calls} times in a forward pass, and is not replaced")
         return logits.double()
