@@ -10,6 +10,9 @@ from torch import Tensor
 BLOCK = 4096
 """Rows of a block; one block's products are in memory at a time."""
 
+NUMBERS = 2**18
+"""Rows of a block where a row is one number."""
+
 
 class RowSample:
     """Rows of a stream: all of them, in order, or a uniform sample if there are too many.
@@ -36,6 +39,7 @@ class RowSample:
         self.seen = 0
         self._generator = np.random.default_rng(seed)
         self._blocks: list[Tensor] = []
+        self._size = BLOCK
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -46,37 +50,41 @@ class RowSample:
         Args:
             rows: shape [B] or [B, D], always of one width, type and device; they are copied.
         """
+        if not self._blocks:
+            self._size = BLOCK if rows.ndim > 1 else NUMBERS
         filled = len(self)
         fitting = min(len(rows), self.capacity - filled)
         self._store(np.arange(filled, filled + fitting), rows[:fitting])
         late = len(rows) - fitting
         if late:
-            ordinals = self.seen + fitting + np.arange(late)
-            places = (self._generator.random(late) * (ordinals + 1)).astype(np.int64)
+            first = self.seen + fitting + 1
+            drawn = self._generator.random(late) * np.arange(first, first + late, dtype=np.float64)
+            taking = np.flatnonzero(drawn < self.capacity)
             # A row may take the place that an earlier one of the same batch took: the last stays.
-            taking = np.flatnonzero(places < self.capacity)[::-1]
-            taken, last = np.unique(places[taking], return_index=True)
-            chosen = torch.from_numpy(fitting + taking[last]).to(rows.device)
-            self._store(taken, rows[chosen])
+            chosen = np.full(self.capacity, -1)
+            chosen[drawn[taking].astype(np.int64)] = taking
+            taken = np.flatnonzero(chosen >= 0)
+            self._store(taken, rows[torch.from_numpy(fitting + chosen[taken]).to(rows.device)])
         self.seen += len(rows)
 
     def _store(self, places: NDArray[np.int64], rows: Tensor) -> None:
         """Put rows into places, which are in ascending order."""
         if not len(places):
             return
-        blocks = range(places[0] // BLOCK, places[-1] // BLOCK + 1)
-        cuts = np.searchsorted(places, [number * BLOCK for number in (*blocks, blocks.stop)])
-        inside = torch.from_numpy(places % BLOCK).to(rows.device)
+        size, rows = self._size, rows.detach()
+        blocks = range(places[0] // size, places[-1] // size + 1)
+        cuts = np.searchsorted(places, [number * size for number in (*blocks, blocks.stop)])
+        inside = torch.from_numpy(places % size).to(rows.device)
         for number, start, stop in zip(blocks, cuts, cuts[1:], strict=False):
             if number == len(self._blocks):
-                size = min(BLOCK, self.capacity - number * BLOCK)
-                self._blocks.append(rows.new_empty(size, *rows.shape[1:], requires_grad=False))
-            self._blocks[number][inside[start:stop]] = rows.detach()[start:stop]
+                count = min(size, self.capacity - number * size)
+                self._blocks.append(rows.new_empty(count, *rows.shape[1:], requires_grad=False))
+            self._blocks[number][inside[start:stop]] = rows[start:stop]
 
     @property
     def blocks(self) -> list[Tensor]:
-        """The rows, cut into parts of at most `BLOCK` rows; views, not copies."""
-        starts = range(0, len(self), BLOCK)
+        """The rows, cut into parts of at most `BLOCK` rows (`NUMBERS`); views, not copies."""
+        starts = range(0, len(self), self._size)
         return [
             block[: len(self) - start]
             for start, block in zip(starts, self._blocks[: len(starts)], strict=True)
@@ -90,8 +98,8 @@ class RowSample:
         """
         first = self._blocks[0]
         rows = first.new_empty(len(indices), *first.shape[1:])
-        numbers = indices // BLOCK
+        numbers = indices // self._size
         for number in numbers.unique().tolist():
             here = numbers == number
-            rows[here] = self._blocks[number][indices[here] % BLOCK]
+            rows[here] = self._blocks[number][indices[here] % self._size]
         return rows

@@ -147,23 +147,29 @@ def find_folding(classifier: Classifier, images: Tensor) -> Folding:
     Returns:
         Nothing to fold where the network does not run this way, or is compiled.
     """
-    found = Folding()
     try:
-        if not images.is_floating_point() or any(map(_is_compiled, classifier.modules())):
-            return found
         with torch.no_grad():
-            pairs = _adjacent(classifier, images)
-            before = _values(classifier, images) if pairs else {}
-            if not _unread(pairs, classifier, images, before):
-                pairs = [pair for pair in pairs if _unread([pair], classifier, images, before)]
-            folding = Folding(_with_weights(conv, norm) for conv, norm in pairs)
-            with folding.applied():
-                after = folding._checked(lambda: _values(classifier, images))
-            if len(folding) and _agree(before, after):
-                found = folding
+            folding = _found(classifier, images)
     except Exception:  # a network that cannot run this way runs as it is
-        found.drop()
-    return found
+        return Folding()
+    return Folding() if folding is None else folding
+
+
+def _found(classifier: Classifier, images: Tensor) -> Folding | None:
+    modules = list(classifier.modules())
+    norms = any(isinstance(module, _NORMS) and _foldable(module) for module in modules)
+    if not norms or any(map(_is_compiled, modules)) or not images.is_floating_point():
+        return None
+    pairs = _adjacent(classifier, images)
+    if not pairs:
+        return None
+    before = _values(classifier, images)
+    if not _unread(pairs, classifier, images, before):
+        pairs = [pair for pair in pairs if _unread([pair], classifier, images, before)]
+    folding = Folding(_with_weights(conv, norm) for conv, norm in pairs)
+    with folding.applied():
+        after = folding._checked(lambda: _values(classifier, images))
+    return folding if _agree(before, after) else None
 
 
 _Adjacent = tuple[nn.Module, nn.Module]
