@@ -18,6 +18,7 @@ from oodbench.numerics.row_sample import RowSample
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that a few rows fill."""
     monkeypatch.setattr(row_sample, "BLOCK", 8)
+    monkeypatch.setattr(row_sample, "NUMBERS", 8)
 
 
 def numbered(count: int, width: int = 3) -> Tensor:
@@ -57,6 +58,9 @@ def test_sample_is_that_of_a_loop_over_rows(capacity: int) -> None:
     found = content(filled(rows, capacity, (33,), seed=5))
     assert found[:, 0].tolist() == expected
     torch.testing.assert_close(found, rows[expected], rtol=0, atol=0)
+    numbers = filled(rows[:, 0], capacity, (33,), seed=5)
+    assert content(numbers).tolist() == expected
+    assert numbers.gather(torch.tensor([0])).tolist() == expected[:1]
 
 
 @pytest.mark.parametrize("cuts", [(1,), (20,), (19, 21), (40, 40, 41), tuple(range(1, 200))])
