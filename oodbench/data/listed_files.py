@@ -74,7 +74,7 @@ def _fetch(spec: DatasetSpec, split: SplitName, root: Path, say: Reporter) -> No
     listing = spec.lists[split]
     _fetch_list(spec, listing, root, say)
     entries = read_list(spec, listing, root)
-    place, _ = place_of(spec, entries[:_FIRST], root)
+    place, _ = place_of(spec, entries, root)
     if place is None:
         _fetch_images(spec, entries, root, say)
     elif place.files:
@@ -171,7 +171,7 @@ def used_places(spec: DatasetSpec, root: Path) -> list[PlaceSpec]:
     used: dict[str, PlaceSpec] = {}
     for listing in spec.lists.values():
         try:
-            place, _ = place_of(spec, read_list(spec, listing, root)[:_FIRST], root)
+            place, _ = place_of(spec, read_list(spec, listing, root), root)
         except UserError:  # the list is not there; it or an archive cannot be read
             continue
         if place is not None:

@@ -179,6 +179,20 @@ def test_a_wrong_archive_is_not_used(server: Server, tmp_path: Path) -> None:
     assert any("toy.zip is not used" in text for text in notes.warnings)
 
 
+def test_the_archive_that_is_used_is_verified(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a folder that comes first has the first images of the list, but not all."""
+    monkeypatch.setattr("oodbench.data.listed_files._FIRST", 1)
+    (tmp_path / "images_classic/toy/val").mkdir(parents=True)
+    with zipfile.ZipFile(io.BytesIO(images())) as archive:
+        (tmp_path / "images_classic/toy/val/1.png").write_bytes(archive.read("val/1.png"))
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second/toy.zip").write_bytes(zipped({"val/0.png": b"", "val/1.png": b""}))
+    assert values(manifest(server), tmp_path) == [1, 0]
+    assert (tmp_path / "second/toy.zip.wrong").is_file()
+
+
 def test_changed_files_are_found(server: Server, tmp_path: Path) -> None:
     spec = manifest(server)
     assert verify(spec, tmp_path, Silent()).findings == []
