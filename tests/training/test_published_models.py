@@ -458,4 +458,4 @@ def test_an_id_data_set_without_training_images(tmp_path: Path, command: Command
     file.write_text(text.replace("baseline", "knn"))
     refused = command("run", file, "--dry-run", "--plugins", tmp_path)
     assert refused.code == 2
-    assert "needs the train split of 'mine' to fit detectors on" in refused.err
+    assert "needs the train split of 'mine' to fit knn on" in refused.err
