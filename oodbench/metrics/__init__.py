@@ -1,4 +1,4 @@
-"""Metrics of out-of-distribution detection: pure functions of two arrays of scores.
+"""Metrics of out-of-distribution detection: pure functions of arrays of scores.
 
 A higher score means "more in-distribution". In-distribution (ID) images are the positive class
 unless a name says otherwise. A value is a fraction in [0, 1]. Ties are exact: chance never orders
@@ -6,6 +6,10 @@ images with equal scores.
 
 The functions rank the scores once (`ranking`), count the images above each threshold, and compute
 the metric from the counts (`roc`; `variants` for other people's definitions).
+
+`METRICS` names the metrics that every run records. The others need to know which ID images are
+classified correctly (`selective_classification`, `open_set`), or read scores as numbers
+(`calibration`); `sirc` combines the scores of two detectors. Each says how it treats ties.
 """
 
 from __future__ import annotations
@@ -19,7 +23,20 @@ import numpy as np
 import numpy.typing as npt
 
 from oodbench.metrics import roc
+from oodbench.metrics.calibration import autc, ece
+from oodbench.metrics.open_set import ccr_at_fpr, oscr
 from oodbench.metrics.roc import measure
+from oodbench.metrics.score_combination import sirc
+from oodbench.metrics.selective_classification import (
+    RiskCoverage,
+    augrc,
+    aurc,
+    e_aurc,
+    failure_auroc,
+    risk_coverage,
+    scod_aurc,
+    scod_risk_coverage,
+)
 from oodbench.metrics.sorted_scores import Array, Counts, Ranking, Weights, rank
 from oodbench.metrics.variants import VARIANTS
 
@@ -29,16 +46,29 @@ __all__ = [
     "Counts",
     "Metric",
     "Ranking",
+    "RiskCoverage",
     "Variant",
     "Weights",
+    "augrc",
     "aupr_in",
     "aupr_out",
+    "aurc",
     "auroc",
+    "autc",
+    "ccr_at_fpr",
     "dtacc",
+    "e_aurc",
+    "ece",
     "evaluate",
+    "failure_auroc",
     "fpr95_ood_positive",
     "measure",
+    "oscr",
     "rank",
+    "risk_coverage",
+    "scod_aurc",
+    "scod_risk_coverage",
+    "sirc",
     "tie_fraction",
     "tnr_at_95_tpr",
 ]

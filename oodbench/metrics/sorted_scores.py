@@ -126,15 +126,16 @@ def rank(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> Ranking:
     Raises:
         ValueError: an argument is empty, is not one-dimensional, or holds NaN or infinity.
     """
-    known = _checked("id_scores", id_scores)
-    pooled = np.concatenate([known, _checked("ood_scores", ood_scores)])
+    known = checked_scores("id_scores", id_scores)
+    pooled = np.concatenate([known, checked_scores("ood_scores", ood_scores)])
     order = np.argsort(pooled)[::-1]
     ranked = pooled[order]
     differs_from_next = np.append(ranked[1:] != ranked[:-1], True)
     return Ranking(order, np.flatnonzero(differs_from_next), known.size)
 
 
-def _checked(name: str, scores: npt.ArrayLike) -> Array:
+def checked_scores(name: str, scores: npt.ArrayLike) -> Array:
+    """Scores as float64, shape [n]; ValueError if they are empty, misshapen or not finite."""
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; expected one score per image, shape [n]")
@@ -145,3 +146,15 @@ def _checked(name: str, scores: npt.ArrayLike) -> Array:
         index = int(np.argmin(finite))
         raise ValueError(f"{name}[{index}] is {array[index]}; scores must be finite")
     return array
+
+
+def checked_correctness(name: str, correct: npt.ArrayLike, images: int) -> npt.NDArray[np.bool_]:
+    """Booleans of shape [images]; ValueError if the shape or a value is another."""
+    array = np.asarray(correct)
+    if array.shape != (images,):
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected one value per score, shape [{images}]"
+        )
+    if not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name} has values other than 0 and 1; expected booleans, or 0 and 1")
+    return array.astype(np.bool_)
