@@ -1,4 +1,4 @@
-"""The DisMax head and loss against their equations, at the places where they are delicate."""
+"""Heads and losses against their equations, at the places where they are delicate."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from oodbench.losses import (
     DistanceHead,
     IsoMaxPlusHead,
     IsoMaxPlusLoss,
+    LogitNormHead,
+    LogitNormLoss,
     Loss,
     SoftMaxHead,
     SoftMaxLoss,
+    T2FNormHead,
 )
 
 Array = NDArray[np.float64]
@@ -237,7 +240,13 @@ def test_softmax_head_and_loss() -> None:
 # --- heads on directions: IsoMax+ and DisMax of 2022 -------------------------------------------
 
 DIRECTIONS: list[type[IsoMaxPlusHead]] = [IsoMaxPlusHead, DisMax2022Head]
-LOSSES: list[type[Loss]] = [SoftMaxLoss, DisMaxLoss, IsoMaxPlusLoss, DisMax2022Loss]
+LOSSES: list[type[Loss]] = [
+    SoftMaxLoss,
+    DisMaxLoss,
+    IsoMaxPlusLoss,
+    DisMax2022Loss,
+    LogitNormLoss,
+]
 
 
 def direction_head(
@@ -395,6 +404,132 @@ def test_temperature_is_stored_with_the_weights() -> None:
     other.load_state_dict(head.state_dict())
     assert other.temperature.item() == 0.5
     assert "temperature" not in dict(other.named_parameters()), "it is not trained"
+
+
+# --- normalized logits, normalized features ----------------------------------------------------
+
+
+def cross_entropy_by_hand(logits: Array, targets: NDArray[np.int64]) -> float:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-log_probabilities[np.arange(len(targets)), targets].mean())
+
+
+@pytest.mark.parametrize("tau", [0.04, 1.0])
+@pytest.mark.parametrize("length", [1e-6, 1.0, 1e3])
+def test_logitnorm_by_hand(tau: float, length: float) -> None:
+    logits, _, targets = random_problem(40, 3, 10)
+    logits, targets = length * logits, targets % 10
+    values = logits.numpy()
+    norms = np.sqrt((values**2).sum(axis=1, keepdims=True))
+    expected = cross_entropy_by_hand(values / ((norms + 1e-7) * tau), targets.numpy())
+    assert LogitNormLoss(tau)(logits, targets).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_logitnorm_gradients_agree_with_finite_differences_and_keep_the_length() -> None:
+    logits, _, targets = random_problem(6, 4, 5)
+    logits.requires_grad_()
+    criterion = LogitNormLoss(tau=0.3)
+    assert torch.autograd.gradcheck(lambda logits: criterion(logits, targets), (logits,))
+    criterion(logits, targets).backward()
+    assert logits.grad is not None
+    along = (logits * logits.grad).sum(dim=1).detach()
+    torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-6, rtol=0)
+    assert logits.grad.norm() > 0.1
+
+
+def test_logitnorm_is_finite_for_logits_of_zero_and_sharp_logits() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0], [1e15, 0.0, 0.0], [-60.0, 60.0, 0.0]]).requires_grad_()
+    losses = [LogitNormLoss(0.004)(logits[[row]], torch.tensor([0])) for row in range(3)]
+    assert losses[0].item() == pytest.approx(math.log(3), rel=1e-6)
+    assert losses[1].item() == pytest.approx(0, abs=1e-6)
+    assert losses[2].item() == pytest.approx(math.sqrt(2) / 0.004, rel=1e-5)
+    sum(losses, torch.zeros(())).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_logitnorm_normalizes_half_precision_in_float32() -> None:
+    logits, _, targets = random_problem(40, 3, 10)
+    half, targets = logits.bfloat16(), targets % 10
+    found = LogitNormLoss()(half, targets)
+    assert found.dtype == torch.float32
+    expected = LogitNormLoss()(half.double(), targets).item()
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.1, 1.0, 2.0])
+def test_t2fnorm_by_hand(tau: float) -> None:
+    torch.manual_seed(0)
+    features, _, _ = random_problem(40, 3, 16)
+    head = T2FNormHead(16, 7, tau).double()
+    with torch.no_grad():
+        head.bias.normal_()
+    f, w, b = features.numpy(), head.weight.detach().numpy(), head.bias.detach().numpy()
+    directions = f / np.sqrt((f**2).sum(axis=1, keepdims=True))
+    for training, given in ((True, directions), (False, f)):
+        found = head.train(training)(features).detach().numpy()
+        expected = given / head.tau.item() @ w.T + b
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+    evaluation = features @ head.evaluation_weight.T + head.bias
+    torch.testing.assert_close(head(features), evaluation, rtol=1e-10, atol=1e-12)
+    assert not head.evaluation_weight.requires_grad
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_t2fnorm_gradients_agree_with_finite_differences(training: bool) -> None:
+    features, weight, targets = random_problem(6, 4, 5)
+    head, criterion = T2FNormHead(5, 4).double().train(training), SoftMaxLoss()
+
+    def loss(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weights = {"weight": weight, "bias": bias}
+        return criterion(functional_call(head, weights, (features,)), targets)
+
+    inputs = (features, weight, torch.zeros(4, dtype=torch.float64))
+    assert torch.autograd.gradcheck(loss, tuple(tensor.requires_grad_() for tensor in inputs))
+
+
+def test_t2fnorm_forgets_the_length_of_features_in_training_alone() -> None:
+    features, _, _ = random_problem(6, 3, 8)
+    head = T2FNormHead(8, 3).double()
+    torch.testing.assert_close(head(1e3 * features), head(features))
+    head.eval()
+    torch.testing.assert_close(head(1e3 * features) - head.bias, 1e3 * (head(features) - head.bias))
+
+
+def test_t2fnorm_has_moderate_gradients_for_features_of_zero() -> None:
+    features = torch.zeros(3, 8, requires_grad=True)
+    SoftMaxLoss()(T2FNormHead(8, 3)(features), torch.arange(3)).backward()
+    assert features.grad is not None
+    assert 0 < features.grad.norm() < 100
+
+
+def test_t2fnorm_stores_tau_with_the_weights() -> None:
+    first, second = T2FNormHead(4, 3, tau=0.25), T2FNormHead(4, 3)
+    second.load_state_dict(first.state_dict())
+    assert second.tau.item() == 0.25
+    assert "tau" not in dict(second.named_parameters()), "it is not trained"
+    features = torch.rand(5, 4)
+    torch.testing.assert_close(second(features), first(features), rtol=0, atol=0)
+    assert "tau=0.25" in repr(second)
+
+
+@pytest.mark.parametrize("make", [LogitNormHead, T2FNormHead])
+def test_heads_of_normalized_training_start_as_softmax_does(make: type[SoftMaxHead]) -> None:
+    torch.manual_seed(0)
+    expected = SoftMaxHead(12, 5)
+    torch.manual_seed(0)
+    head = make(12, 5)
+    torch.testing.assert_close(head.weight, expected.weight, rtol=0, atol=0)
+    assert head.bias.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
+def test_tau_must_be_positive(tau: float) -> None:
+    with pytest.raises(ValueError, match="tau must be positive"):
+        LogitNormLoss(tau)
+    with pytest.raises(ValueError, match="tau must be positive"):
+        T2FNormHead(4, 3, tau)
 
 
 # --- losses in common --------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from oodbench.errors import UserError, did_you_mean
@@ -58,6 +59,7 @@ def create(
     *,
     taps: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    loss_options: Mapping[str, float] | None = None,
 ) -> Network:
     """A network with fresh weights from torch's global generator.
 
@@ -68,28 +70,34 @@ def create(
             network that the callable returns.
         num_classes: C.
         head: "softmax" (linear), "dismax" (distances to prototypes), "isomax_plus" (scaled
-            distances between directions) or "dismax2022" (those and their mean, with a
-            temperature).
+            distances between directions), "dismax2022" (those and their mean, with a
+            temperature), "logitnorm" (linear, for its loss) or "t2fnorm" (linear, of directions
+            in training).
         in_channels: channels of the images. It is not passed to a callable: use `options`.
         taps: for "module:callable", names of the modules whose output is a tap, in order; without
             taps, detectors that need them do not run.
         options: for "module:callable", keyword arguments of the callable. Networks of torchvision
             and timm have fresh weights whatever the options.
+        loss_options: options of the head and its loss, such as `tau`; those of the loss are left
+            out.
 
     Returns:
         A module that maps normalized images [B, in_channels, H, W] to logits [B, C]. Its last layer
         is `head`; `tap_names` are its taps.
 
     Raises:
-        UserError: if a name is unknown, taps or options are given for a network that takes none, or
-            the callable does not make a network with a linear layer.
+        UserError: if a name is unknown, taps or options are given for a network that takes none,
+            the callable does not make a network with a linear layer, or the head does not take a
+            loss option or its value.
     """
     import oodbench.losses
 
     layer = getattr(oodbench.losses, head_info(head).layer)
+    head_options = _options_of(head, loss_options or {}, layer=True)
 
     def make_head(features: int) -> nn.Module:
-        return cast("nn.Module", layer(features, num_classes))
+        with _valid_options(head):
+            return cast("nn.Module", layer(features, num_classes, **head_options))
 
     if is_callable_name(name) or library_of(name):
         from oodbench.models import callables
@@ -138,11 +146,22 @@ def code_version(name: str) -> str:
 def create_loss(head: str, **options: float) -> Loss:
     """The loss that belongs to a head.
 
+    Args:
+        head: name of the head.
+        options: options of the loss; those of the head's layer, which `create` takes, are left out.
+
     Raises:
         UserError: if the head is unknown, or its loss does not take an option or its value.
     """
     import oodbench.losses
 
+    chosen = _options_of(head, options, layer=False)
+    with _valid_options(head):
+        return cast("Loss", getattr(oodbench.losses, head_info(head).loss)(**chosen))
+
+
+def _options_of(head: str, options: Mapping[str, float], *, layer: bool) -> dict[str, float]:
+    """The options that the layer of a head takes, or those that its loss takes."""
     info = head_info(head)
     for option in options:
         if option not in info.loss_options:
@@ -150,7 +169,12 @@ def create_loss(head: str, **options: float) -> Loss:
                 f"The loss of head '{head}' has no option '{option}'.",
                 did_you_mean(option, info.loss_options),
             )
+    return {key: value for key, value in options.items() if (key in info.layer_options) == layer}
+
+
+@contextmanager
+def _valid_options(head: str) -> Iterator[None]:
     try:
-        return cast("Loss", getattr(oodbench.losses, info.loss)(**options))
+        yield
     except ValueError as error:
         raise UserError(f"The loss of head '{head}': {error}.") from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from oodbench.detector import Head
-from oodbench.losses import DistanceHead
+from oodbench.losses import DistanceHead, T2FNormHead
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -26,6 +26,19 @@ def _is_pointwise(layer: nn.Module) -> bool:
     if not isinstance(layer, _CONVOLUTIONS):
         return False
     return set(layer.kernel_size) == {1} and layer.groups == 1
+
+
+def linear_weight(layer: nn.Module) -> Tensor:
+    """A copy of the weights W of logits = W f + b in evaluation mode, shape [C, D], detached.
+
+    Args:
+        layer: linear, or a 1x1 convolution.
+    """
+    if isinstance(layer, T2FNormHead):
+        return layer.evaluation_weight
+    # A layer may make its weight of other parameters, as weight normalization does.
+    weight: Tensor = getattr(layer, "weight")  # noqa: B009
+    return weight.detach().clone().flatten(1)
 
 
 def vectors(value: Tensor, layer: nn.Module) -> Tensor:
@@ -150,7 +163,7 @@ class Classifier(nn.Module):
         if isinstance(layer, nn.Linear) or _is_pointwise(layer):
             assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
             bias = None if layer.bias is None else layer.bias.detach().clone()
-            return Head("linear", layer.weight.detach().clone().flatten(1), bias)
+            return Head("linear", linear_weight(layer), bias)
         if isinstance(layer, DistanceHead):
             return Head("dismax", layer.prototypes.detach().clone())
         return Head("other")

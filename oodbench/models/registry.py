@@ -51,7 +51,8 @@ class HeadInfo:
             all heads whose logits are minus distances to prototypes; features and prototypes may
             be normalized, and logits scaled, or shifted equally for all classes.
         layer, loss: names of the classes in `oodbench.losses`.
-        loss_options: names of the loss's options.
+        loss_options: names of the options of both.
+        layer_options: those of them that the layer takes; the loss takes the others.
         calibrated: whether the layer has a `temperature`, to be set on validation data after
             training.
     """
@@ -60,6 +61,7 @@ class HeadInfo:
     layer: str
     loss: str
     loss_options: tuple[str, ...] = ()
+    layer_options: tuple[str, ...] = ()
     calibrated: bool = False
 
 
@@ -160,6 +162,8 @@ HEADS: Mapping[str, HeadInfo] = {
         ("alpha", "mixed_quadrants"),
         calibrated=True,
     ),
+    "logitnorm": HeadInfo("linear", "LogitNormHead", "LogitNormLoss", ("tau",)),
+    "t2fnorm": HeadInfo("linear", "T2FNormHead", "SoftMaxLoss", ("tau",), layer_options=("tau",)),
 }
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

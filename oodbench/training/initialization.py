@@ -33,6 +33,7 @@ def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: in
             data.images.shape[1],
             taps=spec.taps,
             options=spec.network_options,
+            loss_options=spec.loss_options,
         )
     if spec.normalization is None:
         mean, std = channel_statistics(data)

@@ -127,6 +127,7 @@ def _with_checkpoint(
         images.shape[0],
         taps=spec.taps,
         options=spec.network_options,
+        loss_options=spec.loss_options,
     )
     taken = load_weights(network, found, spec.network, head=spec.head)
     expected = _preprocessing(spec, network, found.tensors, images)

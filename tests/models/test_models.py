@@ -25,9 +25,12 @@ from oodbench.losses import (
     DisMaxLoss,
     IsoMaxPlusHead,
     IsoMaxPlusLoss,
+    LogitNormHead,
+    LogitNormLoss,
     Loss,
     SoftMaxHead,
     SoftMaxLoss,
+    T2FNormHead,
 )
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.registry import HEADS, NETWORKS, is_callable_name
@@ -276,6 +279,8 @@ def test_unknown_names_suggest_the_nearest() -> None:
         ("dismax", DisMaxHead, DisMaxLoss),
         ("isomax_plus", IsoMaxPlusHead, IsoMaxPlusLoss),
         ("dismax2022", DisMax2022Head, DisMax2022Loss),
+        ("logitnorm", LogitNormHead, LogitNormLoss),
+        ("t2fnorm", T2FNormHead, SoftMaxLoss),
     ],
 )
 def test_heads_come_with_their_losses(head: str, layer: type[nn.Module], loss: type[Loss]) -> None:
@@ -297,6 +302,24 @@ def test_loss_options() -> None:
     assert loss.labeled(4) == 2
     with pytest.raises(UserError, match="head 'dismax2022': mixed_quadrants must not be negative"):
         models.create_loss("dismax2022", mixed_quadrants=-1.0)
+    loss = models.create_loss("logitnorm", tau=0.5)
+    assert isinstance(loss, LogitNormLoss)
+    assert loss.tau == 0.5
+
+
+def test_loss_options_that_the_head_takes() -> None:
+    head = models.create("resnet8", 3, "t2fnorm", loss_options={"tau": 0.5}).head
+    assert isinstance(head, T2FNormHead)
+    assert head.tau.item() == 0.5
+    assert type(models.create_loss("t2fnorm", tau=0.5)) is SoftMaxLoss
+    assert type(models.create("resnet8", 3, "logitnorm", loss_options={"tau": 0.5}).head) is (
+        LogitNormHead
+    )
+    with pytest.raises(UserError, match="head 't2fnorm': tau must be positive"):
+        models.create("resnet8", 3, "t2fnorm", loss_options={"tau": -1.0})
+    with pytest.raises(UserError, match="head 't2fnorm' has no option 'tua'") as raised:
+        models.create("resnet8", 3, "t2fnorm", loss_options={"tua": 1.0})
+    assert "'tau'" in raised.value.hint
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -364,6 +387,10 @@ def test_describe_head() -> None:
         kind, weight, bias = described(layer)
         assert (kind, bias) == ("dismax", None)
         torch.testing.assert_close(weight, layer.prototypes.detach(), msg="as stored")
+    scaled = T2FNormHead(4, 3, tau=0.5)
+    kind, weight, bias = described(scaled)
+    assert kind == "linear"
+    torch.testing.assert_close((weight, bias), (2 * scaled.weight.detach(), scaled.bias.detach()))
     assert described(nn.Sequential(nn.Linear(4, 3))) == ("other", None, None)
 
 

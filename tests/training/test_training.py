@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import oodbench
 from oodbench.data import ImageArray
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.errors import UserError
@@ -261,7 +263,7 @@ class StoppedError(Exception):
     """Raised where a training is stopped."""
 
 
-@pytest.mark.parametrize("head", ["softmax", "dismax", "isomax_plus"])
+@pytest.mark.parametrize("head", ["softmax", "dismax", "isomax_plus", "logitnorm", "t2fnorm"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_stopped_in_an_epoch_and_taken_up_ends_with_the_same_weights(
     digits: Make, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, head: str, precision: str
@@ -648,6 +650,45 @@ def test_a_model_that_cannot_be_made_is_said_before_another_is_trained(
     with pytest.raises(UserError, match=said):
         models_of(tmp_path, text)
     assert not (tmp_path / "cache" / "checkpoints").exists()
+
+
+NORMALIZED = """\
+schema_version: 1
+name: normalized
+version: 1
+title: Normalized
+summary: Heads of normalized training
+id: digits
+ood: {far: [uniform-noise]}
+models:
+  LogitNorm: &model
+    network: resnet8
+    head: logitnorm
+    training: {epochs: 1, batch_size: 32, learning_rate: 0.02}
+  T2FNorm: {<<: *model, head: t2fnorm}
+  T2FNorm-warm: {<<: *model, head: t2fnorm, loss_options: {tau: 0.5}}
+matrix: {models: [LogitNorm, T2FNorm, T2FNorm-warm], detectors: [baseline, vim, react]}
+evaluation: {resamples: 100}
+"""
+
+
+def test_heads_of_normalized_training_by_one_line_of_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "normalized.yaml"
+    path.write_text(NORMALIZED)
+    run = oodbench.run(str(path), out=tmp_path / "run", seeds=1, device="cpu")
+    assert {record.status for record in run.records} == {"ok"}
+    losses = {record.model: record.loss for record in run.records}
+    assert losses == {"LogitNorm": "logitnorm", "T2FNorm": "t2fnorm", "T2FNorm-warm": "t2fnorm"}
+    assert len({record.method for record in run.records}) == 9
+    accuracy = {
+        record.model: record.value for record in run.records if record.metric == "id_accuracy"
+    }
+    assert min(accuracy.values()) > 0.5
+    again = oodbench.run(str(path), out=tmp_path / "again", seeds=1, device="cpu")  # from the cache
+    assert [record.value for record in again.records] == [record.value for record in run.records]
+    folder = tmp_path / "cache" / "checkpoints"
+    taus = {float(load_file(file)["network.head.tau"]) for file in folder.glob("resnet8-t2fnorm-*")}
+    assert sorted(taus) == pytest.approx([0.1, 0.5])
 
 
 def test_a_history_with_accuracies_is_of_that_test_split(

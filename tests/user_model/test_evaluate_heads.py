@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from oodbench import UserError
+from oodbench.losses import T2FNormHead
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -168,6 +169,24 @@ def test_heads_that_are_not_linear_give_features_and_no_weights(name: str) -> No
     np.testing.assert_allclose(
         found.scores["knn"]["id"], expected.scores["knn"]["id"], rtol=1e-3, atol=1e-5
     )
+
+
+def test_t2fnorm_is_a_linear_layer_with_the_weights_of_its_evaluation() -> None:
+    plain = classifier()
+    layer = T2FNormHead(12, CLASSES, tau=0.25)
+    with torch.no_grad():
+        layer.weight.copy_(plain[2].weight / 4)  # type: ignore[index]
+        layer.bias.copy_(plain[2].bias)  # type: ignore[index]
+    model = nn.Sequential(plain[0], plain[1], layer).eval()  # type: ignore[index]
+    methods = ["baseline", "energy", "vim", "react", "dice", "gradnorm"]
+    found = evaluated(model, methods)
+    assert found.head == "2"
+    assert found.skipped == {}
+    assert {record.loss for record in found.records} == {"t2fnorm"}
+    # W / tau is 16 times the weights over 4: the logits, features and weights are the same.
+    with torch.no_grad():
+        plain[2].weight.copy_(layer.evaluation_weight)  # type: ignore[index]
+    assert_same_scores(found, evaluated(plain, methods))
 
 
 class ZeroShot(nn.Module):

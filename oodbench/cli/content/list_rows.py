@@ -162,7 +162,8 @@ def table(kind: str, rows: list[Row]) -> Table:
             index = columns.index("summary")
             texts[index] = f"{row['status'].upper()}: {texts[index]}"
         cells.append(tuple(map(Cell, texts)))
-    return Table("", headings, (Section("", tuple(cells)),))
+    notes = (f"Heads (hf:PATH has softmax only): {', '.join(HEADS)}.",) if kind == "models" else ()
+    return Table("", headings, (Section("", tuple(cells)),), notes)
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from oodbench.errors import UserError
 from oodbench.losses import DistanceHead
-from oodbench.models.classifier import first_tensor, is_last_layer, vectors
+from oodbench.models.classifier import first_tensor, is_last_layer, linear_weight, vectors
 from oodbench.models.rounding_tolerance import precision, same, within_rounding
 from oodbench.models.structure.forward_pass import Call, ForwardPass
 from oodbench.models.structure.user_network import Function, has_weights, model_name
@@ -155,8 +155,7 @@ def is_transparent(seen: ForwardPass, head: str, features: str | None) -> bool:
         inputs = vectors(source.given, layer)
     else:
         inputs = vectors(first_tensor(source.output), source.module)
-    # A layer may make its weight of other parameters, as weight normalization does.
-    weight: Tensor = getattr(layer, "weight").detach().double().flatten(1)  # noqa: B009
+    weight = linear_weight(layer).double()
     bias: Tensor | None = getattr(layer, "bias", None)
     if weight.shape != (seen.logits.shape[1], inputs.shape[1]):
         return False

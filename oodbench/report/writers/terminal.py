@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -100,10 +101,10 @@ def render_document(document: Document, width: int = 120) -> str:
 
 
 def print_list(table: Table) -> None:
-    """Print a table on standard output: fitted to a terminal; elsewhere, one line for each row."""
+    """Print a table: fitted to a terminal, with its notes; elsewhere, one line for each row."""
     console = Console()
     if not console.is_terminal:
-        print(plain(table_renderables(table, _ENDLESS), _ENDLESS), end="")
+        print(plain(table_renderables(replace(table, notes=()), _ENDLESS), _ENDLESS), end="")
         return
     for each in table_renderables(table, console.width):
         console.print(each)

@@ -10,6 +10,9 @@ import pytest
 from helpers.commands import Command
 from helpers.tiny_content import TEN_LINES, content
 
+from oodbench.cli.content.list_rows import LISTERS, table
+from oodbench.plugins.catalog import Catalog
+
 pytestmark = pytest.mark.usefixtures("one_thread", "kept_networks", "empty_folder")
 
 
@@ -103,3 +106,10 @@ def test_networks_have_their_size_and_the_source_of_their_weights(command: Comma
         assert f"oodbench[{source}]" in rows[form]["summary"]
     shown = command("list", "models").out
     assert "25,557,032" in shown
+
+
+def test_heads_are_named_below_the_networks() -> None:
+    rows = LISTERS["models"](Catalog())
+    assert {"softmax", "dismax", "logitnorm", "t2fnorm"} <= set(rows[0]["heads"])
+    (note,) = table("models", rows).notes
+    assert all(head in note for head in rows[0]["heads"])

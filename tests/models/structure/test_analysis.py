@@ -230,7 +230,12 @@ def test_at_most_four_blocks_evenly_spaced(layers: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [("resnet8", "softmax"), ("resnet8", "dismax"), ("densenet_bc100", "softmax")],
+    [
+        ("resnet8", "softmax"),
+        ("resnet8", "dismax"),
+        ("resnet8", "t2fnorm"),
+        ("densenet_bc100", "softmax"),
+    ],
 )
 def test_networks_of_oodbench_keep_the_taps_they_name(name: str, head: str) -> None:
     network = oodbench.models.create(name, CLASSES, head)
@@ -238,6 +243,7 @@ def test_networks_of_oodbench_keep_the_taps_they_name(name: str, head: str) -> N
     assert (found.head_name, found.tap_names) == ("head", network.tap_names)
     assert found.tap_modules == network.tap_modules
     assert found.head is network.head
+    assert not found.opaque_head
     wrapped = oodbench.models.adapt(nn.Sequential(network), taps=["0.stem"])
     again = probed(wrapped).network
     assert list(again.tap_modules.values()) == [network.get_submodule("stem")]
