@@ -224,6 +224,7 @@ class StreamedSplit:
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=workers,
+            generator=torch.Generator(),  # a seed of workers is not drawn from the global one
             prefetch_factor=max(2, ahead // (workers * length)) if workers else None,
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from oodbench.data.decoding_choice import is_large, is_streamed
@@ -115,6 +116,18 @@ def test_images_are_those_of_the_cache(
     first, some = images.first()
     np.testing.assert_array_equal(first.numpy(), expected.images[:10])
     np.testing.assert_array_equal(some, expected.labels[:10])
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_no_random_number_is_drawn(
+    workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detectors that draw some get those of a run that caches."""
+    monkeypatch.setenv("OODBENCH_WORKERS", workers)
+    write_images(tmp_path)
+    before = torch.get_rng_state()
+    assert len(list(streamed(stores(tmp_path)[0]).batches())) == 4
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_nothing_is_stored(tmp_path: Path) -> None:
