@@ -6,11 +6,11 @@ fraction of images that it answers for; selective risk is the fraction of wrong 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import xlog1py
 
 from oodbench.metrics import roc
 from oodbench.metrics.sorted_scores import Array, checked_correctness, checked_scores, rank
@@ -78,8 +78,9 @@ def e_aurc(scores: npt.ArrayLike, correct: npt.ArrayLike) -> float:
         ValueError: as `aurc`.
     """
     value = aurc(scores, correct)
-    error_rate = 1 - np.asarray(correct, dtype=np.float64).mean()
-    return value - float(error_rate + xlog1py(1 - error_rate, -error_rate))
+    accuracy = float(np.asarray(correct, dtype=np.float64).mean())
+    limit = 1 - accuracy + (accuracy * math.log(accuracy) if accuracy > 0 else 0.0)
+    return value - limit
 
 
 def augrc(scores: npt.ArrayLike, correct: npt.ArrayLike) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from oodbench.data.missing_files import NeededFiles
 from oodbench.data.store.checkpoint_files import Weights
-from oodbench.models.published_weights.library_networks import weights_url
 from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import BenchmarkSpec
@@ -34,9 +33,15 @@ def needed_by(benchmarks: Iterable[BenchmarkSpec], catalog: Catalog) -> NeededFi
     for benchmark in benchmarks:
         manifests |= dict.fromkeys(benchmark.manifest(each) for each in benchmark.names)
         for model in benchmark.models.values():
-            url = "" if model.weights is None else weights_url(model.network, model.weights)
+            url = "" if model.weights is None else _weights_url(model.network, model.weights)
             needed += NeededFiles(
                 checkpoints=tuple((each, benchmark.file) for each in model.checkpoint),
                 weights=(Weights(model.network, url),) if url else (),
             )
     return needed + NeededFiles(tuple(map(catalog.dataset, manifests)))
+
+
+def _weights_url(network: str, weights: str) -> str:
+    from oodbench.models.published_weights.library_networks import weights_url  # imports torch
+
+    return weights_url(network, weights)
