@@ -76,7 +76,8 @@ _OPTION_A = (
 
 def _option_a(blocks: int, macs: float, parameters: int) -> NetworkInfo:
     return NetworkInfo(
-        f"CIFAR network of He et al. 2016, {6 * blocks + 2} layers, option-A shortcuts; 4 taps",
+        f"CIFAR network of He et al. 2016, {6 * blocks + 2} layers, option-A shortcuts; "
+        "4 feature layers",
         "oodbench.models.published_networks:PublishedResNet",
         {
             "blocks": (blocks,) * 3,
@@ -93,42 +94,44 @@ def _option_a(blocks: int, macs: float, parameters: int) -> NetworkInfo:
 
 NETWORKS: Mapping[str, NetworkInfo] = {
     "resnet8": NetworkInfo(
-        "CIFAR-style residual network, 6n+2 layers with n=1, widths 16/32/64; 4 taps",
+        "CIFAR-style residual network, 6n+2 layers with n=1, widths 16/32/64; 4 feature layers",
         "oodbench.models.resnet:small_resnet",
         {"blocks_per_stage": 1},
         12_500_992,
         78_042,
     ),
     "resnet20": NetworkInfo(
-        "CIFAR-style residual network, 6n+2 layers with n=3, widths 16/32/64; 4 taps",
+        "CIFAR-style residual network, 6n+2 layers with n=3, widths 16/32/64; 4 feature layers",
         "oodbench.models.resnet:small_resnet",
         {"blocks_per_stage": 3},
         40_812_544,
         272_474,
     ),
     "resnet18": NetworkInfo(
-        "ResNet-18 for small images (3x3 stem, no pooling), widths 64/128/256/512; 5 taps",
+        "ResNet-18 for small images (3x3 stem, no pooling), widths 64/128/256/512; "
+        "5 feature layers",
         "oodbench.models.resnet:large_resnet",
         {"blocks": (2, 2, 2, 2)},
         555_417_600,
         11_173_962,
     ),
     "resnet34": NetworkInfo(
-        "ResNet-34 for small images (3x3 stem, no pooling), widths 64/128/256/512; 5 taps",
+        "ResNet-34 for small images (3x3 stem, no pooling), widths 64/128/256/512; "
+        "5 feature layers",
         "oodbench.models.resnet:large_resnet",
         {"blocks": (3, 4, 6, 3)},
         1_159_397_376,
         21_282_122,
     ),
     "densenet_bc100": NetworkInfo(
-        "DenseNet-BC for small images, 100 layers, growth 12; 4 taps",
+        "DenseNet-BC for small images, 100 layers, growth 12; 4 feature layers",
         "oodbench.models.densenet:densenet",
         {"depth": 100, "growth": 12},
         287_926_272,
         769_162,
     ),
     "resnet18_32x32": NetworkInfo(
-        "ResNet-18 for small images, names of OpenOOD; 5 taps",
+        "ResNet-18 for small images, names of OpenOOD; 5 feature layers",
         "oodbench.models.published_networks:PublishedResNet",
         {
             "blocks": (2, 2, 2, 2),
@@ -141,7 +144,7 @@ NETWORKS: Mapping[str, NetworkInfo] = {
         "OpenOOD's checkpoints, or trained",
     ),
     "wrn40_2": NetworkInfo(
-        "Wide residual network, depth 40, widening 2, names of OpenOOD; 4 taps",
+        "Wide residual network, depth 40, widening 2, names of OpenOOD; 4 feature layers",
         "oodbench.models.published_networks:PublishedWideResNet",
         {"depth": 40, "widening": 2},
         327_598_080,

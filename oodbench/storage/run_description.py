@@ -286,9 +286,11 @@ class RunDescription(Description):
         found += [f"data set '{name}': {note}" for name, note in self.data_notes.items()]
         names = dict.fromkeys(file.name for file in self.unverified_files)
         if names:
+            recorded = any(file.sha256 for file in self.unverified_files)
             found.append(
                 "not verified against a published checksum, as none is known: "
-                f"{listed(names, most=20)}; run.json has the checksums of the first fetch"
+                f"{listed(names, most=20)}"
+                f"{'; run.json has the checksums of the first fetch' if recorded else ''}"
             )
         return tuple(found)
 

@@ -80,9 +80,15 @@ def read_lines(folder: Path) -> StoredLines:
         )
     unreadable: list[Discrepancy] = []
     records = _read(QualityRecord, folder, RECORDS, unreadable)
+    if not records and not unreadable:
+        raise UserError(
+            f"{folder / RECORDS} is empty: the run stopped before its first result.",
+            "Continue it with `oodbench run ... --resume`.",
+        )
     if not records:
-        first = f" {unreadable[0]}" if unreadable else ""
-        raise UserError(f"{folder / RECORDS} holds no record of this version of oodbench.{first}")
+        raise UserError(
+            f"{folder / RECORDS} holds no record of this version of oodbench. {unreadable[0]}"
+        )
     return StoredLines(
         records,
         _read(CostRecord, folder, COSTS, unreadable),

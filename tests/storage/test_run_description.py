@@ -9,7 +9,12 @@ import pytest
 
 import oodbench
 from oodbench.errors import UserError
-from oodbench.storage.run_description import Checksums, Environment, RunDescription
+from oodbench.storage.run_description import (
+    Checksums,
+    DescribedFile,
+    Environment,
+    RunDescription,
+)
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -39,6 +44,17 @@ def test_images_are_known_by_their_pixels_where_they_were_read() -> None:
         "a": {"test": "pixels", "train": "manifest"},
         "b": {"test": "small"},
     }
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 64])
+def test_checksums_of_the_first_fetch_are_named_where_there_are_any(sha256: str) -> None:
+    """The user's own unpacked folder was never fetched."""
+    (folder, *_) = sorted(RESULTS.glob("*/run.json"))
+    file = DescribedFile(of="R", name="weights.zip", sha256=sha256)
+    found = RunDescription.read(folder).model_copy(update={"unverified_files": [file]})
+    (said,) = [text for text in found.warning_texts if "weights.zip" in text]
+    assert said.startswith("not verified against a published checksum")
+    assert ("run.json has the checksums" in said) == bool(sha256)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

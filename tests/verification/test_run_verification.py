@@ -185,6 +185,13 @@ def test_other_schema(run: Path, command: Command) -> None:
     assert "schema_version is 2" in done.err
 
 
+def test_run_that_stopped_before_its_first_result(run: Path, command: Command) -> None:
+    (run / "records.jsonl").write_text("")
+    done = command("verify", run)
+    assert done.code == ExitCode.USAGE
+    assert "records.jsonl is empty: the run stopped before its first result" in done.err
+
+
 def test_no_run(tmp_path: Path, command: Command) -> None:
     done = command("verify", tmp_path)
     assert done.code == ExitCode.USAGE

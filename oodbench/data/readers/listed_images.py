@@ -26,7 +26,7 @@ from oodbench.data.stored_images import (
     listing_of,
     stamp,
 )
-from oodbench.errors import UserError, counted
+from oodbench.errors import UserError, counted, listed
 from oodbench.files import digest
 from oodbench.specs import ClassFoldersSpec, DatasetSpec, ListSpec, PlaceSpec, SplitName
 
@@ -56,8 +56,7 @@ def open_listed(spec: DatasetSpec, split: SplitName, root: Path) -> StoredImages
     if found.missing:
         raise UserError(
             f"{found.where} lacks {len(found.missing):,} of the list's "
-            f"{counted(len(entries), 'image')}: {', '.join(found.missing[:5])}"
-            f"{' ...' if len(found.missing) > 5 else ''}.",
+            f"{counted(len(entries), 'image')}: {listed(found.missing)}.",
             "Complete it; or move it away, and oodbench fetches the images.",
         )
     labels = None

@@ -107,7 +107,8 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = "" if isinstance(error, OSError) else (str(error).splitlines() or [""])[0].rstrip(".")
+    reason = "" if isinstance(error, OSError) else str(error).partition("\n")[0]
+    reason = reason.partition(". ")[0].rstrip(".")  # torch adds guesses to its first sentence
     return UserError(
         f"Checkpoint {path} is truncated, damaged or no checkpoint"
         f"{f' ({reason})' if reason else ''}.",

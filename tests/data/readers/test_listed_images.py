@@ -272,7 +272,7 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
     put(tmp_path, ["images_classic/toy/3.png"])
     error = error_of(small(tmp_path, paths), tmp_path)
     assert "images_classic lacks 8 of the list's 9 images: toy/0.png" in error.message
-    assert "toy/1.png, toy/2.png, toy/4.png, toy/5.png ..." in error.message
+    assert "toy/1.png, toy/2.png, toy/4.png, toy/5.png and 3 more." in error.message
     assert "toy/6.png" not in error.message
 
 

@@ -162,6 +162,7 @@ def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
     error = refusal(path)
     assert f"Checkpoint {path} is truncated, damaged or no checkpoint" in error.message
     assert "\n" not in error.message
+    assert ". " not in error.message, "one sentence"
 
 
 @pytest.mark.parametrize(
