@@ -159,7 +159,6 @@ def train(
     from oodbench.engine.device import find_device
     from oodbench.plugins.catalog import Catalog
     from oodbench.progress import Silent
-    from oodbench.storage.records import PUBLISHED
     from oodbench.training import distributed
     from oodbench.training.trained_models import train_models
 
@@ -174,7 +173,7 @@ def train(
     spec = catalog.benchmark(benchmark)
     for name, each in spec.models.items():
         if each.training is None and model in (None, name):
-            say(f"{name}: {PUBLISHED}, nothing to train.")
+            say(f"{name}: weights of a checkpoint, nothing to train.")
     place = distributed.local_device(find_device(device))
     with distributed.group(place) as group:
         trained = train_models(

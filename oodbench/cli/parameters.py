@@ -38,7 +38,7 @@ Seeds = Annotated[
         "--seeds",
         metavar="N",
         min=1,
-        help="Number of seeds: 0 .. N-1. Default: 3, or the number of published checkpoints.",
+        help="Number of seeds: 0 .. N-1. Default: 3, or the number of checkpoints.",
     ),
 ]
 Device = Annotated[

@@ -21,7 +21,6 @@ from oodbench.report.tables.document import Cell, Heading, Section, Table
 from oodbench.report.tables.notes import fit_split_notes, same_source_note, untuned_note
 from oodbench.report.writers.terminal import paragraph, table_renderables
 from oodbench.specs import ModelSpec
-from oodbench.storage.records import PUBLISHED
 
 _SUMS = ("trainings", "trained on", "training FLOPs", "passed over", "pass FLOPs")
 _NUMBERS = ("images", "FLOPs", "MB", *_SUMS)
@@ -188,11 +187,11 @@ def _trainings(plan: Plan) -> Table:
 def _recipe(model: ModelSpec, seeds: int) -> str:
     """How a model is trained, or its published weights, one checkpoint for each seed."""
     if model.weights is not None:
-        return f"{PUBLISHED}: weights {model.weights}"
+        return f"no training: weights {model.weights}"
     if model.training is None:
         used = model.checkpoint[:seeds]
         names = listed(dict.fromkeys(each.path or each.file_name for each in used), 2)
-        return f"{PUBLISHED}: {names}"
+        return f"no training: {names}"
     recipe = model.training
     named = f"{recipe.recipe}: " if recipe.recipe else ""
     return (

@@ -121,7 +121,7 @@ def _seeds(benchmark: BenchmarkSpec, methods: Sequence[Method], seeds: int | Non
         if seeds > most:
             raise UserError(
                 f"seeds: {counted(seeds, 'seed')} need as many checkpoints, and models.{name} of "
-                f"benchmark '{benchmark.name}' has {counted(most, 'published checkpoint')}.",
+                f"benchmark '{benchmark.name}' has {counted(most, 'checkpoint')}.",
                 f"Run --seeds {most}, or add checkpoints to the model.",
             )
     return seeds

@@ -16,7 +16,6 @@ from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Meter, Reporter
 from oodbench.specs import BenchmarkSpec, ModelSpec
-from oodbench.storage.records import PUBLISHED
 from oodbench.storage.run_description import TrainedOn
 from oodbench.training.checkpoints import (
     CheckpointKey,
@@ -57,7 +56,7 @@ class ModelStore:
     def source(self, model: str, seed: int) -> str:
         """Where the next `trained` gets a classifier from, in words."""
         if self.is_published(model):
-            return PUBLISHED
+            return "checkpoint of the benchmark"
         return "checkpoint from the cache" if self.key(model, seed).path.exists() else "trained"
 
     def key(self, model: str, seed: int) -> CheckpointKey:

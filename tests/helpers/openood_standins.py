@@ -50,8 +50,9 @@ def write_openood(
     (`helpers.standins.images_with_classes`); those of ImageNet are these, enlarged to about 240
     pixels, as JPEG files; ImageNet-C has 224x224.
 
-    Use them for the built-in names with `helpers.standins.use_standins(folder, monkeypatch)`, or by
-    hand: `--data-root FOLDER/data --plugins FOLDER`.
+    Use them for the built-in names with `helpers.standins.use_standins(folder, monkeypatch)`. By
+    hand, copy `data_manifests/` over that of a checkout, and give `--data-root FOLDER/data`: two
+    manifests of one name are an error.
 
     Args:
         folder: an empty folder.

@@ -111,12 +111,12 @@ def test_a_run_of_published_checkpoints(tmp_path: Path, command: Command) -> Non
     shown = command("run", file, "--dry-run")
     assert shown.code == 0
     assert "2 seeds" in shown.out
-    assert f"{PUBLISHED}: s0.pth, s1.pth" in " ".join(shown.out.split())
+    assert "no training: s0.pth, s1.pth" in " ".join(shown.out.split())
     assert "no training" in shown.out
 
     done = command("run", file, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert f"{PUBLISHED.capitalize()}, not trained by this run: R." in " ".join(done.out.split())
+    assert "Weights of a checkpoint, not trained by this run: R." in " ".join(done.out.split())
     run = oodbench.open_run(tmp_path / "run")
     assert isinstance(run, oodbench.Run)
     assert {record.seed for record in run.records} == {0, 1}
@@ -146,14 +146,14 @@ def test_seeds_are_limited_by_the_checkpoints(tmp_path: Path, command: Command) 
     done = command("run", file, "--seeds", "2", "--dry-run")
     assert done.code == 2
     assert "2 seeds need as many checkpoints" in done.err
-    assert "models.R of benchmark 'tiny' has 1 published checkpoint" in done.err
+    assert "models.R of benchmark 'tiny' has 1 checkpoint" in done.err
     assert "Run --seeds 1" in done.err
 
 
 def test_there_is_nothing_to_train(tmp_path: Path, command: Command) -> None:
     done = command("train", benchmark(tmp_path, "{path: absent.pth}"))
     assert (done.code, done.out) == (0, "")
-    assert f"R: {PUBLISHED}, nothing to train." in done.err
+    assert "R: weights of a checkpoint, nothing to train." in done.err
 
 
 def test_detectors_of_feature_layers_are_planned_for_networks_of_libraries(
@@ -165,7 +165,7 @@ def test_detectors_of_feature_layers_are_planned_for_networks_of_libraries(
     shown = command("run", file, "--dry-run")
     assert shown.code == 0, shown.err
     assert "Skipped" not in shown.out
-    assert f"{PUBLISHED}: weights pretrained" in " ".join(shown.out.split())
+    assert "no training: weights pretrained" in " ".join(shown.out.split())
 
 
 def test_errors_name_the_model(tmp_path: Path, command: Command) -> None:

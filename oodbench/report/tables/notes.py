@@ -9,7 +9,6 @@ from oodbench.report.leaderboard import ORACLE_LABEL, RANKED_BY, SHOWN, Leaderbo
 from oodbench.report.seed_means import FEWEST_SEEDS, LEVEL
 from oodbench.report.tables.document import TIED_SIGN
 from oodbench.report.tables.values import BASELINE_SIGN, SPREAD_SIGN
-from oodbench.storage.records import PUBLISHED
 
 
 def notes(board: LeaderboardData, best: str) -> tuple[str, ...]:
@@ -25,7 +24,7 @@ def notes(board: LeaderboardData, best: str) -> tuple[str, ...]:
     published = dict.fromkeys(row.model for row in board.rows if row.weights)
     if published:
         found.append(
-            f"{PUBLISHED.capitalize()}, not trained by this run: {', '.join(published)}. Seed k is "
+            f"Weights of a checkpoint, not trained by this run: {', '.join(published)}. Seed k is "
             "the k-th checkpoint, counted from 0."
         )
     if any(row.untuned for row in board.rows):
