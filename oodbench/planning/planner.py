@@ -220,7 +220,7 @@ def _dataset(benchmark: BenchmarkSpec, catalog: Catalog, name: str) -> DatasetSp
     if name == benchmark.tuning_ood and benchmark.manifest(name) not in known:
         raise UserError(
             f"{key_place(benchmark, 'tuning', 'ood')}: there is no data set '{name}'.",
-            did_you_mean(name, known),
+            did_you_mean(name, [*known, *benchmark.names]),
         )
     if name in benchmark.datasets:
         check_known(f"datasets.{name}", benchmark.manifest(name), known, benchmark)

@@ -199,7 +199,8 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
         more = len(errors) - len(alike)
         if more:
             hint = f"{hint} ({more} more below it)".strip()
-        text = f"{place_of(path, where)}: {key + ': ' if key else ''}{message}."
+        end = "" if message.endswith((".", "?")) else "."
+        text = f"{place_of(path, where)}: {key + ': ' if key else ''}{message}{end}"
         raise UserError(text, hint) from failure
 
 

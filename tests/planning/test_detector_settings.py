@@ -99,6 +99,15 @@ def test_a_split_that_moves_nothing_is_accepted() -> None:
         ),
         ({"tuning": {"grids": {"knn": {"k": [3, 0]}}}}, "tuning.grids.knn.k: ", ""),
         ({"tuning": VALIDATION | {"ood": "lettres"}}, "mine.yaml: tuning.ood: ", "'letters'"),
+        (
+            {
+                "datasets": {"own": "letters"},
+                "ood": {"near": ["own"]},
+                "tuning": VALIDATION | {"ood": "onw"},
+            },
+            "mine.yaml: tuning.ood: ",
+            "'own'",
+        ),
     ],
 )
 def test_what_is_refused(changes: Mapping[str, Any], message: str, hint: str) -> None:

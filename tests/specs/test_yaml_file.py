@@ -207,6 +207,7 @@ def test_several_errors_are_counted(tmp_path: Path) -> None:
         ({"ood": {"near": ["digits"]}}, "'digits' is the in-distribution data set"),
         ({"datasets": {"leters": "mine"}}, "datasets: 'leters' is no data set of this benchmark"),
         ({"datasets": {"leters": "mine"}}, "Did you mean 'letters'?"),
+        ({"datasets": {"xyz": "mine"}}, "Known: digits, letters"),
         (
             {"datasets": {"a": "x", "b": "x"}, "ood": {"near": ["a"], "far": ["b"]}},
             "datasets: 'a' and 'b' are both the test images of manifest 'x'",
@@ -229,6 +230,7 @@ def test_benchmarks_that_contradict_themselves(
     with pytest.raises(UserError) as raised:
         validate(BenchmarkSpec, benchmark(**changes), tmp_path / "mine.yaml")
     assert said in raised.value.message
+    assert not raised.value.message.endswith(("..", "?."))
 
 
 @pytest.mark.parametrize(
