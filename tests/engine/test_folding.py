@@ -169,6 +169,38 @@ def test_modules_that_others_watch_or_change_are_left_alone(
     assert len(folded(classifier).folding) == 1
 
 
+@pytest.mark.parametrize("around", ["convolution", "BatchNorm"])
+def test_a_hook_on_a_module_around_one_gets_what_it_got(around: str) -> None:
+    """It gets the convolution's own output."""
+
+    def flow(net: Any, x: Tensor) -> Tensor:
+        return net.around_bn(net.wrapped(net.bn1(net.conv1(x)).relu())).relu()  # type: ignore[no-any-return]
+
+    classifier, seen = of_parts(flow), []
+    module: Any = classifier.network.module
+    module.around_bn = nn.Sequential(module.bn2)
+    assert len(folded(classifier).folding) == 2
+    if around == "convolution":
+        module.wrapped.register_forward_hook(lambda *given: seen.append(given[-1].clone()))
+    else:
+        module.around_bn.register_forward_pre_hook(lambda *given: seen.append(given[-1][0].clone()))
+    runner = folded(classifier)
+    assert len(runner.folding) == 1
+    with torch.no_grad():
+        classifier(images())
+        with runner.attached():
+            runner.outputs(images())
+    check_close(seen[-1], seen[-2])
+
+
+def test_a_hook_on_all_modules_leaves_all_alone() -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda *given: None)
+    try:
+        assert not len(folded(of_parts(plain)).folding)
+    finally:
+        handle.remove()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_left_alone(dtype: torch.dtype) -> None:
     classifier = of_parts(plain).to(dtype)

@@ -135,7 +135,8 @@ def find_folding(classifier: Classifier, images: Tensor) -> Folding:
     """The BatchNorms that can be folded.
 
     Such a BatchNorm is in evaluation mode, float32 or float64, and its input is the output of a
-    convolution. Both run once in a forward pass and nobody put hooks on them. Nothing else reads
+    convolution. Both run once in a forward pass, and no hook of others gets that output, be it on
+    these modules, on a module around one of them or on all modules. Nothing else reads
     the convolution's output: with NaN in its place for everything but the BatchNorm, the logits,
     the penultimate features and the feature layers stay the same, bit for bit. With all of them
     folded, these values stay the same up to rounding.
@@ -159,6 +160,8 @@ def _found(classifier: Classifier, images: Tensor) -> Folding | None:
     modules = list(classifier.modules())
     norms = any(isinstance(module, _NORMS) and _foldable(module) for module in modules)
     if not norms or any(map(_is_compiled, modules)) or not images.is_floating_point():
+        return None
+    if nn.modules.module._has_any_global_hook():
         return None
     pairs = _adjacent(classifier, images)
     if not pairs:
@@ -185,12 +188,16 @@ def _foldable(module: nn.Module) -> bool:
     tensors = [*module.parameters(), *(each for each in module.buffers() if each.ndim)]
     if type(module) not in (*_CONVOLUTIONS, *_NORMS) or "forward" in vars(module):
         return False
-    if any(getattr(module, hooks) for hooks in _HOOKS):
+    if _is_hooked(module):
         return False
     if type(module) in _NORMS and (module.training or getattr(module, "running_var", None) is None):
         return False
     kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
     return len(kinds) == 1 and next(iter(kinds))[0] in (torch.float32, torch.float64)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return any(getattr(module, hooks) for hooks in _HOOKS)
 
 
 def _adjacent(classifier: Classifier, images: Tensor) -> list[_Adjacent]:
@@ -202,14 +209,25 @@ def _adjacent(classifier: Classifier, images: Tensor) -> list[_Adjacent]:
     def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         runs.setdefault(module, []).append((inputs, output))
 
-    with watched(classifier, record, lambda name, module: _foldable(module)):
+    with watched(classifier, record, lambda name, module: _foldable(module) or _is_hooked(module)):
         classifier(images)
+    shown = {
+        id(value)
+        for module, calls in runs.items()
+        if _is_hooked(module)
+        for inputs, output in calls
+        for value in (*inputs, output)
+    }
     once = {
         module: calls[0]
         for module, calls in runs.items()
-        if len(calls) == 1 and len(calls[0][0]) == 1 and module not in kept
+        if len(calls) == 1 and len(calls[0][0]) == 1 and module not in kept and _foldable(module)
     }
-    gave = {id(out): each for each, (_, out) in once.items() if isinstance(each, _CONVOLUTIONS)}
+    gave = {
+        id(out): each
+        for each, (_, out) in once.items()
+        if isinstance(each, _CONVOLUTIONS) and id(out) not in shown
+    }
     return [
         (gave[id(inputs[0])], module)
         for module, (inputs, _) in once.items()
