@@ -163,7 +163,7 @@ def _method_notes(
             f"Whether both runs have the same trained networks of {models['unknown']} is unknown: "
             f"a run.json with checksums is missing. {_SPREAD}"
         )
-    if without := [each.method for each in compared if not each.by_scores]:
+    if without := [each.method for each in compared if each.by_records]:
         yield (
             f"A run has no scores of {listed(without)}. These methods are compared by the "
             "intervals of the records, which show less than a paired test on the same images."

@@ -32,6 +32,8 @@ Hypothesis = tuple[str, str, frozenset[str]]
 
 _ROUNDING = 1e-9
 
+_OF_RECORDS: Test = "intervals of the records"
+
 PairedSets = Mapping[str, paired_scores.PairedSet]
 """OOD set -> paired scores."""
 
@@ -62,7 +64,7 @@ class MethodComparison:
     Attributes:
         seeds: seeds that both runs have; empty if it is not in both.
         networks: whether both runs have the same networks for these seeds.
-        by_scores: whether it is compared by its scores.
+        by_records: whether it is compared by the intervals of its records, for want of scores.
         contradicted: names of the sides with records that do not follow from their scores.
         tested: a change for each metric and column.
 
@@ -88,7 +90,6 @@ class MethodComparison:
         }
         reason = different_protocol(base, head, method) if in_both else self._absent()
         paired = None if reason or not in_both else self._pair(chosen, shared)
-        self.by_scores = paired is not None
         self.contradicted = [
             side.name
             for place, side in enumerate((base, head))
@@ -99,6 +100,7 @@ class MethodComparison:
             for metric in chosen
             for column in self._columns()
         ]
+        self.by_records = any(each.change.test == _OF_RECORDS for each in self.tested)
 
     def _columns(self) -> list[Column]:
         """Sets, groups and mean; none if neither run has values."""
@@ -192,7 +194,7 @@ class MethodComparison:
 
     def _by_records(self, change: Change, sets: Sequence[str]) -> Tested:
         """The change, tested by the intervals of the records."""
-        change = replace(change, test="intervals of the records")
+        change = replace(change, test=_OF_RECORDS)
         measured = [
             [side.measured(self.method, change.metric, ood) for side in (self.base, self.head)]
             for ood in sets

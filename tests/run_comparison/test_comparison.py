@@ -201,7 +201,9 @@ def test_another_protocol(write: Write) -> None:
     base = write("base", {("A", 0): A})
     head = write("head", {("A", 0): A}, tuned_on="fgsm")
     words = "other protocol: tuned on 'none' in the base, 'fgsm' in the head"
-    assert reasons(compare_runs(base, head)) == {words}
+    found = compare_runs(base, head)
+    assert reasons(found) == {words}
+    assert not [note for note in found.notes if "scores" in note], "both have scores"
     part = write("part", {("A", 0): A}, tuned_on="fgsm", untuned=["k"])
     assert "k not tuned in the head" not in reasons(compare_runs(head, part)).pop()
     assert "nothing not tuned in the base, k in the head" in reasons(compare_runs(head, part)).pop()
