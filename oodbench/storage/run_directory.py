@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,10 @@ Key = tuple[str, int]
 
 RECORDS, COSTS, TRAINING = "records.jsonl", "costs.jsonl", "training.jsonl"
 DIFFERENCES = "differences.jsonl"
+
+_one_reader = threading.Lock()
+"""NumPy parses headers with `ast`, which in CPython 3.11 may fail while another thread parses ("AST
+constructor recursion depth mismatch")."""
 
 
 class RunDirectory:
@@ -175,7 +180,7 @@ class RunDirectory:
         """
         path = self.scores_path(key)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with _one_reader, np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"Cannot read the scores in {path}: {error}.") from error

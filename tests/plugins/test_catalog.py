@@ -492,8 +492,8 @@ def test_every_shipped_benchmark_is_valid(name: str) -> None:
     suite = catalog.is_suite(name)
     specs = load_suite(catalog, name).members.values() if suite else [catalog.benchmark(name)]
     for spec in specs:
-        for dataset in (spec.id, *spec.ood_groups):
-            catalog.dataset(dataset)
+        for dataset in spec.names:
+            catalog.dataset(spec.manifest(dataset))
 
 
 # --- suites and published numbers -----------------------------------------------------------------
