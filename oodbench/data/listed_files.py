@@ -9,7 +9,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -28,6 +27,9 @@ from oodbench.specs import DatasetSpec, FileSpec, ListSpec, PlaceSpec, SplitName
 
 _FIRST = 20
 """Number of images of a list that show whether a place has its images."""
+
+_verified: set[tuple[FileStamp, ...]] = set()
+"""The files of places that this process has verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,7 @@ def _fetch_list(spec: DatasetSpec, listing: ListSpec, root: Path, say: Reporter)
     raise _unreachable(
         reasons,
         "its list cannot be fetched",
-        f"Put OpenOOD's folder '{listing.path.partition('/')[0]}' into {root}, or connect this "
+        f"Put the folder '{listing.path.partition('/')[0]}' into {root}, or connect this "
         "machine to the internet.",
     ) from first
 
@@ -287,18 +289,12 @@ def _is_here(place: PlaceSpec, root: Path) -> bool:
 def _verify(spec: DatasetSpec, place: PlaceSpec, root: Path, say: Reporter) -> None:
     """Fetch the files of a place as far as they are missing; verify each once in a process."""
     folder = root / place.folder
-    if _stamps(place, folder) in _verified():
+    if _stamps(place, folder) in _verified:
         return
     fetch(_Files(spec.name, place.folder, place.files), root, say)
-    _verified().add(_stamps(place, folder))
+    _verified.add(_stamps(place, folder))
 
 
 def _stamps(place: PlaceSpec, folder: Path) -> tuple[FileStamp, ...]:
     paths = [folder / file.name for file in place.files]
     return tuple(FileStamp.of(str(path), path.stat()) for path in paths if path.is_file())
-
-
-@lru_cache(maxsize=1)
-def _verified() -> set[tuple[FileStamp, ...]]:
-    """The files of places that this process has verified."""
-    return set()

@@ -148,7 +148,7 @@ def test_an_archive_with_another_list(server: Server, tmp_path: Path) -> None:
         values(manifest(server), tmp_path)
     assert "its list cannot be fetched: " in caught.value.message
     assert "bundle.zip has another version of toy/test_toy.txt." in caught.value.message
-    assert f"Put OpenOOD's folder 'benchmark_imglist' into {tmp_path}" in caught.value.hint
+    assert f"Put the folder 'benchmark_imglist' into {tmp_path}" in caught.value.hint
 
 
 def test_a_machine_offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

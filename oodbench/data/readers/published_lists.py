@@ -64,8 +64,7 @@ def read_list(spec: DatasetSpec, listing: ListSpec, root: Path) -> list[ListedIm
     if path is None:
         raise UserError(
             f"there is no list {places_of(listing.path, root)[0]}.",
-            f"Run `oodbench data fetch {spec.name}`, or put OpenOOD's folder 'benchmark_imglist' "
-            "there.",
+            f"Run `oodbench data fetch {spec.name}`, or put the folder of the lists there.",
         )
     content = path.read_bytes().replace(b"\r\n", b"\n")
     found = sha256(content).hexdigest()
