@@ -7,8 +7,8 @@ from torch import Tensor
 from oodbench import Batches, Detector, Head, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
 from oodbench.numerics.input_checks import fraction, one_of
-from oodbench.numerics.moments import mean_features
-from oodbench.numerics.quantiles import EntryQuantiles
+from oodbench.numerics.statistics.moments import mean_features
+from oodbench.numerics.statistics.quantiles import EntryQuantiles
 
 
 @register(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from oodbench import Batches, Detector, Head, Outputs, register
-from oodbench.numerics.moments import mean_features
+from oodbench.numerics.statistics.moments import mean_features
 
 SMALLEST_DISTANCE = 1e-8
 """Smaller distances from the mean feature count as this one: every score is finite."""

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import max_probability
-from oodbench.numerics.gram import (
+from oodbench.numerics.input_checks import at_least, require_images
+from oodbench.numerics.statistics.gram import (
     evenly_spaced,
     gram_row_sums,
     most_that_fit,
     ranges_bytes,
     too_large,
 )
-from oodbench.numerics.input_checks import at_least, require_images
 
 
 @register(

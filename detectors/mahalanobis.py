@@ -10,8 +10,8 @@ from torch import Tensor
 
 from oodbench import Batches, Outputs, PerturbingDetector, register
 from oodbench.numerics.input_checks import labels_of, not_negative
-from oodbench.numerics.moments import ClassMoments, require_variation
-from oodbench.numerics.regression import LogisticModel, fit_logistic_regression
+from oodbench.numerics.likelihood.regression import LogisticModel, fit_logistic_regression
+from oodbench.numerics.statistics.moments import ClassMoments, require_variation
 
 
 @register(

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.input_checks import not_negative
-from oodbench.numerics.moments import mean_features
+from oodbench.numerics.statistics.moments import mean_features
 
 
 @register(

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
-from oodbench.numerics.activation_vectors import distances_to_means, distances_within_classes
 from oodbench.numerics.input_checks import at_least, labels_of, require_positive_logits
-from oodbench.numerics.moments import ClassMeans
+from oodbench.numerics.likelihood.weibull import WeibullTails, fit_weibull_tails, largest_of_classes
 from oodbench.numerics.row_sample import RowSample
-from oodbench.numerics.weibull import WeibullTails, fit_weibull_tails, largest_of_classes
+from oodbench.numerics.statistics.activation_vectors import (
+    distances_to_means,
+    distances_within_classes,
+)
+from oodbench.numerics.statistics.moments import ClassMeans
 
 
 @register(

@@ -7,8 +7,8 @@ from torch import Tensor
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
 from oodbench.numerics.input_checks import fraction, one_of
-from oodbench.numerics.quantiles import StreamingQuantiles
 from oodbench.numerics.shaping import Place, activations, rectify, spatial_mean
+from oodbench.numerics.statistics.quantiles import StreamingQuantiles
 
 SAMPLE = 2**20
 """Largest number of activations in the sample; the rank of its percentile is right to 0.0005."""

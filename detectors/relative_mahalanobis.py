@@ -7,7 +7,7 @@ from torch import Tensor
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import squared_distances
 from oodbench.numerics.input_checks import labels_of
-from oodbench.numerics.moments import ClassMoments, require_variation
+from oodbench.numerics.statistics.moments import ClassMoments, require_variation
 
 
 @register(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.input_checks import labels_of, require_every_class
-from oodbench.numerics.moments import ClassMeans
+from oodbench.numerics.statistics.moments import ClassMeans
 
 
 @register(

@@ -8,7 +8,7 @@ from torch import Tensor
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import max_log_odds
 from oodbench.numerics.input_checks import labels_of, require_images
-from oodbench.numerics.temperature import calibrate as likeliest_temperature
+from oodbench.numerics.likelihood.temperature import calibrate as likeliest_temperature
 
 
 @register(

@@ -7,8 +7,8 @@ from torch import Tensor
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
 from oodbench.numerics.input_checks import one_of
-from oodbench.numerics.quantiles import StreamingQuantiles
 from oodbench.numerics.shaping import rectify
+from oodbench.numerics.statistics.quantiles import StreamingQuantiles
 
 SAMPLE = 10_000
 """Largest number of images in the sample; ranks of its quantiles are right to about 0.005."""

@@ -153,7 +153,7 @@ class DisMax2022Head(IsoMaxPlusHead):
 
     In evaluation mode logits are divided by `temperature`, a buffer that is stored with the
     weights. It is 1 until it is set from validation data
-    (`oodbench.numerics.temperature.calibrate`); the paper sets it on the test set.
+    (`oodbench.numerics.likelihood.temperature.calibrate`); the paper sets it on the test set.
 
     Args:
         in_features: D, the dimension of the penultimate features.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.numerics.regression import LogisticModel, fit_logistic_regression
+from oodbench.numerics.likelihood.regression import LogisticModel, fit_logistic_regression
 
 
 @register(

@@ -15,7 +15,7 @@ from oodbench import models
 from oodbench.data import ImageArray
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
-from oodbench.numerics.temperature import calibrate
+from oodbench.numerics.likelihood.temperature import calibrate
 from oodbench.specs import ModelSpec
 from oodbench.training import distributed
 from oodbench.training.augmentation import augment, draw

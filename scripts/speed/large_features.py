@@ -30,7 +30,7 @@ import oodbench
 from oodbench.detector import Detector, Head, Outputs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.meters import tensor_bytes
-from oodbench.numerics.gram import gram_row_sums
+from oodbench.numerics.statistics.gram import gram_row_sums
 from oodbench.planning.plan import FITTED_ON
 from oodbench.plugins.catalog import Catalog
 

@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 
-from oodbench.numerics.regression import fit_logistic_regression
+from oodbench.numerics.likelihood.regression import fit_logistic_regression
 
 
 def main() -> None:

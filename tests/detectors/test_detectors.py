@@ -25,7 +25,7 @@ from oodbench.engine.passes.input_gradients import step_sign
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import pass_outputs, score_batch, score_split
 from oodbench.models.classifier import Classifier, Network
-from oodbench.numerics.regression import fit_logistic_regression
+from oodbench.numerics.likelihood.regression import fit_logistic_regression
 from oodbench.planning.plan import Method
 from oodbench.testing.planted import PlantedBatches
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 import oodbench
 from oodbench import Detector, Head, Outputs, metrics
 from oodbench.detector import Batches
-from oodbench.numerics.moments import ClassMoments
+from oodbench.numerics.statistics.moments import ClassMoments
 from oodbench.plugins.catalog import Catalog
 
 Array = NDArray[np.float64]

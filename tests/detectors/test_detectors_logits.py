@@ -19,7 +19,7 @@ import oodbench
 from oodbench import Detector, Head, Outputs
 from oodbench.detector import Batches
 from oodbench.errors import NotFittedError
-from oodbench.numerics.temperature import LOWEST, calibrate
+from oodbench.numerics.likelihood.temperature import LOWEST, calibrate
 
 Array = NDArray[np.float64]
 

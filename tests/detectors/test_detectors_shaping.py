@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import oodbench
 from oodbench import Detector, Head, Outputs
 from oodbench.detector import Batches
-from oodbench.numerics.gram import gram_row_sums
+from oodbench.numerics.statistics.gram import gram_row_sums
 
 Array = NDArray[np.float64]
 Stages = tuple[nn.Module, nn.Module, nn.Module]  # up to Block 3, Block 4, and what comes after
@@ -744,7 +744,7 @@ def test_gram_takes_as_many_layers_as_fit_the_memory(
 ) -> None:
     unit = 2 * 50 * 10 * 4
     most = int(share * sum(widths) * unit)
-    monkeypatch.setattr("oodbench.numerics.gram.MOST_BYTES", most)
+    monkeypatch.setattr("oodbench.numerics.statistics.gram.MOST_BYTES", most)
 
     def size(detector: Any) -> int:
         return sum(widths[int(name.removeprefix("layer"))] * unit for name in detector.ranges)
@@ -780,7 +780,7 @@ def test_gram_takes_as_many_layers_as_fit_the_memory(
 
 
 def test_gram_of_taps_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oodbench.numerics.gram.MOST_BYTES", 1000)
+    monkeypatch.setattr("oodbench.numerics.statistics.gram.MOST_BYTES", 1000)
     detector, outputs = gram_of([5, 4], "taps")
     with pytest.raises(ValueError, match=r"take lower powers"):
         detector.fit(Pass(outputs, classes=50))

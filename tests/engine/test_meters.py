@@ -17,7 +17,7 @@ from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, t
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.losses import DisMaxHead
 from oodbench.models.classifier import Classifier, Network
-from oodbench.numerics.moments import TiedGaussian
+from oodbench.numerics.statistics.moments import TiedGaussian
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")

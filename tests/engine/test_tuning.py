@@ -37,7 +37,7 @@ from oodbench.engine.tuning_data import (
     adversarial_data,
 )
 from oodbench.models.classifier import Classifier
-from oodbench.numerics.regression import fit_logistic_regression
+from oodbench.numerics.likelihood.regression import fit_logistic_regression
 from oodbench.planning.plan import Method
 from oodbench.specs import TuningSpec
 

@@ -27,7 +27,7 @@ from helpers.pytorch_ood_peer import (
     Relation,
     everywhere,
 )
-from oodbench.numerics.weibull import TRANSLATION
+from oodbench.numerics.likelihood.weibull import TRANSLATION
 
 # --- their scores --------------------------------------------------------------------------------
 

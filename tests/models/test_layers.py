@@ -22,7 +22,7 @@ from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier
 from oodbench.models.densenet import DenseNet
 from oodbench.models.layers import find_layers
-from oodbench.numerics.gram import gram_row_sums
+from oodbench.numerics.statistics.gram import gram_row_sums
 
 CLASSES = 4
 
@@ -248,7 +248,8 @@ def test_gram_reads_no_more_layers_than_fit_the_memory(
     explicit = tried(fitting)
     ranges = explicit.detectors["gram"].ranges
     monkeypatch.setattr(
-        "oodbench.numerics.gram.MOST_BYTES", sum(2 * low.numel() * 4 for low, _ in ranges.values())
+        "oodbench.numerics.statistics.gram.MOST_BYTES",
+        sum(2 * low.numel() * 4 for low, _ in ranges.values()),
     )
     found = tried("auto")
     assert found.failed == {}

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodbench import Outputs
-from oodbench.numerics.gram import gram_row_sums
 from oodbench.numerics.shaping import (
     activations,
     dominant_eigenvectors,
@@ -24,6 +23,7 @@ from oodbench.numerics.shaping import (
     sharpening,
     spatial_mean,
 )
+from oodbench.numerics.statistics.gram import gram_row_sums
 
 PERCENTILES = (0.0, 0.5, 0.65, 0.9, 0.95)
 
@@ -279,7 +279,7 @@ def test_gram_row_sums_in_half_precision() -> None:
 def test_gram_row_sums_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     x = random(7, 3, 4, 4)
     whole = gram_row_sums(x, 4)
-    monkeypatch.setattr("oodbench.numerics.gram.BLOCKS", {"cpu": 100})
+    monkeypatch.setattr("oodbench.numerics.statistics.gram.BLOCKS", {"cpu": 100})
     torch.testing.assert_close(gram_row_sums(x, 4), whole, rtol=1e-12, atol=1e-12)
     layout = x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(gram_row_sums(layout, 4), whole, rtol=1e-12, atol=1e-12)

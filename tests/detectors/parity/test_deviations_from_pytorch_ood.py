@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 import oodbench
 from oodbench import Head, Outputs
-from oodbench.numerics.weibull import TRANSLATION
+from oodbench.numerics.likelihood.weibull import TRANSLATION
 
 
 def test_confident_images_are_tied_there() -> None:

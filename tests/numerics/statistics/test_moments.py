@@ -16,8 +16,8 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from oodbench.numerics.functional import max_probability, negative_entropy, squared_distances
-from oodbench.numerics.moments import ClassMoments, TiedGaussian
-from oodbench.numerics.regression import fit_logistic_regression
+from oodbench.numerics.likelihood.regression import fit_logistic_regression
+from oodbench.numerics.statistics.moments import ClassMoments, TiedGaussian
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.numerics.temperature import HIGHEST, LOWEST, calibrate, expected_calibration_error
+from oodbench.numerics.likelihood.temperature import (
+    HIGHEST,
+    LOWEST,
+    calibrate,
+    expected_calibration_error,
+)
 
 
 def problem(count: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodbench.numerics.quantiles import StreamingQuantiles
+from oodbench.numerics.statistics.quantiles import StreamingQuantiles
 
 FRACTIONS = (0.0, 0.01, 0.5, 0.6, 0.85, 0.9, 0.95, 0.99, 1.0)
 

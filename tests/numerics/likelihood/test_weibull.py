@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import weibull_min
 
-from oodbench.numerics.weibull import (
+from oodbench.numerics.likelihood.weibull import (
     TRANSLATION,
     WeibullTails,
     fit_weibull_tails,

@@ -1,0 +1,1 @@
+"""Models that are fitted by maximum likelihood: logistic regression, temperature, Weibull tails."""

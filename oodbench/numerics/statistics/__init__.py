@@ -1,0 +1,1 @@
+"""Statistics of features and activations that detectors gather while they are fitted."""
