@@ -36,6 +36,7 @@ SHAPINGS = {"s": prune_and_sharpen, "p": prune, "b": prune_and_level}
     needs=("features", "feature_map", "head"),
     # The grid of OpenOOD and pytorch-ood 0.4.0.
     search_space={"percentile": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)},
+    nonnegative_features=True,
 )
 class ASH(Detector):
     """Energy of W s(h) + b, where s prunes an image's values below its own percentile.
@@ -45,6 +46,9 @@ class ASH(Detector):
     s1 / k. Values tied at the threshold share the remaining places; the authors' code chooses among
     them arbitrarily. Such ties matter in ASH-B only, when fewer than k values are positive. At
     least one value is kept, and where s2 is not positive ASH-S does not scale.
+
+    The formula assumes values that are not negative. Among signed values, the lowest ones are the
+    most negative, not the weakest, and s1 / s2 does not say how few values are strong.
 
     Args:
         variant: "s", "p" or "b".

@@ -24,12 +24,17 @@ from oodbench.numerics.statistics.quantiles import EntryQuantiles
     needs=("features", "head", "fit"),
     # The grid of pytorch-ood 0.4.0; the published code's default is 0.9.
     search_space={"p": (0.1, 0.3, 0.5, 0.7, 0.9)},
+    nonnegative_features=True,
 )
 class DICE(Detector):
     """Energy of (W * M) h + b, where M keeps the weights that contribute most.
 
     A weight contributes V_cd = W_cd E[h_d], its part in the logit of a mean training image. M is 1
     where V exceeds the p-quantile of all its C x D entries, 0 elsewhere.
+
+    The mean image stands for all images where features are not negative: W_cd h_d then has the sign
+    of V_cd in each. Signed features cancel in E[h_d], and a weight with V near 0 may contribute
+    much to the logits of single images.
 
     Args:
         p: fraction of the weights that are dropped, in [0, 1).

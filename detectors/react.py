@@ -27,12 +27,17 @@ SAMPLE = 2**20
     needs=("features", "feature_map", "head", "fit"),
     # The grid of pytorch-ood 0.4.0 and OpenOOD; the paper's p is 90 (per cent).
     search_space={"percentile": (0.85, 0.9, 0.95, 0.99)},
+    nonnegative_features=True,
 )
 class ReAct(Detector):
     """Energy of W min(h, c) + b, with h the penultimate features.
 
     c is one number, the percentile of all features of the training images together. (The authors'
     code takes it from some 2,000 images of ImageNet's validation split.)
+
+    The paper assumes features after a ReLU (it models them as rectified Gaussians): the abnormally
+    strong ones are positive, and one threshold cuts them off. Of signed features, strong negative
+    ones stay.
 
     Args:
         percentile: a fraction in [0, 1).

@@ -25,6 +25,7 @@ from oodbench.numerics.shaping import Place, activations, largest, sharpening
     search_space={
         "percentile": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
     },
+    nonnegative_features=True,
 )
 class SCALE(Detector):
     """Energy of W (r h) + b, with r = exp(s1 / s2).
@@ -32,6 +33,9 @@ class SCALE(Detector):
     s1 is the sum of an image's n activations and s2 that of the largest n - round(n p) of them (at
     least one). Where s2 is not positive, r = 1. The factor commutes with pooling, so the features
     are multiplied by it wherever s1 and s2 come from.
+
+    The formula assumes activations that are not negative: where signed ones cancel in s1, s1 / s2
+    does not say how peaked they are.
 
     Args:
         percentile: p, a fraction in [0, 1). 0.85 is the authors'; pytorch-ood's is 0.65.

@@ -30,6 +30,7 @@ SAMPLE = 10_000
         "lower_percentile": (0.5, 0.6, 0.65, 0.7),
         "upper_percentile": (0.8, 0.85, 0.9, 0.95, 0.99),
     },
+    nonnegative_features=True,
 )
 class VRA(Detector):
     """Energy of W g(h) + b, with g(h) = 0 below alpha, h from alpha to beta, beta above.
@@ -39,6 +40,9 @@ class VRA(Detector):
     numbers for all features.) VRA+ and VRA++, which add to the activations that are kept, are left
     out. OpenOOD and pytorch-ood give this name to other methods: they raise low values to alpha, at
     percentiles like 1 and 99, in pytorch-ood for every element of a map.
+
+    The formula assumes features that are not negative: g then sets weak ones to the smallest value
+    there is. Of signed features, it raises the most negative ones above others that it keeps.
 
     Args:
         lower_percentile: eta_alpha, a fraction in [0, 1].

@@ -40,6 +40,8 @@ class DetectorInfo:
         code: address of the authors' repository; empty if there is none, or none is known.
         needs: what it needs beyond the logits (see `Need`).
         search_space: parameter -> values tried when it is tuned.
+        nonnegative_features: whether its formula assumes that features are not negative, as those
+            of a ReLU are. Reports warn where they are negative.
     """
 
     name: str
@@ -54,6 +56,7 @@ class DetectorInfo:
     code: str = ""
     needs: frozenset[str] = frozenset()
     search_space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    nonnegative_features: bool = False
 
     @property
     def reference(self) -> str:

@@ -71,6 +71,7 @@ def register(
     code: str = "",
     needs: Iterable[Need] = (),
     search_space: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    nonnegative_features: bool = False,
 ) -> Callable[[D], D]:
     """Declare a detector. Write the arguments as literals: lists are made without running the file.
 
@@ -87,6 +88,8 @@ def register(
         code: address of the authors' repository.
         needs: what it needs beyond the logits (`oodbench.detector.Need`).
         search_space: parameter -> values to try when it is tuned.
+        nonnegative_features: whether the formula assumes that features are not negative: those of a
+            ReLU, not those of a ViT. Reports then warn of networks with negative features.
 
     Raises:
         UserError: if the class is no Detector; an argument has another type; a need is unknown; a
@@ -112,6 +115,7 @@ def register(
             code=code,
             needs=needs,
             search_space=search_space,
+            nonnegative_features=nonnegative_features,
         )
         _check_methods(cls, info)
         _check_search_space(cls, info)
@@ -128,6 +132,7 @@ def declared(
     authors: Iterable[str] = (),
     needs: Iterable[str] = (),
     search_space: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    nonnegative_features: bool = False,
     **texts: Any,
 ) -> DetectorInfo:
     """A declaration, from the arguments of `register`.
@@ -152,6 +157,11 @@ def declared(
             f"Detector '{name}': search_space: expected a mapping of a parameter to its values, "
             f"not {search_space!r}."
         )
+    if not isinstance(nonnegative_features, bool):
+        raise UserError(
+            f"Detector '{name}': nonnegative_features: expected True or False, not "
+            f"{nonnegative_features!r}."
+        )
     if {"input_gradient", "replaced_logits"} <= set(needs):
         raise UserError(
             f"Detector '{name}' declares the needs 'input_gradient' and 'replaced_logits', of "
@@ -164,6 +174,7 @@ def declared(
         authors=tuple(authors),
         needs=frozenset(needs),
         search_space={key: tuple(values) for key, values in search_space.items()},
+        nonnegative_features=nonnegative_features,
         **texts,
     )
 

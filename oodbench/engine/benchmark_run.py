@@ -17,6 +17,7 @@ from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import Evaluation
 from oodbench.engine.metric_intervals import Recorder, first_results
+from oodbench.engine.mistakes import features_signs
 from oodbench.engine.model_evaluation import evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
@@ -199,10 +200,11 @@ class _Run:
                 report=self.say.detail,
             )
         self.say.detail("confidence intervals")
-        if evaluation.warnings:
-            self.warnings[label] = list(evaluation.warnings)
-            for sign in evaluation.warnings:
-                self.say.warn(f"{label}: {sign}")
+        signs = features_signs(self.plan.methods_of(model), evaluation.negative_features)
+        for where, found in ((label, [*evaluation.warnings]), (model, [*signs])):
+            for sign in () if where in self.warnings else found:
+                self.say.warn(f"{where}: {sign}")
+            self.warnings |= {where: found} if found else {}
         self._store(todo, seed, evaluation)
         for line in first_results({m.name: self.records[m.name, seed] for m in todo}):
             self.say.result(f"{label}: {line}")

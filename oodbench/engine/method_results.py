@@ -44,11 +44,13 @@ class Evaluation:
         results: method -> result.
         correct: whether the classifier is right, for each image that counts as ID.
         warnings: signs of a mistake in the data (`engine.mistakes`).
+        negative_features: share of the penultimate features of ID test images that are negative.
     """
 
     results: Mapping[str, MethodResult]
     correct: NDArray[np.bool_]
     warnings: tuple[str, ...] = ()
+    negative_features: float = 0.0
 
 
 NO_MAP = (

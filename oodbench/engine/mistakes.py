@@ -1,4 +1,4 @@
-"""Signs of a mistake in the data: labels that disagree with the model, images in two data sets.
+"""Signs of a mistake: labels that disagree with the model, shared images, signed features.
 
 Each sign is one sentence. Nothing is refused, because a sign may have an innocent cause, such as a
 model with a low accuracy.
@@ -6,16 +6,19 @@ model with a low accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import bdtrc
+from torch import Tensor
 
 from oodbench.detector import Outputs
 from oodbench.errors import counted, listed
+from oodbench.planning.plan import Method
 
 _SIGNIFICANCE = 0.01
 """An accuracy counts as chance if guessing reaches it with a higher probability than this."""
@@ -29,6 +32,10 @@ _BYTES = 50
 """Images with values 0 to 255 exceed this; normalized images do not."""
 _SHOWN = 5
 """Number of classes that a message lists."""
+_SIGNED = 0.01
+"""Share of negative features from which they count as signed."""
+_ROUNDING = 1e-6
+"""Negative features up to this share of an image's largest one may be zeros that were rounded."""
 
 
 @dataclass
@@ -81,6 +88,43 @@ class Confusion:
     def right(self) -> int:
         """Number of images that the model classifies correctly."""
         return int(np.trace(self.counts))
+
+
+class FeatureSigns:
+    """How many of the penultimate features are negative; counted where they are, without a copy."""
+
+    def __init__(self) -> None:
+        self._negative: Tensor | int = 0
+        self._all = 0
+
+    def add(self, features: Tensor) -> None:
+        """Count a batch, shape [B, D]."""
+        if features.numel():
+            largest = torch.linalg.vector_norm(features, torch.inf, dim=1, keepdim=True)
+            self._negative = self._negative + (features < -_ROUNDING * largest).sum()
+            self._all += features.numel()
+
+    @property
+    def share(self) -> float:
+        """The share of negative ones, beyond rounding."""
+        return int(self._negative) / max(self._all, 1)
+
+
+def features_signs(methods: Iterable[Method], share: float) -> Iterator[str]:
+    """A sign that detectors assume what the features of a model are not.
+
+    Args:
+        methods: methods of one model.
+        share: share of the model's penultimate features that are negative.
+    """
+    detectors = (method.detector for method in methods)
+    names = list(dict.fromkeys(each.label for each in detectors if each.nonnegative_features))
+    if names and share >= _SIGNED:
+        assume = "assumes" if len(names) == 1 else "assume"
+        yield (
+            f"{listed(names, most=len(names))} {assume} features that are not negative; "
+            f"{share:.0%} of the model's penultimate features are negative."
+        )
 
 
 def labels_signs(

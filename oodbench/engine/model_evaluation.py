@@ -71,6 +71,7 @@ class ModelEvaluation:
         correct: whether the classifier is right, for each ID test image, then for each image of the
             csID sets; None without labels.
         warnings: signs of a mistake in the data (`engine.mistakes`).
+        negative_features: share of the penultimate features of ID test images that are negative.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class ModelEvaluation:
         self.results = {method.name: MethodResult() for method in methods}
         self.correct: NDArray[np.bool_] | None = None
         self.warnings: list[str] = []
+        self.negative_features = 0.0
 
     def prepare(self) -> None:
         """Find what the detectors read of the network, and what can be folded in it.
@@ -318,6 +320,7 @@ class ModelEvaluation:
         for (method_name, key), scores in outcome.scores.items():
             self.results[method_name].scores[key] = scores
         self.correct = outcome.correct
+        self.negative_features = outcome.signs.share
         tested = Confusion.of(self._num_classes, outcome.labels, outcome.predicted)
         self._add_signs(source.name, tested)
 
@@ -350,4 +353,9 @@ def evaluate(
     for name, error in evaluation.measure(reference).items():
         evaluation.results[name].error = error
     assert evaluation.correct is not None
-    return Evaluation(evaluation.results, evaluation.correct, tuple(evaluation.warnings))
+    return Evaluation(
+        evaluation.results,
+        evaluation.correct,
+        tuple(evaluation.warnings),
+        evaluation.negative_features,
+    )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.mistakes import FeatureSigns
 from oodbench.engine.passes.contract import DetectorError, named
 from oodbench.engine.passes.image_sources import ImageSource
 from oodbench.engine.passes.input_gradients import differentiates
@@ -38,12 +39,14 @@ class SplitScores(Generic[K]):
         errors: key -> why there are no scores.
         predicted: the class that the classifier gives each image, int64, shape [N].
         labels: the class that each image has, likewise; None where the data have none.
+        signs: of the penultimate features.
     """
 
     scores: dict[K, NDArray[np.float64]] = field(default_factory=dict)
     errors: dict[K, Exception] = field(default_factory=dict)
     predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     labels: NDArray[np.int64] | None = None
+    signs: FeatureSigns = field(default_factory=FeatureSigns)
 
     @property
     def correct(self) -> NDArray[np.bool_] | None:
@@ -78,14 +81,13 @@ def score_split(
 
     def compute(
         images: Tensor, _: Tensor | None, first: int | None
-    ) -> tuple[Tensor, dict[K, Outputs]]:
-        clean, views = _views(runner, images, active, result.errors, first)
-        return clean.logits.argmax(dim=1), views
+    ) -> tuple[Outputs, dict[K, Outputs]]:
+        return _views(runner, images, active, result.errors, first)
 
     for images, labels in runner.batches(data):
         if labels is not None:
             known.append(labels.cpu().numpy())
-        for count, (classes, views) in runner.within_memory(compute, images, labels, done):
+        for count, (clean, views) in runner.within_memory(compute, images, labels, done):
             for key, view in views.items():
                 detector = active.get(key)
                 if detector is None:
@@ -99,7 +101,8 @@ def score_split(
                     result.errors[key] = error
             for key in result.errors:
                 active.pop(key, None)
-            predicted.append(classes.cpu().numpy())
+            predicted.append(clean.logits.argmax(dim=1).cpu().numpy())
+            result.signs.add(clean.features)
             done += count
     result.scores = {key: np.concatenate(parts[key]) for key in active}
     result.predicted = np.concatenate(predicted) if predicted else result.predicted

@@ -234,7 +234,7 @@ class RunDescription(Description):
         records: digests of the records of each method and seed.
         duplicates_of_id_images: csID or OOD set -> number of its test images that are ID images.
         notes: "method/seed<k>" -> notes.
-        warnings: "data" or "model, seed k" -> signs of a mistake in the data.
+        warnings: "data", "model" or "model, seed k" -> signs of a mistake in the data.
         files: file with results -> SHA-256.
         writing: likewise, of the files that are about to be written; empty when all are written.
     """
@@ -277,7 +277,7 @@ class RunDescription(Description):
 
     @property
     def warning_texts(self) -> tuple[str, ...]:
-        """`warnings`, one text each, with the model and seed in front; and what is unverified."""
+        """`warnings`, one text each, with model and seed in front; and what is unverified."""
         found = [
             text if where == "data" else f"{where}: {text}"
             for where, texts in self.warnings.items()

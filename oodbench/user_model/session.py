@@ -14,7 +14,7 @@ from torch import Tensor
 from oodbench.detector import Detector, head_obstacle
 from oodbench.engine.costs import Reference
 from oodbench.engine.method_results import MethodResult
-from oodbench.engine.mistakes import Values, shared_signs, values_signs
+from oodbench.engine.mistakes import Values, features_signs, shared_signs, values_signs
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.image_sources import ID, EvaluationData
 from oodbench.engine.passes.input_gradients import takes_gradients
@@ -211,6 +211,9 @@ class Session:
         self._evaluation.run(stop_early=stop_early)
         self._evaluation.note_layers(only_dropped=False)
         values = {each.name: Values(each.scaled, *each.values) for each in self._data.all}
+        self._evaluation.warnings += features_signs(
+            [self.methods[label] for label in self.results], self._evaluation.negative_features
+        )
         self._evaluation.warnings += values_signs(values)
         read = {each.name: each.fingerprints for each in self._data.all}
         self._evaluation.warnings += shared_signs({k: v for k, v in read.items() if v is not None})
