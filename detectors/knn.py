@@ -37,9 +37,9 @@ class NearestNeighbors(Detector):
 
     def fit(self, batches: Batches) -> None:
         """Keep the directions q of the training features."""
-        self.bank = DirectionBank(self.bank_size)
+        self.bank = batches.shared(DirectionBank, self.bank_size)
         for outputs in batches:
-            self.bank.add(outputs.features)
+            batches.once(self.bank.add, outputs.features)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the distance to the k-th neighbor, shape [B]."""

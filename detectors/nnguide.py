@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
-from oodbench.numerics.bank import directions, top_k_products
+from oodbench.numerics.bank import QUERIES, DirectionBank, require_neighbors, top_k
 from oodbench.numerics.functional import energy
 from oodbench.numerics.input_checks import at_least, require_positive_logits
 from oodbench.numerics.row_sample import RowSample
@@ -43,19 +44,27 @@ class NNGuide(Detector):
         self.bank_size = at_least("bank_size", bank_size, 1)
 
     def fit(self, batches: Batches) -> None:
-        """The directions of the training features, each times the energy of its logits.
+        """The directions of the training features, and the energies of their logits.
 
         Raises:
             ValueError: if there are no images, or their energies are not positive on average.
         """
-        self.bank, total = RowSample(self.bank_size), 0.0
+        self.bank = batches.shared(DirectionBank, self.bank_size)
+        self.energies, total = RowSample(self.bank_size), 0.0  # of the same images as the bank
         for outputs in batches:
-            rows, energies = directions(outputs.features), energy(outputs.logits)
-            self.bank.add((rows * energies[:, None]).to(rows.dtype))
+            batches.once(self.bank.add, outputs.features)
+            energies = energy(outputs.logits)
+            self.energies.add(energies[:, None].to(self.bank.dtype))
             total += float(energies.sum())
-        require_positive_logits(total, self.bank.seen, "NNGuide")
+        require_positive_logits(total, self.energies.seen, "NNGuide")
 
     def score(self, outputs: Outputs) -> Tensor:
         """Energy times guidance, shape [B]."""
-        products, _ = top_k_products(directions(outputs.features), self.bank, self.k)
-        return energy(outputs.logits) * products.double().mean(dim=1)
+        require_neighbors(self.k, len(self.bank))
+        guidance = [self._guidance(part) for part in outputs.features.split(QUERIES)]
+        return energy(outputs.logits) * torch.cat(guidance)
+
+    def _guidance(self, features: Tensor) -> Tensor:
+        cosines = zip(self.bank.cosines(features), self.energies.blocks, strict=True)
+        products, _ = top_k((block * energies.T for block, energies in cosines), self.k)
+        return products.double().mean(dim=1)

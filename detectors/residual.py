@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Batches, Detector, Outputs, register
+from oodbench import Batches, Detector, Head, Outputs, register
 from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.subspace import (
+    FeatureMoments,
     MeanResiduals,
-    PrincipalMoments,
     check_dimension,
     principal_dimension,
 )
@@ -50,11 +50,13 @@ class Residual(Detector):
         Raises:
             ValueError: if there are no images.
         """
-        moments, bank = batches.shared(PrincipalMoments), RowSample(SAMPLE)
+        moments, bank = batches.shared(FeatureMoments), RowSample(SAMPLE)
+        head = Head("other")
         for outputs in batches:
-            batches.once(moments.update, outputs.features, outputs.head)
+            batches.once(moments.update, outputs.features)
             bank.add(outputs.features)
-        self.axes = batches.once(moments.axes)
+            head = outputs.head
+        self.axes = batches.once(moments.axes_from_head, head)
         self.mean_residuals = MeanResiduals.of(bank, self.axes)
 
     def score(self, outputs: Outputs) -> Tensor:

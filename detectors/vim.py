@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Batches, Detector, Outputs, register
+from oodbench import Batches, Detector, Head, Outputs, register
 from oodbench.numerics.functional import energy
 from oodbench.numerics.input_checks import at_least, require_positive_logits
 from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.subspace import (
+    FeatureMoments,
     MeanResiduals,
-    PrincipalMoments,
     check_dimension,
     principal_dimension,
 )
@@ -56,13 +56,14 @@ class ViM(Detector):
             ValueError: if there are no images, or the mean largest logit is not positive: a
                 negative alpha would make residuals raise the score.
         """
-        moments, bank = batches.shared(PrincipalMoments), RowSample(self.bank_size)
-        largest_logits = 0.0
+        moments, bank = batches.shared(FeatureMoments), RowSample(self.bank_size)
+        largest_logits, head = 0.0, Head("other")
         for outputs in batches:
-            batches.once(moments.update, outputs.features, outputs.head)
+            batches.once(moments.update, outputs.features)
             bank.add(outputs.features)
+            head = outputs.head
             largest_logits += float(outputs.logits.amax(dim=1).sum())
-        self.axes = batches.once(moments.axes)
+        self.axes = batches.once(moments.axes_from_head, head)
         self.mean_logit = require_positive_logits(largest_logits, bank.seen, "ViM")
         self.mean_residuals = MeanResiduals.of(bank, self.axes)
 

@@ -6,6 +6,8 @@ bank to the CPU.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,30 +42,51 @@ def top_k_products(queries: Tensor, bank: RowSample, k: int) -> tuple[Tensor, Te
     Raises:
         ValueError: if the bank has fewer than k rows, or k is not positive.
     """
-    if not len(bank):
-        raise ValueError("the bank is empty: fit on training images first")
-    if not 1 <= k <= len(bank):
-        raise ValueError(
-            f"k = {k} neighbors of a bank of {len(bank)} training images: "
-            f"choose k from 1 to {len(bank)}, or fit on more images"
-        )
-    found = [_search(part, bank, k) for part in queries.split(QUERIES)]
+    require_neighbors(k, len(bank))
+    found = [top_k((part @ block.T for block in bank.blocks), k) for part in queries.split(QUERIES)]
     products, rows = zip(*found, strict=True)
     return torch.cat(products), torch.cat(rows)
 
 
-def _search(queries: Tensor, bank: RowSample, k: int) -> tuple[Tensor, Tensor]:
-    products = queries.new_empty(len(queries), 0)
-    rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    start = 0
-    for block in bank.blocks:
-        best, places = (queries @ block.T).topk(min(k, len(block)), dim=1)
-        products = torch.cat([products, best], dim=1)
-        rows = torch.cat([rows, places + start], dim=1)
-        products, order = products.topk(min(k, products.shape[1]), dim=1)
-        rows = rows.gather(1, order)
-        start += len(block)
-    return products, rows
+def require_neighbors(k: int, count: int) -> None:
+    """Check a number of neighbors.
+
+    Args:
+        k: the number.
+        count: rows in the bank.
+
+    Raises:
+        ValueError: if the bank has fewer than k rows, or k is not positive.
+    """
+    if not count:
+        raise ValueError("the bank is empty: fit on training images first")
+    if not 1 <= k <= count:
+        raise ValueError(
+            f"k = {k} neighbors of a bank of {count} training images: "
+            f"choose k from 1 to {count}, or fit on more images"
+        )
+
+
+def top_k(blocks: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The k largest values of each row of a matrix that is given in blocks of columns.
+
+    Args:
+        blocks: at least one, of shapes [B, n]; all n together are at least k.
+        k: positive.
+
+    Returns:
+        Values and numbers of their columns, both of shape [B, k], the largest first.
+    """
+    values, columns, start = torch.empty(0), torch.empty(0), 0
+    for block in blocks:
+        best, places = block.topk(min(k, block.shape[1]), dim=1)
+        if start:
+            best = torch.cat([values, best], dim=1)
+            places = torch.cat([columns, places + start], dim=1)
+            best, order = best.topk(min(k, best.shape[1]), dim=1)
+            places = places.gather(1, order)
+        values, columns, start = best, places, start + block.shape[1]
+    return values, columns
 
 
 class DirectionBank:
@@ -84,6 +107,17 @@ class DirectionBank:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the directions.
+
+        Raises:
+            ValueError: if the bank is empty.
+        """
+        if self._origin is None:
+            raise ValueError("the bank is empty: fit on training images first")
+        return self._origin.dtype
+
     def add(self, features: Tensor) -> None:
         """Add the directions of a batch.
 
@@ -96,6 +130,23 @@ class DirectionBank:
         rows -= self._origin
         # Each direction r from o, followed by -||r||^2 / 2: see `kth_distances`.
         self._rows.add(torch.cat([rows, -rows.square().sum(dim=1, keepdim=True) / 2], dim=1))
+
+    def cosines(self, features: Tensor) -> Iterator[Tensor]:
+        """Cosines of the angles to the directions in the bank, block by block of at most 4096.
+
+        Args:
+            features: shape [B, D]; `QUERIES` rows at a time need little memory.
+
+        Yields:
+            Shape [B, n] for n directions, in the order of the bank.
+        """
+        if self._origin is None:
+            return
+        queries = directions(features)
+        # q r = q (r - o) + q o
+        offsets = (queries @ self._origin)[:, None]
+        for block in self._rows.blocks:
+            yield torch.addmm(offsets, queries, block[:, :-1].T)
 
     def kth_distances(self, features: Tensor, k: int) -> Tensor:
         """Euclidean distance of each direction to the k-th nearest in the bank, shape [B], float64.

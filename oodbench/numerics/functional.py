@@ -48,6 +48,24 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return logits - logits.amax(dim=1, keepdim=True) - log_total[:, None]
 
 
+def log_complements(logits: Tensor) -> Tensor:
+    """log(1 - p) of the softmax probabilities, shape [B, C], with full relative precision.
+
+    Args:
+        logits: shape [B, C].
+    """
+    log_p = log_probabilities(logits)
+    largest, predicted = log_p.max(dim=1, keepdim=True)
+    # 1 - p cancels for the predicted class alone; no other probability is above 1/2.
+    own = largest - max_log_odds(logits)[:, None]
+    return torch.log1p(-log_p.exp()).scatter(1, predicted, own)
+
+
+def log_softplus(x: Tensor) -> Tensor:
+    """log(log(1 + exp(x))), any shape; x itself where exp(x) is small."""
+    return torch.where(x < -100, x, F.softplus(x).log())
+
+
 def negative_entropy(logits: Tensor) -> Tensor:
     """Negative Shannon entropy of the softmax probabilities, in nats, shape [B].
 
@@ -74,11 +92,8 @@ def log_entropy(logits: Tensor) -> Tensor:
     """
     gaps = _gaps(logits)
     log_odds_against = gaps.logsumexp(dim=1)
-    log_total = F.softplus(log_odds_against)
-    # log(1 + x) is x where x is small: no underflow before the second logarithm.
-    own = torch.where(log_odds_against < -100, log_odds_against, log_total.log())
     others = torch.where(gaps.isinf(), -torch.inf, gaps + (-gaps).log()).logsumexp(dim=1)
-    return torch.logaddexp(own, others - log_total)
+    return torch.logaddexp(log_softplus(log_odds_against), others - F.softplus(log_odds_against))
 
 
 def log_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

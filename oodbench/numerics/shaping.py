@@ -66,11 +66,26 @@ def largest(x: Tensor, percentile: float) -> Tensor:
     return flat.topk(kept_count(flat.shape[1], percentile), dim=1, sorted=False).values
 
 
-def sharpening(x: Tensor, top: Tensor) -> Tensor:
-    """exp(s1 / s2), with s1 the sum of all values of an image, s2 of the largest k, shape [B].
+def mass_ratio(x: Tensor, top: Tensor) -> Tensor:
+    """s1 / s2, with s1 the sum of all values of an image, s2 of the largest k, shape [B].
 
-    At most exp(n / k), since the mean of all n values is at most the mean of the largest k. The
-    factor is 1 if s2 is not positive, as for an image without activation.
+    0 if s2 is not positive, as for an image without activation.
+
+    Args:
+        x: shape [B, ...].
+        top: the largest values, shape [B, k] (`largest`).
+
+    Returns:
+        At most n / k, since the mean of all n values is at most the mean of the largest k; float64.
+    """
+    s1 = x.flatten(1).sum(dim=1, dtype=torch.float64)
+    s2 = top.sum(dim=1, dtype=torch.float64)
+    positive = s2 > 0
+    return torch.where(positive, s1 / s2.where(positive, 1.0), 0.0)
+
+
+def sharpening(x: Tensor, top: Tensor) -> Tensor:
+    """exp(s1 / s2) with the sums of `mass_ratio`, shape [B]; 1 if s2 is not positive.
 
     Args:
         x: shape [B, ...].
@@ -79,10 +94,7 @@ def sharpening(x: Tensor, top: Tensor) -> Tensor:
     Returns:
         Float64: if k is much smaller than n, the factor may exceed the range of float32.
     """
-    s1 = x.flatten(1).sum(dim=1, dtype=torch.float64)
-    s2 = top.sum(dim=1, dtype=torch.float64)
-    positive = s2 > 0
-    return torch.where(positive, s1 / s2.where(positive, 1.0), 0.0).exp()
+    return mass_ratio(x, top).exp()
 
 
 def kept(x: Tensor, top: Tensor) -> Tensor:

@@ -8,10 +8,22 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Head
+from oodbench.numerics.input_checks import require_images
 from oodbench.numerics.row_sample import RowSample
 
 ROWS = 512
 """Number of rows of a bank that are projected on all axes at a time."""
+
+
+def check_share(name: str, share: float) -> float:
+    """The parameter of a detector that is a share of the variance of training features.
+
+    Raises:
+        ValueError: if it is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"{name} must be a fraction in (0, 1), not {share}")
+    return share
 
 
 def check_dimension(dim: int | None) -> int | None:
@@ -46,43 +58,138 @@ def principal_dimension(asked: int | None, dimension: int) -> int:
     return asked
 
 
-class PrincipalMoments:
-    """Second moment of features around the point where the logits are zero.
+class FeatureMoments:
+    """Mean and second moment of features, or of vectors made of them, summed over batches.
 
-    Wang et al. 2022 (ViM): the origin o = -W^+ b, where all logits are (nearly) equal to 0.
-    scikit-learn's `PCA` centers features at their mean instead.
+    Sums are taken around the first batch's mean, so that subtracting a mean later does not cancel.
+    scikit-learn's `PCA` needs all features in memory at once. Detectors that need other axes of the
+    same features share one object: the second moment around any point follows from the sums.
+
+    Attributes:
+        count: number of vectors.
     """
 
     def __init__(self) -> None:
-        self._origin: Tensor | None = None
+        self.count = 0
 
-    def update(self, features: Tensor, head: Head) -> None:
+    def update(self, features: Tensor) -> None:
         """Add a batch.
 
         Args:
             features: shape [B, D], any floating type.
-            head: the network's last layer, linear; read at the first call.
-
-        Raises:
-            ValueError: if the layer is not linear. Declare the need "head".
         """
         values = features.detach().double()
-        if self._origin is None:
-            self._origin = _origin(head).to(values)
+        if not self.count:
+            self._origin = values.mean(dim=0)
+            self._sum = torch.zeros_like(self._origin)
             self._squares = values.new_zeros(values.shape[1], values.shape[1])
+            self._rounding = max(torch.finfo(features.dtype).eps, torch.finfo(values.dtype).eps)
         centered = values - self._origin
+        self.count += len(centered)
+        self._sum += centered.sum(dim=0)
         self._squares.addmm_(centered.T, centered)
 
-    def axes(self) -> PrincipalAxes:
-        """The principal axes of all batches.
+    @property
+    def mean(self) -> Tensor:
+        """Shape [D], float64.
 
         Raises:
             ValueError: if there was no batch.
         """
-        if self._origin is None:
-            raise ValueError("no training image: there are no principal axes")
-        vectors: Tensor = torch.linalg.eigh(self._squares).eigenvectors
-        return PrincipalAxes(self._origin, vectors)
+        require_images(self.count)
+        return self._origin + self._sum / self.count
+
+    @property
+    def noise(self) -> Tensor:
+        """Variance of each feature that rounding may cause, shape [D], float64.
+
+        Raises:
+            ValueError: if there was no batch.
+        """
+        return self.around(torch.zeros_like(self.mean)).diagonal() * self._rounding**2
+
+    def around(self, point: Tensor) -> Tensor:
+        """Second moment around a point, divided by the number of vectors, shape [D, D].
+
+        Args:
+            point: shape [D].
+
+        Raises:
+            ValueError: if there was no batch.
+        """
+        require_images(self.count)
+        shift, mean = self._origin - point, self._sum / self.count
+        cross = torch.outer(mean, shift)
+        return self._squares / self.count + cross + cross.T + torch.outer(shift, shift)
+
+    def axes_from_head(self, head: Head) -> PrincipalAxes:
+        """Principal axes around the point where the logits are zero.
+
+        Wang et al. 2022 (ViM): the origin o = -W^+ b, where all logits are (nearly) equal to 0.
+        scikit-learn's `PCA` centers features at their mean instead.
+
+        Args:
+            head: the network's last layer, linear.
+
+        Raises:
+            ValueError: if there was no batch, or the layer is not linear. Declare the need "head".
+        """
+        require_images(self.count)
+        origin = _origin(head).to(self._origin)
+        return PrincipalAxes.of(self.around(origin), origin)
+
+    def axes(self) -> PrincipalAxes:
+        """Principal axes around the mean, as of a principal component analysis.
+
+        Raises:
+            ValueError: if there was no batch, or the features do not vary, up to rounding.
+        """
+        mean = self.mean
+        covariance = self.around(mean)
+        self._require_variation(covariance.diagonal())
+        return PrincipalAxes.of(covariance, mean)
+
+    def standardized_axes(self) -> tuple[Tensor, Tensor, PrincipalAxes]:
+        """Mean and standard deviation of each feature; principal axes of features so standardized.
+
+        Returns:
+            Mean, shape [D]; standard deviation, shape [D], 1 for a feature that does not vary, as
+            in scikit-learn's `StandardScaler`; axes, whose origin is 0.
+
+        Raises:
+            ValueError: if there was no batch, or no feature varies, up to rounding.
+        """
+        mean = self.mean
+        covariance = self.around(mean)
+        variances = covariance.diagonal()
+        self._require_variation(variances)
+        scale = variances.clamp_min(0).sqrt().where(variances > self.noise, 1.0)
+        axes = PrincipalAxes.of(covariance / torch.outer(scale, scale), torch.zeros_like(mean))
+        return mean, scale, axes
+
+    def inverse_root(self) -> Tensor:
+        """W with W W^T the pseudo-inverse of the second moment around zero, shape [D, R].
+
+        Directions in which the features are zero, up to rounding, are left out.
+
+        Raises:
+            ValueError: if there was no batch, or all features are zero.
+        """
+        moment = self.around(torch.zeros_like(self.mean))
+        values, vectors = torch.linalg.eigh(moment)
+        smallest = float(self.noise.sum()) + torch.finfo(values.dtype).eps * values[-1]
+        kept = values > len(values) * smallest
+        if not kept.any():
+            raise ValueError("the features of all training images are zero: check the network")
+        root: Tensor = vectors[:, kept] * values[kept].rsqrt()
+        return root
+
+    def _require_variation(self, variances: Tensor) -> None:
+        if not variances.sum() > self.noise.sum():
+            raise ValueError(
+                "the training features do not vary, up to rounding: their principal axes are not "
+                "defined. Fit on more images, or check the network's features"
+            )
 
 
 def _origin(head: Head) -> Tensor:
@@ -100,10 +207,51 @@ class PrincipalAxes:
     Attributes:
         origin: o, shape [D], float64.
         vectors: one axis in each column, the smallest extent first, shape [D, D], float64.
+        variances: mean square of the extents along each axis, in ascending order, shape [D].
     """
 
     origin: Tensor
     vectors: Tensor
+    variances: Tensor
+
+    @staticmethod
+    def of(second_moment: Tensor, origin: Tensor) -> PrincipalAxes:
+        """Eigenvectors of a second moment around the origin.
+
+        Args:
+            second_moment: shape [D, D].
+            origin: shape [D].
+        """
+        variances, vectors = torch.linalg.eigh(second_moment)
+        return PrincipalAxes(origin, vectors, variances.clamp_min(0))
+
+    def dimension(self, share: float) -> int:
+        """The smallest dimension, at least 1, of a principal space with a share of the variance.
+
+        Args:
+            share: of the sum of all variances, a fraction in (0, 1).
+        """
+        largest_first = self.variances.flip(0).cumsum(dim=0)
+        return 1 + int((largest_first < share * largest_first[-1]).sum())
+
+    def principal_norms(self, features: Tensor, dim: int) -> Tensor:
+        """Length of the part of f - o inside the first `dim` principal axes, shape [B], float64.
+
+        Args:
+            features: shape [B, D].
+            dim: dimension of the principal space, 1 .. D.
+
+        Raises:
+            ValueError: if it is above D.
+        """
+        if dim > len(self.origin):
+            raise ValueError(
+                f"a principal space of dim = {dim} in features that have {len(self.origin)} "
+                "dimensions: choose a smaller dim"
+            )
+        principal = self.vectors[:, len(self.origin) - dim :]
+        norms: Tensor = ((features.double() - self.origin) @ principal).norm(dim=1)
+        return norms
 
     def residual_norms(self, features: Tensor, dim: int) -> Tensor:
         """Length of the part of f - o outside the first `dim` principal axes, shape [B], float64.
@@ -113,9 +261,9 @@ class PrincipalAxes:
 
         Args:
             features: shape [B, D].
-            dim: dimension of the principal space, 0 .. D - 1.
+            dim: dimension of the principal space; D counts as D - 1.
         """
-        remaining = self.vectors[:, : len(self.origin) - dim]
+        remaining = self.vectors[:, : max(len(self.origin) - dim, 1)]
         norms: Tensor = ((features.double() - self.origin) @ remaining).norm(dim=1)
         return norms
 
