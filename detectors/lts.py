@@ -21,6 +21,7 @@ from oodbench.numerics.shaping import largest, mass_ratio
     url="https://arxiv.org/abs/2409.01175",
     code="https://github.com/andrijazz/lts",
     needs=("features",),
+    nonnegative_features=True,
     # The values of ASH and SCALE in OpenOOD v1.5; the authors use 95 (per cent) for all networks.
     search_space={"percentile": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)},
 )
