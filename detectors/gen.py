@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
+from oodbench.numerics.functional import log_generalized_entropy
 from oodbench.numerics.input_checks import at_least, positive
 
 
@@ -29,10 +28,8 @@ from oodbench.numerics.input_checks import at_least, positive
 class GEN(Detector):
     """-log G with G = sum_{j <= M} p_j^gamma (1 - p_j)^gamma over the M largest probabilities.
 
-    The paper's score is -G. The logarithm has the same order, and no ties where G underflows.
-
-    With a small gamma, very small probabilities count: (1e-20)^0.1 is 0.01. Probabilities are
-    therefore neither clipped nor subtracted from 1 where that would cancel.
+    The paper's score is -G. The logarithm has the same order, and no ties where G underflows. Very
+    small probabilities are not clipped: with a small gamma they count, (1e-20)^0.1 is 0.01.
 
     Args:
         gamma: exponent; 0.1 in the paper.
@@ -45,9 +42,4 @@ class GEN(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Minus the logarithm of the generalized entropy, shape [B]."""
-        log_p = F.log_softmax(outputs.logits, dim=1).sort(dim=1, descending=True).values
-        # 1 - p of the largest is the sum of the others; of these, none is larger than 1/2.
-        log_largest_complement = log_p[:, 1:].logsumexp(dim=1, keepdim=True)
-        others = log_p[:, 1 : self.top_m]
-        log_complement = torch.cat([log_largest_complement, torch.log1p(-others.exp())], dim=1)
-        return -(self.gamma * (log_p[:, : self.top_m] + log_complement)).logsumexp(dim=1)
+        return -log_generalized_entropy(outputs.logits, self.gamma, self.top_m)

@@ -162,6 +162,25 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return temperature * (logits / temperature).logsumexp(dim=1)
 
 
+def log_generalized_entropy(logits: Tensor, gamma: float, top_m: int) -> Tensor:
+    """Logarithm of sum_{j <= M} p_j^gamma (1 - p_j)^gamma, M largest probabilities, shape [B].
+
+    Liu, Lochman & Zach 2023 (GEN). Probabilities are neither clipped nor subtracted from 1 where
+    that would cancel: with a small gamma, very small ones count.
+
+    Args:
+        logits: shape [B, C], float64.
+        gamma: exponent, positive.
+        top_m: M; all classes where there are fewer.
+    """
+    log_p = F.log_softmax(logits, dim=1).sort(dim=1, descending=True).values
+    # 1 - p of the largest is the sum of the others; of these, none is larger than 1/2.
+    log_largest_complement = log_p[:, 1:].logsumexp(dim=1, keepdim=True)
+    others = log_p[:, 1:top_m]
+    log_complement = torch.cat([log_largest_complement, torch.log1p(-others.exp())], dim=1)
+    return (gamma * (log_p[:, :top_m] + log_complement)).logsumexp(dim=1)
+
+
 BaseScore = Literal["energy", "max_probability"]
 """Score of the logits of changed activations. "max_probability" gives the log-odds, because
 scaled-up activations give probabilities that round to 1."""

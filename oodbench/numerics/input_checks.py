@@ -137,7 +137,7 @@ def require_positive_logits(total: float, count: int, method: str) -> float:
     if not mean > 0:
         raise ValueError(
             f"the largest logits of the training images are {mean:.3g} on average, and {method} "
-            "multiplies by them: negative logits would reverse the order of its scores. It needs a "
-            "network that gives the class of an image a positive logit"
+            "multiplies or divides by them: negative logits would reverse the order of its scores. "
+            "It needs a network that gives the class of an image a positive logit"
         )
     return mean

@@ -13,6 +13,9 @@ BLOCK = 4096
 NUMBERS = 2**18
 """Rows of a block where a row is one number."""
 
+FEATURE_SAMPLE = 10_000
+"""Images in the sample of features that detectors share: `batches.shared(RowSample, ...)`."""
+
 
 class RowSample:
     """Rows of a stream: all of them, in order, or a uniform sample if there are too many.

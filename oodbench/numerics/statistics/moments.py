@@ -64,6 +64,17 @@ class ClassMeans:
             raise ValueError("no training images to fit on")
         return self._sums / self.counts.clamp_min(1)[:, None]
 
+    def means_or_overall(self) -> Tensor:
+        """Shape [C, D], float64; the mean of all vectors for a class without vectors.
+
+        Raises:
+            ValueError: if no batch was added.
+        """
+        means = self.means
+        require_images(int(self.counts.sum()))
+        overall = self.counts @ means / self.counts.sum()
+        return torch.where(self.counts[:, None] > 0, means, overall)
+
 
 class ClassMoments:
     """First and second moments of labeled features, summed over batches.
