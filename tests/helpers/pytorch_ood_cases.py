@@ -422,6 +422,7 @@ NO_COUNTERPART = "the other library has no such detector"
 EXCUSED = dict.fromkeys(
     (
         *("dismax_entropy", "min_distance", "mmles"),
+        *("caref", "cadref", "optfs", "weiper"),
         *("gini", "relation", "neco", "cop", "corp"),
         *("GMM", "GradUncertainty", "MCD", "MCM", "NACUE", "WeightedEBO"),
     ),
