@@ -48,7 +48,7 @@ def run(
     benchmark: str | Path = "digits",
     *,
     out: str | Path | None = None,
-    methods: Sequence[str] | None = None,
+    methods: str | Sequence[str] | None = None,
     seeds: int | None = None,
     device: str = "auto",
     plugins: Sequence[Plugin] = (),
@@ -64,7 +64,8 @@ def run(
     Args:
         benchmark: a name, or the path of a YAML file.
         out: the run directory; default: `runs/<benchmark>-<time>`.
-        methods: names of methods or detectors; default: all of the benchmark.
+        methods: names of methods or detectors, or "all"; default: those that the benchmark chooses
+            (`default_detectors`).
         seeds: number of seeds, 0 .. seeds - 1; None: 3, or as many as every model has published
             checkpoints.
         device: "auto", "cpu", "cuda" or "cuda:i".
@@ -113,7 +114,7 @@ def run_suite(
     suite: str | Path = "dismax-paper",
     *,
     out: str | Path | None = None,
-    methods: Sequence[str] | None = None,
+    methods: str | Sequence[str] | None = None,
     seeds: int | None = None,
     device: str = "auto",
     plugins: Sequence[Plugin] = (),
@@ -132,7 +133,8 @@ def run_suite(
     Args:
         suite: a name, or the path of a YAML file.
         out: the suite's directory; default: `runs/<suite>-<time>`.
-        methods: names of methods or detectors; default: all of every benchmark.
+        methods: names of methods or detectors, or "all"; default: those that each benchmark
+            chooses (`default_detectors`).
         seeds: number of seeds, 0 .. seeds - 1; None: 3, or as many as every model has published
             checkpoints.
         device: "auto", "cpu", "cuda" or "cuda:i".

@@ -121,7 +121,12 @@ class Run:
             changed = changed_files(self.folder, self.changed)
             raise UserError(f"{changed} {error.message}", error.hint) from error
         described = self._directory.read_description()
-        return replace(board, about=_about(described), published=averages_of(board, described))
+        return replace(
+            board,
+            about=_about(described),
+            published=averages_of(board, described),
+            left_out=tuple(described.left_out),
+        )
 
     def report(self) -> Leaderboard:
         """The report of the run: its leaderboard."""

@@ -30,7 +30,11 @@ Plugins = Annotated[
 ]
 Methods = Annotated[
     str | None,
-    typer.Option("--methods", metavar="A,B", help="Only these methods (or detectors)."),
+    typer.Option(
+        "--methods",
+        metavar="A,B|all",
+        help="These methods or detectors, or all. Default: those that the benchmark chooses.",
+    ),
 ]
 Seeds = Annotated[
     int | None,

@@ -18,7 +18,12 @@ from oodbench.planning.planned_splits import planned_splits
 from oodbench.planning.suite_plan import Suite
 from oodbench.planning.workload import Pass, Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
-from oodbench.report.tables.notes import fit_split_notes, same_source_note, untuned_note
+from oodbench.report.tables.notes import (
+    fit_split_notes,
+    left_out_note,
+    same_source_note,
+    untuned_note,
+)
 from oodbench.report.writers.terminal import paragraph, table_renderables
 from oodbench.specs import ModelSpec
 
@@ -121,7 +126,8 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
     tables = [_data(plan), _trainings(plan), _passes(plan)]
     tables += [_skips(plan)] if plan.skips else []
     untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
-    said = [untuned_note(untuned)] if untuned else []
+    said = [left_out_note(plan.left_out)] if plan.left_out else []
+    said += [untuned_note(untuned)] if untuned else []
     tuned_on = dict.fromkeys(m.tuning_ood for m in plan.methods if m.tuning_ood is not None)
     if plan.same_source:
         said += [same_source_note(ood, plan.same_source) for ood in tuned_on]

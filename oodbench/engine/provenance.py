@@ -165,17 +165,20 @@ def description(
         before: the description of the run that is resumed; its seeds and methods stay.
     """
     planned = {method.name for method in plan.methods}
+    methods = [
+        *(_described(method, plan.same_source) for method in plan.methods),
+        *(method for method in before.methods if method.name not in planned),
+    ]
+    tried = {*(method.detector for method in methods), *(skip.detector for skip in plan.skips)}
     return RunDescription(
         run_id=work.run_id,
         command=shlex.join(["oodbench", *sys.argv[1:]]),
         benchmark=plan.benchmark.model_dump(mode="json"),
         published=plan.published,
         seeds=sorted({*plan.seeds, *before.seeds}),
-        methods=[
-            *(_described(method, plan.same_source) for method in plan.methods),
-            *(method for method in before.methods if method.name not in planned),
-        ],
+        methods=methods,
         skipped={skip.method: skip.reason for skip in plan.skips},
+        left_out=sorted({*plan.left_out, *before.left_out} - tried),
         data_root=None if data_root is None else str(data_root),
         plugins=_plugins(catalog),
         versions=versions(),

@@ -29,6 +29,7 @@ def with_detector_names(benchmark: BenchmarkSpec, aliases: Mapping[str, str]) ->
                 for key, method in benchmark.methods.items()
             },
             "matrix": matrix and matrix.model_copy(update={"detectors": names(matrix.detectors)}),
+            "default_detectors": names(benchmark.default_detectors),
             "exclude": tuple(
                 each.model_copy(update={"detector": name(each.detector)})
                 for each in benchmark.exclude

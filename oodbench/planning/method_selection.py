@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from oodbench.detector import DetectorInfo
@@ -92,6 +92,35 @@ def _unique_names(methods: Iterable[Method], benchmark: BenchmarkSpec) -> None:
                 f"folder: {problem}.",
                 "Give the method, its model or the detector's label another name.",
             )
+
+
+def default_methods(
+    candidates: Sequence[Method],
+    skips: Sequence[Skip],
+    benchmark: BenchmarkSpec,
+    plugins: Set[str],
+) -> tuple[list[Method], list[Skip], list[Method]]:
+    """The methods of a run that names none: those of the benchmark's default.
+
+    Args:
+        candidates: all methods of the benchmark.
+        skips: those with a broken detector.
+        benchmark: the benchmark.
+        plugins: detectors that are not built in.
+
+    Returns:
+        Methods, skips, and methods that are left out.
+    """
+    matrix, default = benchmark.matrix, benchmark.default_detectors
+    if matrix is None or matrix.detectors != "all" or default == "all":
+        return list(candidates), list(skips), []
+    shown = {*default, *plugins}
+    chosen = [each for each in candidates if each.asked_for or each.detector.name in shown]
+    return (
+        chosen,
+        [skip for skip in skips if skip.asked_for or skip.detector in shown],
+        [each for each in candidates if each not in chosen],
+    )
 
 
 def selected_methods(

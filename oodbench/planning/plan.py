@@ -114,6 +114,7 @@ class Plan:
         skips: the methods that cannot run.
         reference: the method that times are divided by; None if there is none.
         published: the published averages that the results are compared with; None without any.
+        left_out: detectors that can run and that the benchmark's default leaves out.
         absent: splits of the ID set that are not on this machine, and that no method uses -> number
             of their images, and whether it is an upper bound.
     """
@@ -125,6 +126,7 @@ class Plan:
     skips: tuple[Skip, ...]
     reference: Method | None
     published: PublishedSpec | None = None
+    left_out: tuple[str, ...] = ()
     absent: Mapping[SplitName, tuple[int, bool]] = field(default_factory=dict)
 
     @property

@@ -23,6 +23,7 @@ from oodbench.planning.method_selection import (
     benchmark_methods,
     check_known,
     declaration,
+    default_methods,
     reference_method,
     selected_methods,
 )
@@ -33,6 +34,8 @@ from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName
 
 DEFAULT_SEEDS = 3
+EVERYTHING = "all"
+"""In the place of names of methods: all methods of the benchmark, not its default."""
 
 
 def make_plan(
@@ -52,19 +55,24 @@ def make_plan(
         statuses: every detector with its declaration or its error.
         seeds: number of seeds, 0 .. seeds - 1; None: 3, or as many as every model has published
             checkpoints.
-        methods: names of methods or detectors to run; None for all.
+        methods: names of methods or detectors to run; ["all"] for all of the benchmark; None for
+            its default.
         refusal: gives the reason why a detector cannot be made with some arguments, or None;
             called for methods that can run on their model.
 
     Raises:
-        UserError: if a name is unknown, two methods have one name, a detector that was asked for
-            is broken, a loss does not take an option, the reference needs more than the logits, a
-            data set lacks a split that is needed, or a model has fewer checkpoints than `seeds`.
+        UserError: if a name is unknown, or "all" is one of several; two methods have one name; a
+            detector that was asked for is broken; a loss does not take an option; the reference
+            needs more than the logits; a data set lacks a split that is needed; or a model has
+            fewer checkpoints than `seeds`.
     """
     if seeds is not None:
         whole_number("seeds", seeds, 1, MOST_SEEDS)
     other_names = aliases(statuses)
     benchmark = with_detector_names(benchmark, other_names)
+    everything = methods is not None and list(methods) == [EVERYTHING]
+    if methods is not None and EVERYTHING in methods and not everything:
+        raise UserError(f"methods: '{EVERYTHING}' stands alone, without names.")
     if methods is not None:
         methods = [named_method(name, benchmark, other_names) for name in methods]
     for name, model in benchmark.models.items():
@@ -77,16 +85,23 @@ def make_plan(
     if benchmark.tuning.detectors != "all":
         for name in benchmark.tuning.detectors:
             check_known("tuning.detectors", name, statuses, benchmark)
+    for name in benchmark.default_detectors if benchmark.default_detectors != "all" else ():
+        check_known("default_detectors", name, statuses, benchmark)
     check_settings(benchmark, statuses)
     candidates, skips = benchmark_methods(benchmark, statuses)
     reference = reference_method(benchmark, statuses)
     if reference is not None:
         reference = with_settings(reference, benchmark)
-    if methods is not None:
+    rest: list[Method] = []
+    if methods is None:
+        plugins = {name for name in statuses if _is_plugin(name, catalog)}
+        candidates, skips, rest = default_methods(candidates, skips, benchmark, plugins)
+    elif not everything:
         candidates, skips = selected_methods(methods, candidates, skips, benchmark, statuses)
     candidates = [with_settings(method, benchmark) for method in candidates]
     _check_tuned(benchmark, candidates, statuses)
     candidates = [_tuned(method, benchmark, catalog) for method in candidates]
+    rest = [_tuned(method, benchmark, catalog) for method in rest]
     runnable = []
     for method in candidates:
         reason = _cannot_run(method, benchmark) or _refused(method, benchmark, refusal)
@@ -105,7 +120,23 @@ def make_plan(
         skips=tuple(skips),
         reference=reference,
         published=published_averages(benchmark, catalog),
+        left_out=_left_out(rest, runnable, benchmark),
     )
+
+
+def _left_out(
+    rest: Sequence[Method], methods: Sequence[Method], benchmark: BenchmarkSpec
+) -> tuple[str, ...]:
+    """Detectors of the methods that the default leaves out, if they can run."""
+    able = dict.fromkeys(m.detector.name for m in rest if _cannot_run(m, benchmark) is None)
+    there = {method.detector.name for method in methods}
+    return tuple(name for name in able if name not in there)
+
+
+def _is_plugin(detector: str, catalog: Catalog) -> bool:
+    """Whether a detector is not built in."""
+    entry = catalog.entries["detector"].get(detector)
+    return entry is None or entry.source != BUILT_IN
 
 
 def _seeds(benchmark: BenchmarkSpec, methods: Sequence[Method], seeds: int | None) -> int:
@@ -154,10 +185,9 @@ def _tuned(method: Method, benchmark: BenchmarkSpec, catalog: Catalog) -> Method
     if not _tunable(method):
         return method
     named = benchmark.methods.get(method.name)
-    entry = catalog.entries["detector"].get(method.detector.name)
     protocol = benchmark.tuning.protocol_for(
         method.detector.name,
-        plugin=entry is None or entry.source != BUILT_IN,
+        plugin=_is_plugin(method.detector.name, catalog),
         own=None if named is None else named.tuning,
     )
     ood = benchmark.tuning.ood if protocol == "ood_validation" else None

@@ -234,6 +234,7 @@ class LeaderboardData:
         about: date and versions of the run, which are not in records; shown on web pages.
         runs: the runs of a leaderboard of several; empty on that of one.
         published: the published averages beside the measured ones; None if it names none.
+        left_out: detectors of the benchmark that its default leaves out.
     """
 
     benchmark: str
@@ -252,6 +253,7 @@ class LeaderboardData:
     about: tuple[str, ...] = ()
     runs: tuple[JoinedRun, ...] = ()
     published: ComparedAverages | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[Column, ...]:

@@ -91,6 +91,9 @@ class BenchmarkSpec(Spec):
     models: dict[MethodName, ModelSpec]
     methods: dict[MethodName, MethodSpec] = Field(default_factory=dict)
     matrix: MatrixSpec | None = None
+    default_detectors: Literal["all"] | Several[Text] = "all"
+    """The detectors of `matrix: {detectors: all}` that a run has when it names no methods. Those of
+    `methods` and of plug-ins are always in it."""
     exclude: Several[ExcludeSpec] = ()
     reference: Text | None = None
     """The method that costs are relative to; its detector needs only the logits."""

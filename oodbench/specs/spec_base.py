@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 from oodbench.specs.names import method_obstacle, obstacle, shortened
 
 SplitName = Literal["train", "validation", "test"]
-WORDS = {"title", "summary", "published"}
+WORDS = {"title", "summary", "published", "default_detectors"}
 """Keys of a benchmark and of a suite that do not affect results."""
 
 

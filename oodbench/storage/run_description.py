@@ -249,6 +249,7 @@ class RunDescription(Description):
     seeds: list[int] = []
     methods: list[DescribedMethod] = []
     skipped: dict[str, str] = {}
+    left_out: list[str] = []
     published_weights: dict[str, DescribedPublication] = {}
     unverified_files: list[DescribedFile] = []
     data_notes: dict[str, str] = {}
@@ -299,5 +300,6 @@ class RunDescription(Description):
             "writing": self.writing,
             "published": self.published,
             "data_notes": self.data_notes,
+            "left_out": self.left_out,
         }
         return {name for name, value in absent.items() if not value}

@@ -179,7 +179,8 @@ class _Verifying:
             () if described is None else described.warning_texts,
             [line.record for line in self.lines.differences],
         )
-        board = replace(board, published=averages_of(board, described))
+        more = () if described is None else tuple(described.left_out)
+        board = replace(board, published=averages_of(board, described), left_out=more)
         wrong, compared, left_out = check_reports(
             self.directory, board, same_version=_same_version(described)
         )

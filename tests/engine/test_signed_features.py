@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny_benchmark import tiny_benchmark
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -18,7 +19,6 @@ from oodbench.detector import Detector, Outputs, register
 from oodbench.engine.mistakes import FeatureSigns
 from oodbench.errors import UserError
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
-from tests.helpers.tiny_benchmark import tiny_benchmark
 
 CLASSES = 4
 

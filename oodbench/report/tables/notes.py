@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 
-from oodbench.errors import listed
+from oodbench.errors import counted, listed
 from oodbench.report.leaderboard import ORACLE_LABEL, RANKED_BY, SHOWN, LeaderboardData
 from oodbench.report.seed_means import FEWEST_SEEDS, LEVEL
 from oodbench.report.tables.document import TIED_SIGN
@@ -18,7 +18,7 @@ def notes(board: LeaderboardData, best: str) -> tuple[str, ...]:
         board: the leaderboard.
         best: how the format shows the best value of a column, in words.
     """
-    found: list[str] = []
+    found = [left_out_note(board.left_out)] if board.left_out else []
     if board.rows:
         found += _quality_notes(board, best)
     published = dict.fromkeys(row.model for row in board.rows if row.weights)
@@ -37,6 +37,20 @@ def notes(board: LeaderboardData, best: str) -> tuple[str, ...]:
         )
     found += cost_notes(board)
     return tuple(found)
+
+
+def left_out_note(detectors: Sequence[str]) -> str:
+    """How to run the detectors that a benchmark's default leaves out.
+
+    Args:
+        detectors: their names.
+    """
+    many = counted(len(detectors), "more detector")
+    return (
+        f"The benchmark has {many}, which a run leaves out by default. `oodbench run` takes "
+        "--methods all, or names from `oodbench list detectors`; with --resume, it adds them to a "
+        "run."
+    )
 
 
 def tuning_notes(board: LeaderboardData) -> Iterator[str]:

@@ -100,6 +100,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
         ],
         "absences": [_absence(each) for each in leaderboard.absences],
         "warnings": leaderboard.warnings,
+        **({"left_out": leaderboard.left_out} if leaderboard.left_out else {}),
         **(
             {"published": averages_exports.content(found)}
             if (found := leaderboard.published)
