@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from oodbench import metrics
 from oodbench.files import digest
+from oodbench.metrics.resampled_values import Images, resampled_values
 
 # Counts held at a time. A few rows of 20,000 images stay in a core's cache; more only costs memory.
 _BLOCK = 1 << 16
@@ -100,6 +101,18 @@ class Measured:
     resampled: dict[str, metrics.Array]
 
 
+class OptionalValue(NamedTuple):
+    """A metric on request.
+
+    Attributes:
+        value: a fraction; None if it is not defined for these images.
+        interval: ends of its 95 % interval, over the resamples for which it is defined.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+
+
 class SharedResamples:
     """Resamples of data sets: the same for every method, model and seed, in every process.
 
@@ -159,6 +172,36 @@ class SharedResamples:
             n_ood=len(ood_scores),
             resampled=resampled,
         )
+
+    def optional(
+        self, images: Images, id_dataset: str, ood_dataset: str | None, names: Iterable[str]
+    ) -> dict[str, OptionalValue]:
+        """Metrics on request of the images of these data sets, with intervals.
+
+        Args:
+            images: with all that these metrics need.
+            id_dataset: the ID data set.
+            ood_dataset: the OOD set; None if no metric needs one.
+            names: names of `metrics.OPTIONAL`.
+        """
+        names = list(names)
+        known = images.id_scores if images.correct is None else images.correct
+        assert known is not None
+        of_id = self.counts(id_dataset, known.size)
+        of_ood = None
+        if ood_dataset is not None and images.ood_scores is not None:
+            of_ood = self.counts(ood_dataset, images.ood_scores.size)
+        once = None if of_ood is None else np.ones_like(of_ood[:1])
+        values = resampled_values(images, np.ones_like(of_id[:1]), once, names)
+        resampled = resampled_values(images, of_id, of_ood, names)
+        return {name: _optional(float(values[name][0]), resampled[name]) for name in names}
+
+
+def _optional(value: float, resampled: metrics.Array) -> OptionalValue:
+    defined = resampled[np.isfinite(resampled)]
+    if np.isnan(value) or not defined.size:
+        return OptionalValue(None, None)
+    return OptionalValue(value, percentile_interval(defined))
 
 
 def _measure_resamples(

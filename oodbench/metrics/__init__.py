@@ -7,16 +7,14 @@ images with equal scores.
 The functions rank the scores once (`ranking`), count the images above each threshold, and compute
 the metric from the counts (`roc`; `variants` for other people's definitions).
 
-`METRICS` names the metrics that every run records. The others need to know which ID images are
-classified correctly (`selective_classification`, `open_set`), or read scores as numbers
-(`calibration`); `sirc` combines the scores of two detectors. Each says how it treats ties.
+`METRICS` names the metrics that every run records, `OPTIONAL` those that a run records on request
+(`metric_tables`). The latter need to know which ID images are classified correctly
+(`selective_classification`, `open_set`), or read scores as numbers (`calibration`); `sirc` combines
+the scores of two detectors. Each says how it treats ties.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -24,6 +22,7 @@ import numpy.typing as npt
 
 from oodbench.metrics import roc
 from oodbench.metrics.calibration import autc, ece
+from oodbench.metrics.metric_tables import METRICS, OPTIONAL, Metric, OptionalMetric
 from oodbench.metrics.open_set import ccr_at_fpr, oscr
 from oodbench.metrics.roc import measure
 from oodbench.metrics.score_combination import sirc
@@ -42,9 +41,11 @@ from oodbench.metrics.variants import VARIANTS
 
 __all__ = [
     "METRICS",
+    "OPTIONAL",
     "Array",
     "Counts",
     "Metric",
+    "OptionalMetric",
     "Ranking",
     "RiskCoverage",
     "Variant",
@@ -74,44 +75,6 @@ __all__ = [
 ]
 
 Variant = Literal["adopted", "lee", "openood"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is shown and compared.
-
-    Attributes:
-        title: the full name, for captions.
-        short_title: the abbreviation, for column heads.
-        higher_is_better: whether a detector with a larger value is the better one.
-    """
-
-    title: str
-    short_title: str
-    higher_is_better: bool
-
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "auroc": Metric("Area under the ROC curve", "AUROC", True),
-        "tnr_at_95_tpr": Metric("True negative rate at 95% true positive rate", "TNR@95TPR", True),
-        "dtacc": Metric("Detection accuracy", "DTACC", True),
-        "aupr_in": Metric(
-            "Area under the precision-recall curve, in-distribution positive", "AUPR-in", True
-        ),
-        "aupr_out": Metric(
-            "Area under the precision-recall curve, out-of-distribution positive",
-            "AUPR-out",
-            True,
-        ),
-        "fpr95_ood_positive": Metric(
-            "False positive rate at 95% true positive rate, out-of-distribution positive",
-            "FPR95 (OOD positive)",
-            False,
-        ),
-    }
-)
-"""The six metrics, by the names that records use, in the order in which they are shown."""
 
 
 def evaluate(

@@ -102,10 +102,17 @@ class Ranking:
         """
         weights = np.concatenate([id_weights, ood_weights], axis=1).take(self.order, axis=1)
         is_id = self.order < self.n_id
-        return Counts(self._cumulative(weights * is_id), self._cumulative(weights * ~is_id))
+        return Counts(self.cumulative(weights * is_id), self.cumulative(weights * ~is_id))
 
-    def _cumulative(self, weights: Weights) -> Array:
-        """Sums of ranked weights down to each distinct score, after a column of zeros."""
+    def cumulative(self, weights: Weights) -> Array:
+        """Sums of ranked weights down to each distinct score, after a column of zeros.
+
+        Args:
+            weights: of the images in the order of `order`, shape [R, n_id + n_ood].
+
+        Returns:
+            Sums of shape [R, G + 1].
+        """
         # Summing integers is three times as fast as summing floats: an addition waits for the last.
         sums = np.cumsum(weights, axis=1, dtype=np.int64)
         above = np.zeros((sums.shape[0], self.last.size + 1))
@@ -128,10 +135,15 @@ def rank(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> Ranking:
     """
     known = checked_scores("id_scores", id_scores)
     pooled = np.concatenate([known, checked_scores("ood_scores", ood_scores)])
+    return ranked(pooled, known.size)
+
+
+def ranked(pooled: Array, n_id: int) -> Ranking:
+    """The ranking of checked scores, shape [n_id + n_ood]; those of ID images are first."""
     order = np.argsort(pooled)[::-1]
-    ranked = pooled[order]
-    differs_from_next = np.append(ranked[1:] != ranked[:-1], True)
-    return Ranking(order, np.flatnonzero(differs_from_next), known.size)
+    scores = pooled[order]
+    differs_from_next = np.append(scores[1:] != scores[:-1], True)
+    return Ranking(order, np.flatnonzero(differs_from_next), n_id)
 
 
 def checked_scores(name: str, scores: npt.ArrayLike) -> Array:
