@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oodbench import argument_checks
-from oodbench.errors import InterruptedRun, UserError
+from oodbench.errors import UserError
 from oodbench.planning.absent_splits import with_images_here
 from oodbench.planning.detector_settings import (
     Refusal,
@@ -29,17 +26,14 @@ from oodbench.plugins.import_trials import parameter_errors
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
 from oodbench.results import Run, SuiteRun, changed_files
-from oodbench.storage.locks import claim, held
 from oodbench.storage.run_directory import RunDirectory
+from oodbench.storage.run_places import place_of_run
 from oodbench.storage.stored_run import read_stored_run
 from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     from oodbench.detector import Detector
     from oodbench.run_comparison.changes import RunComparison
-
-RUNS = Path("runs")
-"""Default folder of run directories, in the working directory."""
 
 _NOTHING_TO_RESUME = "There is nothing to resume in {folder}: a new run begins there."
 
@@ -57,6 +51,7 @@ def run(
     tune: str | Sequence[str] | None = None,
     limit: int | None = None,
     epochs: int | None = None,
+    metrics: str | Sequence[str] = (),
     progress: Reporter | None = None,
 ) -> Run:
     """Run a benchmark, as `oodbench run` does.
@@ -78,6 +73,8 @@ def run(
         limit: for a first try: most images of each split (`oodbench.data.image_selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
+        metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
+            "all".
         progress: progress reporter; default: silent.
 
     Raises:
@@ -87,7 +84,7 @@ def run(
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
-    catalog, overrides = Catalog(plugins), Overrides.read(tune, limit, epochs)
+    catalog, overrides = Catalog(plugins), Overrides.read(tune, limit, epochs, metrics)
     # Misspelt names are found before torch is loaded, which takes seconds.
     plan_run(
         catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, overrides=overrides
@@ -104,7 +101,7 @@ def run(
     )
     plan = with_images_here(plan, data_root)
     name = overrides.folder_name(catalog.benchmark(str(benchmark)).name)
-    with _place(out, name, resume) as folder:
+    with place_of_run(out, name, resume) as folder:
         if resume and not RunDirectory(folder).exists():
             (progress or Silent()).warn(_NOTHING_TO_RESUME.format(folder=folder))
         return run_one(plan, folder)
@@ -123,6 +120,7 @@ def run_suite(
     tune: str | Sequence[str] | None = None,
     limit: int | None = None,
     epochs: int | None = None,
+    metrics: str | Sequence[str] = (),
     progress: Reporter | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> SuiteRun:
@@ -147,6 +145,8 @@ def run_suite(
         limit: for a first try: most images of each split (`oodbench.data.image_selection`).
         epochs: for a first try: most epochs of a training. Results with `limit` or `epochs` are
             not the benchmark's; every report says so, and they never mix with others.
+        metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
+            "all".
         progress: progress reporter of each benchmark; default: silent.
         say: called with a line before and after each benchmark.
 
@@ -159,7 +159,7 @@ def run_suite(
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )
-    catalog, overrides = Catalog(plugins), Overrides.read(tune, limit, epochs)
+    catalog, overrides = Catalog(plugins), Overrides.read(tune, limit, epochs, metrics)
     whole = load_suite(catalog, str(suite))
     loaded = whole.changed(overrides.with_detector_names(catalog.aliases))
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
@@ -174,7 +174,7 @@ def run_suite(
     )
     plans = {name: with_images_here(plan, data_root) for name, plan in plans.items()}
     reporter = progress or Silent()
-    with _place(out, overrides.folder_name(whole.spec.name), resume) as folder:
+    with place_of_run(out, overrides.folder_name(whole.spec.name), resume) as folder:
         if resume and not SuiteDirectory(folder).exists():
             reporter.warn(_NOTHING_TO_RESUME.format(folder=folder))
         state = run_members(
@@ -320,39 +320,6 @@ def check_parameters(plan: Plan, catalog: Catalog) -> None:
     for method in plan.methods:
         mine = [error for (of, _), error in zip(trials, errors, strict=True) if of is method]
         check_tried(method, plan.benchmark, mine)
-
-
-@contextmanager
-def _place(out: str | Path | None, name: str, resume: bool) -> Iterator[Path]:
-    """The run directory, locked: the given one, the newest one to resume, or a new one.
-
-    Raises:
-        UserError: if another process uses it, or it cannot be written.
-        InterruptedRun: if the user interrupts the run.
-    """
-    if out is not None:
-        folder = Path(out)
-    else:
-        folder = (_newest(name) if resume else None) or _new_folder(name)
-    with held(folder):
-        try:
-            yield folder
-        except KeyboardInterrupt:
-            raise InterruptedRun(folder) from None
-
-
-def _newest(name: str) -> Path | None:
-    """The newest default run directory of a benchmark or a suite."""
-    # Times sort as text. The pattern of the time keeps digits-open-set apart from digits.
-    before = sorted(RUNS.glob(f"{name}-[0-9]*-[0-9]*"))
-    return before[-1] if before else None
-
-
-def _new_folder(name: str) -> Path:
-    """A new folder `runs/<name>-<time>`, with a number if another run has that name."""
-    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(RUNS / each for each in names if claim(RUNS / each))
 
 
 def compare(

@@ -61,6 +61,14 @@ def run(
             "--epochs", metavar="N", min=1, help="For a first try: train for at most N epochs."
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="A,B|all",
+            help="Metrics on request: aurc, oscr, ccr_at_fpr, ece ... (docs/metrics.md).",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards.
@@ -75,7 +83,7 @@ def run(
 
     output = console()
     catalog = Catalog(plugins or ())
-    overrides = Overrides.read(tune, limit, epochs)
+    overrides = Overrides.read(tune, limit, epochs, () if metrics is None else metrics)
     if dry_run:
         argument_checks.device_name(device)
         parts = _planned(
@@ -95,6 +103,7 @@ def run(
         "tune": tune,
         "limit": limit,
         "epochs": epochs,
+        "metrics": () if metrics is None else metrics,
         "progress": reporter(),
     }
     done: Run | SuiteRun
@@ -105,7 +114,10 @@ def run(
             done = api.run(benchmark, **options)
     except InterruptedRun as stop:
         again = _again(benchmark, stop.folder, methods, seeds, device, plugins, data_root)
-        for option, value in (("--tune", tune), ("--limit", limit), ("--epochs", epochs)):
+        for option, value in (
+            *(("--tune", tune), ("--limit", limit)),
+            *(("--epochs", epochs), ("--metrics", metrics)),
+        ):
             again += f" {option} {shlex.quote(str(value))}" if value is not None else ""
         say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None

@@ -6,13 +6,13 @@ import datetime
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from oodbench.engine import provenance
+from oodbench.engine import provenance, resuming
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import Evaluation
@@ -22,7 +22,6 @@ from oodbench.engine.model_evaluation import evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.resuming import open_directory
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Method, Plan
 from oodbench.plugins.catalog import Catalog
@@ -30,6 +29,7 @@ from oodbench.progress import Reporter
 from oodbench.report import differences
 from oodbench.report.score_warnings import tie_notes
 from oodbench.storage.method_lines import MethodLines
+from oodbench.storage.predictions import as_arrays, predictions_name
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,
@@ -45,7 +45,7 @@ from oodbench.storage.run_directory import (
     TRAINING,
     Key,
     RunDirectory,
-    scores_content,
+    arrays_content,
     scores_name,
 )
 from oodbench.storage.same_work import Work
@@ -102,7 +102,9 @@ def run(
             "A run is one process; torchrun starts several, which can only train.",
             "Train with `torchrun ... -m oodbench train BENCHMARK`, then run as usual.",
         )
-    return _Run(plan, catalog, RunDirectory(folder), device, say, data_root).outcome(resume)
+    directory = RunDirectory(folder)
+    plan = resuming.with_held_metrics(plan, directory, resume=resume)
+    return _Run(plan, catalog, directory, device, say, data_root).outcome(resume)
 
 
 class _Run:
@@ -128,6 +130,7 @@ class _Run:
         self.costs: dict[Key, CostRecord] = {}
         self.lines: dict[Key, MethodLines] = {}
         self.trainings: dict[tuple[str, int], list[TrainingRecord]] = {}
+        self.predicted: set[tuple[str, int]] = set()
         self.before = RunDescription()
         self.checkpoints: dict[str, str] = {}
         self.trained_on: dict[str, TrainedOn] = {}
@@ -158,8 +161,14 @@ class _Run:
                 self.records[skip.method, seed] = self.recorder.missing(
                     skip.method, skip.model, skip.detector, seed, "skipped", skip.reason
                 )
+        self._write("running")  # predictions that finished methods lacked
+        resuming.add_optional(self.records, self.recorder, self.directory, self.say)
         self._compare()
-        failures = self._failures()
+        failures = [
+            f"{method} (seed {seed}): {group[0].reason}"
+            for (method, seed), group in self.records.items()
+            if group[0].status == "failed"
+        ]
         complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
         self._write("complete" if complete else "incomplete")
         return Outcome(self.directory.folder, complete, tuple(failures))
@@ -167,7 +176,7 @@ class _Run:
     def _unit(self, model: str, seed: int) -> None:
         """Train or read one model for one seed, and evaluate its methods that are not finished."""
         todo = [m for m in self.plan.methods_of(model) if (m.name, seed) not in self.records]
-        if not todo and (model, seed) in self.trainings:
+        if not todo and (model, seed) in self.trainings and (model, seed) in self.predicted:
             self.say.done(f"{model}, seed {seed}: finished before")
             return
         label = f"{model}, seed {seed}"
@@ -180,7 +189,7 @@ class _Run:
         self.trained_on |= self.models.trained_on(model, seed)
         weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
         todo = self._without_other_weights(model, seed, tensors_digest(weights), todo)
-        if not todo:
+        if not todo and (model, seed) in self.predicted:
             self.say.done(f"{label}: finished before, with the same weights")
             return
         detectors = {
@@ -201,10 +210,16 @@ class _Run:
             )
         self.say.detail("confidence intervals")
         signs = features_signs(self.plan.methods_of(model), evaluation.negative_features)
-        for where, found in ((label, [*evaluation.warnings]), (model, [*signs])):
+        for where, found in ((label, [*evaluation.warnings]), (model, [*signs])) if todo else ():
             for sign in () if where in self.warnings else found:
                 self.say.warn(f"{where}: {sign}")
             self.warnings |= {where: found} if found else {}
+        if (model, seed) not in self.predicted:
+            content = arrays_content(as_arrays(evaluation.predictions))
+            self.unwritten[predictions_name(model, seed)] = content
+        elif known := self.directory.read_predictions(model, seed):  # the same for all methods
+            evaluation = replace(evaluation, predictions=known)
+        self.predicted.add((model, seed))
         self._store(todo, seed, evaluation)
         for line in first_results({m.name: self.records[m.name, seed] for m in todo}):
             self.say.result(f"{label}: {line}")
@@ -218,6 +233,7 @@ class _Run:
         """The methods to evaluate: all of them if the finished ones had other weights."""
         label = f"{model}/seed{seed}"
         before = self.checkpoints.get(label, weights)
+        self.predicted -= {(model, seed)} if before != weights else set()
         self.checkpoints[label] = weights
         methods = list(self.plan.methods_of(model))
         if before == weights or len(todo) == len(methods):
@@ -268,7 +284,7 @@ class _Run:
                 )
                 continue
             key = method.name, seed
-            self.unwritten[scores_name(key)] = scores_content(result.scores)
+            self.unwritten[scores_name(key)] = arrays_content(result.scores)
             self.costs[key] = self.recorder.cost(method, seed, result)
             self.records[key] = records[method.name]
 
@@ -277,18 +293,8 @@ class _Run:
         records = [record for group in self.records.values() for record in group]
         if differences.belong(self.differences, records):
             return
-        before = {
-            (record.method, record.seed)
-            for record in records
-            if record.status == "ok" and record.tuned_on != differences.ORACLE
-        } - self.recorder.resampled.keys()
         try:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                for _ in pool.map(
-                    lambda key: self.recorder.resample(key, self.directory.read_scores(key)),
-                    sorted(before),
-                ):
-                    pass
+            resuming.resample_finished(records, self.recorder, self.directory)
         except UserError as error:
             self.say.warn(f"{error.message} Without them, ties are not shown.")
             return
@@ -312,6 +318,7 @@ class _Run:
             resamples=self.benchmark.evaluation.resamples,
             run_id=self.work.run_id,
             device=distributed.device_name(self.device),
+            optional=self.benchmark.metrics,
         )
 
     @cached_property
@@ -321,12 +328,12 @@ class _Run:
 
     def _open(self, resume: bool) -> None:
         """Create the directory, or keep what is finished in it."""
-        found = open_directory(
+        found = resuming.open_directory(
             self.directory, self.plan, lambda: self.work, self.say, resume=resume
         )
         held = self.before = found.description
-        self.records, self.costs = found.records, found.costs
-        self.trainings, self.differences = found.trainings, found.differences
+        self.records, self.costs, self.differences = found.records, found.costs, found.differences
+        self.trainings, self.predicted = found.trainings, set(found.predicted)
         self.checkpoints, self.notes = dict(held.checksums.checkpoints), dict(held.notes)
         self.trained_on, self.warnings = dict(held.trained_on), dict(held.warnings)
         self.duplicates = dict(held.duplicates_of_id_images)
@@ -391,10 +398,3 @@ class _Run:
         return provenance.description(
             self.plan, self.work, self.catalog, self.device, self.data_root, self.before
         )
-
-    def _failures(self) -> list[str]:
-        return [
-            f"{method} (seed {seed}): {group[0].reason}"
-            for (method, seed), group in self.records.items()
-            if group[0].status == "failed"
-        ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from oodbench.detector import Detector
 from oodbench.engine import costs
 from oodbench.engine.passes.contract import DetectorError
+from oodbench.storage.predictions import Predictions
 
 
 @dataclass
@@ -42,15 +43,20 @@ class Evaluation:
 
     Attributes:
         results: method -> result.
-        correct: whether the classifier is right, for each image that counts as ID.
+        predictions: "id" and csID sets -> predictions of the classifier; empty without labels.
         warnings: signs of a mistake in the data (`engine.mistakes`).
         negative_features: share of the penultimate features of ID test images that are negative.
     """
 
     results: Mapping[str, MethodResult]
-    correct: NDArray[np.bool_]
+    predictions: Mapping[str, Predictions]
     warnings: tuple[str, ...] = ()
     negative_features: float = 0.0
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the classifier is right, for each image that counts as ID."""
+        return np.concatenate([each.correct for each in self.predictions.values()])
 
 
 NO_MAP = (

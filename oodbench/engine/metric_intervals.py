@@ -11,10 +11,13 @@ import numpy as np
 from oodbench import bootstrap as intervals
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult, chosen_parameters
-from oodbench.errors import listed
+from oodbench.errors import UserError, listed
+from oodbench.metrics import OPTIONAL
+from oodbench.metrics.resampled_values import Images
 from oodbench.planning.plan import Method
 from oodbench.report import differences
 from oodbench.specs import TuningProtocol
+from oodbench.storage.predictions import Predictions, joined_predictions
 from oodbench.storage.records import (
     ID_ACCURACY,
     PUBLISHED,
@@ -68,8 +71,10 @@ class Recorder:
         resamples: number of bootstrap resamples.
         run_id: identity of the run.
         device: name of the device, for cost records.
+        optional: metrics on request, by the names of `metrics.OPTIONAL`.
 
     Attributes:
+        metrics: the metrics on request.
         resampled: method and seed -> the metrics on the resamples that all methods share, for each
             method with quality records.
     """
@@ -88,7 +93,9 @@ class Recorder:
         resamples: int,
         run_id: str,
         device: str,
+        optional: Sequence[str] = (),
     ) -> None:
+        self.metrics = optional
         self._benchmark, self._version = benchmark, version
         self._id_dataset, self._ood_groups, self._heads = id_dataset, ood_groups, heads
         self._csid = csid
@@ -98,7 +105,100 @@ class Recorder:
         self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
 
     def quality(self, method: Method, seed: int, evaluation: Evaluation) -> Iterable[QualityRecord]:
-        """Every metric on every OOD set with its interval, then the classifier's accuracy."""
+        """Every metric on every OOD set with its interval; accuracy; the metrics on request.
+
+        Without predictions there is no accuracy.
+        """
+        found = list(self._quality(method, seed, evaluation))
+        scores = evaluation.results[method.name].scores
+        yield from found
+        yield from self.optional(found, scores, evaluation.predictions, "they have no labels")
+
+    def optional(
+        self,
+        recorded: Sequence[QualityRecord],
+        scores: differences.Scores,
+        predictions: Mapping[str, Predictions],
+        missing: str,
+    ) -> Iterator[QualityRecord]:
+        """The metrics on request of a method and seed.
+
+        Args:
+            recorded: its other records.
+            scores: as stored.
+            predictions: "id" and csID sets -> predictions of its model.
+            missing: why predictions are missing, if they are.
+
+        Raises:
+            UserError: if scores and predictions are not of the same images.
+        """
+        if not self.metrics:
+            return
+        joined = differences.joined(scores, self._csid)
+        known = joined_predictions(predictions, self._csid)
+        correct, confidence = (None, None) if known is None else (known.correct, known.confidence)
+        by_set = {each.ood_dataset: each for each in reversed(recorded) if each.ood_dataset}
+        for ood in self._ood_groups:
+            id_scores = differences.id_scores(joined, ood)
+            if correct is not None and correct.size != id_scores.size:
+                raise UserError(
+                    f"{recorded[0].method}: there are {id_scores.size:,} scores and "
+                    f"{correct.size:,} predictions of the ID images."
+                )
+            images = Images(id_scores, correct, confidence, joined[ood])
+            names = [name for name in self.metrics if OPTIONAL[name].of == "set"]
+            yield from self._on_request(by_set[ood], images, names, missing)
+        blank = replace(
+            next((each for each in recorded if each.metric == ID_ACCURACY), recorded[0]),
+            ood_dataset=None,
+            ood_group=None,
+            n_ood=None,
+            tie_fraction=None,
+            same_source=None,
+        )
+        several = recorded[0].tuned_on == differences.ORACLE
+        images = Images(None if several else joined["id"], correct, confidence)
+        names = [name for name in self.metrics if OPTIONAL[name].of != "set"]
+        yield from self._on_request(blank, images, names, missing)
+
+    def _on_request(
+        self, blank: QualityRecord, images: Images, names: Iterable[str], missing: str
+    ) -> Iterator[QualityRecord]:
+        """Records of the metrics on request for one OOD set, or for the ID images alone."""
+        lacking = {name: images.lacks(name) for name in names}
+        computed = [name for name, lacks in lacking.items() if not lacks]
+        values = {}
+        if computed:
+            values = self._shared.optional(images, self._id_dataset, blank.ood_dataset, computed)
+        for name, lacks in lacking.items():
+            found = values.get(name)
+            low, high = (found and found.interval) or (None, None)
+            value = found and found.value
+            reason = None
+            if "ID scores" in lacks:
+                reason = "it has other scores of the ID images for each OOD set"
+            elif lacks:
+                reason = f"it is not known which ID images are classified correctly: {missing}"
+            elif value is None:
+                reason = "it needs correctly classified and misclassified ID images"
+            if reason is None:
+                yield replace(blank, metric=name, value=value, ci_low=low, ci_high=high)
+                continue
+            empty = self._blank(blank.method, blank.model, blank.detector, blank.seed)
+            yield replace(
+                empty,
+                tuned_on=blank.tuned_on,
+                ood_dataset=blank.ood_dataset,
+                ood_group=blank.ood_group,
+                metric=name,
+                status="skipped",
+                reason=reason,
+            )
+
+    def _quality(
+        self, method: Method, seed: int, evaluation: Evaluation
+    ) -> Iterable[QualityRecord]:
+        """The records of every run."""
         result = evaluation.results[method.name]
         id_dataset = self._id_dataset
         kept: dict[str, differences.Values] = {}
@@ -127,6 +227,8 @@ class Recorder:
                 )
         if method.tuned_on != differences.ORACLE:
             self.resampled[method.name, seed] = kept
+        if not evaluation.predictions:
+            return
         correct = evaluation.correct
         id_counts = self._shared.counts(id_dataset, len(correct))
         low, high = intervals.percentile_interval(

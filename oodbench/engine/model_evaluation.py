@@ -11,8 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from oodbench.detector import Detector
@@ -45,6 +43,7 @@ from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.report.differences import id_key
 from oodbench.specs import SplitName, TuningProtocol, TuningSpec
+from oodbench.storage.predictions import Predictions
 
 _FEW = 4
 """Images that the map before pooling is searched with."""
@@ -68,8 +67,7 @@ class ModelEvaluation:
 
     Attributes:
         results: method -> result.
-        correct: whether the classifier is right, for each ID test image, then for each image of the
-            csID sets; None without labels.
+        predictions: "id" and csID sets -> predictions of the classifier; empty without labels.
         warnings: signs of a mistake in the data (`engine.mistakes`).
         negative_features: share of the penultimate features of ID test images that are negative.
     """
@@ -92,7 +90,7 @@ class ModelEvaluation:
         self._report = runner.report = report
         self._readers: Sequence[LayerReader] = ()
         self.results = {method.name: MethodResult() for method in methods}
-        self.correct: NDArray[np.bool_] | None = None
+        self.predictions: dict[str, Predictions] = {}
         self.warnings: list[str] = []
         self.negative_features = 0.0
 
@@ -280,21 +278,20 @@ class ModelEvaluation:
         """One pass over each test set."""
         self._score_id()
         for name in self._data.csid:  # no method is tuned on each OOD set
-            correct = self._score_set(name, self._data.ood[0])
-            assert self.correct is not None
-            assert correct is not None  # the plan has checked that the manifest has classes
-            self.correct = np.concatenate([self.correct, correct])
+            predictions = self._score_set(name, self._data.ood[0])
+            assert predictions is not None  # the plan has checked that the manifest has classes
+            self.predictions[name] = predictions
         for ood in self._data.ood:
             if not self._alive():
                 return
             self._score_set(ood, ood)
         fail_constant_scores(self.results)
 
-    def _score_set(self, name: str, ood: str) -> NDArray[np.bool_] | None:
+    def _score_set(self, name: str, ood: str) -> Predictions | None:
         """Score a csID or OOD set by the detectors that score an OOD set.
 
         Returns:
-            Whether the classifier is right, for each image; None without labels.
+            Predictions of the classifier; None without labels.
         """
         detectors = self._scoring_detectors(ood)
         outcome = score_split(self._runner, self._data.test[name], detectors, dataset=name)
@@ -302,7 +299,7 @@ class ModelEvaluation:
             self.results[method].error = error
         for method, scores in outcome.scores.items():
             self.results[method].scores[name] = scores
-        return outcome.correct
+        return outcome.predictions
 
     def _score_id(self) -> None:
         """Score the ID test images, with every detector of a method that is tuned on OOD sets."""
@@ -319,7 +316,8 @@ class ModelEvaluation:
             self.results[method_name].error = error
         for (method_name, key), scores in outcome.scores.items():
             self.results[method_name].scores[key] = scores
-        self.correct = outcome.correct
+        if outcome.predictions is not None:
+            self.predictions[ID] = outcome.predictions
         self.negative_features = outcome.signs.share
         tested = Confusion.of(self._num_classes, outcome.labels, outcome.predicted)
         self._add_signs(source.name, tested)
@@ -342,7 +340,7 @@ def evaluate(
 ) -> Evaluation:
     """All steps for one model; arguments as those of `ModelEvaluation` and its `measure`.
 
-    A method fails if its costs cannot be measured.
+    A method fails if its costs cannot be measured. Without methods, there are predictions alone.
     """
     evaluation = ModelEvaluation(
         runner, methods, detectors, data, num_classes, tuning=tuning, seed=seed, report=report
@@ -350,12 +348,11 @@ def evaluate(
     evaluation.prepare()
     evaluation.run()
     evaluation.note_layers(only_dropped=True)
-    for name, error in evaluation.measure(reference).items():
+    for name, error in (evaluation.measure(reference) if methods else {}).items():
         evaluation.results[name].error = error
-    assert evaluation.correct is not None
     return Evaluation(
         evaluation.results,
-        evaluation.correct,
+        evaluation.predictions,
         tuple(evaluation.warnings),
         evaluation.negative_features,
     )

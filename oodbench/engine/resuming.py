@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from oodbench import metrics
+from oodbench.engine.metric_intervals import Recorder
 from oodbench.errors import UserError, listed
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter
+from oodbench.report.differences import ORACLE
 from oodbench.storage.method_lines import MethodLines
+from oodbench.storage.predictions import predictions_name
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import (
@@ -33,6 +39,7 @@ class Finished:
         records: method and seed -> quality records.
         costs: method and seed -> cost record.
         trainings: model and seed -> training records.
+        predicted: models and seeds with predictions.
         differences: the differences to the best methods.
     """
 
@@ -40,6 +47,7 @@ class Finished:
     records: dict[Key, list[QualityRecord]] = field(default_factory=dict)
     costs: dict[Key, CostRecord] = field(default_factory=dict)
     trainings: dict[tuple[str, int], list[TrainingRecord]] = field(default_factory=dict)
+    predicted: frozenset[tuple[str, int]] = frozenset()
     differences: list[DifferenceRecord] = field(default_factory=list)
 
 
@@ -84,6 +92,72 @@ def open_directory(
     return _Reading(directory, plan, work(), held, say).finished()
 
 
+def with_held_metrics(plan: Plan, directory: RunDirectory, *, resume: bool) -> Plan:
+    """The plan with the metrics on request of the run that it resumes, beside its own."""
+    if not resume or not directory.exists():
+        return plan
+    held = directory.read_description().of_benchmark.metrics
+    both = metrics.requested([*plan.benchmark.metrics, *held])
+    return replace(plan, benchmark=plan.benchmark.model_copy(update={"metrics": both}))
+
+
+def add_optional(
+    records: dict[Key, list[QualityRecord]],
+    recorder: Recorder,
+    directory: RunDirectory,
+    say: Reporter,
+) -> None:
+    """Compute the metrics on request of methods that were finished without them, from scores.
+
+    Args:
+        records: method and seed -> quality records; changed where some are missing.
+        recorder: makes records, with these metrics.
+        directory: has the scores and the predictions.
+        say: takes warnings about scores that cannot be read.
+    """
+
+    def added(key: Key) -> tuple[Key, list[QualityRecord]]:
+        base = [record for record in records[key] if record.metric not in metrics.OPTIONAL]
+        found = directory.read_predictions(base[0].model, key[1]) or {}
+        missing = f"{predictions_name(base[0].model, key[1])} is not there"
+        try:
+            more = list(recorder.optional(base, directory.read_scores(key), found, missing))
+        except UserError as error:
+            say.warn(f"{error.message} Without them, there are no metrics on request.")
+            return key, records[key]
+        return key, [*base, *more]
+
+    todo = [key for key, group in records.items() if _lacks_optional(group, recorder.metrics)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        records |= dict(pool.map(added, todo))
+
+
+def _lacks_optional(group: Sequence[QualityRecord], names: Sequence[str]) -> bool:
+    if group[0].status != "ok":
+        return False
+    return {record.metric for record in group} & metrics.OPTIONAL.keys() != set(names)
+
+
+def resample_finished(
+    records: Iterable[QualityRecord], recorder: Recorder, directory: RunDirectory
+) -> None:
+    """Resample the scores of methods that were finished before, to compare all methods.
+
+    Raises:
+        UserError: if scores cannot be read.
+    """
+    before = {
+        (record.method, record.seed)
+        for record in records
+        if record.status == "ok" and record.tuned_on != ORACLE
+    } - recorder.resampled.keys()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(
+            lambda key: recorder.resample(key, directory.read_scores(key)), sorted(before)
+        ):
+            pass
+
+
 class _Reading:
     """Reads what is finished in a run directory."""
 
@@ -107,7 +181,19 @@ class _Reading:
         differences = [] if DIFFERENCES in self.altered else self.directory.read_differences()
         trainings = self._trainings()
         records, costs = self._methods()
-        return Finished(self.held, records, costs, trainings, differences)
+        return Finished(self.held, records, costs, trainings, self._predicted(), differences)
+
+    def _predicted(self) -> frozenset[tuple[str, int]]:
+        """Models and seeds with predictions of all images that count as ID."""
+        needed = {"id", *self.plan.benchmark.csid}
+
+        def whole(model: str, seed: int) -> bool:
+            if predictions_name(model, seed) in self.altered:
+                return False
+            return needed <= (self.directory.read_predictions(model, seed) or {}).keys()
+
+        pairs = ((model, seed) for model in self.plan.models for seed in self.plan.seeds)
+        return frozenset(pair for pair in pairs if whole(*pair))
 
     def _trainings(self) -> dict[tuple[str, int], list[TrainingRecord]]:
         if TRAINING in self.altered:
@@ -148,10 +234,11 @@ class _Reading:
     ) -> bool:
         """Whether all records of a method and seed are there, with the tuning of the plan."""
         expected = len(metrics.METRICS) * len(self.plan.benchmark.ood_groups) + 1
+        base = [record for record in group if record.metric not in metrics.OPTIONAL]
         return (
-            len(group) == expected
-            and group[0].tuned_on == self.planned.get(key, group[0].tuned_on)
-            and all(record.status == "ok" for record in group)
+            len(base) == expected
+            and base[0].tuned_on == self.planned.get(key, base[0].tuned_on)
+            and all(record.status == "ok" for record in base)
             and key in measured
         )
 

@@ -20,6 +20,7 @@ from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.replacement import own_view, passes_alone
 from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.storage.predictions import Predictions
 
 K = TypeVar("K", str, tuple[str, str])
 """Key of a detector: the method's name, or a tuple that begins with it."""
@@ -38,6 +39,7 @@ class SplitScores(Generic[K]):
         scores: key -> one float64 per image.
         errors: key -> why there are no scores.
         predicted: the class that the classifier gives each image, int64, shape [N].
+        confidence: its largest softmax probability, float64, shape [N].
         labels: the class that each image has, likewise; None where the data have none.
         signs: of the penultimate features.
     """
@@ -45,6 +47,7 @@ class SplitScores(Generic[K]):
     scores: dict[K, NDArray[np.float64]] = field(default_factory=dict)
     errors: dict[K, Exception] = field(default_factory=dict)
     predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    confidence: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     labels: NDArray[np.int64] | None = None
     signs: FeatureSigns = field(default_factory=FeatureSigns)
 
@@ -52,6 +55,11 @@ class SplitScores(Generic[K]):
     def correct(self) -> NDArray[np.bool_] | None:
         """Whether the classifier is right, one boolean per image; None without labels."""
         return None if self.labels is None else self.predicted == self.labels
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """Whether the classifier is right, and how sure it is; None without labels."""
+        return None if self.correct is None else Predictions(self.correct, self.confidence)
 
 
 def score_split(
@@ -75,6 +83,7 @@ def score_split(
     result: SplitScores[K] = SplitScores()
     parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in detectors}
     predicted: list[NDArray[np.int64]] = []
+    confidence: list[NDArray[np.float64]] = []
     known: list[NDArray[np.int64]] = []
     active = dict(detectors)
     done = 0
@@ -102,10 +111,13 @@ def score_split(
             for key in result.errors:
                 active.pop(key, None)
             predicted.append(clean.logits.argmax(dim=1).cpu().numpy())
+            largest = clean.logits.double().softmax(dim=1).amax(dim=1)
+            confidence.append(largest.cpu().numpy())
             result.signs.add(clean.features)
             done += count
     result.scores = {key: np.concatenate(parts[key]) for key in active}
     result.predicted = np.concatenate(predicted) if predicted else result.predicted
+    result.confidence = np.concatenate(confidence) if confidence else result.confidence
     result.labels = np.concatenate(known) if known else None
     return result
 

@@ -22,7 +22,14 @@ import numpy.typing as npt
 
 from oodbench.metrics import roc
 from oodbench.metrics.calibration import autc, ece
-from oodbench.metrics.metric_tables import METRICS, OPTIONAL, Metric, OptionalMetric
+from oodbench.metrics.metric_tables import (
+    METRICS,
+    OPTIONAL,
+    Metric,
+    OptionalMetric,
+    of_id_images,
+    requested,
+)
 from oodbench.metrics.open_set import ccr_at_fpr, oscr
 from oodbench.metrics.roc import measure
 from oodbench.metrics.score_combination import sirc
@@ -64,8 +71,10 @@ __all__ = [
     "failure_auroc",
     "fpr95_ood_positive",
     "measure",
+    "of_id_images",
     "oscr",
     "rank",
+    "requested",
     "risk_coverage",
     "scod_aurc",
     "scod_risk_coverage",

@@ -118,7 +118,7 @@ OPTIONAL: Mapping[str, OptionalMetric] = MappingProxyType(
         ),
         "failure_auroc": OptionalMetric(
             "AUROC of correctly classified against misclassified images",
-            "AUROC-f",
+            "AUROC_f",
             True,
             "probability that a correctly classified ID image scores above a misclassified one; "
             "50 is chance",
@@ -146,7 +146,7 @@ OPTIONAL: Mapping[str, OptionalMetric] = MappingProxyType(
         **{
             f"{CCR_AT_FPR}_{level}": OptionalMetric(
                 f"Correct classification rate at a false positive rate of {level}",
-                f"CCR@FPR{level}",
+                f"CCR@FPR {level}",
                 True,
                 "share of ID images that are correctly classified and score above the threshold "
                 f"that accepts less than a fraction {level} of the OOD images",
@@ -180,6 +180,11 @@ OPTIONAL: Mapping[str, OptionalMetric] = MappingProxyType(
 
 KNOWN: Mapping[str, Metric] = MappingProxyType({**METRICS, **OPTIONAL})
 """Every metric of a record but the accuracy."""
+
+
+def of_id_images(metric: str) -> bool:
+    """Whether a metric on request is of the ID images alone, without an OOD set."""
+    return metric in OPTIONAL and OPTIONAL[metric].of != "set"
 
 
 def requested(names: str | Sequence[str]) -> tuple[str, ...]:

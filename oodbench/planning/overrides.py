@@ -1,4 +1,4 @@
-"""Values of a benchmark that the options of a run replace: tuned detectors and limits.
+"""Values of a benchmark that the options of a run replace: tuned detectors, limits, metrics.
 
 Read from options alone, without torch.
 """
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from oodbench import argument_checks
 from oodbench.errors import UserError, shown
+from oodbench.metrics import requested
 from oodbench.specs import BenchmarkSpec, LimitSpec
 
 
@@ -21,14 +22,20 @@ class Overrides:
     Attributes:
         tune: the detectors that are tuned: "all", "none" or names; None: as in the benchmark.
         limit: limits of images and epochs; None for no limit.
+        metrics: metrics on request, beside those of the benchmark.
     """
 
     tune: Literal["all", "none"] | tuple[str, ...] | None = None
     limit: LimitSpec | None = None
+    metrics: tuple[str, ...] = ()
 
     @classmethod
     def read(
-        cls, tune: str | Sequence[str] | None, limit: int | None, epochs: int | None
+        cls,
+        tune: str | Sequence[str] | None,
+        limit: int | None,
+        epochs: int | None,
+        metrics: str | Sequence[str] = (),
     ) -> Overrides:
         """From the options of a command or a function.
 
@@ -40,7 +47,8 @@ class Overrides:
             for option, value in (("limit", limit), ("epochs", epochs))
         )
         given = images is not None or most_epochs is not None
-        return cls(_tune(tune), LimitSpec(images=images, epochs=most_epochs) if given else None)
+        limits = LimitSpec(images=images, epochs=most_epochs) if given else None
+        return cls(_tune(tune), limits, optional_metrics(metrics))
 
     def with_detector_names(self, aliases: Mapping[str, str]) -> Overrides:
         """The same with the name of each detector in the place of its aliases.
@@ -57,11 +65,32 @@ class Overrides:
         """The benchmark with these values."""
         if self.tune is not None:
             benchmark = benchmark.tuning_only(self.tune)
+        if self.metrics:
+            both = requested([*benchmark.metrics, *self.metrics])
+            benchmark = benchmark.model_copy(update={"metrics": both})
         return benchmark if self.limit is None else benchmark.limited_to(self.limit)
 
     def folder_name(self, name: str) -> str:
         """Beginning of the name of a default run directory."""
         return name if self.limit is None else f"{name}-limited"
+
+
+def optional_metrics(given: Any) -> tuple[str, ...]:
+    """The metrics on request of an argument: names, names separated by commas, or "all".
+
+    Raises:
+        UserError: if it is something else, or a name is not known.
+    """
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"metrics: expected names, or all, not {shown(given)}.")
+    known = [name.strip() for name in names if name.strip()]
+    if len(names) and not known:
+        raise UserError("metrics: expected names separated by commas, or all.")
+    try:
+        return requested(known)
+    except ValueError as error:
+        raise UserError(f"metrics: {error}") from None
 
 
 def _tune(tune: str | Sequence[str] | None) -> Literal["all", "none"] | tuple[str, ...] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from oodbench.errors import UserError, listed, visible
-from oodbench.metrics import METRICS
+from oodbench.metrics import METRICS, OPTIONAL, of_id_images
 from oodbench.report.columns import Column, columns_of
 from oodbench.report.differences import belong
 from oodbench.report.leaderboard import (
@@ -82,10 +82,12 @@ def aggregate(
     seeds = tuple(sorted({record.seed for record in records if record.status != "skipped"}))
     measured = {method: _measured(mine) for method, mine in by_method.items()}
     names = {metric for mine in measured.values() for metric in mine}
-    if unknown := names - {*METRICS, ID_ACCURACY}:
+    if unknown := names - {*METRICS, *OPTIONAL, ID_ACCURACY}:
         raise UserError(
             f"The records have a metric that this version does not know: {min(unknown)}."
         )
+    if any(of_id_images(name) for name in names & OPTIONAL.keys()):
+        columns = (*columns, Column("id", id_dataset, ()))
     differences = list(differences)
     tested = bool(differences) and belong(differences, valid)
     behind: dict[tuple[str, str, str, str], DifferenceRecord] = {
@@ -112,7 +114,9 @@ def aggregate(
         ),
         absences=_absences(records),
         tested=tested,
-        warnings=tuple(dict.fromkeys(map(visible, [*warnings, *score_warnings(valid)]))),
+        warnings=tuple(
+            dict.fromkeys(map(visible, [*warnings, *score_warnings(valid), *_undefined(records)]))
+        ),
     )
 
 
@@ -210,12 +214,30 @@ def _measured(records: Iterable[QualityRecord]) -> Measured:
 def _absences(records: Iterable[QualityRecord]) -> tuple[Absence, ...]:
     seeds: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
     for record in records:
-        if record.status != "ok":
+        if record.status != "ok" and record.metric not in OPTIONAL:
             reason = visible(" ".join((record.reason or "no reason recorded").split()))
             seeds[record.method, record.detector, record.status, reason].add(record.seed)
     # Failures first: they need attention, skipped methods do not.
     ordered = sorted(seeds.items(), key=lambda item: (item[0][2] != "failed", item[0]))
     return tuple(Absence(*key, tuple(sorted(found))) for key, found in ordered)
+
+
+def _undefined(records: Iterable[QualityRecord]) -> Iterator[str]:
+    """A sentence for each metric on request that has no value for some methods, and the reason."""
+    methods: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    with_values: set[str] = set()
+    for record in records:
+        if record.metric in OPTIONAL and record.status == "ok":
+            with_values.add(record.metric)
+        elif record.metric in OPTIONAL:
+            methods[record.metric, record.reason or "no reason recorded"][record.method] = None
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (metric, reason), names in methods.items():
+        of = f" for some seeds or all of {listed(names)}" if metric in with_values else ""
+        reasons[of, reason].append(OPTIONAL[metric].short_title)
+    for (of, reason), metrics in reasons.items():
+        verb = "has" if len(metrics) == 1 else "have"
+        yield f"{listed(metrics, 20)} {verb} no value{of}: {reason}"
 
 
 # --- one method ----------------------------------------------------------------------------------
@@ -239,9 +261,11 @@ def _row(
         )
     method, model, loss, detector, tuned_on = described.pop()
     entries: dict[tuple[str, Column], Entry] = {}
-    for metric in METRICS:
+    for metric in (*METRICS, *OPTIONAL):
         by_set = measured.get(metric, {})
         for column in columns:
+            if of_id_images(metric) != (column.kind == "id"):
+                continue
             entry = _entry(metric, column, by_set)
             if entry is not None:
                 entries[metric, column] = entry
@@ -273,7 +297,8 @@ def _entry(
     metric: str, column: Column, by_set: Mapping[str | None, Mapping[int, Measurement]]
 ) -> Entry | None:
     if column.kind != "worst":
-        found = estimate([by_set.get(name, {}) for name in column.sets])
+        sets = (None,) if column.kind == "id" else column.sets
+        found = estimate([by_set.get(name, {}) for name in sets])
         return None if found is None else Entry(found, None, None)
     each = {name: estimate([by_set.get(name, {})]) for name in column.sets}
     known = {name: found for name, found in each.items() if found is not None}

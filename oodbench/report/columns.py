@@ -7,15 +7,15 @@ from typing import Literal, NamedTuple
 
 
 class Column(NamedTuple):
-    """One OOD set, the mean of a group, the mean of all, or the worst set.
+    """One OOD set, the mean of a group, the mean of all, or the worst set; or the ID images alone.
 
     Attributes:
         kind: which of these it is.
-        name: name of the set or group; otherwise "mean" or "worst".
+        name: name of the set or group, or of the ID set; otherwise "mean" or "worst".
         sets: names of its OOD sets.
     """
 
-    kind: Literal["mean", "worst", "group", "set"]
+    kind: Literal["mean", "worst", "group", "set", "id"]
     name: str
     sets: tuple[str, ...]
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
 from oodbench.errors import counted
-from oodbench.metrics import METRICS, Metric
+from oodbench.metrics import METRICS, OPTIONAL, Metric, of_id_images
 from oodbench.report.columns import Column
 from oodbench.report.differences import ORACLE
 from oodbench.report.published.averages import ComparedAverages
@@ -36,9 +36,10 @@ SHOWN: Mapping[str, Metric] = MappingProxyType(
             False,
         ),
         **METRICS,
+        **OPTIONAL,
     }
 )
-"""The metrics of a leaderboard in the order to show: FPR95 and the recorded metrics.
+"""The metrics of a leaderboard in the order to show: FPR95, the recorded metrics, those on request.
 
 FPR95 is the share of OOD images accepted at the highest threshold that accepts at least 95% of the
 ID images. `fpr95_ood_positive` is another metric: the share of ID images rejected at the lowest
@@ -226,7 +227,8 @@ class LeaderboardData:
         ood_sets: the OOD sets by group: "near", then "far", then others.
         seeds: all seeds of all methods, failed ones included.
         metrics: names of the metrics, in the order of `SHOWN`.
-        columns: the mean, the worst set, the groups, the sets.
+        columns: the mean, the worst set, the groups, the sets; then the ID images alone, if there
+            are metrics on request of them.
         rows: methods with values: the ranked ones, then the oracles.
         absences: methods and seeds that were skipped or failed.
         tested: whether ties with the best are known; they are unknown without scores.
@@ -260,8 +262,22 @@ class LeaderboardData:
         """Columns with the mean of a group."""
         return tuple(column for column in self.columns if column.kind == "group")
 
-    def column(self, kind: Literal["mean", "worst"]) -> Column:
-        """The column with the mean over all OOD sets, or with the worst of them."""
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Names of the metrics on request."""
+        return tuple(metric for metric in self.metrics if metric in OPTIONAL)
+
+    @property
+    def set_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that have values on OOD sets."""
+        return tuple(metric for metric in self.metrics if not of_id_images(metric))
+
+    def column(self, kind: Literal["mean", "worst", "id"]) -> Column:
+        """The column with the mean over all OOD sets, with the worst of them, or of ID images.
+
+        Raises:
+            StopIteration: there are no metrics on request of the ID images.
+        """
         return next(column for column in self.columns if column.kind == kind)
 
     def without_costs(self) -> Self:

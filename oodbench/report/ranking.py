@@ -7,16 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from oodbench.metrics import METRICS
+from oodbench.metrics import OPTIONAL
 from oodbench.report.columns import Column
-from oodbench.report.leaderboard import FPR, RANKED_BY, TNR, Entry, Row
+from oodbench.report.leaderboard import FPR, RANKED_BY, SHOWN, TNR, Entry, Row
 from oodbench.report.seed_means import Estimate
 from oodbench.storage.records import DifferenceRecord
 
 
 def goodness(metric: str, found: Estimate) -> float:
     """The mean, negated if lower is better."""
-    return found.mean if METRICS[metric].higher_is_better else -found.mean
+    return found.mean if SHOWN[metric].higher_is_better else -found.mean
 
 
 def marked(
@@ -24,7 +24,8 @@ def marked(
 ) -> list[Row]:
     """The rows with marks on the best entry of each metric and column, and on ties with it.
 
-    A single method gets no mark. Several methods are best if their means are equal.
+    A single method gets no mark. Several methods are best if their means are equal. Metrics on
+    request have no marks: their ties are not tested.
 
     Args:
         rows: rows without marks.
@@ -38,7 +39,7 @@ def marked(
 
     def entry_marked(row: Row, key: tuple[str, Column], entry: Entry) -> Entry:
         metric, column = key
-        if len(found[key]) == 1:
+        if len(found[key]) == 1 or metric in OPTIONAL:
             return entry
         if goodness(metric, entry.estimate) == max(found[key]):
             return replace(entry, mark="best")

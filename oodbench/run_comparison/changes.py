@@ -75,7 +75,7 @@ class Change:
     method: str
     metric: str
     column: str
-    kind: Literal["set", "group", "mean"]
+    kind: Literal["set", "group", "mean", "id"]
     base: float | None = None
     head: float | None = None
     difference: float | None = None

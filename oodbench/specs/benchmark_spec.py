@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from oodbench import metrics
 from oodbench.errors import did_you_mean
 from oodbench.specs.dataset_spec import DatasetSpec
 from oodbench.specs.limit_spec import LimitSpec
@@ -25,6 +26,18 @@ from oodbench.specs.spec_base import (
     Text,
 )
 from oodbench.specs.tuning_spec import FitSplit, TuningProtocol, TuningSpec
+
+
+def _requested(names: Any) -> Any:
+    """Names of metrics on request; other values are left to the type to refuse."""
+    if isinstance(names, str) or (
+        isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
+    ):
+        return metrics.requested(names)
+    return names
+
+
+OptionalMetrics = Annotated[Several[Text], BeforeValidator(_requested)]
 
 
 class MethodSpec(Spec):
@@ -104,6 +117,9 @@ class BenchmarkSpec(Spec):
     """Detector -> split of the ID set that its `fit` is given; default: `train`."""
     tuning: TuningSpec = TuningSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    metrics: OptionalMetrics = ()
+    """Metrics that are recorded and shown beside those of every run (`oodbench.metrics.OPTIONAL`);
+    `all` for all of them."""
     published: PublishedReference | None = None
     """Published averages that the results are compared with; results do not depend on them."""
     limited: LimitSpec | None = None

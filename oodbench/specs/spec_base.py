@@ -24,8 +24,8 @@ from pydantic_core import PydanticCustomError
 from oodbench.specs.names import method_obstacle, obstacle, shortened
 
 SplitName = Literal["train", "validation", "test"]
-WORDS = {"title", "summary", "published", "default_detectors"}
-"""Keys of a benchmark and of a suite that do not affect results."""
+WORDS = {"title", "summary", "published", "default_detectors", "metrics"}
+"""Keys of a benchmark and of a suite that do not affect scores and the metrics of every run."""
 
 
 class Spec(BaseModel):

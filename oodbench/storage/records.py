@@ -23,6 +23,7 @@ from pydantic import (
 
 from oodbench.errors import UserError
 from oodbench.files import canonical_json
+from oodbench.metrics import of_id_images
 from oodbench.specs import FitSplit, TuningProtocol
 from oodbench.specs.names import method_obstacle
 
@@ -89,10 +90,11 @@ Status = Literal["ok", "skipped", "failed"]
 class QualityRecord:
     """One metric of one method on one OOD set, for one seed.
 
-    `value` and the interval are fractions in [0, 1]; None unless `status` is "ok".
-    `ood_dataset`, `ood_group` and `n_ood` are None for the metric `id_accuracy`. `tie_fraction` is
+    `value` and the interval are fractions in [0, 1]; None unless `status` is "ok". A metric on
+    request is "skipped", alone of its method, where it has no value. `ood_dataset`, `ood_group` and
+    `n_ood` are None for metrics of the ID images alone, such as `id_accuracy`. `tie_fraction` is
     the fraction of all pairs of an ID and an OOD image whose scores are equal; None for
-    `id_accuracy` and in records made before it was recorded. `untuned` names the parameters that
+    these metrics and in records made before it was recorded. `untuned` names the parameters that
     have a search space and were left at their defaults; None if there are none. `weights` says that
     the model was not trained: its seeds are its published checkpoints. `csid` names the data sets
     whose images count as ID beside those of `id_dataset`, also in `n_id`; None if there are none.
@@ -212,7 +214,7 @@ class DifferenceRecord:
     """Lead of the best method of a column over another method (`oodbench.report.differences`).
 
     Attributes:
-        column_kind: "mean" (of all OOD sets), "worst", "group" or "set".
+        column_kind: "mean" (of all OOD sets), "worst", "group", "set", or "id" (ID images alone).
         column: name of the set or group; "mean" or "worst" otherwise.
         method: the method.
         best: the method with the best mean.
@@ -234,7 +236,7 @@ class DifferenceRecord:
     benchmark: Text
     benchmark_version: int
     metric: Text
-    column_kind: Literal["mean", "worst", "group", "set"]
+    column_kind: Literal["mean", "worst", "group", "set", "id"]
     column: Text
     method: MethodText
     best: MethodText
@@ -354,7 +356,8 @@ def _check(record: QualityRecord) -> None:
     """
     if (record.value is None) == (record.status == "ok"):
         raise ValueError(f"value is {record.value} and status is '{record.status}'")
-    if (record.ood_dataset is None) != (record.metric == ID_ACCURACY):
+    of_id = record.metric == ID_ACCURACY or of_id_images(record.metric)
+    if (record.ood_dataset is None) != of_id:
         raise ValueError(f"ood_dataset is {record.ood_dataset} and metric is '{record.metric}'")
     if record.status == "ok":
         for name, count in (("n_id", record.n_id), ("n_ood", record.n_ood)):

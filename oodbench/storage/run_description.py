@@ -196,6 +196,7 @@ class DescribedBenchmark(DescriptionPart):
     models: dict[str, dict[str, Any]] = {}
     methods: dict[str, dict[str, Any]] = {}
     evaluation: EvaluationSpec = EvaluationSpec()
+    metrics: list[str] = []
     published: PublishedReference | None = None
 
 

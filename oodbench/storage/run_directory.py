@@ -1,7 +1,8 @@
 """The run directory: its files, and why a run that was killed at any moment can be resumed.
 
-A method and seed is *finished* once `records.jsonl` has all its records; its scores and its cost
-are written before. Every file is written whole, so a killed run leaves a shorter run.
+A method and seed is *finished* once `records.jsonl` has all its records; its scores, its cost and
+the predictions of its model are written before. Every file is written whole, so a killed run leaves
+a shorter run.
 
 `run.json` has the SHA-256 of every file with results (`files`), to find later changes. Before files
 are replaced, it also gets their new digests (`writing`): if the run is killed then, each file
@@ -16,6 +17,7 @@ import threading
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
 from oodbench.storage.locks import check_vacant
+from oodbench.storage.predictions import Predictions, of_arrays, predictions_name
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,
@@ -168,6 +171,17 @@ class RunDirectory:
         """Lead of the best method of each column; an empty list if there is no file."""
         return read_lines(DifferenceRecord, self.folder / DIFFERENCES)
 
+    def read_predictions(self, model: str, seed: int) -> dict[str, Predictions] | None:
+        """Predictions of a model and seed: "id" and csID sets; None if older versions stored none.
+
+        Raises:
+            UserError: if the file is not readable.
+        """
+        path = self.folder / predictions_name(model, seed)
+        if not path.exists():
+            return None
+        return of_arrays(_read_arrays(path, "predictions"), str(path))
+
     def scores_path(self, key: Key) -> Path:
         """The file with the scores of a method and seed."""
         return self.folder / scores_name(key)
@@ -178,12 +192,7 @@ class RunDirectory:
         Raises:
             UserError: if the file is missing or not readable.
         """
-        path = self.scores_path(key)
-        try:
-            with _one_reader, np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"Cannot read the scores in {path}: {error}.") from error
+        return _read_arrays(self.scores_path(key), "scores")
 
     def has_scores(self, key: Key, names: Iterable[str]) -> bool:
         """Whether readable scores of these data sets are stored."""
@@ -203,11 +212,20 @@ def scores_name(key: Key) -> str:
     return f"scores/{method}/seed{seed}.npz"
 
 
-def scores_content(scores: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """The file with the scores of a method and seed: one array for each data set."""
+def _read_arrays(path: Path, what: str) -> dict[str, Any]:
+    """The arrays of a file; UserError if it is missing or not readable."""
+    try:
+        with _one_reader, np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"Cannot read the {what} in {path}: {error}.") from error
+
+
+def arrays_content(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """A file of arrays: the scores of a method, or the predictions of a model, and seed."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:  # numpy.savez would not take every name
-        for name, array in scores.items():
+        for name, array in arrays.items():
             # A fixed date: equal scores are equal bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)

@@ -101,6 +101,7 @@ def is_done(
         and not work.changed_detectors(held)
         and set(seeds) <= set(held.seeds)
         and set(methods) <= {method.name for method in held.methods}
+        and set(work.benchmark.metrics) <= set(held.of_benchmark.metrics)
         and not directory.changed()
     )
 

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +21,7 @@ from oodbench.planning.plan import Method
 from oodbench.report.differences import differences_to_best
 from oodbench.report.score_warnings import score_warnings, tie_notes
 from oodbench.specs import EvaluationSpec
-from oodbench.storage.records import ID_ACCURACY, QualityRecord
+from oodbench.storage.records import QualityRecord
 from oodbench.training.distributed import device_name
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
 from oodbench.user_model.session import NoDetectorError, Session
@@ -94,6 +93,7 @@ def result_of(
     about_data: Sequence[str],
     *,
     several: bool,
+    optional: Sequence[str] = (),
     report: Callable[[str], None],
 ) -> EvaluationResult:
     """The result of a call.
@@ -105,6 +105,7 @@ def result_of(
         seed: seed of the call.
         about_data: notes on the data.
         several: whether models were given by name.
+        optional: metrics on request, by the names of `metrics.OPTIONAL`.
         report: progress messages go here.
     """
     errors = {label: error for each in tried for label, error in each.errors.items()}
@@ -129,6 +130,7 @@ def result_of(
             names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())
         ),
         device=device_name(device),
+        optional=optional,
     )
     records: list[QualityRecord] = []
     notes: list[str] = []
@@ -177,6 +179,9 @@ def result_of(
                 each.network.tap_names, each.network.head_name or "", each.session.num_classes
             )
             for each in tried
+        },
+        predictions={
+            each.name: each.session.predictions[ID] for each in tried if each.session.predictions
         },
         notes=tuple(dict.fromkeys([*notes, *about_data])),
         warnings=tuple(dict.fromkeys([*found_warnings, *score_warnings(records)])),
@@ -231,7 +236,6 @@ def _records(
     seed: int,
     report: Callable[[str], None],
 ) -> Iterable[QualityRecord]:
-    correct = session.correct
     for label, method in methods.items():
         report(label)
         identity = (label, method.model, method.detector.name, seed)
@@ -244,7 +248,4 @@ def _records(
                 *identity, "failed", reason_of(result.error), method.tuned_on
             )
             continue
-        known = np.zeros(len(result.scores[ID]), dtype=np.bool_) if correct is None else correct
-        for record in recorder.quality(method, seed, Evaluation(session.results, known)):
-            if record.metric != ID_ACCURACY or correct is not None:
-                yield record
+        yield from recorder.quality(method, seed, Evaluation(session.results, session.predictions))

@@ -17,6 +17,7 @@ from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
 from oodbench.models.structure.logits_entry import Output
 from oodbench.models.structure.user_network import inputs_beside_images, model_name
+from oodbench.planning.overrides import optional_metrics
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.process import prepare_process
@@ -70,6 +71,7 @@ def evaluate(
     device: str | torch.device = "auto",
     seed: int = 0,
     costs: bool = False,
+    metrics: str | Sequence[str] = (),
     errors: Literal["skip", "raise"] = "skip",
     progress: ProgressArgument = "auto",
 ) -> EvaluationResult:
@@ -142,6 +144,8 @@ def evaluate(
         seed: seeds tuning and the global random generators; their state is restored afterwards.
         costs: measure the costs of each detector, relative to the maximum-probability baseline of
             the same model.
+        metrics: metrics on request beside those of every run (`oodbench.metrics.OPTIONAL`), such as
+            ["aurc", "oscr"], or "all". Most need labels of `id_data`.
         errors: "skip": a detector that raises is left out and named in the result, and so are the
             methods of a model that cannot be evaluated, if another model can; "raise": the first
             exception is raised.
@@ -167,6 +171,7 @@ def evaluate(
     asked, broken = requested_detectors(detectors, catalog, tune, on_ood=on_ood)
     check_seed(seed)
     argument_checks.truth("costs", costs)
+    optional = optional_metrics(metrics)
     if num_classes is not None:
         argument_checks.whole_number("num_classes", num_classes, 1)
     if errors not in ("skip", "raise"):
@@ -261,7 +266,14 @@ def evaluate(
             for name, error in lost.items()
         ]
         return result_of(
-            tried, failures, broken, seed, about_data, several=several, report=say.detail
+            tried,
+            failures,
+            broken,
+            seed,
+            about_data,
+            several=several,
+            optional=optional,
+            report=say.detail,
         )
 
 

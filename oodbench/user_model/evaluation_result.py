@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from oodbench.detector import Detector
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError
+from oodbench.storage.predictions import Predictions
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class EvaluationResult:
         errors: detector that failed -> the exception.
         detectors: detector -> the fitted and tuned instance that scored.
         models: name -> result of the analysis; a single model has the name of its class.
+        predictions: name of a model -> whether it classifies each ID image correctly, and its
+            largest softmax probability; empty without labels.
         notes: remarks for readers of the tables.
         warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
     """
@@ -65,6 +68,7 @@ class EvaluationResult:
     errors: Mapping[str, Exception]
     detectors: Mapping[str, Detector]
     models: Mapping[str, EvaluatedModel]
+    predictions: Mapping[str, Predictions]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from oodbench.detector import Detector, head_obstacle
@@ -27,6 +25,7 @@ from oodbench.models.classifier import Classifier
 from oodbench.models.structure.head import UNREGISTERED, UNWATCHED
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
+from oodbench.storage.predictions import Predictions
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take
 from oodbench.user_model.dataloader import LoadedImages
 
@@ -239,9 +238,9 @@ class Session:
         return self._evaluation.results
 
     @property
-    def correct(self) -> NDArray[np.bool_] | None:
-        """Whether each ID image is classified correctly; None without labels."""
-        return self._evaluation.correct
+    def predictions(self) -> Mapping[str, Predictions]:
+        """Predictions of the model for the images of "id"; empty without labels."""
+        return self._evaluation.predictions
 
     @property
     def warnings(self) -> list[str]:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from oodbench.bootstrap import Measured, SharedResamples
 from oodbench.errors import UserError, counted
+from oodbench.metrics import OPTIONAL
 from oodbench.progress import Reporter
 from oodbench.report import differences
-from oodbench.storage.records import ID_ACCURACY, DifferenceRecord, QualityRecord
+from oodbench.storage.records import DifferenceRecord, QualityRecord
 from oodbench.storage.run_directory import DIFFERENCES, RECORDS, RunDirectory, scores_name
+from oodbench.verification.optional_values import PredictionChecks
 from oodbench.verification.outcome import Discrepancy
 from oodbench.verification.stored_lines import Key, Line, StoredLines, label, wrong_value
 
@@ -37,12 +39,14 @@ class Recomputed:
         resampled: method and seed -> metrics on the shared resamples, where scores are stored.
         without_scores: methods and seeds that have a result and no scores.
         images: number of scores read.
+        predicted: what was compared with predictions; None if no scores are stored.
     """
 
     discrepancies: list[Discrepancy] = field(default_factory=list)
     resampled: dict[Key, differences.Resampled] = field(default_factory=dict)
     without_scores: list[Key] = field(default_factory=list)
     images: int = 0
+    predicted: PredictionChecks | None = None
 
 
 def recompute(
@@ -68,8 +72,16 @@ def recompute(
         else:
             found.without_scores.append(key)
 
+    known = resamples is not None
+    predicted = found.predicted = PredictionChecks(
+        directory, id_dataset, csid, shared, with_intervals=known
+    )
+
     def one(key: Key) -> tuple[Mapping[str, Measured], int, list[Discrepancy]]:
-        return _measured(directory, key, id_dataset, csid, shared)
+        measured, scores, wrong = _measured(directory, key, id_dataset, csid, shared)
+        if measured:
+            wrong += predicted.compare(todo[key], scores)
+        return measured, sum(map(len, scores.values())), wrong
 
     ties = any(line.record.tie_fraction is not None for line in lines.records)
     say.stage("metrics and intervals from scores")
@@ -101,34 +113,34 @@ def _measured(
     id_dataset: str,
     csid: Sequence[str],
     shared: SharedResamples,
-) -> tuple[Mapping[str, Measured], int, list[Discrepancy]]:
-    """OOD set -> what its scores give; number of scores; what is wrong with the file."""
+) -> tuple[Mapping[str, Measured], differences.Scores, list[Discrepancy]]:
+    """OOD set -> what its scores give; the scores; what is wrong with the file."""
     file = scores_name(key)
     try:
         scores = directory.read_scores(key)
     except UserError as error:
-        return {}, 0, [Discrepancy(file=file, reason=error.message.rstrip("."))]
+        return {}, {}, [Discrepancy(file=file, reason=error.message.rstrip("."))]
     wrong = [
         Discrepancy(file=file, reason=f"'{name}' is {_unusable(array)}")
         for name, array in scores.items()
         if _unusable(array)
     ]
     if wrong:
-        return {}, 0, wrong
+        return {}, {}, wrong
     try:
         joined = differences.joined(scores, csid)
     except UserError as error:
-        return {}, 0, [Discrepancy(file=file, reason=error.message.rstrip("."))]
+        return {}, {}, [Discrepancy(file=file, reason=error.message.rstrip("."))]
     sets = [n for n in joined if not (n == "id" or n.startswith(differences.id_key("")))]
     missing = [n for n in sets if "id" not in joined and differences.id_key(n) not in joined]
     if missing:
         reason = f"the scores of the ID images for '{missing[0]}' are missing"
-        return {}, 0, [Discrepancy(file=file, reason=reason)]
+        return {}, {}, [Discrepancy(file=file, reason=reason)]
     measured = {
         ood: shared.measure(id_dataset, differences.id_scores(joined, ood), ood, joined[ood])
         for ood in sets
     }
-    return measured, sum(map(len, scores.values())), []
+    return measured, joined, []
 
 
 def _unusable(array: NDArray[Any]) -> str:
@@ -148,23 +160,24 @@ def _compared(
     record = line.record
     if not measured:
         return  # the file of scores is reported
-    if record.metric == ID_ACCURACY:
+    if record.ood_dataset is None:
         images = {each.n_id for each in measured.values()}
-        if record.n_id not in images:
+        if record.status == "ok" and record.n_id not in images:
             yield _other(line, "n_id", record.n_id, min(images))
         return
-    here = measured.get(record.ood_dataset or "")
+    here = measured.get(record.ood_dataset)
     if here is None:
         name = scores_name((record.method, record.seed))
         reason = f"{name} has no scores of '{record.ood_dataset}'"
         yield Discrepancy(file=RECORDS, line=line.number, record=label(record), reason=reason)
         return
-    if record.metric not in here.values:
+    wanted: dict[str, float] = {}
+    if record.metric in here.values:
+        wanted["value"] = here.values[record.metric]
+        if resamples is not None:
+            wanted["ci_low"], wanted["ci_high"] = here.intervals[record.metric]
+    elif record.metric not in OPTIONAL or record.status != "ok":
         return  # an unknown metric is reported
-    low, high = here.intervals[record.metric]
-    wanted: dict[str, float] = {"value": here.values[record.metric]}
-    if resamples is not None:
-        wanted |= {"ci_low": low, "ci_high": high}
     wanted |= {"n_id": here.n_id, "n_ood": here.n_ood}
     if ties:
         wanted["tie_fraction"] = here.tie_fraction

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from oodbench.files import canonical_json
+from oodbench.metrics import OPTIONAL
 from oodbench.report.differences import ORACLE
 from oodbench.storage.records import ID_ACCURACY, PUBLISHED, CostRecord, QualityRecord
 from oodbench.storage.run_description import DescribedMethod, RunDescription
@@ -61,14 +62,16 @@ def check_fields(lines: StoredLines, description: RunDescription | None) -> Iter
         ("model", "loss", "detector", "tuned_on", "weights"),
         "the other records of this method",
     )
+    # A metric on request may have no value, alone of its method.
+    whole = [each for each in lines.records if not _undefined(each.record)]
     yield from _disagreeing(
-        lines.records,
+        whole,
         lambda record: (record.method, record.seed),
         ("status", "reason", "untuned", "fit_split", "tuning_ood"),
         "the other records of this method and seed",
     )
     yield from _disagreeing(
-        lines.records,
+        whole,
         lambda r: (
             (r.method, r.seed, r.ood_dataset or next(iter(groups), None))
             if r.tuned_on == ORACLE
@@ -83,6 +86,10 @@ def check_fields(lines: StoredLines, description: RunDescription | None) -> Iter
     yield from _values_without_result(lines.records)
     yield from _accuracies(lines)
     yield from _costs(lines)
+
+
+def _undefined(record: QualityRecord) -> bool:
+    return record.metric in OPTIONAL and record.status != "ok"
 
 
 class _Described:
@@ -118,6 +125,8 @@ class _Described:
         published = record.model in self.published
         wanted["weights"] = (PUBLISHED if published else None, _FROM_RUN)
         method = self.methods.get(record.method)
+        if _undefined(record):
+            return wanted
         if record.status == "skipped":
             if record.method in self.skipped:
                 wanted["reason"] = (self.skipped[record.method], _FROM_RUN)
@@ -198,7 +207,7 @@ def _values_without_result(lines: _Quality) -> Iterator[Discrepancy]:
     """Values where there can be none."""
     for line in lines:
         record = line.record
-        empty = ["n_ood", "tie_fraction", "same_source"] if record.metric == ID_ACCURACY else []
+        empty = ["n_ood", "tie_fraction", "same_source"] if record.ood_dataset is None else []
         if record.status != "ok":
             empty = ["ci_low", "ci_high", "n_id", "n_ood", "tie_fraction", "untuned"]
             empty += ["fit_split", "tuning_ood", "same_source"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from oodbench.metrics import METRICS
+from oodbench.metrics import METRICS, OPTIONAL, of_id_images
 from oodbench.storage.records import ID_ACCURACY, QualityRecord
 from oodbench.storage.run_description import NAME, RunDescription
 from oodbench.storage.run_directory import RECORDS
@@ -23,24 +23,31 @@ def check_sets(lines: StoredLines, description: RunDescription | None) -> Iterat
         description: contents of `run.json`, if there is one.
     """
     groups = ood_groups(lines.records, description)
+    recorded = {line.record.metric for line in lines.records}
+    asked = recorded if description is None else set(description.of_benchmark.metrics)
+    optional = [name for name in OPTIONAL if name in asked]
     for key, mine in lines.by_key.items():
-        yield from _wrong_set(key, mine, groups)
+        yield from _wrong_set(key, mine, groups, optional)
     if description is not None:
         yield from _keys(lines, description)
 
 
-def _wrong_set(key: Key, mine: _Quality, groups: Mapping[str, str | None]) -> Iterator[Discrepancy]:
+def _wrong_set(
+    key: Key, mine: _Quality, groups: Mapping[str, str | None], optional: Sequence[str]
+) -> Iterator[Discrepancy]:
     """Metrics and OOD sets that are missing, unknown or recorded twice."""
     expected: list[tuple[str | None, str]] = [(ood, m) for ood in groups for m in METRICS]
     if mine[0].record.status == "ok":
         expected.append((None, ID_ACCURACY))
+        expected += [(ood, m) for ood in groups for m in optional if not of_id_images(m)]
+        expected += [(None, m) for m in optional if of_id_images(m)]
     numbers = {line.number for line in mine}
     seen: dict[tuple[str | None, str], list[int]] = defaultdict(list)
     for place, line in enumerate(mine):
         pair = line.record.ood_dataset, line.record.metric
         seen[pair].append(place)
         if pair not in expected:
-            field = "metric" if pair[1] not in (*METRICS, ID_ACCURACY) else "ood_dataset"
+            field = "metric" if pair[1] not in (*METRICS, *optional, ID_ACCURACY) else "ood_dataset"
             found = getattr(line.record, field)
             reason = "the benchmark has no such record"
             yield wrong_value(RECORDS, line.number, label(line.record), field, found, "", reason)

@@ -115,12 +115,29 @@ class _Verifying:
         if found.without_scores:
             keys = listed((f"{method}, seed {seed}" for method, seed in found.without_scores), 2)
             self.unchecked.append(f"values and intervals of {keys}: no scores are stored")
+        self._check_predictions(found)
         known = set(map(scores_name, self.lines.by_key))
         for path in sorted(self.directory.folder.glob("scores/*/seed*.npz")):
             name = path.relative_to(self.directory.folder).as_posix()
             if name not in known:
                 self.found.append(Discrepancy(file=name, reason=f"{RECORDS} has no record of it"))
         return found
+
+    def _check_predictions(self, found: Recomputed) -> None:
+        """What the comparison with predictions found, and what it lacked."""
+        checks = found.predicted
+        if checks is None or not found.resampled:
+            return
+        self.found += [
+            Discrepancy(file=name, reason=reason) for name, reason in checks.unreadable.items()
+        ]
+        if checks.read:
+            files = counted(len(checks.read), "file")
+            self.checked.append(f"accuracies and metrics on request against predictions in {files}")
+        if checks.unchecked:
+            names = listed([*checks.missing, *checks.unreadable], 2)
+            records = counted(checks.unchecked, "record")
+            self.unchecked.append(f"{records} of metrics on request: {names} cannot be read")
 
     def _check_description(self, description: RunDescription) -> None:
         folder = self.directory.folder

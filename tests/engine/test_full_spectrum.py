@@ -30,7 +30,8 @@ from oodbench.report import differences
 from oodbench.report.joint_leaderboard import join
 from oodbench.results import Run
 from oodbench.run_comparison import delong
-from oodbench.storage.run_directory import RunDirectory, scores_content, scores_name
+from oodbench.storage.predictions import Predictions
+from oodbench.storage.run_directory import RunDirectory, arrays_content, scores_name
 from oodbench.storage.stored_run import read_stored_run
 from oodbench.training.trained_models import ModelStore
 from oodbench.verification.run_verification import verify_run
@@ -122,7 +123,9 @@ def hand_made(csid: tuple[str, ...]) -> dict[str, tuple[float | None, int | None
         "shifted": np.array([1.0, 4.0]),
         "far": np.array([2.0, 0.0]),
     }
-    correct = np.array([True, True, False, True] if csid else [True, True])
+    sure = np.full(2, 0.9)
+    predictions = {"id": Predictions(np.array([True, True]), sure)}
+    predictions |= {name: Predictions(np.array([False, True]), sure) for name in csid}
     recorder = Recorder(
         benchmark="mine",
         version=1,
@@ -136,7 +139,7 @@ def hand_made(csid: tuple[str, ...]) -> dict[str, tuple[float | None, int | None
     )
     if not csid:
         del result.scores["shifted"]
-    records = list(recorder.quality(method, 0, Evaluation({method.name: result}, correct)))
+    records = list(recorder.quality(method, 0, Evaluation({method.name: result}, predictions)))
     assert {tuple(record.csid or ()) for record in records} == {csid}
     return {record.metric: (record.value, record.n_id) for record in records}
 
@@ -236,11 +239,11 @@ def test_a_changed_csid_score_is_found(done: Run, tmp_path: Path) -> None:
     scores = RunDirectory(folder).read_scores(key)
     scores["noisier"] = scores["noisier"] - 10
     directory = RunDirectory(folder)
-    directory.write(directory.read_description(), {scores_name(key): scores_content(scores)})
+    directory.write(directory.read_description(), {scores_name(key): arrays_content(scores)})
     found = verify_run(folder).discrepancies
     assert any(each.field == "value" and "SoftMax+MSP" in each.record for each in found), found
     del scores["noisier"]
-    directory.write(directory.read_description(), {scores_name(key): scores_content(scores)})
+    directory.write(directory.read_description(), {scores_name(key): arrays_content(scores)})
     said = [each.reason for each in verify_run(folder).discrepancies]
     assert "The scores of 'noisier', whose images count as ID, are missing" in said, said
     with pytest.raises(UserError, match="'noisier', whose images count as ID"):

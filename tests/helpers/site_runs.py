@@ -15,7 +15,7 @@ from oodbench.report import Leaderboard
 from oodbench.report.site.pages import ShownRun
 from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS, QualityRecord, to_lines
 from oodbench.storage.run_description import DescribedMethod, Environment, RunDescription
-from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory, scores_content, scores_name
+from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory, arrays_content, scores_name
 from oodbench.storage.stored_run import read_stored_run
 
 SETS = {"letters": "near", "noise": "far", "patches": "far"}
@@ -74,7 +74,7 @@ def write_run(
             by_set = {"id": generator.normal(2.5 - 2 * number / len(methods) + better, 1, images)}
             by_set |= {name: generator.normal(0, 1, images) for name in sets}
             if scores:
-                contents[scores_name((method, seed))] = scores_content(by_set)
+                contents[scores_name((method, seed))] = arrays_content(by_set)
             for name, group in sets.items():
                 measured = measure(rank(by_set["id"], by_set[name]).counts())
                 records += [

@@ -15,7 +15,7 @@ from oodbench import metrics
 from oodbench.bootstrap import SharedResamples, percentile_interval
 from oodbench.storage.records import CostRecord, QualityRecord, to_lines
 from oodbench.storage.run_description import Checksums, RunDescription
-from oodbench.storage.run_directory import RunDirectory, scores_content, scores_name
+from oodbench.storage.run_directory import RunDirectory, arrays_content, scores_name
 from oodbench.storage.stored_run import StoredRun, read_stored_run
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -89,7 +89,7 @@ def write_run(
     costs = [cost(*key) for key in scores] if costs is None else costs
     contents: dict[str, bytes | str] = {}
     if keep_scores:
-        contents |= {scores_name(key): scores_content(arrays) for key, arrays in scores.items()}
+        contents |= {scores_name(key): arrays_content(arrays) for key, arrays in scores.items()}
     contents |= {"costs.jsonl": to_lines(costs), "records.jsonl": to_lines([*found, *extra])}
     folder.mkdir(parents=True)
     if weights is None:

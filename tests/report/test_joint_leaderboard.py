@@ -24,7 +24,7 @@ from oodbench.storage.run_directory import (
     COSTS,
     RECORDS,
     RunDirectory,
-    scores_content,
+    arrays_content,
     scores_name,
 )
 
@@ -70,7 +70,7 @@ def make(tmp_path: Path) -> Make:
                     "noise": draw.normal(0, 1, 50),
                 }
                 if scores:
-                    contents[scores_name((method, seed))] = scores_content(found)
+                    contents[scores_name((method, seed))] = arrays_content(found)
                 for ood in SETS:
                     value = metrics.auroc(found["id"], found[ood])
                     records.append(quality(method, seed, ood, value, **shared))

@@ -405,10 +405,10 @@ def nan(scores: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_damaged_scores(write: Write, change: Callable[[Any], Any], words: str) -> None:
-    from oodbench.storage.run_directory import scores_content
+    from oodbench.storage.run_directory import arrays_content
 
     base, head = write("base", {("A", 0): A}), write("head", {("A", 0): A}, weights=None)
-    (head.folder / "scores/A/seed0.npz").write_bytes(scores_content(change(A)))
+    (head.folder / "scores/A/seed0.npz").write_bytes(arrays_content(change(A)))
     with pytest.raises(UserError, match=words) as caught:
         compare_runs(base, head)
     assert str(head.folder) in caught.value.message

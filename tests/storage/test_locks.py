@@ -20,7 +20,7 @@ from helpers.tiny_benchmark import tiny_benchmark
 import oodbench
 from oodbench import api
 from oodbench.errors import UserError
-from oodbench.storage import locks
+from oodbench.storage import locks, run_places
 from oodbench.storage.locks import LOCK, claim, held, held_around
 
 HOLD = """
@@ -242,13 +242,13 @@ def test_two_commands_resume_in_one_directory(place: Path) -> None:
 
 
 def test_two_default_names_in_one_second(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stopped(api.datetime.datetime):
+    class Stopped(run_places.datetime.datetime):
         @classmethod
         def now(cls, tz: object = None) -> Stopped:
             return cls(2026, 1, 2, 3, 4, 5)
 
-    # Of `api` alone: libraries that are imported meanwhile need the real class.
-    monkeypatch.setattr(api, "datetime", SimpleNamespace(datetime=Stopped))
+    # Of `run_places` alone: libraries that are imported meanwhile need the real class.
+    monkeypatch.setattr(run_places, "datetime", SimpleNamespace(datetime=Stopped))
     names = [
         oodbench.run("tiny.yaml", seeds=1, methods=[method], device="cpu").folder.name
         for method in ("SoftMax+Energy", "SoftMax+KNN", "SoftMax+MSP")

@@ -34,8 +34,10 @@ def test_every_file_with_results_has_a_digest(complete: Path) -> None:
     described = description(complete)
     found = {str(path.relative_to(complete)) for path in complete.glob("scores/*/*.npz")}
     assert len(found) == len(METHODS) * SEEDS
+    predicted = {str(each.relative_to(complete)) for each in complete.glob("predictions/*/*.npz")}
+    assert len(predicted) == 2 * SEEDS
     results = {"records.jsonl", "costs.jsonl", "training.jsonl", "differences.jsonl"}
-    assert set(described["files"]) == results | found
+    assert set(described["files"]) == results | found | predicted
     for name, digest in described["files"].items():
         assert hashlib.sha256((complete / name).read_bytes()).hexdigest() == digest, name
     assert "writing" not in described

@@ -16,7 +16,7 @@ from helpers.commands import Command
 import oodbench
 from oodbench.errors import ExitCode, UserError
 from oodbench.storage.method_lines import MethodLines
-from oodbench.storage.run_directory import RunDirectory, scores_content
+from oodbench.storage.run_directory import RunDirectory, arrays_content
 
 MSP = "scores/SoftMax+MSP/seed0.npz"
 
@@ -78,7 +78,8 @@ def test_fresh_run_follows_and_the_output_says_what_was_checked(
         "128 quality records and 8 cost records",
         "values, intervals and counts",
         "100 resamples",
-        "digests of 12 files",
+        "accuracies and metrics on request against predictions in 2 files",
+        "digests of 14 files",
         "paired differences",
         "leaderboard.md",
         "summary.json",
@@ -210,12 +211,12 @@ def test_cost_is_found_by_its_digest(run: Path, command: Command) -> None:
 def test_scores(run: Path, command: Command) -> None:
     scores = RunDirectory(run).read_scores(("SoftMax+MSP", 0))
     scores["letters"][4] = np.nan
-    (run / MSP).write_bytes(scores_content(scores))
+    (run / MSP).write_bytes(arrays_content(scores))
     done = command("verify", run)
     assert done.code == ExitCode.FINDING
     assert f"{MSP}: 'letters' is nan for image 4" in done.out
     scores["letters"] = scores["letters"][:3]
-    (run / MSP).write_bytes(scores_content(scores))
+    (run / MSP).write_bytes(arrays_content(scores))
     forge(run)
     done = command("verify", run)
     assert (
@@ -229,7 +230,7 @@ def test_scores(run: Path, command: Command) -> None:
 def test_scores_of_a_data_set_without_records(run: Path, command: Command) -> None:
     with np.load(run / MSP) as stored:
         scores = dict(stored)
-    (run / MSP).write_bytes(scores_content({**scores, "extra": scores["letters"]}))
+    (run / MSP).write_bytes(arrays_content({**scores, "extra": scores["letters"]}))
     forge(run)
     said = command("verify", run)
     assert said.code == ExitCode.FINDING

@@ -93,9 +93,10 @@ class CostColumn:
 
 
 def quality_columns(board: LeaderboardData) -> tuple[QualityColumn, ...]:
-    """Every metric in every column; a group of all OOD sets would repeat the mean."""
+    """Every metric of OOD sets in every column; a group of all sets would repeat the mean."""
     mean = board.column("mean")
     columns = [c for c in board.columns if c.kind != "group" or c.sets != mean.sets]
+    columns = [c for c in columns if c.kind != "id"]
     if len(mean.sets) == 1:  # the mean and the worst set would repeat the only set
         columns = [mean]
     return tuple(
@@ -106,7 +107,7 @@ def quality_columns(board: LeaderboardData) -> tuple[QualityColumn, ...]:
             column_label(board, column),
             "max" if SHOWN[metric].higher_is_better else "min",
         )
-        for metric in board.metrics
+        for metric in board.set_metrics
         for column in columns
     )
 

@@ -30,6 +30,7 @@ from oodbench.report.site.scatter_plots import scatter_plots
 from oodbench.report.tables.averages_layout import average_tables, sources
 from oodbench.report.tables.cost_tables import REQUIREMENT_TITLES, unsteady
 from oodbench.report.tables.document import TIED_SIGN, UNSTEADY_SIGN
+from oodbench.report.tables.optional_tables import optional_tables
 from oodbench.report.tables.values import (
     SPREAD_SIGN,
     metric_title,
@@ -105,6 +106,7 @@ def _environment() -> Environment:
         "history_plots": history_plots,
         "interval": interval,
         "metric_title": metric_title,
+        "optional_tables": optional_tables,
         "parameters_text": parameters_text,
         "published_sources": sources,
         "quality_columns": quality_columns,

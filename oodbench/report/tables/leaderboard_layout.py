@@ -36,6 +36,7 @@ from oodbench.report.tables.document import (
 )
 from oodbench.report.tables.method_cells import RUN, name_headings, named, sections
 from oodbench.report.tables.notes import cost_notes, mark_notes, notes, tuning_notes
+from oodbench.report.tables.optional_tables import optional_set_tables, optional_tables
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
     cost_of,
@@ -63,6 +64,7 @@ def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Docum
     """
     tables = [
         _leaderboard(board, split),
+        *optional_tables(board, split=split),
         cost_table(board, split),
         requirements_table(board, split),
         _chosen(board, split),
@@ -106,8 +108,14 @@ def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
             board,
             split,
             "All metrics, mean over the OOD sets (%)",
-            [(metric, board.column("mean"), metric_title(metric)) for metric in board.metrics],
+            [
+                (metric, board.column("mean"), metric_title(metric))
+                for metric in board.metrics
+                if metric not in board.optional
+            ],
         ),
+        *optional_tables(board, split=split),
+        *optional_set_tables(board, split=split),
         cost_table(board, split),
         requirements_table(board, split),
         _methods(board),

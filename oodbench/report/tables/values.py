@@ -32,23 +32,24 @@ def tuned_on_text(protocol: str, ood: str = "") -> str:
     return f"{text} ({ood})" if ood else text
 
 
-def value_cell(entry: Entry | None, *, spread: bool = False) -> Cell:
+def value_cell(entry: Entry | None, *, spread: bool = False, decimals: int = 1) -> Cell:
     """A metric in percent, with its mark; an empty cell if there is none.
 
     Args:
         entry: the value.
         spread: whether to add the standard deviation over seeds, if there are three or more.
+        decimals: number of decimals.
     """
     if entry is None:
         return Cell()
     std = entry.estimate.std if spread and entry.estimate.seeds >= FEWEST_SEEDS else None
-    after = "" if std is None else SPREAD_SIGN + percent(std)
-    return Cell(percent(entry.estimate.mean), entry.mark, after)
+    after = "" if std is None else SPREAD_SIGN + percent(std, decimals)
+    return Cell(percent(entry.estimate.mean, decimals), entry.mark, after)
 
 
-def percent(fraction: float) -> str:
-    """A fraction in percent, with one decimal."""
-    return f"{100 * fraction:.1f}"
+def percent(fraction: float, decimals: int = 1) -> str:
+    """A fraction in percent."""
+    return f"{100 * fraction:.{decimals}f}"
 
 
 def interval_text(found: Estimate) -> str:

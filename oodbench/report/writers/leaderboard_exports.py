@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from oodbench.metrics import of_id_images
 from oodbench.report.columns import Column
 from oodbench.report.leaderboard import (
     COSTS,
@@ -67,7 +68,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
     """All values of the leaderboard, indented, with keys and entries in a fixed order.
 
     `methods[*].quality` has an entry for each metric and column; `column_kind` is "mean" (of all
-    OOD sets), "worst", "group", "set" or "id" (for `id_accuracy`), and `mark` is "best", "tied" or
+    OOD sets), "worst", "group", "set" or "id" (ID images alone), and `mark` is "best", "tied" or
     null. `behind_best` is the mean paired difference to the best method, positive if the best
     method is better; `probit_shift` is the same for probits, with its interval. `by_seed` has the
     value of each seed. Unknown values are null; there is no NaN.
@@ -123,7 +124,8 @@ def summary_json(leaderboard: LeaderboardData) -> str:
     """One row for each method, for programs: its quality as in the first table.
 
     `auroc` and `fpr95` are means over the OOD sets and seeds with their intervals and marks,
-    `fpr95` with ID as the positive class (`leaderboard.FPR`). Methods without values have the
+    `fpr95` with ID as the positive class (`leaderboard.FPR`); metrics on request have their own
+    names, and no marks. Methods without values have the
     `status` "skipped" or "failed" and a `reason`. The file is the same for all runs with the same
     scores.
     """
@@ -142,10 +144,19 @@ def summary_json(leaderboard: LeaderboardData) -> str:
             entry = row.entries.get((metric, mean))
             line |= _ends(name, None if entry is None else entry.estimate)
             line[f"{name}_mark"] = None if entry is None else entry.mark
+        for name, entry in _on_request(row, leaderboard):
+            line |= _ends(name, None if entry is None else entry.estimate)
         rows.append(line | _ends(ID_ACCURACY, row.id_accuracy))
     fields = dict.fromkeys(key for row in rows for key in row)
     rows += [fields | line for line in _absent(leaderboard)]
     return json_text({**_about(leaderboard), "methods": rows})
+
+
+def _on_request(row: Row, leaderboard: LeaderboardData) -> Iterator[tuple[str, Entry | None]]:
+    """The metrics on request of a method: of the ID images, or the mean over the OOD sets."""
+    for metric in leaderboard.optional:
+        column = leaderboard.column("id" if of_id_images(metric) else "mean")
+        yield metric, row.entries.get((metric, column))
 
 
 def _ends(name: str, found: Estimate | None) -> dict[str, float | None]:
@@ -185,10 +196,9 @@ def _absent(leaderboard: LeaderboardData) -> Iterator[dict[str, Any]]:
 def to_csv(leaderboard: LeaderboardData) -> str:
     """A long table for filters and pivots: one line for each method, metric and column.
 
-    Each line repeats the identity and the costs of its method. Methods and seeds that were skipped
-    or failed have their own line without values, with `status`, `reason` and, in `seeds`, the
-    number of these seeds. Published averages are beside the measured ones. Numbers have at most six
-    decimals; the JSON file has all digits.
+    Each line repeats the identity and the costs of its method. Skipped and failed methods and seeds
+    have their own line, with `status`, `reason` and, in `seeds`, their number. Published averages
+    are beside the measured ones. Numbers have at most six decimals; the JSON file has all digits.
     """
     fields = (*CSV_FIELDS, "run") if leaderboard.runs else CSV_FIELDS
     lines = _csv_lines(leaderboard)
@@ -204,7 +214,8 @@ def to_pandas(leaderboard: LeaderboardData, *, wide: bool = False) -> pd.DataFra
     The columns are those of the first table of a report: rank and names; `auroc`, the mean over OOD
     sets and seeds, with `auroc_std`, `auroc_ci_low`, `auroc_ci_high`; `auroc_<group>` for each
     group, or `auroc_<set>` for each set if there are no groups; `auroc_worst` and `worst_set`;
-    `fpr95` with ID as the positive class (`leaderboard.FPR`); `id_accuracy`; the counts and times
+    `fpr95` with ID as the positive class (`leaderboard.FPR`); `id_accuracy`; the metrics on request
+    by their names (means over the OOD sets, or of the ID images); the counts and times
     of cost records. A method without values has the `status` "skipped" or "failed" and a `reason`.
     Metrics are fractions in [0, 1], times are in ms.
 
@@ -249,6 +260,8 @@ def _tidy(leaderboard: LeaderboardData) -> list[dict[str, Any]]:
             "fpr95": None if fpr is None else fpr.estimate.mean,
             ID_ACCURACY: None if row.id_accuracy is None else row.id_accuracy.mean,
         }
+        for metric, entry in _on_request(row, leaderboard):
+            line[metric] = None if entry is None else entry.estimate.mean
         if any(each.cost is not None for each in leaderboard.rows):
             for name in _TIDY_COSTS:
                 line[name] = None if row.cost is None else row.cost.values[name]
