@@ -124,10 +124,9 @@ def summary_json(leaderboard: LeaderboardData) -> str:
     """One row for each method, for programs: its quality as in the first table.
 
     `auroc` and `fpr95` are means over the OOD sets and seeds with their intervals and marks,
-    `fpr95` with ID as the positive class (`leaderboard.FPR`); metrics on request have their own
-    names, and no marks. Methods without values have the
-    `status` "skipped" or "failed" and a `reason`. The file is the same for all runs with the same
-    scores.
+    `fpr95` with ID as the positive class (`leaderboard.FPR`); metrics on request have their
+    own names and no marks. Methods without values have the `status` "skipped" or "failed" and a
+    `reason`. The file is the same for all runs with the same scores.
     """
     rows: list[dict[str, Any]] = []
     mean = leaderboard.column("mean")
@@ -215,9 +214,8 @@ def to_pandas(leaderboard: LeaderboardData, *, wide: bool = False) -> pd.DataFra
     sets and seeds, with `auroc_std`, `auroc_ci_low`, `auroc_ci_high`; `auroc_<group>` for each
     group, or `auroc_<set>` for each set if there are no groups; `auroc_worst` and `worst_set`;
     `fpr95` with ID as the positive class (`leaderboard.FPR`); `id_accuracy`; the metrics on request
-    by their names (means over the OOD sets, or of the ID images); the counts and times
-    of cost records. A method without values has the `status` "skipped" or "failed" and a `reason`.
-    Metrics are fractions in [0, 1], times are in ms.
+    by their names; the counts and times of cost records. A method without values has the `status`
+    "skipped" or "failed" and a `reason`. Metrics are fractions in [0, 1], times are in ms.
 
     Args:
         leaderboard: the leaderboard.
