@@ -4,8 +4,9 @@ A detector's file is content: it imports from here and knows nothing of the engi
 """
 
 from oodbench.detector.base import Detector, PerturbingDetector
+from oodbench.detector.batches import Batches
 from oodbench.detector.info import NEEDS, DetectorInfo, Need
-from oodbench.detector.outputs import Batches, Head, HeadKind, Outputs, head_obstacle
+from oodbench.detector.outputs import Head, HeadKind, Outputs, head_obstacle
 from oodbench.detector.registration import declared, parameters_problem, register, required_methods
 
 __all__ = [

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from oodbench.detector.batches import Batches
 from oodbench.detector.info import DetectorInfo
-from oodbench.detector.outputs import Batches, Outputs
+from oodbench.detector.outputs import Outputs
 from oodbench.errors import NotFittedError
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ class Detector:
     unfitted detector raises an error that says so.
     """
 
-    info: ClassVar[DetectorInfo]
+    info: DetectorInfo
+    """The declaration, an attribute of the class; of an instance where its needs depend on
+    parameters (`LayerwiseDetector`)."""
+
+    layerwise: ClassVar[bool] = False
 
     dropped_layers: Mapping[str, str] = MappingProxyType({})
     """Layers that `choose_layers` named and the detector does without: layer -> reason. `fit` may

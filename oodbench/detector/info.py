@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 Need = Literal[
@@ -24,6 +24,9 @@ Need = Literal[
 ]
 NEEDS: tuple[str, ...] = get_args(Need)
 
+PENULTIMATE = "features"
+"""Name of the penultimate features among feature layers; no feature layer can have it."""
+
 
 @dataclass(frozen=True, slots=True)
 class DetectorInfo:
@@ -42,6 +45,7 @@ class DetectorInfo:
         search_space: parameter -> values tried when it is tuned.
         nonnegative_features: whether its formula assumes that features are not negative, as those
             of a ReLU are. Reports warn where they are negative.
+        layerwise: whether it is a `LayerwiseDetector`, with the parameters `layers` and `combine`.
     """
 
     name: str
@@ -57,6 +61,23 @@ class DetectorInfo:
     needs: frozenset[str] = frozenset()
     search_space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     nonnegative_features: bool = False
+    layerwise: bool = False
+
+    def given(self, arguments: Mapping[str, Any]) -> DetectorInfo:
+        """The declaration of a detector with some arguments: a layerwise one reads its layers.
+
+        Args:
+            arguments: of the constructor.
+        """
+        layers = arguments.get("layers") if self.layerwise else None
+        if layers is None:
+            return self
+        names = {layers} if isinstance(layers, str) else set(layers)
+        needs = self.needs - {"features"}
+        needs |= {"features" if name == PENULTIMATE else "taps" for name in names}
+        if arguments.get("combine", "mean") != "mean":
+            needs |= {"validation"}
+        return replace(self, needs=needs)
 
     @property
     def reference(self) -> str:

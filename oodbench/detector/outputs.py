@@ -1,14 +1,14 @@
-"""What a forward pass gives a detector: the outputs of a batch, and the batches of a split.
+"""What a forward pass gives a detector: the outputs of a batch.
 
 No module of this package imports torch at the top, so that `oodbench list` stays quick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from oodbench.errors import did_you_mean
 
@@ -288,46 +288,3 @@ def _given(needs: frozenset[str]) -> tuple[str, ...]:
         for name in Outputs.__slots__
         if name not in _NEEDED or not needs.isdisjoint(_NEEDED[name])
     )
-
-
-S = TypeVar("S")
-R = TypeVar("R")
-
-
-class Batches:
-    """The batches of a split, as `Detector.fit` gets them: an iterable of Outputs.
-
-    Each iteration is a pass over the split.
-
-    Statistics that several detectors compute in the same way can be computed once for all::
-
-        moments = batches.shared(ClassMoments, batches.num_classes)
-        for outputs in batches:
-            batches.once(moments.update, outputs.features, outputs.labels)
-        gaussian = batches.once(moments.tied_gaussian)
-    """
-
-    num_classes: int
-
-    def __iter__(self) -> Iterator[Outputs]:
-        raise NotImplementedError
-
-    def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
-        """One object for all detectors that ask for the same one.
-
-        Args:
-            kind: class or function that makes the object.
-            arguments: arguments of `kind`; other arguments make another object.
-            of: name of what the object is computed from; another name makes another object.
-        """
-        return kind(*arguments)
-
-    def once(self, method: Callable[..., R], *arguments: Any) -> R:
-        """Call a method of a shared object, once for all detectors at this place of the pass.
-
-        Call it for every batch, with the same arguments in all detectors that share the object.
-
-        Returns:
-            The method's result. An error of the method is raised in every detector.
-        """
-        return method(*arguments)

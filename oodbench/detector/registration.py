@@ -22,6 +22,9 @@ _METHODS: Mapping[str, str] = {
 }
 """Need -> the method that the engine calls for it."""
 
+_LAYERWISE = "oodbench.layerwise"
+"""Module of the base class, which imports torch."""
+
 _METHOD_HINTS: Mapping[str, str] = {
     "input_gradient": " To score with the gradient itself, declare 'input_gradients'.",
     "input_gradients": " To move the images before they are scored, declare 'input_gradient'.",
@@ -72,6 +75,7 @@ def register(
     needs: Iterable[Need] = (),
     search_space: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     nonnegative_features: bool = False,
+    layerwise: bool = False,
 ) -> Callable[[D], D]:
     """Declare a detector. Write the arguments as literals: lists are made without running the file.
 
@@ -90,6 +94,7 @@ def register(
         search_space: parameter -> values to try when it is tuned.
         nonnegative_features: whether the formula assumes that features are not negative: those of a
             ReLU, not those of a ViT. Reports then warn of networks with negative features.
+        layerwise: whether the class derives from `LayerwiseDetector`.
 
     Raises:
         UserError: if the class is no Detector; an argument has another type; a need is unknown; a
@@ -116,6 +121,7 @@ def register(
             needs=needs,
             search_space=search_space,
             nonnegative_features=nonnegative_features,
+            layerwise=layerwise,
         )
         _check_methods(cls, info)
         _check_search_space(cls, info)
@@ -204,6 +210,18 @@ def _check_methods(cls: type[Detector], info: DetectorInfo) -> None:
             "belong together, and it has one of them.",
             "Write both, or neither.",
         )
+    if cls.layerwise != info.layerwise:
+        raise UserError(
+            f"Detector '{name}': layerwise=True in @register and the base class LayerwiseDetector "
+            "belong together, and it has one of them.",
+            "Write both, or neither.",
+        )
+    for method in ("fit_features", "score_features") if info.layerwise else ():
+        if not any(method in vars(base) for base in cls.__mro__ if base.__module__ != _LAYERWISE):
+            raise UserError(
+                f"Detector '{name}' derives from LayerwiseDetector and has no method '{method}'.",
+                f"help(oodbench.LayerwiseDetector.{method}) says what it gets and gives.",
+            )
 
 
 def _defines(cls: type[Detector], method: str) -> bool:

@@ -9,19 +9,25 @@ of OpenMP workers serves all: with threads, each would have its own pool.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor
 
 from oodbench.detector import Batches, Detector, Outputs
+from oodbench.detector.batches import View, named_layer
+
+KEPT_OUT = 0.1
+"""Share of the images that `fit` is not given, where there are no validation images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,40 +122,41 @@ def _equal(first: Any, second: Any) -> bool:
     return not isinstance(first, Tensor) or torch.equal(first, second)
 
 
-class _Reader(Batches):
-    """The batches that one detector sees, and its greenlet."""
+class _Loop(Batches):
+    """The batches that one `fit` sees, and its greenlet.
+
+    Args:
+        name: for messages.
+        num_classes: C.
+        methods: called in this order.
+    """
 
     def __init__(
-        self,
-        name: str,
-        detector: Detector,
-        num_classes: int,
-        statistics: _Statistics,
-        needs: Sequence[str],
+        self, name: str, num_classes: int, methods: Sequence[Callable[[Batches], None]]
     ) -> None:
         self._name = name
         self.num_classes = num_classes
-        self._statistics = statistics
+        self._methods = methods
+        self._method = 0
         self._place = 0
-        self.shared_seconds = 0.0
         self.wants_pass = False
         self.finished = False
         self.error: Exception | None = None
         self.seconds = 0.0
         self._passes = 0
-        self._needs = detector.info.needs
-        self._methods = [
-            detector.fit_validation if need == "validation" else detector.fit for need in needs
-        ]
-        self._modes = _Modes(grad=False)
+        self._modes = _Modes(grad=torch.is_grad_enabled())
         self._greenlet = greenlet(self._fit)
         self._greenlet.gr_context = copy_context()
 
-    # --- in the detector's greenlet ------------------------------------------------------------
+    def _shown(self, outputs: Outputs) -> Outputs | None:
+        """A batch as this `fit` sees it; None if it sees nothing of it."""
+        raise NotImplementedError
+
+    # --- in the greenlet of the fit ------------------------------------------------------------
 
     def _fit(self) -> _Asked:
         try:
-            for method in self._methods:
+            for self._method, method in enumerate(self._methods):
                 method(self)
         except Exception as error:
             self.error = error
@@ -167,17 +174,6 @@ class _Reader(Batches):
             outputs = self._ask(_Asked.BATCH)
             self._place += 1
 
-    def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
-        """As the base class says."""
-        return self._statistics.get(kind, arguments, of)
-
-    def once(self, method: Callable[..., R], *arguments: Any) -> R:
-        """As the base class says."""
-        value: R
-        value, seconds = self._statistics.once(self._place, method, arguments)
-        self.shared_seconds += seconds
-        return value
-
     def _ask(self, asked: _Asked) -> Outputs | None:
         """The next batch, or None at the end of the pass."""
         if getcurrent() is not self._greenlet:
@@ -188,7 +184,7 @@ class _Reader(Batches):
         given: Outputs | None = engine.switch(asked)
         return given
 
-    # --- in the engine's greenlet --------------------------------------------------------------
+    # --- in the greenlet around it -------------------------------------------------------------
 
     def start(self) -> None:
         self._go_on()
@@ -196,12 +192,12 @@ class _Reader(Batches):
     def give(self, outputs: Outputs) -> None:
         """Hand over a batch; back when the detector is done with it."""
         try:
-            # A copy: what a detector does in place is not to reach the next one.
-            given = outputs.copied(self._needs, self._name)
+            given = self._shown(outputs)
         except ValueError as error:
             self.error, self.finished, self.wants_pass = error, True, False
         else:
-            self._go_on(given)
+            if given is not None:
+                self._go_on(given)
 
     def end_pass(self) -> None:
         """End the pass, and wait until the detector starts another pass or returns."""
@@ -220,6 +216,122 @@ class _Reader(Batches):
         self.seconds += time.perf_counter() - started
         self.wants_pass = asked is _Asked.PASS
         self.finished = asked is _Asked.FINISHED
+
+
+class _Reader(_Loop):
+    """The batches that one detector sees.
+
+    Args:
+        name: of the method.
+        detector: is fitted.
+        num_classes: C.
+        statistics: shared by all detectors.
+        needs: "fit" or "validation": what is called, in this order.
+        keeps_out: show a part of the images to `fit_validation` only, and the others to `fit`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        detector: Detector,
+        num_classes: int,
+        statistics: _Statistics,
+        needs: Sequence[str],
+        keeps_out: bool = False,
+    ) -> None:
+        methods = {"fit": detector.fit, "validation": detector.fit_validation}
+        super().__init__(name, num_classes, [methods[need] for need in needs])
+        self._statistics = statistics
+        self.shared_seconds = 0.0
+        self._needs, self._called, self._keeps_out = detector.info.needs, needs, keeps_out
+        self._part = _KeptOut()
+
+    def __iter__(self) -> Iterator[Outputs]:
+        self._part = _KeptOut()
+        return super().__iter__()
+
+    def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
+        """As the base class says."""
+        return self._statistics.get(kind, arguments, f"{of}, in part" if self._keeps_out else of)
+
+    def once(self, method: Callable[..., R], *arguments: Any) -> R:
+        """As the base class says."""
+        value: R
+        value, seconds = self._statistics.once(self._place, method, arguments)
+        self.shared_seconds += seconds
+        return value
+
+    def fit_each(
+        self,
+        fits: Mapping[str, Callable[[Batches], None]],
+        view: Callable[[str, Outputs], Outputs],
+        started: Iterator[Outputs],
+    ) -> None:
+        """As the base class says, in the passes of this detector."""
+        parts = [_Part(self, name, fit, view) for name, fit in fits.items()]
+        passes = itertools.chain([started], itertools.repeat(self))
+        _advance(parts, lambda: iter(next(passes)))
+        for name, part in zip(fits, parts, strict=True):
+            with named_layer(name):
+                if part.error is not None:
+                    raise part.error
+
+    def _shown(self, outputs: Outputs) -> Outputs | None:
+        # A copy: what a detector does in place is not to reach the next one.
+        given = outputs.copied(self._needs, self._name)
+        if not self._keeps_out:
+            return given
+        kept_out = self._part.of(outputs)
+        rows = kept_out if self._called[self._method] == "validation" else ~kept_out
+        return given.map(lambda tensor: tensor[rows]) if rows.any() else None
+
+
+class _Part(_Loop):
+    """The batches of a detector as one of its parts sees them."""
+
+    def __init__(
+        self,
+        reader: _Reader,
+        name: str,
+        fit: Callable[[Batches], None],
+        view: Callable[[str, Outputs], Outputs],
+    ) -> None:
+        super().__init__(name, reader.num_classes, [fit])
+        self._seen = View(reader, name, view)
+
+    def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
+        """As the base class says."""
+        return self._seen.shared(kind, *arguments, of=of)
+
+    def once(self, method: Callable[..., R], *arguments: Any) -> R:
+        """As the base class says."""
+        return self._seen.once(method, *arguments)
+
+    def _shown(self, outputs: Outputs) -> Outputs:
+        return self._seen.shown(outputs).map(torch.clone)
+
+
+class _KeptOut:
+    """A random tenth of the images of a pass, which `fit` is not given; the same in every pass.
+
+    The first image of each class is not among them, so that `fit` is given every class.
+    """
+
+    def __init__(self) -> None:
+        self._generator = np.random.default_rng(0)
+        self._classes: set[int] = set()
+
+    def of(self, outputs: Outputs) -> Tensor:
+        """Whether each image of the next batch is kept out, shape [B], on the device of the logits.
+
+        There is one random number for each image: batches of any size give the same images.
+        """
+        kept_out = self._generator.random(len(outputs)) < KEPT_OUT
+        for row, label in enumerate([] if outputs.labels is None else outputs.labels.tolist()):
+            if label not in self._classes:
+                self._classes.add(label)
+                kept_out[row] = False
+        return torch.from_numpy(kept_out).to(outputs.logits.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +379,7 @@ def fit_together(
     this_pass: Callable[[], Iterator[Outputs]],
     num_classes: int,
     needs: str | Mapping[str, Sequence[str]] = "fit",
+    keeping_out: Collection[str] = (),
 ) -> dict[str, Fitted]:
     """Fit detectors from shared passes: as many as the one that iterates most often.
 
@@ -276,6 +389,8 @@ def fit_together(
         num_classes: C.
         needs: "fit" or "validation": what is called, `fit` or `fit_validation`; or name -> these,
             in the order of the calls.
+        keeping_out: names of detectors that are fitted and validated on the same images: a part of
+            them, `KEPT_OUT`, is given to `fit_validation` only, the others to `fit` only.
 
     Returns:
         name -> outcome; an exception in one detector does not affect the others.
@@ -288,27 +403,33 @@ def fit_together(
             num_classes,
             statistics,
             (needs,) if isinstance(needs, str) else needs[name],
+            name in keeping_out,
         )
         for name, detector in detectors.items()
     }
-    try:
-        for reader in readers.values():
-            reader.start()
-        while waiting := [reader for reader in readers.values() if reader.wants_pass]:
-            in_pass = waiting
-            for outputs in this_pass():
-                for reader in in_pass:
-                    reader.give(outputs)
-                # One that finished, or left its loop to begin another pass, gets no more of this.
-                in_pass = [r for r in in_pass if not (r.finished or r.wants_pass)]
-                if not in_pass:
-                    break
-            for reader in in_pass:
-                reader.end_pass()
-    finally:
-        for reader in readers.values():
-            reader.abandon()
+    _advance([*readers.values()], this_pass)
     return {
         name: Fitted(reader.seconds, reader.error, reader.shared_seconds)
         for name, reader in readers.items()
     }
+
+
+def _advance(loops: Sequence[_Loop], this_pass: Callable[[], Iterator[Outputs]]) -> None:
+    """Give all loops the batches of as many passes as the one that iterates most often."""
+    try:
+        for loop in loops:
+            loop.start()
+        while waiting := [loop for loop in loops if loop.wants_pass]:
+            in_pass = waiting
+            for outputs in this_pass():
+                for loop in in_pass:
+                    loop.give(outputs)
+                # One that finished, or left its loop to begin another pass, gets no more of this.
+                in_pass = [each for each in in_pass if not (each.finished or each.wants_pass)]
+                if not in_pass:
+                    break
+            for loop in in_pass:
+                loop.end_pass()
+    finally:
+        for loop in loops:
+            loop.abandon()
