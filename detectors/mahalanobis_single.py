@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Batches, Detector, Outputs, register
+from oodbench import Batches, LayerwiseDetector, register
 from oodbench.numerics.input_checks import labels_of
 from oodbench.numerics.statistics.moments import ClassMoments, require_variation
 
@@ -24,8 +24,9 @@ from oodbench.numerics.statistics.moments import ClassMoments, require_variation
     url="https://arxiv.org/abs/1807.03888",
     code="https://github.com/pokaxpoka/deep_Mahalanobis_detector",
     needs=("features", "labels", "fit"),
+    layerwise=True,
 )
-class MahalanobisSingle(Detector):
+class MahalanobisSingle(LayerwiseDetector):
     """M(x) = max_c -1/2 (f - mu_c)^T Sigma^+ (f - mu_c) (equation 2, halved).
 
     The paper's score of one layer, the last, without its input preprocessing, feature ensemble and
@@ -34,7 +35,7 @@ class MahalanobisSingle(Detector):
     directions in which the training features do not vary.
     """
 
-    def fit(self, batches: Batches) -> None:
+    def fit_features(self, batches: Batches) -> None:
         """Class means and tied covariance, in one pass.
 
         Raises:
@@ -46,6 +47,6 @@ class MahalanobisSingle(Detector):
         self.gaussian = batches.once(moments.tied_gaussian)
         require_variation(self.gaussian)
 
-    def score(self, outputs: Outputs) -> Tensor:
+    def score_features(self, features: Tensor) -> Tensor:
         """Minus half the squared distance to the nearest class, shape [B]."""
-        return self.gaussian.class_scores(outputs.features).amax(dim=1)
+        return self.gaussian.class_scores(features).amax(dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from oodbench import Batches, Detector, Outputs, register
+from oodbench import Batches, LayerwiseDetector, register
 from oodbench.numerics.functional import squared_distances
 from oodbench.numerics.input_checks import labels_of
 from oodbench.numerics.statistics.moments import ClassMoments, require_variation
@@ -28,8 +28,9 @@ from oodbench.numerics.statistics.moments import ClassMoments, require_variation
     year=2021,
     url="https://arxiv.org/abs/2106.09022",
     needs=("features", "labels", "fit"),
+    layerwise=True,
 )
-class RelativeMahalanobis(Detector):
+class RelativeMahalanobis(LayerwiseDetector):
     """-min_k (d_k - d_0), with squared Mahalanobis distances d (section 2 of the paper).
 
     d_k is taken with the mean of class k and the within-class covariance that the classes share,
@@ -38,7 +39,7 @@ class RelativeMahalanobis(Detector):
     out of both distances: in d_0 alone they would make distant images count as in-distribution.
     """
 
-    def fit(self, batches: Batches) -> None:
+    def fit_features(self, batches: Batches) -> None:
         """Both Gaussian models, in one pass.
 
         Raises:
@@ -51,8 +52,8 @@ class RelativeMahalanobis(Detector):
         require_variation(self.classes)
         self.background = self.classes.white_background(moments.counts)
 
-    def score(self, outputs: Outputs) -> Tensor:
+    def score_features(self, features: Tensor) -> Tensor:
         """Minus the smallest relative squared distance, shape [B]."""
-        white = self.classes.white(outputs.features)
+        white = self.classes.white(features)
         nearest = squared_distances(white, self.classes.white_means).amin(dim=1)
         return -2 * self.background.class_scores(white).squeeze(dim=1) - nearest

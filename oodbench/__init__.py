@@ -15,6 +15,7 @@ from oodbench.version import __version__
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models, testing
     from oodbench.api import compare, load_detector, open_run, run, run_suite
+    from oodbench.layerwise import LayerwiseDetector
     from oodbench.results import Run, SuiteRun, leaderboard, verify
     from oodbench.user_model.evaluate_function import evaluate
     from oodbench.user_model.evaluation_result import EvaluationResult
@@ -24,6 +25,7 @@ __all__ = [
     "Detector",
     "EvaluationResult",
     "Head",
+    "LayerwiseDetector",
     "Outputs",
     "PerturbingDetector",
     "Run",
@@ -49,6 +51,7 @@ _LAZY_MODULES = ("losses", "metrics", "models", "testing")
 _LAZY_NAMES = {
     **dict.fromkeys(("compare", "load_detector", "open_run", "run", "run_suite"), "api"),
     **dict.fromkeys(("Run", "SuiteRun", "leaderboard", "verify"), "results"),
+    "LayerwiseDetector": "layerwise",
     "EvaluationResult": "user_model.evaluation_result",
     "evaluate": "user_model.evaluate_function",
 }

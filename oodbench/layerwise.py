@@ -11,7 +11,6 @@ from torch import Tensor
 
 from oodbench.detector import Batches, Detector, Outputs
 from oodbench.detector.info import PENULTIMATE
-from oodbench.errors import did_you_mean
 from oodbench.numerics.input_checks import one_of
 from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.statistics.layer_scores import ReferenceScores
@@ -48,7 +47,7 @@ class LayerwiseDetector(Detector):
     Args:
         layers: None for the penultimate features; names of feature layers, "features" for the
             penultimate ones; or "all" for all feature layers.
-        combine: how the scores of the layers are combined.
+        combine: how the scores of the layers are combined; no effect without `layers`.
 
     Attributes:
         parts: layer -> the detector that is fitted on it; only with `layers`.
@@ -61,11 +60,6 @@ class LayerwiseDetector(Detector):
     ) -> None:
         self.layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
         self.combine = one_of("combine", combine, Combine)
-        if self.layers is None and combine != "mean":
-            raise ValueError(
-                f"combine={combine!r} needs several layers: name them with layers=(...), "
-                "or layers='all'"
-            )
         if self.layers is not None and not all(isinstance(name, str) for name in self.layers):
             raise ValueError(f"layers must be names of feature layers, not {layers!r}")
         if self.layers == () or len(set(self._asked())) < len(self._asked()):
@@ -186,8 +180,7 @@ class LayerwiseDetector(Detector):
             elif name != PENULTIMATE and name not in outputs.taps:
                 known = [*outputs.taps, PENULTIMATE]
                 raise ValueError(
-                    f"layers: the network has no feature layer '{name}'. "
-                    f"{did_you_mean(name, known)} It has: {', '.join(known)}"
+                    f"layers: the network has no feature layer '{name}'. It has: {', '.join(known)}"
                 )
             else:
                 yield name

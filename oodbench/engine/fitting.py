@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from oodbench.detector import Batches, Detector, Outputs
 from oodbench.detector.batches import View, named_layer
+from oodbench.engine.passes.modes import TorchModes
 
 KEPT_OUT = 0.1
 """Share of the images that `fit` is not given, where there are no validation images."""
@@ -144,7 +144,7 @@ class _Loop(Batches):
         self.error: Exception | None = None
         self.seconds = 0.0
         self._passes = 0
-        self._modes = _Modes(grad=torch.is_grad_enabled())
+        self._modes = TorchModes(grad=False)
         self._greenlet = greenlet(self._fit)
         self._greenlet.gr_context = copy_context()
 
@@ -156,7 +156,8 @@ class _Loop(Batches):
 
     def _fit(self) -> _Asked:
         try:
-            for self._method, method in enumerate(self._methods):
+            for number, method in enumerate(self._methods):
+                self._method = number
                 method(self)
         except Exception as error:
             self.error = error
@@ -180,7 +181,7 @@ class _Loop(Batches):
             raise RuntimeError("batches can be had only while fit runs, and only in its own thread")
         engine = self._greenlet.parent
         assert engine is not None
-        self._modes = _Modes.now()
+        self._modes = TorchModes.now()
         given: Outputs | None = engine.switch(asked)
         return given
 
@@ -269,7 +270,7 @@ class _Reader(_Loop):
     ) -> None:
         """As the base class says, in the passes of this detector."""
         parts = [_Part(self, name, fit, view) for name, fit in fits.items()]
-        passes = itertools.chain([started], itertools.repeat(self))
+        passes: Iterator[Iterable[Outputs]] = itertools.chain([started], itertools.repeat(self))
         _advance(parts, lambda: iter(next(passes)))
         for name, part in zip(fits, parts, strict=True):
             with named_layer(name):
@@ -332,46 +333,6 @@ class _KeptOut:
                 self._classes.add(label)
                 kept_out[row] = False
         return torch.from_numpy(kept_out).to(outputs.logits.device)
-
-
-@dataclass(frozen=True, slots=True)
-class _Modes:
-    """Modes of torch, which belong to the thread: a `fit` may be inside of such a context.
-
-    Attributes:
-        grad: gradients are recorded.
-        inference: in inference mode.
-        autocast: device type -> whether operations choose their precision.
-    """
-
-    grad: bool
-    inference: bool = False
-    autocast: tuple[tuple[str, bool], ...] = (("cpu", False), ("cuda", False))
-
-    @staticmethod
-    def now() -> _Modes:
-        """The present ones."""
-        return _Modes(
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-            tuple((device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")),
-        )
-
-    @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Back to these, and at the end to the present ones, whatever happens in between."""
-        before = _Modes.now()
-        with torch.inference_mode(self.inference):  # puts grad mode back, too
-            torch.set_grad_enabled(self.grad)
-            self._set_autocast()
-            try:
-                yield
-            finally:
-                before._set_autocast()
-
-    def _set_autocast(self) -> None:
-        for device, enabled in self.autocast:
-            torch.set_autocast_enabled(device, enabled)
 
 
 def fit_together(

@@ -196,6 +196,7 @@ class ModelEvaluation:
             lambda: seen.watched(pass_outputs(self._runner, source, detectors)),
             self._num_classes,
             wanted,
+            {method.name for method in self._alive() if method.keeps_out},
         )
         # Alone, a method would have taken the pass and its own part of the work.
         this_pass = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())

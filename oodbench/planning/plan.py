@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oodbench.detector import DetectorInfo
@@ -39,6 +39,8 @@ class Method:
         grid: the benchmark's grid in place of the declared search space, if it gives one.
         fit_split: the split of the ID set that the detector's `fit` is given.
         tuning_ood: the OOD set whose validation images it is tuned on; None under other protocols.
+        keeps_out: whether `fit_validation` is given a part of the images of `fit`, which `fit` is
+            then not given, because there are no other ID images (`LayerwiseDetector`).
     """
 
     name: str
@@ -51,6 +53,7 @@ class Method:
     grid: Mapping[str, tuple[Any, ...]] | None = None
     fit_split: FitSplit = "train"
     tuning_ood: str | None = None
+    keeps_out: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -68,9 +71,22 @@ class Method:
         """Parameters that have a search space and keep their defaults."""
         return tuple(self.search_space) if self.tuned_on == "none" else ()
 
+    def with_layers(self, splits: Collection[str]) -> Method:
+        """The method with the needs that a layerwise detector has with its arguments.
+
+        Args:
+            splits: those that the ID set has.
+        """
+        detector = self.detector.given(self.arguments)
+        wanted = self.detector.layerwise and "validation" in detector.needs
+        others = "validation" in splits and self.fit_split != "validation"
+        return replace(self, detector=detector, keeps_out=wanted and not others)
+
     def fitted_on(self) -> dict[str, SplitName]:
         """Need "fit" or "validation" that the detector has -> the split that it is fitted on."""
         splits = {**FITTED_ON, "fit": self.fit_split}
+        if self.keeps_out:
+            splits["validation"] = self.fit_split
         return {need: split for need, split in splits.items() if need in self.detector.needs}
 
     @property

@@ -99,6 +99,8 @@ def make_plan(
     elif not everything:
         candidates, skips = selected_methods(methods, candidates, skips, benchmark, statuses)
     candidates = [with_settings(method, benchmark) for method in candidates]
+    splits = _dataset(benchmark, catalog, benchmark.id).splits
+    candidates = [method.with_layers(splits) for method in candidates]
     _check_tuned(benchmark, candidates, statuses)
     candidates = [_tuned(method, benchmark, catalog) for method in candidates]
     rest = [_tuned(method, benchmark, catalog) for method in rest]

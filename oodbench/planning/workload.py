@@ -140,6 +140,7 @@ def _passes_of_model(plan: Plan, model: str) -> Iterator[Pass]:
     for split in dict.fromkeys(FITTED_ON.values()):
         fitted = [m for m in mine if split in m.fitted_on().values()]
         yield from over(benchmark.id, split, "fit", fitted)
+        yield from over(benchmark.id, split, "fit", [m for m in fitted if m.keeps_out])
     yield from over(benchmark.id, tuning, "tune", [m for m in mine if m.tuned_on != "none"])
     oracles = [m for m in mine if m.tuned_on == "ood_oracle"]
     for name in benchmark.ood_groups:

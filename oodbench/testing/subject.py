@@ -41,7 +41,7 @@ class Subject:
 
     def __init__(self, cls: type[Detector], parameters: Mapping[str, Any] | None = None) -> None:
         self.cls, self.parameters = cls, dict(parameters or {})
-        self.name, self.needs = cls.info.name, cls.info.needs
+        self.name, self.needs = cls.info.name, cls.info.given(self.parameters).needs
         self.search_space = cls.info.search_space
         self.network = PlantedNetwork("dismax") if "dismax_head" in self.needs else PLANTED
 

@@ -74,6 +74,11 @@ class DataSets:
             return "fit_data, images that the model was trained on", self.fit
         return "validation_data, images that the model was not trained on", self.validation
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the ID set that detectors can be fitted on."""
+        return tuple(split for need, split in FITTED_ON.items() if self.for_need(need)[1])
+
     def for_engine(self) -> EvaluationData:
         """The data for the engine; the validation data are those to tune on."""
         fitted_on = {split: self.for_need(need)[1] for need, split in FITTED_ON.items()}
@@ -163,6 +168,7 @@ class Session:
         report: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._classifier, self._data = classifier, data
+        methods = [method.with_layers(data.splits) for method in methods]
         self.num_classes, self.attackable = num_classes, attackable
         self.methods = {method.name: method for method in methods}
         reasons = {m.name: self._obstacle(m, detectors[m.name]) for m in methods}
@@ -272,11 +278,11 @@ class Session:
             return str(error)
         except Exception:  # an error of the detector: it fails when it runs
             pass
-        for need in FITTED_ON:
-            wanted, source = data.for_need(need)
-            if need in needs and source is None:
+        for need in method.fitted_on():
+            wanted, source = data.for_need("fit" if method.keeps_out else need)
+            if source is None:
                 return f"needs {wanted}"
-            if need in needs and "labels" in needs and source is not None and not source.has_labels:
+            if "labels" in needs and source is not None and not source.has_labels:
                 return f"needs labels; {source.name} has none"
         if method.tuned_on == "ood_validation" and data.validation is None:
             return f"is tuned on {OOD_DATA}: also needs {data.for_need('validation')[0]}"

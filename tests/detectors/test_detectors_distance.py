@@ -309,12 +309,13 @@ def doubled(tensor: Tensor | None) -> Tensor:
 
 
 def test_published_defaults() -> None:
+    layers = {"layers": None, "combine": "mean"}
     assert {name: load(name).parameters for name in NAMES} == {
-        "mahalanobis_single": {},
-        "relative_mahalanobis": {},
+        "mahalanobis_single": layers,
+        "relative_mahalanobis": layers,
         "residual": {"dim": None},
         "vim": {"dim": None, "bank_size": 10_000},
-        "knn": {"k": 50, "bank_size": 50_000},
+        "knn": {"k": 50, "bank_size": 50_000, **layers},
         "nnguide": {"k": 10, "bank_size": 50_000},
         "openmax": {
             "tail_size": 20,

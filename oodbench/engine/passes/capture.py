@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from oodbench.detector import Detector
+from oodbench.detector.info import PENULTIMATE
 from oodbench.models.layers import Layer
 
 LOGITS = "logits"
 """Name of the place at the end of the network."""
 
 
-FEATURES = "features"
+FEATURES = PENULTIMATE
 """Name of the input of the last layer; a tap cannot have it."""
 
 

@@ -1,9 +1,10 @@
-"""States of modules for the time of a `with` block."""
+"""States of modules, and modes of torch, for the time of a `with` block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -66,3 +67,43 @@ def versions_counted() -> Iterator[None]:
     grad = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class TorchModes:
+    """Modes of torch, which belong to the thread: a `fit` may be inside of such a context.
+
+    Attributes:
+        grad: gradients are recorded.
+        inference: in inference mode.
+        autocast: device type -> whether operations choose their precision.
+    """
+
+    grad: bool
+    inference: bool = False
+    autocast: tuple[tuple[str, bool], ...] = (("cpu", False), ("cuda", False))
+
+    @staticmethod
+    def now() -> TorchModes:
+        """The present ones."""
+        return TorchModes(
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            tuple((device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")),
+        )
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Back to these, and at the end to the present ones, whatever happens in between."""
+        before = TorchModes.now()
+        with torch.inference_mode(self.inference):  # puts grad mode back, too
+            torch.set_grad_enabled(self.grad)
+            self._set_autocast()
+            try:
+                yield
+            finally:
+                before._set_autocast()
+
+    def _set_autocast(self) -> None:
+        for device, enabled in self.autocast:
+            torch.set_autocast_enabled(device, enabled)

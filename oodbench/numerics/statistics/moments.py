@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -190,6 +190,26 @@ class TiedGaussian:
             features: shape [B, D].
         """
         return -0.5 * squared_distances(self.white(features), self.white_means)
+
+    def on_principal_directions(self, count: int, images: Tensor) -> tuple[Tensor, TiedGaussian]:
+        """The Gaussians on the principal directions of all images.
+
+        These are the eigenvectors with the largest eigenvalues of the covariance of all images,
+        which is the sum of that within the classes and that of the class means.
+
+        Args:
+            count: number of directions d, at most D.
+            images: of each class, shape [C].
+
+        Returns:
+            The directions, shape [D, d], and the Gaussians of features projected on them.
+        """
+        shares = images.to(self.means) / images.sum()
+        centered = self.means - shares @ self.means
+        between = (centered * shares[:, None]).T @ centered
+        axes = torch.linalg.eigh(self.covariance + between).eigenvectors[:, -count:]
+        covariance = axes.T @ self.covariance @ axes
+        return axes, replace(self, means=self.means @ axes, covariance=covariance)
 
     def white_background(self, counts: Tensor) -> TiedGaussian:
         """One Gaussian over the images of all classes, in whitened space (C = 1).
