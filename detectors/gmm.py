@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oodbench import Batches, LayerwiseDetector, register
 from oodbench.layerwise import Combine
-from oodbench.numerics.input_checks import at_least, labels_of, positive
+from oodbench.numerics.input_checks import at_least, labels_of, positive, require_images
 from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.statistics.own_covariances import OwnGaussians
 
@@ -36,17 +36,18 @@ from oodbench.numerics.statistics.own_covariances import OwnGaussians
 class GaussianMixture(LayerwiseDetector):
     """log sum_c pi_c N(f | mu_c, Sigma_c), with the shares, means and covariances of the classes.
 
-    Sigma_c = (n_c S_c + nu T) / (n_c + nu), with S_c the maximum-likelihood covariance of the n_c
-    images of class c and T that within all classes, which counts as nu images (see
-    `OwnGaussians`). Without it, S_c is singular for a class with fewer images than dimensions. The
-    paper (DDU) and pytorch-ood take S_c and add a small number to its diagonal instead: a direction
-    in which few images of the class happen to vary then has nearly infinite weight. The paper also
-    trains with spectral normalization; this detector takes any network.
+    Sigma_c = (n_c S_c + nu T) / (n_c + nu). S_c is the maximum-likelihood covariance of the n_c
+    images of class c, T the covariance within all classes, which counts as nu images (see
+    `OwnGaussians`): S_c alone is singular for a class with fewer images than dimensions. The paper
+    (DDU) and pytorch-ood add a small number to the diagonal of S_c instead. A direction in which
+    the images of the class do not vary then has a nearly infinite weight. The paper also trains
+    with spectral normalization; this detector takes any network.
 
     At 1,000 classes and 2,048 dimensions, all Sigma_c would take 34 GB. Features are then projected
     on the principal directions of the training images, as many as fit into 268 MB: 183 for 1,000
-    classes, 579 for 100, all for up to 8 classes with 2,048 dimensions. Directions in which features
-    do not vary within the classes are left out. Classes without images are left out.
+    classes, 579 for 100 classes. Up to 8 classes with 2,048 dimensions need no projection.
+    Directions in which features do not vary within the classes, and classes without images, are
+    left out.
 
     Args:
         prior: nu, in images; None for the number of dimensions and two more (Fraley & Raftery
@@ -83,6 +84,7 @@ class GaussianMixture(LayerwiseDetector):
         for outputs in batches:
             batches.once(features.add, outputs.features)
             batches.once(labels.add, labels_of(outputs))
+        require_images(len(labels))
         self.gaussians = OwnGaussians.of(
             features.blocks, torch.cat(labels.blocks), self.prior, self.dim
         )

@@ -113,6 +113,19 @@ def residual(dim: int) -> Callable[[Peer, Any], Tensor]:
     return scores
 
 
+def gmm(net: Peer, ours: Any) -> Tensor:
+    """Theirs with our covariances: in the directions in which the training features vary."""
+    detector = peer.GMM(net.encoder).fit(net.train)
+    whitening, factors = ours.gaussians.space.whitening, ours.gaussians.factors
+    square_roots = factors @ whitening.T
+    dropped = whitening.shape[0] - whitening.shape[1]
+    detector._precision = square_roots.mT @ square_roots
+    log_det = -2 * factors.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+    detector._log_det = log_det - 2 * whitening.norm(dim=0).log().sum()
+    detector._log_det -= dropped * np.log(2 * np.pi)
+    return detector(net.images)
+
+
 def openmax(*, own_weibull: bool) -> Callable[[Peer, Any], Tensor]:
     def scores(net: Peer, ours: Any) -> Tensor:
         detector = fitted_openmax(net, ours)
@@ -307,6 +320,23 @@ CASES = (
         one_tap=True,
         tag="one-tap",
     ),
+    Case(
+        "mahalanobis_plus",
+        "Mahalanobis",
+        fitted("Mahalanobis", "unit_encoder"),
+        Relation("-2 N s", lambda s, net: 2 * MINUS_N.function(s, net)),
+        settings="its features divided by their length",
+        tolerance=2e-4,
+    ),
+    Case(
+        "relative_mahalanobis_plus",
+        "RMD",
+        fitted("RMD", "unit_encoder"),
+        MINUS_N,
+        settings="its features divided by their length",
+        tolerance=2e-4,
+    ),
+    Case("gmm", "GMM", gmm, settings="its covariances set to ours"),
     *(Case("knn", "KNN", fitted("KNN", "encoder", k=k), parameters={"k": k}) for k in (1, 50)),
     *(
         Case("nnguide", "NNGuide", with_linear("NNGuide", k=k), parameters={"k": k})
@@ -424,7 +454,8 @@ EXCUSED = dict.fromkeys(
         *("dismax_entropy", "min_distance", "mmles"),
         *("caref", "cadref", "optfs", "weiper"),
         *("gini", "relation", "neco", "cop", "corp"),
-        *("GMM", "GradUncertainty", "MCD", "MCM", "NACUE", "WeightedEBO"),
+        *("cosine", "rcos", "ssd"),
+        *("GradUncertainty", "MCD", "MCM", "NACUE", "WeightedEBO"),
     ),
     NO_COUNTERPART,
 )

@@ -83,6 +83,7 @@ class Peer:
         pool, flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
         backbone = nn.Sequential(*self.layers)
         self.encoder = nn.Sequential(backbone, pool, flatten)
+        self.unit_encoder = nn.Sequential(self.encoder, UnitLength())
         self.model = nn.Sequential(self.encoder, self.linear)
         self.after_normalizing = nn.Sequential(*stages, pool, flatten, self.linear)
         self.head = nn.Sequential(pool, flatten, self.linear)
@@ -102,6 +103,11 @@ class Peer:
         images, labels = (torch.cat(parts) for parts in zip(*self.train, strict=True))
         with torch.no_grad():
             return images, labels, self.model(images)
+
+
+class UnitLength(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.normalize(features, dim=1)
 
 
 def loader(data: ImageArray) -> DataLoader[Any]:
