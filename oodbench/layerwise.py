@@ -60,8 +60,6 @@ class LayerwiseDetector(Detector):
     ) -> None:
         self.layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
         self.combine = one_of("combine", combine, Combine)
-        if self.layers is not None and not all(isinstance(name, str) for name in self.layers):
-            raise ValueError(f"layers must be names of feature layers, not {layers!r}")
         if self.layers == () or len(set(self._asked())) < len(self._asked()):
             raise ValueError(f"layers must name at least one layer, and each once, not {layers!r}")
         if self.layers is not None and hasattr(type(self), "info"):

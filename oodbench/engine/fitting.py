@@ -382,6 +382,8 @@ def _advance(loops: Sequence[_Loop], this_pass: Callable[[], Iterator[Outputs]])
             loop.start()
         while waiting := [loop for loop in loops if loop.wants_pass]:
             in_pass = waiting
+            for loop in in_pass:
+                loop.wants_pass = False
             for outputs in this_pass():
                 for loop in in_pass:
                     loop.give(outputs)

@@ -46,7 +46,7 @@ def declaration(subject: Subject) -> None:
     info, cls = subject.cls.info, subject.cls
     for field in ("label", "title"):
         expect(bool(getattr(info, field)), f"{field} is empty")
-    expect(info.label.isidentifier(), f"the label {info.label!r} is not one word")
+    expect(info.label.rstrip("+").isidentifier(), f"the label {info.label!r} is not one word")
     if info.venue or info.year or info.url:  # what is not published has none of them
         year = info.year or 0
         expect(bool(info.venue), "venue is empty, and year or url is not")

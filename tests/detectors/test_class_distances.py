@@ -59,9 +59,7 @@ TRAINING, SCORED = signed(IMAGES, 1), signed(50, 2)
 SCORED.features[:10] *= -3  # far from every class
 
 
-def fitted(
-    name: str, outputs: Outputs = TRAINING, size: int = 64, **parameters: object
-) -> Detector:
+def fitted(name: str, outputs: Outputs = TRAINING, size: int = 64, **parameters: Any) -> Any:
     detector = CATALOG.load_detector(name, parameters)
     detector.fit(Pass(outputs, size))
     return detector

@@ -98,14 +98,16 @@ class OwnGaussians:
 
     @cached_property
     def _log_scales(self) -> Tensor:
-        """Log sqrt det of each Sigma^-1, in whitened coordinates, shape [C]."""
-        return self.factors.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        """The logarithm of sqrt det Sigma^-1 of each group, in whitened coordinates, shape [C]."""
+        scales: Tensor = self.factors.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        return scales
 
     @cached_property
     def _log_density_scale(self) -> Tensor:
-        """Log sqrt det of W W^T, in its own directions, less D/2 log 2 pi: the same for all."""
+        """The part of a log-density that all groups share: log sqrt det W W^T - R/2 log 2 pi."""
         norms = self.space.whitening.norm(dim=0)  # its columns are orthogonal
-        return norms.log().sum() - len(norms) / 2 * math.log(2 * math.pi)
+        scale: Tensor = norms.log().sum() - len(norms) / 2 * math.log(2 * math.pi)
+        return scale
 
     def squared_distances(self, vectors: Tensor) -> Tensor:
         """(f - mu_c)^T Sigma_c^+ (f - mu_c), shape [B, C], float64.
