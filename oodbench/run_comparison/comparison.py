@@ -17,6 +17,7 @@ from dataclasses import replace
 from oodbench.argument_checks import names
 from oodbench.bootstrap import SharedResamples
 from oodbench.errors import UserError, counted, did_you_mean, listed, shown
+from oodbench.metrics import OPTIONAL
 from oodbench.report.leaderboard import FPR, RANKED_BY, SHOWN
 from oodbench.run_comparison.changes import Change, RunComparison, Verdict
 from oodbench.run_comparison.comparability import (
@@ -167,6 +168,11 @@ def _method_notes(
         yield (
             f"A run has no scores of {listed(without)}. These methods are compared by the "
             "intervals of the records, which show less than a paired test on the same images."
+        )
+    if any(each.change.metric in OPTIONAL for method in compared for each in method.tested):
+        yield (
+            "Metrics on request are compared by the intervals of the records, which show less than "
+            "a paired test on the same images."
         )
     for side in sides:
         if wrong := [each.method for each in compared if side.name in each.contradicted]:

@@ -20,6 +20,9 @@ from oodbench.storage.stored_run import StoredRun
 
 Name = Literal["base", "head"]
 
+ID_ALONE = ""
+"""Stands for the OOD set of records of the ID images alone."""
+
 
 class IndexedRun:
     """A run that is compared with another one.
@@ -53,9 +56,9 @@ class IndexedRun:
                 self.absences[each.method][seed] = f"{each.status}: {each.reason}"
         self._records: dict[str, dict[str, dict[int, dict[str, QualityRecord]]]] = {}
         for record in run.records:
-            if record.status == "ok" and record.ood_dataset is not None:
+            if record.status == "ok":
                 by_set = self._records.setdefault(record.method, {})
-                by_seed = by_set.setdefault(record.ood_dataset, {})
+                by_seed = by_set.setdefault(record.ood_dataset or ID_ALONE, {})
                 by_seed.setdefault(record.seed, {})[record.metric] = record
         self.has_scores = all(
             run.has_scores(method, seed) for method, row in self.rows.items() for seed in row.seeds
@@ -96,6 +99,10 @@ class IndexedRun:
             if record is not None and record.value is not None:
                 found[seed] = Measurement(record.value, record.ci_low, record.ci_high)
         return found
+
+    def has_id_records(self, method: str) -> bool:
+        """Whether a method has values of the ID images alone."""
+        return ID_ALONE in self._records.get(method, {})
 
     def sets_of(self, method: str) -> tuple[str, ...]:
         """OOD sets that a method has values on."""

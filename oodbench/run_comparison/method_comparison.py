@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 
 from oodbench.bootstrap import SharedResamples
 from oodbench.errors import counted, listed
+from oodbench.metrics import OPTIONAL, of_id_images
 from oodbench.report.columns import Column, columns_of
 from oodbench.report.differences import Scores, mean_of_sets
 from oodbench.report.seed_means import FEWEST_SEEDS
@@ -24,7 +25,7 @@ from oodbench.run_comparison.comparability import (
     networks,
 )
 from oodbench.run_comparison.evidence import Evidence
-from oodbench.run_comparison.indexed_run import IndexedRun
+from oodbench.run_comparison.indexed_run import ID_ALONE, IndexedRun
 from oodbench.run_comparison.recorded_intervals import Errors
 
 Hypothesis = tuple[str, str, frozenset[str]]
@@ -84,10 +85,10 @@ class MethodComparison:
         in_both = method in base.rows and method in head.rows
         self.seeds = common_seeds(base, head, method) if in_both else ()
         self.networks: Networks = networks(base, head, method, self.seeds) if self.seeds else "same"
-        self._different = {
-            ood: different_set(base, head, method, ood)
-            for ood in (common_sets(base, head, method) if in_both else ())
-        }
+        both = list(common_sets(base, head, method) if in_both else ())
+        if both and base.has_id_records(method) and head.has_id_records(method):
+            both.append(ID_ALONE)
+        self._different = {ood: different_set(base, head, method, ood) for ood in both}
         reason = different_protocol(base, head, method) if in_both else self._absent()
         paired = None if reason or not in_both else self._pair(chosen, shared)
         self.contradicted = [
@@ -98,13 +99,18 @@ class MethodComparison:
         self.tested = [
             self._change(metric, column, reason, paired)
             for metric in chosen
-            for column in self._columns()
+            for column in self._columns(metric)
         ]
-        self.by_records = any(each.change.test == _OF_RECORDS for each in self.tested)
+        self.by_records = any(
+            each.change.test == _OF_RECORDS and each.change.metric not in OPTIONAL
+            for each in self.tested
+        )
 
-    def _columns(self) -> list[Column]:
-        """Sets, groups and mean; none if neither run has values."""
+    def _columns(self, metric: str) -> list[Column]:
+        """Sets, groups and mean, or the ID images alone; none if neither run has values."""
         base, head = self.base, self.head
+        if of_id_images(metric):
+            return [Column("id", head.board.id_dataset, (ID_ALONE,))]
         found = columns_of({**head.sets, **base.sets, **head.sets})
         if self.method not in base.rows and self.method not in head.rows:
             return []
@@ -121,7 +127,8 @@ class MethodComparison:
 
     def _pair(self, chosen: Sequence[str], shared: SharedResamples) -> PairedSets | None:
         """The scores of the sets that can be compared; None if a side lacks some."""
-        sets = [ood for ood, reason in self._different.items() if not reason]
+        sets = [ood for ood, reason in self._different.items() if not reason and ood != ID_ALONE]
+        chosen = [metric for metric in chosen if metric not in OPTIONAL]
         sides: list[dict[int, Scores]] = []
         for side in (self.base, self.head):
             found = {seed: side.scores(self.method, seed, sets) for seed in self.seeds}
@@ -172,10 +179,12 @@ class MethodComparison:
         if not reason and set(members[0]) != set(members[1]):
             before, after = map(listed, members)
             reason = f"other OOD sets: {before} in the base, {after} in the head"
-        reason = reason or next(filter(None, map(self._different.__getitem__, members[1])), "")
+        unknown = "no OOD set is in both runs"  # then no seed is known to be in both
+        differing = (self._different.get(ood, unknown) for ood in members[1])
+        reason = reason or next(filter(None, differing), "")
         if reason:
             return Tested(replace(change, reason=reason))
-        if paired is None:
+        if paired is None or metric in OPTIONAL:
             return self._by_records(change, members[1])
         return self._by_scores(change, {ood: paired[ood] for ood in members[1]})
 
@@ -238,7 +247,7 @@ class MethodComparison:
 
     def _images(self, sets: Sequence[str]) -> int:
         """Number of images of the smallest data set."""
-        return min(n for ood in sets for n in self.head.images(self.method, ood))
+        return min(n for ood in sets for n in self.head.images(self.method, ood) if n)
 
     def _few_seeds(self) -> str:
         state = "differ" if self.networks == "different" else "may differ"
@@ -250,6 +259,8 @@ class MethodComparison:
 
 def members_of(side: IndexedRun, column: Column) -> tuple[str, ...]:
     """The OOD sets of a column in one run."""
+    if column.kind == "id":
+        return (ID_ALONE,)
     if column.kind == "group":
         return tuple(ood for ood, group in side.sets.items() if group == column.name)
     return tuple(ood for ood in side.sets if column.kind == "mean" or ood == column.name)

@@ -22,7 +22,7 @@ _DIRECTED: dict[Verdict, Literal["better", "worse"]] = {
 }
 REST = (Verdict.GONE, Verdict.NEW, Verdict.NOT_COMPARABLE)
 _ONE_SIDE = {Verdict.GONE: "only in the base", Verdict.NEW: "only in the head"}
-_KINDS = ("mean", "group", "set")
+_KINDS = ("mean", "group", "set", "id")
 
 
 def changed_table(changes: Sequence[Change]) -> Table:
