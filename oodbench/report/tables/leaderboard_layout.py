@@ -64,7 +64,7 @@ def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Docum
     """
     tables = [
         _leaderboard(board, split),
-        *optional_tables(board, split=split),
+        *optional_tables(board, split=split, whole=False),
         cost_table(board, split),
         requirements_table(board, split),
         _chosen(board, split),

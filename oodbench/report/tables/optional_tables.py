@@ -20,12 +20,17 @@ _Shown = Sequence[tuple[str, Column, Heading]]
 """Metric, column of the board, and heading of each column of a table."""
 
 
-def optional_tables(board: LeaderboardData, *, split: bool) -> list[Table]:
+_FEW = 2
+"""Most metrics for which an overview shows the groups of OOD sets."""
+
+
+def optional_tables(board: LeaderboardData, *, split: bool, whole: bool = True) -> list[Table]:
     """A table of the metrics of the ID images alone, and one of the means over the OOD sets.
 
     Args:
         board: the leaderboard.
         split: whether a method is named in two columns, the trained model and the detector.
+        whole: whether to show the groups of OOD sets also of many metrics.
     """
     of_id = [metric for metric in board.optional if of_id_images(metric)]
     of_sets = [metric for metric in board.optional if not of_id_images(metric)]
@@ -37,7 +42,8 @@ def optional_tables(board: LeaderboardData, *, split: bool) -> list[Table]:
         tables.append(_table(board, split, title, shown, _notes(board, of_id)))
     if of_sets:
         mean = board.column("mean")
-        groups = [column for column in board.groups if column.sets != mean.sets]
+        few = whole or len(of_sets) <= _FEW
+        groups = [column for column in board.groups if few and column.sets != mean.sets]
         shown = [
             (name, column, _heading(name, column)) for name in of_sets for column in (*groups, mean)
         ]
