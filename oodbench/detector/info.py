@@ -85,6 +85,11 @@ class DetectorInfo:
         return f"{self.venue} {self.year or ''}".strip()
 
     @property
+    def gradient_free(self) -> bool:
+        """Whether it needs no gradient with respect to the images."""
+        return self.needs.isdisjoint({"input_gradient", "input_gradients"})
+
+    @property
     def cost_class(self) -> str:
         """Cost of one image at inference, in passes of the network, as declared."""
         if "input_gradient" in self.needs:

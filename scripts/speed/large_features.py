@@ -46,7 +46,7 @@ def detector_names() -> list[str]:
     return [
         name
         for name, status in Catalog().detectors.items()
-        if status.info is not None and "input_gradient" not in status.info.needs
+        if status.info is not None and status.info.gradient_free
     ]
 
 

@@ -13,6 +13,14 @@ from oodbench.engine.passes.meters import tensor_bytes
 BANK = 100
 """Images that banks hold here; quantiles hold as many numbers."""
 
+SAMPLES = (
+    ("react", "SAMPLE", BANK * 64),
+    ("vra", "SAMPLE", BANK),
+    ("optfs", "FEATURE_SAMPLE", BANK),
+    ("weiper", "FEATURE_SAMPLE", BANK),
+)
+"""Detector, constant of its module, what it is here."""
+
 SLACK = 64
 """Bytes by which counters may differ."""
 
@@ -23,9 +31,9 @@ def kept() -> dict[str, tuple[int, int]]:
     source = Source(features=64, classes=20)
     found: dict[str, list[int]] = {name: [] for name in detector_names()}
     with pytest.MonkeyPatch.context() as patch:
-        for name, sample in (("react", BANK * 64), ("vra", BANK)):
+        for name, constant, sample in SAMPLES:
             module = sys.modules[type(oodbench.load_detector(name)).__module__]
-            patch.setattr(module, "SAMPLE", sample)
+            patch.setattr(module, constant, sample)
         for images in (500, 2000):
             detectors = {}
             for name in found:
@@ -52,9 +60,13 @@ def test_what_is_kept_is_statistics_and_the_declared_bank(
 ) -> None:
     features, classes, powers = 64, 20, 10
     statistics = 8 * (3 * features**2 + 3 * classes * features + 3 * classes**2)
-    ranges = 2 * 4 * classes * powers * features if name == "gram" else 0
+    own = {
+        "gram": 2 * 4 * classes * powers * features,  # ranges
+        "weiper": 100 * classes * (2 * features + 8),  # directions and lengths of steps
+        "corp": 8 * 4 * features * 5 * features,  # axes and draws of 4 D random features
+    }
     bank = 2 * 4 * BANK * (features + 1)  # of features, or of numbers
-    assert kept[name][1] <= statistics + ranges + bank
+    assert kept[name][1] <= statistics + own.get(name, 0) + bank
 
 
 def test_the_script_measures_every_detector(capsys: pytest.CaptureFixture[str]) -> None:
