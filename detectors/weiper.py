@@ -25,6 +25,9 @@ from oodbench.numerics.statistics.histograms import Bins
 FEATURE_EPSILON, LOGIT_EPSILON = 0.01, 0.025
 """Added to every bin before divergences are taken, as in the authors' code."""
 
+LOGITS = 5 * 10**8
+"""Logits of the sample: its images are fewer than `FEATURE_SAMPLE` from 500 classes on."""
+
 LOWEST_GAP = -80.0
 """exp of less is nothing beside 1, and slow: it may be below the normal numbers of float32."""
 
@@ -86,7 +89,8 @@ class WeiPer(Detector):
     and the largest training value; values outside count in the total, not in a bin.
 
     This is the authors' WeiPer+KLD. Their code takes the range and the mean histograms from all
-    training images, in two passes; here they are those of all, or of a uniform sample of 10,000.
+    training images, in two passes; here they are those of all, or of a uniform sample of 10,000
+    (5,000 at 1,000 classes).
 
     A histogram of D features says little if D is small: with 64 features, as in the network of
     `digits`, MSP alone is the better score.
@@ -142,7 +146,9 @@ class WeiPer(Detector):
         Raises:
             ValueError: if there are no images, or their features do not vary.
         """
-        self.sample, head = batches.shared(RowSample, FEATURE_SAMPLE), Head("other")
+        images = max(1000, LOGITS // (self.copies * batches.num_classes))
+        self.sample = batches.shared(RowSample, min(images, FEATURE_SAMPLE))
+        head = Head("other")
         for outputs in batches:
             batches.once(self.sample.add, outputs.features)
             head = outputs.head
