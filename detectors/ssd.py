@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -74,9 +76,25 @@ class SSD(LayerwiseDetector):
         sample = batches.shared(RowSample, self.bank_size)
         for outputs in batches:
             batches.once(sample.add, outputs.features)
-        blocks = [directions(block) for block in sample.blocks]
+        blocks = _Directions(sample.blocks)
         self.gaussians = OwnGaussians.of(blocks, k_means(blocks, self.clusters), self.prior)
 
     def score_features(self, features: Tensor) -> Tensor:
         """Minus the squared distance to the nearest cluster, shape [B]."""
         return -self.gaussians.squared_distances(directions(features)).amin(dim=1)
+
+
+@dataclass(frozen=True)
+class _Directions(Sequence[Tensor]):
+    """Directions of the features in each block, computed when they are asked for.
+
+    Those of all blocks would take as much memory as the sample, which other detectors share.
+    """
+
+    blocks: Sequence[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, number: Any) -> Any:
+        return directions(self.blocks[number])

@@ -61,6 +61,7 @@ def test_what_is_kept_is_statistics_and_the_declared_bank(
     features, classes, powers = 64, 20, 10
     statistics = 8 * (3 * features**2 + 3 * classes * features + 3 * classes**2)
     own = {
+        "gmm": 8 * classes * features**2,  # covariances of the classes
         "gram": 2 * 4 * classes * powers * features,  # ranges
         "weiper": 100 * classes * (2 * features + 8),  # directions and lengths of steps
         "corp": 8 * 4 * features * 5 * features,  # axes and draws of 4 D random features
