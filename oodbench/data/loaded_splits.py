@@ -59,6 +59,10 @@ class LoadedSplits:
         """Number of classes that a manifest declares; 0 for data without classes."""
         return self._specs[dataset].num_classes or 0
 
+    def class_names(self, dataset: str) -> tuple[str, ...]:
+        """Names of the classes that a manifest declares; empty if it names none."""
+        return self._specs[dataset].classes
+
     def shape(self, dataset: str) -> tuple[int, int, int]:
         """Channels, height and width that a manifest declares."""
         return self._specs[dataset].shape

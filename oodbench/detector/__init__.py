@@ -6,6 +6,7 @@ A detector's file is content: it imports from here and knows nothing of the engi
 from oodbench.detector.base import Detector, PerturbingDetector
 from oodbench.detector.batches import Batches
 from oodbench.detector.info import NEEDS, DetectorInfo, Need
+from oodbench.detector.language import Language
 from oodbench.detector.outputs import Head, HeadKind, Outputs, head_obstacle
 from oodbench.detector.registration import declared, parameters_problem, register, required_methods
 
@@ -16,6 +17,7 @@ __all__ = [
     "DetectorInfo",
     "Head",
     "HeadKind",
+    "Language",
     "Need",
     "Outputs",
     "PerturbingDetector",

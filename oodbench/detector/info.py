@@ -18,6 +18,8 @@ Need = Literal[
     "input_gradient",  # a `PerturbingDetector`: a gradient step on the image before it is scored
     "input_gradients",  # gradients of losses with respect to the image, used by `score`
     "replaced_logits",  # the network's logits after the detector replaced a feature layer's output
+    "language",  # a vision-language model: text features of the classes, and its text encoder
+    "local_features",  # features of the patches of an image, in the space of its text features
     "fit",  # a pass over the training images before scoring
     "validation",  # a pass over labeled validation images, after `fit`
     "calibration",  # a model of the detector's own, trained on tuning data

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from oodbench.detector.language import Language
 from oodbench.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -25,14 +26,19 @@ _HEADS: Mapping[HeadKind, str] = {
 }
 
 
-def head_obstacle(needs: Set[str], kind: HeadKind, model: str) -> str | None:
+def head_obstacle(
+    needs: Set[str], kind: HeadKind, model: str, *, language: bool = False
+) -> str | None:
     """The reason why a detector cannot run on a model with this last layer, or None.
 
     Args:
         needs: needs of the detector.
         kind: kind of the last layer.
         model: the model's name.
+        language: whether it is a vision-language model.
     """
+    if needs & {"language", "local_features"} and not language:
+        return f"needs a vision-language model, such as CLIP; {model} has no text encoder"
     wanted: Mapping[str, HeadKind] = {"dismax_head": "dismax", "head": "linear"}
     for need, one in wanted.items():
         if need in needs and kind != one:
@@ -96,8 +102,13 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "head": ("head", "dismax_head"),
     "input_gradients": ("input_gradients",),
     "replaced_logits": ("replaced_logits",),
+    "language": ("language",),
+    "local_features": ("local_features",),
 }
 """Attribute of `Outputs` -> the needs that give it to a detector."""
+
+_OF_MODEL = ("head", "language", "dtype", "absent")
+"""Attributes that are the same for every image."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -128,6 +139,9 @@ class Outputs:
             calibrating and tuning; empty while fitting.
         replaced_logits: tap -> logits of the network after `replace_tap` of that tap, shape [B, C],
             float64. Given while scoring and tuning; empty while fitting.
+        language: the text side of a vision-language model; None for other models.
+        local_features: features of the patches of each image, projected into the space of the text
+            features, shape [B, P, D]; never stored.
         dtype: the floating type that the network computes in: the precision of `logits`.
     """
 
@@ -143,6 +157,8 @@ class Outputs:
     reduced: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     absent: Mapping[str, Sequence[str]] = field(default_factory=dict)
     replaced_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    language: Language | None = None
+    local_features: Tensor | None = None
     dtype: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
@@ -203,9 +219,8 @@ class Outputs:
                 return {name: mapped(each) for name, each in value.items()}
             return None if value is None else function(value)
 
-        kept = ("head", "dtype", "absent")
         held = self._held()
-        changed = {name: mapped(value) for name, value in held.items() if name not in kept}
+        changed = {name: mapped(value) for name, value in held.items() if name not in _OF_MODEL}
         if "features" in changed:
             changed["dtype"] = changed["features"].dtype
         return Outputs._of({**held, **changed})
@@ -219,7 +234,7 @@ class Outputs:
     def without_maps(self) -> Outputs:
         """A copy without maps and layers, which are not stored for a whole data set."""
         empty: dict[str, Any] = {"feature_map": None, "tap_maps": {}, "layers": {}, "reduced": {}}
-        empty["replaced_logits"] = {}
+        empty |= {"replaced_logits": {}, "local_features": None}
         held = self._held()
         return self.replaced(**{name: value for name, value in empty.items() if name in held})
 
@@ -271,7 +286,7 @@ class Outputs:
             return None if any(part is None for part in parts) else torch.cat(list(parts))
 
         first = batches[0].without_maps()
-        names = [name for name in first._held() if name not in ("head", "dtype", "absent")]
+        names = [name for name in first._held() if name not in _OF_MODEL]
         absent = {key: names for batch in batches for key, names in batch.absent.items()}
         parts = [batch.without_maps() for batch in batches]
         return first.replaced(

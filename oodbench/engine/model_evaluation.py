@@ -24,6 +24,7 @@ from oodbench.engine.method_results import (
 )
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.passes.capture import Capture, LayerReader
+from oodbench.engine.passes.contract import NO_LOCAL_FEATURES, DetectorError
 from oodbench.engine.passes.folding import find_folding
 from oodbench.engine.passes.image_sources import ID, EvaluationData, ImageSource
 from oodbench.engine.passes.layer_readers import layer_readers, reads
@@ -114,6 +115,10 @@ class ModelEvaluation:
         kept, refusals = kept_taps(classifier.network, self._detectors)
         for method, failure in (*failures.items(), *refusals.items()):
             self.results[method].error = failure
+        if not classifier.network.has_local_features:
+            for label, detector in self._detectors.items():
+                if "local_features" in detector.info.needs:
+                    self.results[label].error = DetectorError(NO_LOCAL_FEATURES)
         note_missing_map(self.results, self._detectors, name)
         self._runner.capture = Capture.of(needs, name, self._readers, kept)
 
@@ -203,7 +208,8 @@ class ModelEvaluation:
         for name, fit in fits.items():
             self.results[name].fit_seconds += this_pass + fit.seconds + fit.shared_seconds
             self.results[name].error = fit.error
-        self._add_signs(source.name, seen, fitted_on=split == "train")
+        zero_shot = self._runner.classifier.network.language is not None
+        self._add_signs(source.name, seen, fitted_on=split == "train" and not zero_shot)
 
     def _add_signs(self, name: str, seen: Confusion, *, fitted_on: bool = False) -> None:
         self.warnings += labels_signs(name, seen, fitted_on=fitted_on, perhaps=self._data.perhaps)

@@ -58,7 +58,7 @@ _METRICS: Mapping[SelectedBy, Any] = {
     "tnr_at_95_tpr": metrics.tnr_at_95_tpr,
     "auroc": metrics.auroc,
 }
-_NOT_STORED = frozenset({"feature_map", "tap_maps", "layers", "replaced_logits"})
+_NOT_STORED = frozenset({"feature_map", "tap_maps", "layers", "replaced_logits", "local_features"})
 """Needs that outputs are not stored with."""
 
 

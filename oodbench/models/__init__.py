@@ -22,8 +22,26 @@ if TYPE_CHECKING:
 
     from oodbench.losses import Loss
     from oodbench.models.classifier import Network
+    from oodbench.models.vision_language.zero_shot import VisionLanguageClassifier
 
-__all__ = ["adapt", "code_version", "create", "create_loss", "head_info", "network_info"]
+__all__ = [
+    "VisionLanguageClassifier",
+    "adapt",
+    "code_version",
+    "create",
+    "create_loss",
+    "head_info",
+    "network_info",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the class when it is first used: lists of networks import no torch."""
+    if name == "VisionLanguageClassifier":
+        from oodbench.models.vision_language.zero_shot import VisionLanguageClassifier
+
+        return VisionLanguageClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def network_info(name: str) -> NetworkInfo:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from oodbench.detector import Language
 from oodbench.errors import UserError, did_you_mean
 from oodbench.losses import DistanceHead
 from oodbench.models.classifier import Network
@@ -53,6 +55,20 @@ class AdaptedNetwork(Network):
     def tap_modules(self) -> dict[str, nn.Module]:
         """Name -> module whose output is the tap, in order."""
         return {name: self.module.get_submodule(name) for name in self.tap_names}
+
+    @property
+    def language(self) -> Language | None:  # type: ignore[override]
+        """The text side of the module; None if it is no vision-language model."""
+        return self.module.language if isinstance(self.module, Network) else None
+
+    @property
+    def has_local_features(self) -> bool:  # type: ignore[override]
+        """Whether the module gives features of patches."""
+        return isinstance(self.module, Network) and self.module.has_local_features
+
+    def watch_local_features(self, take: Callable[[Tensor], None]) -> list[RemovableHandle]:
+        """Call `take` with features of patches [B, P, D] in each forward pass."""
+        return self.module.watch_local_features(take) if isinstance(self.module, Network) else []
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from oodbench.detector import Head
+from oodbench.detector import Head, Language
 from oodbench.losses import DistanceHead, T2FNormHead
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -79,6 +79,9 @@ class Network(nn.Module):
         opaque_head: whether the logits differ from what the last layer's weights give.
         channel_axes: tap -> axis of its channels, where it is not the usual one
             (`oodbench.models.activations`).
+        names_taps: whether it names its taps; False: they are to be found by running it.
+        language: text features of the classes and the text encoder; None if there are none.
+        has_local_features: whether `watch_local_features` gives features of patches.
     """
 
     tap_names: tuple[str, ...]
@@ -86,6 +89,9 @@ class Network(nn.Module):
     features_module: nn.Module | None = None
     opaque_head: bool = False
     channel_axes: Mapping[str, int] = MappingProxyType({})
+    names_taps: bool = True
+    language: Language | None = None
+    has_local_features: bool = False
 
     @property
     def tap_modules(self) -> dict[str, nn.Module]:
@@ -121,6 +127,14 @@ class Network(nn.Module):
                 give(first_tensor((*inputs, *named.values())), layer)
 
             return [head.register_forward_pre_hook(pre_hook, with_kwargs=True)]
+        return []
+
+    def watch_local_features(self, take: Callable[[Tensor], None]) -> list[RemovableHandle]:
+        """Call `take` with features of patches [B, P, D] in each forward pass.
+
+        Returns:
+            Handles, to be removed; empty without `has_local_features`.
+        """
         return []
 
 

@@ -222,6 +222,14 @@ LIBRARY_NETWORKS: Mapping[str, LibraryNetwork] = {
         "Any classifier of timm (pip install 'oodbench[timm]')",
         "pretrained (Hugging Face Hub), a checkpoint, or trained",
     ),
+    "open_clip:NAME/TAG": LibraryNetwork(
+        "Any CLIP model of open_clip, zero-shot (pip install 'oodbench[clip]')",
+        "its weights by tag, as in open_clip:ViT-B-32/openai, or a file",
+    ),
+    "hf_clip:PATH": LibraryNetwork(
+        "Any model of transformers with image and text features, zero-shot",
+        "pretrained (Hub, or your folder)",
+    ),
     "hf:PATH": LibraryNetwork(
         "Any image classifier of transformers (pip install 'oodbench[transformers]')",
         "pretrained (Hub, or your folder)",

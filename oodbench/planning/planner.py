@@ -231,7 +231,7 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     named = bool(model.taps) or model.network in NETWORKS
     if needs & {"taps", "tap_maps"} and not named and not found:
         return f"needs taps; models.{method.model}.taps names none"
-    obstacle = head_obstacle(needs, head.kind, method.model)
+    obstacle = head_obstacle(needs, head.kind, method.model, language=model.has_language)
     if obstacle is not None:
         return obstacle
     if "calibration" in needs and method.tuned_on == "none":

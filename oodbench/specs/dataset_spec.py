@@ -198,6 +198,8 @@ class DatasetSpec(Spec):
     """Channels, height, width."""
     num_classes: Annotated[int, Field(gt=0, le=10**6)] | None = None
     """Number of classes; null for data that are only used as out-of-distribution data."""
+    classes: Several[Text] = ()
+    """Names of the classes, in the order of the labels; vision-language models read them."""
     splits: dict[SplitName, ImageCount]
     """Number of images of each split."""
     split_from: dict[SplitName, SplitName] = Field(default_factory=dict)
@@ -230,6 +232,11 @@ class DatasetSpec(Spec):
     def _consistent(self) -> DatasetSpec:
         if "train" in self.splits and self.num_classes is None:
             raise ValueError("a data set with a train split needs num_classes")
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ValueError(
+                f"classes: {len(self.classes)} names for num_classes {self.num_classes}; give one "
+                "for each class, in the order of the labels"
+            )
         built = self.kind in ("builtin", "torchvision")
         if built and self.builder is None:
             raise ValueError(f"kind {self.kind} needs a builder")

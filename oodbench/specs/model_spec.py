@@ -82,7 +82,10 @@ class NormalizationSpec(Spec):
         return self
 
 
-LIBRARIES = ("torchvision", "timm", "hf")
+VISION_LANGUAGE = ("open_clip", "hf_clip")
+"""Libraries of vision-language models."""
+
+LIBRARIES = ("torchvision", "timm", "hf", *VISION_LANGUAGE)
 """What is before the colon in the names of networks that come with weights."""
 
 
@@ -91,6 +94,10 @@ def _as_list(value: Any) -> Any:
 
 
 _SOURCES = ("training", "checkpoint", "weights")
+
+_PRETRAINED = "pretrained"
+
+_LANGUAGE = ("prompts", "class_names", "scaled_logits")
 
 
 class ModelSpec(Spec):
@@ -119,7 +126,22 @@ class ModelSpec(Spec):
     """Published checkpoints instead of a training: one, or a list with one for each seed."""
     weights: Text | None = None
     """Weights of the library instead of a training: for "torchvision:NAME" such as IMAGENET1K_V1,
-    for "timm:NAME" and "hf:PATH" `pretrained`."""
+    for the other libraries `pretrained`."""
+    prompts: Several[Text] = ()
+    """For vision-language models: texts with {c} in the place of the class name. None: "a photo of
+    a {c}". The features of several are averaged."""
+    class_names: Text | None = None
+    """For vision-language models: a text file with the name of a class a line, beside the benchmark
+    or in the data root; or "imagenet1k", OpenAI's names in open_clip; None: the `classes` of the
+    ID set's manifest."""
+    scaled_logits: bool = False
+    """For vision-language models: logits are the cosines times the scale of the model's training,
+    not the cosines themselves."""
+
+    @property
+    def has_language(self) -> bool:
+        """Whether it is a vision-language model."""
+        return self.network.partition(":")[0] in VISION_LANGUAGE
 
     @property
     def recipe(self) -> TrainingSpec:
@@ -145,12 +167,17 @@ class ModelSpec(Spec):
 
     @model_serializer(mode="wrap")
     def _without_other_sources(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the sources that are not used: trained models have the identity they had."""
-        return {key: value for key, value in dump(self).items() if value or key not in _SOURCES}
+        """Without what is not used: other models have the identity they had."""
+        optional = (*_SOURCES, *_LANGUAGE)
+        return {key: value for key, value in dump(self).items() if value or key not in optional}
 
     @model_validator(mode="before")
     @classmethod
-    def _expand_recipe(cls, values: Any) -> Any:
+    def _expand(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            library = str(values.get("network", "")).partition(":")[0]
+            if library in VISION_LANGUAGE:
+                return {"head": "softmax", "weights": _PRETRAINED, **values}
         if isinstance(values, dict) and isinstance(values.get("training"), dict):
             named = values["training"].get("recipe")
             recipe = values_for(str(named), str(values.get("network", "")))
@@ -161,6 +188,17 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
+        for key in _LANGUAGE if not self.has_language else ():
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} is for vision-language models (open_clip:NAME/TAG, hf_clip:PATH), not "
+                    f"for '{self.network}'"
+                )
+        if self.has_language and (self.training or self.checkpoint or self.weights != _PRETRAINED):
+            raise ValueError(
+                f"'{self.network}' comes with its weights: leave out training, checkpoint and "
+                "weights"
+            )
         given = [key for key in _SOURCES if getattr(self, key)]
         if not given:
             raise ValueError(

@@ -7,7 +7,8 @@ the right sign separates them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.detector import Batches, Head, Outputs
+from oodbench.detector import Batches, Head, Language, Outputs
 
 Kind = Literal["linear", "dismax"]
 """Of the last layer; "dismax" has distances between directions."""
@@ -188,7 +189,7 @@ def joined(first: Outputs, second: Outputs) -> Outputs:
     """Two batches as one, maps included."""
     both = (first, second)
     maps: dict[str, Any] = {}
-    for name in ("feature_map", "tap_maps", "layers", "replaced_logits"):
+    for name in ("feature_map", "tap_maps", "layers", "replaced_logits", "local_features"):
         if hasattr(first, name):
             parts = [getattr(batch, name) for batch in both]
             if isinstance(parts[0], Tensor):
@@ -241,8 +242,31 @@ def _outputs(network: PlantedNetwork, split: Split, dtype: torch.dtype) -> Outpu
         tap_maps={"early": early, "late": feature_map},
         input_gradients={IMAGES: features.reshape(count, 2, -1, 5)},
         replaced_logits={"early": early, "late": feature_map},
+        local_features=feature_map.flatten(2).transpose(1, 2),
     ).map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-    return outputs.replaced(logits=network.logits(outputs.features))
+    return outputs.replaced(logits=network.logits(outputs.features), language=_language(network))
+
+
+def planted_language(class_features: Tensor) -> Language:
+    """A text encoder that gives each text a direction of its own, with every unit positive.
+
+    Args:
+        class_features: text features of the classes, of any length, shape [C, D].
+    """
+    classes, units = class_features.shape
+    names = tuple(f"class {index}" for index in range(classes))
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        codes = torch.tensor([zlib.crc32(text.encode()) % 10_007 for text in texts]).double()
+        waves = torch.sin(codes[:, None] * (1 + torch.arange(units)))
+        return F.normalize(1 + waves, dim=1)
+
+    return Language(names, F.normalize(class_features.double(), dim=1), encode, 100.0)
+
+
+@functools.cache
+def _language(network: PlantedNetwork) -> Language:
+    return planted_language(_pattern(network))
 
 
 @functools.cache

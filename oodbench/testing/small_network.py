@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
-from oodbench.detector import Detector, Outputs
+from oodbench.detector import Detector, Language, Outputs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.input_gradients import differentiated
@@ -23,7 +24,7 @@ from oodbench.engine.scoring import pass_outputs, score_split
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
-from oodbench.testing.planted import Kind
+from oodbench.testing.planted import Kind, planted_language
 from oodbench.testing.subject import Subject
 
 CLASSES = 3
@@ -41,10 +42,25 @@ class SmallNetwork(Network):
     def __init__(self, kind: Kind) -> None:
         super().__init__()
         self.head: nn.Module
+        self.has_local_features = True
         self.first = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
         self.second = nn.Sequential(nn.Conv2d(6, 24, 3, padding=1, stride=2), nn.ReLU())
         self.tap_names = ("first", "second")
         self.head = {"linear": SoftMaxHead, "dismax": DisMax2022Head}[kind](24, CLASSES)
+
+    @functools.cached_property
+    def language(self) -> Language:  # type: ignore[override]
+        """A planted text encoder, with the weights of the last layer as text features."""
+        weight = getattr(self.head, "weight" if hasattr(self.head, "weight") else "prototypes")
+        return planted_language(weight.detach())
+
+    def watch_local_features(self, take: Callable[[Tensor], None]) -> list[RemovableHandle]:
+        """The second map, place by place."""
+
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            take(output.flatten(2).transpose(1, 2))
+
+        return [self.second.register_forward_hook(hook)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape [B, C]."""

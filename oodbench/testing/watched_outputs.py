@@ -20,6 +20,8 @@ _NEED_OF = {
         "logits",
         "input_gradients",
         "replaced_logits",
+        "language",
+        "local_features",
     )
 } | {"head": ("head", "dismax_head")}
 """Attribute of `Outputs` -> the needs that it is read for."""

@@ -26,6 +26,7 @@ from oodbench.models.structure.analysis import Analysis, analyze
 from oodbench.models.structure.forward_pass import NotFiniteError
 from oodbench.progress import Reporter
 from oodbench.specs import ModelSpec
+from oodbench.training.zero_shot_models import zero_shot_model
 
 _FEW = 4
 """Images that a network is run on to find its last layer and its feature layers."""
@@ -58,11 +59,13 @@ class Images:
         dataset: name of the ID data set.
         shape: channels, height, width.
         num_classes: C.
+        class_names: as the manifest names them; empty if it does not.
     """
 
     dataset: str
     shape: tuple[int, int, int]
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
 
 def published_classifier(
@@ -72,6 +75,7 @@ def published_classifier(
     *,
     benchmark: Path | None,
     root: Path,
+    device: torch.device | str = "cpu",
     say: Reporter,
 ) -> tuple[Classifier, Publication]:
     """A classifier with its published weights, on the CPU, in evaluation mode.
@@ -82,13 +86,29 @@ def published_classifier(
         images: that it is for.
         benchmark: file of the benchmark, which paths are relative to.
         root: the data root.
+        device: where text features are computed.
         say: progress reporter.
 
     Raises:
         UserError: a file is missing or cannot be downloaded, read or trusted; its weights do not
             fit the network, the head or the number of classes; or their normalization is unknown.
     """
-    if spec.weights is None:
+    network: nn.Module
+    if spec.has_language:
+        say.detail(f"weights and text features of {spec.network}")
+        network, expected, notes = zero_shot_model(
+            spec,
+            images.class_names,
+            images.dataset,
+            images.num_classes,
+            benchmark=benchmark,
+            root=root,
+            device=device,
+        )
+        if spec.normalization is not None:
+            expected = _as_specified(spec, images, expected)
+        publication = Publication(spec.network, "", (), expected, "; ".join(notes))
+    elif spec.weights is None:
         file = checkpoint_file(spec.checkpoint[seed], benchmark, root, say)
         say.detail(f"reading {file.name}")
         found = read_weights(file, spec.checkpoint[seed].entry)
@@ -98,13 +118,14 @@ def published_classifier(
         network, publication = _with_weights(spec, spec.weights, images, root, say)
         expected = publication.preprocessing
     order = torch.channels_last
-    if not isinstance(network, Network):
+    if not isinstance(network, Network) or not network.names_taps:
         analysis = _analyzed(spec, network, expected, images)
         network = analysis.network
         order = torch.channels_last if analysis.channels_last else torch.contiguous_format
         _check_classes(spec, analysis.num_classes, publication.source, images)
     classifier = Classifier(network, expected.mean, expected.std).eval()
-    publication = replace(publication, warning=expected.other_size(images.shape) or "")
+    warnings = [publication.warning, expected.other_size(images.shape) or ""]
+    publication = replace(publication, warning="; ".join(filter(None, warnings)))
     return classifier.to(memory_format=order), publication
 
 

@@ -155,7 +155,12 @@ class ModelStore:
 
     def _published(self, model: str, seed: int) -> Classifier:
         dataset = self._benchmark.id
-        images = Images(dataset, self._data.shape(dataset), self._num_classes)
+        images = Images(
+            dataset,
+            self._data.shape(dataset),
+            self._num_classes,
+            self._data.class_names(dataset),
+        )
         try:
             classifier, self.publications[model, seed] = published_classifier(
                 self._benchmark.models[model],
@@ -163,6 +168,7 @@ class ModelStore:
                 images,
                 benchmark=self._benchmark.file,
                 root=self._data.root,
+                device=self._device,
                 say=self._say,
             )
         except UserError as error:

@@ -14,6 +14,7 @@ from oodbench.engine.costs import Reference
 from oodbench.engine.method_results import MethodResult
 from oodbench.engine.mistakes import Values, features_signs, shared_signs, values_signs
 from oodbench.engine.model_evaluation import ModelEvaluation
+from oodbench.engine.passes.contract import NO_LOCAL_FEATURES
 from oodbench.engine.passes.image_sources import ID, EvaluationData
 from oodbench.engine.passes.input_gradients import takes_gradients
 from oodbench.engine.passes.memory import arranged, is_out_of_memory
@@ -267,9 +268,12 @@ class Session:
         network = self._classifier.network
         if needs & {"features", "feature_map"} and not network.has_features:
             return _without_features(getattr(network, "head_note", ""))
-        obstacle = head_obstacle(needs, self._classifier.describe_head().kind, "the model")
+        kind, language = self._classifier.describe_head().kind, network.language is not None
+        obstacle = head_obstacle(needs, kind, "the model", language=language)
         if obstacle is not None:
             return obstacle
+        if "local_features" in needs and not network.has_local_features:
+            return NO_LOCAL_FEATURES
         if needs & {"taps", "tap_maps"} and not self._classifier.network.tap_names:
             return "needs feature layers, and no stages were found: name modules with taps=[...]"
         try:

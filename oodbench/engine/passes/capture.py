@@ -54,6 +54,7 @@ class Capture:
         readers: methods that reduce layers while the network runs.
         kept: taps whose output is kept, as the module gave it, until the next forward pass, so
             that `NetworkRunner.resumed` need not compute it again.
+        local_features: features of patches.
     """
 
     taps: bool = False
@@ -62,6 +63,7 @@ class Capture:
     map_name: str | None = None
     readers: tuple[LayerReader, ...] = ()
     kept: tuple[str, ...] = ()
+    local_features: bool = False
 
     @staticmethod
     def of(
@@ -79,6 +81,7 @@ class Capture:
             map_name if feature_map else None,
             tuple(readers) if "layers" in needs else (),
             tuple(kept),
+            "local_features" in needs,
         )
 
 
@@ -101,6 +104,7 @@ class Captured:
     images: int
     features: Tensor | None = None
     feature_map: Tensor | None = None
+    local_features: Tensor | None = None
     taps: dict[str, Tensor] = field(default_factory=dict)
     tap_maps: dict[str, Tensor] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)

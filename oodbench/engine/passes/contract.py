@@ -17,6 +17,10 @@ class DetectorError(Exception):
     """A detector breaks its contract; the message says how, and on which image."""
 
 
+NO_LOCAL_FEATURES = "needs features of patches, and the model's image encoder gives none"
+"""Why a detector with the need "local_features" cannot run on a vision-language model."""
+
+
 class TuningError(Exception):
     """The tuning data are not sufficient; the message says why and what to do."""
 

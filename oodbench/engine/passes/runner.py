@@ -73,7 +73,7 @@ class NetworkRunner:
         self.device = classifier.mean.device
         for reserved in {LOGITS, FEATURES} & set(classifier.network.tap_names):
             raise ValueError(f"a tap cannot be called '{reserved}'")
-        self._head = classifier.describe_head()
+        self._head, self._language = classifier.describe_head(), classifier.network.language
         self._captured: Captured | None = None  # None: the pass is not this runner's
         self._stop_at: str | None = None
         self._copies_maps = False
@@ -108,6 +108,8 @@ class NetworkRunner:
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         yield from self.classifier.network.watch_features(self._capture_features)
+        if self.capture.local_features:
+            yield from self.classifier.network.watch_local_features(self._capture_local_features)
         if self.capture.taps or self.capture.tap_maps or self.capture.kept:
             for name, module in self.classifier.taps.items():
                 yield module.register_forward_hook(self._capture_tap(name))
@@ -149,6 +151,10 @@ class NetworkRunner:
     def _capture_features(self, features: Tensor) -> None:
         if self._captured is not None:
             self._captured.features = features.clone()  # later modules may change it in place
+
+    def _capture_local_features(self, features: Tensor) -> None:
+        if self._captured is not None:
+            self._captured.local_features = features
 
     def _capture_map(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._captured is not None:
@@ -224,6 +230,8 @@ class NetworkRunner:
             captured.tap_maps,
             reduced=captured.reduced,
             absent=self._absent(captured),
+            language=self._language,
+            local_features=captured.local_features,
         )
 
     def _absent(self, captured: Captured) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from oodbench.models.published_weights.preprocessing import Preprocessing
 PRETRAINED = "pretrained"
 """The value of `weights` of libraries in which a network has one set of weights."""
 
-EXTRAS = {"timm": "timm", "transformers": "transformers"}
+EXTRAS = {"timm": "timm", "transformers": "transformers", "open_clip": "clip"}
 """Package -> extra of oodbench that installs it."""
 
 _TRANSFORMING = {"googlenet", "inception_v3"}
@@ -157,7 +157,7 @@ def timm_preprocessing(module: nn.Module) -> Preprocessing:
 def _of_timm(name: str, offline: bool) -> LibraryModel:
     installed("timm", f"timm:{name}")
     try:
-        with _hub(offline):
+        with hub_access(offline):
             module = timm_network(name, pretrained=True)
     except UserError:
         raise
@@ -181,10 +181,10 @@ def _of_transformers(path: str, offline: bool) -> LibraryModel:
         made = library.AutoImageProcessor.from_pretrained(path, local_files_only=offline)
     except Exception as error:
         raise _unreachable(f"hf:{path}", path, offline, error) from error
-    return LibraryModel(module.eval(), _processing(made.to_dict()))
+    return LibraryModel(module.eval(), image_processing(made.to_dict()))
 
 
-def _processing(about: Mapping[str, Any]) -> Preprocessing:
+def image_processing(about: Mapping[str, Any]) -> Preprocessing:
     """What an image processor of transformers does."""
     mean, std = about.get("image_mean"), about.get("image_std")
     if not about.get("do_normalize") or mean is None or std is None:
@@ -234,7 +234,7 @@ def installed(package: str, network: str) -> ModuleType:
 
 
 @contextmanager
-def _hub(offline: bool) -> Iterator[None]:
+def hub_access(offline: bool) -> Iterator[None]:
     """Forbid downloads from the Hugging Face Hub inside, if asked to."""
     constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE

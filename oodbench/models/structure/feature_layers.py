@@ -55,7 +55,7 @@ def find_feature_layers(
         for name in chosen:
             _check_tap(seen, name)
         return FeatureLayers(chosen, "those that taps= names", _axes(seen, chosen))
-    if isinstance(module, Network):
+    if isinstance(module, Network) and module.names_taps:
         names = {id(part): name for name, part in module.named_modules()}
         chosen = tuple(names[id(part)] for part in module.tap_modules.values())
         return FeatureLayers(chosen, "those that the network names", {})

@@ -1,0 +1,1 @@
+"""Vision-language models: image encoder, text encoder and class names as a classifier."""
