@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_ood.detector as peer
 import torch
 from numpy.typing import NDArray
 
@@ -83,6 +84,14 @@ def test_gl_mcm_adds_the_largest_probability_of_any_patch(
         local = max(largest_probability(patch, CLASSES, temperature) for patch in patches)
         expected.append(largest_probability(feature, CLASSES, temperature) + weight * local)
     np.testing.assert_allclose(detector.score(batch).numpy(), expected, rtol=1e-9)
+
+
+def test_mcm_agrees_with_pytorch_ood() -> None:
+    batch = outputs(images=50)
+    theirs = peer.MCM(None, language().text_features, temperature=0.5)
+    expected = -theirs.predict_features(batch.features)
+    found = oodbench.load_detector("mcm", temperature=0.5).score(batch)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=2e-6)
 
 
 def test_gl_mcm_works_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -452,11 +452,14 @@ NO_COUNTERPART = "the other library has no such detector"
 EXCUSED = dict.fromkeys(
     (
         *("dismax_entropy", "min_distance", "mmles"),
+        *("gl_mcm", "neglabel"),
         *("caref", "cadref", "optfs", "weiper"),
         *("gini", "relation", "neco", "cop", "corp"),
         *("cosine", "rcos", "ssd"),
-        *("GradUncertainty", "MCD", "MCM", "NACUE", "WeightedEBO"),
+        *("GradUncertainty", "MCD", "NACUE", "WeightedEBO"),
     ),
     NO_COUNTERPART,
+) | dict.fromkeys(
+    ("mcm", "MCM"), "it needs text features: see tests/detectors/test_detectors_language.py"
 )
 """Detectors of either library that are not compared, and why."""

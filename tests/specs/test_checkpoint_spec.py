@@ -90,7 +90,7 @@ def test_epochs_of_published_weights_are_not_limited() -> None:
             "belongs in files",
         ),
         ({"checkpoint": {"files": [{"name": "a.pt"}]}}, "file 'a.pt' needs a checksum"),
-        ({"weights": "pretrained"}, "weights are those of a library (torchvision, timm, hf)"),
+        ({"weights": "pretrained"}, "weights are those of a library (torchvision, timm, hf, "),
     ],
 )
 def test_what_contradicts_itself(values: dict[str, Any], said: str) -> None:
