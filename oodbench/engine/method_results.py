@@ -116,7 +116,10 @@ def _is_constant(scores: NDArray[np.float64]) -> bool:
 
 def chosen_parameters(detector: Detector) -> dict[str, Any]:
     """The parameters of a fitted and tuned detector, as plain JSON values."""
-    return {
-        name: value if isinstance(value, str | int | float | bool | None) else str(value)
-        for name, value in detector.parameters.items()
-    }
+    return {name: _plain(value) for name, value in detector.parameters.items()}
+
+
+def _plain(value: Any) -> str | float | None:
+    if isinstance(value, str | int | float | None):
+        return value
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
