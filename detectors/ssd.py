@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from oodbench import Batches, LayerwiseDetector, register
 from oodbench.layerwise import Combine
-from oodbench.numerics.bank import directions
+from oodbench.numerics.bank import DirectionBank, directions
 from oodbench.numerics.input_checks import at_least, positive
-from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.statistics.clusters import k_means
 from oodbench.numerics.statistics.own_covariances import OwnGaussians
 
@@ -73,28 +70,12 @@ class SSD(LayerwiseDetector):
         Raises:
             ValueError: if there are fewer images than clusters, or q does not vary within them.
         """
-        sample = batches.shared(RowSample, self.bank_size)
+        bank = batches.shared(DirectionBank, self.bank_size)
         for outputs in batches:
-            batches.once(sample.add, outputs.features)
-        blocks = _Directions(sample.blocks)
-        self.gaussians = OwnGaussians.of(blocks, k_means(blocks, self.clusters), self.prior)
+            batches.once(bank.add, outputs.features)
+        clusters = k_means(bank, len(bank), self.clusters)
+        self.gaussians = OwnGaussians.of(bank, clusters, self.prior)
 
     def score_features(self, features: Tensor) -> Tensor:
         """Minus the squared distance to the nearest cluster, shape [B]."""
         return -self.gaussians.squared_distances(directions(features)).amin(dim=1)
-
-
-@dataclass(frozen=True)
-class _Directions(Sequence[Tensor]):
-    """Directions of the features in each block, computed when they are asked for.
-
-    Those of all blocks would take as much memory as the sample, which other detectors share.
-    """
-
-    blocks: Sequence[Tensor]
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, number: Any) -> Any:
-        return directions(self.blocks[number])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from oodbench.detector import Detector
 from oodbench.engine import costs
-from oodbench.engine.fitting import fit_together
+from oodbench.engine.fitting import KEPT_OUT, fit_together
 from oodbench.engine.method_results import (
     Evaluation,
     MethodResult,
@@ -208,6 +208,12 @@ class ModelEvaluation:
         for name, fit in fits.items():
             self.results[name].fit_seconds += this_pass + fit.seconds + fit.shared_seconds
             self.results[name].error = fit.error
+        for method in self._methods:
+            if method.keeps_out and method.name in fits:
+                self.results[method.name].notes.append(
+                    f"combines its layers by their scores of {KEPT_OUT:.0%} of {source.name}, on "
+                    "which it is not fitted: there are no other ID images"
+                )
         zero_shot = self._runner.classifier.network.language is not None
         self._add_signs(source.name, seen, fitted_on=split == "train" and not zero_shot)
 

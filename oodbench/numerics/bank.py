@@ -131,6 +131,12 @@ class DirectionBank:
         # Each direction r from o, followed by -||r||^2 / 2: see `kth_distances`.
         self._rows.add(torch.cat([rows, -rows.square().sum(dim=1, keepdim=True) / 2], dim=1))
 
+    def __iter__(self) -> Iterator[Tensor]:
+        """The directions, in blocks of at most 4096, each of shape [n, D]."""
+        for block in self._rows.blocks:
+            assert self._origin is not None
+            yield block[:, :-1] + self._origin
+
     def cosines(self, features: Tensor) -> Iterator[Tensor]:
         """Cosines of the angles to the directions in the bank, block by block of at most 4096.
 

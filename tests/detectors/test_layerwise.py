@@ -345,6 +345,9 @@ def test_a_run_with_and_without_validation_images(splits: tuple[str, ...]) -> No
     references = results["fisher"].detectors["noise"].references  # type: ignore[attr-defined]
     count = len(references["first"].ordered)
     assert count == 60 if "validation" in splits else 0 < count < 30
+    said = "combines its layers by their scores of 10% of train" in str(results["fisher"].notes)
+    assert said == ("validation" not in splits)
+    assert not results["layers"].notes
 
 
 def test_taps_are_captured_only_if_a_layer_is_read() -> None:

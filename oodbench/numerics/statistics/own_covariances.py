@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,7 +52,7 @@ class OwnGaussians:
 
     @staticmethod
     def of(
-        blocks: Sequence[Tensor],
+        blocks: Iterable[Tensor],
         groups: Tensor,
         prior: float | None = None,
         dim: int | None = None,
@@ -60,7 +60,7 @@ class OwnGaussians:
         """The Gaussians of groups of vectors; groups without vectors are left out.
 
         Args:
-            blocks: N vectors in parts, each of shape [n, D], any floating type.
+            blocks: N vectors in parts, each of shape [n, D], any floating type; iterated twice.
             groups: of each vector, 0, 1, ..., shape [N], int64.
             prior: nu; None for R + 2, R being the number of directions.
             dim: number of principal directions that vectors are projected on; None for all, or for
@@ -72,8 +72,7 @@ class OwnGaussians:
         require_images(len(groups))
         present, groups = groups.unique(return_inverse=True)
         count, moments = len(present), ClassMoments(len(present))
-        parts = groups.split([len(block) for block in blocks])
-        for block, of in zip(blocks, parts, strict=True):
+        for block, of in _grouped(blocks, groups):
             moments.update(block, of)
         axes, space = None, moments.tied_gaussian()
         require_variation(space)
@@ -85,7 +84,7 @@ class OwnGaussians:
         rank = space.whitening.shape[1]
         nu = float(rank + 2) if prior is None else prior
         factors = space.whitening.new_zeros(count, rank, rank)
-        for block, of in zip(blocks, parts, strict=True):
+        for block, of in _grouped(blocks, groups):
             white = space.white(_projected(block, axes)) - space.white_means[of]
             for group in of.unique().tolist():
                 rows = white[of == group]
@@ -133,6 +132,14 @@ class OwnGaussians:
         """
         scales = self.log_shares + self._log_scales + self._log_density_scale
         return scales - self.squared_distances(vectors) / 2
+
+
+def _grouped(blocks: Iterable[Tensor], groups: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each block with the groups of its vectors."""
+    start = 0
+    for block in blocks:
+        yield block, groups[start : start + len(block)]
+        start += len(block)
 
 
 def _projected(vectors: Tensor, axes: Tensor | None) -> Tensor:
