@@ -13,7 +13,7 @@ GUARDED := SoftMax+MSP,SoftMax+ODIN (fixed),SoftMax+KNN,SoftMax+MDS,SoftMax+Resi
 GUARDED := $(GUARDED),DisMax+Entropy,DisMax+KNN
 BOARD := docs/leaderboards/digits
 
-.PHONY: run test lint gate leaderboard format bench clean
+.PHONY: run test lint gate leaderboard detectors-page format bench clean
 
 run: $(INSTALLED)        ## the main job: train, score, measure, print both leaderboards
 	$(BIN)/oodbench run $(ARGS)
@@ -41,6 +41,9 @@ leaderboard: $(INSTALLED) ## make the committed leaderboard again, from a clean 
 	cd runs/board && rm cost.* quality.* summary.json leaderboard.csv leaderboard.json  # `oodbench report` makes them
 	rm -rf $(BOARD)
 	mv runs/board $(BOARD)
+
+detectors-page: $(INSTALLED) ## make the tables of docs/detectors.md again, from the detectors' declarations
+	$(BIN)/python scripts/detectors_page.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

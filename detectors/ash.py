@@ -37,6 +37,7 @@ SHAPINGS = {"s": prune_and_sharpen, "p": prune, "b": prune_and_level}
     # The grid of OpenOOD and pytorch-ood 0.4.0.
     search_space={"percentile": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)},
     nonnegative_features=True,
+    family="shaping",
 )
 class ASH(Detector):
     """Energy of W s(h) + b, where s prunes an image's values below its own percentile.

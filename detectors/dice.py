@@ -25,6 +25,7 @@ from oodbench.numerics.statistics.quantiles import EntryQuantiles
     # The grid of pytorch-ood 0.4.0; the published code's default is 0.9.
     search_space={"p": (0.1, 0.3, 0.5, 0.7, 0.9)},
     nonnegative_features=True,
+    family="shaping",
 )
 class DICE(Detector):
     """Energy of (W * M) h + b, where M keeps the weights that contribute most.

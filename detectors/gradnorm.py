@@ -20,6 +20,7 @@ from oodbench.numerics.input_checks import positive
     url="https://arxiv.org/abs/2110.00218",
     code="https://github.com/deeplearning-wisc/gradnorm_ood",
     needs=("features", "head"),
+    family="gradients",
 )
 class GradNorm(Detector):
     """||dL/dW||_1 for L = KL(u || softmax(z / T)), u uniform, W the weights of the last layer.

@@ -24,6 +24,7 @@ from oodbench.numerics.shaping import largest, mass_ratio
     nonnegative_features=True,
     # The values of ASH and SCALE in OpenOOD v1.5; the authors use 95 (per cent) for all networks.
     search_space={"percentile": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)},
+    family="shaping",
 )
 class LTS(Detector):
     """Energy of the logits r^2 z, with r = s1 / s2.

@@ -41,6 +41,7 @@ ShapedScore = Literal["contribution", "energy"]
     url="https://arxiv.org/abs/2402.00865",
     code="https://github.com/Qinyu-Allen-Zhao/OptFSOOD",
     needs=("features", "head", "fit"),
+    family="shaping",
 )
 class OptFS(Detector):
     """sum_d w_cd theta(z_d) z_d, with c the class that is predicted from the unshaped features.

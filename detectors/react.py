@@ -28,6 +28,7 @@ SAMPLE = 2**20
     # The grid of pytorch-ood 0.4.0 and OpenOOD; the paper's p is 90 (per cent).
     search_space={"percentile": (0.85, 0.9, 0.95, 0.99)},
     nonnegative_features=True,
+    family="shaping",
 )
 class ReAct(Detector):
     """Energy of W min(h, c) + b, with h the penultimate features.

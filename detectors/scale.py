@@ -26,6 +26,7 @@ from oodbench.numerics.shaping import Place, activations, largest, sharpening
         "percentile": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
     },
     nonnegative_features=True,
+    family="shaping",
 )
 class SCALE(Detector):
     """Energy of W (r h) + b, with r = exp(s1 / s2).

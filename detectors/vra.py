@@ -31,6 +31,7 @@ SAMPLE = 10_000
         "upper_percentile": (0.8, 0.85, 0.9, 0.95, 0.99),
     },
     nonnegative_features=True,
+    family="shaping",
 )
 class VRA(Detector):
     """Energy of W g(h) + b, with g(h) = 0 below alpha, h from alpha to beta, beta above.

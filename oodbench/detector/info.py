@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 Need = Literal[
@@ -29,6 +30,37 @@ NEEDS: tuple[str, ...] = get_args(Need)
 PENULTIMATE = "features"
 """Name of the penultimate features among feature layers; no feature layer can have it."""
 
+Family = Literal["logits", "features", "shaping", "layers", "gradients", "heads", "vision-language"]
+FAMILIES: Mapping[Family, str] = MappingProxyType(
+    {
+        "logits": "Logits and probabilities",
+        "features": "Penultimate features",
+        "shaping": "Shaped features and weights",
+        "layers": "Feature layers",
+        "gradients": "Gradients and perturbed images",
+        "heads": "Networks trained for detection",
+        "vision-language": "Vision-language models",
+    }
+)
+"""Family of detectors -> its title in lists, in their order."""
+
+_FAMILY_OF_NEEDS: Mapping[Family, frozenset[str]] = MappingProxyType(
+    {
+        "vision-language": frozenset({"language", "local_features"}),
+        "heads": frozenset({"dismax_head"}),
+        "shaping": frozenset({"replaced_logits"}),
+        "layers": frozenset({"taps", "tap_maps", "layers"}),
+        "gradients": frozenset({"input_gradient", "input_gradients"}),
+        "features": frozenset({"features", "feature_map"}),
+    }
+)
+"""Family -> needs, of which a detector of this family has one; the first that fits."""
+
+
+def family_of(needs: Set[str]) -> Family:
+    """The family of a detector that declares none."""
+    return next((family for family, some in _FAMILY_OF_NEEDS.items() if some & needs), "logits")
+
 
 @dataclass(frozen=True, slots=True)
 class DetectorInfo:
@@ -45,6 +77,7 @@ class DetectorInfo:
         code: address of the authors' repository; empty if there is none, or none is known.
         needs: what it needs beyond the logits (see `Need`).
         search_space: parameter -> values tried when it is tuned.
+        family: what it works on, which lists are ordered by.
         nonnegative_features: whether its formula assumes that features are not negative, as those
             of a ReLU are. Reports warn where they are negative.
         layerwise: whether it is a `LayerwiseDetector`, with the parameters `layers` and `combine`.
@@ -62,6 +95,7 @@ class DetectorInfo:
     code: str = ""
     needs: frozenset[str] = frozenset()
     search_space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    family: Family = "logits"
     nonnegative_features: bool = False
     layerwise: bool = False
 

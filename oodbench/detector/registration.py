@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from oodbench.detector.base import Detector, PerturbingDetector
-from oodbench.detector.info import NEEDS, DetectorInfo, Need
+from oodbench.detector.info import FAMILIES, NEEDS, DetectorInfo, Family, Need, family_of
 from oodbench.errors import UserError, did_you_mean
 
 _METHODS: Mapping[str, str] = {
@@ -74,6 +74,7 @@ def register(
     code: str = "",
     needs: Iterable[Need] = (),
     search_space: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    family: Family | None = None,
     nonnegative_features: bool = False,
     layerwise: bool = False,
 ) -> Callable[[D], D]:
@@ -92,6 +93,7 @@ def register(
         code: address of the authors' repository.
         needs: what it needs beyond the logits (`oodbench.detector.Need`).
         search_space: parameter -> values to try when it is tuned.
+        family: what it works on, which lists are ordered by; default: what the needs say.
         nonnegative_features: whether the formula assumes that features are not negative: those of a
             ReLU, not those of a ViT. Reports then warn of networks with negative features.
         layerwise: whether the class derives from `LayerwiseDetector`.
@@ -120,6 +122,7 @@ def register(
             code=code,
             needs=needs,
             search_space=search_space,
+            family=family,
             nonnegative_features=nonnegative_features,
             layerwise=layerwise,
         )
@@ -138,13 +141,14 @@ def declared(
     authors: Iterable[str] = (),
     needs: Iterable[str] = (),
     search_space: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    family: Family | None = None,
     nonnegative_features: bool = False,
     **texts: Any,
 ) -> DetectorInfo:
     """A declaration, from the arguments of `register`.
 
     Raises:
-        UserError: if an argument has another type, or a need is unknown.
+        UserError: if an argument has another type, or a need or the family is unknown.
     """
     for argument, value in (("aliases", aliases), ("authors", authors), ("needs", needs)):
         if isinstance(value, str) or not isinstance(value, Iterable):
@@ -163,6 +167,11 @@ def declared(
             f"Detector '{name}': search_space: expected a mapping of a parameter to its values, "
             f"not {search_space!r}."
         )
+    if family is not None and family not in FAMILIES:
+        raise UserError(
+            f"Detector '{name}': family: unknown name {family!r}.",
+            did_you_mean(str(family), FAMILIES),
+        )
     if not isinstance(nonnegative_features, bool):
         raise UserError(
             f"Detector '{name}': nonnegative_features: expected True or False, not "
@@ -180,6 +189,7 @@ def declared(
         authors=tuple(authors),
         needs=frozenset(needs),
         search_space={key: tuple(values) for key, values in search_space.items()},
+        family=family or family_of(frozenset(needs)),
         nonnegative_features=nonnegative_features,
         **texts,
     )

@@ -25,6 +25,20 @@ def read_detector(path: Path) -> DetectorInfo:
         BrokenDetectorError: if the file is not Python, or declares no detector, several, or one of
             another name.
     """
+    return _info(*_declaration(path), path)
+
+
+def read_docstring(path: Path) -> str:
+    """Read the docstring of the detector's class in its file; empty if there is none.
+
+    Raises:
+        BrokenDetectorError: as `read_detector`.
+    """
+    return ast.get_docstring(_declaration(path)[0]) or ""
+
+
+def _declaration(path: Path) -> tuple[ast.ClassDef, ast.Call]:
+    """The class and its call of `register`."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         compile(tree, str(path), "exec", dont_inherit=True)  # finds what the grammar lets pass
@@ -46,7 +60,7 @@ def read_detector(path: Path) -> DetectorInfo:
         raise BrokenDetectorError('declares no detector: no class is decorated with @register("…")')
     if len(declarations) > 1:
         raise BrokenDetectorError("declares more than one detector: write one file for each")
-    return _info(*declarations[0], path)
+    return declarations[0]
 
 
 def _info(node: ast.ClassDef, call: ast.Call, path: Path) -> DetectorInfo:

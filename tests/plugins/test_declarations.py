@@ -338,3 +338,24 @@ def test_listing_imports_no_built_in_file(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(import_trials, "_tried_elsewhere", never)
     statuses = Catalog().checked_detectors()
     assert {status.error for status in statuses.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "family"),
+    [
+        ("", "logits"),
+        (', needs=("features",)', "features"),
+        (', needs=("features",), family="shaping"', "shaping"),
+        (', needs=("taps", "input_gradient")', "layers"),
+        (', needs=("dismax_head",)', "heads"),
+    ],
+)
+def test_the_family_is_declared_or_follows_from_the_needs(
+    tmp_path: Path, arguments: str, family: str
+) -> None:
+    assert read_detector(file(tmp_path, arguments=arguments)).family == family
+
+
+def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BrokenDetectorError, match=r"family: unknown name 'shapings'.*'shaping'"):
+        read_detector(file(tmp_path, arguments=', family="shapings"'))

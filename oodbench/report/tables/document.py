@@ -51,6 +51,7 @@ class Heading:
         text: whether the column holds words (aligned left, may be wrapped) instead of numbers.
         importance: from 1 to 9; if a table is too wide, the least important columns are left out
             first, and columns of importance 9 last.
+        width: of a column of words, the width below which other columns are rather left out.
         group: heading above this column and its neighbors of the same group; empty for none.
     """
 
@@ -58,6 +59,7 @@ class Heading:
     short: str
     text: bool = False
     importance: int = 9
+    width: int = 16
     group: str = ""
 
     @property

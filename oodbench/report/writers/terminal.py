@@ -31,12 +31,12 @@ _GROUP_GAP = 2
 _SPLIT_WIDTH = 132
 """From this width, a method is named in two columns, the trained model and the detector."""
 
-_WORDS_WIDTH, _WORD = 16, 24
-"""Columns are left out rather than making a column of words narrower than `_WORDS_WIDTH` or
-splitting a word of at most `_WORD` characters."""
+_WORD = 24
+"""Columns are left out rather than making a column of words narrower than its `Heading.width` or
+splitting a word of at most so many characters."""
 
 _TIGHT = 8
-"""Replaces `_WORDS_WIDTH` if no less important column is left."""
+"""Replaces `Heading.width` if no less important column is left."""
 
 _NARROWEST = 20
 """Smallest width that users can ask for."""
@@ -243,7 +243,7 @@ def _layout(table: Table, rows: Sequence[Sequence[Text]], width: int) -> _Layout
             full = max(whole, *map(len, cells))
             word = max(map(longest_piece, cells))
             natural.append(full + extra)
-            wrapped.append(min(full, max(whole, _WORDS_WIDTH, min(word, _WORD))) + extra)
+            wrapped.append(min(full, max(whole, heading.width, min(word, _WORD))) + extra)
             tight.append(max(whole, min(word, _TIGHT)) + extra)
         else:
             natural.append(max(head, *map(len, cells)) + extra)

@@ -11,7 +11,10 @@ from helpers.commands import Command
 from helpers.tiny_content import TEN_LINES, content
 
 from oodbench.cli.content.list_rows import LISTERS, table
+from oodbench.detector import FAMILIES
+from oodbench.errors import ExitCode
 from oodbench.plugins.catalog import Catalog
+from oodbench.report.writers.terminal import plain, table_renderables
 
 pytestmark = pytest.mark.usefixtures("one_thread", "kept_networks", "empty_folder")
 
@@ -113,3 +116,67 @@ def test_heads_are_named_below_the_networks() -> None:
     assert {"softmax", "dismax", "logitnorm", "t2fnorm"} <= set(rows[0]["heads"])
     (note,) = table("models", rows).notes
     assert all(head in note for head in rows[0]["heads"])
+
+
+def test_tables_on_a_terminal_are_grouped_by_family() -> None:
+    rows = LISTERS["detectors"](Catalog())
+    grouped = table("detectors", rows, grouped=True)
+    present = {row["family"] for row in rows}
+    titles = [title for family, title in FAMILIES.items() if family in present]
+    assert [section.label for section in grouped.sections] == titles
+    assert sum(len(section.rows) for section in grouped.sections) == len(rows)
+    names = [heading.title for heading in grouped.headings]
+    for width, least in ((80, {"name", "title", "published"}), (120, {"needs", "cost"})):
+        text = plain(table_renderables(grouped, width), width)
+        assert max(map(len, text.splitlines())) <= width
+        head = text.splitlines()[0].split()
+        assert least <= set(head) <= set(names)
+    everything = plain(table_renderables(grouped, 400), 400)
+    assert "andrijazz/ash" in everything
+    assert "Extremely Simple Activation Shaping" in everything
+
+
+def test_a_broken_detector_has_a_section_of_its_own(plugins: Path) -> None:
+    content(plugins, torn="def f(:\n")
+    grouped = table("detectors", LISTERS["detectors"](Catalog([plugins])), grouped=True)
+    assert grouped.sections[-1].label == "Broken"
+    assert "torn" in grouped.sections[-1].rows[0][0].text
+
+
+def test_one_detector_is_shown_with_its_formula(command: Command) -> None:
+    done = command("list", "detectors", "mds", "ash")
+    assert done.code == 0, done.err
+    shown = " ".join(done.out.split())
+    assert shown.startswith("mahalanobis_single ")
+    assert "A Simple Unified Framework" in shown
+    assert "M(x) = max_c" in shown
+    assert "percentile: 0.65, 0.7" in shown
+    assert shown.count("assumes features >= 0 yes") == 1
+    (row,) = json.loads(command("list", "detectors", "mds", "--json").out)
+    assert row["name"] == "mahalanobis_single"
+    entry = command("list", "detectors", "mds", "--bibtex").out
+    assert entry.count("@inproceedings") == 1
+
+
+def test_details_of_other_lists(command: Command) -> None:
+    shown = " ".join(command("list", "datasets", "digits").out.split())
+    assert "train 897" in shown
+    assert "license" in shown
+
+
+def test_an_unknown_name_and_two_formats_are_refused(command: Command) -> None:
+    done = command("list", "detectors", "mahalanobs")
+    assert done.code == ExitCode.USAGE
+    assert "'mahalanobis'" in done.err
+    for options in (("--json", "--markdown"), ("--bibtex", "--json")):
+        assert "give one of them" in command("list", "detectors", *options).err
+    assert "for `oodbench list detectors`" in command("list", "models", "--markdown").err
+
+
+def test_tables_in_markdown_have_every_detector(command: Command, plugins: Path) -> None:
+    content(plugins, my_energy=TEN_LINES)
+    text = command("list", "detectors", "--markdown", "--plugins", plugins).out
+    for name in (*Catalog().detectors, "my_energy"):
+        assert text.count(f"\n| `{name}`, ") + text.count(f"\n| `{name}` | ") >= 1
+    assert "| `features` >= 0, `feature_map`, `head` | forward |" in text
+    assert "| `knn` | `k` | 50 | 1, 10, 20" in text
