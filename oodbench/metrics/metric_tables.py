@@ -118,7 +118,7 @@ OPTIONAL: Mapping[str, OptionalMetric] = MappingProxyType(
         ),
         "failure_auroc": OptionalMetric(
             "AUROC of correctly classified against misclassified images",
-            "AUROC_f",
+            "Failure AUROC",
             True,
             "probability that a correctly classified ID image scores above a misclassified one; "
             "50 is chance",

@@ -1,0 +1,40 @@
+"""Metrics on request of `oodbench.evaluate`."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.user_network import Net, evaluated, made
+
+from oodbench import metrics
+from oodbench.errors import UserError
+from oodbench.metrics import OPTIONAL
+
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
+
+def test_with_labels(trained: Net) -> None:
+    result = evaluated(trained, ["energy"], metrics=["oscr", "ece"])
+    known, scores = result.predictions["Net"], result.scores["energy"]
+    oscr = metrics.oscr(scores["id"], known.correct, scores["noise"])
+    found = {(r.metric, r.ood_dataset): r.value for r in result.records}
+    assert found["oscr", "noise"] == pytest.approx(oscr)
+    assert found["ece", None] == pytest.approx(metrics.ece(known.confidence, known.correct))
+    assert "OSCR" in result.to_text()
+    assert "OSCR" not in evaluated(trained, ["energy"]).to_text()
+
+
+def test_without_labels(trained: Net) -> None:
+    images, _ = made(60, 1)
+    result = evaluated(trained, ["energy"], id_data=list(images), metrics="all")
+    assert result.predictions == {}
+    values = {r.metric for r in result.records if r.value is not None} & OPTIONAL.keys()
+    assert values == {"autc"}
+    (warning,) = [each for each in result.leaderboard().warnings if "have no value" in each]
+    assert "OSCR" in warning
+    assert "they have no labels" in warning
+    assert "AUTC" in result.to_text()
+
+
+def test_an_unknown_name(trained: Net) -> None:
+    with pytest.raises(UserError, match="Did you mean 'aurc'"):
+        evaluated(trained, ["energy"], metrics="aurcc")
