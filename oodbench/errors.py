@@ -40,6 +40,10 @@ class UserError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+class UnsuitableError(ValueError):
+    """A detector cannot run on a network; the message is the reason for which it is skipped."""
+
+
 class NotFittedError(ValueError, AttributeError):
     """A detector was used before it was fitted.
 

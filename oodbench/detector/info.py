@@ -21,6 +21,7 @@ Need = Literal[
     "replaced_logits",  # the network's logits after the detector replaced a feature layer's output
     "language",  # a vision-language model: text features of the classes, and its text encoder
     "local_features",  # features of the patches of an image, in the space of its text features
+    "dropout_logits",  # the logits of several passes with dropout; not while fitting
     "fit",  # a pass over the training images before scoring
     "validation",  # a pass over labeled validation images, after `fit`
     "calibration",  # a model of the detector's own, trained on tuning data
@@ -30,7 +31,9 @@ NEEDS: tuple[str, ...] = get_args(Need)
 PENULTIMATE = "features"
 """Name of the penultimate features among feature layers; no feature layer can have it."""
 
-Family = Literal["logits", "features", "shaping", "layers", "gradients", "heads", "vision-language"]
+Family = Literal[
+    "logits", "features", "shaping", "layers", "gradients", "sampling", "heads", "vision-language"
+]
 FAMILIES: Mapping[Family, str] = MappingProxyType(
     {
         "logits": "Logits and probabilities",
@@ -38,6 +41,7 @@ FAMILIES: Mapping[Family, str] = MappingProxyType(
         "shaping": "Shaped features and weights",
         "layers": "Feature layers",
         "gradients": "Gradients and perturbed images",
+        "sampling": "Several passes or networks",
         "heads": "Networks trained for detection",
         "vision-language": "Vision-language models",
     }
@@ -51,6 +55,7 @@ _FAMILY_OF_NEEDS: Mapping[Family, frozenset[str]] = MappingProxyType(
         "shaping": frozenset({"replaced_logits"}),
         "layers": frozenset({"taps", "tap_maps", "layers"}),
         "gradients": frozenset({"input_gradient", "input_gradients"}),
+        "sampling": frozenset({"dropout_logits"}),
         "features": frozenset({"features", "feature_map"}),
     }
 )
@@ -130,5 +135,9 @@ class DetectorInfo:
         """Cost of one image at inference, in passes of the network, as declared."""
         if "input_gradient" in self.needs:
             return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
-        parts = {"input_gradients": " + backward", "replaced_logits": " + part of a forward"}
+        parts = {
+            "input_gradients": " + backward",
+            "replaced_logits": " + part of a forward",
+            "dropout_logits": " + part of a forward per sample",
+        }
         return "forward" + "".join(parts[need] for need in parts if need in self.needs)

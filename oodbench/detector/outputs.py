@@ -104,6 +104,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "replaced_logits": ("replaced_logits",),
     "language": ("language",),
     "local_features": ("local_features",),
+    "sampled_logits": ("dropout_logits",),
 }
 """Attribute of `Outputs` -> the needs that give it to a detector."""
 
@@ -142,6 +143,8 @@ class Outputs:
         language: the text side of a vision-language model; None for other models.
         local_features: features of the patches of each image, projected into the space of the text
             features, shape [B, P, D]; never stored.
+        sampled_logits: logits of M passes with dropout, shape [B, M, C], float64. Given while
+            scoring and tuning; None while fitting.
         dtype: the floating type that the network computes in: the precision of `logits`.
     """
 
@@ -159,6 +162,7 @@ class Outputs:
     replaced_logits: Mapping[str, Tensor] = field(default_factory=dict)
     language: Language | None = None
     local_features: Tensor | None = None
+    sampled_logits: Tensor | None = None
     dtype: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:

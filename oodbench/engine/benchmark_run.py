@@ -278,7 +278,7 @@ class _Run:
                     method.model,
                     method.detector.name,
                     seed,
-                    "failed",
+                    "skipped" if result.unsuitable and not method.asked_for else "failed",
                     reason_of(result.error),
                     method.tuned_on,
                 )

@@ -254,7 +254,7 @@ def _passes(
     for key, detector in detectors.items():
         readers = [reader for reader in whole.readers if reader.method == key]
         kept, _ = kept_taps(classifier.network, {key: detector})
-        alone = Capture.of(detector.info.needs, whole.map_name, readers, kept)
+        alone = Capture.of(detector.info.needs, whole.map_name, readers, kept, whole.dropout)
         grouped[alone][key] = detector
     return [
         _Pass(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from oodbench.detector import Detector
 from oodbench.engine import costs
 from oodbench.engine.passes.contract import DetectorError
+from oodbench.errors import UnsuitableError
 from oodbench.storage.predictions import Predictions
 
 
@@ -35,6 +36,11 @@ class MethodResult:
     tune_seconds: float = 0.0
     error: Exception | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def unsuitable(self) -> bool:
+        """Whether it cannot run on the network, and there is nothing to repair."""
+        return isinstance(self.error, UnsuitableError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from oodbench.engine.method_results import (
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.passes.capture import Capture, LayerReader
 from oodbench.engine.passes.contract import NO_LOCAL_FEATURES, DetectorError
+from oodbench.engine.passes.dropout_passes import DropoutPasses, find_dropout
 from oodbench.engine.passes.folding import find_folding
 from oodbench.engine.passes.image_sources import ID, EvaluationData, ImageSource
 from oodbench.engine.passes.layer_readers import layer_readers, reads
@@ -39,7 +40,7 @@ from oodbench.engine.tuning_data import (
     adversarial_data,
     in_memory,
 )
-from oodbench.errors import counted
+from oodbench.errors import UnsuitableError, counted
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.report.differences import id_key
@@ -109,6 +110,7 @@ class ModelEvaluation:
             if "feature_map" in needs:
                 name = find_map(classifier, images[:_FEW])
             self._runner.folding = find_folding(classifier, images[:_FEW])
+            dropout = self._find_dropout(images[:_FEW]) if "dropout_logits" in needs else None
         ((_, (self._readers, failures)), *_) = self._runner.within_memory(
             lambda images, *_: layer_readers(classifier, self._detectors, images), images, None
         )
@@ -120,7 +122,16 @@ class ModelEvaluation:
                 if "local_features" in detector.info.needs:
                     self.results[label].error = DetectorError(NO_LOCAL_FEATURES)
         note_missing_map(self.results, self._detectors, name)
-        self._runner.capture = Capture.of(needs, name, self._readers, kept)
+        self._runner.capture = Capture.of(needs, name, self._readers, kept, dropout)
+
+    def _find_dropout(self, images: Tensor) -> DropoutPasses | None:
+        try:
+            return find_dropout(self._runner.classifier, images)
+        except UnsuitableError as error:
+            for method in self._methods:
+                if "dropout_logits" in method.detector.needs:
+                    self.results[method.name].error = error
+        return None
 
     def run(self, *, stop_early: bool = False) -> None:
         """Fit, tune and score.

@@ -23,7 +23,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ from oodbench.engine.passes.input_gradients import (
     step_size,
 )
 from oodbench.engine.passes.memory import is_out_of_memory
-from oodbench.engine.passes.replacement import replaced_logits
+from oodbench.engine.passes.replacement import own_logits
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import checked_scores
@@ -256,8 +256,8 @@ class _Search:
                         if gradients is None:
                             gradients = gradients_of(candidate, outputs, images)
                         view = perturbed_outputs(runner, candidate, images, outputs, gradients)
-                    replaced = replaced_logits(runner, candidate, images)
-                view = replace(view, input_gradients=shown, replaced_logits=replaced)
+                    own = own_logits(runner, candidate, images)
+                view = view.replaced(input_gradients=shown, **own)
             except Exception as error:
                 yield index, error
             else:

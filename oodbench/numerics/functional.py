@@ -61,6 +61,16 @@ def log_complements(logits: Tensor) -> Tensor:
     return torch.log1p(-log_p.exp()).scatter(1, predicted, own)
 
 
+def log_mean_probabilities(logits: Tensor) -> Tensor:
+    """Logarithm of the mean of several softmax probabilities, shape [B, C].
+
+    Args:
+        logits: of M networks, or of M passes of one, shape [B, M, C].
+    """
+    sampled = log_probabilities(logits.flatten(0, 1)).view(logits.shape)
+    return sampled.logsumexp(dim=1) - math.log(logits.shape[1])
+
+
 def log_softplus(x: Tensor) -> Tensor:
     """log(log(1 + exp(x))), any shape; x itself where exp(x) is small."""
     return torch.where(x < -100, x, F.softplus(x).log())
@@ -179,6 +189,20 @@ def log_generalized_entropy(logits: Tensor, gamma: float, top_m: int) -> Tensor:
     others = log_p[:, 1:top_m]
     log_complement = torch.cat([log_largest_complement, torch.log1p(-others.exp())], dim=1)
     return (gamma * (log_p[:, :top_m] + log_complement)).logsumexp(dim=1)
+
+
+Confidence = Literal["max_probability", "entropy"]
+"""Score of probabilities: the log-odds of the largest, or minus the logarithm of the entropy."""
+
+
+def confidence(name: Confidence, logits: Tensor) -> Tensor:
+    """Confidence of the softmax probabilities, shape [B]; in the order of its name, without ties.
+
+    Args:
+        name: "max_probability" or "entropy".
+        logits: shape [B, C]; logarithms of probabilities are logits, too.
+    """
+    return max_log_odds(logits) if name == "max_probability" else -log_entropy(logits)
 
 
 BaseScore = Literal["energy", "max_probability"]

@@ -231,6 +231,8 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     named = bool(model.taps) or model.network in NETWORKS
     if needs & {"taps", "tap_maps"} and not named and not found:
         return f"needs taps; models.{method.model}.taps names none"
+    if "dropout_logits" in needs and model.network in NETWORKS:
+        return f"needs dropout; the network {model.network} has none"
     obstacle = head_obstacle(needs, head.kind, method.model, language=model.has_language)
     if obstacle is not None:
         return obstacle

@@ -11,6 +11,7 @@ apply, in forward passes of the whole network (F) for each image:
   forward pass; 5 F for a feature ensemble, which does both for each of its four or five feature
   layers, on half of the network on average;
 - a method that replaces feature layers: another 1 F at most, as the network continues from there;
+- a method with passes with dropout: another 1 F at most for each of them, likewise;
 - tuning: attacked images are made and verified (4 F); then clean, noisy and attacked images, or
   those of an OOD set, once for all methods, and through the grid of each that has input gradients
   or replaces feature layers; a gradient serves all step sizes.
@@ -32,6 +33,9 @@ from oodbench.planning.plan import FITTED_ON, Method, Plan
 from oodbench.specs import ModelSpec, SplitName
 
 Purpose = Literal["fit", "tune", "score"]
+
+_SAMPLES = 30
+"""Passes with dropout of a detector whose arguments do not say how many."""
 
 _PIXELS = 32 * 32
 """Pixels of the images that `NetworkInfo.macs_32` is given for."""
@@ -208,7 +212,9 @@ def _forwards(plan: Plan, planned: Pass) -> float:
     if planned.purpose == "fit":
         return 1.0
     if planned.purpose == "score":
-        return 1.0 + sum(2 * _share(each) + _shown(each) + _replaced(each) for each in methods)
+        return 1.0 + sum(
+            2 * _share(each) + _shown(each) + _replaced(each) + _sampled(each) for each in methods
+        )
     attacked = any(method.tuned_on == "fgsm" for method in methods)
     kinds = _KINDS if attacked else 1.0
     return (_ATTACK if attacked else 0.0) + kinds * (1.0 + sum(map(_grid, methods)))
@@ -229,6 +235,12 @@ def _shown(method: Method) -> float:
 def _replaced(method: Method) -> float:
     """Forward passes that continue from a replaced feature layer."""
     return 1.0 if "replaced_logits" in method.detector.needs else 0.0
+
+
+def _sampled(method: Method) -> float:
+    """Passes with dropout, as if the first dropout were at the start of the network."""
+    samples = float(method.arguments.get("samples", _SAMPLES))
+    return samples if "dropout_logits" in method.detector.needs else 0.0
 
 
 def _grid(method: Method) -> float:

@@ -15,6 +15,7 @@ from oodbench.data import ImageArray
 from oodbench.detector import Detector, Language, Outputs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.dropout_passes import find_dropout
 from oodbench.engine.passes.input_gradients import differentiated
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
@@ -45,6 +46,7 @@ class SmallNetwork(Network):
         self.has_local_features = True
         self.first = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
         self.second = nn.Sequential(nn.Conv2d(6, 24, 3, padding=1, stride=2), nn.ReLU())
+        self.dropout = nn.Dropout(0.2)
         self.tap_names = ("first", "second")
         self.head = {"linear": SoftMaxHead, "dismax": DisMax2022Head}[kind](24, CLASSES)
 
@@ -64,7 +66,7 @@ class SmallNetwork(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape [B, C]."""
-        logits: Tensor = self.head(self.second(self.first(images)).mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.dropout(self.second(self.first(images)).mean(dim=(2, 3))))
         return logits
 
 
@@ -177,11 +179,12 @@ def _runner(classifier: Classifier, detector: Detector) -> NetworkRunner:
     few = torch.from_numpy(small_images(4, seed=0).images)
     with evaluating(classifier):
         name = find_map(classifier, few)
+        dropout = find_dropout(classifier, few)
     readers, errors = layer_readers(classifier, {METHOD: detector}, few)
     kept, refusals = kept_taps(classifier.network, {METHOD: detector})
     for error in (*errors.values(), *refusals.values()):
         raise error
-    capture = Capture.of(detector.info.needs, name, readers, kept)
+    capture = Capture.of(detector.info.needs, name, readers, kept, dropout)
     return NetworkRunner(classifier, batch_size=64, capture=capture)
 
 

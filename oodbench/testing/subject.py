@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.passes.dropout_passes import samples_of
 from oodbench.engine.passes.input_gradients import shown_gradients
 from oodbench.errors import UserError, shown
 from oodbench.plugins.content_folders import Plugin
@@ -190,6 +191,8 @@ class Subject:
             outputs = _with_gradients(network, detector, outputs)
         if "replaced_logits" in self.needs:
             outputs = _with_replacements(network, detector, outputs)
+        if "dropout_logits" in self.needs:
+            outputs = outputs.replaced(sampled_logits=_sampled(detector, outputs.logits))
         return outputs
 
 
@@ -236,6 +239,14 @@ def _with_gradients(network: PlantedNetwork, detector: Detector, outputs: Output
         images = images.detach().clone().requires_grad_()
         graph = network.with_graph(outputs, images)
         return outputs.replaced(input_gradients=shown_gradients(detector, graph, images))
+
+
+def _sampled(detector: Detector, logits: Tensor) -> Tensor:
+    """Planted logits of passes with dropout, which are noisier where the network is less sure."""
+    samples, seed = samples_of(detector)
+    generator, shape = torch.Generator().manual_seed(seed), (samples, logits.shape[1])
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(logits)
+    return logits[:, None] * (1 + 0.2 * noise)
 
 
 def _with_replacements(network: PlantedNetwork, detector: Detector, outputs: Outputs) -> Outputs:

@@ -23,7 +23,7 @@ _NEED_OF = {
         "language",
         "local_features",
     )
-} | {"head": ("head", "dismax_head")}
+} | {"head": ("head", "dismax_head"), "sampled_logits": ("dropout_logits",)}
 """Attribute of `Outputs` -> the needs that it is read for."""
 
 _SPLITS = {"fit": "fit", "fit_validation": "validation"}

@@ -15,13 +15,14 @@ from oodbench.engine.method_results import MethodResult
 from oodbench.engine.mistakes import Values, features_signs, shared_signs, values_signs
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.contract import NO_LOCAL_FEATURES
+from oodbench.engine.passes.dropout_passes import find_dropout
 from oodbench.engine.passes.image_sources import ID, EvaluationData
 from oodbench.engine.passes.input_gradients import takes_gradients
 from oodbench.engine.passes.memory import arranged, is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.replacement import replaced_taps
 from oodbench.engine.reasons import reason_of
-from oodbench.errors import UserError
+from oodbench.errors import UnsuitableError, UserError
 from oodbench.models.classifier import Classifier
 from oodbench.models.structure.head import UNREGISTERED, UNWATCHED
 from oodbench.planning.plan import FITTED_ON, Method
@@ -300,12 +301,28 @@ class Session:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
             if data.validation.first()[0].ndim != 4:
                 return "is tuned on attacked images: needs images [channels, height, width]"
+        if "dropout_logits" in needs and self._dropout is not None:
+            return self._dropout
         if attacked or takes_gradients(needs):
             images, _ = data.test[ID].first()
             steps = "input_gradient" in needs and images.is_floating_point()
             if steps and images.ndim != 4 and not self.attackable:
                 return "perturbs images by a step in units of a pixel; the data are not images"
             return self._gradient[0]
+        return None
+
+    @cached_property
+    def _dropout(self) -> str | None:
+        """Why passes with dropout cannot run, or None."""
+        images = self._data.test[ID].first()[0][:_FEW]
+        few = arranged(images.to(self._classifier.mean.device), self._classifier.dtype)
+        try:
+            with evaluating(self._classifier):
+                find_dropout(self._classifier, few)
+        except UnsuitableError as error:
+            return str(error)
+        except Exception:  # an error of the model: it is raised with the first images
+            pass
         return None
 
     @cached_property

@@ -454,12 +454,14 @@ EXCUSED = dict.fromkeys(
         *("dismax_entropy", "min_distance", "mmles"),
         *("gl_mcm", "neglabel"),
         *("caref", "cadref", "optfs", "weiper"),
-        *("gini", "relation", "neco", "cop", "corp"),
+        *("gini", "relation", "neco", "cop", "corp", "sirc"),
         *("cosine", "rcos", "ssd"),
-        *("GradUncertainty", "MCD", "NACUE", "WeightedEBO"),
+        *("GradUncertainty", "NACUE", "WeightedEBO"),
     ),
     NO_COUNTERPART,
-) | dict.fromkeys(
+)
+EXCUSED |= dict.fromkeys(("mcd", "MCD"), "both draw units at random, from other generators")
+EXCUSED |= dict.fromkeys(
     ("mcm", "MCM"), "it needs text features: see tests/detectors/test_detectors_language.py"
 )
 """Detectors of either library that are not compared, and why."""

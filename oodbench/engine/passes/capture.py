@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodbench.detector import Detector
 from oodbench.detector.info import PENULTIMATE
+from oodbench.engine.passes.dropout_passes import DropoutPasses
 from oodbench.models.layers import Layer
 
 LOGITS = "logits"
@@ -55,6 +56,7 @@ class Capture:
         kept: taps whose output is kept, as the module gave it, until the next forward pass, so
             that `NetworkRunner.resumed` need not compute it again.
         local_features: features of patches.
+        dropout: how passes with dropout continue from the shared one.
     """
 
     taps: bool = False
@@ -64,6 +66,7 @@ class Capture:
     readers: tuple[LayerReader, ...] = ()
     kept: tuple[str, ...] = ()
     local_features: bool = False
+    dropout: DropoutPasses | None = None
 
     @staticmethod
     def of(
@@ -71,6 +74,7 @@ class Capture:
         map_name: str | None = None,
         readers: Iterable[LayerReader] = (),
         kept: Iterable[str] = (),
+        dropout: DropoutPasses | None = None,
     ) -> Capture:
         """What detectors need that declare `needs`."""
         feature_map = "feature_map" in needs
@@ -82,6 +86,7 @@ class Capture:
             tuple(readers) if "layers" in needs else (),
             tuple(kept),
             "local_features" in needs,
+            dropout if "dropout_logits" in needs else None,
         )
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from oodbench.engine.passes.modes import evaluating
+from oodbench.engine.passes.modes import evaluating, is_returning
 
 aten = torch.ops.aten
 
@@ -142,6 +142,8 @@ class PassMeter:
         self, share_of: Callable[[nn.Module, Tensor], float]
     ) -> Callable[[nn.Module, Any, Any], None]:
         def hook(layer: nn.Module, inputs: Any, returned: Any) -> None:
+            if is_returning(layer):
+                return
             output = _first_tensor(returned)
             share = share_of(layer, output)
             self.forwards += share

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,46 @@ def giving(module: nn.Module, value: Tensor) -> Iterator[None]:
         handle.remove()
         if skipped:
             del own["forward"]
+
+
+_RETURNING: set[nn.Module] = set()
+
+
+def is_returning(module: nn.Module) -> bool:
+    """Whether a module returns a value without running, in `returning`."""
+    return module in _RETURNING
+
+
+@contextmanager
+def returning(values: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+    """Modules that return values without running; their hooks run.
+
+    Args:
+        values: module -> what it returns; modules that are neither compiled nor of TorchScript.
+    """
+    with ExitStack() as stack:
+        for module, value in values.items():
+            stack.enter_context(_returning(module, value))
+        yield
+
+
+@contextmanager
+def _returning(module: nn.Module, value: Tensor) -> Iterator[None]:
+    own = vars(module)  # past nn.Module's own __setattr__
+    before = own.get("forward")
+
+    def forward(*inputs: object, **named: object) -> Tensor:
+        return value
+
+    own["forward"] = forward
+    _RETURNING.add(module)
+    try:
+        yield
+    finally:
+        _RETURNING.discard(module)
+        if own.get("forward") is forward:  # or another owner has put it back since
+            del own["forward"]
+            own.update({} if before is None else {"forward": before})
 
 
 @contextmanager

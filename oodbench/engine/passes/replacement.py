@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.contract import checked_replacement, checked_taps
+from oodbench.engine.passes.dropout_passes import samples_of
 from oodbench.engine.passes.input_gradients import differentiated, differentiates
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.models.classifier import Network
@@ -57,7 +58,8 @@ def kept_taps(
 
 def passes_alone(detector: Detector, network: Network) -> bool:
     """Whether this detector needs passes of its own to score, beyond the shared forward pass."""
-    return differentiates(detector) or bool(replaced_taps(detector, network))
+    own = differentiates(detector) or "dropout_logits" in detector.info.needs
+    return own or bool(replaced_taps(detector, network))
 
 
 def own_view(
@@ -77,7 +79,25 @@ def own_view(
     view = outputs.detach()
     if differentiates(detector):
         view = differentiated(runner, detector, images, outputs)
-    return replace(view, replaced_logits=replaced_logits(runner, detector, images))
+    return view.replaced(**own_logits(runner, detector, images))
+
+
+def own_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> dict[str, Any]:
+    """Logits of a detector's own passes: of replaced taps, and of passes with dropout."""
+    return {
+        "replaced_logits": replaced_logits(runner, detector, images),
+        "sampled_logits": sampled_logits(runner, detector, images),
+    }
+
+
+def sampled_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> Tensor | None:
+    """Logits of the passes with dropout that a detector asks for, shape [B, M, C], or None."""
+    if "dropout_logits" not in detector.info.needs:
+        return None
+    dropout = runner.capture.dropout
+    assert dropout is not None, "found before the first pass"
+    during = functools.partial(runner.folding.during, whole=False)
+    return dropout.samples(images, runner.classifier, during, *samples_of(detector))
 
 
 def replaced_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> dict[str, Tensor]:

@@ -104,6 +104,8 @@ class NetworkRunner:
             for handle in self._hooks():
                 stack.callback(handle.remove)
             stack.callback(setattr, self, "_kept", None)
+            if self.capture.dropout is not None:
+                stack.enter_context(self.capture.dropout.kept_from(self.classifier))
             yield self
 
     def _hooks(self) -> Iterator[RemovableHandle]:
@@ -347,10 +349,8 @@ class NetworkRunner:
         """Images, bytes or floats, and labels on the device, in the classifier's type."""
         placed = _copied(images).to(self.device)
         scaled = placed.div(255) if placed.dtype == torch.uint8 else placed
-        return (
-            arranged(scaled, self.classifier.dtype),
-            None if labels is None else _copied(labels).to(self.device),
-        )
+        classes = None if labels is None else _copied(labels).to(self.device)
+        return arranged(scaled, self.classifier.dtype), classes
 
     def within_memory(
         self,
