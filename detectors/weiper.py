@@ -75,6 +75,7 @@ class Histograms:
     url="https://arxiv.org/abs/2405.17164",
     code="https://github.com/mgranz/weiper",
     needs=("features", "head", "fit"),
+    family="shaping",
     search_space={
         "preset": ("by_classes", "cifar10", "cifar100", "imagenet", "imagenet_vit"),
     },

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 import oodbench
-from oodbench.detector import Detector, Head, Outputs
+from oodbench.detector import Detector, Head, Outputs, head_obstacle
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.meters import tensor_bytes
 from oodbench.numerics.statistics.gram import gram_row_sums
@@ -42,11 +42,13 @@ ROWS = COLUMNS = 2
 
 
 def detector_names() -> list[str]:
-    """Detectors that work on what one pass gives."""
+    """Detectors that need no gradient of the image and run on a linear last layer."""
     return [
         name
         for name, status in Catalog().detectors.items()
-        if status.info is not None and status.info.gradient_free
+        if status.info is not None
+        and status.info.gradient_free
+        and head_obstacle(status.info.needs, "linear", "this model") is None
     ]
 
 
