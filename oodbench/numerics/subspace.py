@@ -119,8 +119,8 @@ class FeatureMoments:
         """
         require_images(self.count)
         shift, mean = self._origin - point, self._sum / self.count
-        cross = torch.outer(mean, shift)
-        return self._squares / self.count + cross + cross.T + torch.outer(shift, shift)
+        moment = self._squares / self.count  # in place from here: CoRP's takes 134 MB
+        return moment.addr_(mean, shift).addr_(shift, mean).addr_(shift, shift)
 
     def axes_from_head(self, head: Head) -> PrincipalAxes:
         """Principal axes around the point where the logits are zero.
