@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from _odin import Odin
 
-from torch import Tensor
-
-from oodbench import Outputs, PerturbingDetector, register
-from oodbench.numerics.functional import max_log_odds
-from oodbench.numerics.input_checks import not_negative, positive
+from oodbench import register
 
 
 @register(
@@ -29,7 +24,7 @@ from oodbench.numerics.input_checks import not_negative, positive
         "epsilon": (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2),
     },
 )
-class ODIN(PerturbingDetector):
+class ODIN(Odin):
     """Maximum probability at a temperature, of an image moved towards its predicted class.
 
     x' = x - epsilon sign(grad_x CE(z(x) / T, argmax z)), then S = max softmax(z(x') / T). The score
@@ -41,21 +36,3 @@ class ODIN(PerturbingDetector):
         epsilon: step size in units of a [0, 1] pixel; the image is not clamped.
         sign_zero: sign of a zero gradient: "plus" (as the published code) or "zero".
     """
-
-    def __init__(
-        self,
-        temperature: float = 1000.0,
-        epsilon: float = 0.0014,
-        sign_zero: Literal["plus", "zero"] = "plus",
-    ) -> None:
-        self.temperature = positive("temperature", temperature)
-        self.epsilon = not_negative("epsilon", epsilon)
-        self.sign_zero = sign_zero
-
-    def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor]:
-        """Log-odds against the predicted class; `engine.passes.input_gradients` takes gradients."""
-        return {"logits": -max_log_odds(outputs.logits / self.temperature)}
-
-    def score(self, outputs: Outputs) -> Tensor:
-        """Log-odds of max_i softmax(z(x') / T)_i, shape [B]."""
-        return max_log_odds(outputs.logits / self.temperature)

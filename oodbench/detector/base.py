@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -41,6 +41,11 @@ class Detector:
     """Layers that `choose_layers` named and the detector does without: layer -> reason. `fit` may
     set it once it has seen the size of `outputs.layers`; `reduce_layer` is then no longer called
     for these layers."""
+
+    fitting_images: int | None = None
+    """The largest number of images that `fit`, or `fit_validation`, is given; a uniform sample if
+    there are more (the first ones where their number is not known). None: all. For fits that take
+    gradients, or memory, for each image."""
 
     if not TYPE_CHECKING:  # or mypy would accept every attribute
 
@@ -126,12 +131,15 @@ class Detector:
         raise NotImplementedError
 
     def choose_taps(self, taps: Sequence[str]) -> Sequence[str]:
-        """The taps that `replace_tap` is called for, if the detector needs "replaced_logits".
+        """The taps that `replace_tap`, or `reduce_gradient`, is called for.
 
-        Each costs the part of a forward pass that comes after it.
+        With the need "replaced_logits" each costs the part of a forward pass that comes after it.
+        With the need "tap_gradients" all together cost the part of a backward pass from the logits
+        to the first of them.
 
         Args:
-            taps: names of the feature layers, in order. May be empty.
+            taps: names of the feature layers, in order; with the need "tap_gradients" followed by
+                "features", the input of the last layer, if it is known. May be empty.
 
         Returns:
             Some of these names; the default is all of them. An empty list costs nothing.
@@ -158,6 +166,38 @@ class Detector:
             The same shape; finite. An image's entry must not depend on other images.
         """
         raise NotImplementedError
+
+    def tap_loss(self, outputs: Outputs) -> Tensor:
+        """The loss whose gradients with respect to feature layers `reduce_gradient` gets.
+
+        Called with every batch before `score`, and before `fit`, `fit_validation` and `calibrate`
+        read it, if the detector declares the need "tap_gradients".
+
+        Args:
+            outputs: outputs of the images, with their graph; `outputs.labels` is None. Use torch
+                operations only, no `detach()`.
+
+        Returns:
+            Shape [B], one finite number for each image (reduction="none").
+        """
+        raise NotImplementedError
+
+    def reduce_gradient(self, name: str, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Reduce a feature layer's gradient to what is read as `outputs.tap_gradients[name]`.
+
+        Called for each of `choose_taps`, without gradients, if the detector declares the need
+        "tap_gradients". The default is the sum of the gradient over places, shape [B, D]: the
+        derivative with respect to a constant that is added to a channel.
+
+        Args:
+            name: name of the tap, or "features".
+            activation: shape [B, D], [B, tokens, D] or [B, D, ...]; do not change it in place.
+            gradient: the same shape; likewise.
+
+        Returns:
+            Shape [B, ...], much smaller than a map. An image's entry must not depend on others.
+        """
+        return sum_over_places(gradient)
 
     def calibrate(self, positives: Outputs, negatives: Outputs) -> None:
         """Train the detector's own model on tuning data.
@@ -202,17 +242,30 @@ class Detector:
 class PerturbingDetector(Detector):
     """A detector that moves each image a step before it is scored: input preprocessing.
 
-    The engine moves each image x to x - epsilon sign(gradient of its loss), and `score` reads the
-    outputs of the moved images (Liang et al., ICLR 2018). Declare the need "input_gradient".
+    By default the engine moves each image x to x - epsilon sign(gradient of its loss), and `score`
+    reads the outputs of the moved images (Liang et al., ICLR 2018). A class that moves images in
+    another way overrides `step`. With the need "perturbed", `outputs` are those of the images
+    before the step, and `outputs.perturbed` those after it, while fitting too. Declare the need
+    "input_gradient".
 
     Attributes:
-        epsilon: step size in units of a [0, 1] pixel. With 0 the images stay, and
-            `perturbation_losses` is not called.
+        epsilon: step size, in units of a [0, 1] pixel if `step` is not overridden. With 0 the
+            images stay, and neither `perturbation_losses` nor `step` is called.
         sign_zero: sign of a zero gradient: "plus" (as the published code of ODIN) or "zero".
     """
 
     epsilon: float
     sign_zero: Literal["plus", "zero"] = "plus"
+
+    @property
+    def perturbation_key(self) -> Hashable:
+        """What the losses and the step depend on, so that they are computed once.
+
+        Detectors of one model with equal keys move an image to the same place: one gradient and one
+        forward pass serve them all, and all values of a hyperparameter that is not in the key.
+        None, the default, shares nothing but the gradient between values of `epsilon`.
+        """
+        return None
 
     def perturbation_losses(self, outputs: Outputs) -> Mapping[str, Tensor] | Tensor:
         """Losses that the step decreases.
@@ -229,3 +282,40 @@ class PerturbingDetector(Detector):
             moved images. A tensor alone is the loss of "logits".
         """
         raise NotImplementedError
+
+    def step(self, images: Tensor, gradient: Tensor, std: Tensor) -> Tensor:
+        """The images after the step; called without gradients, with every batch and place.
+
+        The images and the gradient are in units of [0, 1] pixels. Published code works on
+        normalized images (x - mean) / std. To follow it, convert channel by channel: a step s there
+        is s std here, and the gradient there is the gradient here times std. A step that the code
+        divides by std, as ODIN's does, needs no factor. The network normalizes the result; it is
+        not clamped to [0, 1].
+
+        Args:
+            images: shape [B, C, H, W].
+            gradient: of a loss of `perturbation_losses` with respect to them, the same shape.
+            std: standard deviation that the network divides each channel by, shape [1, C, 1, 1];
+                1 if images come normalized.
+
+        Returns:
+            The same shape; finite. An image's entry must not depend on the other images.
+        """
+        return images - self.epsilon * step_sign(gradient, self.sign_zero)
+
+
+def step_sign(gradient: Tensor, sign_zero: str) -> Tensor:
+    """Sign of a gradient; a zero counts as +1 ("plus", the published code's way) or as 0."""
+    return gradient.ge(0).to(gradient.dtype) * 2 - 1 if sign_zero == "plus" else gradient.sign()
+
+
+def sum_over_places(activation: Tensor) -> Tensor:
+    """The sum over places, float64, shape [B, D].
+
+    Args:
+        activation: shape [B, D], [B, tokens, D] or [B, D, ...].
+    """
+    values = activation.double()
+    if values.ndim == 3:
+        return values.sum(dim=1)
+    return values.flatten(2).sum(dim=2) if values.ndim > 3 else values

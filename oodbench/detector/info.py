@@ -17,7 +17,9 @@ Need = Literal[
     "head",  # the weights of a linear last layer
     "dismax_head",  # a network trained with a DisMax-type (distance) head
     "input_gradient",  # a `PerturbingDetector`: a gradient step on the image before it is scored
+    "perturbed",  # the outputs after that step beside those before it, also while fitting
     "input_gradients",  # gradients of losses with respect to the image, used by `score`
+    "tap_gradients",  # gradients with respect to feature layers, reduced, also while fitting
     "replaced_logits",  # the network's logits after the detector replaced a feature layer's output
     "language",  # a vision-language model: text features of the classes, and its text encoder
     "local_features",  # features of the patches of an image, in the space of its text features
@@ -54,7 +56,7 @@ _FAMILY_OF_NEEDS: Mapping[Family, frozenset[str]] = MappingProxyType(
         "heads": frozenset({"dismax_head"}),
         "shaping": frozenset({"replaced_logits"}),
         "layers": frozenset({"taps", "tap_maps", "layers"}),
-        "gradients": frozenset({"input_gradient", "input_gradients"}),
+        "gradients": frozenset({"input_gradient", "input_gradients", "tap_gradients"}),
         "sampling": frozenset({"dropout_logits"}),
         "features": frozenset({"features", "feature_map"}),
     }
@@ -137,6 +139,7 @@ class DetectorInfo:
             return "forward + backward + forward" + (" per tap" if "taps" in self.needs else "")
         parts = {
             "input_gradients": " + backward",
+            "tap_gradients": " + part of a backward",
             "replaced_logits": " + part of a forward",
             "dropout_logits": " + part of a forward per sample",
         }

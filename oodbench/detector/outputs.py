@@ -105,10 +105,12 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "language": ("language",),
     "local_features": ("local_features",),
     "sampled_logits": ("dropout_logits",),
+    "perturbed": ("perturbed",),
+    "tap_gradients": ("tap_gradients",),
 }
 """Attribute of `Outputs` -> the needs that give it to a detector."""
 
-_OF_MODEL = ("head", "language", "dtype", "absent")
+_OF_MODEL = ("head", "language", "dtype", "absent", "own")
 """Attributes that are the same for every image."""
 
 
@@ -145,6 +147,12 @@ class Outputs:
             features, shape [B, P, D]; never stored.
         sampled_logits: logits of M passes with dropout, shape [B, M, C], float64. Given while
             scoring and tuning; None while fitting.
+        perturbed: the outputs of the images after the step of a `PerturbingDetector`; all other
+            attributes are then of the images before it. Given while fitting, scoring and tuning.
+        tap_gradients: tap, or "features" -> what `Detector.reduce_gradient` made of the gradient of
+            the loss with respect to it, shape [B, ...]. Given while fitting, scoring and tuning.
+        own: for the engine only, in a pass that detectors are fitted on: method -> what it is given
+            instead of these outputs, or why it is given nothing.
         dtype: the floating type that the network computes in: the precision of `logits`.
     """
 
@@ -163,6 +171,9 @@ class Outputs:
     language: Language | None = None
     local_features: Tensor | None = None
     sampled_logits: Tensor | None = None
+    perturbed: Outputs | None = None
+    tap_gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Outputs | Exception] = field(default_factory=dict)
     dtype: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
@@ -221,6 +232,8 @@ class Outputs:
         def mapped(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return {name: mapped(each) for name, each in value.items()}
+            if isinstance(value, Outputs):
+                return value.map(function)
             return None if value is None else function(value)
 
         held = self._held()
@@ -233,14 +246,31 @@ class Outputs:
         """The part that a detector with these needs may read; the rest is withheld."""
         given = _given(frozenset(needs))
         held = {name: getattr(self, name) for name in given if hasattr(self, name)}
-        return Outputs._of({**held, "reduced": self.reduced if "layers" in needs else {}})
+        if held.get("perturbed") is not None:
+            held["perturbed"] = held["perturbed"].only(needs - {"perturbed"})
+        return Outputs._of(
+            {**held, "reduced": self.reduced if "layers" in needs else {}, "own": {}}
+        )
 
     def without_maps(self) -> Outputs:
         """A copy without maps and layers, which are not stored for a whole data set."""
         empty: dict[str, Any] = {"feature_map": None, "tap_maps": {}, "layers": {}, "reduced": {}}
         empty |= {"replaced_logits": {}, "local_features": None}
         held = self._held()
+        if held.get("perturbed") is not None:
+            empty["perturbed"] = held["perturbed"].without_maps()
         return self.replaced(**{name: value for name, value in empty.items() if name in held})
+
+    def given_to(self, method: str) -> Outputs:
+        """What a method is given of these outputs while it is fitted: all, or its own (`own`).
+
+        Raises:
+            Exception: why it is given nothing.
+        """
+        given = self.own.get(method, self)
+        if isinstance(given, Exception):
+            raise given
+        return given
 
     def copied(self, needs: Set[str], method: str = "") -> Outputs:
         """Contiguous copies for a detector with these needs, which it may change in place.
@@ -267,6 +297,9 @@ class Outputs:
         changes: dict[str, Any] = {"reduced": {}}
         if "layers" in needs and method in self.reduced:
             changes["layers"] = self.reduced[method]
+        if "perturbed" in needs:  # without a step: the same outputs
+            after = self if self.perturbed is None else self.perturbed
+            changes["perturbed"] = after.copied(needs - {"perturbed"}, method)
         return given.replaced(**changes).map(
             lambda tensor: tensor.clone(memory_format=torch.contiguous_format)
         )
@@ -287,6 +320,8 @@ class Outputs:
             if isinstance(parts[0], Mapping):
                 common = [name for name in parts[0] if all(name in part for part in parts)]
                 return {name: joined([part[name] for part in parts]) for name in common}
+            if isinstance(parts[0], Outputs):
+                return Outputs.concatenate(parts)
             return None if any(part is None for part in parts) else torch.cat(list(parts))
 
         first = batches[0].without_maps()

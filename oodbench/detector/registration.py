@@ -16,6 +16,7 @@ _METHODS: Mapping[str, str] = {
     "validation": "fit_validation",
     "input_gradient": "perturbation_losses",
     "input_gradients": "gradient_losses",
+    "tap_gradients": "tap_loss",
     "calibration": "calibrate",
     "layers": "reduce_layer",
     "replaced_logits": "replace_tap",
@@ -177,11 +178,22 @@ def declared(
             f"Detector '{name}': nonnegative_features: expected True or False, not "
             f"{nonnegative_features!r}."
         )
-    if {"input_gradient", "replaced_logits"} <= set(needs):
+    hints = {
+        "input_gradient": "Declare 'input_gradients' to score with gradients of the images as they "
+        "are.",
+        "tap_gradients": "Both read the taps that choose_taps names.",
+    }
+    for need, hint in hints.items():
+        if {need, "replaced_logits"} <= set(needs):
+            raise UserError(
+                f"Detector '{name}' declares the needs '{need}' and 'replaced_logits', of which a "
+                "detector can have one.",
+                hint,
+            )
+    if "perturbed" in needs and "input_gradient" not in needs:
         raise UserError(
-            f"Detector '{name}' declares the needs 'input_gradient' and 'replaced_logits', of "
-            "which a detector can have one.",
-            "Declare 'input_gradients' to score with gradients of the images as they are.",
+            f"Detector '{name}' declares the need 'perturbed' without 'input_gradient'.",
+            "Declare 'input_gradient' too, which moves the images.",
         )
     return DetectorInfo(
         name=name,

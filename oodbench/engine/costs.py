@@ -23,7 +23,7 @@ from oodbench.engine.passes.capture import NOTHING, Capture
 from oodbench.engine.passes.folding import Folding, find_folding
 from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.replacement import kept_taps, passes_alone
+from oodbench.engine.passes.own_passes import kept_taps, passes_alone
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import raw_scores, score_batch
 from oodbench.errors import counted
@@ -253,8 +253,9 @@ def _passes(
     grouped: dict[Capture, dict[str, Detector]] = defaultdict(dict)
     for key, detector in detectors.items():
         readers = [reader for reader in whole.readers if reader.method == key]
-        kept, _ = kept_taps(classifier.network, {key: detector})
-        alone = Capture.of(detector.info.needs, whole.map_name, readers, kept, whole.dropout)
+        kept = kept_taps(classifier.network, {key: detector})
+        needs = detector.info.needs
+        alone = Capture.of(needs, whole.map_name, readers, kept, whole.dropout)
         grouped[alone][key] = detector
     return [
         _Pass(

@@ -107,7 +107,9 @@ class _Statistics:
         else:  # of a place before, only a detector that passes again asks
             called = before
             shared = before.seconds if before.place == place else 0.0
-            if before.place == place and not all(map(_equal, before.arguments, arguments)):
+            pairs = zip(before.arguments, arguments, strict=True)
+            tensors = [pair for pair in pairs if isinstance(pair[0], Tensor)]
+            if before.place == place and not all(torch.equal(*pair) for pair in tensors):
                 raise RuntimeError(
                     f"{method.__qualname__} was given other values by another detector: name what "
                     "they are with batches.shared(..., of=...)"
@@ -115,11 +117,6 @@ class _Statistics:
         if called.error is not None:
             raise called.error
         return called.value, shared
-
-
-def _equal(first: Any, second: Any) -> bool:
-    """Whether two arguments are the same, if they are tensors."""
-    return not isinstance(first, Tensor) or torch.equal(first, second)
 
 
 class _Loop(Batches):
@@ -194,7 +191,7 @@ class _Loop(Batches):
         """Hand over a batch; back when the detector is done with it."""
         try:
             given = self._shown(outputs)
-        except ValueError as error:
+        except Exception as error:
             self.error, self.finished, self.wants_pass = error, True, False
         else:
             if given is not None:
@@ -245,6 +242,7 @@ class _Reader(_Loop):
         self._statistics = statistics
         self.shared_seconds = 0.0
         self._needs, self._called, self._keeps_out = detector.info.needs, needs, keeps_out
+        self._sample = "" if detector.fitting_images is None else f", {detector.fitting_images}"
         self._part = _KeptOut()
 
     def __iter__(self) -> Iterator[Outputs]:
@@ -253,7 +251,8 @@ class _Reader(_Loop):
 
     def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
         """As the base class says."""
-        return self._statistics.get(kind, arguments, f"{of}, in part" if self._keeps_out else of)
+        seen = f"{', in part' if self._keeps_out else ''}{self._sample}"
+        return self._statistics.get(kind, arguments, of + seen)
 
     def once(self, method: Callable[..., R], *arguments: Any) -> R:
         """As the base class says."""
@@ -278,11 +277,14 @@ class _Reader(_Loop):
                     raise part.error
 
     def _shown(self, outputs: Outputs) -> Outputs | None:
+        own = outputs.given_to(self._name)
+        if not len(own):
+            return None
         # A copy: what a detector does in place is not to reach the next one.
-        given = outputs.copied(self._needs, self._name)
+        given = own.copied(self._needs, self._name)
         if not self._keeps_out:
             return given
-        kept_out = self._part.of(outputs)
+        kept_out = self._part.of(own)
         rows = kept_out if self._called[self._method] == "validation" else ~kept_out
         return given.map(lambda tensor: tensor[rows]) if rows.any() else None
 

@@ -26,13 +26,14 @@ from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.passes.capture import Capture, LayerReader
 from oodbench.engine.passes.contract import NO_LOCAL_FEATURES, DetectorError
 from oodbench.engine.passes.dropout_passes import DropoutPasses, find_dropout
+from oodbench.engine.passes.fitting_pass import OwnSeconds, pass_outputs
 from oodbench.engine.passes.folding import find_folding
 from oodbench.engine.passes.image_sources import ID, EvaluationData, ImageSource
 from oodbench.engine.passes.layer_readers import layer_readers, reads
 from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.replacement import kept_taps
+from oodbench.engine.passes.own_passes import kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import pass_outputs, score_split
+from oodbench.engine.scoring import score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import (
     TuningImages,
@@ -114,8 +115,8 @@ class ModelEvaluation:
         ((_, (self._readers, failures)), *_) = self._runner.within_memory(
             lambda images, *_: layer_readers(classifier, self._detectors, images), images, None
         )
-        kept, refusals = kept_taps(classifier.network, self._detectors)
-        for method, failure in (*failures.items(), *refusals.items()):
+        kept = kept_taps(classifier.network, self._detectors)
+        for method, failure in (*failures.items(), *kept.errors.items()):
             self.results[method].error = failure
         if not classifier.network.has_local_features:
             for label, detector in self._detectors.items():
@@ -206,18 +207,20 @@ class ModelEvaluation:
         self._runner.doing = f"fitting on {source.name}"
         self._report(self._runner.doing)
         started = time.perf_counter()
-        seen = Confusion.empty(self._num_classes)
+        seen, own = Confusion.empty(self._num_classes), OwnSeconds()
         fits = fit_together(
             detectors,
-            lambda: seen.watched(pass_outputs(self._runner, source, detectors)),
+            lambda: seen.watched(pass_outputs(self._runner, source, detectors, own)),
             self._num_classes,
             wanted,
             {method.name for method in self._alive() if method.keeps_out},
         )
         # Alone, a method would have taken the pass and its own part of the work.
-        this_pass = time.perf_counter() - started - sum(fit.seconds for fit in fits.values())
+        elapsed = time.perf_counter() - started - own.spent
+        this_pass = elapsed - sum(fit.seconds for fit in fits.values())
         for name, fit in fits.items():
-            self.results[name].fit_seconds += this_pass + fit.seconds + fit.shared_seconds
+            seconds = fit.seconds + fit.shared_seconds + own.alone[name]
+            self.results[name].fit_seconds += this_pass + seconds
             self.results[name].error = fit.error
         for method in self._methods:
             if method.keeps_out and method.name in fits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -18,7 +18,7 @@ from oodbench.engine.passes.contract import DetectorError, named
 from oodbench.engine.passes.image_sources import ImageSource
 from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.passes.memory import is_out_of_memory
-from oodbench.engine.passes.replacement import own_view, passes_alone
+from oodbench.engine.passes.own_passes import OwnPasses, passes_alone
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.storage.predictions import Predictions
 
@@ -147,12 +147,11 @@ def _views(
             images = images.detach().requires_grad_()
         with runner.reading(map(method_of, detectors)):
             outputs = runner.outputs(images, first=first)
-        clean = outputs.detach()
+        clean, own = outputs.detach(), OwnPasses(runner, images, outputs)
         views = dict.fromkeys(detectors, clean)
         for key, detector in alone.items():
             try:
-                with runner.reading([method_of(key)]):
-                    views[key] = own_view(runner, detector, images, outputs)
+                views[key] = own.view(method_of(key), detector, key)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise  # the caller tries a smaller batch
@@ -239,24 +238,3 @@ def score_batch(runner: NetworkRunner, method: str, detector: Detector, images: 
     if errors:
         raise errors[method]
     return raw_scores(method, detector, views[method])
-
-
-def pass_outputs(
-    runner: NetworkRunner, data: ImageArray | ImageSource, methods: Iterable[str] | None = None
-) -> Iterator[Outputs]:
-    """Outputs of a split, batch by batch, without a graph: a pass that detectors are fitted on.
-
-    Args:
-        runner: attached.
-        data: the split.
-        methods: those that are fitted, and may reduce layers; default: all.
-    """
-    everyone = (reader.method for reader in runner.capture.readers)
-    reading = frozenset(everyone if methods is None else methods)
-    done = 0
-    for images, labels in runner.batches(data):
-        # What is fitted takes part in gradients later; detectors are given copies, made outside.
-        with torch.inference_mode(), runner.reading(reading):
-            parts = runner.within_memory(runner.outputs, images, labels, done)
-        done += len(images)
-        yield from (outputs for _, outputs in parts)

@@ -34,15 +34,9 @@ from torch import Tensor
 from oodbench import metrics
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.contract import TuningError
-from oodbench.engine.passes.input_gradients import (
-    differentiates,
-    gradients_of,
-    perturbed_outputs,
-    shown_gradients,
-    step_size,
-)
+from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.passes.memory import is_out_of_memory
-from oodbench.engine.passes.replacement import own_logits
+from oodbench.engine.passes.own_passes import OwnPasses
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
 from oodbench.engine.scoring import checked_scores
@@ -125,6 +119,7 @@ class _Found:
         errors: setting -> why it cannot be used.
         notes: warnings of libraries.
         seconds: spent for this method alone.
+        saved: seconds that it would have spent alone for what another method computed.
     """
 
     scores: dict[int, Scores] = field(default_factory=dict)
@@ -132,6 +127,7 @@ class _Found:
     errors: dict[int, Exception] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    saved: float = 0.0
 
 
 def _found(
@@ -148,7 +144,8 @@ def _found(
         images = images.detach().requires_grad_(graph)
         with runner.reading(search.method.name for search in searches if search.alive):
             outputs = runner.outputs(images)
-        return [search.found(runner, images, outputs, part, first or 0) for search in searches]
+        passes = OwnPasses(runner, images, outputs)
+        return [search.found(passes, part, first or 0) for search in searches]
 
 
 class _Search:
@@ -160,6 +157,7 @@ class _Search:
         alive: setting -> detector with it, of those that can be used so far; in an order in which
             settings that share a gradient follow each other.
         seconds: spent for this method alone.
+        saved: seconds that it would have spent alone for what another method computed.
     """
 
     def __init__(self, method: Method, detector: Detector, images: TuningImages) -> None:
@@ -173,9 +171,10 @@ class _Search:
         self._scores: dict[tuple[int, bool], list[Scores]] = defaultdict(list)
         self._views: dict[tuple[int, Part], list[Outputs]] = defaultdict(list)
         self._notes: list[str] = []
-        self.seconds = 0.0
+        self.seconds = self.saved = 0.0
         others = [self._others(setting) for setting in self.settings]
-        for index in sorted(range(len(others)), key=lambda index: others.index(others[index])):
+        self._gradient = [others.index(each) for each in others]
+        for index in sorted(range(len(others)), key=self._gradient.__getitem__):
             try:
                 self.alive[index] = self._candidate(detector, self.settings[index])
             except Exception as error:
@@ -203,21 +202,17 @@ class _Search:
             return False
         return self._calibrates or (part.kind != "noisy" and (self._whole or not part.fits))
 
-    def found(
-        self, runner: NetworkRunner, images: Tensor, outputs: Outputs, part: Part, first: int
-    ) -> _Found:
+    def found(self, passes: OwnPasses, part: Part, first: int) -> _Found:
         """Scores of a batch with every setting, or the outputs that a detector is trained on.
 
         Args:
-            runner: runs the network.
-            images: shape [B, C, H, W], requiring a gradient if a setting takes one.
-            outputs: outputs of `images`, with their graph in that case.
+            passes: over the batch, with a graph if a setting takes a gradient.
             part: the part that the batch is of.
             first: index of its first image in the part.
         """
         found, started = _Found(), time.perf_counter()
         with _noted(found.notes):
-            for index, view in self._seen(runner, images, outputs):
+            for index, view in self._seen(passes, found):
                 try:
                     if isinstance(view, Exception):
                         raise view
@@ -236,36 +231,22 @@ class _Search:
         side = "negatives" if part.kind == "negatives" else "in-distribution"
         return checked_scores(self.method.name, candidate, view, f"tuning images, {side}", first)
 
-    def _seen(
-        self, runner: NetworkRunner, images: Tensor, outputs: Outputs
-    ) -> Iterator[tuple[int, Outputs | Exception]]:
+    def _seen(self, passes: OwnPasses, found: _Found) -> Iterator[tuple[int, Outputs | Exception]]:
         """What the detector sees of a batch with each setting, or why it sees nothing."""
-        clean = outputs.detach()
-        key: dict[str, Any] | None = None
-        shown: dict[str, Tensor] = {}
-        gradients: dict[str, Tensor] | None = None
+        method = self.method.name
         for index, candidate in self.alive.items():
-            view = clean
             try:
-                others = self._others(self.settings[index])
-                if others != key:
-                    shown, gradients = shown_gradients(candidate, outputs, images), None
-                    key = others
-                with runner.reading([self.method.name]):
-                    if step_size(candidate) != 0:
-                        if gradients is None:
-                            gradients = gradients_of(candidate, outputs, images)
-                        view = perturbed_outputs(runner, candidate, images, outputs, gradients)
-                    own = own_logits(runner, candidate, images)
-                view = view.replaced(input_gradients=shown, **own)
+                view = passes.view(method, candidate, (method, self._gradient[index]))
             except Exception as error:
                 yield index, error
             else:
+                found.saved += passes.saved
                 yield index, view
 
     def add(self, part: Part, found: _Found) -> None:
         """Keep what was found in a batch of a part."""
         self.seconds += found.seconds
+        self.saved += found.saved
         self._notes += found.notes
         for index, error in found.errors.items():
             self._errors.setdefault(index, error)
@@ -311,7 +292,7 @@ class _Search:
             self._selected_by,
             value,
             (*dict.fromkeys(self._notes), *self._left_out(alike.values())),
-            self.seconds + time.perf_counter() - started + this_pass,
+            self.seconds + self.saved + time.perf_counter() - started + this_pass,
         )
 
     def _sides(self, index: int) -> list[Scores]:

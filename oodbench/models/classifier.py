@@ -51,10 +51,17 @@ def vectors(value: Tensor, layer: nn.Module) -> Tensor:
     """
     if value.ndim < 3:
         return value
+    if _channels(value, layer) == 1:
+        return value.flatten(2).mean(dim=2)
+    return value.flatten(1, -2).mean(dim=1)
+
+
+def _channels(value: Tensor, layer: nn.Module) -> int:
+    """The axis of the channels in the input or output of a layer."""
     on_series = type(layer).__name__.endswith("1d") or value.shape[-1] == 1
     if isinstance(layer, nn.Linear | DistanceHead) or (value.ndim == 3 and not on_series):
-        return value.flatten(1, -2).mean(dim=1)
-    return value.flatten(2).mean(dim=2)
+        return value.ndim - 1
+    return 1
 
 
 def first_tensor(values: Any) -> Any:
@@ -103,8 +110,15 @@ class Network(nn.Module):
         """Whether the penultimate features are known."""
         return self.head is not None or self.features_module is not None
 
-    def watch_features(self, take: Callable[[Tensor], None]) -> list[RemovableHandle]:
+    def watch_features(
+        self, take: Callable[[Tensor], None], whole: Callable[[Tensor, int], None] | None = None
+    ) -> list[RemovableHandle]:
         """Call `take` with the penultimate features [B, D] in each forward pass.
+
+        Args:
+            take: gets the features.
+            whole: gets them as the network gives them, before the average over places, and the axis
+                of their channels.
 
         Returns:
             Handles of the hooks, to be removed; empty if the features are not known.
@@ -114,6 +128,8 @@ class Network(nn.Module):
         def give(value: Any, layer: nn.Module) -> None:
             if isinstance(value, Tensor):
                 take(vectors(value, layer))
+                if whole is not None:
+                    whole(value, _channels(value, layer))
 
         if module is not None:
 

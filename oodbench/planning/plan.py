@@ -100,7 +100,7 @@ class Method:
         needs = self.detector.needs
         return {
             "input_preprocessing": "input_gradient" in needs,
-            "feature_ensemble": bool(needs & {"taps", "tap_maps", "layers"}),
+            "feature_ensemble": bool(needs & {"taps", "tap_maps", "layers", "tap_gradients"}),
             "ood_or_adversarial_samples": self.tuned_on != "none",
             "post_processing_phase": self.tuned_on != "none" or bool(needs & set(FITTED_ON)),
             "ad_hoc_models": "calibration" in needs,

@@ -10,6 +10,8 @@ apply, in forward passes of the whole network (F) for each image:
 - a method with input gradients: another 2 F, one backward pass for the input alone and the second
   forward pass; 5 F for a feature ensemble, which does both for each of its four or five feature
   layers, on half of the network on average;
+- a method with gradients of feature layers: another 1 F at most;
+- fits that take gradients do so for a sample of the images, which is not counted;
 - a method that replaces feature layers: another 1 F at most, as the network continues from there;
 - a method with passes with dropout: another 1 F at most for each of them, likewise;
 - tuning: attacked images are made and verified (4 F); then clean, noisy and attacked images, or
@@ -47,7 +49,7 @@ _ATTACK = 4.0
 """A forward and a backward pass, and two forward passes to see whether the network is fooled."""
 _KINDS = 3.0
 """Clean, noisy and attacked images."""
-_GRADIENTS = frozenset({"input_gradient", "input_gradients"})
+_GRADIENTS = frozenset({"input_gradient", "input_gradients", "tap_gradients"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ def _share(method: Method) -> float:
 
 def _shown(method: Method) -> float:
     """Backward passes for the gradients that a detector reads: one loss, of which most have one."""
-    return 1.0 if "input_gradients" in method.detector.needs else 0.0
+    return 1.0 if method.detector.needs & {"input_gradients", "tap_gradients"} else 0.0
 
 
 def _replaced(method: Method) -> float:
@@ -250,5 +252,7 @@ def _grid(method: Method) -> float:
     settings = math.prod(len(values) for name, values in space.items() if name != "epsilon")
     moved = sum(step != 0 for step in steps)
     gradients = settings if moved else 0
+    if "perturbed" in method.detector.needs:  # one step serves the grid
+        return _share(method) * 2
     own = _share(method) * (gradients + settings * moved)
     return own + (_shown(method) + _replaced(method)) * settings * len(steps)

@@ -148,7 +148,7 @@ def memory(subject: Subject) -> None:
     Tensors and arrays that are alive are counted, from the 60,000th to the 90,000th image of the
     first pass, and of the second one if there is one.
     """
-    outputs = subject.outputs("fit")
+    outputs = subject.complete(subject.new(), subject.outputs("fit"), fitting=True)
     passes = [_LongPass(outputs, subject.network.classes, number) for number in (1, 2)]
     with _memory_counted():
         for batches in passes:

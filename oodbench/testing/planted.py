@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.detector import Batches, Head, Language, Outputs
+from oodbench.engine.passes.capture import FEATURES
 
 Kind = Literal["linear", "dismax"]
 """Of the last layer; "dismax" has distances between directions."""
@@ -78,7 +79,8 @@ class PlantedNetwork:
         "ood"): few units are active, and weakly, except for some that are silent otherwise; all in
         one place. The logits are float64 in any case. For detectors that look at gradients, the
         features are the images: they lie, as [B, 2, D/10, 5], where the gradients come to be (see
-        `with_graph`). So do the taps where the logits of replaced ones come to be.
+        `with_graph`), and for detectors that move images as the logits of `perturbed`. So do the
+        taps where the logits of replaced ones, or what is made of their gradients, come to be.
 
         Args:
             split: "fit" or "validation" with labels, some of them wrong; "positives", "negatives",
@@ -103,23 +105,24 @@ class PlantedNetwork:
         distances = torch.cdist(directions, F.normalize(head.weight.double(), dim=1)) / 2**0.5
         return -(distances + distances.mean(dim=1, keepdim=True)) / 0.1
 
-    def with_graph(self, outputs: Outputs, images: Tensor) -> Outputs:
+    def with_graph(self, outputs: Outputs, images: Tensor, before: Tensor | None = None) -> Outputs:
         """Outputs with a graph that leads to the images; every value stays as it is.
 
         Args:
             outputs: as a detector may see them.
             images: shape [B, 2, D/10, 5], requiring a gradient: the features.
+            before: the images that `outputs` are of, if these are others.
         """
         features = images.flatten(1)
-        change = features - features.detach()
-        logits = self.logits(features)
+        old = features.detach() if before is None else before.flatten(1)
+        change, logits = features - old, self.logits(features)
         early = change.double() @ _mixing(self.units).to(features.device) / 10
         changes = {"early": early.to(features.dtype), "late": change}
 
         def moved(values: Tensor, by: Tensor) -> Tensor:
             return values + by.reshape(*by.shape, *(1,) * (values.ndim - 2))
 
-        graph: dict[str, Any] = {"logits": outputs.logits + (logits - logits.detach())}
+        graph: dict[str, Any] = {"logits": outputs.logits + (logits - self.logits(old))}
         if hasattr(outputs, "features"):
             graph["features"] = outputs.features + change
         if hasattr(outputs, "feature_map"):
@@ -129,14 +132,14 @@ class PlantedNetwork:
             if hasattr(outputs, attribute):
                 taps = getattr(outputs, attribute).items()
                 graph[attribute] = {name: moved(tap, changes[name]) for name, tap in taps}
-        if hasattr(outputs, "input_gradients"):
-            graph["input_gradients"] = {}
+        made: dict[str, Any] = {"input_gradients": {}, "tap_gradients": {}, "perturbed": None}
+        graph |= {name: value for name, value in made.items() if hasattr(outputs, name)}
         return outputs.replaced(**graph)
 
     def features_of_tap(self, name: str, activation: Tensor) -> Tensor:
         """The penultimate features behind a tap's map; those of the early one by least squares."""
-        pooled = activation.mean(dim=(2, 3))
-        if name == "late":
+        pooled = activation.mean(dim=(2, 3)) if activation.ndim > 2 else activation
+        if name != "early":
             return pooled
         units: Tensor = 10 * torch.linalg.pinv(_mixing(self.units))
         return pooled @ units.to(activation)
@@ -243,6 +246,8 @@ def _outputs(network: PlantedNetwork, split: Split, dtype: torch.dtype) -> Outpu
         input_gradients={IMAGES: features.reshape(count, 2, -1, 5)},
         replaced_logits={"early": early, "late": feature_map},
         local_features=feature_map.flatten(2).transpose(1, 2),
+        tap_gradients={"early": early, "late": feature_map, FEATURES: features},
+        perturbed=Outputs(features, features),
     ).map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     return outputs.replaced(logits=network.logits(outputs.features), language=_language(network))
 

@@ -16,12 +16,13 @@ from oodbench.detector import Detector, Language, Outputs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.dropout_passes import find_dropout
-from oodbench.engine.passes.input_gradients import differentiated
+from oodbench.engine.passes.fitting_pass import pass_outputs
+from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.replacement import kept_taps
+from oodbench.engine.passes.own_passes import OwnPasses, kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import pass_outputs, score_split
+from oodbench.engine.scoring import score_split
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.feature_map import find_map
@@ -150,7 +151,7 @@ def engine_scores(
                 images = small_images(FITTING, seed=1 if need == "fit" else 2)
                 outcome = fit_together(
                     {METHOD: detector},
-                    functools.partial(pass_outputs, runner, images),
+                    functools.partial(pass_outputs, runner, images, {METHOD: detector}),
                     CLASSES,
                     needs=need,
                 )[METHOD]
@@ -181,21 +182,21 @@ def _runner(classifier: Classifier, detector: Detector) -> NetworkRunner:
         name = find_map(classifier, few)
         dropout = find_dropout(classifier, few)
     readers, errors = layer_readers(classifier, {METHOD: detector}, few)
-    kept, refusals = kept_taps(classifier.network, {METHOD: detector})
-    for error in (*errors.values(), *refusals.values()):
+    kept = kept_taps(classifier.network, {METHOD: detector})
+    for error in (*errors.values(), *kept.errors.values()):
         raise error
     capture = Capture.of(detector.info.needs, name, readers, kept, dropout)
     return NetworkRunner(classifier, batch_size=64, capture=capture)
 
 
 def _seen(runner: NetworkRunner, detector: Detector, data: ImageArray) -> Outputs:
-    """Outputs of a split, with the gradients that a detector looks at."""
-    if "input_gradients" not in detector.info.needs:
+    """Outputs of a split as the detector sees them while it is tuned."""
+    if not differentiates(detector):
         return Outputs.concatenate(list(pass_outputs(runner, data)))
     parts = []
     for images, _ in runner.batches(data):
         with torch.enable_grad():
             images = images.requires_grad_()
-            still = detector.with_parameters(epsilon=0.0)
-            parts.append(differentiated(runner, still, images, runner.outputs(images)))
+            passes = OwnPasses(runner, images, runner.outputs(images))
+            parts.append(passes.view(METHOD, detector, METHOD))
     return Outputs.concatenate(parts)

@@ -9,10 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
-from oodbench.detector import Detector, Outputs
+from oodbench.detector import Detector, Outputs, PerturbingDetector
+from oodbench.engine.passes.capture import Activation
 from oodbench.engine.passes.dropout_passes import samples_of
-from oodbench.engine.passes.input_gradients import shown_gradients
+from oodbench.engine.passes.input_gradients import (
+    gradients_of,
+    perturbed_outputs,
+    shown_gradients,
+    step_size,
+    tap_gradients,
+)
 from oodbench.errors import UserError, shown
 from oodbench.plugins.content_folders import Plugin
 from oodbench.plugins.declarations import BrokenDetectorError
@@ -132,12 +140,16 @@ class Subject:
         """Fit and calibrate a detector, as the engine does."""
         network = network or self.network
         look = view or functools.partial(self.outputs, network=network)
+
+        def batches(split: Split) -> PlantedBatches:
+            outputs = self.complete(detector, look(split), network, fitting=True)
+            return PlantedBatches(outputs, network.classes, size)
+
         with torch.no_grad():
             if "fit" in self.needs:
-                detector.fit(PlantedBatches(look(fit_on), network.classes, size))
+                detector.fit(batches(fit_on))
             if "validation" in self.needs:
-                batches = PlantedBatches(look("validation"), network.classes, size)
-                detector.fit_validation(batches)
+                detector.fit_validation(batches("validation"))
         self.calibrate(detector, look("positives"), look("negatives"), network)
 
     def calibrate(
@@ -183,17 +195,34 @@ class Subject:
         return scores
 
     def complete(
-        self, detector: Detector, outputs: Outputs, network: PlantedNetwork | None = None
+        self,
+        detector: Detector,
+        outputs: Outputs,
+        network: PlantedNetwork | None = None,
+        *,
+        fitting: bool = False,
     ) -> Outputs:
-        """Planted outputs with the gradients and the logits that the detector asks for."""
+        """Planted outputs with the gradients and the logits that the detector asks for.
+
+        Args:
+            detector: asks for them.
+            outputs: as the detector may see them.
+            network: gives them; default: the detector's.
+            fitting: leave out what is not given while fitting.
+        """
         network = network or self.network
+        made: dict[str, Any] = {}
         if "input_gradients" in self.needs:
-            outputs = _with_gradients(network, detector, outputs)
+            made["input_gradients"] = {} if fitting else _shown(network, detector, outputs)
+        if "tap_gradients" in self.needs:
+            made["tap_gradients"] = _of_taps(network, detector, outputs)
+        if "perturbed" in self.needs:
+            made["perturbed"] = _perturbed(network, detector, outputs)
         if "replaced_logits" in self.needs:
-            outputs = _with_replacements(network, detector, outputs)
+            made["replaced_logits"] = {} if fitting else _replaced(network, detector, outputs)
         if "dropout_logits" in self.needs:
-            outputs = outputs.replaced(sampled_logits=_sampled(detector, outputs.logits))
-        return outputs
+            made["sampled_logits"] = None if fitting else _sampled(detector, outputs.logits)
+        return outputs.replaced(**made)
 
 
 def subject_of(given: Any, plugins: Plugin | Iterable[Plugin] = ()) -> Subject:
@@ -231,14 +260,56 @@ def subject_of(given: Any, plugins: Plugin | Iterable[Plugin] = ()) -> Subject:
     )
 
 
-def _with_gradients(network: PlantedNetwork, detector: Detector, outputs: Outputs) -> Outputs:
+def _shown(network: PlantedNetwork, detector: Detector, outputs: Outputs) -> dict[str, Tensor]:
+    """Gradients with respect to the images."""
     images = outputs.input_gradients.get(IMAGES)
     if images is None:
-        return outputs.replaced(input_gradients={})
+        return {}
     with torch.enable_grad():
         images = images.detach().clone().requires_grad_()
+        return shown_gradients(detector, network.with_graph(outputs, images), images)
+
+
+def _of_taps(network: PlantedNetwork, detector: Detector, outputs: Outputs) -> dict[str, Tensor]:
+    """What the detector makes of gradients with respect to the taps that it chooses."""
+    found: dict[str, Tensor] = {}
+    for name in detector.choose_taps(list(outputs.tap_gradients)):
+        with torch.enable_grad():
+            tap = outputs.tap_gradients[name].detach().clone().requires_grad_()
+            features = network.features_of_tap(name, tap)
+            images = features.reshape(len(outputs), 2, -1, 5)
+            graph = network.with_graph(outputs, images, images.detach())
+            activations = {name: Activation(tap.detach(), get_gradient_edge(tap))}
+            found |= tap_gradients(detector, graph, activations, (name,))
+    return found
+
+
+class _Moving:
+    """Gives the outputs of moved images."""
+
+    def __init__(self, network: PlantedNetwork, outputs: Outputs, images: Tensor) -> None:
+        self._network, self._outputs, self._images = network, outputs, images
+
+    def outputs(self, images: Tensor) -> Outputs:
+        return self._network.with_graph(self._outputs, images, self._images)
+
+    def activation(self, images: Tensor, tap: str) -> Tensor:
+        return self.outputs(images).taps[tap]
+
+
+def _perturbed(network: PlantedNetwork, detector: Detector, outputs: Outputs) -> Outputs:
+    """Outputs after the detector's step."""
+    assert isinstance(detector, PerturbingDetector)
+    assert outputs.perturbed is not None
+    still = outputs.perturbed.logits.reshape(len(outputs), 2, -1, 5)
+    with torch.enable_grad():
+        images = still.detach().clone().requires_grad_()
         graph = network.with_graph(outputs, images)
-        return outputs.replaced(input_gradients=shown_gradients(detector, graph, images))
+        if step_size(detector) == 0:
+            return graph.detach()
+        gradients = gradients_of(detector, graph, images)
+        runner = _Moving(network, outputs, still)
+        return perturbed_outputs(runner, detector, images, graph, gradients, still.new_ones(1))
 
 
 def _sampled(detector: Detector, logits: Tensor) -> Tensor:
@@ -249,10 +320,11 @@ def _sampled(detector: Detector, logits: Tensor) -> Tensor:
     return logits[:, None] * (1 + 0.2 * noise)
 
 
-def _with_replacements(network: PlantedNetwork, detector: Detector, outputs: Outputs) -> Outputs:
+def _replaced(network: PlantedNetwork, detector: Detector, outputs: Outputs) -> dict[str, Tensor]:
+    """Logits with each of the taps that the detector chooses replaced."""
     taps, made = outputs.replaced_logits, {}
     with torch.no_grad():
         for name in detector.choose_taps(list(taps)):
             changed = detector.replace_tap(name, taps[name].clone())
             made[name] = network.logits(network.features_of_tap(name, changed))
-    return outputs.replaced(replaced_logits=made)
+    return made

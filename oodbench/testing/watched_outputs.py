@@ -22,6 +22,8 @@ _NEED_OF = {
         "replaced_logits",
         "language",
         "local_features",
+        "perturbed",
+        "tap_gradients",
     )
 } | {"head": ("head", "dismax_head"), "sampled_logits": ("dropout_logits",)}
 """Attribute of `Outputs` -> the needs that it is read for."""
@@ -49,7 +51,10 @@ class _Watched(Outputs):
     def __getattribute__(self, name: str) -> Any:
         if name in _NEED_OF:
             object.__getattribute__(self, "used").update(_NEED_OF[name])
-        return object.__getattribute__(self, name)
+        value = object.__getattribute__(self, name)
+        if name == "perturbed" and isinstance(value, Outputs):
+            return _Watched.of(value, object.__getattribute__(self, "used"))
+        return value
 
     def _plain(self) -> Outputs:
         held = {}
@@ -119,6 +124,7 @@ def watched_reads(detector: Detector) -> Iterator[set[str]]:
         "calibrate": "calibration",
         "perturbation_losses": "input_gradient",
         "gradient_losses": "",
+        "tap_loss": "",
     }
     for method, need in methods.items():
         if hasattr(detector, method):

@@ -65,11 +65,12 @@ from oodbench.data import ImageArray
 from oodbench.detector import Detector, Outputs, head_obstacle
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.folding import find_folding
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import pass_outputs, score_split
+from oodbench.engine.scoring import score_split
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON

@@ -60,11 +60,12 @@ from oodbench.data.streamed_split import StreamedSplit
 from oodbench.detector import Detector
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.image_sources import Batch, SplitImages
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import pass_outputs, score_split
+from oodbench.engine.scoring import score_split
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
 from oodbench.models.structure.analysis import analyze

@@ -19,11 +19,12 @@ from torch.nn import functional as F
 import oodbench
 from oodbench import Detector, Outputs
 from oodbench.data import ImageArray
+from oodbench.detector.base import step_sign
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.input_gradients import step_sign
+from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import pass_outputs, score_batch, score_split
+from oodbench.engine.scoring import score_batch, score_split
 from oodbench.models.classifier import Classifier, Network
 from oodbench.numerics.likelihood.regression import fit_logistic_regression
 from oodbench.planning.plan import Method

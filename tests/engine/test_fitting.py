@@ -19,8 +19,8 @@ from oodbench import Detector, Outputs, register
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import pass_outputs
 
 Make = Callable[..., Any]
 

@@ -20,7 +20,7 @@ from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
 from oodbench.engine import costs
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.replacement import kept_taps
+from oodbench.engine.passes.own_passes import kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import DetectorError, SplitScores, score_split
 from oodbench.engine.tuning_data import TuningData
@@ -81,7 +81,7 @@ def method(detector: Detector) -> Method:
 def scored(
     classifier: Classifier, data: ImageArray, detectors: dict[str, Detector]
 ) -> SplitScores[str]:
-    kept, _ = kept_taps(classifier.network, detectors)
+    kept = kept_taps(classifier.network, detectors).replaced
     runner = NetworkRunner(classifier, batch_size=8, capture=Capture(kept=kept))
     with runner.attached():
         return score_split(runner, data, detectors, dataset="letters", check_batches=True)
@@ -191,7 +191,7 @@ def test_a_replaced_tap_costs_what_comes_after_it(trained: Classifier, digits: M
         assert measured[name].backwards == 0
     once = measured["none"].flops
     assert measured["late"].flops / once == pytest.approx(shares["late"], rel=0.02)
-    kept, _ = kept_taps(trained.network, {"none": OneTap("none"), "baseline": baseline})
+    kept = kept_taps(trained.network, {"none": OneTap("none"), "baseline": baseline}).replaced
     assert kept == ()
 
 

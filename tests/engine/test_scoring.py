@@ -16,14 +16,9 @@ from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import (
-    DetectorError,
-    SplitScores,
-    pass_outputs,
-    score_batch,
-    score_split,
-)
+from oodbench.engine.scoring import DetectorError, SplitScores, score_batch, score_split
 from oodbench.models.classifier import Classifier
 
 Make = Callable[..., Any]

@@ -82,6 +82,11 @@ def gradnorm(net: Peer, ours: Any) -> Tensor:
     return detector(net.images)
 
 
+def grad_uncertainty(net: Peer, ours: Any) -> Tensor:
+    last = ("1.weight", "1.bias")
+    return peer.GradUncertainty(net.model, param_filter=lambda name: name in last)(net.images)
+
+
 def dice(p: float) -> Callable[[Peer, Any], Tensor]:
     return lambda net, ours: peer.DICE(net.encoder, net.linear.weight, net.linear.bias, p=p).fit(
         net.train
@@ -393,6 +398,12 @@ CASES = (
     Case(
         "gradnorm", "GradNorm", gradnorm, settings="its `param_filter` on the last layer's weights"
     ),
+    Case(
+        "grad_uncertainty",
+        "GradUncertainty",
+        grad_uncertainty,
+        settings="its `param_filter` on the last layer",
+    ),
     *(
         Case("nci", "NCI", with_linear("NCI", alpha=alpha), parameters={"alpha": alpha})
         for alpha in (0.0, 0.01)
@@ -451,15 +462,17 @@ NO_COUNTERPART = "the other library has no such detector"
 
 EXCUSED = dict.fromkeys(
     (
+        *("adascale_a", "adascale_l", "iodin"),
         *("dismax_entropy", "min_distance", "mmles"),
         *("gl_mcm", "neglabel"),
         *("caref", "cadref", "optfs", "weiper"),
         *("gini", "relation", "neco", "cop", "corp", "sirc"),
         *("cosine", "rcos", "ssd"),
-        *("GradUncertainty", "NACUE", "WeightedEBO"),
+        "WeightedEBO",
     ),
     NO_COUNTERPART,
 )
+EXCUSED |= dict.fromkeys(("nac_ue", "NACUE"), "other states, bins and layers")
 EXCUSED |= dict.fromkeys(("mcd", "MCD"), "both draw units at random, from other generators")
 EXCUSED |= dict.fromkeys(
     ("mcm", "MCM"), "it needs text features: see tests/detectors/test_detectors_language.py"

@@ -16,9 +16,10 @@ from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
+from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.scoring import pass_outputs, score_split
+from oodbench.engine.scoring import score_split
 from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from oodbench.detector import Detector
 from oodbench.detector.info import PENULTIMATE
 from oodbench.engine.passes.dropout_passes import DropoutPasses
+from oodbench.models.activations import in_usual_order
 from oodbench.models.layers import Layer
 
 LOGITS = "logits"
@@ -43,6 +45,21 @@ class LayerReader:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptTaps:
+    """The feature layers whose activations a pass keeps, for what detectors do from there.
+
+    Attributes:
+        replaced: those that are replaced, and those before them.
+        differentiated: those that gradients are taken for, with "features".
+        errors: method -> what went wrong where a detector could not choose.
+    """
+
+    replaced: tuple[str, ...]
+    differentiated: tuple[str, ...]
+    errors: Mapping[str, Exception]
+
+
+@dataclass(frozen=True, slots=True)
 class Capture:
     """What a runner captures beside logits and features.
 
@@ -57,6 +74,7 @@ class Capture:
             that `NetworkRunner.resumed` need not compute it again.
         local_features: features of patches.
         dropout: how passes with dropout continue from the shared one.
+        differentiated: taps, or "features", that gradients are taken for.
     """
 
     taps: bool = False
@@ -67,13 +85,38 @@ class Capture:
     kept: tuple[str, ...] = ()
     local_features: bool = False
     dropout: DropoutPasses | None = None
+    differentiated: tuple[str, ...] = ()
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether outputs of taps are kept as they are, which the network may then change."""
+        return self.tap_maps or bool(self.kept or self.differentiated)
+
+    def absent(
+        self, captured: Captured, taps: Iterable[str], reading: Set[str]
+    ) -> dict[str, list[str]]:
+        """Method -> layers that it chose and that did not run; "" -> taps that did not.
+
+        Args:
+            captured: in a pass.
+            taps: of the network.
+            reading: methods that read layers in the pass.
+        """
+        seen = captured.taps if self.taps else captured.tap_maps
+        wanted = taps if self.taps or self.tap_maps else ()
+        absent = {"": [tap for tap in wanted if tap not in seen]}
+        for reader in self.readers:
+            if reader.method in reading:
+                reduced = captured.reduced.get(reader.method, {})
+                absent[reader.method] = [e.name for e in reader.read if e.name not in reduced]
+        return {method: layers for method, layers in absent.items() if layers}
 
     @staticmethod
     def of(
         needs: Set[str],
         map_name: str | None = None,
         readers: Iterable[LayerReader] = (),
-        kept: Iterable[str] = (),
+        kept: KeptTaps | None = None,
         dropout: DropoutPasses | None = None,
     ) -> Capture:
         """What detectors need that declare `needs`."""
@@ -84,13 +127,33 @@ class Capture:
             feature_map,
             map_name if feature_map else None,
             tuple(readers) if "layers" in needs else (),
-            tuple(kept),
+            () if kept is None else kept.replaced,
             "local_features" in needs,
             dropout if "dropout_logits" in needs else None,
+            () if kept is None else kept.differentiated,
         )
 
 
 NOTHING = Capture()
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A feature layer's activation in the graph of a forward pass.
+
+    Attributes:
+        value: detached, its axes in the usual order (`oodbench.models.activations`).
+        edge: its place in the graph. What the network does to the activation in place comes after.
+        axis: axis of its channels, where it is not the usual one.
+    """
+
+    value: Tensor
+    edge: GradientEdge
+    axis: int | None = None
+
+    def in_usual_order(self, gradient: Tensor) -> Tensor:
+        """A gradient with respect to the activation, with the axes of `value`."""
+        return in_usual_order(gradient, self.axis)
 
 
 @dataclass(slots=True)
@@ -104,6 +167,7 @@ class Captured:
         reduced: method -> layer -> reduced activation.
         kept: tap -> what its module gave, and its version then, in the order of the calls; None for
             one that ran twice, or gave something else than a tensor.
+        activations: taps, and "features", that gradients are taken for.
     """
 
     images: int
@@ -116,6 +180,7 @@ class Captured:
     calls: Counter[str] = field(default_factory=Counter)
     reduced: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     kept: dict[str, tuple[Tensor, int] | None] = field(default_factory=dict)
+    activations: dict[str, Activation] = field(default_factory=dict)
 
     def keep(self, tap: str, given: Any) -> None:
         """Keep what a tap's module gave."""
@@ -131,10 +196,26 @@ class Captured:
             for tap, each in self.kept.items()
         }
 
+    def differentiate(self, name: str, output: Tensor, axis: int | None, *, copied: bool) -> None:
+        """Keep what gradients are taken for.
+
+        Args:
+            name: a tap, or "features".
+            output: the activation that its module gave, with its graph.
+            axis: axis of its channels, where it is not the usual one.
+            copied: whether the network may change it in place.
+        """
+        value = in_usual_order(output.detach(), axis)
+        if not copied:
+            self.versions[name] = value._version
+        kept = Activation(value.clone() if copied else value, get_gradient_edge(output), axis)
+        self.activations[name] = kept
+
     @property
     def overwritten(self) -> bool:
         """Whether the network has worked in place on a map that it gave before."""
-        return any(self.tap_maps[name]._version != old for name, old in self.versions.items())
+        values = {**self.tap_maps, **{n: each.value for n, each in self.activations.items()}}
+        return any(values[name]._version != old for name, old in self.versions.items())
 
 
 def pooled(activation: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def checked_losses(
 
     Args:
         detector: gave them.
-        method: what gave them, "perturbation_losses" or "gradient_losses".
+        method: what gave them: "perturbation_losses", "gradient_losses" or "tap_loss".
         returned: the value that the method returned.
         images: B.
         places: the names that are allowed; None if any is.
@@ -135,6 +135,50 @@ def checked_replacement(
     if tuple(returned.shape) != tuple(shape):
         gave = f"a tensor of shape {list(returned.shape)}"
         raise DetectorError(f"{source} returned {gave} for '{tap}'; {expected}")
+    _check_finite(f"{source}: what it returned for '{tap}'", returned)
+    return returned
+
+
+def checked_step(detector: Detector, place: str, returned: object, images: Tensor) -> Tensor:
+    """The images that a detector moved, in the type of the images as they were.
+
+    Args:
+        detector: moved them.
+        place: of the loss.
+        returned: what its `step` returned.
+        images: as they were, shape [B, C, H, W].
+
+    Raises:
+        DetectorError: if it is no tensor of that shape, or not finite.
+    """
+    source = f"{named(detector)}: step"
+    expected = f"expected a floating-point tensor of the shape of the images, {list(images.shape)}"
+    if not isinstance(returned, Tensor) or not returned.is_floating_point():
+        raise DetectorError(f"{source} returned {_kind(returned)} for '{place}'; {expected}")
+    if returned.shape != images.shape:
+        gave = f"a tensor of shape {list(returned.shape)}"
+        raise DetectorError(f"{source} returned {gave} for '{place}'; {expected}")
+    _check_finite(f"{source}: what it returned for '{place}'", returned)
+    return returned.to(images.dtype)
+
+
+def checked_reduction(detector: Detector, tap: str, returned: object, images: int) -> Tensor:
+    """What a detector made of a gradient.
+
+    Args:
+        detector: made it.
+        tap: the name.
+        returned: what its `reduce_gradient` returned.
+        images: B.
+
+    Raises:
+        DetectorError: if it is no tensor with an entry for each image, or not finite.
+    """
+    source = f"{named(detector)}: reduce_gradient"
+    expected = f"expected a tensor of shape [{images}, ...], an entry for each image"
+    if not isinstance(returned, Tensor) or not returned.ndim or len(returned) != images:
+        shape = f" of shape {list(returned.shape)}" if isinstance(returned, Tensor) else ""
+        raise DetectorError(f"{source} returned {_kind(returned)}{shape} for '{tap}'; {expected}")
     _check_finite(f"{source}: what it returned for '{tap}'", returned)
     return returned
 

@@ -1,58 +1,59 @@
-"""Gradients for the input: to perturb it, or for a detector to look at.
+"""Gradients that detectors ask for: with respect to the images, or to feature layers.
 
-The graph is that of the forward pass that all detectors share: a loss costs one backward pass, and
-a perturbation one forward pass without a graph for each step size. The gradient that perturbs does
-not depend on the step size.
+The graph is that of the forward pass that all detectors share: a loss costs one backward pass, or
+the part of one down to the first feature layer, and a perturbation one forward pass without a graph
+for each step size. The gradient that perturbs does not depend on the step size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Outputs, PerturbingDetector
-from oodbench.engine.passes.capture import LOGITS
-from oodbench.engine.passes.contract import checked_gradient, checked_losses
-from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.passes.capture import FEATURES, LOGITS, Activation
+from oodbench.engine.passes.contract import (
+    DetectorError,
+    checked_gradient,
+    checked_losses,
+    checked_reduction,
+    checked_step,
+    checked_taps,
+    named,
+)
+from oodbench.models.classifier import Network
+
+_GRADIENTS = frozenset({"input_gradient", "input_gradients", "tap_gradients"})
+_NOT_YET = frozenset({"perturbed"})
+"""Needs whose values are there after the gradients."""
 
 
 def takes_gradients(needs: Set[str]) -> bool:
-    """Whether a detector with these needs takes gradients for its input."""
-    return bool(needs & {"input_gradient", "input_gradients"})
+    """Whether a detector with these needs takes gradients."""
+    return bool(needs & _GRADIENTS)
 
 
 def differentiates(detector: Detector) -> bool:
     """Whether scoring takes a gradient: a step of zero would not use it."""
-    return "input_gradients" in detector.info.needs or step_size(detector) != 0
+    shown = detector.info.needs & {"input_gradients", "tap_gradients"}
+    return bool(shown) or step_size(detector) != 0
+
+
+def differentiates_to_fit(detector: Detector) -> bool:
+    """Whether fitting takes a gradient."""
+    needs = detector.info.needs
+    return "tap_gradients" in needs or ("perturbed" in needs and step_size(detector) != 0)
 
 
 def step_size(detector: Detector) -> float:
-    """The `epsilon` of a perturbing detector, in units of a [0, 1] pixel; 0 for the others."""
+    """The `epsilon` of a perturbing detector; 0 for the others."""
     return float(detector.epsilon) if isinstance(detector, PerturbingDetector) else 0.0
 
 
-def differentiated(
-    runner: NetworkRunner, detector: Detector, images: Tensor, outputs: Outputs
-) -> Outputs:
-    """What a detector that takes gradients sees of a batch.
-
-    Args:
-        runner: runs the network.
-        detector: declares the need "input_gradient" or "input_gradients".
-        images: shape [B, C, H, W], requiring a gradient.
-        outputs: outputs of `images`, with their graph.
-
-    Raises:
-        DetectorError: if the detector's losses are not as they must be.
-    """
-    view, shown = outputs.detach(), shown_gradients(detector, outputs, images)
-    if isinstance(detector, PerturbingDetector) and step_size(detector) != 0:
-        gradients = gradients_of(detector, outputs, images)
-        view = perturbed_outputs(runner, detector, images, outputs, gradients)
-    return replace(view, input_gradients=shown)
+# --- with respect to the images ------------------------------------------------------------------
 
 
 def gradients_of(detector: Detector, outputs: Outputs, images: Tensor) -> dict[str, Tensor]:
@@ -84,7 +85,7 @@ def _gradients(
     detector: Detector, method: str, outputs: Outputs, images: Tensor, places: Set[str] | None
 ) -> dict[str, Tensor]:
     # A copy, as everything that a detector gets: what it does in place reaches no other.
-    given = outputs.copied(detector.info.needs)
+    given = outputs.replaced(labels=None).copied(detector.info.needs - _NOT_YET)
     losses = checked_losses(
         detector, method, getattr(detector, method)(given), len(outputs), places
     )
@@ -92,40 +93,6 @@ def _gradients(
         name: checked_gradient(detector, method, name, gradient)
         for name, gradient in input_gradients(losses, images).items()
     }
-
-
-def perturbed_outputs(
-    runner: NetworkRunner,
-    detector: Detector,
-    images: Tensor,
-    outputs: Outputs,
-    gradients: Mapping[str, Tensor],
-) -> Outputs:
-    """Outputs of x' = x - epsilon sign(gradient), each place from its own perturbed images.
-
-    With a step of zero nothing is computed: they are the clean outputs. Images are not clamped.
-
-    Args:
-        runner: runs the network; no graph is made.
-        detector: has the step size.
-        images: shape [B, C, H, W].
-        outputs: outputs of `images`.
-        gradients: place -> gradient.
-    """
-    epsilon = step_size(detector)
-    if epsilon == 0 or not isinstance(detector, PerturbingDetector):
-        return outputs.detach()
-    moved = outputs.detach()
-    with torch.no_grad():
-        for place, gradient in gradients.items():
-            step = epsilon * step_sign(gradient, detector.sign_zero)
-            shifted = images.detach() - step
-            if place == LOGITS:
-                moved = replace(runner.outputs(shifted, outputs.labels), taps=moved.taps)
-            else:
-                tap = runner.activation(shifted, place)
-                moved = replace(moved, taps={**moved.taps, place: tap})
-    return moved
 
 
 def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor | None]:
@@ -148,8 +115,113 @@ def input_gradients(losses: Mapping[str, Tensor], images: Tensor) -> dict[str, T
     return gradients
 
 
-def step_sign(gradient: Tensor, sign_zero: str) -> Tensor:
-    """Sign of a gradient; a zero counts as +1 ("plus", the published code's way) or as 0."""
-    if sign_zero == "plus":
-        return torch.where(gradient >= 0, 1.0, -1.0).to(gradient.dtype)
-    return gradient.sign()
+class Runner(Protocol):
+    """What computes outputs of moved images."""
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Of the whole network."""
+        ...
+
+    def activation(self, images: Tensor, tap: str) -> Tensor:
+        """A tap, shape [B, D]."""
+        ...
+
+
+def perturbed_outputs(
+    runner: Runner,
+    detector: PerturbingDetector,
+    images: Tensor,
+    outputs: Outputs,
+    gradients: Mapping[str, Tensor],
+    std: Tensor,
+) -> Outputs:
+    """Outputs after the detector's step, each place from its own moved images.
+
+    Args:
+        runner: runs the network; no graph is made.
+        detector: makes the step.
+        images: shape [B, C, H, W].
+        outputs: outputs of `images`.
+        gradients: place -> gradient.
+        std: of the normalization, shape [1, C, 1, 1] or [1, 1, 1, 1].
+    """
+    moved, taps = outputs.detach(), dict[str, Tensor]()
+    with torch.no_grad():
+        for place, gradient in gradients.items():
+            still = images.detach()
+            step = detector.step(still.clone(), gradient, _broadcast(std, still))
+            shifted = checked_step(detector, place, step, still)
+            if place == LOGITS:
+                moved = runner.outputs(shifted)
+            else:
+                taps[place] = runner.activation(shifted, place)
+    if hasattr(outputs, "taps"):
+        moved = moved.replaced(taps={**outputs.detach().taps, **taps})
+    return moved
+
+
+def _broadcast(std: Tensor, images: Tensor) -> Tensor:
+    """The standard deviations, with as many axes as the images: these may be series, or vectors."""
+    return std.reshape(1, -1, *(1,) * (images.ndim - 2)) if images.ndim > 1 else std.flatten()
+
+
+# --- with respect to feature layers --------------------------------------------------------------
+
+
+def differentiated_taps(detector: Detector, network: Network) -> tuple[str, ...]:
+    """The taps, or "features", that a detector takes gradients for, with its present parameters.
+
+    Raises:
+        DetectorError: if it names something else.
+        Exception: whatever the detector raises.
+    """
+    if "tap_gradients" not in detector.info.needs:
+        return ()
+    places = [*network.tap_names, *([FEATURES] if network.has_features else [])]
+    return checked_taps(detector, detector.choose_taps(places), places)
+
+
+def tap_gradients(
+    detector: Detector,
+    outputs: Outputs,
+    activations: Mapping[str, Activation],
+    chosen: tuple[str, ...],
+) -> dict[str, Tensor]:
+    """What a detector makes of the gradients of its loss with respect to feature layers.
+
+    Args:
+        detector: declares the need "tap_gradients".
+        outputs: outputs of the images, with their graph.
+        activations: tap, or "features" -> its activation.
+        chosen: `differentiated_taps` of the detector.
+
+    Raises:
+        DetectorError: if the detector's methods give something else than they must, or the loss
+            does not depend on a layer.
+    """
+    if not chosen:
+        return {}
+    for name in chosen:
+        if name not in activations:
+            raise DetectorError(f"'{name}' did not run, or not in the graph of the logits")
+    given = outputs.replaced(labels=None).copied(detector.info.needs - _NOT_YET)
+    losses = checked_losses(detector, "tap_loss", detector.tap_loss(given), len(outputs), {LOGITS})
+    found = torch.autograd.grad(
+        losses[LOGITS].sum(),
+        [activations[name].edge for name in chosen],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    reduced = {}
+    with torch.no_grad():
+        for name, gradient in zip(chosen, found, strict=True):
+            each = activations[name]
+            if gradient is None:
+                raise DetectorError(
+                    f"{named(detector)}: tap_loss does not depend on '{name}', on which the logits "
+                    "of this network may not depend either"
+                )
+            checked_gradient(detector, "tap_loss", name, gradient)
+            made = detector.reduce_gradient(name, each.value, each.in_usual_order(gradient))
+            reduced[name] = checked_reduction(detector, name, made, len(outputs))
+    return reduced

@@ -8,15 +8,13 @@ changed in place since, runs again; the logits are the same.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from oodbench.detector import Detector, Outputs
+from oodbench.detector import Detector
 from oodbench.engine.passes.contract import checked_replacement, checked_taps
 from oodbench.engine.passes.dropout_passes import samples_of
-from oodbench.engine.passes.input_gradients import differentiated, differentiates
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.models.classifier import Network
 
@@ -31,55 +29,6 @@ def replaced_taps(detector: Detector, network: Network) -> tuple[str, ...]:
     if "replaced_logits" not in detector.info.needs:
         return ()
     return checked_taps(detector, detector.choose_taps(network.tap_names), network.tap_names)
-
-
-def kept_taps(
-    network: Network, detectors: Mapping[str, Detector]
-) -> tuple[tuple[str, ...], dict[str, Exception]]:
-    """The taps whose output is to be kept: those that are replaced, and those before them.
-
-    Args:
-        network: the network.
-        detectors: method -> detector, of any needs.
-
-    Returns:
-        Names of taps, and method -> what went wrong where a detector could not choose.
-    """
-    kept, errors, names = 0, dict[str, Exception](), network.tap_names
-    for method, detector in detectors.items():
-        try:
-            chosen = replaced_taps(detector, network)
-        except Exception as error:
-            errors[method] = error
-        else:
-            kept = max([kept, *(names.index(tap) + 1 for tap in chosen)])
-    return names[:kept], errors
-
-
-def passes_alone(detector: Detector, network: Network) -> bool:
-    """Whether this detector needs passes of its own to score, beyond the shared forward pass."""
-    own = differentiates(detector) or "dropout_logits" in detector.info.needs
-    return own or bool(replaced_taps(detector, network))
-
-
-def own_view(
-    runner: NetworkRunner, detector: Detector, images: Tensor, outputs: Outputs
-) -> Outputs:
-    """What a detector sees of a batch, of its own gradients and replaced taps.
-
-    Args:
-        runner: runs the network.
-        detector: any.
-        images: shape [B, C, H, W], requiring a gradient if the detector takes one.
-        outputs: outputs of `images`, with their graph in that case.
-
-    Raises:
-        DetectorError: if what the detector's methods give is not as it must be.
-    """
-    view = outputs.detach()
-    if differentiates(detector):
-        view = differentiated(runner, detector, images, outputs)
-    return view.replaced(**own_logits(runner, detector, images))
 
 
 def own_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> dict[str, Any]:

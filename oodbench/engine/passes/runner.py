@@ -19,6 +19,7 @@ from oodbench.engine.passes.capture import (
     FEATURES,
     LOGITS,
     NOTHING,
+    Activation,
     Capture,
     Captured,
     LayerReader,
@@ -56,6 +57,7 @@ class NetworkRunner:
     Attributes:
         report: progress messages go here; default: none.
         doing: purpose of the current pass, for messages.
+        activations: those that gradients are taken for, in the graph of the last `outputs`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class NetworkRunner:
         self._copies_maps = False
         self.report: Callable[[str], None] = lambda text: None
         self.doing = "reading"
+        self.activations: dict[str, Activation] = {}
         self._reading: Set[str] = frozenset()
         self._kept: tuple[Tensor, dict[str, Tensor | None]] | None = None  # of the last pass
 
@@ -106,13 +109,15 @@ class NetworkRunner:
             stack.callback(setattr, self, "_kept", None)
             if self.capture.dropout is not None:
                 stack.enter_context(self.capture.dropout.kept_from(self.classifier))
+            stack.callback(setattr, self, "activations", {})
             yield self
 
     def _hooks(self) -> Iterator[RemovableHandle]:
-        yield from self.classifier.network.watch_features(self._capture_features)
+        whole = self._keep_features if FEATURES in self.capture.differentiated else None
+        yield from self.classifier.network.watch_features(self._capture_features, whole)
         if self.capture.local_features:
             yield from self.classifier.network.watch_local_features(self._capture_local_features)
-        if self.capture.taps or self.capture.tap_maps or self.capture.kept:
+        if self.capture.taps or self.capture.keeps_outputs:
             for name, module in self.classifier.taps.items():
                 yield module.register_forward_hook(self._capture_tap(name))
         if self.capture.feature_map and self.capture.map_name is not None:
@@ -158,6 +163,10 @@ class NetworkRunner:
         if self._captured is not None:
             self._captured.local_features = features
 
+    def _keep_features(self, whole: Tensor, axis: int) -> None:
+        if self._captured is not None and whole.requires_grad:
+            self._captured.differentiate(FEATURES, whole, axis, copied=True)
+
     def _capture_map(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._captured is not None:
             output = self.folding.own_output(module, inputs, output)
@@ -174,6 +183,8 @@ class NetworkRunner:
                 raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
             if name in self.capture.kept:
                 self._captured.keep(name, given)
+            if name in self.capture.differentiated and output.requires_grad:
+                self._captured.differentiate(name, output, axis, copied=self._copies_maps)
             output = in_usual_order(output, axis)
             # The next module may work in place: vectors are copied, of maps see `outputs`.
             if self.capture.taps:
@@ -203,15 +214,15 @@ class NetworkRunner:
             first: index of the first image in its data set, for messages; None for images made
                 from others, such as perturbed ones.
         """
-        self._kept = None
-        counted = self.capture.tap_maps or self.capture.kept
-        with versions_counted() if counted else nullcontext():
+        self._kept, self.activations = None, {}
+        with versions_counted() if self.capture.keeps_outputs else nullcontext():
             captured, logits = self._pass(images)
             if captured.overwritten:
                 self._copies_maps = True
                 captured, logits = self._pass(images)
         if captured.kept:
             self._kept = images, captured.unchanged()
+        self.activations = captured.activations
         features, feature_map = captured.features, captured.feature_map
         if not self.classifier.network.has_features:
             features = logits.new_empty(len(logits), 0)
@@ -231,21 +242,10 @@ class NetworkRunner:
             feature_map,
             captured.tap_maps,
             reduced=captured.reduced,
-            absent=self._absent(captured),
+            absent=self.capture.absent(captured, self.classifier.taps, self._reading),
             language=self._language,
             local_features=captured.local_features,
         )
-
-    def _absent(self, captured: Captured) -> dict[str, list[str]]:
-        """Method -> layers that it chose and that did not run; "" -> taps that did not."""
-        taps = self.classifier.taps if self.capture.taps or self.capture.tap_maps else ()
-        seen = captured.taps if self.capture.taps else captured.tap_maps
-        absent = {"": [tap for tap in taps if tap not in seen]}
-        for reader in self.capture.readers:
-            if reader.method in self._reading:
-                reduced = captured.reduced.get(reader.method, {})
-                absent[reader.method] = [e.name for e in reader.read if e.name not in reduced]
-        return {method: layers for method, layers in absent.items() if layers}
 
     def _pass(self, images: Tensor) -> tuple[Captured, Tensor]:
         def compute() -> tuple[Captured, Tensor]:
@@ -288,8 +288,7 @@ class NetworkRunner:
         Raises:
             ValueError: if the tap's module does not run exactly once in a forward pass.
         """
-        axis = self.classifier.network.channel_axes.get(tap)
-        calls = 0
+        axis, calls = self.classifier.network.channel_axes.get(tap), 0
 
         def hook(module: nn.Module, inputs: Any, given: Any) -> Any:
             nonlocal calls
