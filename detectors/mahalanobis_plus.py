@@ -15,7 +15,6 @@ from oodbench.numerics.statistics.moments import ClassMoments, require_variation
     "mahalanobis_plus",
     label="MDS++",
     title="Mahalanobis distance of features of length 1",
-    aliases=("mdspp",),
     paper="Mahalanobis++: Improving OOD Detection via Feature Normalization",
     authors=("Maximilian Mueller", "Matthias Hein"),
     venue="ICML",

@@ -15,7 +15,6 @@ from oodbench.numerics.statistics.moments import ClassMoments, require_variation
     "relative_mahalanobis_plus",
     label="RMDS++",
     title="Relative Mahalanobis distance of features of length 1",
-    aliases=("rmdspp",),
     paper="Mahalanobis++: Improving OOD Detection via Feature Normalization",
     authors=("Maximilian Mueller", "Matthias Hein"),
     venue="ICML",

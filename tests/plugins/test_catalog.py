@@ -359,6 +359,7 @@ ALIASES = {
     "ebo": "energy",
     "klm": "kl_matching",
     "temp_scaling": "temperature_scaling",
+    "doctor": "gini",
 }
 
 
