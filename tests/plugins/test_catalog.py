@@ -360,6 +360,7 @@ ALIASES = {
     "klm": "kl_matching",
     "temp_scaling": "temperature_scaling",
     "doctor": "gini",
+    "dropout": "mcd",
 }
 
 
