@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from oodbench.data.array_checks import check_count, check_fingerprint, check_labels, check_shape
 from oodbench.data.builtin import BUILDERS
 from oodbench.data.image_array import ImageArray
@@ -50,6 +52,8 @@ def load_split(
 
         return StoredDataset(spec, root_folder(data_root), say or Silent()).load(split)
     data = _build(spec, split)
+    if spec.resize is not None:
+        data = _resized(data, spec)
     check_count(spec, split, spec.splits[split], len(data))
     check_shape(spec, split, data.images)
     check_labels(spec, split, data.labels)
@@ -71,6 +75,17 @@ def checked_split(
         return StoredDataset(spec, root_folder(data_root), say).load_checked(split)
     data = load_split(spec, split, data_root, say)
     return data, data.fingerprint()
+
+
+def _resized(data: ImageArray, spec: DatasetSpec) -> ImageArray:
+    """Images of a built-in set in another shape; levels between 0 and 1 are rounded to bytes."""
+    from oodbench.data.image_decoder import decode_image  # imports Pillow
+
+    images = data.images
+    if images.dtype != np.uint8:
+        images = np.rint(255 * images).astype(np.uint8)
+    pixels = [decode_image(image, spec.shape, spec.resize)[0] for image in images]
+    return ImageArray(np.stack(pixels), data.labels)
 
 
 def _build(spec: DatasetSpec, split: str) -> ImageArray:

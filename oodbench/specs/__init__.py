@@ -6,6 +6,7 @@ from oodbench.specs.benchmark_spec import (
     BenchmarkSpec,
     EvaluationSpec,
     ExcludeSpec,
+    ImagesSpec,
     MatrixSpec,
     MethodSpec,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "ExcludeSpec",
     "FileSpec",
     "FitSplit",
+    "ImagesSpec",
     "LimitSpec",
     "ListSpec",
     "MatrixSpec",

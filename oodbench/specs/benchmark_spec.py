@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from oodbench import metrics
 from oodbench.errors import did_you_mean
-from oodbench.specs.dataset_spec import DatasetSpec
+from oodbench.specs.dataset_spec import DatasetSpec, ResizeSpec
 from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import ModelSpec
 from oodbench.specs.published_spec import PublishedReference
@@ -21,6 +21,7 @@ from oodbench.specs.spec_base import (
     RunName,
     SchemaVersion,
     Several,
+    Side,
     Spec,
     SplitName,
     Text,
@@ -56,6 +57,26 @@ class MatrixSpec(Spec):
 
     models: Literal["all"] | Several[Text] = "all"
     detectors: Literal["all"] | Several[Text] = "all"
+
+
+class ImagesSpec(Spec):
+    """How the images of every data set of a benchmark are prepared, as its models' weights expect.
+
+    It takes the place of what the manifests say.
+    """
+
+    shape: Annotated[tuple[Side, Side, Side], Field(strict=False)]
+    """Channels, height, width."""
+    resize: ResizeSpec = ResizeSpec()
+
+    @model_validator(mode="after")
+    def _short_side_covers(self) -> ImagesSpec:
+        short = self.resize.short_side
+        if short is not None and short < max(self.shape[1:]):
+            raise ValueError(
+                f"resize: short_side {short} is less than a side of the shape {list(self.shape)}"
+            )
+        return self
 
 
 class ExcludeSpec(Spec):
@@ -101,6 +122,8 @@ class BenchmarkSpec(Spec):
     datasets: dict[Text, Text] = Field(default_factory=dict)
     """Name of a data set in this benchmark, its records, scores and tables -> its manifest.
     Default: the manifest has the name itself."""
+    images: ImagesSpec | None = None
+    """How images are resized and cropped; None: as the manifest of each data set says."""
     models: dict[MethodName, ModelSpec]
     methods: dict[MethodName, MethodSpec] = Field(default_factory=dict)
     matrix: MatrixSpec | None = None
@@ -230,6 +253,9 @@ class BenchmarkSpec(Spec):
 
     def decoded(self, dataset: DatasetSpec) -> DatasetSpec:
         """A data set whose images are decoded as this benchmark says."""
+        if self.images is not None:
+            changes = {"shape": self.images.shape, "resize": self.images.resize, "sha256": {}}
+            dataset = dataset.model_copy(update=changes)
         if self.evaluation.decoder == "exact" or dataset.resize is None:
             return dataset
         resize = dataset.resize.model_copy(update={"draft": True})

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Preprocessing:
     """How images were prepared when the accuracy of published weights was measured.
 
-    oodbench normalizes images itself. They are resized and cropped when they are decoded, as the
-    manifest of the data set says.
+    oodbench normalizes images itself. They are resized and cropped when they are decoded, as
+    `images` of the benchmark or the manifest of the data set says.
 
     Attributes:
         mean, std: per channel, for images in [0, 1].
@@ -30,5 +30,7 @@ class Preprocessing:
         how = f" ({self.resize})" if self.resize else ""
         return (
             f"the weights were made for images of {self.size[0]}x{self.size[1]}{how}, and the ID "
-            f"images are {shape[1]}x{shape[2]}: expect another accuracy than the published one"
+            f"images are {shape[1]}x{shape[2]}: expect another accuracy than the published one, or "
+            f"write images: {{shape: [{shape[0]}, {self.size[0]}, {self.size[1]}], ...}} in the "
+            "benchmark"
         )
