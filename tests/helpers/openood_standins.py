@@ -82,6 +82,7 @@ def write_openood(
                 writer.write_list("openood-imagenet-r", "test", folders["classes"])
         values["splits"] = {split: counts[split] for split in spec.splits}
         values["num_classes"] = CLASSES if spec.num_classes else None
+        values.pop("classes", None)
         for place in values["places"]:
             for file in place["files"]:
                 writer.adapt(place["folder"], file)

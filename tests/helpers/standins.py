@@ -64,6 +64,7 @@ def write_standins(
         update = {
             "splits": {split: counts[split] for split in spec.splits},
             "num_classes": CLASSES if spec.num_classes else None,
+            "classes": [],
             "files": [
                 {
                     "name": file.name,
