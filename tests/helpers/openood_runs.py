@@ -1,4 +1,4 @@
-"""The benchmarks of OpenOOD on stand-ins: its lists and folders, torchvision's files, checkpoints.
+"""Runs of OpenOOD's benchmarks on stand-ins of its lists and folders, and its checkpoints.
 
 Benchmarks are the built-in ones but for the dimensions of ViM: the networks are narrower; the real
 ones would take minutes.
@@ -7,19 +7,14 @@ ones would take minutes.
 from __future__ import annotations
 
 import io
-import json
 import zipfile
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.openood_standins import write_openood
 from helpers.standins import use_standins
-
-import oodbench
-from oodbench import models
 from oodbench.data import load_split
 from oodbench.data.image_array import ImageArray
 from oodbench.plugins.catalog import Catalog
@@ -28,25 +23,10 @@ from oodbench.specs import ModelSpec, TrainingSpec
 from oodbench.training.loop import train
 from oodbench.verification.run_verification import verify_run
 
-pytestmark = pytest.mark.usefixtures("one_thread", "narrow")
-
 CIFAR = ("mnist", "svhn", "texture")
-CIFAR10 = ("cifar10", "cifar10c", "cifar100-ood", "tin-cifar10", "places365-cifar10", *CIFAR)
-CIFAR100 = ("cifar100", "cifar10-ood", "tin-cifar100", "places365-cifar100", *CIFAR)
-LARGE = ("ssb-hard", "ninco", "inaturalist", "textures", "openimage-o")
-IMAGENET200 = ("imagenet200", "imagenet200-v2", "imagenet200-c", "imagenet200-r", *LARGE)
-OF_OTHER_MODELS = {"dismax_entropy", "min_distance", "mmles", "mcm", "gl_mcm", "neglabel"}
+OF_OTHER_MODELS = {"dismax_head", "language"}
+"""Needs of detectors that do not run on OpenOOD's checkpoints."""
 SIZES = {"train": 100, "validation": 30, "test": 30}
-
-
-@pytest.fixture(scope="module")
-def narrow() -> Iterator[None]:
-    networks = dict(models.NETWORKS)
-    wide = networks["resnet18_32x32"]
-    networks["resnet18_32x32"] = replace(wide, options={**wide.options, "widths": (8, 16, 16, 32)})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodbench.models.NETWORKS", networks)
-        yield
 
 
 def standins(
@@ -104,9 +84,11 @@ def check(run: Run, id_set: str) -> None:
     """Every detector has values on every OOD set, or says why it has none."""
     assert run.complete, run.failures
     spec = Catalog().benchmark(f"openood-{id_set}")
-    detectors = set(Catalog().detectors)
+    known = Catalog().detectors
+    infos = [status.info for status in known.values() if status.info is not None]
+    of_other_models = {info.name for info in infos if info.needs & OF_OTHER_MODELS}
     found = {record.detector for record in run.records if record.status == "ok"}
-    assert found == detectors - OF_OTHER_MODELS
+    assert found == known.keys() - of_other_models
     ok = [record for record in run.records if record.status == "ok"]
     assert {r.ood_dataset for r in ok if r.ood_dataset} == set(spec.ood_groups)
     assert {r.id_dataset for r in ok} == {id_set}
@@ -126,64 +108,3 @@ def check(run: Run, id_set: str) -> None:
     assert beside["gram"].contested
     assert "published" in (run.folder / "published.md").read_text()
     assert not verify_run(run.folder).discrepancies
-
-
-def test_cifar10_in_the_folders_of_openood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = standins(tmp_path, CIFAR10, monkeypatch)
-    checkpoints("cifar10", root, zipped=True)
-    run = oodbench.run(small(tmp_path, "cifar10"), out=tmp_path / "run", seeds=1, device="cpu")
-    check(run, "cifar10")
-    assert {r.n_id for r in run.records if r.status == "ok"} == {SIZES["test"]}
-
-    full = oodbench.run(
-        "openood-cifar10-fs", out=tmp_path / "fs", seeds=2, methods=["msp", "knn"], device="cpu"
-    )
-    assert full.complete, full.failures
-    assert {tuple(r.csid or ()) for r in full.records} == {("cifar10c",)}
-    assert {r.n_id for r in full.records} == {2 * SIZES["test"]}
-    assert {r.seed for r in full.records} == {0, 1}
-
-
-def test_cifar100_in_the_files_of_torchvision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = standins(tmp_path, CIFAR100, monkeypatch, torchvision=True)
-    assert not (root / "images_classic/cifar100").exists()
-    checkpoints("cifar100", root, zipped=False)
-    run = oodbench.run(small(tmp_path, "cifar100"), out=tmp_path / "run", seeds=1, device="cpu")
-    check(run, "cifar100")
-
-
-def test_imagenet200_without_its_training_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = standins(tmp_path, IMAGENET200, monkeypatch)
-    (root / "images_largescale/imagenet_1k/train").rename(tmp_path / "elsewhere")
-    for path in [each.path for each in _models("openood-imagenet200")["ResNet18"].checkpoint]:
-        (root / str(path)).parent.mkdir(parents=True)
-        network = models.create("torchvision:resnet18", 10, "softmax", 3)
-        (root / str(path)).write_bytes(state_dict(network.module))
-    run = oodbench.run(
-        "openood-imagenet200-fs",
-        out=tmp_path / "run",
-        seeds=1,
-        limit=10,
-        methods=["msp", "kl_matching", "knn"],
-        device="cpu",
-    )
-    assert not run.failures
-    assert not run.complete, "knn was asked for by name"
-    reasons = {r.detector: r.reason for r in run.records if r.status == "skipped"}
-    assert reasons == {
-        "knn": "no training images: "
-        "the data root has no folder 'images_largescale/imagenet_1k/train'"
-    }
-    ok = [r for r in run.records if r.status == "ok"]
-    assert {r.detector for r in ok} == {"baseline", "kl_matching"}
-    assert {r.n_id for r in ok} == {40}, "ID, V2, C and R"
-    checksums = json.loads((run.folder / "run.json").read_text())["checksums"]["data"]
-    assert set(checksums["imagenet200"]) == {"validation", "test"}
-
-
-def _models(benchmark: str) -> dict[str, ModelSpec]:
-    return Catalog().benchmark(benchmark).models
