@@ -45,7 +45,7 @@ def write_openood(
 
     Lists have the form of the published ones (`path label` a line, -1 for OOD, names as OpenOOD
     numbers its files), images are in `images_classic/` and `images_largescale/`, and manifests
-    differ from the built-in ones in checksums, counts and `num_classes` (10) alone. So all that
+    differ from the built-in ones in checksums, counts and classes (10) alone. So all that
     reads the originals reads these, without a network. Images of 32x32 have learnable classes
     (`helpers.standins.images_with_classes`); those of ImageNet are these, enlarged to about 240
     pixels, as JPEG files; ImageNet-C has 224x224.
