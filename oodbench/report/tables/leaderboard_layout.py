@@ -35,7 +35,7 @@ from oodbench.report.tables.document import (
     Table,
 )
 from oodbench.report.tables.method_cells import RUN, name_headings, named, sections
-from oodbench.report.tables.notes import cost_notes, mark_notes, notes, tuning_notes
+from oodbench.report.tables.notes import cost_notes, left_out_note, mark_notes, notes, tuning_notes
 from oodbench.report.tables.optional_tables import optional_set_tables, optional_tables
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
@@ -302,12 +302,13 @@ def _leaderboard(board: LeaderboardData, split: bool) -> Table:
         return tuple(found)
 
     title = "Quality (%) and cost" if has_cost else "Quality (%)"
-    scattering = (
-        f"{UNSTEADY_SIGN} after a time: its repetitions vary by more than {SCATTER_LIMIT:.0%} "
-        "(see the cost table)."
-    )
-    notes = (scattering,) if any(map(unsteady, board.rows)) else ()
-    return Table(title, tuple(headings), sections(board, cells), notes)
+    notes = [left_out_note(board.left_out)] if board.left_out else []
+    if any(map(unsteady, board.rows)):
+        notes.append(
+            f"{UNSTEADY_SIGN} after a time: its repetitions vary by more than {SCATTER_LIMIT:.0%} "
+            "(see the cost table)."
+        )
+    return Table(title, tuple(headings), sections(board, cells), tuple(notes))
 
 
 def _details(

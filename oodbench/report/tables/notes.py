@@ -18,7 +18,7 @@ def notes(board: LeaderboardData, best: str) -> tuple[str, ...]:
         board: the leaderboard.
         best: how the format shows the best value of a column, in words.
     """
-    found = [left_out_note(board.left_out)] if board.left_out else []
+    found: list[str] = []
     if board.rows:
         found += _quality_notes(board, best)
     published = dict.fromkeys(row.model for row in board.rows if row.weights)
@@ -47,9 +47,8 @@ def left_out_note(detectors: Sequence[str]) -> str:
     """
     many = counted(len(detectors), "more detector")
     return (
-        f"The benchmark has {many}, which a run leaves out by default. `oodbench run` takes "
-        "--methods all, or names from `oodbench list detectors`; with --resume, it adds them to a "
-        "run."
+        f"{many}, left out by default: --methods all runs all, or name them (`oodbench list "
+        "detectors`); --resume adds them to a run."
     )
 
 
