@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from oodbench import Batches, LayerwiseDetector, register
 from oodbench.layerwise import Combine
+from oodbench.numerics.bank import DirectionBank
 from oodbench.numerics.input_checks import at_least, labels_of, positive, require_images
 from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.statistics.own_covariances import OwnGaussians
@@ -79,16 +81,32 @@ class GaussianMixture(LayerwiseDetector):
             ValueError: if there are no images, images have no labels, or features do not vary
                 within the classes.
         """
-        features = batches.shared(RowSample, self.bank_size)
-        labels = batches.shared(RowSample, self.bank_size, of="labels")  # of the same images
+        bank = batches.shared(DirectionBank, self.bank_size)
+        lengths = batches.shared(RowSample, self.bank_size, of="lengths")  # of the same images
+        labels = batches.shared(RowSample, self.bank_size, of="labels")
         for outputs in batches:
-            batches.once(features.add, outputs.features)
+            batches.once(bank.add, outputs.features)
+            batches.once(lengths.add, outputs.features.double().norm(dim=1))
             batches.once(labels.add, labels_of(outputs))
-        require_images(len(labels))
-        self.gaussians = OwnGaussians.of(
-            features.blocks, torch.cat(labels.blocks), self.prior, self.dim
-        )
+        require_images(len(bank))
+        features = _Features(bank, torch.cat(lengths.blocks))
+        self.gaussians = OwnGaussians.of(features, torch.cat(labels.blocks), self.prior, self.dim)
 
     def score_features(self, features: Tensor) -> Tensor:
         """Log-density, shape [B]."""
         return self.gaussians.log_densities(features).logsumexp(dim=1)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Features from their directions, which other detectors keep too, and their lengths."""
+
+    bank: DirectionBank
+    lengths: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start = 0
+        for block in self.bank:
+            lengths = self.lengths[start : start + len(block), None]
+            yield (block * lengths).to(block.dtype)
+            start += len(block)
