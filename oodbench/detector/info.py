@@ -128,9 +128,19 @@ class DetectorInfo:
         return f"{self.venue} {self.year or ''}".strip()
 
     @property
-    def gradient_free(self) -> bool:
-        """Whether it needs no gradient with respect to the images."""
-        return self.needs.isdisjoint({"input_gradient", "input_gradients"})
+    def shares_forward(self) -> bool:
+        """Whether one forward pass gives all that it needs: no gradients, no passes with dropout.
+
+        A detector that replaces feature layers counts, since it may replace none.
+        """
+        own_passes = {
+            "input_gradient",
+            "perturbed",
+            "input_gradients",
+            "tap_gradients",
+            "dropout_logits",
+        }
+        return self.needs.isdisjoint(own_passes)
 
     @property
     def cost_class(self) -> str:

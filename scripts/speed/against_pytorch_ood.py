@@ -9,7 +9,7 @@ colors of ten classes, or the photographs of FOLDER, which has one folder for ea
 
 - oodbench: one cycle of its engine for several detectors together, from bytes to scores: thirteen
   that one starts with, all that pytorch-ood has too, and all of oodbench's catalog; each time those
-  that need no gradient and run on a linear last layer.
+  that one forward pass is enough for, and that run on a linear last layer.
 - pytorch-ood: each detector as its documentation shows, `fit(loader)` and then `predict` for every
   batch of both sets. Its loaders are lists of ready float32 batches, already normalized: what a
   DataLoader and transforms take is not counted.
@@ -428,10 +428,10 @@ OURS = tuple(
     name
     for name, status in Catalog().detectors.items()
     if status.info is not None
-    and status.info.gradient_free
+    and status.info.shares_forward
     and head_obstacle(status.info.needs, "linear", "resnet20") is None
 )
-"""Every detector of oodbench that needs no gradient of the image."""
+"""Every detector of oodbench that needs one forward pass, and no other head."""
 
 WITHOUT_GRADIENTS = tuple(name for name in PAIRS if name not in ("odin", "mahalanobis"))
 CORE = tuple(name for name, each in PAIRS.items() if each.core)

@@ -2,7 +2,7 @@
 
     python scripts/speed/large_features.py [--images 50000] [--features 2048] [--classes 1000]
 
-All detectors that need no gradient of the image are fitted together, as the engine does it, on
+All detectors that one forward pass is enough for are fitted together, as the engine does it, on
 features that are drawn batch by batch and stored nowhere; then each scores. Features are rectified
 and have a pattern for each class; maps of 2x2 places have them for their mean. Prints the seconds
 and the memory of each detector, and the largest resident size of the process, which is to stay
@@ -42,12 +42,12 @@ ROWS = COLUMNS = 2
 
 
 def detector_names() -> list[str]:
-    """Detectors that need no gradient of the image and run on a linear last layer."""
+    """Detectors that one forward pass is enough for, and that run on a linear last layer."""
     return [
         name
         for name, status in Catalog().detectors.items()
         if status.info is not None
-        and status.info.gradient_free
+        and status.info.shares_forward
         and head_obstacle(status.info.needs, "linear", "this model") is None
     ]
 

@@ -51,7 +51,7 @@ def main() -> None:
     detectors = {
         method.detector.name: catalog.load_detector(method.detector.name, method.arguments)
         for method in plan.methods_of(MODEL)
-        if method.detector.gradient_free
+        if method.detector.shares_forward
     }
     sets = [plan.benchmark.id, *plan.benchmark.ood_groups]
     images = {name: data.get(name, "test") for name in sets}
