@@ -45,6 +45,7 @@ class RelativeMahalanobisPlus(LayerwiseDetector):
         self.classes = batches.once(moments.tied_gaussian)
         require_variation(self.classes)
         self.background = self.classes.white_background(moments.counts)
+        require_variation(self.background)  # finds its axes now, not when it first scores
 
     def score_features(self, features: Tensor) -> Tensor:
         """Minus the smallest relative squared distance, shape [B]."""
