@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.gradient_detectors import fit, load, runner_of
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import oodbench
 from oodbench import Outputs, PerturbingDetector
 from oodbench.data import ImageArray
-from oodbench.engine import costs
+from oodbench.engine import costs, model_evaluation
 from oodbench.engine.passes.fitting_pass import OwnSeconds, pass_outputs
+from oodbench.engine.passes.folding import Folding, find_folding
 from oodbench.engine.passes.own_passes import OwnPasses
 from oodbench.engine.scoring import score_split
 
@@ -163,3 +165,103 @@ def test_a_wrong_step_is_said(tiny: Make, tiny_data: Make, how: str, said: str) 
         result = score_split(runner, tiny_data(8), {"M": detector}, dataset="x")
     assert "step" in str(result.errors["M"])
     assert said in str(result.errors["M"])
+
+
+# --- models of users -----------------------------------------------------------------------------
+
+NAMES = ("iodin", "adascale_a", "adascale_l", "nac_ue", "grad_uncertainty")
+
+
+def images(count: int, seed: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    centers = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(9))
+    noise = torch.randn(count, 3, 8, 8, generator=generator)
+    return TensorDataset((centers[labels] + 0.1 * noise).clamp(0, 1), labels)
+
+
+class Convolutions(nn.Module):
+    """With BatchNorms that can be folded, in-place rectifiers, and statistics of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(*sizes, 3, padding=1, stride=2), nn.BatchNorm2d(sizes[1]))
+            for sizes in ((3, 16), (16, 32), (32, 64))
+        )
+        self.rectifier, self.fc = nn.ReLU(inplace=True), nn.Linear(64, 3)
+        for stage in self.stages:
+            nn.init.uniform_(stage[1].running_mean, -0.5, 0.5)
+            nn.init.uniform_(stage[1].running_var, 0.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = self.rectifier(stage(x))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
+
+
+def evaluated(model: nn.Module, size: int = 64) -> Any:
+    def data(count: int, seed: int) -> DataLoader[Any]:
+        return DataLoader(images(count, seed), batch_size=size)
+
+    return oodbench.evaluate(
+        model,
+        [*NAMES, "baseline"],
+        id_data=data(40, 1),
+        ood_data={"other": data(30, 2)},
+        fit_data=data(120, 3),
+        validation_data=data(90, 4),
+        normalization=([0.5, 0.4, 0.3], [0.25, 0.2, 0.5]),
+        taps=["stages.0", "stages.1", "stages.2"],
+    )
+
+
+def test_folded_models_and_batches_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are those of the model as it is, which comes back as it was."""
+    found: list[int] = []
+
+    def find(*given: Any) -> Folding:
+        found.append(len(find_folding(*given)))
+        return find_folding(*given)
+
+    monkeypatch.setattr(model_evaluation, "find_folding", find)
+    model = Convolutions().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded = evaluated(model, size=13)
+    assert folded.failed == folded.skipped == {}
+    assert found == [3]
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    monkeypatch.setattr(model_evaluation, "find_folding", lambda *given: Folding())
+    plain = evaluated(Convolutions())
+    for name in NAMES:
+        tolerance = 2e-2 if name == "nac_ue" else 1e-3  # a state at the limit of a bin moves
+        for split in ("id", "other"):
+            one, other = folded.scores[name][split], plain.scores[name][split]
+            np.testing.assert_allclose(one, other, rtol=tolerance)
+
+
+def test_half_precision() -> None:
+    half = evaluated(Convolutions().to(torch.bfloat16))
+    assert half.failed == half.skipped == {}
+    whole = evaluated(Convolutions())
+    for name in NAMES:
+        scores = half.scores[name]["id"]
+        assert np.isfinite(scores).all()
+        assert np.corrcoef(scores, whole.scores[name]["id"])[0, 1] > 0.7, name
+
+
+def test_a_model_without_a_gradient_loses_only_what_needs_one() -> None:
+    class Rounding(Convolutions):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return super().forward(x)
+
+    result = evaluated(Rounding())
+    assert {*result.scores} == {"grad_uncertainty", "baseline"}
+    for name in ("iodin", "adascale_a", "adascale_l", "nac_ue"):
+        assert "gradient" in result.skipped[name]
