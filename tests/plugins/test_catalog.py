@@ -361,6 +361,7 @@ ALIASES = {
     "temp_scaling": "temperature_scaling",
     "doctor": "gini",
     "dropout": "mcd",
+    "nac": "nac_ue",
 }
 
 
