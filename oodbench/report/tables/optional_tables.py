@@ -20,8 +20,8 @@ _Shown = Sequence[tuple[str, Column, Heading]]
 """Metric, column of the board, and heading of each column of a table."""
 
 
-_FEW = 2
-"""Most metrics for which an overview shows the groups of OOD sets."""
+_FEW = {True: 4, False: 2}
+"""Most metrics whose groups of OOD sets are shown, in a whole report and in an overview."""
 
 
 def optional_tables(board: LeaderboardData, *, split: bool, whole: bool = True) -> list[Table]:
@@ -30,7 +30,7 @@ def optional_tables(board: LeaderboardData, *, split: bool, whole: bool = True) 
     Args:
         board: the leaderboard.
         split: whether a method is named in two columns, the trained model and the detector.
-        whole: whether to show the groups of OOD sets also of many metrics.
+        whole: whether the report is a whole one, not an overview.
     """
     of_id = [metric for metric in board.optional if of_id_images(metric)]
     of_sets = [metric for metric in board.optional if not of_id_images(metric)]
@@ -42,10 +42,12 @@ def optional_tables(board: LeaderboardData, *, split: bool, whole: bool = True) 
         tables.append(_table(board, split, title, shown, _notes(board, of_id)))
     if of_sets:
         mean = board.column("mean")
-        few = whole or len(of_sets) <= _FEW
+        few = len(of_sets) <= _FEW[whole]
         groups = [column for column in board.groups if few and column.sets != mean.sets]
         shown = [
-            (name, column, _heading(name, column)) for name in of_sets for column in (*groups, mean)
+            (name, column, _heading(name, column if groups else None))
+            for name in of_sets
+            for column in (*groups, mean)
         ]
         what = "mean over the OOD sets" if len(mean.sets) > 1 else f"against {mean.sets[0]}"
         title = f"Metrics on request, {what} (%)"
@@ -70,7 +72,10 @@ def optional_set_tables(board: LeaderboardData, *, split: bool) -> list[Table]:
     return tables
 
 
-def _heading(name: str, column: Column) -> Heading:
+def _heading(name: str, column: Column | None) -> Heading:
+    """The heading of the mean, of a group, or of a metric without columns for groups."""
+    if column is None:
+        return Heading(metric_title(name), metric_title(name))
     if column.kind == "mean":
         return Heading("mean", "mean", group=metric_title(name))
     return Heading(column.name, column.name, importance=4, group=metric_title(name))
