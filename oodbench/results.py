@@ -34,11 +34,32 @@ class Run:
         folder: the run directory.
         complete: whether everything that was asked for is there.
         failures: "method (seed k): reason" of each failure.
+        computed: records that are not on disk (`with_metrics`).
     """
 
     folder: Path
     complete: bool = True
     failures: tuple[str, ...] = ()
+    computed: tuple[QualityRecord, ...] = ()
+
+    def with_metrics(self, metrics: str | Sequence[str]) -> Run:
+        """The run with metrics on request that it did not record; nothing is written.
+
+        They are computed from its scores and predictions.
+
+        Args:
+            metrics: names of `oodbench.metrics.OPTIONAL`, or "all".
+
+        Raises:
+            UserError: if a name is not known, or scores or predictions cannot be read.
+        """
+        from oodbench.engine.resuming import computed_later
+        from oodbench.planning.overrides import optional_metrics
+
+        names = optional_metrics(metrics)
+        resamples = self._directory.read_description().of_benchmark.evaluation.resamples
+        found = computed_later(self._directory, self._read[0], names, resamples)
+        return replace(self, computed=(*self.computed, *found))
 
     @property
     def _directory(self) -> RunDirectory:
@@ -61,7 +82,7 @@ class Run:
     @property
     def records(self) -> list[QualityRecord]:
         """One record for each method, OOD set, metric and seed."""
-        return self._read[0]
+        return [*self._read[0], *self.computed]
 
     @property
     def costs(self) -> list[CostRecord]:

@@ -24,6 +24,7 @@ from oodbench.report.tables.notes import (
     same_source_note,
     untuned_note,
 )
+from oodbench.report.tables.values import metric_title
 from oodbench.report.writers.terminal import paragraph, table_renderables
 from oodbench.specs import ModelSpec
 
@@ -128,6 +129,8 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
     untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
     said = [left_out_note(plan.left_out)] if plan.left_out else []
     said += [untuned_note(untuned)] if untuned else []
+    titles = [metric_title(name) for name in benchmark.metrics]
+    said += [f"Metrics on request: {', '.join(titles)}."] if titles else []
     tuned_on = dict.fromkeys(m.tuning_ood for m in plan.methods if m.tuning_ood is not None)
     if plan.same_source:
         said += [same_source_note(ood, plan.same_source) for ood in tuned_on]

@@ -132,6 +132,52 @@ def add_optional(
         records |= dict(pool.map(added, todo))
 
 
+def computed_later(
+    directory: RunDirectory,
+    recorded: Sequence[QualityRecord],
+    names: Sequence[str],
+    resamples: int,
+) -> list[QualityRecord]:
+    """Metrics on request of a finished run that it did not record, from scores and predictions.
+
+    Args:
+        directory: of the run; nothing is written.
+        recorded: its quality records.
+        names: the metrics.
+        resamples: number of bootstrap resamples.
+
+    Raises:
+        UserError: if scores or predictions cannot be read.
+    """
+    by_key: dict[Key, list[QualityRecord]] = {}
+    for record in recorded:
+        if record.status == "ok" and record.metric not in metrics.OPTIONAL:
+            by_key.setdefault((record.method, record.seed), []).append(record)
+    known = {record.metric for record in recorded}
+    first = recorded[0]
+    recorder = Recorder(
+        benchmark=first.benchmark,
+        version=first.benchmark_version,
+        id_dataset=first.id_dataset,
+        csid=first.csid or (),
+        ood_groups={each.ood_dataset: each.ood_group for each in recorded if each.ood_dataset},
+        heads={each.model: each.loss for each in recorded},
+        resamples=resamples,
+        run_id=first.run_id,
+        device="",
+        optional=[name for name in names if name not in known],
+    )
+
+    def computed(key: Key) -> list[QualityRecord]:
+        model = by_key[key][0].model
+        found = directory.read_predictions(model, key[1]) or {}
+        missing = f"{predictions_name(model, key[1])} is not there"
+        return list(recorder.optional(by_key[key], directory.read_scores(key), found, missing))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return [record for group in pool.map(computed, by_key) for record in group]
+
+
 def _lacks_optional(group: Sequence[QualityRecord], names: Sequence[str]) -> bool:
     if group[0].status != "ok":
         return False

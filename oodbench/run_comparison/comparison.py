@@ -169,7 +169,8 @@ def _method_notes(
             f"A run has no scores of {listed(without)}. These methods are compared by the "
             "intervals of the records, which show less than a paired test on the same images."
         )
-    if any(each.change.metric in OPTIONAL for method in compared for each in method.tested):
+    tests = (each.change for method in compared for each in method.tested)
+    if any(each.metric in OPTIONAL and each.test for each in tests):
         yield (
             "Metrics on request are compared by the intervals of the records, which show less than "
             "a paired test on the same images."

@@ -246,6 +246,22 @@ def test_a_comparison_takes_them_with_their_direction(extended: Run, changed: Pa
     assert failed == {"aurc"}, "a higher OSCR is better"
 
 
+def test_a_report_computes_them_later_and_writes_nothing(complete: Path, extended: Run) -> None:
+    before = files(complete, "**/*.*")
+    later = Run(complete).with_metrics("oscr,aurc")
+    assert files(complete, "**/*.*") == before
+    assert later.leaderboard().optional == ("aurc", "oscr")
+    stored = {r for r in map(identity, extended.records) if r[2] in ("aurc", "oscr")}
+    assert {r for r in map(identity, later.records) if r[2] in OPTIONAL} == stored
+    assert extended.with_metrics("all").computed == ()
+    with pytest.raises(UserError, match="Did you mean 'oscr'"):
+        later.with_metrics("oscrr")
+
+
+def identity(record: QualityRecord) -> tuple[Any, ...]:
+    return record.method, record.seed, record.metric, record.ood_dataset, record.value
+
+
 # --- options ------------------------------------------------------------------------------------
 
 

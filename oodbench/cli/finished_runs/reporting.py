@@ -56,6 +56,14 @@ def report(
         ),
     ] = None,
     compact: CompactOption = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="A,B|all",
+            help="Metrics on request that the run did not record, computed from its scores.",
+        ),
+    ] = None,
 ) -> None:
     """Make the reports of a run again, from its records alone.
 
@@ -64,6 +72,7 @@ def report(
     import warnings
 
     from oodbench import api
+    from oodbench.results import Run
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -73,6 +82,10 @@ def report(
         say(f"WARNING: {each.message}")
     code = ExitCode.FINDING if said else ExitCode.OK
     _check_compact(compact, format_)
+    if metrics is not None:
+        if not isinstance(done, Run):
+            raise UserError("--metrics: a suite has no leaderboard.", "Give one of its members.")
+        done = done.with_metrics(metrics)
     if figures is not None:
         paths = done.write_figures(figures)
         listed = "\n".join(map(str, paths)) or "There is nothing to draw in this run."
