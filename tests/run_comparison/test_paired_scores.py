@@ -8,9 +8,11 @@ from helpers.stored_runs import GROUPS, ID, draw, jittered
 
 from oodbench import metrics
 from oodbench.bootstrap import SharedResamples
-from oodbench.report.leaderboard import FPR, SHOWN
+from oodbench.metrics import METRICS
+from oodbench.report.leaderboard import FPR
 from oodbench.run_comparison.paired_scores import PairedSet, by_seed, image_error, pair
 
+RECORDED = (FPR, *METRICS)
 SETS = list(GROUPS)
 BASE = {seed: draw(seed) for seed in (0, 1)}
 HEAD = {seed: jittered(BASE[seed], 10 + seed, 0.5, 0.1) for seed in BASE}
@@ -18,7 +20,7 @@ HEAD = {seed: jittered(BASE[seed], 10 + seed, 0.5, 0.1) for seed in BASE}
 
 def paired(resamples: int, base=BASE, head=HEAD) -> list[PairedSet]:  # type: ignore[no-untyped-def]
     shared = SharedResamples(resamples)
-    return [pair(base, head, ood, ID, list(SHOWN), shared) for ood in SETS]
+    return [pair(base, head, ood, ID, list(RECORDED), shared) for ood in SETS]
 
 
 def measured(id_scores: np.ndarray, ood_scores: np.ndarray) -> dict[str, float]:
@@ -31,14 +33,14 @@ def test_values_are_those_of_the_scores() -> None:
         for seed in BASE:
             old = measured(BASE[seed]["id"], BASE[seed][ood])
             new = measured(HEAD[seed]["id"], HEAD[seed][ood])
-            for metric in SHOWN:
+            for metric in RECORDED:
                 assert found.values[metric][seed] == (old[metric], new[metric])
 
 
 def test_errors_are_those_of_a_loop_over_the_same_resamples() -> None:
     """Means over seeds and sets of differences of metrics of resampled arrays."""
     resamples, shared = 30, SharedResamples(30)
-    differences = {metric: np.zeros(resamples) for metric in SHOWN}
+    differences = {metric: np.zeros(resamples) for metric in RECORDED}
     for row in range(resamples):
         for ood in SETS:
             for seed in BASE:
@@ -74,16 +76,16 @@ def test_delong_agrees_with_the_bootstrap() -> None:
 def test_equal_scores_have_no_error() -> None:
     found = paired(5, BASE, {seed: dict(scores) for seed, scores in BASE.items()})
     assert all(each.errors is None for each in found)
-    assert all(image_error(metric, found) == 0 for metric in SHOWN)
+    assert all(image_error(metric, found) == 0 for metric in RECORDED)
     assert all(old == new for old, new in by_seed("auroc", found).values())
 
 
 def test_seeds_and_sets_with_equal_scores_count_as_0() -> None:
     """One of two seeds and one of three sets differ: a sixth of the error of that one."""
     head = {0: BASE[0], 1: BASE[1] | {"noise": HEAD[1]["noise"]}}
-    alone = pair({1: BASE[1]}, {1: head[1]}, "noise", ID, list(SHOWN), SharedResamples(50))
+    alone = pair({1: BASE[1]}, {1: head[1]}, "noise", ID, list(RECORDED), SharedResamples(50))
     found = paired(50, BASE, head)
-    for metric in SHOWN:
+    for metric in RECORDED:
         expected = image_error(metric, [alone]) / 6
         assert expected > 0
         assert image_error(metric, found) == pytest.approx(expected)
@@ -92,7 +94,7 @@ def test_seeds_and_sets_with_equal_scores_count_as_0() -> None:
 def test_scores_that_rank_alike_do_not_differ() -> None:
     head = {seed: {k: np.exp(v) for k, v in scores.items()} for seed, scores in BASE.items()}
     found = paired(50, BASE, head)
-    assert all(image_error(metric, found) == 0 for metric in SHOWN)
+    assert all(image_error(metric, found) == 0 for metric in RECORDED)
 
 
 def test_detectors_tuned_on_each_set_have_id_scores_of_their_own() -> None:

@@ -13,8 +13,9 @@ from helpers.boards import (
     mean_of,
 )
 
+from oodbench.metrics import METRICS
 from oodbench.report import Leaderboard
-from oodbench.report.leaderboard import COSTS, SHOWN
+from oodbench.report.leaderboard import COSTS
 
 
 def test_json_holds_every_value_and_no_nan(board: Leaderboard) -> None:
@@ -27,7 +28,7 @@ def test_json_holds_every_value_and_no_nan(board: Leaderboard) -> None:
     assert [each["method"] for each in content["methods"]] == [row.method for row in board.rows]
     for row, each in zip(board.rows, content["methods"], strict=True):
         found = {(q["metric"], q["column_kind"], q["column"]): q for q in each["quality"]}
-        assert len(found) == len(each["quality"]) == len(SHOWN) * (2 + 2 + 4) + 1
+        assert len(found) == len(each["quality"]) == (len(METRICS) + 1) * (2 + 2 + 4) + 1
         for (metric, column), entry in row.entries.items():
             quality = found[metric, column.kind, column.name]
             assert quality["mean"] == entry.estimate.mean
@@ -42,7 +43,7 @@ def test_json_holds_every_value_and_no_nan(board: Leaderboard) -> None:
 def test_csv_has_a_line_for_each_method_metric_and_column(board: Leaderboard) -> None:
     lines = list(csv.DictReader(io.StringIO(board.to_csv())))
     by_key = {(x["method"], x["metric"], x["column_kind"], x["column"]): x for x in lines}
-    assert len(by_key) == len(lines) == len(METHODS) * (len(SHOWN) * 8 + 1) + 2
+    assert len(by_key) == len(lines) == len(METHODS) * ((len(METRICS) + 1) * 8 + 1) + 2
     line = by_key["DisMax+Entropy", "auroc", "mean", "mean"]
     assert float(line["mean"]) == pytest.approx(mean_of(board, "DisMax+Entropy"), abs=5e-7)
     assert (line["rank"], line["mark"], line["seeds"]) == ("1", "best", "3")
