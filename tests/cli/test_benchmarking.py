@@ -96,6 +96,7 @@ def test_a_run_leaves_the_files_of_the_contract(finished: Path) -> None:
         "training.jsonl",
         "differences.jsonl",
         *RUN_FILES,
+        "predictions/SoftMax/seed0.npz",
         "scores/SoftMax+MSP/seed0.npz",
         "scores/SoftMax+Entropy/seed0.npz",
     }
