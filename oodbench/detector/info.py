@@ -23,6 +23,7 @@ Need = Literal[
     "replaced_logits",  # the network's logits after the detector replaced a feature layer's output
     "language",  # a vision-language model: text features of the classes, and its text encoder
     "local_features",  # features of the patches of an image, in the space of its text features
+    "member_logits",  # the logits of each member of an ensemble; not while fitting
     "dropout_logits",  # the logits of several passes with dropout; not while fitting
     "fit",  # a pass over the training images before scoring
     "validation",  # a pass over labeled validation images, after `fit`
@@ -57,7 +58,7 @@ _FAMILY_OF_NEEDS: Mapping[Family, frozenset[str]] = MappingProxyType(
         "shaping": frozenset({"replaced_logits"}),
         "layers": frozenset({"taps", "tap_maps", "layers"}),
         "gradients": frozenset({"input_gradient", "input_gradients", "tap_gradients"}),
-        "sampling": frozenset({"dropout_logits"}),
+        "sampling": frozenset({"dropout_logits", "member_logits"}),
         "features": frozenset({"features", "feature_map"}),
     }
 )

@@ -104,7 +104,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "replaced_logits": ("replaced_logits",),
     "language": ("language",),
     "local_features": ("local_features",),
-    "sampled_logits": ("dropout_logits",),
+    "sampled_logits": ("dropout_logits", "member_logits"),
     "perturbed": ("perturbed",),
     "tap_gradients": ("tap_gradients",),
 }
@@ -145,8 +145,8 @@ class Outputs:
         language: the text side of a vision-language model; None for other models.
         local_features: features of the patches of each image, projected into the space of the text
             features, shape [B, P, D]; never stored.
-        sampled_logits: logits of M passes with dropout, shape [B, M, C], float64. Given while
-            scoring and tuning; None while fitting.
+        sampled_logits: logits of M passes with dropout, or of M members of an ensemble, shape
+            [B, M, C], float64. Given while scoring and tuning; None while fitting.
         perturbed: the outputs of the images after the step of a `PerturbingDetector`; all other
             attributes are then of the images before it. Given while fitting, scoring and tuning.
         tap_gradients: tap, or "features" -> what `Detector.reduce_gradient` made of the gradient of

@@ -255,7 +255,7 @@ def _passes(
         readers = [reader for reader in whole.readers if reader.method == key]
         kept = kept_taps(classifier.network, {key: detector})
         needs = detector.info.needs
-        alone = Capture.of(needs, whole.map_name, readers, kept, whole.dropout)
+        alone = Capture.of(needs, whole.map_name, readers, kept, whole.sampled)
         grouped[alone][key] = detector
     return [
         _Pass(

@@ -25,7 +25,6 @@ from oodbench.engine.method_results import (
 from oodbench.engine.mistakes import Confusion, labels_signs
 from oodbench.engine.passes.capture import Capture, LayerReader
 from oodbench.engine.passes.contract import NO_LOCAL_FEATURES, DetectorError
-from oodbench.engine.passes.dropout_passes import DropoutPasses, find_dropout
 from oodbench.engine.passes.fitting_pass import OwnSeconds, pass_outputs
 from oodbench.engine.passes.folding import find_folding
 from oodbench.engine.passes.image_sources import ID, EvaluationData, ImageSource
@@ -33,6 +32,7 @@ from oodbench.engine.passes.layer_readers import layer_readers, reads
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.own_passes import kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.passes.sampled_logits import find_sampled
 from oodbench.engine.scoring import score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import (
@@ -41,7 +41,7 @@ from oodbench.engine.tuning_data import (
     adversarial_data,
     in_memory,
 )
-from oodbench.errors import UnsuitableError, counted
+from oodbench.errors import counted
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.report.differences import id_key
@@ -111,7 +111,7 @@ class ModelEvaluation:
             if "feature_map" in needs:
                 name = find_map(classifier, images[:_FEW])
             self._runner.folding = find_folding(classifier, images[:_FEW])
-            dropout = self._find_dropout(images[:_FEW]) if "dropout_logits" in needs else None
+            sampled, unsuitable = find_sampled(classifier, images[:_FEW], needs)
         ((_, (self._readers, failures)), *_) = self._runner.within_memory(
             lambda images, *_: layer_readers(classifier, self._detectors, images), images, None
         )
@@ -122,17 +122,12 @@ class ModelEvaluation:
             for label, detector in self._detectors.items():
                 if "local_features" in detector.info.needs:
                     self.results[label].error = DetectorError(NO_LOCAL_FEATURES)
+        for need, obstacle in unsuitable.items():
+            for label, detector in self._detectors.items():
+                if need in detector.info.needs:
+                    self.results[label].error = obstacle
         note_missing_map(self.results, self._detectors, name)
-        self._runner.capture = Capture.of(needs, name, self._readers, kept, dropout)
-
-    def _find_dropout(self, images: Tensor) -> DropoutPasses | None:
-        try:
-            return find_dropout(self._runner.classifier, images)
-        except UnsuitableError as error:
-            for method in self._methods:
-                if "dropout_logits" in method.detector.needs:
-                    self.results[method.name].error = error
-        return None
+        self._runner.capture = Capture.of(needs, name, self._readers, kept, sampled.items())
 
     def run(self, *, stop_early: bool = False) -> None:
         """Fit, tune and score.

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from oodbench.losses import Loss
     from oodbench.models.classifier import Network
+    from oodbench.models.ensemble import Ensemble
     from oodbench.models.vision_language.zero_shot import VisionLanguageClassifier
 
 __all__ = [
+    "Ensemble",
     "VisionLanguageClassifier",
     "adapt",
     "code_version",
@@ -37,6 +39,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the class when it is first used: lists of networks import no torch."""
+    if name == "Ensemble":
+        from oodbench.models.ensemble import Ensemble
+
+        return Ensemble
     if name == "VisionLanguageClassifier":
         from oodbench.models.vision_language.zero_shot import VisionLanguageClassifier
 

@@ -106,7 +106,8 @@ class FeatureMoments:
         Raises:
             ValueError: if there was no batch.
         """
-        return self.around(torch.zeros_like(self.mean)).diagonal() * self._rounding**2
+        spread = self._squares.diagonal() / self.count - (self._sum / self.count).square()
+        return (spread + self.mean.square()) * self._rounding**2
 
     def around(self, point: Tensor) -> Tensor:
         """Second moment around a point, divided by the number of vectors, shape [D, D].
@@ -164,8 +165,8 @@ class FeatureMoments:
         variances = covariance.diagonal()
         self._require_variation(variances)
         scale = variances.clamp_min(0).sqrt().where(variances > self.noise, 1.0)
-        axes = PrincipalAxes.of(covariance / torch.outer(scale, scale), torch.zeros_like(mean))
-        return mean, scale, axes
+        covariance.div_(scale).div_(scale[:, None])
+        return mean, scale, PrincipalAxes.of(covariance, torch.zeros_like(mean))
 
     def inverse_root(self) -> Tensor:
         """W with W W^T the pseudo-inverse of the second moment around zero, shape [D, R].

@@ -233,6 +233,8 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
         return f"needs taps; models.{method.model}.taps names none"
     if "dropout_logits" in needs and model.network in NETWORKS:
         return f"needs dropout; the network {model.network} has none"
+    if "member_logits" in needs:
+        return f"needs an oodbench.models.Ensemble; {method.model} is a single network"
     obstacle = head_obstacle(needs, head.kind, method.model, language=model.has_language)
     if obstacle is not None:
         return obstacle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,16 +16,17 @@ from oodbench.data import ImageArray
 from oodbench.detector import Detector, Language, Outputs
 from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.dropout_passes import find_dropout
 from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.passes.layer_readers import layer_readers
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.own_passes import OwnPasses, kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.passes.sampled_logits import find_sampled
 from oodbench.engine.scoring import score_split
 from oodbench.losses import DisMax2022Head, SoftMaxHead
 from oodbench.models.classifier import Classifier, Network
+from oodbench.models.ensemble import Ensemble
 from oodbench.models.feature_map import find_map
 from oodbench.testing.planted import Kind, planted_language
 from oodbench.testing.subject import Subject
@@ -104,6 +106,40 @@ def small_classifier(kind: Kind) -> Classifier:
     return classifier
 
 
+class SmallEnsemble(Network):
+    """Small networks as one; it has the modules of the first under their own names.
+
+    Args:
+        networks: of the same classes.
+    """
+
+    tap_names = ()
+
+    def __init__(self, *networks: SmallNetwork) -> None:
+        super().__init__()
+        self.head = None
+        self.ensemble = Ensemble(networks)
+        self.first, self.second = networks[0].first, networks[0].second
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the mean probabilities, shape [B, C]."""
+        logits: Tensor = self.ensemble(images)
+        return logits
+
+
+def classifier_for(subject: Subject) -> Classifier:
+    """A small classifier that has what a detector needs; a copy if it is an ensemble."""
+    classifier = small_classifier(subject.network.kind)
+    if "member_logits" not in subject.needs:
+        return classifier
+    first, second = copy.deepcopy(classifier.network), copy.deepcopy(classifier.network)
+    assert isinstance(first, SmallNetwork)
+    assert isinstance(second, SmallNetwork)
+    for parameter in second.parameters():
+        parameter.data.mul_(1.1)
+    return Classifier(SmallEnsemble(first, second), (0.5, 0.5), (0.25, 0.25))
+
+
 def state_of(module: nn.Module) -> dict[str, Any]:
     """Weights, buffers and their addresses, modes, frozen parameters, gradients and hooks."""
     state: dict[str, Any] = {}
@@ -143,7 +179,7 @@ def engine_scores(
         Exception: whatever the detector or the engine raises.
     """
     needs, detector = subject.needs, subject.new()
-    classifier = classifier or small_classifier(subject.network.kind)
+    classifier = classifier or classifier_for(subject)
     runner = _runner(classifier, detector)
     with runner.attached():
         for need in ("fit", "validation"):
@@ -180,12 +216,12 @@ def _runner(classifier: Classifier, detector: Detector) -> NetworkRunner:
     few = torch.from_numpy(small_images(4, seed=0).images)
     with evaluating(classifier):
         name = find_map(classifier, few)
-        dropout = find_dropout(classifier, few)
+        sampled, _ = find_sampled(classifier, few, detector.info.needs)
     readers, errors = layer_readers(classifier, {METHOD: detector}, few)
     kept = kept_taps(classifier.network, {METHOD: detector})
     for error in (*errors.values(), *kept.errors.values()):
         raise error
-    capture = Capture.of(detector.info.needs, name, readers, kept, dropout)
+    capture = Capture.of(detector.info.needs, name, readers, kept, sampled.items())
     return NetworkRunner(classifier, batch_size=64, capture=capture)
 
 

@@ -15,7 +15,7 @@ from oodbench.testing.assertions import CheckFailed, expect, expect_same, said
 from oodbench.testing.check import check
 from oodbench.testing.planted import Split, copied
 from oodbench.testing.process_state import changed, process_state, restored, unusual_seeds
-from oodbench.testing.small_network import engine_scores, small_classifier, state_of
+from oodbench.testing.small_network import classifier_for, engine_scores, state_of
 from oodbench.testing.subject import Subject
 
 _SPLITS: tuple[Split, ...] = ("fit", "validation", "positives", "negatives", "id")
@@ -71,7 +71,7 @@ def model_unchanged(subject: Subject) -> None:
     Weights, buffers and their addresses, modes, frozen parameters, gradients and hooks are looked
     at.
     """
-    classifier = copy.deepcopy(small_classifier(subject.network.kind))
+    classifier = copy.deepcopy(classifier_for(subject))
     network = classifier.network
     network.get_submodule("first.1").train()  # an odd state, to be given back
     network.get_parameter("second.0.weight").requires_grad_(False)

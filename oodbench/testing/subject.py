@@ -21,6 +21,7 @@ from oodbench.engine.passes.input_gradients import (
     step_size,
     tap_gradients,
 )
+from oodbench.engine.passes.sampled_logits import NEEDS as SAMPLED
 from oodbench.errors import UserError, shown
 from oodbench.plugins.content_folders import Plugin
 from oodbench.plugins.declarations import BrokenDetectorError
@@ -220,7 +221,7 @@ class Subject:
             made["perturbed"] = _perturbed(network, detector, outputs)
         if "replaced_logits" in self.needs:
             made["replaced_logits"] = {} if fitting else _replaced(network, detector, outputs)
-        if "dropout_logits" in self.needs:
+        if SAMPLED & self.needs:
             made["sampled_logits"] = None if fitting else _sampled(detector, outputs.logits)
         return outputs.replaced(**made)
 
@@ -313,7 +314,7 @@ def _perturbed(network: PlantedNetwork, detector: Detector, outputs: Outputs) ->
 
 
 def _sampled(detector: Detector, logits: Tensor) -> Tensor:
-    """Planted logits of passes with dropout, which are noisier where the network is less sure."""
+    """Planted logits of passes with dropout, or of the members of an ensemble."""
     samples, seed = samples_of(detector)
     generator, shape = torch.Generator().manual_seed(seed), (samples, logits.shape[1])
     noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(logits)

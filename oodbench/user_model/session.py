@@ -15,14 +15,15 @@ from oodbench.engine.method_results import MethodResult
 from oodbench.engine.mistakes import Values, features_signs, shared_signs, values_signs
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.contract import NO_LOCAL_FEATURES
-from oodbench.engine.passes.dropout_passes import find_dropout
 from oodbench.engine.passes.image_sources import ID, EvaluationData
 from oodbench.engine.passes.input_gradients import takes_gradients
 from oodbench.engine.passes.memory import arranged, is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.replacement import replaced_taps
+from oodbench.engine.passes.sampled_logits import NEEDS as SAMPLED
+from oodbench.engine.passes.sampled_logits import find_sampled
 from oodbench.engine.reasons import reason_of
-from oodbench.errors import UnsuitableError, UserError
+from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
 from oodbench.models.structure.head import UNREGISTERED, UNWATCHED
 from oodbench.planning.plan import FITTED_ON, Method
@@ -301,8 +302,9 @@ class Session:
                 return "is tuned on attacked images: needs images in [0, 1], and normalization"
             if data.validation.first()[0].ndim != 4:
                 return "is tuned on attacked images: needs images [channels, height, width]"
-        if "dropout_logits" in needs and self._dropout is not None:
-            return self._dropout
+        for need in SAMPLED & needs:
+            if need in self._unsuitable:
+                return self._unsuitable[need]
         if attacked or takes_gradients(needs):
             images, _ = data.test[ID].first()
             steps = "input_gradient" in needs and images.is_floating_point()
@@ -312,18 +314,16 @@ class Session:
         return None
 
     @cached_property
-    def _dropout(self) -> str | None:
-        """Why passes with dropout cannot run, or None."""
+    def _unsuitable(self) -> dict[str, str]:
+        """Need of several logits for each image -> why the model does not give them."""
         images = self._data.test[ID].first()[0][:_FEW]
         few = arranged(images.to(self._classifier.mean.device), self._classifier.dtype)
         try:
             with evaluating(self._classifier):
-                find_dropout(self._classifier, few)
-        except UnsuitableError as error:
-            return str(error)
+                _, errors = find_sampled(self._classifier, few, SAMPLED)
         except Exception:  # an error of the model: it is raised with the first images
-            pass
-        return None
+            return {}
+        return {need: str(error) for need, error in errors.items()}
 
     @cached_property
     def _gradient(self) -> tuple[str | None, bool]:

@@ -138,7 +138,9 @@ def runner_of(classifier: Classifier, *, folded: bool = False) -> NetworkRunner:
     with evaluating(classifier):
         images = IMAGES[:4].to(classifier.mean.dtype)
         folding = find_folding(classifier, images) if folded else None
-        capture = Capture.of({"dropout_logits"}, dropout=find_dropout(classifier, images))
+        capture = Capture.of(
+            {"dropout_logits"}, sampled=[("dropout_logits", find_dropout(classifier, images))]
+        )
     return NetworkRunner(classifier, batch_size=4, capture=capture, folding=folding)
 
 
@@ -191,7 +193,7 @@ def test_passes_are_counted_from_the_first_dropout_on(
         {"M": detector},
         None,
         IMAGES,
-        capture=Capture.of({"dropout_logits"}, dropout=dropout),
+        capture=Capture.of({"dropout_logits"}, sampled=[("dropout_logits", dropout)]),
         rounds=1,
     )
     assert not errors, errors

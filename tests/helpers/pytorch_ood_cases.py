@@ -466,7 +466,7 @@ EXCUSED = dict.fromkeys(
         *("dismax_entropy", "min_distance", "mmles"),
         *("gl_mcm", "neglabel"),
         *("caref", "cadref", "optfs", "weiper"),
-        *("gini", "relation", "neco", "cop", "corp", "sirc"),
+        *("gini", "relation", "ensemble", "neco", "cop", "corp", "sirc"),
         *("cosine", "rcos", "ssd"),
         "WeightedEBO",
     ),

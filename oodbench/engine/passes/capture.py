@@ -13,8 +13,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from oodbench.detector import Detector
 from oodbench.detector.info import PENULTIMATE
 from oodbench.engine.passes.dropout_passes import DropoutPasses
+from oodbench.engine.passes.member_logits import MemberLogits
 from oodbench.models.activations import in_usual_order
 from oodbench.models.layers import Layer
+
+SampledLogits = DropoutPasses | MemberLogits
+"""Where several logits for each image come from."""
 
 LOGITS = "logits"
 """Name of the place at the end of the network."""
@@ -73,7 +77,7 @@ class Capture:
         kept: taps whose output is kept, as the module gave it, until the next forward pass, so
             that `NetworkRunner.resumed` need not compute it again.
         local_features: features of patches.
-        dropout: how passes with dropout continue from the shared one.
+        sampled: needs of several logits for each image, and where these come from.
         differentiated: taps, or "features", that gradients are taken for.
     """
 
@@ -84,7 +88,7 @@ class Capture:
     readers: tuple[LayerReader, ...] = ()
     kept: tuple[str, ...] = ()
     local_features: bool = False
-    dropout: DropoutPasses | None = None
+    sampled: tuple[tuple[str, SampledLogits], ...] = ()
     differentiated: tuple[str, ...] = ()
 
     @property
@@ -117,7 +121,7 @@ class Capture:
         map_name: str | None = None,
         readers: Iterable[LayerReader] = (),
         kept: KeptTaps | None = None,
-        dropout: DropoutPasses | None = None,
+        sampled: Iterable[tuple[str, SampledLogits]] = (),
     ) -> Capture:
         """What detectors need that declare `needs`."""
         feature_map = "feature_map" in needs
@@ -129,7 +133,7 @@ class Capture:
             tuple(readers) if "layers" in needs else (),
             () if kept is None else kept.replaced,
             "local_features" in needs,
-            dropout if "dropout_logits" in needs else None,
+            tuple(each for each in sampled if each[0] in needs),
             () if kept is None else kept.differentiated,
         )
 

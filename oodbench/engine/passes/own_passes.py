@@ -26,6 +26,7 @@ from oodbench.engine.passes.input_gradients import (
 )
 from oodbench.engine.passes.replacement import own_logits, replaced_taps
 from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.passes.sampled_logits import NEEDS
 from oodbench.models.classifier import Network
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def kept_taps(network: Network, detectors: Mapping[str, Detector]) -> KeptTaps:
 
 def passes_alone(detector: Detector, network: Network) -> bool:
     """Whether this detector needs passes of its own to score, beyond the shared forward pass."""
-    own = differentiates(detector) or "dropout_logits" in detector.info.needs
+    own = differentiates(detector) or bool(NEEDS & detector.info.needs)
     return own or bool(replaced_taps(detector, network))
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from oodbench.detector import Detector
 from oodbench.engine.passes.contract import checked_replacement, checked_taps
-from oodbench.engine.passes.dropout_passes import samples_of
 from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.passes.sampled_logits import sampled_logits
 from oodbench.models.classifier import Network
 
 
@@ -32,21 +32,11 @@ def replaced_taps(detector: Detector, network: Network) -> tuple[str, ...]:
 
 
 def own_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> dict[str, Any]:
-    """Logits of a detector's own passes: of replaced taps, and of passes with dropout."""
+    """Logits of a detector's own passes: of replaced taps, and several for each image."""
     return {
         "replaced_logits": replaced_logits(runner, detector, images),
         "sampled_logits": sampled_logits(runner, detector, images),
     }
-
-
-def sampled_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> Tensor | None:
-    """Logits of the passes with dropout that a detector asks for, shape [B, M, C], or None."""
-    if "dropout_logits" not in detector.info.needs:
-        return None
-    dropout = runner.capture.dropout
-    assert dropout is not None, "found before the first pass"
-    during = functools.partial(runner.folding.during, whole=False)
-    return dropout.samples(images, runner.classifier, during, *samples_of(detector))
 
 
 def replaced_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> dict[str, Tensor]:

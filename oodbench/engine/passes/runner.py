@@ -107,8 +107,8 @@ class NetworkRunner:
             for handle in self._hooks():
                 stack.callback(handle.remove)
             stack.callback(setattr, self, "_kept", None)
-            if self.capture.dropout is not None:
-                stack.enter_context(self.capture.dropout.kept_from(self.classifier))
+            for _, source in self.capture.sampled:
+                stack.enter_context(source.kept_from(self.classifier))
             stack.callback(setattr, self, "activations", {})
             yield self
 
