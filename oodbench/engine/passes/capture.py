@@ -13,8 +13,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from oodbench.detector import Detector
 from oodbench.detector.info import PENULTIMATE
 from oodbench.engine.passes.dropout_passes import DropoutPasses
-from oodbench.engine.passes.member_logits import MemberLogits
 from oodbench.models.activations import in_usual_order
+from oodbench.models.ensemble import MemberLogits
 from oodbench.models.layers import Layer
 
 SampledLogits = DropoutPasses | MemberLogits

@@ -10,10 +10,10 @@ from torch import Tensor
 from oodbench.detector import Detector
 from oodbench.engine.passes.capture import SampledLogits
 from oodbench.engine.passes.dropout_passes import DropoutPasses, find_dropout, samples_of
-from oodbench.engine.passes.member_logits import find_members
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.errors import UnsuitableError
 from oodbench.models.classifier import Classifier
+from oodbench.models.ensemble import find_members
 
 NEEDS = frozenset({"dropout_logits", "member_logits"})
 """Needs of detectors that read `outputs.sampled_logits`."""
