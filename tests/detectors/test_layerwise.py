@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,19 @@ def test_a_run_with_and_without_validation_images(splits: tuple[str, ...]) -> No
     said = "combines its layers by their scores of 10% of train" in str(results["fisher"].notes)
     assert said == ("validation" not in splits)
     assert not results["layers"].notes
+
+
+def test_images_are_kept_out_only_if_there_are_no_others() -> None:
+    both, train = ("train", "validation"), ("train",)
+    fisher = method("cosine", "M", layers="all", combine="fisher")
+    assert fisher.with_layers(both).fitted_on() == {"fit": "train", "validation": "validation"}
+    assert fisher.with_layers(train).fitted_on() == {"fit": "train", "validation": "train"}
+    on_validation = replace(fisher, fit_split="validation").with_layers(both)
+    assert on_validation.keeps_out, "the images that it is fitted on"
+    mean = method("cosine", "M", layers="all").with_layers(train)
+    assert (mean.fitted_on(), mean.keeps_out) == ({"fit": "train"}, False)
+    plain = method("gram", "M")
+    assert plain.with_layers(train) == plain
 
 
 def test_taps_are_captured_only_if_a_layer_is_read() -> None:
