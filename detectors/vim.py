@@ -56,11 +56,12 @@ class ViM(Detector):
             ValueError: if there are no images, or the mean largest logit is not positive: a
                 negative alpha would make residuals raise the score.
         """
-        moments, bank = batches.shared(FeatureMoments), RowSample(self.bank_size)
+        moments = batches.shared(FeatureMoments)
+        bank = batches.shared(RowSample, self.bank_size)  # OptFS shares the default
         largest_logits, head = 0.0, Head("other")
         for outputs in batches:
             batches.once(moments.update, outputs.features)
-            bank.add(outputs.features)
+            batches.once(bank.add, outputs.features)
             head = outputs.head
             largest_logits += float(outputs.logits.amax(dim=1).sum())
         self.axes = batches.once(moments.axes_from_head, head)
