@@ -130,7 +130,7 @@ class DetectorInfo:
 
     @property
     def shares_forward(self) -> bool:
-        """Whether one forward pass gives all that it needs: no gradients, no passes with dropout.
+        """Whether one forward pass of one network gives all that it needs.
 
         A detector that replaces feature layers counts, since it may replace none.
         """
@@ -140,6 +140,7 @@ class DetectorInfo:
             "input_gradients",
             "tap_gradients",
             "dropout_logits",
+            "member_logits",
         }
         return self.needs.isdisjoint(own_passes)
 
