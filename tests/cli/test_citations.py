@@ -51,4 +51,4 @@ def test_the_command_prints_them(
     assert run(monkeypatch, "list", "detectors", "--bibtex") == 0
     assert "@inproceedings{energy,\n" in capsys.readouterr().out
     assert run(monkeypatch, "list", "benchmarks", "--bibtex") == 2
-    assert "--bibtex is for `oodbench list detectors`" in capsys.readouterr().err
+    assert "are for `oodbench list detectors`" in capsys.readouterr().err
