@@ -258,6 +258,8 @@ def _forwards(planned: Pass) -> str:
         own.append(f"+ gradients: {_short(planned, planned.gradients)}")
     if planned.purpose == "score" and planned.replacing:
         own.append(f"+ replaced layers: {_short(planned, planned.replacing)}")
+    if planned.purpose == "score" and planned.rotating:
+        own.append(f"+ 3 of rotated images: {_short(planned, planned.rotating)}")
     return "; ".join(["1 forward pass", *own, *layers])
 
 

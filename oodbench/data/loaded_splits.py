@@ -55,6 +55,10 @@ class LoadedSplits:
         self._digests: dict[tuple[str, SplitName], NDArray[np.uint64]] = {}
         self._stored: dict[str, StoredDataset] = {}
 
+    def has(self, dataset: str) -> bool:
+        """Whether there is a data set of this name."""
+        return dataset in self._specs
+
     def num_classes(self, dataset: str) -> int:
         """Number of classes that a manifest declares; 0 for data without classes."""
         return self._specs[dataset].num_classes or 0

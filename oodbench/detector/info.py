@@ -25,6 +25,7 @@ Need = Literal[
     "local_features",  # features of the patches of an image, in the space of its text features
     "member_logits",  # the logits of each member of an ensemble; not while fitting
     "dropout_logits",  # the logits of several passes with dropout; not while fitting
+    "rotations",  # the rotation head's logits of the image in four orientations
     "fit",  # a pass over the training images before scoring
     "validation",  # a pass over labeled validation images, after `fit`
     "calibration",  # a model of the detector's own, trained on tuning data
@@ -54,7 +55,7 @@ FAMILIES: Mapping[Family, str] = MappingProxyType(
 _FAMILY_OF_NEEDS: Mapping[Family, frozenset[str]] = MappingProxyType(
     {
         "vision-language": frozenset({"language", "local_features"}),
-        "heads": frozenset({"dismax_head"}),
+        "heads": frozenset({"dismax_head", "rotations"}),
         "shaping": frozenset({"replaced_logits"}),
         "layers": frozenset({"taps", "tap_maps", "layers"}),
         "gradients": frozenset({"input_gradient", "input_gradients", "tap_gradients"}),
@@ -155,4 +156,5 @@ class DetectorInfo:
             "replaced_logits": " + part of a forward",
             "dropout_logits": " + part of a forward per sample",
         }
-        return "forward" + "".join(parts[need] for need in parts if need in self.needs)
+        first = "4 forwards" if "rotations" in self.needs else "forward"
+        return first + "".join(parts[need] for need in parts if need in self.needs)

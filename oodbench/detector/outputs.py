@@ -27,7 +27,12 @@ _HEADS: Mapping[HeadKind, str] = {
 
 
 def head_obstacle(
-    needs: Set[str], kind: HeadKind, model: str, *, language: bool = False
+    needs: Set[str],
+    kind: HeadKind,
+    model: str,
+    *,
+    language: bool = False,
+    rotations: bool = False,
 ) -> str | None:
     """The reason why a detector cannot run on a model with this last layer, or None.
 
@@ -36,9 +41,12 @@ def head_obstacle(
         kind: kind of the last layer.
         model: the model's name.
         language: whether it is a vision-language model.
+        rotations: whether it has a second layer for rotations.
     """
     if needs & {"language", "local_features"} and not language:
         return f"needs a vision-language model, such as CLIP; {model} has no text encoder"
+    if "rotations" in needs and not rotations:
+        return f"needs a second head for rotations, as head rotpred has; {model} has none"
     wanted: Mapping[str, HeadKind] = {"dismax_head": "dismax", "head": "linear"}
     for need, one in wanted.items():
         if need in needs and kind != one:
@@ -59,11 +67,13 @@ class Head:
         kind: "linear" (logits = W f + b), "dismax" (logits = -distance to prototypes) or "other".
         weight: weights or prototypes, shape [C, D]; None if the layer has none.
         bias: shape [C], or None.
+        rotations: whether a second layer tells by how much an image is rotated.
     """
 
     kind: HeadKind
     weight: Tensor | None = None
     bias: Tensor | None = None
+    rotations: bool = False
 
     @property
     def linear_weight(self) -> Tensor:
@@ -107,6 +117,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "sampled_logits": ("dropout_logits", "member_logits"),
     "perturbed": ("perturbed",),
     "tap_gradients": ("tap_gradients",),
+    "rotation_logits": ("rotations",),
 }
 """Attribute of `Outputs` -> the needs that give it to a detector."""
 
@@ -153,6 +164,9 @@ class Outputs:
             the loss with respect to it, shape [B, ...]. Given while fitting, scoring and tuning.
         own: for the engine only, in a pass that detectors are fitted on: method -> what it is given
             instead of these outputs, or why it is given nothing.
+        rotation_logits: logits of the second head, shape [B, 4, 4], float64: for the image rotated
+            by 0, 90, 180 and 270 degrees, those of these rotations. Given while scoring and tuning;
+            None while fitting.
         dtype: the floating type that the network computes in: the precision of `logits`.
     """
 
@@ -174,6 +188,7 @@ class Outputs:
     perturbed: Outputs | None = None
     tap_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     own: Mapping[str, Outputs | Exception] = field(default_factory=dict)
+    rotation_logits: Tensor | None = None
     dtype: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
@@ -255,7 +270,7 @@ class Outputs:
     def without_maps(self) -> Outputs:
         """A copy without maps and layers, which are not stored for a whole data set."""
         empty: dict[str, Any] = {"feature_map": None, "tap_maps": {}, "layers": {}, "reduced": {}}
-        empty |= {"replaced_logits": {}, "local_features": None}
+        empty |= {"replaced_logits": {}, "local_features": None, "rotation_logits": None}
         held = self._held()
         if held.get("perturbed") is not None:
             empty["perturbed"] = held["perturbed"].without_maps()

@@ -178,15 +178,16 @@ def declared(
             f"Detector '{name}': nonnegative_features: expected True or False, not "
             f"{nonnegative_features!r}."
         )
+    with_gradients = "Declare 'input_gradients' to score with gradients of the images as they are."
     hints = {
-        "input_gradient": "Declare 'input_gradients' to score with gradients of the images as they "
-        "are.",
-        "tap_gradients": "Both read the taps that choose_taps names.",
+        ("input_gradient", "replaced_logits"): with_gradients,
+        ("input_gradient", "rotations"): with_gradients,
+        ("tap_gradients", "replaced_logits"): "Both read the taps that choose_taps names.",
     }
-    for need, hint in hints.items():
-        if {need, "replaced_logits"} <= set(needs):
+    for pair, hint in hints.items():
+        if {*pair} <= set(needs):
             raise UserError(
-                f"Detector '{name}' declares the needs '{need}' and 'replaced_logits', of which a "
+                f"Detector '{name}' declares the needs '{pair[0]}' and '{pair[1]}', of which a "
                 "detector can have one.",
                 hint,
             )

@@ -36,6 +36,7 @@ from oodbench.storage.run_description import (
     RunStatus,
 )
 from oodbench.storage.same_work import IN_NO_FILE, Work
+from oodbench.training.auxiliary_images import refuse_test_images
 from oodbench.training.distributed import device_name
 from oodbench.training.precision import has_bfloat16
 from oodbench.training.trained_models import ModelStore
@@ -73,14 +74,15 @@ def data_of(plan: Plan, data_root: Path | None, say: Reporter) -> LoadedSplits:
 def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     """Checksums of all data of a plan's benchmark, whichever methods are run.
 
-    All splits of the ID set, the test splits of the others, and the split of the OOD set that
-    methods are tuned on, by data set and split. Files of large splits that only some methods read
-    are not opened (`Work.fitted_on`).
+    All splits of the ID set, the test splits of the others, the split of the OOD set that methods
+    are tuned on, and auxiliary images, by data set and split. Files of large splits that only some
+    methods read are not opened (`Work.fitted_on`).
     """
     benchmark = plan.benchmark
     used = {(name, "test") for name in benchmark.names}
     used |= {(benchmark.id, split) for split in plan.datasets[benchmark.id].splits}
     used.add((benchmark.tuning_ood or benchmark.id, benchmark.tuning.split))
+    used |= {*benchmark.auxiliary_splits}
 
     def checksum(name: str, split: SplitName) -> str:
         if split != "test" and data.is_large(name, split):
@@ -108,7 +110,7 @@ def duplicates(
 ) -> dict[str, int]:
     """Test images of other sets that are, byte for byte, ID images that are trained or tuned on.
 
-    Large splits take part as soon as they have been read.
+    Large splits take part as soon as they have been read. Auxiliary images must not be test images.
 
     Args:
         plan: of the run.
@@ -118,8 +120,12 @@ def duplicates(
 
     Returns:
         csID or OOD set -> number of such images.
+
+    Raises:
+        UserError: if auxiliary images are test images.
     """
     benchmark = plan.benchmark
+    refuse_test_images(benchmark, data)
     splits = [(benchmark.id, split) for split in plan.datasets[benchmark.id].splits]
     tests: list[tuple[str, SplitName]] = [(name, "test") for name in benchmark.names[1:]]
     known = {key: data.digests(*key) for key in splits + tests}

@@ -52,7 +52,8 @@ _METRICS: Mapping[SelectedBy, Any] = {
     "tnr_at_95_tpr": metrics.tnr_at_95_tpr,
     "auroc": metrics.auroc,
 }
-_NOT_STORED = frozenset({"feature_map", "tap_maps", "layers", "replaced_logits", "local_features"})
+_MAPS = {"feature_map", "tap_maps", "layers", "local_features"}
+_NOT_STORED = frozenset({*_MAPS, "replaced_logits", "rotations"})
 """Needs that outputs are not stored with."""
 
 
@@ -181,8 +182,8 @@ class _Search:
                 self._errors[index] = error
         if self._calibrates and method.detector.needs & _NOT_STORED:
             refusal = TuningError(
-                f"detector '{method.detector.name}' declares calibration and maps or "
-                "replaced_logits: they are not stored"
+                f"detector '{method.detector.name}' declares calibration and maps, "
+                "replaced_logits or rotations: they are not stored"
             )
             self._errors |= dict.fromkeys(self.alive, refusal)
             self.alive.clear()

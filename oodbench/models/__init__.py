@@ -95,8 +95,8 @@ def create(
         num_classes: C.
         head: "softmax" (linear), "dismax" (distances to prototypes), "isomax_plus" (scaled
             distances between directions), "dismax2022" (those and their mean, with a
-            temperature), "logitnorm" (linear, for its loss) or "t2fnorm" (linear, of directions
-            in training).
+            temperature), "logitnorm", "oe", "vos" (linear, for their losses), "t2fnorm" (linear, of
+            directions in training) or "rotpred" (linear, with a second layer for rotations).
         in_channels: channels of the images. It is not passed to a callable: use `options`.
         taps: for "module:callable", names of the modules whose output is a tap, in order; without
             taps, detectors that need them do not run.
@@ -167,21 +167,29 @@ def code_version(name: str) -> str:
     return callables.code_version(name)
 
 
-def create_loss(head: str, **options: float) -> Loss:
+def create_loss(head: str, layer: nn.Module | None = None, **options: float) -> Loss:
     """The loss that belongs to a head.
 
     Args:
         head: name of the head.
+        layer: the head of the network; "vos" and "rotpred" need it.
         options: options of the loss; those of the head's layer, which `create` takes, are left out.
 
     Raises:
-        UserError: if the head is unknown, or its loss does not take an option or its value.
+        UserError: if the head is unknown, its loss does not take an option or its value, or needs
+            the layer.
     """
     import oodbench.losses
 
-    chosen = _options_of(head, options, layer=False)
+    chosen, info = _options_of(head, options, layer=False), head_info(head)
+    if info.bound and not isinstance(layer, getattr(oodbench.losses, info.layer)):
+        raise UserError(
+            f"The loss of head '{head}' is made with the {info.layer} that it trains.",
+            f"Write create_loss('{head}', network.head).",
+        )
     with _valid_options(head):
-        return cast("Loss", getattr(oodbench.losses, head_info(head).loss)(**chosen))
+        loss = getattr(oodbench.losses, info.loss)
+        return cast("Loss", loss(layer, **chosen) if info.bound else loss(**chosen))
 
 
 def _options_of(head: str, options: Mapping[str, float], *, layer: bool) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from oodbench.detector import Head, Language
-from oodbench.losses import DistanceHead, T2FNormHead
+from oodbench.losses import DistanceHead, RotPredHead, T2FNormHead
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -193,7 +193,8 @@ class Classifier(nn.Module):
         if isinstance(layer, nn.Linear) or _is_pointwise(layer):
             assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
             bias = None if layer.bias is None else layer.bias.detach().clone()
-            return Head("linear", linear_weight(layer), bias)
+            rotations = isinstance(layer, RotPredHead)
+            return Head("linear", linear_weight(layer), bias, rotations)
         if isinstance(layer, DistanceHead):
             return Head("dismax", layer.prototypes.detach().clone())
         return Head("other")

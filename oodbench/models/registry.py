@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oodbench.detector import HeadKind
-from oodbench.specs.model_spec import LIBRARIES
+from oodbench.specs.model_spec import LIBRARIES, ModelSpec
 
 TRAINED = "trained by the benchmark"
 INPUT_SIZE = "3x32x32"
@@ -55,6 +55,11 @@ class HeadInfo:
         layer_options: those of them that the layer takes; the loss takes the others.
         calibrated: whether the layer has a `temperature`, to be set on validation data after
             training.
+        bound: whether the loss is made with the layer.
+        auxiliary: whether the loss needs auxiliary images.
+        rotations: whether a second layer tells by how much an image is rotated.
+        passes: images that pass the network in training for each training image, without auxiliary
+            ones.
     """
 
     kind: HeadKind
@@ -63,6 +68,10 @@ class HeadInfo:
     loss_options: tuple[str, ...] = ()
     layer_options: tuple[str, ...] = ()
     calibrated: bool = False
+    bound: bool = False
+    auxiliary: bool = False
+    rotations: bool = False
+    passes: int = 1
 
 
 _OPTION_A = (
@@ -167,7 +176,38 @@ HEADS: Mapping[str, HeadInfo] = {
     ),
     "logitnorm": HeadInfo("linear", "LogitNormHead", "LogitNormLoss", ("tau",)),
     "t2fnorm": HeadInfo("linear", "T2FNormHead", "SoftMaxLoss", ("tau",), layer_options=("tau",)),
+    "oe": HeadInfo("linear", "OEHead", "OELoss", ("weight",), auxiliary=True),
+    "vos": HeadInfo(
+        "linear",
+        "VOSHead",
+        "VOSLoss",
+        ("weight", "start", "queue", "samples", "select"),
+        bound=True,
+    ),
+    "rotpred": HeadInfo(
+        "linear",
+        "RotPredHead",
+        "RotPredLoss",
+        ("weight",),
+        bound=True,
+        rotations=True,
+        passes=4,
+    ),
 }
+
+
+AUXILIARY_HINT = "Write auxiliary: {dataset: NAME} for a model with head oe, and only there."
+
+
+def auxiliary_problem(model: ModelSpec) -> str | None:
+    """Why a model's `auxiliary` does not fit the loss that it is trained with, or None."""
+    needed = HEADS[model.head].auxiliary and model.training is not None
+    if needed and model.auxiliary is None:
+        return f"the loss of head '{model.head}' needs auxiliary images, and none are named"
+    if not needed and model.auxiliary is not None:
+        return f"the loss of head '{model.head}' takes no auxiliary images"
+    return None
+
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 

@@ -31,7 +31,8 @@ def needed_by(benchmarks: Iterable[BenchmarkSpec], catalog: Catalog) -> NeededFi
     manifests: dict[str, None] = {}
     needed = NeededFiles()
     for benchmark in benchmarks:
-        manifests |= dict.fromkeys(benchmark.manifest(each) for each in benchmark.names)
+        names = (*benchmark.names, *(dataset for dataset, _ in benchmark.auxiliary_splits))
+        manifests |= dict.fromkeys(benchmark.manifest(each) for each in names)
         for model in benchmark.models.values():
             url = "" if model.weights is None else _weights_url(model.network, model.weights)
             needed += NeededFiles(

@@ -14,7 +14,8 @@ class PlannedSplit:
     """A split of a data set in a benchmark.
 
     Attributes:
-        role: "ID train", "ID validation", "ID test", "csID", "near-OOD", ..., "validation OOD".
+        role: "ID train", "ID validation", "ID test", "csID", "near-OOD", ..., "validation OOD",
+            "auxiliary".
         dataset: name of the data set in the benchmark.
         manifest: name of its manifest.
         split: the split.
@@ -61,3 +62,5 @@ def _splits(plan: Plan) -> Iterator[PlannedSplit]:
         tuned.append(benchmark.tuning_ood)
     for dataset in dict.fromkeys(tuned):
         yield split("validation OOD", dataset, benchmark.tuning.split)
+    for dataset, name in benchmark.auxiliary_splits:
+        yield split("auxiliary", dataset, name)

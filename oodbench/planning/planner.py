@@ -8,7 +8,14 @@ from dataclasses import replace
 from oodbench.argument_checks import MOST_SEEDS, whole_number
 from oodbench.detector import head_obstacle
 from oodbench.errors import UserError, counted, did_you_mean
-from oodbench.models.registry import HEADS, NETWORKS, is_callable_name, library_of
+from oodbench.models.registry import (
+    AUXILIARY_HINT,
+    HEADS,
+    NETWORKS,
+    auxiliary_problem,
+    is_callable_name,
+    library_of,
+)
 from oodbench.planning.aliases import named_method, with_detector_names
 from oodbench.planning.detector_settings import (
     Refuses,
@@ -82,6 +89,12 @@ def make_plan(
         for option in model.loss_options:
             options = HEADS[model.head].loss_options
             check_known(f"models.{name}.loss_options", option, options, benchmark)
+        problem = auxiliary_problem(model)
+        if problem is not None:
+            raise UserError(
+                f"{key_place(benchmark, 'models', name)}: {problem}.",
+                AUXILIARY_HINT,
+            )
     if benchmark.tuning.detectors != "all":
         for name in benchmark.tuning.detectors:
             check_known("tuning.detectors", name, statuses, benchmark)
@@ -111,7 +124,8 @@ def make_plan(
             runnable.append(method)
         else:
             skips.append(_skip(method, reason))
-    names = dict.fromkeys((*benchmark.names, benchmark.tuning_ood))
+    auxiliary = (dataset for dataset, _ in benchmark.auxiliary_splits)
+    names = dict.fromkeys((*benchmark.names, benchmark.tuning_ood, *auxiliary))
     datasets = {name: _dataset(benchmark, catalog, name) for name in names if name is not None}
     _check_data(benchmark, datasets, runnable)
     return Plan(
@@ -235,7 +249,9 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
         return f"needs dropout; the network {model.network} has none"
     if "member_logits" in needs:
         return f"needs an oodbench.models.Ensemble; {method.model} is a single network"
-    obstacle = head_obstacle(needs, head.kind, method.model, language=model.has_language)
+    obstacle = head_obstacle(
+        needs, head.kind, method.model, language=model.has_language, rotations=head.rotations
+    )
     if obstacle is not None:
         return obstacle
     if "calibration" in needs and method.tuned_on == "none":
@@ -285,6 +301,8 @@ def _check_data(
     heads = {benchmark.models[method.model].head for method in methods}
     if any(HEADS[head].calibrated for head in heads):
         wanted.setdefault((benchmark.id, "validation"), "to calibrate a temperature on")
+    for each in benchmark.auxiliary_splits:
+        wanted.setdefault(each, "for auxiliary images")
     for (name, split), why in wanted.items():
         if split not in datasets[name].splits:
             raise UserError(

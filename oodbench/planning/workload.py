@@ -5,7 +5,8 @@ measured. Fitting and scoring make exactly the shared forward passes that it lis
 on what is found while running (which attacks succeed, which step size is chosen), so these rules
 apply, in forward passes of the whole network (F) for each image:
 
-- training: 3 F (a forward pass, and a backward pass for inputs and weights, twice as much);
+- training: 3 F (a forward pass, and a backward pass for inputs and weights, twice as much), also
+  for auxiliary images and for each further orientation of an image;
 - a pass that methods share: 1 F;
 - a method with input gradients: another 2 F, one backward pass for the input alone and the second
   forward pass; 5 F for a feature ensemble, which does both for each of its four or five feature
@@ -14,6 +15,7 @@ apply, in forward passes of the whole network (F) for each image:
 - fits that take gradients do so for a sample of the images, which is not counted;
 - a method that replaces feature layers: another 1 F at most, as the network continues from there;
 - a method with passes with dropout: another 1 F at most for each of them, likewise;
+- a method that looks at rotated images: another 3 F;
 - tuning: attacked images are made and verified (4 F); then clean, noisy and attacked images, or
   those of an OOD set, once for all methods, and through the grid of each that has input gradients
   or replaces feature layers; a gradient serves all step sizes.
@@ -30,7 +32,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from oodbench.models.registry import NETWORKS
+from oodbench.models.registry import HEADS, NETWORKS
 from oodbench.planning.plan import FITTED_ON, Method, Plan
 from oodbench.specs import ModelSpec, SplitName
 
@@ -63,6 +65,7 @@ class Pass:
         methods: names of the methods that share it.
         gradients: names of these methods that also take input gradients.
         replacing: names of these methods that also replace feature layers.
+        rotating: names of these methods that also look at rotated images.
         taps: whether all feature layers are captured.
     """
 
@@ -74,6 +77,7 @@ class Pass:
     methods: tuple[str, ...]
     gradients: tuple[str, ...]
     replacing: tuple[str, ...]
+    rotating: tuple[str, ...]
     taps: bool
 
 
@@ -140,6 +144,7 @@ def _passes_of_model(plan: Plan, model: str) -> Iterator[Pass]:
                 methods=_names(methods),
                 gradients=_names(m for m in methods if m.detector.needs & _GRADIENTS),
                 replacing=_names(m for m in methods if "replaced_logits" in m.detector.needs),
+                rotating=_names(m for m in methods if "rotations" in m.detector.needs),
                 taps=any(m.detector.needs & {"taps", "tap_maps"} for m in methods),
             )
 
@@ -166,11 +171,12 @@ def training_work(plan: Plan, model: str) -> Work:
     """One training of a model, with the test accuracies that it records."""
     dataset = plan.datasets[plan.benchmark.id]
     spec = plan.benchmark.models[model]
-    recipe = spec.training
+    recipe, auxiliary = spec.training, spec.auxiliary
     if recipe is None:  # published weights
         return Work()
     tests = {"no": 0, "last": 1, "each": recipe.epochs}[recipe.test_accuracy]
-    images = plan.benchmark.images_of(dataset, "train") * recipe.epochs
+    passing = HEADS[spec.head].passes + (0 if auxiliary is None else auxiliary.per_image)
+    images = plan.benchmark.images_of(dataset, "train") * recipe.epochs * passing
     tested = plan.benchmark.images_of(dataset, "test") * tests
     forwards = _TRAINING * images + tested
     return Work(images + tested, _flops(plan, spec, forwards))
@@ -214,9 +220,7 @@ def _forwards(plan: Plan, planned: Pass) -> float:
     if planned.purpose == "fit":
         return 1.0
     if planned.purpose == "score":
-        return 1.0 + sum(
-            2 * _share(each) + _shown(each) + _replaced(each) + _sampled(each) for each in methods
-        )
+        return 1.0 + sum(2 * _share(each) + _further(each) for each in methods)
     attacked = any(method.tuned_on == "fgsm" for method in methods)
     kinds = _KINDS if attacked else 1.0
     return (_ATTACK if attacked else 0.0) + kinds * (1.0 + sum(map(_grid, methods)))
@@ -229,20 +233,18 @@ def _share(method: Method) -> float:
     return _ENSEMBLE if "taps" in method.detector.needs else 1.0
 
 
-def _shown(method: Method) -> float:
-    """Backward passes for the gradients that a detector reads: one loss, of which most have one."""
-    return 1.0 if method.detector.needs & {"input_gradients", "tap_gradients"} else 0.0
+def _further(method: Method) -> float:
+    """Passes beside those of an input step.
 
-
-def _replaced(method: Method) -> float:
-    """Forward passes that continue from a replaced feature layer."""
-    return 1.0 if "replaced_logits" in method.detector.needs else 0.0
-
-
-def _sampled(method: Method) -> float:
-    """Passes with dropout, as if the first dropout were at the start of the network."""
-    samples = float(method.arguments.get("samples", _SAMPLES))
-    return samples if "dropout_logits" in method.detector.needs else 0.0
+    One backward pass for the gradients that a detector reads, as most have one loss; a forward pass
+    from a replaced feature layer on; forward passes of the rotated images; passes with dropout, as
+    if the first dropout were at the start of the network.
+    """
+    needs = method.detector.needs
+    backward = 1.0 if needs & {"input_gradients", "tap_gradients"} else 0.0
+    passes = {"replaced_logits": 1.0, "rotations": 3.0}
+    passes["dropout_logits"] = float(method.arguments.get("samples", _SAMPLES))
+    return backward + sum(passes.get(need, 0.0) for need in needs)
 
 
 def _grid(method: Method) -> float:
@@ -255,4 +257,4 @@ def _grid(method: Method) -> float:
     if "perturbed" in method.detector.needs:  # one step serves the grid
         return _share(method) * 2
     own = _share(method) * (gradients + settings * moved)
-    return own + (_shown(method) + _replaced(method)) * settings * len(steps)
+    return own + _further(method) * settings * len(steps)

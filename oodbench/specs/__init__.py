@@ -20,7 +20,13 @@ from oodbench.specs.dataset_spec import (
     ResizeSpec,
 )
 from oodbench.specs.limit_spec import LimitSpec
-from oodbench.specs.model_spec import AugmentSpec, ModelSpec, NormalizationSpec, TrainingSpec
+from oodbench.specs.model_spec import (
+    AugmentSpec,
+    AuxiliarySpec,
+    ModelSpec,
+    NormalizationSpec,
+    TrainingSpec,
+)
 from oodbench.specs.published_spec import (
     AverageEntry,
     AveragesSpec,
@@ -40,6 +46,7 @@ __all__ = [
     "TRAINING_MEASURES",
     "WORDS",
     "AugmentSpec",
+    "AuxiliarySpec",
     "AverageEntry",
     "AveragesSpec",
     "BenchmarkSpec",

@@ -193,8 +193,9 @@ class BenchmarkSpec(Spec):
         protocols = {self.tuning.protocol, *(method.tuning for method in self.methods.values())}
         if self.csid and "ood_oracle" in protocols:
             raise ValueError("csid: not together with tuning on each OOD set (ood_oracle)")
+        auxiliary = [dataset for dataset, _ in self.auxiliary_splits]
         for name in self.datasets:
-            if name not in (*self.names, self.tuning.ood):
+            if name not in (*self.names, self.tuning.ood, *auxiliary):
                 near = did_you_mean(name, self.names)
                 raise ValueError(f"datasets: '{name}' is no data set of this benchmark. {near}")
         named: dict[str, str] = {}
@@ -205,6 +206,30 @@ class BenchmarkSpec(Spec):
                     f"datasets: '{other}' and '{name}' are both the test images of manifest "
                     f"'{self.manifest(name)}'"
                 )
+
+        for model, spec in self.models.items():
+            if spec.auxiliary is not None:
+                self._check_auxiliary(model, spec.auxiliary.dataset, named)
+
+    def _check_auxiliary(self, model: str, dataset: str, tested: dict[str, str]) -> None:
+        """Check that auxiliary images are of no data set that is tested.
+
+        Args:
+            model: the model that is trained on them.
+            dataset: their data set.
+            tested: manifest -> name, of the data sets that are tested.
+        """
+        tested = {**tested, **{self.manifest(name): name for name in self.csid}}
+        found = tested.get(self.manifest(dataset))
+        if found == self.id:
+            raise ValueError(
+                f"models.{model}.auxiliary: '{dataset}' is the in-distribution data set"
+            )
+        if found is not None:
+            raise ValueError(
+                f"models.{model}.auxiliary: '{dataset}' is tested as '{found}', and a network must "
+                "not be trained on images of a set that it is tested on"
+            )
 
     def _known_model(self, model: str, where: str) -> None:
         if model not in self.models:
@@ -264,6 +289,12 @@ class BenchmarkSpec(Spec):
     def manifest(self, name: str) -> str:
         """The manifest of a data set that has this name in this benchmark."""
         return self.datasets.get(name, name)
+
+    @property
+    def auxiliary_splits(self) -> tuple[tuple[str, SplitName], ...]:
+        """Data set and split of the auxiliary images of all models, each once."""
+        given = (model.auxiliary for model in self.models.values())
+        return tuple(dict.fromkeys((each.dataset, each.split) for each in given if each))
 
     @property
     def tuning_ood(self) -> str | None:

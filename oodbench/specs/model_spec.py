@@ -21,6 +21,7 @@ from oodbench.specs.spec_base import (
     Scale,
     Several,
     Spec,
+    SplitName,
     Text,
 )
 
@@ -82,6 +83,19 @@ class NormalizationSpec(Spec):
         return self
 
 
+class AuxiliarySpec(Spec):
+    """Auxiliary images that a network is trained on beside those of the ID set, without labels.
+
+    They must be different from the test images of every OOD set and csID set.
+    """
+
+    dataset: Text
+    """Name of a data set; the names under `datasets` of the benchmark apply."""
+    split: SplitName = "train"
+    per_image: Annotated[int, Field(gt=0, le=100)] = 2
+    """Auxiliary images in a batch for each ID image there; Hendrycks et al. 2019 take 2."""
+
+
 VISION_LANGUAGE = ("open_clip", "hf_clip")
 """Libraries of vision-language models."""
 
@@ -122,6 +136,8 @@ class ModelSpec(Spec):
     """None: use the mean and standard deviation of the training images; of a published network,
     those that its weights were published with."""
     training: TrainingSpec | None = None
+    auxiliary: AuxiliarySpec | None = None
+    """Auxiliary images for a loss that needs them (head `oe`)."""
     checkpoint: Annotated[Several[CheckpointSpec], BeforeValidator(_as_list)] = ()
     """Published checkpoints instead of a training: one, or a list with one for each seed."""
     weights: Text | None = None
@@ -166,9 +182,9 @@ class ModelSpec(Spec):
         )
 
     @model_serializer(mode="wrap")
-    def _without_other_sources(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is not used: other models have the identity they had."""
-        optional = (*_SOURCES, *_LANGUAGE)
+        optional = (*_SOURCES, *_LANGUAGE, "auxiliary")
         return {key: value for key, value in dump(self).items() if value or key not in optional}
 
     @model_validator(mode="before")

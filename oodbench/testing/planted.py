@@ -192,7 +192,8 @@ def joined(first: Outputs, second: Outputs) -> Outputs:
     """Two batches as one, maps included."""
     both = (first, second)
     maps: dict[str, Any] = {}
-    for name in ("feature_map", "tap_maps", "layers", "replaced_logits", "local_features"):
+    names = ("feature_map", "tap_maps", "layers", "replaced_logits", "local_features")
+    for name in (*names, "rotation_logits"):
         if hasattr(first, name):
             parts = [getattr(batch, name) for batch in both]
             if isinstance(parts[0], Tensor):
@@ -248,6 +249,7 @@ def _outputs(network: PlantedNetwork, split: Split, dtype: torch.dtype) -> Outpu
         local_features=feature_map.flatten(2).transpose(1, 2),
         tap_gradients={"early": early, "late": feature_map, FEATURES: features},
         perturbed=Outputs(features, features),
+        rotation_logits=_rotations(count, ood),
     ).map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     return outputs.replaced(logits=network.logits(outputs.features), language=_language(network))
 
@@ -276,6 +278,13 @@ def planted_language(class_features: Tensor) -> Language:
 @functools.cache
 def _language(network: PlantedNetwork) -> Language:
     return planted_language(_pattern(network))
+
+
+def _rotations(count: int, ood: bool) -> Tensor:
+    """Logits of a rotation head, [B, 4, 4]; right more often for ID images."""
+    generator = torch.Generator().manual_seed(count)
+    noise = torch.randn(count, 4, 4, generator=generator, dtype=torch.float64)
+    return noise + (1.0 if ood else 4.0) * torch.eye(4, dtype=torch.float64)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from oodbench.engine.passes.own_passes import OwnPasses, kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.passes.sampled_logits import find_sampled
 from oodbench.engine.scoring import score_split
-from oodbench.losses import DisMax2022Head, SoftMaxHead
+from oodbench.losses import DisMax2022Head, RotPredHead
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.ensemble import Ensemble
 from oodbench.models.feature_map import find_map
@@ -51,7 +51,7 @@ class SmallNetwork(Network):
         self.second = nn.Sequential(nn.Conv2d(6, 24, 3, padding=1, stride=2), nn.ReLU())
         self.dropout = nn.Dropout(0.2)
         self.tap_names = ("first", "second")
-        self.head = {"linear": SoftMaxHead, "dismax": DisMax2022Head}[kind](24, CLASSES)
+        self.head = {"linear": RotPredHead, "dismax": DisMax2022Head}[kind](24, CLASSES)
 
     @functools.cached_property
     def language(self) -> Language:  # type: ignore[override]

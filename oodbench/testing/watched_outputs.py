@@ -25,7 +25,11 @@ _NEED_OF = {
         "perturbed",
         "tap_gradients",
     )
-} | {"head": ("head", "dismax_head"), "sampled_logits": ("dropout_logits", "member_logits")}
+} | {
+    "head": ("head", "dismax_head"),
+    "sampled_logits": ("dropout_logits", "member_logits"),
+    "rotation_logits": ("rotations",),
+}
 """Attribute of `Outputs` -> the needs that it is read for."""
 
 _SPLITS = {"fit": "fit", "fit_validation": "validation"}

@@ -44,6 +44,7 @@ class CheckpointKey:
         validation: fingerprint of the images that the temperature is calibrated on; "" without a
             temperature.
         test: fingerprint of the test images, if the history has their accuracy; else "".
+        auxiliary: fingerprint of the auxiliary images; "" without any.
     """
 
     model: ModelSpec
@@ -52,6 +53,7 @@ class CheckpointKey:
     seed: int
     validation: str = ""
     test: str = ""
+    auxiliary: str = ""
 
     @property
     def address(self) -> str:
@@ -66,6 +68,7 @@ class CheckpointKey:
             self.test,
             str(TRAINING_VERSION),
             code_version(self.model.network),
+            *([self.auxiliary] if self.auxiliary else []),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Untrained classifiers: initial weights, and the normalization of their images."""
+"""Untrained classifiers and their losses: initial weights, normalization of images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from oodbench import models
 from oodbench.data import ImageArray
 from oodbench.errors import UserError
+from oodbench.losses import Loss
 from oodbench.models.classifier import Classifier
 from oodbench.specs import ModelSpec
 from oodbench.training.determinism import seeded
@@ -47,6 +48,21 @@ def new_classifier(spec: ModelSpec, num_classes: int, data: ImageArray, seed: in
             )
     classifier = Classifier(network, mean, std)
     return classifier.to(memory_format=torch.channels_last)  # faster passes, backward above all
+
+
+def new_loss(spec: ModelSpec, classifier: Classifier, seed: int) -> Loss:
+    """The loss of a model, with its initial state.
+
+    Args:
+        spec: head and options of the loss.
+        classifier: the classifier that it trains.
+        seed: seeds the initial state, if there is any.
+
+    Raises:
+        UserError: if an option is not valid.
+    """
+    with seeded(seed, torch.device("cpu")):
+        return models.create_loss(spec.head, classifier.network.head, **spec.loss_options)
 
 
 def channel_statistics(data: ImageArray) -> tuple[list[float], list[float]]:

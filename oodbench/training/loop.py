@@ -19,9 +19,10 @@ from oodbench.numerics.likelihood.temperature import calibrate
 from oodbench.specs import ModelSpec
 from oodbench.training import distributed
 from oodbench.training.augmentation import augment, draw
+from oodbench.training.auxiliary_images import AuxiliaryImages, epoch_generator
 from oodbench.training.determinism import deterministic, seeded
 from oodbench.training.distributed import Group
-from oodbench.training.initialization import new_classifier
+from oodbench.training.initialization import new_classifier, new_loss
 from oodbench.training.precision import with_precision
 from oodbench.training.schedule import learning_rate
 from oodbench.training.state import Epoch, TrainingState
@@ -51,6 +52,7 @@ def train(
     device: torch.device,
     test: ImageArray | None = None,
     validation: ImageArray | None = None,
+    auxiliary: ImageArray | None = None,
     state: TrainingState | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_images: Callable[[int], None] = lambda count: None,
@@ -69,6 +71,7 @@ def train(
         test: test images; the history has their accuracy if the recipe asks for it. Nothing is
             chosen by it.
         validation: ID images to calibrate the temperature of a head on, if it has one.
+        auxiliary: auxiliary images for a loss that needs them.
         state: stores the state after each epoch; a training that was stopped continues from it.
         on_epoch: called after each epoch.
         on_images: called after each step with the number of images in it.
@@ -77,9 +80,10 @@ def train(
         The classifier after the last epoch, in evaluation mode, and its history.
 
     Raises:
-        UserError: if the loss stops being finite; the message names the step.
+        UserError: if the loss stops being finite; the message names the step. Or if auxiliary
+            images are missing or of another shape.
     """
-    training = Training(spec, num_classes, data, seed, device, distributed.current())
+    training = Training(spec, num_classes, data, seed, device, distributed.current(), auxiliary)
     training.on_images = on_images
     asked = spec.recipe.test_accuracy
     try:
@@ -91,7 +95,7 @@ def train(
                 epoch = training.epoch(number, test if noted else None)
                 history.append(epoch)
                 if state is not None and training.group.leads:
-                    state.keep(training.classifier, training.optimizer, training.generator, history)
+                    training.keep(state, history)
                 on_epoch(epoch)
     except BaseException:
         if state is not None and training.group.leads:
@@ -114,6 +118,7 @@ class Training:
         seed: int,
         device: torch.device,
         group: Group,
+        auxiliary: ImageArray | None = None,
     ) -> None:
         if data.labels is None:
             raise UserError("Training data without labels.")
@@ -125,19 +130,21 @@ class Training:
                 "Start fewer processes, or raise training.batch_size.",
             )
         self.spec, self.recipe, self.seed = spec, recipe, seed
+        self.num_classes = num_classes
         self.group, self.device = group, device
         self.classifier = new_classifier(spec, num_classes, data, seed).to(device)
         if group.size > 1:
             distributed.share_statistics(self.classifier)
-        self.loss = models.create_loss(spec.head, **spec.loss_options).to(device)
-        if group.size > 1 and self.loss.labeled(recipe.batch_size) < recipe.batch_size:
+        self.loss = new_loss(spec, self.classifier, seed).to(device)
+        if group.size > 1 and not self.loss.divisible:
             raise UserError(
-                f"The loss of head '{spec.head}' mixes the images of a batch, which several "
-                "processes do not see as one.",
+                f"The loss of head '{spec.head}' needs the images of a batch together, and several "
+                "processes do not see them as one.",
                 "Train with one process.",
             )
+        self.auxiliary = self._auxiliary(data, auxiliary)
         self.optimizer = torch.optim.SGD(
-            self.classifier.parameters(),
+            [*self.classifier.parameters(), *self.loss.parameters()],
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
@@ -149,10 +156,33 @@ class Training:
         self._state: TrainingState | None = None
         self._network: nn.Module | None = None
 
+    def _auxiliary(self, data: ImageArray, images: ImageArray | None) -> AuxiliaryImages | None:
+        """The auxiliary images, if the loss needs them."""
+        if not self.loss.auxiliary:
+            return None
+        declared = self.spec.auxiliary
+        if images is None or declared is None:
+            raise UserError(
+                f"The loss of head '{self.spec.head}' needs auxiliary images.",
+                "Write auxiliary: {dataset: NAME} in the model of the benchmark.",
+            )
+        if images.images.shape[1:] != data.images.shape[1:]:
+            sides = ["x".join(map(str, each.images.shape[1:])) for each in (images, data)]
+            raise UserError(
+                f"The auxiliary images ('{declared.dataset}') have shape {sides[0]}, the training "
+                f"images {sides[1]}.",
+                "One network takes both: choose data sets of one shape.",
+            )
+        return AuxiliaryImages(resident(images, self.device), declared.per_image, self.seed)
+
     def resume(self, state: TrainingState) -> list[Epoch]:
         """Continue from a stored state; returns the history so far."""
         self._state = state
-        return state.take_up(self.classifier, self.optimizer, self.generator)
+        return state.take_up(self.classifier, self.loss, self.optimizer, self.generator)
+
+    def keep(self, state: TrainingState, history: list[Epoch]) -> None:
+        """Record the state after an epoch."""
+        state.keep(self.classifier, self.loss, self.optimizer, self.generator, history)
 
     @property
     def network(self) -> nn.Module:
@@ -185,6 +215,10 @@ class Training:
         """
         started = time.perf_counter()
         self.network.train()
+        done = (number - 1) / self.recipe.epochs
+        self.loss.begin_epoch(done, epoch_generator("loss", self.seed, number))
+        if self.auxiliary is not None:
+            self.auxiliary.begin_epoch(number)
         count = len(self.images)
         order = torch.randperm(count, generator=self.generator)
         # Batches of nearly equal size: statistics of a last batch of one image would be useless.
@@ -223,17 +257,21 @@ class Training:
         draws = draw(self.recipe.augment, len(rows), self.generator)[mine]
         images = augment(self.images[rows[mine]], self.recipe.augment, draws)
         labels = self.labels[rows[mine]]
-        batch, targets = self.loss.mix(as_floats(images), labels, self.generator)
+        others = None
+        if self.auxiliary is not None:
+            others = as_floats(self.auxiliary.batch(len(rows), mine, self.recipe.augment))
+        batch, targets = self.loss.mix(as_floats(images), labels, self.generator, others)
         with self.autocast():
-            logits = self.network(batch)
-        loss = self.loss(logits.float(), targets)
+            outputs = self.network(batch)
+        loss = self.loss(outputs.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over processes, whose shares differ by an image at most.
         share = len(labels) / len(rows)
         (loss * (share * self.group.size)).backward()
         self.optimizer.step()
         pure = self.loss.labeled(len(labels))
-        right[0] += (logits.detach()[:pure].argmax(dim=1) == labels[:pure]).sum()
+        logits = outputs.detach()[:pure, : self.num_classes]
+        right[0] += (logits.argmax(dim=1) == labels[:pure]).sum()
         right[1] += pure
         return distributed.summed(loss.detach().double() * share)
 

@@ -71,6 +71,7 @@ class TrainingState:
     def keep(
         self,
         module: nn.Module,
+        loss: nn.Module,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         history: Sequence[Epoch],
@@ -78,15 +79,15 @@ class TrainingState:
         """Record the state after an epoch; write it at most once per `interval` seconds."""
         from safetensors.torch import save
 
-        # Copies: a module that is registered twice has its tensors twice.
-        tensors = {
-            f"weights.{name}": value.detach().cpu().clone().contiguous()
-            for name, value in module.state_dict().items()
-        }
-        for name, parameter in module.named_parameters():
-            momentum = optimizer.state[parameter].get(_MOMENTUM)
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum.detach().cpu().contiguous()
+        tensors = {}
+        for part, of in _parts(module, loss):
+            # Copies: a module that is registered twice has its tensors twice.
+            for name, value in of.state_dict().items():
+                tensors[f"{part}weights.{name}"] = value.detach().cpu().clone().contiguous()
+            for name, parameter in of.named_parameters():
+                momentum = optimizer.state[parameter].get(_MOMENTUM)
+                if momentum is not None:
+                    tensors[f"{part}momentum.{name}"] = momentum.detach().cpu().contiguous()
         tensors["generator"] = generator.get_state()
         # Random layers, such as dropout, draw from torch's own generators.
         tensors["torch"] = torch.get_rng_state()
@@ -110,7 +111,11 @@ class TrainingState:
             self._pending, self._written = None, time.monotonic()
 
     def take_up(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+        self,
+        module: nn.Module,
+        loss: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
     ) -> list[Epoch]:
         """Load the state from disk.
 
@@ -122,12 +127,13 @@ class TrainingState:
         if read is None:
             return []
         tensors, history = read
-        module.load_state_dict(_below(tensors, "weights."))
-        momenta = _below(tensors, "momentum.")
-        for name, parameter in module.named_parameters():
-            if name in momenta:
-                buffer = torch.empty_like(parameter)  # the parameter's device and memory format
-                optimizer.state[parameter][_MOMENTUM] = buffer.copy_(momenta[name])
+        for part, of in _parts(module, loss):
+            of.load_state_dict(_below(tensors, f"{part}weights."))
+            momenta = _below(tensors, f"{part}momentum.")
+            for name, parameter in of.named_parameters():
+                if name in momenta:
+                    buffer = torch.empty_like(parameter)  # the parameter's device and memory format
+                    optimizer.state[parameter][_MOMENTUM] = buffer.copy_(momenta[name])
         generator.set_state(tensors["generator"])
         torch.set_rng_state(tensors["torch"])
         if "cuda" in tensors:
@@ -151,6 +157,11 @@ class TrainingState:
                 return tensors, json.loads(metadata["history"])
         except (SafetensorError, OSError, ValueError, KeyError):
             return None
+
+
+def _parts(module: nn.Module, loss: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
+    """Modules with the beginning of their tensors' names in the file."""
+    return ("", module), ("loss_", loss)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,24 +6,29 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.data.store.availability import dataset_state
 from oodbench.data.store.download import OfflineError, offline
+from oodbench.data.store.locations import root_folder
 from oodbench.errors import UserError, counted, did_you_mean
-from oodbench.models import create_loss, head_info
+from oodbench.models import head_info
 from oodbench.models.classifier import Classifier
+from oodbench.models.registry import AUXILIARY_HINT, auxiliary_problem
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Meter, Reporter
-from oodbench.specs import BenchmarkSpec, ModelSpec
+from oodbench.specs import BenchmarkSpec, DatasetSpec, ModelSpec, SplitName
 from oodbench.storage.run_description import TrainedOn
+from oodbench.training.auxiliary_images import refuse_test_images
 from oodbench.training.checkpoints import (
     CheckpointKey,
     load_or_train,
     read_history,
     read_trained_on,
 )
-from oodbench.training.initialization import new_classifier
+from oodbench.training.initialization import new_classifier, new_loss
 from oodbench.training.loop import train
 from oodbench.training.precision import with_precision
 from oodbench.training.published_models import (
@@ -63,7 +68,7 @@ class ModelStore:
         """The key of a model's checkpoint."""
         spec, dataset = self._spec(model), self._benchmark.id
         calibrated = head_info(spec.head).calibrated
-        tested = spec.recipe.test_accuracy != "no"
+        tested, auxiliary = spec.recipe.test_accuracy != "no", self._auxiliary(spec)
         return CheckpointKey(
             model=spec,
             data=self._data.fingerprint(dataset, "train"),
@@ -71,7 +76,13 @@ class ModelStore:
             seed=seed,
             validation=self._data.fingerprint(dataset, "validation") if calibrated else "",
             test=self._data.fingerprint(dataset, "test") if tested else "",
+            auxiliary=self._data.fingerprint(*auxiliary) if auxiliary else "",
         )
+
+    def _auxiliary(self, spec: ModelSpec) -> tuple[str, SplitName] | None:
+        """Data set and split of a model's auxiliary images."""
+        found = spec.auxiliary
+        return None if found is None else (found.dataset, found.split)
 
     def _spec(self, model: str) -> ModelSpec:
         """A model's spec with the precision that the device trains in."""
@@ -86,7 +97,8 @@ class ModelStore:
         named together.
 
         Returns:
-            "weights of model, seed k" -> warnings about published weights.
+            "weights of model, seed k" -> warnings about published weights; "training of model" ->
+            warnings about losses without effect.
 
         Raises:
             UserError: if a network, a head or an option is not valid, or published weights are
@@ -95,12 +107,17 @@ class ModelStore:
         warnings, problems = {}, []
         for model in models:
             spec = self._benchmark.models[model]
-            create_loss(spec.head, **spec.loss_options)
-            for seed in seeds if self.is_published(model) else (0,):
+            if not self.is_published(model):
+                obstacle = self._checked_loss(spec, self.untrained(model, 0))
+                if obstacle:
+                    self._say.warn(f"{model}: {obstacle}")
+                    warnings[f"training of {model}"] = [obstacle]
+                continue
+            for seed in seeds:
                 try:
                     self.untrained(model, seed)
                 except UserError as error:
-                    if not (offline() and self.is_published(model)):
+                    if not offline():
                         raise
                     problems.append(error)
                     continue
@@ -116,6 +133,20 @@ class ModelStore:
             hints = dict.fromkeys(error.hint for error in problems)
             raise OfflineError(" ".join(messages), " ".join(hints))
         return warnings
+
+    def _checked_loss(self, spec: ModelSpec, classifier: Classifier) -> str:
+        """Why the loss of a trained model has no effect; "" if it has.
+
+        Raises:
+            UserError: if its options are not valid, or auxiliary images do not fit it.
+        """
+        problem = auxiliary_problem(spec)
+        if problem is not None:
+            raise UserError(f"{problem[0].upper()}{problem[1:]}.", AUXILIARY_HINT)
+        labels = self._data.get(self._benchmark.id, "train").labels
+        assert labels is not None  # of an ID set
+        images = np.bincount(labels, minlength=self._num_classes).tolist()
+        return new_loss(spec, classifier, seed=0).obstacle(images, spec.recipe.epochs)
 
     def untrained(self, model: str, seed: int) -> Classifier:
         """A classifier that has the speed of the trained one, on the device, for evaluation.
@@ -196,7 +227,7 @@ class ModelStore:
             self._say.detail(said)
             meter = Meter(self._say.detail, said, (epochs - epoch.epoch) * len(images))
 
-        tested = spec.recipe.test_accuracy != "no"
+        tested, auxiliary = spec.recipe.test_accuracy != "no", self._auxiliary(spec)
         calibrated = head_info(spec.head).calibrated
         return train(
             spec,
@@ -207,6 +238,7 @@ class ModelStore:
             test=self._data.get(dataset, "test") if tested else None,
             validation=self._data.get(dataset, "validation") if calibrated else None,
             state=state,
+            auxiliary=self._data.get(*auxiliary) if auxiliary else None,
             on_epoch=on_epoch,
             on_images=lambda count: meter.add(count),
         )
@@ -248,9 +280,10 @@ def train_models(
     names = [name for name in chosen if benchmark.models[name].training is not None]
     if not names:
         return {}
-    spec = benchmark.decoded(catalog.dataset(benchmark.manifest(benchmark.id)))
-    data = LoadedSplits({benchmark.id: spec}, data_root, say, benchmark.most_images)
+    specs = _datasets_here(benchmark, catalog, root_folder(data_root))
+    data = LoadedSplits(specs, data_root, say, benchmark.most_images)
     store = ModelStore(benchmark, data, device, say)
+    refuse_test_images(benchmark, data)
     store.check(names, seeds)
     paths = {}
     with say.work(len(names) * len(seeds)):
@@ -268,3 +301,25 @@ def train_models(
                 )
                 paths[label] = path
     return paths
+
+
+def _datasets_here(
+    benchmark: BenchmarkSpec, catalog: Catalog, root: Path
+) -> dict[str, DatasetSpec]:
+    """The data sets that are trained on, and with auxiliary images the test sets on this machine.
+
+    Auxiliary images are compared with these; `run` compares them with all.
+    """
+    auxiliary = [dataset for dataset, _ in benchmark.auxiliary_splits]
+    wanted = dict.fromkeys([benchmark.id, *auxiliary])
+    tested = benchmark.names if auxiliary else ()
+    specs = {
+        name: benchmark.decoded(catalog.dataset(benchmark.manifest(name)))
+        for name in dict.fromkeys([*wanted, *tested])
+    }
+    absent = ("missing", "not fetched")
+    return {
+        name: spec
+        for name, spec in specs.items()
+        if name in wanted or dataset_state(spec, root).state not in absent
+    }

@@ -270,8 +270,10 @@ class Session:
         network = self._classifier.network
         if needs & {"features", "feature_map"} and not network.has_features:
             return _without_features(getattr(network, "head_note", ""))
-        kind, language = self._classifier.describe_head().kind, network.language is not None
-        obstacle = head_obstacle(needs, kind, "the model", language=language)
+        head, language = self._classifier.describe_head(), network.language is not None
+        obstacle = head_obstacle(
+            needs, head.kind, "the model", language=language, rotations=head.rotations
+        )
         if obstacle is not None:
             return obstacle
         if "local_features" in needs and not network.has_local_features:

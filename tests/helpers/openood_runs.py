@@ -24,7 +24,7 @@ from oodbench.training.loop import train
 from oodbench.verification.run_verification import verify_run
 
 CIFAR = ("mnist", "svhn", "texture")
-OF_OTHER_MODELS = {"dismax_head", "dropout_logits", "language", "member_logits"}
+OF_OTHER_MODELS = {"dismax_head", "dropout_logits", "language", "member_logits", "rotations"}
 """Needs of detectors that do not run on OpenOOD's checkpoints."""
 SIZES = {"train": 100, "validation": 30, "test": 30}
 

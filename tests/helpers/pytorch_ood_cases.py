@@ -468,7 +468,7 @@ EXCUSED = dict.fromkeys(
         *("caref", "cadref", "optfs", "weiper"),
         *("gini", "relation", "ensemble", "neco", "cop", "corp", "sirc"),
         *("cosine", "rcos", "ssd"),
-        "WeightedEBO",
+        *("rotpred", "WeightedEBO"),
     ),
     NO_COUNTERPART,
 )

@@ -18,6 +18,7 @@ import oodbench
 from oodbench.data import ImageArray
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.errors import UserError
+from oodbench.losses import SoftMaxLoss
 from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
@@ -327,7 +328,7 @@ def test_loss_that_is_not_finite_keeps_the_last_good_epoch(digits: Make, tmp_pat
     _, first = train(model(epochs=1), 10, data, seed=0, device=CPU)
     classifier = new_classifier(huge, 10, data, seed=0)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
-    state.keep(classifier, optimizer, torch.Generator().manual_seed(0), first)
+    state.keep(classifier, SoftMaxLoss(), optimizer, torch.Generator().manual_seed(0), first)
     state.flush()
     before = state.path.read_bytes()
     with pytest.raises(UserError, match=r"at epoch 2, step 2 ") as raised:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.models.registry import HEADS
-from oodbench.specs import ModelSpec, TrainingSpec
+from oodbench.specs import AuxiliarySpec, ModelSpec, TrainingSpec
 from oodbench.training.checkpoints import TRAINING_VERSION
 from oodbench.training.loop import as_floats, train
 from oodbench.training.schedule import learning_rate
@@ -51,8 +51,14 @@ def model(head: str = "softmax", network: str = "resnet8", **changes: Any) -> Mo
     return ModelSpec(network=network, head=head, training=TrainingSpec.model_validate(recipe))
 
 
+CHANGES: dict[str, dict[str, Any]] = {
+    "oe": {"auxiliary": AuxiliarySpec(dataset="noise")},
+    "vos": {"loss_options": {"start": 0.5, "queue": 5, "samples": 100, "select": 2}},
+}
+"""Values that let every part of a loss take part in these short trainings."""
+
 MODELS = {
-    **{head: model(head) for head in HEADS},
+    **{head: model(head).model_copy(update=CHANGES.get(head)) for head in HEADS},
     "dismax2022, mixed quadrants": model("dismax2022").model_copy(
         update={"loss_options": {"mixed_quadrants": True}}
     ),
@@ -84,7 +90,13 @@ def trained(spec: ModelSpec) -> dict[str, Tensor]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("oodbench.training.loop.as_floats", _as_doubles)
             classifier, _ = train(
-                spec, 10, noise(64), seed=0, device=torch.device("cpu"), validation=noise(40)
+                spec,
+                10,
+                noise(64),
+                seed=0,
+                device=torch.device("cpu"),
+                validation=noise(40),
+                auxiliary=noise(50),
             )
     finally:
         torch.set_default_dtype(torch.float32)

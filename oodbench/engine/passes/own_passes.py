@@ -54,7 +54,7 @@ def kept_taps(network: Network, detectors: Mapping[str, Detector]) -> KeptTaps:
 
 def passes_alone(detector: Detector, network: Network) -> bool:
     """Whether this detector needs passes of its own to score, beyond the shared forward pass."""
-    own = differentiates(detector) or bool(NEEDS & detector.info.needs)
+    own = differentiates(detector) or bool(detector.info.needs & {*NEEDS, "rotations"})
     return own or bool(replaced_taps(detector, network))
 
 
@@ -111,7 +111,7 @@ class OwnPasses:
                 else:
                     view = moved
             if not fitting:
-                changes |= own_logits(runner, detector, images)
+                changes |= own_logits(runner, detector, images, outputs)
         return view.replaced(**changes)
 
     def _tap_gradients(self, detector: Detector) -> dict[str, Tensor]:

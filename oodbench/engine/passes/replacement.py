@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from oodbench.detector import Detector
+from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.contract import checked_replacement, checked_taps
+from oodbench.engine.passes.rotations import rotation_logits
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.passes.sampled_logits import sampled_logits
 from oodbench.models.classifier import Network
@@ -31,11 +32,14 @@ def replaced_taps(detector: Detector, network: Network) -> tuple[str, ...]:
     return checked_taps(detector, detector.choose_taps(network.tap_names), network.tap_names)
 
 
-def own_logits(runner: NetworkRunner, detector: Detector, images: Tensor) -> dict[str, Any]:
-    """Logits of a detector's own passes: of replaced taps, and several for each image."""
+def own_logits(
+    runner: NetworkRunner, detector: Detector, images: Tensor, outputs: Outputs
+) -> dict[str, Any]:
+    """Logits of a detector's own passes: replaced taps, several for each image, rotated images."""
     return {
         "replaced_logits": replaced_logits(runner, detector, images),
         "sampled_logits": sampled_logits(runner, detector, images),
+        "rotation_logits": rotation_logits(runner, detector, images, outputs),
     }
 
 

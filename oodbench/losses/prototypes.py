@@ -1,9 +1,4 @@
-"""Heads and their losses: drop-in pairs for any training loop.
-
-    model.fc, criterion = oodbench.losses.DisMaxHead(512, 10), oodbench.losses.DisMaxLoss()
-
-trains a network with the DisMax loss instead of the SoftMax loss.
-"""
+"""DisMax and its successors: logits are minus distances to learned prototypes."""
 
 from __future__ import annotations
 
@@ -13,57 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# --- heads -------------------------------------------------------------------------------------
-
-
-class SoftMaxHead(nn.Linear):
-    """The usual linear layer, weights from U(-1/sqrt(D), 1/sqrt(D)), bias zero."""
-
-    def reset_parameters(self) -> None:
-        """Initialize as the DisMax author's code does for the SoftMax it compares with."""
-        bound = self.in_features**-0.5
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.zeros_(self.bias)
-
-
-class LogitNormHead(SoftMaxHead):
-    """A linear layer that is trained with `LogitNormLoss`; its logits are not normalized."""
-
-
-class T2FNormHead(SoftMaxHead):
-    """A linear layer on directions in training (T2FNorm, Regmi et al., CVPR Workshops 2024).
-
-    Logits of the features f are W f / (tau ||f||) + b in training mode, and W f / tau + b in
-    evaluation mode: OOD images have shorter features, and so smaller logits. The loss is
-    `SoftMaxLoss`.
-
-    Args:
-        in_features: D, the dimension of the penultimate features.
-        out_features: C, the number of classes.
-        tau: the temperature; OpenOOD v1.5 trains with 0.1. It is a buffer, stored with the weights.
-
-    Raises:
-        ValueError: if tau is not positive.
-    """
-
-    tau: Tensor
-
-    def __init__(self, in_features: int, out_features: int, tau: float = 0.1) -> None:
-        super().__init__(in_features, out_features)
-        self.register_buffer("tau", torch.tensor(_positive("tau", tau)))
-
-    @property
-    def evaluation_weight(self) -> Tensor:
-        """W / tau, shape [C, D], detached: the weights of the linear map in evaluation mode."""
-        return self.weight.detach() / self.tau
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits, shape [B, C], of features [B, D]."""
-        return super().forward((_directions(features) if self.training else features) / self.tau)
-
-    def extra_repr(self) -> str:
-        """Sizes and tau, as torch prints them."""
-        return f"{super().extra_repr()}, tau={self.tau.item():.6g}"
+from oodbench.losses.cross_entropy import Loss
+from oodbench.losses.directions import directions, not_negative, positive
 
 
 class DistanceHead(nn.Module):
@@ -140,7 +86,7 @@ class IsoMaxPlusHead(DistanceHead):
 
     def logits_of(self, features: Tensor, prototypes: Tensor) -> Tensor:
         """Minus the scaled distances of the directions, shape [B, C]."""
-        distances = _distances(_directions(features), _directions(prototypes))
+        distances = _distances(directions(features), directions(prototypes))
         return -self.scale.to(distances.dtype).abs() * distances
 
 
@@ -179,61 +125,6 @@ def _distances(points: Tensor, prototypes: Tensor) -> Tensor:
     return torch.cdist(points, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _directions(vectors: Tensor) -> Tensor:
-    """Rows of unit length; a row of zeros stays zero.
-
-    The gradient there is that of the identity. `torch.nn.functional.normalize` divides by 1e-12
-    there, and so multiplies the gradient of dead units by 1e12.
-    """
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / torch.where(norms > 1e-12, norms, 1.0)
-
-
-# --- losses ------------------------------------------------------------------------------------
-
-
-class Loss(nn.Module):
-    """Base of the losses: `criterion(logits, labels)`, the mean over the batch in nats.
-
-    A loss may also train on images that it mixes from those of the batch. A training loop
-    that supports this calls `mix` before the network:
-
-        images, targets = criterion.mix(images, labels, generator)
-        loss = criterion(model(images), targets)
-
-    Shape:
-        logits [B, C], targets [B] (int64) or what `mix` returned -> a scalar.
-    """
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss in nats, a scalar."""
-        raise NotImplementedError
-
-    def mix(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Images and targets to train on; here the batch itself.
-
-        Args:
-            images: shape [B, channels, H, W], in random order.
-            labels: shape [B], int64.
-            generator: generator of random choices, on the CPU.
-        """
-        return images, labels
-
-    def labeled(self, count: int) -> int:
-        """How many of `count` images, the first ones, have a single label after `mix`."""
-        return count
-
-
-class SoftMaxLoss(Loss):
-    """Cross-entropy of softmax(z) (paper, equation 2)."""
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean of -log softmax(z)_target."""
-        return F.cross_entropy(logits, targets)
-
-
 class DisMaxLoss(Loss):
     """Cross-entropy of softmax(alpha z), z the logits of a `DisMaxHead` (paper, equation 7).
 
@@ -252,7 +143,7 @@ class DisMaxLoss(Loss):
 
     def __init__(self, alpha: float = 10.0) -> None:
         super().__init__()
-        self.alpha = _positive("alpha", alpha)
+        self.alpha = positive("alpha", alpha)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean of -log softmax(alpha z)_target."""
@@ -261,38 +152,6 @@ class DisMaxLoss(Loss):
     def extra_repr(self) -> str:
         """Alpha, as torch prints it."""
         return f"alpha={self.alpha}"
-
-
-class LogitNormLoss(Loss):
-    """Cross-entropy of softmax(z / (tau (||z|| + 1e-7))) (LogitNorm, Wei et al., ICML 2022).
-
-    The length of the logits z does not change the loss, so training does not increase it. Scores
-    are computed from z itself. The 1e-7 is that of the authors' code. Logits of 16 bits are
-    normalized in float32.
-
-    Args:
-        tau: the temperature; OpenOOD v1.5 trains with 0.04.
-
-    Shape:
-        logits [B, C], targets [B] (int64) -> mean loss in nats, a scalar.
-
-    Raises:
-        ValueError: if tau is not positive.
-    """
-
-    def __init__(self, tau: float = 0.04) -> None:
-        super().__init__()
-        self.tau = _positive("tau", tau)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean of -log softmax(z / (tau (||z|| + 1e-7)))_target."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        norms = torch.linalg.vector_norm(logits, dim=1, keepdim=True) + 1e-7
-        return F.cross_entropy(logits / (self.tau * norms), targets)
-
-    def extra_repr(self) -> str:
-        """Tau, as torch prints it."""
-        return f"tau={self.tau}"
 
 
 class IsoMaxPlusLoss(DisMaxLoss):
@@ -325,12 +184,14 @@ class DisMax2022Loss(DisMaxLoss):
 
     def __init__(self, alpha: float = 10.0, mixed_quadrants: float = 0.0) -> None:
         super().__init__(alpha)
-        if not mixed_quadrants >= 0:
-            raise ValueError(f"mixed_quadrants must not be negative, not {mixed_quadrants}")
-        self.mixed_quadrants = mixed_quadrants
+        self.mixed_quadrants = not_negative("mixed_quadrants", mixed_quadrants)
 
     def mix(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        auxiliary: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mix the images of the second half.
 
@@ -341,6 +202,7 @@ class DisMax2022Loss(DisMaxLoss):
             images: shape [B, channels, H, W], in random order.
             labels: shape [B], int64.
             generator: not used; the order of the batch is random enough.
+            auxiliary: not used.
 
         Returns:
             Images, and targets of shape [B, 4]: the label of each quadrant, four times the same in
@@ -357,6 +219,11 @@ class DisMax2022Loss(DisMaxLoss):
         quarters = torch.stack([labels[pure:].roll(places) for places in range(4)], dim=1)
         targets = torch.cat([labels[:pure, None].expand(-1, 4), quarters])
         return torch.cat([images[:pure], mixed]), targets
+
+    @property
+    def divisible(self) -> bool:
+        """Not where images of the whole batch are mixed."""
+        return self.mixed_quadrants == 0
 
     def labeled(self, count: int) -> int:
         """The first half, the larger one, if the second is mixed."""
@@ -377,9 +244,3 @@ class DisMax2022Loss(DisMaxLoss):
     def extra_repr(self) -> str:
         """Options, as torch prints them."""
         return f"{super().extra_repr()}, mixed_quadrants={self.mixed_quadrants}"
-
-
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, not {value}")
-    return value
