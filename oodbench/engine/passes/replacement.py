@@ -14,9 +14,8 @@ from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.contract import checked_replacement, checked_taps
-from oodbench.engine.passes.rotations import rotation_logits
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.passes.sampled_logits import sampled_logits
+from oodbench.engine.passes.sampled_logits import rotation_logits, sampled_logits
 from oodbench.models.classifier import Network
 
 
