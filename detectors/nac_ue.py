@@ -59,6 +59,7 @@ layer1; in a ViT-B/16 the normalization and the blocks 11, 10, 9."""
     url="https://arxiv.org/abs/2306.02879",
     code="https://github.com/BierOne/ood_coverage",
     needs=("tap_gradients", "fit"),
+    search_space={"preset": ("auto", "cifar10", "cifar100", "imagenet", "vit")},
     family="gradients",
 )
 class NACUE(Detector):
