@@ -11,7 +11,7 @@ from oodbench.numerics.functional import energy
 
 @register(
     "adascale_a",
-    label="AdaSCALE_A",
+    label="AdaSCALE-A",
     title="AdaSCALE-A: features scaled by a percentile for each image",
     paper="AdaSCALE: Adaptive Scaling for OOD Detection",
     authors=("Sudarshan Regmi",),

@@ -11,7 +11,7 @@ from oodbench.numerics.functional import energy
 
 @register(
     "adascale_l",
-    label="AdaSCALE_L",
+    label="AdaSCALE-L",
     title="AdaSCALE-L: logits scaled by a percentile for each image",
     paper="AdaSCALE: Adaptive Scaling for OOD Detection",
     authors=("Sudarshan Regmi",),

@@ -14,7 +14,7 @@ _BLOCK = 2**22
 
 @register(
     "gl_mcm",
-    label="GLMCM",
+    label="GL-MCM",
     title="Global and local maximum concept matching",
     paper=(
         "GL-MCM: Global and Local Maximum Concept Matching for Zero-Shot Out-of-Distribution "

@@ -47,7 +47,7 @@ layer1; in a ViT-B/16 the normalization and the blocks 11, 10, 9."""
 
 @register(
     "nac_ue",
-    label="NACUE",
+    label="NAC-UE",
     title="NAC-UE: how often training images have a neuron's state",
     aliases=("nac",),
     paper=(

@@ -49,7 +49,7 @@ methods:
   CLIP+MSP: {{model: CLIP, detector: baseline}}
   CLIP+KNN: {{model: CLIP, detector: knn, parameters: {{k: 5}}}}
   CLIP+MCM: {{model: CLIP, detector: mcm}}
-  CLIP+GLMCM: {{model: CLIP, detector: gl_mcm}}
+  CLIP+GL-MCM: {{model: CLIP, detector: gl_mcm}}
   CLIP+NegLabel:
     {{model: CLIP, detector: neglabel, parameters: {{words: "{folder / "words.txt"}", kept: 0.5}}}}
   SoftMax+MCM: {{model: SoftMax, detector: mcm}}
@@ -74,12 +74,12 @@ def test_a_run_scores_with_cosines_and_skips_classifiers(run: Run, folder: Path)
     assert {each[0] for each in status.values()} == {"ok"}
     scores = {
         name: np.load(run.folder / "scores" / f"CLIP+{name}" / "seed0.npz")["letters"]
-        for name in ("MSP", "MCM", "GLMCM", "NegLabel")
+        for name in ("MSP", "MCM", "GL-MCM", "NegLabel")
     }
     # The log-odds of the baseline are in the order of MCM's probabilities: one classifier.
     odds = np.log(scores["MCM"]) - np.log1p(-scores["MCM"])
     np.testing.assert_allclose(scores["MSP"], odds, rtol=1e-4, atol=1e-5)
-    local = scores["GLMCM"] - scores["MCM"]
+    local = scores["GL-MCM"] - scores["MCM"]
     assert (local > 0.1).all()  # of ten classes, the largest probability
     assert (local < 1).all()
     assert ((scores["NegLabel"] > 0) & (scores["NegLabel"] < 1)).all()
