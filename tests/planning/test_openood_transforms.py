@@ -1,4 +1,4 @@
-"""OpenOOD's other ImageNet networks have the transform of their weights, as torchvision states it."""
+"""OpenOOD's other ImageNet networks have the transform of their weights, as torchvision has it."""
 
 from __future__ import annotations
 
