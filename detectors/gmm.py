@@ -52,8 +52,8 @@ class GaussianMixture(LayerwiseDetector):
     left out.
 
     Args:
-        prior: nu, in images; None for the number of dimensions and two more (Fraley & Raftery
-            2007).
+        prior: nu, in images; None for the number of directions that are not left out and two more
+            (Fraley & Raftery 2007).
         dim: number of principal directions; None for all, or as many as fit.
         bank_size: the largest number of training images that the Gaussians are fitted on, a random
             sample if there are more; dropped after `fit`.

@@ -42,7 +42,7 @@ PRESETS: Mapping[str, tuple[Layer, ...]] = {
     "vit": (Layer(500, 50, 100), Layer(50, 500, 1), Layer(10, 500, 10), Layer(10, 1000, 1)),
 }
 """Published parameters, from the last layer to the first: in a ResNet avgpool, layer3, layer2,
-layer1; in a ViT-B/16 the normalization and the blocks 11, 10, 9."""
+layer1; in a ViT-B/16 the last normalization, and `ln_2` of the blocks 11, 10, 9."""
 
 
 @register(
@@ -68,7 +68,8 @@ class NACUE(Detector):
     The state of a neuron (a channel) is a = sigmoid(alpha s g): s is the sum of its activation over
     places, and g that of the gradient of -1/C sum_c log p_c with respect to it. States are counted
     in M - 2 bins, which are narrow near 1/2; the published code has another one, above 1, which
-    stays empty. n is the count of the bin that an image's state is in.
+    stays empty. n is the count of the bin that an image's state is in. Places of a transformer are
+    its tokens, all of them, as in the published code.
 
     The layers are the penultimate features, and the feature layers before the last one from the
     last to the first, four in all: in a ResNet those of the paper. A preset has O, M and alpha of
@@ -77,6 +78,8 @@ class NACUE(Detector):
     Args:
         preset: "cifar10", "cifar100", "imagenet" (ResNets), or "vit". "auto" takes the first of
             the first three with at least as many classes as the network, or else "imagenet".
+            The layers of "vit" are not those that are found by themselves: name `ln_2` of the
+            blocks 9, 10 and 11 of a ViT-B/16, and its last normalization, with taps.
         fitting_images: number of training images that are counted at most. The published code takes
             as many of each class; 50,000 for a ViT.
     """

@@ -49,7 +49,7 @@ class OptFS(Detector):
     theta is constant on each of K bins of equal width, and 0 outside. The bins lie between the
     0.001- and the 0.999-quantile of all training features together. theta_k is the mean over the
     training images of sum w_cd z_d over their features in bin k: the closed form that needs no OOD
-    data. Features may be negative.
+    data. theta is scaled to length 1000, as in the authors' code. Features may be negative.
 
     Quantiles and theta are those of all training images, or of a uniform sample of 10,000. (The
     authors keep the features of all of them.) The bias is left out, as in the authors' code.
@@ -57,7 +57,7 @@ class OptFS(Detector):
     Args:
         bins: K; 100 in the authors' code.
         base: "contribution", the score above; "energy", log sum exp of the logits of the shaped
-            features, which the comparison in CADRef uses, with theta of length 1000.
+            features, which the comparison in CADRef uses.
     """
 
     def __init__(self, bins: int = 100, base: ShapedScore = "contribution") -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Batches, Detector, Outputs, register
+from oodbench.errors import counted
 from oodbench.numerics.functional import log_entropy, log_probabilities, max_log_odds
 from oodbench.numerics.input_checks import one_of, require_images
 
@@ -68,8 +69,9 @@ class SIRC(Detector):
         self.mean, self.std = mean, (squares / count) ** 0.5
         if self.std <= 1e-12 * abs(mean):
             raise ValueError(
-                f"the L1 norm of the features is {mean:.6g} for all {count:,} training images: "
-                "SIRC divides by its standard deviation"
+                f"the L1 norm of the features does not vary over "
+                f"{counted(count, 'training image')}, and SIRC divides by its standard deviation. "
+                "Fit on more images, or check the network's features"
             )
 
     def score(self, outputs: Outputs) -> Tensor:

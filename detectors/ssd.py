@@ -43,8 +43,8 @@ class SSD(LayerwiseDetector):
 
     Args:
         clusters: number of clusters.
-        prior: weight of the common covariance, in images; None for the number of dimensions and two
-            more.
+        prior: weight of the common covariance, in images; None for the number of directions in
+            which q varies within the clusters and two more.
         bank_size: the largest number of training images that the clusters are fitted on, a random
             sample if there are more; dropped after `fit`.
         layers: feature layers to use in the place of the penultimate features.

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import bdtrc
+from scipy.special import bdtr, bdtrc
 from torch import Tensor
 
 from oodbench.detector import Outputs
@@ -21,7 +21,9 @@ from oodbench.errors import counted, listed
 from oodbench.planning.plan import Method
 
 _SIGNIFICANCE = 0.01
-"""An accuracy counts as chance if guessing reaches it with a higher probability than this."""
+"""An accuracy counts as chance if guessing reaches it with a higher probability than this, and a
+model that is halfway between guessing and no error stays at or below it with a lower one. Of few
+images, every accuracy may be chance."""
 _LEAST_AGREEMENT = 0.5
 """Smallest accuracy that is expected on the images that a model was trained on."""
 _FEW_ROWS = 5
@@ -164,7 +166,11 @@ def _labels_signs(name: str, seen: Confusion, fitted_on: bool) -> Iterator[str]:
             f"{counted(seen.images, 'image')}. It was trained on such images: check the labels, "
             "the order of the classes and the preprocessing."
         )
-    elif classes > 1 and bdtrc(seen.right - 1, seen.images, 1 / classes) > _SIGNIFICANCE:
+    elif (
+        classes > 1
+        and bdtrc(seen.right - 1, seen.images, 1 / classes) > _SIGNIFICANCE
+        and bdtr(seen.right, seen.images, (1 + 1 / classes) / 2) < _SIGNIFICANCE
+    ):
         yield (
             f"The accuracy on {name} is {accuracy:.1%}, no better than chance "
             f"({classes} classes): check the labels, the weights and the preprocessing."

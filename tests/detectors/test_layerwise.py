@@ -140,6 +140,13 @@ def test_layers_that_say_nothing_are_an_error() -> None:
         detector.fit_validation(Pass(constant))
 
 
+def test_one_validation_image_is_too_few_to_combine_layers() -> None:
+    detector = load("cosine", layers="all", combine="standardized")
+    detector.fit(Pass(TRAINING))
+    with pytest.raises(ValueError, match="at least two validation images"):
+        detector.fit_validation(Pass(VALIDATION[:1]))
+
+
 # --- what is declared ----------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -82,6 +82,15 @@ def test_accuracy_at_chance_is_said(classes: int) -> None:
     better = np.where(generator.random(1000) < 3 / classes, labels, predicted)
     if classes > 3:
         assert not list(labels_signs("id_data", Confusion.of(classes, labels, better)))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("right", [(1,), (1, 1), (1, 1, 0), (1, 1, 1, 1, 1, 1, 0)])
+def test_a_few_images_that_are_mostly_right_are_no_sign(classes: int, right: Sequence[int]) -> None:
+    """Guessing may reach any accuracy of so few images, and so may a model that is good."""
+    labels = np.zeros(len(right), dtype=int)
+    predicted = 1 - np.array(right)
+    assert not list(labels_signs("id_data", Confusion.of(classes, labels, predicted)))
 
 
 def test_one_prediction_for_all_images_is_chance() -> None:

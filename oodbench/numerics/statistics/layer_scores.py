@@ -29,9 +29,14 @@ class ReferenceScores:
             scores: shape [N]; higher is more in-distribution.
 
         Raises:
-            ValueError: if there are none, or all are equal.
+            ValueError: if there are fewer than two, or all are equal.
         """
         require_images(len(scores), "validation")
+        if len(scores) == 1:
+            raise ValueError(
+                "its score of one in-distribution image says nothing about other images. Give at "
+                "least two validation images"
+            )
         ordered = scores.double().sort().values
         if ordered[0] == ordered[-1]:
             raise ValueError(

@@ -116,7 +116,11 @@ class ClassMoments:
         Raises:
             ValueError: if a class has no image.
         """
-        require_every_class(self.counts, "no training image of class {}: its mean is not defined")
+        require_every_class(
+            self.counts,
+            "no training image of class {}: a class without images has no mean. Fit on images of "
+            "every class",
+        )
         means = self._sums / self.counts[:, None]
         within = self._squares - (means * self.counts[:, None]).T @ means
         total = self.counts.sum()
