@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.errors import UnsuitableError, UserError
+from oodbench.models.adapted_network import described
 from oodbench.models.classifier import Classifier
+from oodbench.models.structure.logits_entry import find_output, logits_in
 from oodbench.numerics.functional import log_mean_probabilities
 
 
@@ -22,14 +24,22 @@ class Ensemble(nn.Module):
     log sum exp z. So their softmax is p, and their log-sum-exp the mean of the members'.
 
     Args:
-        networks: at least two, each maps images to logits [B, C].
+        networks: at least two, each maps images to logits [B, C], or to something that has them as
+            its entry "logits" or its first one. All have one type of numbers.
 
     Raises:
-        UserError: if there are fewer than two, or one is no module.
+        UserError: if there are fewer than two, one is no module, or their types differ; in a
+            forward pass, if one gives no logits or those of other classes.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
         super().__init__()
+        if isinstance(networks, nn.Sequential) or not isinstance(networks, Iterable):
+            raise UserError(
+                f"Ensemble: a {type(networks).__name__} is no list of networks.",
+                "Write Ensemble([network, network]).",
+            )
+        networks = list(networks)
         for number, network in enumerate(networks):
             if not isinstance(network, nn.Module):
                 raise UserError(
@@ -40,14 +50,54 @@ class Ensemble(nn.Module):
             raise UserError(
                 f"Ensemble: {len(networks)} networks are no ensemble.", "Give at least two."
             )
+        types = [type_ for type_ in map(_number_type, networks) if type_ is not None]
+        if len(set(types)) > 1:
+            raise UserError(
+                f"Ensemble: the members' weights have several types: "
+                f"{', '.join(str(each).removeprefix('torch.') for each in types)}.",
+                "Convert them to one, with network.float().",
+            )
         self.members = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits whose softmax is the mean of the members' probabilities, shape [B, C]."""
-        each = [member(images) for member in self.members]
+        each = [member_logits(member(images), images) for member in self.members]
+        if len({logits.shape for logits in each}) > 1:
+            raise UserError(
+                "Ensemble: the members have different numbers of classes: "
+                f"{', '.join(str(logits.shape[1]) for logits in each)}.",
+                "Give networks that were trained on the same classes.",
+            )
         logits = torch.stack(each, dim=1)
         level = logits.double().logsumexp(dim=2).mean(dim=1, keepdim=True)
         return (log_mean_probabilities(logits.double()) + level).to(logits.dtype)
+
+
+def member_logits(returned: Any, images: Tensor) -> Tensor:
+    """The logits [B, C] in what a member returned.
+
+    Raises:
+        UserError: if there are none.
+    """
+    try:
+        output, _ = find_output(returned, images, "in the ensemble", None, lambda tensor: False)
+    except UserError as error:
+        hint = "Give networks that return logits, or their entry 'logits'."
+        raise UserError(f"Ensemble: {error.message}", hint) from None
+    logits = logits_in(returned, output, images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        shape = f" of shape {list(logits.shape)}" if isinstance(logits, Tensor) else ""
+        raise UserError(
+            f"Ensemble: a member returned {described(returned)}{shape}, not logits [images, "
+            "classes].",
+            "Give networks that map images to logits.",
+        )
+    return logits
+
+
+def _number_type(network: nn.Module) -> torch.dtype | None:
+    types = (each.dtype for each in network.parameters() if each.is_floating_point())
+    return next(types, None)
 
 
 @dataclass(eq=False)
@@ -74,7 +124,7 @@ class MemberLogits:
             self._images, self._logits = inputs[0], {}
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._logits[module] = output.detach()
+            self._logits[module] = member_logits(output, inputs[0]).detach()
 
         with ExitStack() as stack:
             stack.callback(classifier.register_forward_pre_hook(start).remove)

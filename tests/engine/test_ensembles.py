@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from helpers.plans import benchmark, plan
 from helpers.user_network import MEAN, STD, Net, normalized, pairs
-from torch import nn
+from torch import Tensor, nn
 
 import oodbench
 from oodbench import Outputs, UserError
@@ -80,11 +84,62 @@ def test_single_networks_have_no_members() -> None:
     assert skip.reason == "needs an oodbench.models.Ensemble; SoftMax is a single network"
 
 
+class Returning(nn.Module):
+    """A network with its logits in a larger value."""
+
+    def __init__(self, net: nn.Module, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.wrap = net, wrap
+
+    def forward(self, images: Tensor) -> Any:
+        return self.wrap(self.net(images))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda z: (z, z.sum()),
+        lambda z: {"features": z.T, "logits": z},
+        lambda z: z[:, :, None],
+        lambda z: SimpleNamespace(logits=z),
+    ],
+)
+def test_members_return_what_single_networks_may(wrap: Callable[[Tensor], Any]) -> None:
+    data = {"id_data": pairs(30, 1), "ood_data": {"noise": pairs(20, 2, kind="noise")}}
+    scores = []
+    for networks in (members(2), [Returning(net, wrap) for net in members(2)]):
+        ensemble = oodbench.models.Ensemble(networks)
+        result = oodbench.evaluate(ensemble, "ensemble", normalization=(MEAN, STD), **data)
+        scores.append(result.scores["ensemble"]["id"])
+    np.testing.assert_allclose(*scores, rtol=1e-6)
+
+
 def test_bad_members() -> None:
-    with pytest.raises(UserError, match="1 networks are no ensemble"):
-        oodbench.models.Ensemble(members(1))
-    with pytest.raises(UserError, match="member 0 is a str"):
-        oodbench.models.Ensemble(["net", *members(2)])  # type: ignore[list-item]
+    for networks, message in (
+        (members(1), "1 networks are no ensemble"),
+        (["net", *members(2)], "member 0 is a str"),
+        (nn.Sequential(*members(2)), "a Sequential is no list of networks"),
+        (members(1)[0], "a Net is no list of networks"),
+        ([*members(1), members(1)[0].half()], "types: float32, float16"),
+    ):
+        with pytest.raises(UserError, match=message):
+            oodbench.models.Ensemble(networks)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda z: z[:, 1:], "different numbers of classes: 4, 3"),
+        (lambda z: z[:, 0], r"returned a Tensor of shape \[\d+\], not logits"),
+        (lambda z: "logits", "returned a str, not logits"),
+        (lambda z: {"a": z, "b": z}, "several entries may be the logits"),
+    ],
+)
+def test_members_without_logits_are_named(wrap: Callable[[Tensor], Any], message: str) -> None:
+    net, other = members(2)
+    ensemble = oodbench.models.Ensemble(each for each in (net, Returning(other, wrap)))
+    with pytest.raises(UserError, match=f"^Ensemble: .*{message}"):
+        oodbench.evaluate(ensemble, "ensemble", id_data=pairs(30, 1), ood_data={"x": pairs(20, 2)})
 
 
 def test_confident_members_are_not_tied() -> None:

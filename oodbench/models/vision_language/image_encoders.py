@@ -47,9 +47,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features, shape [B, D]."""
-        given = self.encoder(images)
-        pooled = getattr(given, "pooler_output", None)
-        features: Tensor = first_tensor(given) if pooled is None else pooled
+        features: Tensor = pooled_features(self.encoder(images))
         return features
 
     def with_local_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +66,12 @@ class ImageEncoder(nn.Module):
         finally:
             handle.remove()
         return features, self._local(seen[-1])
+
+
+def pooled_features(given: Any) -> Any:
+    """The features in what an encoder gives: its `pooler_output`, or the first tensor, or None."""
+    pooled = getattr(given, "pooler_output", None)
+    return first_tensor(given) if pooled is None else pooled
 
 
 # --- open_clip ------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from oodbench.models.vision_language.image_encoders import (
     ImageEncoder,
     of_open_clip,
     of_transformers,
+    pooled_features,
 )
 from oodbench.models.vision_language.text_features import DEFAULT_PROMPTS
 from oodbench.models.vision_language.zero_shot import VisionLanguageClassifier
@@ -198,8 +199,7 @@ class _HubTexts(nn.Module):
 
     def forward(self, **tokens: Tensor) -> Tensor:
         """Features, shape [T, D]."""
-        given = self.model.get_text_features(**tokens)
-        features: Tensor = given if isinstance(given, Tensor) else given.pooler_output
+        features: Tensor = pooled_features(self.model.get_text_features(**tokens))
         return features
 
 

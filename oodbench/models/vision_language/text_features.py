@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,17 @@ from torch.nn import functional as F
 
 from oodbench.errors import UserError, counted, shown
 from oodbench.files import cache_folder, digest, write_atomic
+from oodbench.models.adapted_network import described
+from oodbench.models.published_weights.library_networks import first_line
+from oodbench.models.vision_language.image_encoders import pooled_features
 
 DEFAULT_PROMPTS = ("a photo of a {c}",)
 """The prompt of MCM and GL-MCM."""
 
 TEXT_VERSION = "1"
 """Version of the text features in the cache; another one makes them again."""
+
+_LIBRARIES = ("torch", "open_clip", "transformers")
 
 _PLACES = ("{c}", "{}")
 _BATCH = 256
@@ -77,8 +84,8 @@ def filled(prompt: str, name: str) -> str:
 class TextEncoding:
     """Texts to features of unit length; with `stored`, each list of texts is computed once.
 
-    A stored file is addressed by the weights of the encoder, the tokens of the texts, how many
-    texts are averaged, the kind of device and `TEXT_VERSION`.
+    A stored file is addressed by the weights and settings of the encoder, the tokens of the texts,
+    how many texts are averaged, the kind of device and `TEXT_VERSION`.
 
     Args:
         encoder: maps tokens to features [T, D].
@@ -112,6 +119,12 @@ class TextEncoding:
         found = None if file is None else _read(file)
         if found is None:
             directions = torch.cat([self._encoded(each) for each in tokens])
+            if len(directions) != len(texts):
+                raise UserError(
+                    f"text_encoder: it gives features of {counted(len(directions), 'text')} for "
+                    f"{len(texts)}.",
+                    "Give a tokenizer and an encoder that keep texts on the first axis.",
+                )
             means = directions.unflatten(0, (len(groups), size)).mean(dim=1)
             found = F.normalize(means, dim=1)
             if file is not None:
@@ -119,25 +132,32 @@ class TextEncoding:
         return found.to(self._device)
 
     def _tokens(self, texts: list[str]) -> Any:
-        tokens = self._tokenizer(texts)
+        with _named("tokenizer"):
+            tokens = self._tokenizer(texts)
         return dict(tokens) if isinstance(tokens, Mapping) else tokens
 
     @torch.no_grad()
     def _encoded(self, tokens: Any) -> Tensor:
-        if isinstance(tokens, dict):
-            named = {key: torch.as_tensor(each).to(self._device) for key, each in tokens.items()}
-            features = self._encoder(**named)
-        else:
-            placed = tokens.to(self._device) if isinstance(tokens, Tensor) else tokens
-            features = self._encoder(placed)
+        with _named("text_encoder"), _evaluating(self._encoder):
+            if isinstance(tokens, dict):
+                named = {
+                    key: torch.as_tensor(each).to(self._device) for key, each in tokens.items()
+                }
+                given = self._encoder(**named)
+            else:
+                given = self._encoder(
+                    tokens.to(self._device) if isinstance(tokens, Tensor) else tokens
+                )
+        features = pooled_features(given)
         if not isinstance(features, Tensor) or features.ndim != 2:
-            shape = list(features.shape) if isinstance(features, Tensor) else ""
+            shape = f" of shape {list(features.shape)}" if isinstance(features, Tensor) else ""
             raise UserError(
-                f"text_encoder: expected features [texts, D], not a {type(features).__name__}"
-                f"{f' of shape {shape}' if shape else ''}."
+                f"text_encoder: expected features [texts, D], not {described(given)}{shape}."
             )
         if not bool(features.isfinite().all()):
             raise UserError("text_encoder: its features are not finite.")
+        if not bool(features.any(dim=1).all()):
+            raise UserError("text_encoder: the features of a text are all zero.")
         wide = torch.promote_types(features.dtype, torch.float32)
         return F.normalize(features.detach().to(wide), dim=1)
 
@@ -156,6 +176,31 @@ class TextEncoding:
         return cache_folder() / "text-features" / f"{digest(*parts)}.safetensors"
 
 
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """Errors of a user's callable in one sentence, with its name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{argument}: {type(error).__name__}: {first_line(error)}.") from error
+
+
+@contextmanager
+def _evaluating(encoder: Any) -> Iterator[None]:
+    """An encoder in evaluation mode; its modules get their modes back."""
+    parts = [*encoder.modules()] if isinstance(encoder, nn.Module) else []
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+
+
 def _read(file: Path) -> Tensor | None:
     """Stored features; None if there are none, or the file is damaged."""
     try:
@@ -165,14 +210,36 @@ def _read(file: Path) -> Tensor | None:
 
 
 def _digest_of(encoder: Any) -> str:
-    """SHA-256 of the weights and the class of a module."""
+    """SHA-256 of a module: its tensors, and the classes and settings of its parts.
+
+    The same weights give other features with QuickGELU in the place of GELU, or with other numbers
+    of attention heads.
+    """
     assert isinstance(encoder, nn.Module), "features of functions are not stored"
-    hashed = hashlib.sha256(type(encoder).__name__.encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
+    hashed = hashlib.sha256()
+    for name, part in encoder.named_modules():
+        hashed.update(f"{name} {type(part).__qualname__} {_settings(part)}".encode())
+    for name, tensor in chain(encoder.named_parameters(), encoder.named_buffers()):
         values = tensor.detach().cpu().contiguous()
         hashed.update(f"{name} {values.dtype} {list(values.shape)}".encode())
         hashed.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Attributes of a library's module that are numbers, texts or names of functions.
+
+    Those of other modules are left out: they may be counters.
+    """
+    found: dict[str, Any] = {}
+    if type(module).__module__.partition(".")[0] not in _LIBRARIES:
+        return found
+    for name, value in sorted(vars(module).items()):
+        if isinstance(value, bool | int | float | str):
+            found[name] = value
+        elif inspect.isroutine(value):
+            found[name] = value.__qualname__
+    return found
 
 
 def _digest_of_tokens(tokens: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from oodbench.detector import Language
 from oodbench.errors import UserError
-from oodbench.models.classifier import Network, first_tensor
+from oodbench.models.adapted_network import described
+from oodbench.models.classifier import Network
+from oodbench.models.vision_language.image_encoders import pooled_features
 from oodbench.models.vision_language.text_features import (
     DEFAULT_PROMPTS,
     TextEncoding,
@@ -34,8 +37,9 @@ class VisionLanguageClassifier(Network):
     made.
 
     Args:
-        image_encoder: maps normalized images [B, channels, H, W] to features [B, D].
-        text_encoder: maps tokens to features [T, D].
+        image_encoder: maps normalized images [B, channels, H, W] to features [B, D], or to
+            something that has them as `pooler_output`, as models of transformers do.
+        text_encoder: maps tokens to features [T, D], likewise; in evaluation mode meanwhile.
         tokenizer: maps a list of T texts to tokens: a tensor [T, L], or a mapping of tensors that
             the text encoder takes by name.
         class_names: names of the classes, in the order of the labels.
@@ -82,6 +86,10 @@ class VisionLanguageClassifier(Network):
                 raise UserError(f"{name}: expected a callable, not a {type(given).__name__}.")
         if scaled_logits and logit_scale is None:
             raise UserError("scaled_logits: give logit_scale, the factor of the cosines.")
+        if logit_scale is not None:
+            logit_scale = float(torch.as_tensor(logit_scale).detach())
+            if not 0 < logit_scale < math.inf:
+                raise UserError(f"logit_scale: expected a positive number, not {logit_scale}.")
         if store and not isinstance(text_encoder, nn.Module):
             raise UserError(
                 "store: the text encoder is no torch.nn.Module, and its weights are not known.",
@@ -93,8 +101,6 @@ class VisionLanguageClassifier(Network):
         self._texts = TextEncoding(text_encoder, tokenizer, stored=store)
         self._takers: OrderedDict[int, Callable[[Tensor], None]] = OrderedDict()
         self._kept: dict[Hashable, Any] = {}
-        if isinstance(text_encoder, nn.Module):
-            text_encoder.eval()
         groups = [[filled(prompt, name) for prompt in self.prompts] for name in self.class_names]
         text_features = self._texts.averages(groups)
         self.register_buffer("text_features", text_features, persistent=False)
@@ -137,17 +143,35 @@ class VisionLanguageClassifier(Network):
     def forward(self, images: Tensor) -> Tensor:
         """Cosines, shape [B, C], for normalized images; with `scaled_logits` times that scale."""
         if self._takers and self.local_encoder is not None:
-            features, local = self.local_encoder(images)
+            features, local = self._with_local(self.local_encoder(images), len(images))
             for take in [*self._takers.values()]:
                 take(local)
         else:
-            features = first_tensor(self.image_encoder(images))
-        if features is None or features.ndim != 2 or features.shape[1] != self.head.in_features:
-            gave = "none" if features is None else list(features.shape)
+            features = pooled_features(given := self.image_encoder(images))
+            if features is None:
+                raise UserError(f"image_encoder: it gives {described(given)}, not features.")
+        expected = len(images), self.head.in_features
+        if features.shape != expected:
             raise UserError(
-                f"image_encoder: expected features [{len(images)}, {self.head.in_features}], as "
-                f"the text encoder gives, not {gave}."
+                f"image_encoder: expected features {list(expected)}, as the text encoder gives, "
+                f"not {list(features.shape)}."
             )
         wide = torch.promote_types(features.dtype, torch.float32)
         logits: Tensor = self.head(F.normalize(features.to(wide), dim=1).to(self.head.weight.dtype))
         return logits
+
+    def _with_local(self, given: Any, count: int) -> tuple[Tensor, Tensor]:
+        """Features and features of patches [B, P, D] in what the local encoder gave."""
+        match given:
+            case Tensor() as features, Tensor(ndim=3) as local if (
+                len(local) == count and local.shape[2] == self.head.in_features
+            ):
+                return features, local
+        shapes = [
+            f"{list(each.shape)}" if isinstance(each, Tensor) else described(each)
+            for each in (given if isinstance(given, tuple | list) else (given,))
+        ]
+        raise UserError(
+            f"local_encoder: expected features [{count}, {self.head.in_features}] and features of "
+            f"patches [{count}, P, {self.head.in_features}], not {', '.join(shapes)}."
+        )

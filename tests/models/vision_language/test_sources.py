@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,30 @@ def test_features_are_those_of_transformers(
         classifier = encoders.classifier(NAMES, scaled_logits=True)
         assert torch.allclose(classifier(images), logits, rtol=1e-4, atol=1e-4)
     assert encoders.preprocessing.size == (8, 8)
+
+
+@pytest.mark.parametrize("change", [{"quick_gelu": True}, {"text_cfg": {"heads": 4}}])
+def test_stored_text_features_are_those_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """The same weights in another configuration: OpenAI's with QuickGELU, for one."""
+    network, file = save_open_clip(tmp_path), tmp_path / "open_clip_config.json"
+
+    def features(cache: str) -> Tensor:
+        monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / cache))
+        return load_encoders(network, offline=True).classifier(NAMES).text_features
+
+    before = features("used")
+    about = json.loads(file.read_text())
+    model = about["model_cfg"]
+    model |= {
+        key: {**model[key], **value} if isinstance(value, dict) else value
+        for key, value in change.items()
+    }
+    file.write_text(json.dumps(about))
+    expected = features("empty")
+    assert not torch.allclose(expected, before, atol=1e-4)
+    assert torch.equal(features("used"), expected)
 
 
 def normalized(x: Any, weight: Any, bias: Any) -> Any:

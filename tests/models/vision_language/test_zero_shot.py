@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -270,3 +271,58 @@ def test_detectors_that_a_model_does_not_serve_are_skipped_with_their_reason(
     found = evaluated(usual, ["baseline", "mcm", "neglabel"])
     reason = "needs a vision-language model, such as CLIP; the model has no text encoder"
     assert found.skipped == {"mcm": reason, "neglabel": reason}
+
+
+# --- callables of any kind ------------------------------------------------------------------------
+
+
+def test_encoders_may_return_outputs_of_transformers(texts: Texts) -> None:
+    def pooled(encoder: Any) -> Any:
+        return lambda given: SimpleNamespace(pooler_output=encoder(given), last_hidden_state=0)
+
+    plain = VisionLanguageClassifier(images_to(), texts, tokens_of, NAMES)
+    wrapped = VisionLanguageClassifier(pooled(images_to()), pooled(texts), tokens_of, NAMES)
+    images = torch.rand(2, 3, 4, 4).double()
+    assert torch.equal(wrapped(images), plain(images))
+
+
+def test_a_text_encoder_comes_back_in_its_mode(texts: Texts) -> None:
+    modes: list[bool] = []
+    texts.register_forward_hook(lambda module, given, output: modes.append(module.training))
+    VisionLanguageClassifier(images_to(), texts.train(), tokens_of, NAMES)
+    assert modes == [False]
+    assert texts.training
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_encoder": lambda given: torch.rand(2, 6)}, "features of 2 texts for 3"),
+        ({"text_encoder": lambda given: torch.zeros(3, 6)}, "the features of a text are all zero"),
+        ({"text_encoder": lambda given: 1 / 0}, "text_encoder: ZeroDivisionError: division"),
+        ({"tokenizer": lambda given: 1 / 0}, "tokenizer: ZeroDivisionError: division"),
+        ({"logit_scale": float("nan")}, "logit_scale: expected a positive number, not nan"),
+        ({"logit_scale": torch.tensor(-2.0)}, r"logit_scale: expected a positive number, not -2"),
+    ],
+)
+def test_callables_that_fail_are_named(texts: Texts, change: dict[str, Any], message: str) -> None:
+    given = {"image_encoder": images_to(), "text_encoder": texts, "tokenizer": tokens_of, **change}
+    with pytest.raises(UserError, match=message):
+        VisionLanguageClassifier(**given, class_names=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("local", "message"),
+    [
+        (lambda images: images_to()(images), r"not \[2, 6\]"),
+        (lambda images: (images_to()(images),) * 2, r"not \[2, 6\], \[2, 6\]"),
+        (lambda images: (images_to()(images), torch.rand(2, 4, 5)), r"not \[2, 6\], \[2, 4, 5\]"),
+        (lambda images: (images_to()(images), torch.rand(1, 4, 6)), r"not \[2, 6\], \[1, 4, 6\]"),
+    ],
+)
+def test_local_features_of_another_shape_are_named(texts: Texts, local: Any, message: str) -> None:
+    model = VisionLanguageClassifier(images_to(), texts, tokens_of, NAMES, local_encoder=local)
+    handles = model.watch_local_features(lambda features: None)
+    with pytest.raises(UserError, match=f"local_encoder: expected .*, {message}"):
+        model(torch.rand(2, 3, 4, 4).double())
+    assert len(handles) == 1
