@@ -205,7 +205,7 @@ def _notes(
     if stepping and not session.attackable:
         yield (
             f"{', '.join(stepping)}: normalization was not given, so the step of the input "
-            "perturbation is in units of the images as they came, not of a pixel in [0, 1]."
+            "perturbation is in units of the images as they came."
         )
     if looking and not session.attackable:
         yield (

@@ -311,7 +311,7 @@ class Session:
             images, _ = data.test[ID].first()
             steps = "input_gradient" in needs and images.is_floating_point()
             if steps and images.ndim != 4 and not self.attackable:
-                return "perturbs images by a step in units of a pixel; the data are not images"
+                return "perturbs images; the data are not images"
             return self._gradient[0]
         return None
 
