@@ -334,7 +334,10 @@ def changed_files(folder: Path, names: Sequence[str]) -> str:
 
 def _not_shown(missing: Sequence[str]) -> str:
     """What reports lack without some files of a run."""
-    kinds = {"scores" if name.endswith(".npz") else name.rpartition("/")[2] for name in missing}
+    kinds = {
+        name.partition("/")[0] if name.endswith(".npz") else name.rpartition("/")[2]
+        for name in missing
+    }
     ties = "which methods are tied is not shown" if "scores" in kinds else "ties are tested again"
     lacking = {
         RECORDS: "the results in it are not shown",
@@ -342,6 +345,7 @@ def _not_shown(missing: Sequence[str]) -> str:
         TRAINING: "training is not shown",
         DIFFERENCES: ties,
         "scores": "figures cannot be drawn of these scores; values in tables are not affected",
+        "predictions": "metrics that need them cannot be added; values in tables are not affected",
     }
     return ", ".join(text for kind, text in lacking.items() if kind in kinds)
 

@@ -124,7 +124,8 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
         f"{counted(len(plan.methods), 'method')}, {counted(len(plan.models), 'model')}, "
         f"{counted(len(plan.seeds), 'seed')}"
     )
-    tables = [_data(plan), _trainings(plan), _passes(plan)]
+    tables = [_data(plan)]
+    tables += [_trainings(plan), _passes(plan)] if plan.methods else []
     tables += [_skips(plan)] if plan.skips else []
     untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
     said = [left_out_note(plan.left_out)] if plan.left_out else []

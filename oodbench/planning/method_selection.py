@@ -148,14 +148,15 @@ def selected_methods(
             broken += [skip for skip in skips if skip.method.casefold() == name.casefold()]
             if broken:
                 raise UserError(f"'{name}' was asked for: {broken[0].reason}.")
-            known = [method.name for method in candidates] + [*statuses, *aliases(statuses)]
+            known = [method.name for method in candidates]
+            known += ["all", *statuses, *aliases(statuses)]
             known += [
                 f"{model}+{info.label}"
                 for model in benchmark.models
                 for info in _declared(statuses)
             ]
             raise UserError(
-                f"Benchmark '{benchmark.name}' has no method, and there is no detector, '{name}'.",
+                f"'{name}' is neither a method of benchmark '{benchmark.name}' nor a detector.",
                 f"{did_you_mean(name, known)} A detector of your own needs --plugins FOLDER.",
             )
         for method in matches:

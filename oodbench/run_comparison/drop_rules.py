@@ -9,6 +9,8 @@ from oodbench.errors import UserError, did_you_mean, listed, shown
 from oodbench.report.leaderboard import SHOWN
 from oodbench.run_comparison.changes import Change, Finding, RunComparison, Severity, Verdict
 
+_NOT_IN_BASE = {Verdict.NEW, Verdict.NOT_COMPARABLE}
+
 
 def drops(
     comparison: RunComparison, max_drop: Mapping[str, float], strict: bool
@@ -85,8 +87,10 @@ class _Rule:
         narrower = [rule for rule in rules if rule.breadth < self.breadth]
         missing: list[Change] = []
         gone: list[str] = []
-        # Values that are gone are a warning, unless they are all that the rule is about.
-        nothing_left = all(change.verdict == Verdict.GONE for change in mine)
+        # Values that are gone are a warning, and those that the base lacks are new, unless nothing
+        # else is left that the rule is about.
+        verdicts = {change.verdict for change in mine}
+        nothing_left = verdicts <= {Verdict.GONE} or verdicts <= _NOT_IN_BASE
         for change in mine:
             if any(rule.covers(change) for rule in narrower):
                 continue
@@ -94,7 +98,7 @@ class _Rule:
                 yield from self._drop(change, strict)
             elif (
                 self.breadth == 0
-                or nothing_left
+                or (nothing_left and change.verdict != Verdict.NEW)
                 or (change.verdict == Verdict.NOT_COMPARABLE and change.base is not None)
             ):
                 missing.append(change)

@@ -192,8 +192,9 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
             where = where or tuple(message.partition(":")[0].split("."))
         else:
             same = [other["msg"] for other in alike if _place(other) == _place(error)]
-            wanted = " or ".join(dict.fromkeys(same))
-            message = f"{wanted[0].lower()}{wanted[1:]}, not {shown(error['input'])}"
+            wanted = " or ".join(f"{each[0].lower()}{each[1:]}" for each in dict.fromkeys(same))
+            wanted = wanted.replace(" or input should be ", " or ").replace("valid tuple", "list")
+            message = f"{wanted}, not {shown(error['input'])}"
             if isinstance(error["input"], bool):
                 hint = "YAML reads yes, no, on and off as true and false; write text in quotes."
         more = len(errors) - len(alike)

@@ -65,6 +65,7 @@ VALUES: list[tuple[str, str, str]] = [
     (f"methods: {{{'漢' * 100}: {{model: SoftMax, detector: energy}}}}", "methods.漢", "300 bytes"),
     ("methods: {CON: {model: SoftMax, detector: energy}}", "methods.CON", "device on Windows"),
     (f"models: {{{'M' * 300}: {{network: resnet8, head: softmax}}}}", "models.MMM", "300 bytes"),
+    ("default_detectors: energy", "default_detectors", "should be 'all' or a list, not 'energy'"),
 ]
 
 

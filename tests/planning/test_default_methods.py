@@ -76,6 +76,21 @@ def test_names_are_checked_and_aliases_work() -> None:
     assert "'entropy'" in caught.value.hint
 
 
+def test_names_that_are_unknown() -> None:
+    with pytest.raises(UserError, match="'ALL' is neither a method of benchmark") as caught:
+        planned(methods=["ALL"])
+    assert "'all'" in caught.value.hint
+
+
+def test_a_plan_without_a_method_that_can_run_shows_why(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(methods=["SoftMax+dismax_entropy"])
+    assert plan.methods == ()
+    Console(width=100).print(*plan_display.renderables(plan, 100))
+    shown = capsys.readouterr().out
+    assert "0 methods" in shown
+    assert "needs a DisMax head" in shown
+
+
 MINE = """
 from oodbench import Detector, register
 

@@ -199,6 +199,20 @@ def test_what_the_base_lacks_cannot_drop() -> None:
     assert check(both, gate("auroc@A=1")).exit_code == ExitCode.INCOMPLETE
 
 
+def test_a_metric_that_the_base_lacks_is_incomplete() -> None:
+    reason = "oscr is not recorded in the base"
+    lacking = {"metric": "oscr", "base": None, "reason": reason}
+    changes = [
+        missing("A", "mean", Verdict.NOT_COMPARABLE, **lacking),
+        missing("B", "mean", Verdict.NEW, metric="oscr", base=None),
+        of("A", "mean", 0.0, Verdict.SAME),
+    ]
+    result = check(comparison(changes), gate("oscr=1"))
+    assert [(each.severity, each.method) for each in result.findings] == [("incomparable", "A")]
+    assert result.findings[0].message == f"A cannot be compared: {reason}."
+    assert check(comparison(changes), gate("auroc=1")).findings == ()
+
+
 def test_nothing_that_can_be_compared_is_incomplete_without_any_rule() -> None:
     changes = [
         missing(method, "mean", Verdict.NOT_COMPARABLE, reason="other benchmark version: 1, 2")

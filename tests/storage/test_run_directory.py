@@ -91,6 +91,7 @@ def test_changed_files_are_named(copy: Path, name: str, change: str) -> None:
         (["training.jsonl"], "training is not shown"),
         (["differences.jsonl"], "differences.jsonl is missing: ties are tested again"),
         (["scores"], "are missing: figures cannot be drawn of these scores"),
+        (["predictions"], "metrics that need them cannot be added; values"),
         (["scores", "differences.jsonl"], "which methods are tied is not shown"),
     ],
 )
