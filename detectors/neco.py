@@ -28,7 +28,7 @@ SMALLEST = 1e-300
     year=2024,
     url="https://arxiv.org/abs/2310.06823",
     code="https://gitlab.com/drti/neco",
-    needs=("features", "fit"),
+    needs=("features", "head", "fit"),
     search_space={"variance": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)},
 )
 class NECO(Detector):
@@ -37,6 +37,8 @@ class NECO(Detector):
     s = (f - mu) / sigma, with the mean and the standard deviation of each feature over the training
     images; a feature that does not vary is divided by 1, as in scikit-learn's `StandardScaler`. P
     projects s on its first d principal axes. For an image at the mean feature the ratio is 0.
+
+    The largest logits must be positive. Those of a DisMax head never are: a linear head is needed.
 
     The authors choose d for each network. Here it is the smallest number of axes with a share of
     the variance, or given. They leave out the largest logit for some networks: `max_logit` does so.

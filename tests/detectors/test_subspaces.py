@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import TensorDataset
 
 import oodbench
 from oodbench import Detector, Head, Outputs
 from oodbench.engine.fitting import fit_together
+from oodbench.losses import DisMaxHead
 from oodbench.testing.planted import PlantedBatches
 
 Array = NDArray[np.float64]
@@ -309,6 +312,20 @@ def test_neco_needs_positive_logits() -> None:
     with pytest.raises(ValueError, match="NECO multiplies"):
         oodbench.load_detector("neco").fit(PlantedBatches(low, CLASSES))
     oodbench.load_detector("neco", max_logit=False).fit(PlantedBatches(low, CLASSES))
+
+
+def test_neco_is_skipped_on_a_dismax_head_whose_logits_are_never_positive() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), DisMaxHead(6, 3))
+    images, labels = torch.rand(12, 3, 2, 2), torch.arange(12) % 3
+    result = oodbench.evaluate(
+        model,
+        ["neco", "energy"],
+        id_data=TensorDataset(images, labels),
+        ood_data={"other": TensorDataset(images + 1)},
+        fit_data=TensorDataset(images, labels),
+        progress=False,
+    )
+    assert "linear head" in result.skipped["neco"]
 
 
 def test_shared_statistics() -> None:
