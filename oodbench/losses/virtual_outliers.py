@@ -88,7 +88,12 @@ class VOSLoss(Loss):
             raise ValueError(f"select must be at most samples, {samples}, not {select}")
         self._head = (head,)  # in a tuple: its weights are the network's, not the loss's
         classes, dimension = head.out_features, head.in_features
-        self.register_buffer("queues", torch.zeros(classes, self.queue, dimension))
+        try:
+            queues = torch.zeros(classes, self.queue, dimension)
+        except RuntimeError as error:
+            count = f"{classes:,} x {self.queue:,} x {dimension:,} numbers"
+            raise ValueError(f"queue is too large: memory has no place for {count}") from error
+        self.register_buffer("queues", queues)
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.int64))
         self.class_weights = nn.Parameter(torch.rand(classes))
         self.regression = nn.Linear(1, 2)
@@ -177,7 +182,8 @@ class VOSLoss(Loss):
         centered = (queues - means).flatten(0, 1)
         covariance = centered.T @ centered / len(centered)
         covariance.diagonal().add_(_RIDGE)
-        factor = torch.linalg.cholesky(covariance)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        factor = torch.where(failed == 0, factor, torch.nan)  # a training that diverges: loss NaN
         shape = len(queues), self.select, queues.shape[2]
         noise = longest_normals(*shape, of=self.samples, generator=self._generator)
         outliers: Tensor = means + noise.to(queues.device) @ factor.T

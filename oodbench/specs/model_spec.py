@@ -86,7 +86,7 @@ class NormalizationSpec(Spec):
 class AuxiliarySpec(Spec):
     """Auxiliary images that a network is trained on beside those of the ID set, without labels.
 
-    They must be different from the test images of every OOD set and csID set.
+    They must be different from the test images of every set, ID, csID or OOD.
     """
 
     dataset: Text

@@ -60,7 +60,7 @@ def epoch_generator(purpose: str, seed: int, epoch: int) -> torch.Generator:
 
 
 def refuse_test_images(benchmark: BenchmarkSpec, data: LoadedSplits) -> None:
-    """Refuse auxiliary images that are, byte for byte, test images of an OOD or csID set.
+    """Refuse auxiliary images that are, byte for byte, test images of the ID, csID or OOD sets.
 
     Large test sets that have not been read yet are left out.
 
@@ -75,7 +75,7 @@ def refuse_test_images(benchmark: BenchmarkSpec, data: LoadedSplits) -> None:
         images = data.get(dataset, split)  # a network is trained on them, so they are in memory
         known = data.digests(dataset, split)
         assert known is not None, "digests of images that were read"
-        for tested in benchmark.names[1:]:
+        for tested in benchmark.names:
             theirs = data.digests(tested, "test") if data.has(tested) else None
             shared = 0 if theirs is None else int(np.isin(known, theirs).sum())
             if shared:

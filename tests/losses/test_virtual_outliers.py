@@ -218,6 +218,18 @@ def test_the_state_is_all_there_is() -> None:
     assert not any(name.startswith("head") for name in first.state_dict()), "the network's own"
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_training_that_diverges_gives_nan(value: float) -> None:
+    """The training loop reports it; a factorization of such features raises otherwise."""
+    head, criterion = made()
+    for features, labels in batches(6):
+        criterion.enqueue(features, labels)
+    criterion.begin_epoch(0.5, torch.Generator())
+    features, labels = batches(1)[0]
+    features[0, 0] = value
+    assert criterion(head(features), labels).isnan()
+
+
 def test_a_loss_without_effect_says_so() -> None:
     _, criterion = made(queue=100)
     assert "80 images of class 1" in criterion.obstacle([60, 40, 50], epochs=2)
@@ -232,6 +244,7 @@ def test_a_loss_without_effect_says_so() -> None:
         ("start", 1.0, "start must be at least 0 and below 1"),
         ("queue", 0, "queue must be a positive whole number"),
         ("queue", 2.5, "queue must be a positive whole number"),
+        ("queue", 1e15, "queue is too large: memory has no place for 3 x 1,000,000,000,000,000 x"),
         ("samples", 0, "samples must be"),
         ("select", 51, "select must be at most samples"),
     ],

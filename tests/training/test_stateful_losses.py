@@ -293,21 +293,22 @@ def test_auxiliary_images_belong_to_the_loss(
         assert said in " ".join(refused.err.split())
 
 
-@pytest.mark.parametrize("way", ["run", "train"])
+@pytest.mark.parametrize(
+    ("way", "tested"), [("run", "letters"), ("train", "letters"), ("run", "digits")]
+)
 def test_test_images_among_the_auxiliary_images_are_refused(
-    tmp_path: Path, command: Command, way: str
+    tmp_path: Path, command: Command, way: str, tested: str
 ) -> None:
     manifests = tmp_path / "data_manifests"
     manifests.mkdir()
-    shipped = Catalog().entry("dataset", "letters").path.read_text()
-    (manifests / "letters-again.yaml").write_text(
-        shipped.replace("name: letters", "name: letters-again")
-    )
-    text = TRAINED.replace("photo-patches, split: validation", "letters-again, split: test")
+    shipped = Catalog().entry("dataset", tested).path.read_text()
+    (manifests / "again.yaml").write_text(shipped.replace(f"name: {tested}\n", "name: again\n"))
+    text = TRAINED.replace("photo-patches, split: validation", "again, split: test")
     refused = command(way, write(tmp_path, text), "--plugins", str(tmp_path))
     assert refused.code == 2
     said = " ".join(refused.err.split())
-    assert "600 of the 600 auxiliary images ('letters-again', test) are also test" in said
+    assert "600 of the 600 auxiliary images ('again', test) are also test" in said
+    assert f"images of '{tested}'" in said
     assert not (tmp_path / "cache" / "checkpoints").exists()
 
 
