@@ -227,7 +227,7 @@ def chosen(rows: list[Row], names: Sequence[str]) -> list[Row]:
     for name in names:
         if name not in by_name:
             raise UserError(f"There is no '{name}' in this list.", did_you_mean(name, by_name))
-    return [by_name[name] for name in names]
+    return [by_name[name] for name in dict.fromkeys(names)]
 
 
 def details(row: Row, width: int) -> str:
