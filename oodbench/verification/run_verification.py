@@ -135,9 +135,10 @@ class _Verifying:
             files = counted(len(checks.read), "file")
             self.checked.append(f"accuracies and metrics on request against predictions in {files}")
         if checks.unchecked:
-            names = listed([*checks.missing, *checks.unreadable], 2)
+            kinds = ((checks.missing, "not there"), (checks.unreadable, "not readable"))
+            why = "; ".join(f"{why}: {listed(list(names), 2)}" for names, why in kinds if names)
             records = counted(checks.unchecked, "record")
-            self.unchecked.append(f"{records} of metrics on request: {names} cannot be read")
+            self.unchecked.append(f"{records} of metrics on request ({why})")
 
     def _check_description(self, description: RunDescription) -> None:
         folder = self.directory.folder

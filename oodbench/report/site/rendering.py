@@ -149,7 +149,9 @@ def web_link(address: str) -> str:
     return address if plain and parts.scheme in ("http", "https") and parts.netloc else ""
 
 
-def spread(entry: Entry) -> str:
+def spread(entry: Entry, decimals: int = 1) -> str:
     """Standard deviation over seeds, if there are enough of them; empty otherwise."""
     found = entry.estimate
-    return SPREAD_SIGN + percent(found.std) if found.std and found.seeds >= FEWEST_SEEDS else ""
+    if not found.std or found.seeds < FEWEST_SEEDS:
+        return ""
+    return SPREAD_SIGN + percent(found.std, decimals)
