@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
 import sys
@@ -19,6 +20,8 @@ from oodbench.data.store.checkpoint_files import CheckpointFiles
 from oodbench.data.store.fetching import unverified_files as stored_unverified_files
 from oodbench.data.store.locations import StoredFiles, root_folder
 from oodbench.engine.mistakes import shared_signs
+from oodbench.errors import UserError
+from oodbench.files import digest, expanded
 from oodbench.planning.plan import Method, Plan
 from oodbench.planning.workload import reads_of
 from oodbench.plugins.catalog import Catalog
@@ -50,12 +53,28 @@ def work_of(plan: Plan, catalog: Catalog, data: LoadedSplits) -> Work:
         UserError: if data are missing or damaged.
     """
     names = sorted({method.detector.name for method in plan.methods})
-    detectors = {name: detector_checksum(catalog, name) for name in names}
+    detectors = {
+        name: _with_files(
+            detector_checksum(catalog, name),
+            [method for method in plan.methods if method.detector.name == name],
+        )
+        for name in names
+    }
     fitted_on: dict[str, dict[str, str]] = {}
     for name, split in sorted(reads_of(plan)):
         if split != "test" and data.is_large(name, split):
             fitted_on.setdefault(name, {})[split] = data.checksum(name, split)
     return Work(plan.benchmark, data_checksums(plan, data), detectors, fitted_on)
+
+
+def _with_files(checksum: str, methods: Sequence[Method]) -> str:
+    """The checksum of a detector with the files that its parameters name, such as word lists."""
+    given = [value for each in methods for value in {**each.defaults, **each.parameters}.values()]
+    contents = []
+    for text in sorted({value for value in given if isinstance(value, str)}):
+        with contextlib.suppress(OSError, ValueError, UserError):  # a text that is no path
+            contents.append(expanded(text).read_bytes())
+    return digest(checksum, *contents) if contents and checksum != IN_NO_FILE else checksum
 
 
 def data_of(plan: Plan, data_root: Path | None, say: Reporter) -> LoadedSplits:

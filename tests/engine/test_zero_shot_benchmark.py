@@ -125,3 +125,22 @@ def test_a_manifest_without_names_says_what_to_write(folder: Path) -> None:
     with pytest.raises(UserError, match="the manifest of 'digits-known' has none") as caught:
         oodbench.run(file, out=folder / "nameless", limit=60, methods=["CLIP+MCM"], progress=False)
     assert "classes: [...]" in caught.value.hint
+
+
+def test_a_changed_word_list_is_used_when_a_run_is_resumed(folder: Path, run: Run) -> None:
+    """Files that parameters name are part of a detector's checksum; other methods are kept."""
+    words, file = folder / "words.txt", benchmark(folder)
+    kept = {
+        name: (run.folder / "scores" / f"CLIP+{name}" / "seed0.npz").read_bytes()
+        for name in ("MCM", "NegLabel")
+    }
+    words.write_text("\n".join(f"other{word}" for word in WORDS))
+    try:
+        again = oodbench.run(file, out=run.folder, limit=60, resume=True, progress=False)
+    finally:
+        words.write_text("\n".join(WORDS))
+    now = {
+        name: (again.folder / "scores" / f"CLIP+{name}" / "seed0.npz").read_bytes() for name in kept
+    }
+    assert now["MCM"] == kept["MCM"]
+    assert now["NegLabel"] != kept["NegLabel"]
