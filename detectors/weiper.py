@@ -97,7 +97,7 @@ class WeiPer(Detector):
     `digits`, MSP alone is the better score.
 
     An image costs r C D multiply-adds: 0.2 G at 1,000 classes and 2,048 features, 5 % of a forward
-    pass of ResNet-50. r C D numbers of 2 bytes are kept, 410 MB there.
+    pass of ResNet-50. r C D bytes are kept, 205 MB there.
 
     Args:
         preset: the authors' values, in the order of the next arguments: "cifar10" 1.8, 100, 2.5,

@@ -16,6 +16,9 @@ one of them to another bin in about 1e-5 of the cases, and one is at most 6e-5 o
 ROWS = 512
 """Images whose logits are computed at a time."""
 
+GRID, LARGEST = 32, 127
+"""Entries of the vectors are multiples of 1 / GRID; LARGEST is the largest multiple."""
+
 BLOCK = 2**21
 """Logits, or entries of the noise, in a block: 16 MiB in float64."""
 
@@ -24,8 +27,9 @@ class PerturbedHead:
     """r copies of the rows w_c of a linear layer, each moved by delta ||w_c|| in a direction.
 
     The directions are those of standard Gaussian vectors, drawn once; the bias is the same in all
-    copies. Directions are kept, as float16, and not the copies' weights: they serve every delta.
-    (The vectors are rounded to float16 when they are drawn. What follows is exact.)
+    copies. Directions are kept, as int8, and not the copies' weights: they serve every delta.
+    (When the vectors are drawn, their entries are rounded to multiples of 1/32, those beyond 127/32
+    to that. What follows is exact.)
 
     Args:
         head: a linear layer with weights of shape [C, D].
@@ -40,11 +44,12 @@ class PerturbedHead:
         weight = head.linear_weight
         self.head = head
         generator = torch.Generator().manual_seed(seed)
-        self._noise = torch.empty(copies, *weight.shape, dtype=torch.float16, device=weight.device)
+        self._noise = torch.empty(copies, *weight.shape, dtype=torch.int8, device=weight.device)
         self._steps = weight.new_empty(copies, len(weight), dtype=torch.float64)
         lengths = weight.double().norm(dim=1)
         for noise, steps in zip(self._noise, self._steps, strict=True):
-            noise.copy_(torch.randn(weight.shape, generator=generator))
+            drawn = torch.randn(weight.shape, generator=generator)
+            noise.copy_(drawn.mul_(GRID).round_().clamp_(-LARGEST, LARGEST))
             steps.copy_(lengths / noise.double().norm(dim=1).clamp_min(1e-8))
 
     def logits(self, features: Tensor, distance: float) -> Iterator[tuple[slice, Tensor]]:

@@ -109,18 +109,19 @@ class FeatureMoments:
         spread = self._squares.diagonal() / self.count - (self._sum / self.count).square()
         return (spread + self.mean.square()) * self._rounding**2
 
-    def around(self, point: Tensor) -> Tensor:
+    def around(self, point: Tensor, *, last: bool = False) -> Tensor:
         """Second moment around a point, divided by the number of vectors, shape [D, D].
 
         Args:
             point: shape [D].
+            last: compute it in the memory of the sums, which are then gone.
 
         Raises:
             ValueError: if there was no batch.
         """
         require_images(self.count)
         shift, mean = self._origin - point, self._sum / self.count
-        moment = self._squares / self.count  # in place from here: CoRP's takes 134 MB
+        moment = self._squares.div_(self.count) if last else self._squares / self.count
         return moment.addr_(mean, shift).addr_(shift, mean).addr_(shift, shift)
 
     def axes_from_head(self, head: Head) -> PrincipalAxes:
@@ -139,15 +140,18 @@ class FeatureMoments:
         origin = _origin(head).to(self._origin)
         return PrincipalAxes.of(self.around(origin), origin)
 
-    def axes(self) -> PrincipalAxes:
+    def axes(self, *, last: bool = False) -> PrincipalAxes:
         """Principal axes around the mean, as of a principal component analysis.
+
+        Args:
+            last: compute them in the memory of the sums, which are then gone.
 
         Raises:
             ValueError: if there was no batch, or the features do not vary, up to rounding.
         """
-        mean = self.mean
-        covariance = self.around(mean)
-        self._require_variation(covariance.diagonal())
+        mean, noise = self.mean, self.noise
+        covariance = self.around(mean, last=last)
+        _require_variation(covariance.diagonal(), noise)
         return PrincipalAxes.of(covariance, mean)
 
     def standardized_axes(self) -> tuple[Tensor, Tensor, PrincipalAxes]:
@@ -163,7 +167,7 @@ class FeatureMoments:
         mean = self.mean
         covariance = self.around(mean)
         variances = covariance.diagonal()
-        self._require_variation(variances)
+        _require_variation(variances, self.noise)
         scale = variances.clamp_min(0).sqrt().where(variances > self.noise, 1.0)
         covariance.div_(scale).div_(scale[:, None])
         return mean, scale, PrincipalAxes.of(covariance, torch.zeros_like(mean))
@@ -185,12 +189,13 @@ class FeatureMoments:
         root: Tensor = vectors[:, kept] * values[kept].rsqrt()
         return root
 
-    def _require_variation(self, variances: Tensor) -> None:
-        if not variances.sum() > self.noise.sum():
-            raise ValueError(
-                "the training features do not vary, up to rounding: their principal axes are not "
-                "defined. Fit on more images, or check the network's features"
-            )
+
+def _require_variation(variances: Tensor, noise: Tensor) -> None:
+    if not variances.sum() > noise.sum():
+        raise ValueError(
+            "the training features do not vary, up to rounding: their principal axes are not "
+            "defined. Fit on more images, or check the network's features"
+        )
 
 
 def _origin(head: Head) -> Tensor:

@@ -133,11 +133,11 @@ def test_optfs_without_variation() -> None:
 
 
 def noise(copies: int, classes: int, seed: int) -> Array:
-    """The Gaussian vectors of all copies, rounded to float16."""
+    """The Gaussian vectors of all copies, rounded to multiples of 1/32 that int8 can count."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randn(classes, DIMENSION, generator=generator) for _ in range(copies)]
-    rounded: Array = torch.stack(drawn).half().double().numpy()
-    return rounded
+    rounded: Array = np.rint(32 * torch.stack(drawn).double().numpy())
+    return rounded.clip(-127, 127) / 32
 
 
 def divergence(counts: Array, p: Array, length: int, epsilon: float, total: int) -> float:
@@ -223,7 +223,7 @@ def test_the_number_of_classes_chooses_the_preset(classes: int, preset: str) -> 
 
 
 def test_weiper_in_single_precision() -> None:
-    """Of 20,000 logits, rounding moves few to another bin. (Divergences are around 0.1.)"""
+    """Of 20,000 logits, rounding moves few to another bin, each by 5e-5 of a histogram."""
     training, image = images(30, 3, 400), images(20, 4, 400)
 
     def single(outputs: Outputs) -> Outputs:
@@ -232,7 +232,7 @@ def test_weiper_in_single_precision() -> None:
 
     expected = fitted("weiper", training, copies=50).score(image)
     found = fitted("weiper", single(training), copies=50).score(single(image))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     head = PerturbedHead(image.head, copies=50, seed=0)
     (_, logits), *_ = head.logits(image.features.float(), 1.8)
     assert logits.dtype == torch.float32
