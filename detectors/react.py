@@ -7,6 +7,7 @@ from torch import Tensor
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
 from oodbench.numerics.input_checks import fraction, one_of
+from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.shaping import Place, activations, rectify, spatial_mean
 from oodbench.numerics.statistics.quantiles import StreamingQuantiles
 
@@ -61,7 +62,7 @@ class ReAct(Detector):
 
     def fit(self, batches: Batches) -> None:
         """Quantiles of the training activations; of a sample of them, if they are many."""
-        self.quantiles = StreamingQuantiles(SAMPLE)
+        self.quantiles = StreamingQuantiles(RowSample(SAMPLE))
         for outputs in batches:
             self.quantiles.add(activations(outputs, self.on).flatten())
 

@@ -7,11 +7,9 @@ from torch import Tensor
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.functional import BaseScore, base_score
 from oodbench.numerics.input_checks import one_of
+from oodbench.numerics.row_sample import FEATURE_SAMPLE, RowSample
 from oodbench.numerics.shaping import rectify
 from oodbench.numerics.statistics.quantiles import StreamingQuantiles
-
-SAMPLE = 10_000
-"""Largest number of images in the sample; ranks of its quantiles are right to about 0.005."""
 
 
 @register(
@@ -69,10 +67,14 @@ class VRA(Detector):
         self.base = one_of("base", base, BaseScore)
 
     def fit(self, batches: Batches) -> None:
-        """Quantiles of each feature; of a sample of the images, if they are many."""
-        self.quantiles = StreamingQuantiles(SAMPLE)
+        """Quantiles of each feature, exact for up to 10,000 images; of a sample of more.
+
+        Their ranks are then right to about 0.005.
+        """
+        sample = batches.shared(RowSample, FEATURE_SAMPLE)
         for outputs in batches:
-            self.quantiles.add(outputs.features)
+            batches.once(sample.add, outputs.features)
+        self.quantiles = StreamingQuantiles(sample)
 
     def score(self, outputs: Outputs) -> Tensor:
         """Score of the logits of rectified features, shape [B]."""

@@ -15,7 +15,7 @@ BANK = 100
 
 SAMPLES = (
     ("react", "SAMPLE", BANK * 64),
-    ("vra", "SAMPLE", BANK),
+    ("vra", "FEATURE_SAMPLE", BANK),
     ("optfs", "FEATURE_SAMPLE", BANK),
     ("weiper", "FEATURE_SAMPLE", BANK),
 )

@@ -16,15 +16,11 @@ class StreamingQuantiles:
     rank of a quantile of a sample of N rows is right to some 0.5 / sqrt(N).
 
     Args:
-        capacity: the largest number of rows kept.
-        seed: seed of the sample.
-
-    Raises:
-        ValueError: if the capacity is not positive.
+        sample: what is kept of the rows; it may have rows already, and others may read it.
     """
 
-    def __init__(self, capacity: int, seed: int = 0) -> None:
-        self._sample = RowSample(capacity, seed)
+    def __init__(self, sample: RowSample) -> None:
+        self._sample = sample
         self._sorted: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:

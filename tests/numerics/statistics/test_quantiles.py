@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.statistics.quantiles import StreamingQuantiles
 
 FRACTIONS = (0.0, 0.01, 0.5, 0.6, 0.85, 0.9, 0.95, 0.99, 1.0)
@@ -15,7 +16,7 @@ FRACTIONS = (0.0, 0.01, 0.5, 0.6, 0.85, 0.9, 0.95, 0.99, 1.0)
 def filled(
     rows: Tensor, capacity: int, size: int | None = None, seed: int = 0
 ) -> StreamingQuantiles:
-    quantiles = StreamingQuantiles(capacity, seed)
+    quantiles = StreamingQuantiles(RowSample(capacity, seed))
     for part in rows.split(size or len(rows)):
         quantiles.add(part)
     return quantiles
@@ -86,7 +87,7 @@ def test_capacity_counts_rows_however_wide() -> None:
 
 
 def test_adding_after_a_quantile() -> None:
-    quantiles = StreamingQuantiles(10)
+    quantiles = StreamingQuantiles(RowSample(10))
     quantiles.add(torch.tensor([1.0, 2.0]))
     assert quantiles.quantile(1).item() == 2
     quantiles.add(torch.tensor([3.0]))
@@ -102,8 +103,8 @@ def test_what_was_added_is_copied() -> None:
 
 def test_errors() -> None:
     with pytest.raises(ValueError, match="at least one row, not 0"):
-        StreamingQuantiles(0)
+        RowSample(0)
     with pytest.raises(ValueError, match="no values to take a quantile of: fit the detector"):
-        StreamingQuantiles(2).quantile(0.5)
+        StreamingQuantiles(RowSample(2)).quantile(0.5)
     with pytest.raises(ValueError, match=r"a fraction from 0 to 1, not 90"):
         filled(values(3), 10).quantile(90)
