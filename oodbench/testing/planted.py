@@ -262,17 +262,19 @@ def planted_language(class_features: Tensor) -> Language:
     """
     classes, units = class_features.shape
     names = tuple(f"class {index}" for index in range(classes))
-
-    @functools.lru_cache(maxsize=4)  # lists of words are long
-    def encoded(texts: tuple[str, ...]) -> Tensor:
-        codes = torch.tensor([zlib.crc32(text.encode()) % 10_007 for text in texts]).double()
-        waves = torch.sin(codes[:, None] * (1 + torch.arange(units)))
-        return F.normalize(1 + waves, dim=1)
-
-    def encode(texts: Sequence[str]) -> Tensor:
-        return encoded(tuple(texts)).clone()
-
+    encode = functools.partial(_encode, units)  # outputs with it can be pickled
     return Language(names, F.normalize(class_features.double(), dim=1), encode, 100.0)
+
+
+def _encode(units: int, texts: Sequence[str]) -> Tensor:
+    return _encoded(units, tuple(texts)).clone()
+
+
+@functools.lru_cache(maxsize=4)  # lists of words are long
+def _encoded(units: int, texts: tuple[str, ...]) -> Tensor:
+    codes = torch.tensor([zlib.crc32(text.encode()) % 10_007 for text in texts]).double()
+    waves = torch.sin(codes[:, None] * (1 + torch.arange(units)))
+    return F.normalize(1 + waves, dim=1)
 
 
 @functools.cache

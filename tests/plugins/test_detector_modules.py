@@ -157,7 +157,10 @@ pickle.dump(scores, open(sys.argv[2], "wb"))
 def test_all_survive_in_a_fresh_process(tmp_path: Path, all_fitted: Any) -> None:
     """With a plug-in that has a helper and a class of its own, which no catalog names there."""
     mine = load_class(folder(tmp_path / "mine", "from _shared import moved", 2.0))
-    found = {n: (d, Subject(type(d)).outputs("id")) for n, (d, _) in all_fitted.items()}
+    found = {}
+    for name, (detector, _) in all_fitted.items():
+        subject = Subject(type(detector))
+        found[name] = detector, subject.complete(detector, subject.outputs("id"))
     outputs = Subject(mine).outputs("id")
     found["mine"] = mine(), outputs
     (tmp_path / "in").write_bytes(pickle.dumps(found))
@@ -366,8 +369,12 @@ def test_the_checksum_covers_modules_that_no_version_stands_for(
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_detectors_are_covered_by_their_file_and_the_version(name: str) -> None:
-    path = Catalog().entry("detector", name).path
-    assert source_files(path.resolve()) == [path.resolve()]
+    """And by their helpers beside it, such as `_odin.py`; the version covers the package."""
+    path = Catalog().entry("detector", name).path.resolve()
+    files = source_files(path)
+    assert path in files
+    assert {file.parent for file in files} == {path.parent}
+    assert all(file == path or file.name.startswith("_") for file in files)
 
 
 @pytest.mark.parametrize("installed", [False, True])
