@@ -20,6 +20,7 @@ from oodbench.numerics.functional import log_entropy
     venue="arXiv",
     year=2019,
     url="https://arxiv.org/abs/1908.05569",
+    code="https://github.com/dlmacedo/entropic-out-of-distribution-detection",
     needs=("dismax_head",),
 )
 class DisMaxEntropy(Detector):

@@ -20,6 +20,7 @@ from oodbench.numerics.functional import log_entropy
     venue="arXiv",
     year=2019,
     url="https://arxiv.org/abs/1908.05569",
+    code="https://github.com/dlmacedo/entropic-out-of-distribution-detection",
 )
 class Entropy(Detector):
     """-log H with H = -sum_i p_i log p_i: "SoftMax+Entropy" of the DisMax paper's Table 2.
