@@ -294,7 +294,13 @@ def _counts(file: Path, content: Path) -> bool:
     """Whether a file's text is part of a detector, and not stood for by a version."""
     if file.is_relative_to(Path(__file__).parents[1]):
         return False
-    return file.is_relative_to(content) or not is_installed(file)
+    installed = [folder for folder in _installed() if file.is_relative_to(folder)]
+    if not installed:
+        return not str(file).startswith("<frozen ")
+    # Of the detector's own package; not of packages in a virtual environment within its folder.
+    return file.is_relative_to(content) and not any(
+        folder.is_relative_to(content) for folder in installed
+    )
 
 
 def is_installed(file: Path) -> bool:

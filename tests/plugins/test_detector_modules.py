@@ -377,6 +377,24 @@ def test_built_in_detectors_are_covered_by_their_file_and_the_version(name: str)
     assert all(file == path or file.name.startswith("_") for file in files)
 
 
+def test_packages_of_an_environment_beside_the_detectors_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README makes `.venv` in the folder of the project: all of torch would be read."""
+    site = tmp_path / ".venv" / "lib" / "site-packages"
+    (site / "heavy").mkdir(parents=True)
+    (site / "heavy" / "__init__.py").write_text("from heavy import more\n")
+    (site / "heavy" / "more.py").write_text("")
+    (tmp_path / "detectors").mkdir()
+    path = tmp_path / "detectors" / "mine.py"
+    path.write_text("import heavy\nfrom _shared import moved\n")
+    shared = tmp_path / "detectors" / "_shared.py"
+    shared.write_text("import heavy.more\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr(detector_modules, "_installed", lambda: (site.resolve(),))
+    assert source_files(path.resolve()) == [path.resolve(), shared.resolve()]
+
+
 @pytest.mark.parametrize("installed", [False, True])
 def test_packages_on_the_path_are_covered_by_their_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
