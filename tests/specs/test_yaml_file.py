@@ -220,7 +220,7 @@ def test_several_errors_are_counted(tmp_path: Path) -> None:
         ({"methods": {}}, "give methods, a matrix, or both"),
         ({"methods": {"A": {"model": "x", "detector": "y"}}}, "methods.A.model: no model 'x'"),
         ({"schema_version": 2}, "schema_version: input should be 1, not 2."),
-        ({"matrix": {"models": 3}}, "matrix.models: input should be 'all' or Input should be a "),
+        ({"matrix": {"models": 3}}, "matrix.models: input should be 'all' or a list, not 3"),
         ({"matrix": {"models": ["x"]}}, "matrix.models: no model 'x'"),
     ],
 )
