@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from oodbench import Batches, Outputs, PerturbingDetector
-from oodbench.numerics.input_checks import at_least, fraction, not_negative, require_images
+from oodbench.number_checks import not_negative
+from oodbench.numerics.input_checks import at_least, fraction, require_images
 from oodbench.numerics.shaping import kept
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from oodbench import Outputs, PerturbingDetector
+from oodbench.number_checks import not_negative, positive
 from oodbench.numerics.functional import max_log_odds
-from oodbench.numerics.input_checks import not_negative, positive
 
 
 class Odin(PerturbingDetector):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
+from oodbench.number_checks import positive
 from oodbench.numerics.bank import directions
-from oodbench.numerics.input_checks import at_least, positive
+from oodbench.numerics.input_checks import at_least
 from oodbench.numerics.subspace import FeatureMoments, check_share
 
 LARGEST = 4096

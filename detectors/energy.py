@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
+from oodbench.number_checks import positive
 from oodbench.numerics.functional import energy
-from oodbench.numerics.input_checks import positive
 
 
 @register(

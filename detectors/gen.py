@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
+from oodbench.number_checks import positive
 from oodbench.numerics.functional import log_generalized_entropy
-from oodbench.numerics.input_checks import at_least, positive
+from oodbench.numerics.input_checks import at_least
 
 
 @register(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.numerics.input_checks import not_negative, positive
+from oodbench.number_checks import not_negative, positive
 
 _BLOCK = 2**22
 """Cosines of patches and classes that are in memory together."""

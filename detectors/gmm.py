@@ -10,8 +10,9 @@ from torch import Tensor
 
 from oodbench import Batches, LayerwiseDetector, register
 from oodbench.layerwise import Combine
+from oodbench.number_checks import positive
 from oodbench.numerics.bank import DirectionBank
-from oodbench.numerics.input_checks import at_least, labels_of, positive, require_images
+from oodbench.numerics.input_checks import at_least, labels_of, require_images
 from oodbench.numerics.row_sample import RowSample
 from oodbench.numerics.statistics.own_covariances import OwnGaussians
 

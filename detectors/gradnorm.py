@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Detector, Outputs, register
-from oodbench.numerics.input_checks import positive
+from oodbench.number_checks import positive
 
 
 @register(

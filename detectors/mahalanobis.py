@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from oodbench import Batches, Outputs, PerturbingDetector, register
-from oodbench.numerics.input_checks import labels_of, not_negative
+from oodbench.number_checks import not_negative
+from oodbench.numerics.input_checks import labels_of
 from oodbench.numerics.likelihood.regression import LogisticModel, fit_logistic_regression
 from oodbench.numerics.statistics.moments import ClassMoments, require_variation
 

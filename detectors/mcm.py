@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
-from oodbench.numerics.input_checks import positive
+from oodbench.number_checks import positive
 
 
 @register(

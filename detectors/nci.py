@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Batches, Detector, Outputs, register
-from oodbench.numerics.input_checks import not_negative
+from oodbench.number_checks import not_negative
 from oodbench.numerics.statistics.moments import mean_features
 
 

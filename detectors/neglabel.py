@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.detector import Language
+from oodbench.number_checks import positive
 from oodbench.numerics import input_checks
 from oodbench.numerics.word_lists import word_lists
 
@@ -70,7 +71,7 @@ class NegativeLabels(Detector):
     ) -> None:
         self.words, self.adjectives = words, adjectives
         self.kept, self.quantile = _fraction("kept", kept), _fraction("quantile", quantile)
-        self.temperature = input_checks.positive("temperature", temperature)
+        self.temperature = positive("temperature", temperature)
         self.groups, self.seed = input_checks.at_least("groups", groups, 1), seed
 
     def score(self, outputs: Outputs) -> Tensor:

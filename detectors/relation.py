@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Batches, Detector, Outputs, register
+from oodbench.number_checks import not_negative, positive
 from oodbench.numerics.bank import QUERIES, DirectionBank
-from oodbench.numerics.input_checks import at_least, not_negative, positive, require_images
+from oodbench.numerics.input_checks import at_least, require_images
 from oodbench.numerics.row_sample import RowSample
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from oodbench import Batches, LayerwiseDetector, register
 from oodbench.layerwise import Combine
+from oodbench.number_checks import positive
 from oodbench.numerics.bank import DirectionBank, directions
-from oodbench.numerics.input_checks import at_least, positive
+from oodbench.numerics.input_checks import at_least
 from oodbench.numerics.statistics.clusters import k_means
 from oodbench.numerics.statistics.own_covariances import OwnGaussians
 

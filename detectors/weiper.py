@@ -11,13 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Batches, Detector, Head, Outputs, register
-from oodbench.numerics.input_checks import (
-    at_least,
-    not_negative,
-    one_of,
-    positive,
-    require_images,
-)
+from oodbench.number_checks import not_negative, positive
+from oodbench.numerics.input_checks import at_least, one_of, require_images
 from oodbench.numerics.perturbed_head import PerturbedHead
 from oodbench.numerics.row_sample import FEATURE_SAMPLE, RowSample
 from oodbench.numerics.statistics.histograms import Bins

@@ -1,4 +1,4 @@
-"""Guards that heads and losses share: vectors of unit length, checks of options."""
+"""Vectors of unit length, with gradients that are safe for heads and losses."""
 
 from __future__ import annotations
 
@@ -14,36 +14,3 @@ def directions(vectors: Tensor) -> Tensor:
     """
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / torch.where(norms > 1e-12, norms, 1.0)
-
-
-def positive(name: str, value: float) -> float:
-    """The value of an option.
-
-    Raises:
-        ValueError: if it is not positive.
-    """
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, not {value}")
-    return value
-
-
-def not_negative(name: str, value: float) -> float:
-    """The value of an option.
-
-    Raises:
-        ValueError: if it is negative.
-    """
-    if not value >= 0:
-        raise ValueError(f"{name} must not be negative, not {value}")
-    return value
-
-
-def whole(name: str, value: float) -> int:
-    """The value of an option, a positive whole number.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if not (value >= 1 and value == int(value)):
-        raise ValueError(f"{name} must be a positive whole number, not {value}")
-    return int(value)

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.losses.cross_entropy import Loss, SoftMaxHead
-from oodbench.losses.directions import directions, positive
+from oodbench.losses.directions import directions
+from oodbench.number_checks import positive
 
 
 class LogitNormHead(SoftMaxHead):

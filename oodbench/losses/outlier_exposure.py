@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.losses.cross_entropy import Loss, SoftMaxHead
-from oodbench.losses.directions import not_negative
+from oodbench.number_checks import not_negative
 
 _AUXILIARY = -1
 """Label of an auxiliary image."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.losses.cross_entropy import Loss
-from oodbench.losses.directions import directions, not_negative, positive
+from oodbench.losses.directions import directions
+from oodbench.number_checks import not_negative, positive
 
 
 class DistanceHead(nn.Module):

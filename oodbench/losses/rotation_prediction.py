@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from oodbench.errors import UserError
 from oodbench.losses.cross_entropy import Loss, SoftMaxHead
-from oodbench.losses.directions import not_negative
+from oodbench.number_checks import not_negative
 
 ROTATIONS = 4
 """By 0, 90, 180 and 270 degrees, counterclockwise."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.losses.cross_entropy import Loss, SoftMaxHead
-from oodbench.losses.directions import not_negative, whole
+from oodbench.number_checks import not_negative, whole
 
 _RIDGE = 1e-4
 """Added to the diagonal of the covariance; the authors' value."""

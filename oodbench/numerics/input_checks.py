@@ -13,28 +13,6 @@ Number = TypeVar("Number", int, float)
 Word = TypeVar("Word", bound=str)
 
 
-def positive(name: str, value: float) -> float:
-    """The value of a parameter that must be above 0.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, not {value}")
-    return value
-
-
-def not_negative(name: str, value: float) -> float:
-    """The value of a parameter that must be at least 0.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not value >= 0:
-        raise ValueError(f"{name} must not be negative, not {value}")
-    return value
-
-
 def at_least(name: str, value: Number, least: Number) -> Number:
     """The value of a parameter with a lower limit.
 
