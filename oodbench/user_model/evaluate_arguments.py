@@ -15,7 +15,7 @@ from oodbench.engine.device import find_device
 from oodbench.engine.passes.image_sources import ID
 from oodbench.errors import UserError, did_you_mean
 from oodbench.models.structure.user_network import Function, model_name, unwrapped
-from oodbench.user_model.dataloader import LoadedImages
+from oodbench.user_data.dataloader import LoadedImages
 from oodbench.user_model.session import OOD_DATA, DataSets
 from oodbench.user_model.user_classifier import Scaling
 

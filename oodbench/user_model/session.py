@@ -29,8 +29,8 @@ from oodbench.models.structure.head import UNREGISTERED, UNWATCHED
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
 from oodbench.storage.predictions import Predictions
+from oodbench.user_data.dataloader import LoadedImages
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take
-from oodbench.user_model.dataloader import LoadedImages
 
 ID_DATA = "id_data"
 """The argument that in-distribution images are given as."""

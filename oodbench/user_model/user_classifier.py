@@ -16,8 +16,8 @@ from oodbench.models.classifier import Classifier, Network
 from oodbench.models.rounding_tolerance import agree
 from oodbench.models.structure.analysis import analyze
 from oodbench.models.structure.forward_pass import NotFiniteError
+from oodbench.user_data.declared_classes import matching_labels
 from oodbench.user_model.checked_runner import CheckedRunner, cannot_take, not_finite
-from oodbench.user_model.declared_classes import matching_labels
 from oodbench.user_model.session import DataSets
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)

@@ -20,8 +20,8 @@ from oodbench.engine.tuning_data import in_memory
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method
 from oodbench.specs import TuningSpec
+from oodbench.user_data.dataloader import LoadedImages
 from oodbench.user_model.checked_runner import CheckedRunner
-from oodbench.user_model.dataloader import LoadedImages
 
 NAMES = ("baseline", "odin", "mahalanobis", "knn")
 TUNED = ("odin", "mahalanobis")

@@ -15,7 +15,7 @@ from torch.utils.data import (
 )
 
 from oodbench import UserError
-from oodbench.user_model.dataloader import LoadedImages
+from oodbench.user_data.dataloader import LoadedImages
 
 COUNT = 23
 

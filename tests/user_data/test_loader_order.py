@@ -21,7 +21,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from oodbench.user_model.loader_order import in_order
+from oodbench.user_data.loader_order import in_order
 
 
 def test_samplers_of_the_users_own_stay() -> None:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from oodbench.data.duplicates import fingerprints
 from oodbench.errors import UserError
-from oodbench.user_model.batch_contents import (
+from oodbench.user_data.batch_contents import (
     ONE_SIZE,
     TRANSFORM,
     Batch,
@@ -32,8 +32,8 @@ from oodbench.user_model.batch_contents import (
     label_batch,
     split_batch,
 )
-from oodbench.user_model.declared_classes import declared_classes
-from oodbench.user_model.loader_order import generators, in_order, unordered_sampler
+from oodbench.user_data.declared_classes import declared_classes
+from oodbench.user_data.loader_order import generators, in_order, unordered_sampler
 
 _BATCH = 256
 """Batch size for Datasets."""

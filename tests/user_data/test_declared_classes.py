@@ -21,7 +21,7 @@ from torch.utils.data import (
 import oodbench
 from oodbench import EvaluationResult, UserError
 from oodbench.storage.records import ID_ACCURACY
-from oodbench.user_model.declared_classes import declared_classes
+from oodbench.user_data.declared_classes import declared_classes
 
 WHOLE = ("a", "b", "c", "d")
 LEVELS = {name: 0.1 + 0.2 * number for number, name in enumerate((*WHOLE, "e"))}

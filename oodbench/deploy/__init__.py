@@ -1,0 +1,1 @@
+"""A fitted detector with its model: score, threshold, decision, and the artifact on disk."""

@@ -1,0 +1,1 @@
+"""Images that a user gives, without a model: DataLoaders, data sets, batches."""
