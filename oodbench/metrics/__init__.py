@@ -10,7 +10,8 @@ the metric from the counts (`roc`; `variants` for other people's definitions).
 `METRICS` names the metrics that every run records, `OPTIONAL` those that a run records on request
 (`metric_tables`). The latter need to know which ID images are classified correctly
 (`selective_classification`, `open_set`), or read scores as numbers (`calibration`); `sirc` combines
-the scores of two detectors. Each says how it treats ties.
+the scores of two detectors. Each says how it treats ties. `thresholds` sets a threshold on
+validation scores and counts the images that it accepts.
 """
 
 from __future__ import annotations
@@ -44,19 +45,23 @@ from oodbench.metrics.selective_classification import (
     scod_risk_coverage,
 )
 from oodbench.metrics.sorted_scores import Array, Counts, Ranking, Weights, rank
+from oodbench.metrics.thresholds import Acceptance, Threshold, acceptance, conformal_threshold
 from oodbench.metrics.variants import VARIANTS
 
 __all__ = [
     "METRICS",
     "OPTIONAL",
+    "Acceptance",
     "Array",
     "Counts",
     "Metric",
     "OptionalMetric",
     "Ranking",
     "RiskCoverage",
+    "Threshold",
     "Variant",
     "Weights",
+    "acceptance",
     "augrc",
     "aupr_in",
     "aupr_out",
@@ -64,6 +69,7 @@ __all__ = [
     "auroc",
     "autc",
     "ccr_at_fpr",
+    "conformal_threshold",
     "dtacc",
     "e_aurc",
     "ece",
