@@ -17,6 +17,7 @@ from oodbench.errors import UserError
 from oodbench.files import digest
 from oodbench.models.registry import HEADS
 from oodbench.models.structure.user_network import UserNetwork
+from oodbench.models.user_classifier import UserClassifier
 from oodbench.planning.plan import Method
 from oodbench.report.differences import differences_to_best
 from oodbench.report.score_warnings import score_warnings, tie_notes
@@ -25,7 +26,6 @@ from oodbench.storage.records import QualityRecord
 from oodbench.training.distributed import device_name
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
 from oodbench.user_model.session import NoDetectorError, Session
-from oodbench.user_model.user_classifier import UserClassifier
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from oodbench import argument_checks
+from oodbench.deploy.checked_runner import user_errors
+from oodbench.deploy.model_arguments import device_for, normalization_of
+from oodbench.deploy.restoration import given_back, reproducible
 from oodbench.detector import Detector
-from oodbench.engine.passes.memory import is_out_of_memory
 from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
 from oodbench.models.structure.logits_entry import Output
@@ -26,20 +28,17 @@ from oodbench.user_model.assembly import Lost, Tried, result_of
 from oodbench.user_model.evaluate_arguments import (
     check_seed,
     data_sets,
-    device_for,
     named_models,
-    normalization_of,
     options_of,
 )
 from oodbench.user_model.evaluation_result import EvaluationResult
+from oodbench.user_model.model_adaptation import adapted, same_classes
 from oodbench.user_model.requested_detectors import (
     detectors_of,
     methods_of,
     requested_detectors,
 )
-from oodbench.user_model.restoration import given_back, reproducible
 from oodbench.user_model.session import Session
-from oodbench.user_model.user_classifier import adapted, same_classes
 
 Model = nn.Module | Callable[[Tensor], Any]
 
@@ -275,21 +274,3 @@ def evaluate(
             optional=optional,
             report=say.detail,
         )
-
-
-@contextmanager
-def user_errors(module: nn.Module) -> Iterator[None]:
-    """Turn an unexpected exception of a model into a `UserError`, with its cause."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        raise UserError(
-            f"The model {model_name(module)} could not be evaluated: {type(error).__name__}: "
-            f"{line}.",
-            "The images may be too many for the memory: give smaller batches."
-            if is_out_of_memory(error)
-            else "",
-        ) from error

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from oodbench import argument_checks
+from oodbench.deploy.model_arguments import kind_of
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.errors import UserError, did_you_mean
 from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningProtocol
-from oodbench.user_model.evaluate_arguments import kind_of
 from oodbench.user_model.session import OOD_DATA
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from oodbench.deploy.checked_runner import CheckedRunner, cannot_take
 from oodbench.detector import Detector, head_obstacle
 from oodbench.engine.costs import Reference
 from oodbench.engine.method_results import MethodResult
@@ -30,7 +31,6 @@ from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.specs import TuningSpec
 from oodbench.storage.predictions import Predictions
 from oodbench.user_data.dataloader import LoadedImages
-from oodbench.user_model.checked_runner import CheckedRunner, cannot_take
 
 ID_DATA = "id_data"
 """The argument that in-distribution images are given as."""

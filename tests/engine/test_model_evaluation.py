@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 import oodbench
 from oodbench.data import ImageArray
+from oodbench.deploy.checked_runner import CheckedRunner
 from oodbench.engine.costs import Reference
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.contract import TuningError
@@ -21,7 +22,6 @@ from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method
 from oodbench.specs import TuningSpec
 from oodbench.user_data.dataloader import LoadedImages
-from oodbench.user_model.checked_runner import CheckedRunner
 
 NAMES = ("baseline", "odin", "mahalanobis", "knn")
 TUNED = ("odin", "mahalanobis")

@@ -23,8 +23,8 @@ from oodbench.engine.scoring import score_split
 from oodbench.engine.tuning_data import TuningData
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import find_map
+from oodbench.models.user_classifier import UserClassifier
 from oodbench.planning.plan import Method
-from oodbench.user_model.user_classifier import UserClassifier
 
 Make = Callable[..., Any]
 

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import oodbench
 from oodbench import UserError
-from oodbench.user_model.restoration import given_back
-from oodbench.user_model.user_classifier import UserClassifier, reorder
+from oodbench.deploy.restoration import given_back
+from oodbench.models.user_classifier import UserClassifier, reorder
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 

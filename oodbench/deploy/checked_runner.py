@@ -1,12 +1,13 @@
-"""A runner that says which image, of which data set, the user's model cannot take."""
+"""Errors of a user's model: a runner that says which image, of which data set, it cannot take."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
@@ -151,3 +152,21 @@ def _name(classifier: Classifier) -> str:
 def _single(tensor: Tensor) -> Tensor:
     """Convert half precision to float32: torch has few decompositions for half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+@contextmanager
+def user_errors(module: nn.Module) -> Iterator[None]:
+    """Turn an unexpected exception of a model into a `UserError`, with its cause."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise UserError(
+            f"The model {model_name(module)} could not be evaluated: {type(error).__name__}: "
+            f"{line}.",
+            "The images may be too many for the memory: give smaller batches."
+            if is_out_of_memory(error)
+            else "",
+        ) from error
