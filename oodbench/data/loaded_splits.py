@@ -95,7 +95,8 @@ class LoadedSplits:
         decoder, indices = self._fetched(dataset, split)
         if self._stored_set(dataset).opened(split):
             return self.get(dataset, split)
-        from oodbench.data.streamed_split import StreamedSplit, worker_count
+        from oodbench.data.decoding_workers import worker_count  # imports torch's data loaders
+        from oodbench.data.streamed_split import StreamedSplit
 
         self._streamed[key] = StreamedSplit(
             decoder,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import math
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,46 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from oodbench.data.array_checks import check_labels, mismatch
+from oodbench.data.decoding_workers import in_batches, parts_loader
 from oodbench.data.duplicates import digests_of
 from oodbench.data.image_array import PixelDigest
 from oodbench.data.image_selection import Indices
 from oodbench.data.split_decoder import SplitDecoder
 from oodbench.data.store.stored_dataset import remarks
-from oodbench.errors import UserError, shown
+from oodbench.errors import UserError
 from oodbench.progress import Reporter
-
-WORKERS_VARIABLE = "OODBENCH_WORKERS"
-"""Environment variable with the number of worker processes; 0: this process decodes."""
-
-_MOST_WORKERS = 16
-_IMAGES_AT_ONCE = 16
-"""Maximum number of images that a worker decodes before it hands them over."""
-_BLOCKS_AHEAD = 2
-"""Number of batches of the network that workers decode ahead, if the shared memory holds them."""
-
-_RETURNED_EACH = 32_000_000
-"""Bytes of images after which freed memory is returned to the system."""
-
-T = TypeVar("T")
-
-
-def worker_count() -> int:
-    """Number of worker processes: `OODBENCH_WORKERS`, else a core each, one left for the network.
-
-    Raises:
-        UserError: the variable is not a whole number from 0.
-    """
-    given = os.environ.get(WORKERS_VARIABLE)
-    if not given:
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return max(1, min(cores - 1, _MOST_WORKERS))
-    if not (given.isascii() and given.isdigit()):
-        raise UserError(
-            f"{WORKERS_VARIABLE} is {shown(given)}, not a number of processes.",
-            "Set it to a whole number from 0; 0 decodes in the process of the run.",
-        )
-    return int(given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +146,7 @@ class StreamedSplit:
             UserError: an image cannot be decoded, and the manifest does not say to skip it; or the
                 images are not those of the manifest's checksum, or of an earlier pass.
         """
-        found, done, unreturned = _Pass(), 0, 0
+        found, done = _Pass(), 0
         digest = PixelDigest(len(self), self._decoder.spec.shape, np.dtype(np.uint8))
         with ThreadPoolExecutor(1) as thread:  # hashing while the network computes
             hashed: Future[None] | None = None
@@ -193,10 +157,6 @@ class StreamedSplit:
                 labels = self._labels(found.indices[done : done + len(images)])
                 done += len(images)
                 yield images, labels
-                unreturned += images.nbytes
-                if unreturned > _RETURNED_EACH:
-                    _return_freed_memory()
-                    unreturned = 0
         self._note(found, digest)
 
     def _labels(self, indices: list[int]) -> NDArray[np.int64] | None:
@@ -205,36 +165,20 @@ class StreamedSplit:
 
     def _blocks(self, found: _Pass, workers: int) -> Iterator[Tensor]:
         """Images batch by batch; `found` may be ahead of them by a part."""
-        waiting: list[Tensor] = []
-        count = 0
-        for part in self._loader(workers):
-            found.add(part)
-            waiting.append(part.pixels)
-            count += len(part.pixels)
-            while count >= self._batch_size:
-                joined = torch.cat(waiting)  # a copy: workers get their shared memory back
-                yield joined[: self._batch_size]
-                waiting = [joined[self._batch_size :]]
-                count -= self._batch_size
-            if part.failure is not None:
-                raise UserError(*part.failure)
-        if count:
-            yield torch.cat(waiting)
+
+        def pixels() -> Iterator[Tensor]:
+            for part in self._loader(workers):
+                found.add(part)
+                yield part.pixels
+                if part.failure is not None:
+                    raise UserError(*part.failure)
+
+        return in_batches(pixels(), self._batch_size)
 
     def _loader(self, workers: int) -> DataLoader[_Part]:
         size = math.prod(self._decoder.spec.shape)
-        ahead = _BLOCKS_AHEAD * self._batch_size
-        if workers:
-            ahead = max(workers, min(ahead, _shared_memory() // size))
-        length = max(1, min(_IMAGES_AT_ONCE, self._batch_size, ahead // (2 * max(1, workers))))
-        return DataLoader(
-            _Parts(self._decoder, self._indices, length),
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=workers,
-            generator=torch.Generator(),  # a seed of workers is not drawn from the global one
-            prefetch_factor=max(2, ahead // (workers * length)) if workers else None,
-        )
+        parts = functools.partial(_Parts, self._decoder, self._indices)
+        return parts_loader(parts, size, self._batch_size, workers)
 
     def _note(self, found: _Pass, digest: PixelDigest) -> None:
         """Keep what a whole pass found, and check it."""
@@ -259,23 +203,3 @@ class StreamedSplit:
         wanted = spec.sha256.get(split) if len(self._indices) == spec.splits[split] else None
         if wanted not in (None, fingerprint):
             raise mismatch(spec, split, f"sha256 {wanted}", fingerprint)
-
-
-def _return_freed_memory() -> None:
-    """Let glibc return what was freed: between blocks of other sizes it reuses too little of it.
-
-    Without this, a pass with many detectors grew by the size of every batch.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
-
-
-def _unchanged(part: T) -> T:
-    return part
-
-
-def _shared_memory() -> int:
-    """Bytes that workers may use to hand over images: half of what is free."""
-    folder = Path("/dev/shm")
-    return shutil.disk_usage(folder).free // 2 if folder.is_dir() else 2**30

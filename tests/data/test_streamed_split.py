@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from oodbench.data.decoding_choice import is_large, is_streamed
+from oodbench.data.decoding_workers import worker_count
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.data.store.locations import decoded_root
-from oodbench.data.streamed_split import StreamedSplit, worker_count
+from oodbench.data.streamed_split import StreamedSplit
 from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec
 
@@ -298,7 +299,7 @@ def test_processes_may_be_spawned(tmp_path: Path) -> None:
 
 
 def test_little_shared_memory_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oodbench.data.streamed_split._shared_memory", lambda: 300)
+    monkeypatch.setattr("oodbench.data.decoding_workers._shared_memory", lambda: 300)
     write_images(tmp_path)
     stream, cache = stores(tmp_path)
     images = streamed(stream)
