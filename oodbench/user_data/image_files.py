@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -215,11 +215,11 @@ class _Parts(Dataset[_Part]):
         stacked = np.stack(pixels) if pixels else np.empty((0, *self._shape), np.uint8)
         return _Part(torch.from_numpy(stacked), indices, unreadable, lost)
 
-    def _decoded(self, path: str) -> tuple[np.ndarray, str]:
+    def _decoded(self, path: str) -> tuple[NDArray[np.uint8], str]:
         """Pixels and what conversion dropped; CorruptImageError for whatever goes wrong."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                warnings.simplefilter("ignore")  # Pillow's, such as of images that are large
                 return decode_image(_content(path), self._shape, self._resize)
         except WrongShapeError as error:
             size = "x".join(map(str, self._shape[1:]))
