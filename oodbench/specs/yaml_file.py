@@ -147,6 +147,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+_MAPPING = re.compile(r"a valid dictionary( or instance of \w+)?")
+"""A mapping, in pydantic's words."""
+
 _OPTIONS = ("seeds", "device", "limit", "epochs", "tune", "out", "plugins", "data-root", "resume")
 """Options of `oodbench run`, which are not keys of a benchmark or a suite."""
 
@@ -194,6 +197,7 @@ def validate(spec: type[S], content: dict[str, Any], path: Path) -> S:
             same = [other["msg"] for other in alike if _place(other) == _place(error)]
             wanted = " or ".join(f"{each[0].lower()}{each[1:]}" for each in dict.fromkeys(same))
             wanted = wanted.replace(" or input should be ", " or ").replace("valid tuple", "list")
+            wanted = _MAPPING.sub("keys and values", wanted)
             message = f"{wanted}, not {shown(error['input'])}"
             if isinstance(error["input"], bool):
                 hint = "YAML reads yes, no, on and off as true and false; write text in quotes."

@@ -339,6 +339,7 @@ def test_wrong_types_name_the_line(tmp_path: Path, line: str, wrong: str, said: 
         ),
         ({"ood": {"": ["letters"]}}, "string should have at least 1 character"),
         ({"ood": {"near": [""]}}, "ood.near.0: string should have at least 1 character"),
+        ({"tuning": "none"}, "tuning: input should be keys and values, not 'none'"),
         ({"name": "NUL"}, "name: 'NUL' cannot name a file: it is a device on Windows"),
         ({"name": "a/b"}, "name: 'a/b' cannot name a file: it has the character /"),
         ({"name": "b" * 201}, "cannot name a file: it has 201 bytes, more than 200"),
