@@ -35,7 +35,8 @@ def published_averages(benchmark: BenchmarkSpec, catalog: Catalog) -> PublishedS
 
     Raises:
         UserError: if there is no such file, it is not valid, or it has no such benchmark, metric,
-            training or network.
+            training or network, or counts csID images as ID where the benchmark does not, or the
+            other way round.
     """
     named = benchmark.published
     if named is None:
@@ -48,6 +49,7 @@ def published_averages(benchmark: BenchmarkSpec, catalog: Catalog) -> PublishedS
             f"of a benchmark '{named.benchmark}'.",
             did_you_mean(named.benchmark, known),
         )
+    _check_spectrum(benchmark, known[named.benchmark].full_spectrum, named.benchmark)
     for name, measure in found.averages.measures.items():
         if measure.metric not in {*METRICS, ID_ACCURACY}:
             raise UserError(
@@ -63,6 +65,21 @@ def published_averages(benchmark: BenchmarkSpec, catalog: Catalog) -> PublishedS
                 "They have: " + "; ".join(sorted(", ".join(pair) for pair in pairs)) + ".",
             )
     return found.of_benchmark(named.benchmark)
+
+
+def _check_spectrum(benchmark: BenchmarkSpec, full_spectrum: bool, published: str) -> None:
+    """Check that a benchmark has csID sets if, and only if, the published averages have.
+
+    Raises:
+        UserError: if they differ.
+    """
+    if full_spectrum != bool(benchmark.csid):
+        counts, has = ("count", "none") if full_spectrum else ("do not count", "csid sets")
+        raise UserError(
+            f"{_place(benchmark, 'benchmark')}: the averages of '{published}' {counts} csID images "
+            f"as ID, and this benchmark has {has}.",
+            "Name the averages of the same protocol, or write 'published: null'.",
+        )
 
 
 def _place(benchmark: BenchmarkSpec, *keys: str) -> str:

@@ -107,6 +107,8 @@ class AverageBenchmark(Spec):
     """The published averages of one benchmark."""
 
     title: Text
+    full_spectrum: bool = False
+    """Whether csID images count as ID."""
     caveats: Several[Text] = ()
     entries: Several[AverageEntry]
 

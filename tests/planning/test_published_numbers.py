@@ -132,7 +132,7 @@ def test_searched_hyperparameters_are_those_with_a_grid(shipped: AveragesSpec) -
 
 
 def test_names_of_detectors_exist_here(shipped: AveragesSpec) -> None:
-    assert shipped.detectors.keys() >= {"MSP", "EBO", "ODIN", "MDS", "VIM", "KNN"}
+    assert shipped.detectors.keys() >= {"MSP", "EBO", "ODIN", "MDS", "VIM", "KNN", "MDS++", "NAC"}
     assert set(shipped.detectors.values()) <= Catalog().detectors.keys()
 
 
@@ -242,6 +242,25 @@ def test_wrong_averages_are_refused(tmp_path: Path, case: str) -> None:
         published_averages(catalog.benchmark("tiny"), catalog)
     assert message in raised.value.message
     assert "paper.yaml" in raised.value.message
+
+
+def test_averages_of_a_full_spectrum_protocol_are_not_shown_beside_others(tmp_path: Path) -> None:
+    paper = PAPER.replace("title: Small", "title: Small\n      full_spectrum: true")
+    catalog = content(tmp_path, paper)
+    with pytest.raises(UserError) as raised:
+        published_averages(catalog.benchmark("tiny"), catalog)
+    said = "averages of 'small' count csID images as ID, and this benchmark has none"
+    assert said in raised.value.message
+    assert "tiny.yaml:" in raised.value.message
+
+
+def test_shipped_benchmarks_are_compared_with_their_protocol() -> None:
+    catalog = Catalog()
+    folder = catalog.benchmark_path("openood-cifar10").parent
+    stems = [path.stem for path in folder.glob("openood-*.yaml")]
+    names = [name for name in stems if not catalog.is_suite(name)]
+    found = {name: published_averages(catalog.benchmark(name), catalog) for name in names}
+    assert {name for name, each in found.items() if each is None} == {"openood-cifar10-fs"}
 
 
 def test_averages_without_a_file_of_averages(tmp_path: Path) -> None:
