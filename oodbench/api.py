@@ -244,7 +244,7 @@ def _runner(
     from oodbench.engine.benchmark_run import run as carry_out
     from oodbench.engine.device import find_device
     from oodbench.report.figures import gallery
-    from oodbench.report.writers.run_files import files_of
+    from oodbench.report.writers.run_files import write_reports
 
     if data_root is not None and not Path(data_root).is_dir():
         raise UserError(
@@ -263,9 +263,7 @@ def _runner(
             data_root=None if data_root is None else Path(data_root),
         )
         done = Run(outcome.folder, outcome.complete, outcome.failures)
-        board, directory = done.leaderboard(), RunDirectory(outcome.folder)
-        for name, text in files_of(board).items():
-            directory.write_text(name, text)
+        write_reports(done.leaderboard(), RunDirectory(outcome.folder))
         # Drawing takes seconds, which only matters where training takes as long.
         if any(record.test_accuracy is not None for record in done.training):
             gallery.save_all(done.figures(), outcome.folder / "figures")

@@ -28,7 +28,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.report import differences
 from oodbench.report.score_warnings import tie_notes
-from oodbench.storage.method_lines import MethodLines
+from oodbench.storage.method_lines import MethodLines, record_digests, record_files
 from oodbench.storage.predictions import as_arrays, predictions_name
 from oodbench.storage.records import (
     CostRecord,
@@ -37,11 +37,9 @@ from oodbench.storage.records import (
     TrainingRecord,
     to_lines,
 )
-from oodbench.storage.run_description import RecordDigest, RunDescription, RunStatus, TrainedOn
+from oodbench.storage.run_description import RunDescription, RunStatus, TrainedOn
 from oodbench.storage.run_directory import (
-    COSTS,
     DIFFERENCES,
-    RECORDS,
     TRAINING,
     Key,
     RunDirectory,
@@ -358,8 +356,7 @@ class _Run:
         contents: dict[str, bytes | str] = {
             **self.unwritten,
             TRAINING: to_lines(trainings),
-            COSTS: "".join(self._lines(key).cost for key in keys),
-            RECORDS: "".join(self._lines(key).records for key in keys),
+            **record_files({key: self._lines(key) for key in keys}),
         }
         self.directory.write(self._description(status), contents)
         self.unwritten.clear()
@@ -382,10 +379,7 @@ class _Run:
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "checksums": self.described.checksums.model_copy(update=checksums),
                 "trained_on": dict(sorted(self.trained_on.items())),
-                "records": [
-                    RecordDigest(method=key[0], seed=key[1], sha256=self._lines(key).digest)
-                    for key in sorted(self.records)
-                ],
+                "records": record_digests({key: self._lines(key) for key in self.records}),
                 "duplicates_of_id_images": self.duplicates,
                 "notes": self.notes,
                 "warnings": self.warnings,

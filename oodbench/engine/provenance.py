@@ -191,7 +191,7 @@ def description(
     """
     planned = {method.name for method in plan.methods}
     methods = [
-        *(_described(method, plan.same_source) for method in plan.methods),
+        *(described_method(method, plan.same_source) for method in plan.methods),
         *(method for method in before.methods if method.name not in planned),
     ]
     tried = {*(method.detector for method in methods), *(skip.detector for skip in plan.skips)}
@@ -205,7 +205,7 @@ def description(
         skipped={skip.method: skip.reason for skip in plan.skips},
         left_out=sorted({*plan.left_out, *before.left_out} - tried),
         data_root=None if data_root is None else str(data_root),
-        plugins=_plugins(catalog),
+        plugins=plugins_of(catalog),
         versions=versions(),
         environment=environment(device),
         checksums=Checksums(
@@ -216,7 +216,13 @@ def description(
     )
 
 
-def _described(method: Method, same_source: Sequence[str]) -> DescribedMethod:
+def described_method(method: Method, same_source: Sequence[str] = ()) -> DescribedMethod:
+    """A method of a run.
+
+    Args:
+        method: the method.
+        same_source: `Plan.same_source`.
+    """
     return DescribedMethod(
         name=method.name,
         model=method.model,
@@ -320,7 +326,7 @@ def unverified_files(plan: Plan, data_root: Path | None) -> list[DescribedFile]:
     return list(found.values())
 
 
-def _plugins(catalog: Catalog) -> list[str]:
+def plugins_of(catalog: Catalog) -> list[str]:
     """Folders of plug-ins, then "class ..." for classes that are in no folder."""
     return [
         *(_shown(folder) for folder in catalog.plugins),

@@ -186,7 +186,13 @@ class RecordDigest(DescriptionPart):
 
 
 class DescribedBenchmark(DescriptionPart):
-    """The parts of a benchmark that are read again."""
+    """The parts of a benchmark that are read again.
+
+    Attributes:
+        ood: group -> OOD sets; "" for sets without a group.
+        unlabeled: whether the ID images have no labels, so that there is no accuracy; only in
+            evaluations of user models.
+    """
 
     name: str = ""
     version: int = 0
@@ -198,6 +204,7 @@ class DescribedBenchmark(DescriptionPart):
     evaluation: EvaluationSpec = EvaluationSpec()
     metrics: list[str] = []
     published: PublishedReference | None = None
+    unlabeled: bool = False
 
 
 def _readable(benchmark: dict[str, Any]) -> dict[str, Any]:

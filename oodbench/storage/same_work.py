@@ -20,6 +20,19 @@ IN_NO_FILE = "a class that is in no file of a plug-in folder"
 """Stands for the checksum of such a detector. Its source is not known, so it always runs again."""
 
 
+def run_id_of(
+    identity: Mapping[str, Any], data: Mapping[str, Mapping[str, str]], version: str
+) -> str:
+    """The id of a run.
+
+    Args:
+        identity: what results depend on of a benchmark, as `BenchmarkSpec.identity`.
+        data: data set -> split -> checksum.
+        version: of oodbench.
+    """
+    return digest(canonical_json(identity), canonical_json(data), version)[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the results of a run depend on.
@@ -39,11 +52,7 @@ class Work:
     @property
     def run_id(self) -> str:
         """Digest of benchmark, data and package version: the results of equal ids can be mixed."""
-        return digest(
-            canonical_json(self.benchmark.identity()),
-            canonical_json(self.data),
-            __version__,
-        )[:16]
+        return run_id_of(self.benchmark.identity(), self.data, __version__)
 
     def difference(self, held: RunDescription) -> str | None:
         """How the work of a run on disk differs, as "a run ..."; None if its results can be mixed.

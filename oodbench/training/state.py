@@ -48,7 +48,8 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     parts: list[bytes | str] = []
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
-        parts += [name, f"{tensor.dtype} {list(tensor.shape)}", tensor.numpy().tobytes()]
+        stored = tensor.reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
+        parts += [name, f"{tensor.dtype} {list(tensor.shape)}", stored.numpy().tobytes()]
     return digest(*parts)
 
 

@@ -7,25 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from oodbench.engine.method_results import Evaluation, MethodResult
 from oodbench.engine.metric_intervals import Recorder
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError
-from oodbench.files import digest
-from oodbench.models.registry import HEADS
 from oodbench.models.structure.user_network import UserNetwork
 from oodbench.models.user_classifier import UserClassifier
 from oodbench.planning.plan import Method
+from oodbench.plugins.catalog import Catalog
 from oodbench.report.differences import differences_to_best
 from oodbench.report.score_warnings import score_warnings, tie_notes
 from oodbench.specs import EvaluationSpec
 from oodbench.storage.records import QualityRecord
 from oodbench.training.distributed import device_name
+from oodbench.user_model.evaluation_description import description_of
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
-from oodbench.user_model.session import NoDetectorError, Session
+from oodbench.user_model.session import DataSets, NoDetectorError, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,10 @@ def result_of(
     lost: Sequence[Lost],
     broken: Mapping[str, str],
     seed: int,
-    about_data: Sequence[str],
+    data: DataSets,
     *,
+    catalog: Catalog,
+    asked_for: bool,
     several: bool,
     optional: Sequence[str] = (),
     report: Callable[[str], None],
@@ -103,7 +104,9 @@ def result_of(
         lost: models that could not be evaluated.
         broken: name of a detector that cannot be loaded -> why.
         seed: seed of the call.
-        about_data: notes on the data.
+        data: the images, read.
+        catalog: gives the detectors.
+        asked_for: whether the user named the detectors.
         several: whether models were given by name.
         optional: metrics on request, by the names of `metrics.OPTIONAL`.
         report: progress messages go here.
@@ -115,25 +118,49 @@ def result_of(
         traceback.clear_frames(error.__traceback__)  # they hold images, outputs and the model
     good = {label: result for each in tried for label, result in each.good.items()}
     scores = {label: dict(result.scores) for label, result in good.items()}
-    ood = tried[0].session.ood
-    names = ", ".join(each.name for each in tried)
+    ood = data.ood
     device = tried[0].device
+    predictions = {
+        each.name: each.session.predictions[ID] for each in tried if each.session.predictions
+    }
+    skipped = {label: why for each in tried for label, why in each.session.skipped.items()}
+    for gone in lost:
+        skipped |= gone.skipped
+    for each in tried:
+        skipped |= {(f"{each.name}+{n}" if several else n): why for n, why in broken.items()}
+    described = description_of(
+        networks={
+            **{each.name: each.network for each in tried},
+            **dict.fromkeys(gone.name for gone in lost),
+        },
+        methods=[
+            *(method for each in tried for method in each.session.methods.values()),
+            *(method for gone in lost for method in gone.methods),
+        ],
+        skipped=skipped,
+        data=data,
+        labeled=bool(predictions),
+        evaluation=EvaluationSpec(),
+        metrics=optional,
+        seed=seed,
+        catalog=catalog,
+        device=device,
+    )
+    benchmark = described.of_benchmark
     recorder = Recorder(
-        benchmark="evaluate",
-        version=1,
-        id_dataset=ID,
+        benchmark=benchmark.name,
+        version=benchmark.version,
+        id_dataset=benchmark.id,
         ood_groups=dict.fromkeys(ood),
-        heads={each.name: _head_name(each.network.head) for each in tried}
-        | {each.name: _head_name(None) for each in lost},
-        resamples=EvaluationSpec().resamples,
-        run_id=digest(
-            names, str(seed), *(a.tobytes() for each in scores.values() for a in each.values())
-        ),
+        heads={name: model["head"] for name, model in benchmark.models.items()},
+        resamples=benchmark.evaluation.resamples,
+        run_id=described.run_id,
         device=device_name(device),
         optional=optional,
     )
     records: list[QualityRecord] = []
     notes: list[str] = []
+    of_methods: dict[str, list[str]] = {}
     found_warnings: list[str] = []
     everywhere = set[str].intersection(*(set(each.session.warnings) for each in tried))
     for each in tried:
@@ -142,7 +169,9 @@ def result_of(
         records += mine
         of_model = [*each.notes, *_layers_note(each.session.methods.values(), each.network)]
         notes += [f"{prefix}{note}" for note in of_model]
-        notes += _notes(each.session, [each.session.methods[label] for label in each.good], mine)
+        of_methods |= {label: _notes_on(each.session, label, mine) for label in each.good}
+        notes += [f"{label}: {note}." for label in each.good for note in of_methods[label]]
+        notes += _notes(each.session, [each.session.methods[label] for label in each.good])
         found_warnings += [
             warning if warning in everywhere else f"{prefix}{warning}"
             for warning in each.session.warnings
@@ -150,17 +179,18 @@ def result_of(
         for name, reason in broken.items():
             label = f"{each.name}+{name}" if several else name
             records += recorder.missing(label, each.name, name, seed, "skipped", reason)
-    skipped = {label: why for each in tried for label, why in each.session.skipped.items()}
     for gone in lost:
-        skipped |= gone.skipped
         for method in gone.methods:
             identity = (method.name, gone.name, method.detector.name, seed)
             if method.name in gone.skipped:
                 records += recorder.missing(*identity, "skipped", gone.skipped[method.name])
             else:
-                records += recorder.missing(*identity, "failed", reason_of(gone.error))
-    for each in tried:
-        skipped |= {(f"{each.name}+{n}" if several else n): why for n, why in broken.items()}
+                reason = reason_of(gone.error)
+                records += recorder.missing(*identity, "failed", reason, method.tuned_on)
+    notes = list(dict.fromkeys([*notes, *(note for source in data.all for note in source.notes)]))
+    warnings = list(dict.fromkeys([*found_warnings, *score_warnings(records)]))
+    on_methods = {f"{label}: {note}." for label, found in of_methods.items() for note in found}
+    complete = not errors and not (asked_for and skipped)
     return EvaluationResult(
         scores=scores,
         records=records,
@@ -180,24 +210,32 @@ def result_of(
             )
             for each in tried
         },
-        predictions={
-            each.name: each.session.predictions[ID] for each in tried if each.session.predictions
-        },
-        notes=tuple(dict.fromkeys([*notes, *about_data])),
-        warnings=tuple(dict.fromkeys([*found_warnings, *score_warnings(records)])),
+        predictions=predictions,
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+        description=described.model_copy(
+            update={
+                "status": "complete" if complete else "incomplete",
+                "notes": {f"{label}/seed{seed}": found for label, found in of_methods.items()}
+                | {"evaluation": [note for note in notes if note not in on_methods]},
+                "warnings": {"data": warnings} if warnings else {},
+            }
+        ),
     )
 
 
-def _notes(
-    session: Session, methods: Iterable[Method], records: Sequence[QualityRecord]
-) -> Iterable[str]:
+def _notes_on(session: Session, label: str, records: Sequence[QualityRecord]) -> list[str]:
+    """Notes on a method."""
+    ties = tie_notes(record for record in records if record.method == label)
+    return [*session.results[label].notes, *ties]
+
+
+def _notes(session: Session, methods: Iterable[Method]) -> Iterable[str]:
+    """Notes on several methods."""
     for label, reason in session.unmeasured.items():
         yield f"The costs of {label} could not be measured: {reason}."
     stepping, looking = [], []
     for method in methods:
-        ties = tie_notes(record for record in records if record.method == method.name)
-        for note in (*session.results[method.name].notes, *ties):
-            yield f"{method.name}: {note}."
         if "input_gradient" in method.detector.needs:
             stepping.append(method.name)
         if "input_gradients" in method.detector.needs:
@@ -221,12 +259,6 @@ def _layers_note(methods: Iterable[Method], network: UserNetwork) -> Iterable[st
         yield network.head_note
     if needs & {"taps", "tap_maps", "layers"} and network.tap_names:
         yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."
-
-
-def _head_name(head: nn.Module | None) -> str:
-    """Name of a head in records."""
-    layers = {info.layer: name for name, info in HEADS.items()}
-    return layers.get(type(head).__name__, "unknown")
 
 
 def _records(

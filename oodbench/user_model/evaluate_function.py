@@ -257,7 +257,6 @@ def evaluate(
             say.done(f"{shown}: {counted(len(asked), 'detector')}")
     if not tried:
         raise next(iter(lost.values()))
-    about_data = [note for source in data.all for note in source.notes]
     with say.work(1):
         say.stage("confidence intervals")
         failures = [
@@ -269,7 +268,9 @@ def evaluate(
             failures,
             broken,
             seed,
-            about_data,
+            data,
+            catalog=catalog,
+            asked_for=not (isinstance(detectors, str) and detectors == "all"),
             several=several,
             optional=optional,
             report=say.detail,

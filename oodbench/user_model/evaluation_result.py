@@ -5,21 +5,30 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oodbench import argument_checks
 from oodbench.detector import Detector
+from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError
-from oodbench.storage.predictions import Predictions
-from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord
+from oodbench.report import Leaderboard
+from oodbench.report.writers.run_files import write_reports
+from oodbench.specs.names import method_obstacle
+from oodbench.storage.locks import held, is_run
+from oodbench.storage.method_lines import MethodLines, record_digests, record_files
+from oodbench.storage.predictions import Predictions, as_arrays, predictions_name
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, to_lines
+from oodbench.storage.run_description import RunDescription
+from oodbench.storage.run_directory import DIFFERENCES, RunDirectory, arrays_content, scores_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from oodbench.report import Leaderboard
     from oodbench.report.tables.document import Document
 
 
@@ -58,6 +67,7 @@ class EvaluationResult:
             largest softmax probability; empty without labels.
         notes: remarks for readers of the tables.
         warnings: signs of a mistake in data or scores, such as labels that disagree with the model.
+        description: description of the evaluation, which `save` writes.
     """
 
     scores: Mapping[str, Mapping[str, NDArray[np.float64]]]
@@ -71,6 +81,7 @@ class EvaluationResult:
     predictions: Mapping[str, Predictions]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    description: RunDescription
 
     @property
     def model(self) -> str:
@@ -107,13 +118,71 @@ class EvaluationResult:
 
     def leaderboard(self) -> Leaderboard:
         """The records, ranked, for every format there is (`to_csv`, `to_json`, `to_latex` ...)."""
-        from oodbench.report import Leaderboard
-
         sets = [record.ood_dataset for record in self.records if record.ood_dataset is not None]
         order = tuple(dict.fromkeys(sets))
         return Leaderboard.from_records(
             self.records, self.costs, self.warnings, self.differences, order=order
         )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a run directory, as `oodbench run` does.
+
+        `oodbench report`, `site`, `compare`, `leaderboard` and `verify`, and `oodbench.open_run`
+        read it. It has scores and predictions, and digests of models and images; it has neither
+        models nor images.
+
+        Args:
+            folder: a new or an empty folder.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: if the folder has a run or other files, cannot be written, or a method or a
+                model has a name that no folder can have.
+        """
+        place = argument_checks.path("folder", folder)
+        for name in dict.fromkeys([*self.scores, *self.models]):
+            if why := method_obstacle(name):
+                raise UserError(
+                    f"{name!r} is no name of a folder of scores: {why}.",
+                    "Give another label in detectors, or another name in model.",
+                )
+        with held(place):
+            if is_run(place):
+                raise UserError(f"{place} holds a run already.", "Choose another folder.")
+            directory = RunDirectory(place)
+            directory.create()
+            directory.write(*self._files())
+            board = Leaderboard.from_records(
+                self.records, self.costs, self.description.warning_texts, self.differences
+            )
+            write_reports(board, directory)
+        return place
+
+    def _files(self) -> tuple[RunDescription, dict[str, bytes | str]]:
+        """`run.json`, and the files with results."""
+        (seed,) = self.description.seeds
+        costs = {each.method: each for each in self.costs}
+        by_method: dict[str, list[QualityRecord]] = {}
+        for record in self.records:
+            by_method.setdefault(record.method, []).append(record)
+        lines = {
+            (method, seed): MethodLines.of(found, costs.get(method))
+            for method, found in by_method.items()
+        }
+        return self.description.model_copy(update={"records": record_digests(lines)}), {
+            **{
+                scores_name((method, seed)): arrays_content(found)
+                for method, found in self.scores.items()
+            },
+            **{
+                predictions_name(model, seed): arrays_content(as_arrays({ID: found}))
+                for model, found in self.predictions.items()
+            },
+            DIFFERENCES: to_lines(self.differences),
+            **record_files(lines),
+        }
 
     def to_markdown(self) -> str:
         """GitHub-flavored Markdown, with every metric."""

@@ -256,11 +256,6 @@ class Session:
         """Signs of a mistake in the data (`engine.mistakes`)."""
         return self._evaluation.warnings
 
-    @property
-    def ood(self) -> tuple[str, ...]:
-        """Names of the OOD sets."""
-        return self._data.ood
-
     # --- what cannot run -----------------------------------------------------------------------
 
     def _obstacle(self, method: Method, detector: Detector) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from oodbench.errors import UserError, shown
-from oodbench.files import canonical_json, digest
+from oodbench.files import canonical_json
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.report.leaderboard import LeaderboardData
@@ -20,6 +20,7 @@ from oodbench.specs.yaml_file import read_spec
 from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_description import NAME, RunDescription
 from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory
+from oodbench.storage.same_work import run_id_of
 from oodbench.verification.outcome import Discrepancy
 from oodbench.verification.stored_lines import StoredLines
 
@@ -61,11 +62,8 @@ def check_digests(
 def check_run_id(description: RunDescription) -> Iterator[Discrepancy]:
     """The run's id is a digest of benchmark, data and version, all of which `run.json` has."""
     version = description.versions.get("oodbench", "")
-    parts = (
-        canonical_json(description.benchmark_identity),
-        canonical_json(description.checksums.data),
-    )
-    expected = digest(*parts, version)[:16]
+    identity = description.benchmark_identity
+    expected = run_id_of(identity, description.checksums.data, version)
     if description.run_id != expected:
         yield Discrepancy(
             file=NAME,

@@ -106,7 +106,9 @@ class _Described:
             "csid": (benchmark.csid or None, _FROM_RUN),
         }
         self.published = {
-            name for name, model in benchmark.models.items() if "training" not in model
+            name
+            for name, model in benchmark.models.items()
+            if model.get("checkpoint") or model.get("weights")
         }
         self.groups = described_groups(description)
         self.methods: Mapping[str, DescribedMethod] = {m.name: m for m in description.methods}

@@ -26,19 +26,25 @@ def check_sets(lines: StoredLines, description: RunDescription | None) -> Iterat
     recorded = {line.record.metric for line in lines.records}
     asked = recorded if description is None else set(description.of_benchmark.metrics)
     optional = [name for name in OPTIONAL if name in asked]
+    labeled = description is None or not description.of_benchmark.unlabeled
+    of_id = [ID_ACCURACY] if labeled else []
     for key, mine in lines.by_key.items():
-        yield from _wrong_set(key, mine, groups, optional)
+        yield from _wrong_set(key, mine, groups, optional, of_id)
     if description is not None:
         yield from _keys(lines, description)
 
 
 def _wrong_set(
-    key: Key, mine: _Quality, groups: Mapping[str, str | None], optional: Sequence[str]
+    key: Key,
+    mine: _Quality,
+    groups: Mapping[str, str | None],
+    optional: Sequence[str],
+    of_id: Sequence[str],
 ) -> Iterator[Discrepancy]:
     """Metrics and OOD sets that are missing, unknown or recorded twice."""
     expected: list[tuple[str | None, str]] = [(ood, m) for ood in groups for m in METRICS]
     if mine[0].record.status == "ok":
-        expected.append((None, ID_ACCURACY))
+        expected += [(None, metric) for metric in of_id]
         expected += [(ood, m) for ood in groups for m in optional if not of_id_images(m)]
         expected += [(None, m) for m in optional if of_id_images(m)]
     numbers = {line.number for line in mine}
@@ -131,4 +137,4 @@ def ood_groups(lines: _Quality, description: RunDescription | None) -> Mapping[s
 def described_groups(description: RunDescription) -> dict[str, str | None]:
     """OOD set -> group, from `run.json`."""
     ood = description.of_benchmark.ood
-    return {name: group for group, sets in ood.items() for name in sets}
+    return {name: group or None for group, sets in ood.items() for name in sets}

@@ -14,6 +14,7 @@ from oodbench.report.leaderboard import LeaderboardData
 from oodbench.report.published.averages import ComparedAverages
 from oodbench.report.tables import averages_layout, leaderboard_layout
 from oodbench.report.writers import averages_exports, leaderboard_exports, markdown
+from oodbench.storage.run_directory import RunDirectory
 
 
 def _quality(board: LeaderboardData) -> str:
@@ -54,3 +55,13 @@ def files_of(board: LeaderboardData) -> dict[str, str]:
     if board.published is not None:
         found |= {name: written(board.published) for name, written in PUBLISHED_FILES.items()}
     return found
+
+
+def write_reports(board: LeaderboardData, directory: RunDirectory) -> None:
+    """Write every report of a run into its directory.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    for name, text in files_of(board).items():
+        directory.write_text(name, text)
