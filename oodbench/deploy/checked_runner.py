@@ -103,6 +103,13 @@ _ABOUT_SHAPES = re.compile(
 """Words of errors that are about the shape of what a model is given."""
 
 
+_NO_TENSOR = re.compile(
+    r"too many indices for tensor|only integers, slices|'Tensor' object has no attribute|"
+    r"missing \d+ required (positional|keyword-only) argument"
+)
+"""Words of errors of models that take something else than one tensor."""
+
+
 _GUARD = re.compile(r"Guard failed: .*?\bsize\(\)\[(\d+)\]|Expected input .*?shape\[(\d+)\]")
 """What an exported module says of a size that it was not exported for, and of which axis."""
 
@@ -135,6 +142,11 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
         hint = (
             "Their channels come last; give [channels, height, width], as "
             "torchvision.transforms.ToTensor() does."
+        )
+    if _NO_TENSOR.search(str(error)):
+        hint = (
+            "If the model takes something else than one tensor, give inputs=, a function of the "
+            'images that makes it, such as inputs=lambda images: {"image": images}.'
         )
     if "same device" in str(error) or "Expected all tensors to be on" in str(error):
         hint = "Give device=... as it is where the model's tensors are."

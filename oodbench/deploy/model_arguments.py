@@ -11,7 +11,8 @@ from torch.nn.parameter import is_lazy
 
 from oodbench.engine.device import find_device
 from oodbench.errors import UserError
-from oodbench.models.structure.user_network import Function, model_name, unwrapped
+from oodbench.models.structure.model_call import Function
+from oodbench.models.structure.user_network import model_name, unwrapped
 from oodbench.models.user_classifier import Scaling
 
 

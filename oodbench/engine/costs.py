@@ -255,7 +255,14 @@ def _passes(
         readers = [reader for reader in whole.readers if reader.method == key]
         kept = kept_taps(classifier.network, {key: detector})
         needs = detector.info.needs
-        alone = Capture.of(needs, whole.map_name, readers, kept, whole.sampled)
+        alone = Capture.of(
+            needs,
+            whole.map_name,
+            readers,
+            kept,
+            whole.sampled,
+            features_apart=classifier.network.features_apart,
+        )
         grouped[alone][key] = detector
     return [
         _Pass(

@@ -127,7 +127,14 @@ class ModelEvaluation:
                 if need in detector.info.needs:
                     self.results[label].error = obstacle
         note_missing_map(self.results, self._detectors, name)
-        self._runner.capture = Capture.of(needs, name, self._readers, kept, sampled.items())
+        self._runner.capture = Capture.of(
+            needs,
+            name,
+            self._readers,
+            kept,
+            sampled.items(),
+            features_apart=classifier.network.features_apart,
+        )
 
     def run(self, *, stop_early: bool = False) -> None:
         """Fit, tune and score.

@@ -75,6 +75,10 @@ class AdaptedNetwork(Network):
         """The name of the module in messages."""
         return type(self.module).__name__
 
+    def call(self, images: Tensor) -> Any:
+        """What the module returns for normalized images."""
+        return self.module(images)
+
     def logits_of(self, returned: Any, images: Tensor) -> Any:
         """The logits in what the module returned, or whatever is in their place."""
         return as_logits(returned, images)
@@ -100,7 +104,7 @@ class AdaptedNetwork(Network):
             UserError: if the module returns something else, or another number of logits than
                 expected.
         """
-        logits = self.logits_of(self.module(images), images)
+        logits = self.logits_of(self.call(images), images)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             returned, hint = described(logits), self.output_hint
             if isinstance(logits, Tensor):

@@ -51,12 +51,12 @@ def vectors(value: Tensor, layer: nn.Module) -> Tensor:
     """
     if value.ndim < 3:
         return value
-    if _channels(value, layer) == 1:
+    if channels_axis(value, layer) == 1:
         return value.flatten(2).mean(dim=2)
     return value.flatten(1, -2).mean(dim=1)
 
 
-def _channels(value: Tensor, layer: nn.Module) -> int:
+def channels_axis(value: Tensor, layer: nn.Module) -> int:
     """The axis of the channels in the input or output of a layer."""
     on_series = type(layer).__name__.endswith("1d") or value.shape[-1] == 1
     if isinstance(layer, nn.Linear | DistanceHead) or (value.ndim == 3 and not on_series):
@@ -89,6 +89,7 @@ class Network(nn.Module):
         names_taps: whether it names its taps; False: they are to be found by running it.
         language: text features of the classes and the text encoder; None if there are none.
         has_local_features: whether `watch_local_features` gives features of patches.
+        features_apart: whether the features take a pass of their own.
     """
 
     tap_names: tuple[str, ...]
@@ -99,6 +100,7 @@ class Network(nn.Module):
     names_taps: bool = True
     language: Language | None = None
     has_local_features: bool = False
+    features_apart: bool = False
 
     @property
     def tap_modules(self) -> dict[str, nn.Module]:
@@ -111,7 +113,10 @@ class Network(nn.Module):
         return self.head is not None or self.features_module is not None
 
     def watch_features(
-        self, take: Callable[[Tensor], None], whole: Callable[[Tensor, int], None] | None = None
+        self,
+        take: Callable[[Tensor], None],
+        whole: Callable[[Tensor, int], None] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> list[RemovableHandle]:
         """Call `take` with the penultimate features [B, D] in each forward pass.
 
@@ -119,6 +124,7 @@ class Network(nn.Module):
             take: gets the features.
             whole: gets them as the network gives them, before the average over places, and the axis
                 of their channels.
+            wanted: whether features are wanted of the present pass; if not, they may be left out.
 
         Returns:
             Handles of the hooks, to be removed; empty if the features are not known.
@@ -129,7 +135,7 @@ class Network(nn.Module):
             if isinstance(value, Tensor):
                 take(vectors(value, layer))
                 if whole is not None:
-                    whole(value, _channels(value, layer))
+                    whole(value, channels_axis(value, layer))
 
         if module is not None:
 

@@ -7,6 +7,7 @@ position of the image.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,13 @@ _ROUNDING = 1e-3
 _IMAGE_KEYS = (
     *("pixel_values", "image", "images", "img", "imgs", "inputs", "input", "x"),
     *("input_values", "input_features", "input_ids"),
+    *("jpg", "jpeg", "png", "webp"),  # of WebDataset
 )
 """Keys of mappings under which the images, or another input of a model, are found."""
 _NEUTRAL = {"attention_mask": 1, "pixel_mask": 1, "token_type_ids": 0}
 """Entries that have no effect if all values are these: they are the models' defaults."""
-_LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "fine_label")
+LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "fine_label", "cls")
+"""Keys of mappings under which the labels are found."""
 
 _CONVERT = (
     "Convert them with torchvision.transforms.ToTensor(), or with "
@@ -43,7 +46,37 @@ TRANSFORM = (
 ONE_SIZE = f"Images must have one size. {TRANSFORM}"
 
 
-def split_batch(given: Any, name: str, what: str) -> tuple[Any, Any, frozenset[str]]:
+@dataclass(frozen=True, slots=True)
+class BatchParts:
+    """The parts of a batch, or of an item.
+
+    Attributes:
+        images: as given.
+        labels: as given; None if there are none.
+        others: names of other entries with numbers, which a model might need.
+        key: the entry that holds the images; None if they come by position.
+    """
+
+    images: Any
+    labels: Any = None
+    others: frozenset[str] = frozenset()
+    key: str | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether these are several images: with a class for each, or else [B, 1 or 3, H, W]."""
+        if not is_array(self.images):
+            return False
+        shape, labels = self.images.shape, self.labels
+        if isinstance(labels, list | tuple):
+            labels = np.asarray(labels) if all(isinstance(each, int) for each in labels) else None
+        if is_array(labels) and labels.ndim == 1 and len(shape) > 1:
+            one = torch.as_tensor(labels[:1])
+            return not one.is_floating_point() and len(labels) == shape[0]
+        return self.labels is None and len(shape) == 4 and shape[1] in _CHANNELS
+
+
+def split_batch(given: Any, name: str, what: str) -> BatchParts:
     """Find images and labels in a batch, or the image and the label in an item.
 
     Args:
@@ -52,18 +85,14 @@ def split_batch(given: Any, name: str, what: str) -> tuple[Any, Any, frozenset[s
         name: the argument that the data were given as.
         what: "a batch" or "an item", for messages.
 
-    Returns:
-        Images, labels (None if there are none), and the names of other entries with numbers, which
-        a model might need.
-
     Raises:
         UserError: `given` is empty, or it is not clear which entry holds the images or the labels.
     """
-    fields = _fields(given)
-    if any(key in fields for key in _IMAGE_KEYS):
-        return _split_mapping(fields, name, what)
+    named = _fields(given)
+    if any(key in named for key in _IMAGE_KEYS):
+        return _split_mapping(named, name, what)
     if isinstance(given, tuple | list) and given:
-        return given[0], given[1] if len(given) > 1 else None, frozenset()
+        return BatchParts(given[0], given[1] if len(given) > 1 else None)
     if isinstance(given, Mapping) and given:
         return _split_mapping(given, name, what)
     if isinstance(given, tuple | list | Mapping):
@@ -71,7 +100,7 @@ def split_batch(given: Any, name: str, what: str) -> tuple[Any, Any, frozenset[s
             f"{name}: {what} is an empty {type(given).__name__}; expected (image, label).",
             "Give a Dataset, or a collate_fn, that makes pairs.",
         )
-    return given, None, frozenset()
+    return BatchParts(given)
 
 
 def item_image(image: Any, name: str, position: int) -> Tensor:
@@ -245,15 +274,13 @@ def is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray)
 
 
-def _split_mapping(
-    given: Mapping[Any, Any], name: str, what: str
-) -> tuple[Any, Any, frozenset[str]]:
+def _split_mapping(given: Mapping[Any, Any], name: str, what: str) -> BatchParts:
     """Images, labels and other entries of a mapping, as Hugging Face's data sets give it."""
-    images, labels = ([key for key in keys if key in given] for keys in (_IMAGE_KEYS, _LABEL_KEYS))
+    images, labels = ([key for key in keys if key in given] for keys in (_IMAGE_KEYS, LABEL_KEYS))
     arrays = [key for key in images if is_array(given[key])]
     if len(arrays) == 1:
         images = arrays  # the tensor, not the PIL image that it was made from
-    for kind, known, found in (("images", _IMAGE_KEYS, images), ("labels", _LABEL_KEYS, labels)):
+    for kind, known, found in (("images", _IMAGE_KEYS, images), ("labels", LABEL_KEYS, labels)):
         if len(found) > 1 or (not found and kind == "images"):
             named = f"{', '.join(map(repr, found))} may be" if found else "none is known to be"
             raise UserError(
@@ -265,19 +292,23 @@ def _split_mapping(
     others = frozenset(
         key
         for key, value in given.items()
-        if key != images[0] and key not in _LABEL_KEYS and _has_effect(key, value)
+        if key != images[0] and key not in LABEL_KEYS and _has_effect(key, value)
     )
-    return given[images[0]], given[labels[0]] if labels else None, others
+    return BatchParts(
+        given[images[0]], given[labels[0]] if labels else None, others, str(images[0])
+    )
 
 
 def _fields(given: Any) -> Mapping[str, Any]:
     """The fields of a named tuple, or the attributes of another object; {} for containers."""
     if isinstance(given, tuple) and hasattr(given, "_fields"):
         return dict(zip(given._fields, given, strict=True))
+    if is_dataclass(given) and not isinstance(given, type):
+        return {each.name: getattr(given, each.name) for each in fields(given)}
     if isinstance(given, Tensor | Mapping) or not hasattr(given, "__dict__"):
         return {}
-    fields: Mapping[str, Any] = vars(given)
-    return fields
+    found: Mapping[str, Any] = vars(given)
+    return found
 
 
 def _has_effect(key: Any, value: Any) -> bool:

@@ -7,7 +7,9 @@ the argument and the position of the image.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from inspect import isgeneratorfunction
 from math import inf
 from typing import Any
 
@@ -23,6 +25,7 @@ from oodbench.user_data.batch_contents import (
     ONE_SIZE,
     TRANSFORM,
     Batch,
+    BatchParts,
     check_classes,
     check_values,
     described,
@@ -40,16 +43,21 @@ _BATCH = 256
 _PLACES = 1 << 22
 """Maximum of images x height x width in a batch: large images come in smaller batches."""
 _EXPECTED = "a DataLoader or a Dataset of (image, label)"
+_READ_AGAIN = (
+    "Give data that can be read again: a DataLoader, a Dataset, or an object with an __iter__ that "
+    "begins anew each time. The data are read more than once."
+)
 
 
 class LoadedImages:
     """Images, and labels if they are needed, of a DataLoader or a Dataset, in data-set order.
 
     Args:
-        data: a DataLoader, or a map-style or iterable Dataset, that gives (image, label, ...),
-            images alone, or mappings with such keys as "pixel_values" and "labels", or "image" and
-            "label". DataLoaders are read as `dataloader.in_order` says; `close` restores the
-            states of their generators.
+        data: a DataLoader, a map-style or iterable Dataset, or another object that can be iterated
+            over again, that gives (image, label, ...), images alone, or mappings with such keys as
+            "pixel_values" and "labels", or "image" and "label"; one that is no DataLoader gives
+            these for one image, or for a batch at a time (`BatchParts.is_batch`). DataLoaders are
+            read as `loader_order.in_order` says; `close` restores the states of their generators.
         name: the argument that the data were given as, for messages.
         labeled: whether labels are read. If not, they are ignored, whatever they are.
 
@@ -64,10 +72,12 @@ class LoadedImages:
         fingerprints: one for each image, after the first complete pass (`data.duplicates`).
         scaled: whether there were uint8 images, which are scaled to [0, 1].
         values: lowest and highest value of floating-point images, (inf, -inf) if there are none.
+        image_key: the entry of mappings that holds the images; None if there are no mappings. It is
+            known after `first`.
         note: remark on the order of the images; "" if they are in data-set order.
 
     Raises:
-        UserError: `data` is neither a DataLoader nor a Dataset.
+        UserError: `data` cannot be read, or not more than once.
     """
 
     def __init__(self, data: Any, name: str, *, labeled: bool) -> None:
@@ -79,6 +89,7 @@ class LoadedImages:
         self.fingerprints: NDArray[np.uint64] | None = None
         self.scaled = False
         self.values = (inf, -inf)
+        self.image_key: str | None = None
         self._labeled = labeled
         self._generators = [(each, each.get_state()) for each in generators(data)]
         self._data = self._readable(data)
@@ -159,7 +170,7 @@ class LoadedImages:
         if self._count not in (None, count):
             raise UserError(
                 f"{self.name} gave {self._count} images, and {count} when it was read again.",
-                "The data are read more than once: give data that can be read again, not a stream.",
+                _READ_AGAIN,
             )
         self._count = count
         if self.fingerprints is None:
@@ -175,21 +186,28 @@ class LoadedImages:
     def _readable(self, data: Any) -> Any:
         if isinstance(data, DataLoader):
             return in_order(data)
-        readable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-        if isinstance(data, IterableDataset):
-            readable = True
+        if isinstance(data, Iterator) and not isinstance(data, IterableDataset):
+            raise UserError(
+                f"{self.name}: {described(data)} can be read only once.",
+                _READ_AGAIN,
+            )
+        readable = _is_map(data) or isinstance(data, Iterable)
         parts = data if isinstance(data, tuple | list) and 1 < len(data) < 4 else ()
         if parts and all(map(is_array, parts)) and parts[0].ndim == 4:
             raise UserError(
                 f"{self.name}: images and labels come as a {type(data).__name__} of arrays.",
                 "Make a data set of them: torch.utils.data.TensorDataset(images, labels).",
             )
-        if not readable or isinstance(data, str | bytes | dict):
+        if not readable or isinstance(data, str | bytes | Mapping | AbstractSet):
             hint = ""
             if isinstance(data, str | os.PathLike):
                 hint = "Read a folder with torchvision.datasets.ImageFolder(folder, transform)."
-            elif hasattr(data, "__getitem__") and not isinstance(data, bytes | dict):
+            elif isinstance(data, Mapping):
+                hint = f"Give one of its values, such as data[{next(iter(data), 'test')!r}]."
+            elif hasattr(data, "__getitem__"):
                 hint = "A map-style Dataset needs __len__."
+            elif isgeneratorfunction(data):
+                hint = "Give the images of a function as an object whose __iter__ is the function."
             raise UserError(f"{self.name}: expected {_EXPECTED}, not {described(data)}.", hint)
         return data
 
@@ -236,18 +254,24 @@ class LoadedImages:
     def _loaded(self) -> Iterator[tuple[Any, Any]]:
         """Batches of a DataLoader."""
         for batch in self._reading(lambda: iter(self._data), "the batch from image"):
-            images, labels = self._split(batch, "a batch")
-            yield images, labels
-            self._position += len(images)
+            parts = self._split(batch, "a batch")
+            yield parts.images, parts.labels
+            self._position += len(parts.images)
 
     def _batched(self) -> Iterator[tuple[Any, Any]]:
-        """Batches made from a Dataset's items."""
+        """Batches made from the items of other data; those that come as batches as they are."""
         images: list[Any] = []
         labels: list[Any] = []
         size = _BATCH
+        whole: bool | None = None
         for item in self._reading(self._items, "image"):
-            image, label = self._split(item, "an item")
-            image = item_image(image, self.name, self._position)
+            parts = self._split(item, "an item")
+            whole = parts.is_batch if whole is None else whole
+            if whole:
+                yield torch.as_tensor(parts.images), parts.labels
+                self._position += len(parts.images)
+                continue
+            image = item_image(parts.images, self.name, self._position)
             if not images and self._position == 0 and image.ndim > 1:
                 size = max(1, min(_BATCH, _PLACES // max(1, image[0].numel())))
             if images and image.shape != images[0].shape:
@@ -257,7 +281,7 @@ class LoadedImages:
                     ONE_SIZE,
                 )
             images.append(image)
-            labels.append(label)
+            labels.append(parts.labels)
             self._position += 1
             if len(images) == size:
                 yield torch.stack(images), _labels_or_none(labels)
@@ -266,14 +290,15 @@ class LoadedImages:
             yield torch.stack(images), _labels_or_none(labels)
 
     def _items(self) -> Iterator[Any]:
-        if isinstance(self._data, IterableDataset):
+        if isinstance(self._data, IterableDataset) or not _is_map(self._data):
             return iter(self._data)
         return (self._data[index] for index in range(len(self._data)))
 
-    def _split(self, given: Any, what: str) -> tuple[Any, Any]:
-        images, labels, others = split_batch(given, self.name, what)
-        self._other_entries |= others
-        return images, labels
+    def _split(self, given: Any, what: str) -> BatchParts:
+        parts = split_batch(given, self.name, what)
+        self._other_entries |= parts.others
+        self.image_key = parts.key
+        return parts
 
     def _reading(self, begin: Callable[[], Iterator[Any]], what: str) -> Iterator[Any]:
         """Items of an iterator; errors that it raises get the position in the data."""
@@ -333,10 +358,15 @@ class LoadedImages:
                 f"{self.name}: the data have the entries {named} beside the images, and the model "
                 "takes them, too; it is given one tensor, the images, so its logits would be "
                 "wrong.",
-                "Wrap the model in a function of one tensor that makes the others, such as "
-                "lambda ids: model(input_ids=ids, attention_mask=(ids != pad_id).long()); if the "
+                "Give inputs=, a function of that tensor that makes the others, too, such as "
+                'lambda ids: {"input_ids": ids, "attention_mask": (ids != pad_id).long()}; if the '
                 "model needs none of them, leave them out of the data.",
             )
+
+
+def _is_map(data: Any) -> bool:
+    """Whether data give their items by position."""
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _labels_or_none(labels: list[Any]) -> list[Any] | None:

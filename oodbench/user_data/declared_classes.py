@@ -1,7 +1,8 @@
-"""Classes that data sets of torch declare, and matching of labels between data sets.
+"""Classes that data sets declare, and matching of labels between data sets.
 
 torchvision's data sets have `classes`, the names in the order of the labels, and most of them
-`class_to_idx`. If two data sets number their classes differently, a label has two meanings.
+`class_to_idx`; those of Hugging Face have a feature with `names`. If two data sets number their
+classes differently, a label has two meanings.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate, default_convert
 
 from oodbench.errors import UserError, listed
+from oodbench.user_data.batch_contents import LABEL_KEYS
 
 _DEEPEST = 32
 """Maximum depth of nested data sets; a data set may contain itself."""
@@ -173,6 +175,10 @@ def _names(data: Any) -> tuple[str, ...]:
         # Several names may belong to one class, as in ImageNet; `classes` is right then.
         if whole and sorted(values) == list(range(len(values))):
             return tuple(str(name) for name in sorted(numbers, key=lambda name: numbers[name]))
+    features = _attribute(data, "features")  # of a data set of Hugging Face
+    if isinstance(features, Mapping):
+        named = (_attribute(features.get(key), "names") for key in LABEL_KEYS)
+        return next((tuple(map(str, each)) for each in named if each), ())
     classes = _attribute(data, "classes")
     if isinstance(classes, np.ndarray):
         classes = classes.tolist()

@@ -255,7 +255,7 @@ def _notes(session: Session, methods: Iterable[Method]) -> Iterable[str]:
 def _layers_note(methods: Iterable[Method], network: UserNetwork) -> Iterable[str]:
     """Notes on features and feature layers, if a detector reads them."""
     needs = frozenset[str]().union(*(method.detector.needs for method in methods))
-    if network.head_name is not None and network.head_note and needs & {"features", "feature_map"}:
+    if network.has_features and network.head_note and needs & {"features", "feature_map"}:
         yield network.head_note
     if needs & {"taps", "tap_maps", "layers"} and network.tap_names:
         yield f"Feature layers: {', '.join(network.tap_names)} ({network.tap_reason})."

@@ -15,10 +15,12 @@ from oodbench.deploy.checked_runner import user_errors
 from oodbench.deploy.model_arguments import device_for, normalization_of
 from oodbench.deploy.restoration import given_back, reproducible
 from oodbench.detector import Detector
+from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
 from oodbench.models.structure.logits_entry import Output
-from oodbench.models.structure.user_network import inputs_beside_images, model_name
+from oodbench.models.structure.model_call import Inputs, checked_inputs, inputs_beside_images
+from oodbench.models.structure.user_network import model_name
 from oodbench.planning.overrides import optional_metrics
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin, checked_plugins
@@ -61,8 +63,9 @@ def evaluate(
     ood_validation_data: Any = None,
     taps: Literal["auto"] | Sequence[str] | Mapping[str, Any] = "auto",
     head: str | Mapping[str, Any] | None = None,
-    features: str | Mapping[str, Any] | None = None,
+    features: str | Callable[[Tensor], Any] | Mapping[str, Any] | None = None,
     output: Output | Mapping[str, Any] = None,
+    inputs: Inputs | Mapping[str, Any] = None,
     normalization: Normalization | Mapping[str, Any] | None = None,
     num_classes: int | None = None,
     tune: str | Sequence[str] = "none",
@@ -83,10 +86,12 @@ def evaluate(
 
     Data are DataLoaders or Datasets of (image, label), of mappings with keys such as "pixel_values"
     and "labels", or "image" and "label", or of images alone where no label is needed:
-    OOD data, whose labels are ignored; ID data, which then give no accuracy. Mappings with other
-    entries that the model takes by name, such as "attention_mask", are errors: the model gets one
-    tensor. A shuffling DataLoader is read in the order of its data set, so that scores line up with
-    it. Data may be read more than once.
+    OOD data, whose labels are ignored; ID data, which then give no accuracy. Data sets of Hugging
+    Face and other objects that can be iterated over again, such as those of WebDataset, are read as
+    they are; each item may be one image or a batch. Mappings with other entries that the model
+    takes by name, such as "attention_mask", are errors unless `inputs` makes them: the model gets
+    one tensor. A shuffling DataLoader is read in the order of its data set, so that scores line up
+    with it. Data may be read more than once; an iterator or a generator, which cannot, is an error.
 
     Some detectors are fitted on `fit_data`, some on `validation_data`. A detector that trains a
     model of its own (Mahalanobis) needs both, with labels, and `normalization`: it is tuned on
@@ -97,13 +102,14 @@ def evaluate(
     torch.compile, a quantized module, an ensemble, a plain function. A function is called as it is:
     put the model in it into evaluation mode. Many detectors read the features, the input of the
     last layer. It is found if it is a linear layer, a 1x1 convolution, or a module that turns
-    vectors into logits; otherwise name it. Detectors that use the weights of the last layer run if
-    the logits are W f + b, and are skipped otherwise.
+    vectors into logits; otherwise name it, or give a function that computes the features, which
+    also serves models whose layers are hidden. Detectors that use the weights of the last layer run
+    if the logits are W f + b, and are skipped otherwise.
 
     To rank several models on one leaderboard, give a mapping from names to models. Their methods
     are called "NAME+DETECTOR", and the data are read once per model. The arguments of a model
-    (`taps`, `head`, `features`, `output`, `normalization`) are then the same for all models, or
-    mappings, too.
+    (`taps`, `head`, `features`, `output`, `inputs`, `normalization`) are then the same for all
+    models, or mappings, too.
 
     Args:
         model: maps images [B, channels, H, W], or other inputs [B, ...], to logits [B, C]; or a
@@ -124,10 +130,15 @@ def evaluate(
         head: name of the last layer, if it is not found. Its input, averaged over places, is the
             features.
         features: name of the module whose output, averaged over places, is the features, if they
-            are not the input of the last layer.
+            are not the input of the last layer; or a function from images, as the model takes them,
+            to features [B, D], which is called for each batch beside the model.
         output: where the logits are in the model's output: a key, an attribute, a position, or a
             function of the output. None: the tensor itself; of a mapping, an object or a tuple, the
             entry "logits", the only one of shape [B, C], or else the first of a tuple, with a note.
+        inputs: how the model is given the images: the name of an argument, or a function of the
+            images that returns the argument, such as lambda images: {"image": images}. A mapping
+            whose keys are names of arguments is given as keyword arguments. None: by position, or
+            by the name that the data give the images, if it is that of another argument.
         normalization: mean and standard deviation per channel, or one of each; images are then in
             [0, 1]. None: images come as the model takes them, and the steps of input perturbation
             (ODIN) are in their units.
@@ -181,6 +192,7 @@ def evaluate(
         "head": (None, head),
         "features": (None, features),
         "output": (None, output),
+        "inputs": (None, inputs),
         "normalization": (None, normalization),
     }
     options = {name: options_of(own, name, models, several) for name in models}
@@ -207,9 +219,11 @@ def evaluate(
                 with ExitStack() as inner:
                     if name != first:
                         inner.enter_context(reproducible(seed, places[name]))
+                    given = checked_inputs(module, options[name]["inputs"], data.test[ID].image_key)
+                    options[name]["inputs"] = given
                     for source in data.all:
                         source.in_unit_range = scalings[name] is not None
-                        source.model_inputs = inputs_beside_images(module)
+                        source.model_inputs = inputs_beside_images(module, given)
                     inner.enter_context(user_errors(module))
                     inner.enter_context(given_back(module, places[name]))
                     inner.enter_context(evaluating(module))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    IterableDataset,
     RandomSampler,
     Subset,
     TensorDataset,
@@ -137,7 +138,7 @@ def test_a_stream_is_read_whole_the_first_time_and_is_told_from_data_the_second(
     assert len(read(source)[0]) == COUNT
     with pytest.raises(UserError, match=r"gave 23 images, and 0 when it was read again") as caught:
         read(source)
-    assert "not a stream" in caught.value.hint
+    assert "begins anew" in caught.value.hint
 
 
 # --- what is not -------------------------------------------------------------------------------
@@ -148,10 +149,76 @@ def test_a_folder_is_no_data_set_and_what_to_do() -> None:
         assert "ImageFolder(folder, transform)" in refused(folder).hint
 
 
-@pytest.mark.parametrize("data", [3, "images/", b"x", {"a": 1}, iter([1]), None, object()])
+@pytest.mark.parametrize("data", [3, "images/", b"x", {"a": 1}, {1, 2}, None, object()])
 def test_neither_loader_nor_dataset(data: Any) -> None:
     with pytest.raises(UserError, match=r"^fit_data: expected a DataLoader or a Dataset of"):
         opened(data)
+
+
+def test_iterators_can_be_read_only_once() -> None:
+    for data in (iter([1]), (pair for pair in pairs()), iter(DataLoader(pairs(), 5))):
+        error = refused(data)
+        assert "can be read only once" in error.message
+        assert "begins anew" in error.hint
+
+    def generator() -> Iterator[Any]:
+        yield from pairs()
+
+    assert "whose __iter__ is the function" in refused(generator).hint
+    assert "data['train']" in refused({"train": pairs()}).hint
+
+
+class Again:
+    """An object of another library that can be iterated over again."""
+
+    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
+        self.begin = begin
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.begin()
+
+
+AGAIN: dict[str, Callable[[], Any]] = {
+    "items": lambda: Again(lambda: iter([pairs()[i] for i in range(COUNT)])),
+    "batches": lambda: Again(lambda: iter(DataLoader(pairs(), 5))),
+    "batches of numpy": lambda: Again(
+        lambda: ((x.numpy(), y.numpy()) for x, y in DataLoader(pairs(), 5))
+    ),
+    "batches as mappings": lambda: Again(
+        lambda: ({"image": x, "label": y} for x, y in DataLoader(pairs(), 5))
+    ),
+    "batches with lists of labels": lambda: Again(
+        lambda: ((x, y.tolist()) for x, y in DataLoader(pairs(), 5))
+    ),
+    "a list of batches": lambda: [*DataLoader(pairs(), 5)],
+    "a stream of batches": lambda: Loaded(),
+}
+
+
+class Loaded(IterableDataset[Any]):
+    """As WebDataset's loader, which is a data set of batches."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(DataLoader(pairs(), 5))
+
+
+@pytest.mark.parametrize("kind", AGAIN)
+def test_objects_that_can_be_iterated_over_again(kind: str) -> None:
+    source = opened(AGAIN[kind](), num_classes=3)
+    for _ in range(2):
+        found, found_labels, sizes = read(source)
+        torch.testing.assert_close(found, images(), rtol=0, atol=0)
+        torch.testing.assert_close(found_labels, labels(), rtol=0, atol=0)
+        assert sizes == ([COUNT] if kind == "items" else [5, 5, 5, 5, 3])
+
+
+def test_batches_without_labels_are_told_from_volumes() -> None:
+    colored = torch.rand(7, 3, 4, 5)
+    found = read(opened(Again(lambda: iter(colored.split(3))), labeled=False))
+    torch.testing.assert_close(found[0], colored)
+    volumes = torch.rand(7, 2, 6, 4, 5)
+    found = read(opened(Again(lambda: iter(volumes)), labeled=False))
+    torch.testing.assert_close(found[0], volumes)
 
 
 @pytest.mark.parametrize(

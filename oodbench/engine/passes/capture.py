@@ -63,6 +63,10 @@ class KeptTaps:
     errors: Mapping[str, Exception]
 
 
+_READ_FEATURES = frozenset({"features", "feature_map", "tap_gradients"})
+"""Needs of detectors that read the penultimate features, or may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
     """What a runner captures beside logits and features.
@@ -79,6 +83,7 @@ class Capture:
         local_features: features of patches.
         sampled: needs of several logits for each image, and where these come from.
         differentiated: taps, or "features", that gradients are taken for.
+        features: the penultimate features; False leaves out a pass that they would take.
     """
 
     taps: bool = False
@@ -90,6 +95,7 @@ class Capture:
     local_features: bool = False
     sampled: tuple[tuple[str, SampledLogits], ...] = ()
     differentiated: tuple[str, ...] = ()
+    features: bool = True
 
     @property
     def keeps_outputs(self) -> bool:
@@ -122,8 +128,19 @@ class Capture:
         readers: Iterable[LayerReader] = (),
         kept: KeptTaps | None = None,
         sampled: Iterable[tuple[str, SampledLogits]] = (),
+        *,
+        features_apart: bool = False,
     ) -> Capture:
-        """What detectors need that declare `needs`."""
+        """What detectors need that declare `needs`.
+
+        Args:
+            needs: of all detectors.
+            map_name: as the attribute.
+            readers: as the attribute.
+            kept: feature layers that are kept.
+            sampled: as the attribute.
+            features_apart: whether features take a pass of their own (`Network.features_apart`).
+        """
         feature_map = "feature_map" in needs
         return Capture(
             "taps" in needs,
@@ -135,6 +152,7 @@ class Capture:
             "local_features" in needs,
             tuple(each for each in sampled if each[0] in needs),
             () if kept is None else kept.differentiated,
+            not features_apart or bool(needs & _READ_FEATURES),
         )
 
 

@@ -114,7 +114,10 @@ class NetworkRunner:
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         whole = self._keep_features if FEATURES in self.capture.differentiated else None
-        yield from self.classifier.network.watch_features(self._capture_features, whole)
+        if self.capture.features:
+            yield from self.classifier.network.watch_features(
+                self._capture_features, whole, lambda: self._captured is not None
+            )
         if self.capture.local_features:
             yield from self.classifier.network.watch_local_features(self._capture_local_features)
         if self.capture.taps or self.capture.keeps_outputs:
@@ -224,7 +227,7 @@ class NetworkRunner:
             self._kept = images, captured.unchanged()
         self.activations = captured.activations
         features, feature_map = captured.features, captured.feature_map
-        if not self.classifier.network.has_features:
+        if not (self.capture.features and self.classifier.network.has_features):
             features = logits.new_empty(len(logits), 0)
         if features is None or features.ndim != 2 or len(features) != len(images):
             shown = "none" if features is None else f"{list(features.shape)}"

@@ -6,14 +6,15 @@ the network, and hooks record the input and output of every module. The network 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from oodbench.errors import UserError, did_you_mean
-from oodbench.models.classifier import first_tensor
+from oodbench.models.classifier import first_tensor, vectors
 from oodbench.models.structure.feature_layers import find_feature_layers
 from oodbench.models.structure.forward_pass import (
     ForwardPass,
@@ -24,7 +25,13 @@ from oodbench.models.structure.forward_pass import (
 )
 from oodbench.models.structure.head import find_head, gives_logits, is_transparent
 from oodbench.models.structure.logits_entry import Output
-from oodbench.models.structure.user_network import UserNetwork, model_name
+from oodbench.models.structure.model_call import Inputs
+from oodbench.models.structure.user_network import UserNetwork, features_by, model_name
+
+_APART = (
+    "The features come from the function given as features=, which is called for each batch. Times "
+    "include it; counts of forward passes include it only if it runs modules of the model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,9 @@ def analyze(
     taps: Literal["auto"] | Sequence[str] = "auto",
     *,
     head: str | None = None,
-    features: str | None = None,
+    features: str | Callable[[Tensor], Any] | None = None,
     output: Output = None,
+    inputs: Inputs = None,
     num_classes: int | None = None,
     batch: Tensor | None = None,
 ) -> Analysis:
@@ -76,9 +84,10 @@ def analyze(
             inputs of the module, shape [B, ...].
         taps: "auto", or names of modules in the order of the network.
         head: name of the last layer; None: found.
-        features: name of the module whose output is the penultimate features; None: they are the
-            input of the last layer.
-        output: where the logits are in what the module returns (`structure.output`).
+        features: name of the module whose output is the penultimate features, or a function of
+            `images` that gives them; None: they are the input of the last layer.
+        output: where the logits are in what the module returns (`structure.logits_entry`).
+        inputs: how the module is given the images (`structure.model_call`).
         num_classes: C, if it is known.
         batch: images of a whole batch, as `images`. A module that runs a different number of times
             for them than for a few images is not used as a tap.
@@ -89,14 +98,20 @@ def analyze(
         NotFiniteError: logits are not finite.
         Exception: whatever the module raises for these images.
     """
-    for argument, name in (("head", head), ("features", features)):
+    function = features if callable(features) else None
+    named = None if callable(features) else features
+    for argument, name in (("head", head), ("features", named)):
         _check_name(module, argument, name)
-    seen = watch_pass(module, images, output, num_classes)
+    seen = watch_pass(module, images, output, num_classes, inputs)
     last, why = find_head(seen) if head is None else (head, "")
     if head is not None:
         _check_part(seen, head, "head", of="given")
+    given: str | Tensor | None = named
+    if function is not None:
+        given = _tried(function, module, images)
+    if named is not None:
+        _check_part(seen, named, "features", of="output")
     if features is not None:
-        _check_part(seen, features, "features", of="output")
         last = last if head is not None or gives_logits(seen, last) else None
     layers = find_feature_layers(seen, last, taps)
     if taps == "auto" and layers.names and batch is not None and len(batch) > len(images):
@@ -108,14 +123,31 @@ def analyze(
         layers.names,
         last,
         seen.logits.shape[1],
-        features_name=features,
-        opaque_head=last is not None and not is_transparent(seen, last, features),
+        features_name=named,
+        opaque_head=last is not None and not is_transparent(seen, last, given),
         channel_axes=layers.axes,
         tap_reason=layers.reason,
         output=seen.output,
-        head_note=why,
+        head_note=why if function is None else _APART,
+        inputs=inputs,
+        features_function=function,
     )
     return Analysis(network, seen.logits, seen.channels_last, seen.note)
+
+
+def _tried(function: Callable[[Tensor], Any], module: nn.Module, images: Tensor) -> Tensor:
+    """The features that a user's function gives for the first images, shape [B, D]."""
+    try:
+        with torch.no_grad():
+            return vectors(features_by(function, images.clone()), module)
+    except UserError:
+        raise
+    except Exception as error:  # of the user's code
+        line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise UserError(
+            f"features: the function cannot take images of shape {list(images.shape)}: "
+            f"{type(error).__name__}: {line}."
+        ) from error
 
 
 def _check_name(module: nn.Module, argument: str, name: Any) -> None:

@@ -18,6 +18,7 @@ from oodbench.models.classifier import first_tensor, is_last_layer, vectors
 from oodbench.models.hooks import watched
 from oodbench.models.rounding_tolerance import same, within_rounding
 from oodbench.models.structure.logits_entry import HINT, Output, find_output, logits_in
+from oodbench.models.structure.model_call import Inputs, call
 from oodbench.models.structure.user_network import model_name
 
 
@@ -84,6 +85,7 @@ class ForwardPass:
         output: where the logits are in what the module returned.
         note: which of several outputs is used as the logits; "" if there is only one.
         channels_last: whether the images were in torch's channels_last order.
+        inputs: how the module was given the images.
     """
 
     module: nn.Module
@@ -93,6 +95,7 @@ class ForwardPass:
     output: Output
     note: str
     channels_last: bool
+    inputs: Inputs = None
 
     @property
     def images(self) -> int:
@@ -116,7 +119,11 @@ class ForwardPass:
 
 
 def watch_pass(
-    module: nn.Module, images: Tensor, output: Output = None, num_classes: int | None = None
+    module: nn.Module,
+    images: Tensor,
+    output: Output = None,
+    num_classes: int | None = None,
+    inputs: Inputs = None,
 ) -> ForwardPass:
     """Run a network on a few images and record the calls of its modules.
 
@@ -127,6 +134,7 @@ def watch_pass(
         images: normalized, shape [B, channels, H, W], or other inputs of shape [B, ...].
         output: where the logits are in what it returns; None: found.
         num_classes: C, if it is known.
+        inputs: how it is given the images.
 
     Raises:
         UserError: it returns no logits [B, C].
@@ -136,12 +144,12 @@ def watch_pass(
     if images.ndim == 4:
         ordered = images.contiguous(memory_format=torch.channels_last)
         try:
-            return _watch(module, ordered, output, num_classes, channels_last=True)
+            return _watch(module, ordered, output, num_classes, inputs, channels_last=True)
         except (UserError, NotFiniteError):
             raise
         except Exception:  # tried again in the other order, where the module may raise again
             pass
-    return _watch(module, images.contiguous(), output, num_classes, channels_last=False)
+    return _watch(module, images.contiguous(), output, num_classes, inputs, channels_last=False)
 
 
 def _watch(
@@ -149,6 +157,7 @@ def _watch(
     images: Tensor,
     output: Output,
     num_classes: int | None,
+    inputs: Inputs,
     *,
     channels_last: bool,
 ) -> ForwardPass:
@@ -170,7 +179,7 @@ def _watch(
         return bool(name) or is_last_layer(part)  # the input and output of the whole are known
 
     with watched(module, record, is_seen), torch.no_grad():
-        returned = module(images.clone())  # the module may work in place on them
+        returned = call(module, images.clone(), inputs)  # the module may work in place on them
 
     def is_layers(value: Tensor) -> bool:
         return any(is_last_layer(call.module) and call.gives(value) for call in calls.values())
@@ -180,7 +189,7 @@ def _watch(
         output, note = find_output(returned, images, model_name(module), num_classes, is_layers)
     logits = _checked_logits(module, logits_in(returned, output, images), len(images))
     size = (images.shape[2], images.shape[3]) if images.ndim == 4 else (1, 1)
-    return ForwardPass(module, logits, calls, size, output, note, channels_last)
+    return ForwardPass(module, logits, calls, size, output, note, channels_last, inputs)
 
 
 def _checked_logits(module: nn.Module, returned: Any, images: int) -> Tensor:
@@ -223,7 +232,7 @@ def steady_calls(seen: ForwardPass, batch: Tensor) -> dict[str, Call]:
 
     with watched(seen.module, count, lambda name, part: name in seen.calls), torch.no_grad():
         try:
-            seen.module(batch.clone())
+            call(seen.module, batch.clone(), seen.inputs)
         except Exception:
             return dict(seen.calls)
     return {name: call for name, call in seen.calls.items() if counts[name] == call.count}

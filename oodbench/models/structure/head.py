@@ -15,7 +15,8 @@ from oodbench.losses import DistanceHead
 from oodbench.models.classifier import first_tensor, is_last_layer, linear_weight, vectors
 from oodbench.models.rounding_tolerance import precision, same, within_rounding
 from oodbench.models.structure.forward_pass import Call, ForwardPass
-from oodbench.models.structure.user_network import Function, has_weights, model_name
+from oodbench.models.structure.model_call import Function
+from oodbench.models.structure.user_network import has_weights, model_name
 
 UNWATCHED = "a function or a compiled module hides its layers"
 """Why the last layer of a function, or of a module of TorchScript or torch.export, is not known."""
@@ -134,13 +135,14 @@ def _check_no_probabilities(seen: ForwardPass, layers: Mapping[str, Call]) -> No
     )
 
 
-def is_transparent(seen: ForwardPass, head: str, features: str | None) -> bool:
+def is_transparent(seen: ForwardPass, head: str, features: str | Tensor | None) -> bool:
     """Whether the logits are W f + b, which a subclass, a hook or a later module may change.
 
     Args:
         seen: the pass.
         head: name of the last layer.
-        features: name of the module whose output is the features; None: the input of the head.
+        features: name of the module whose output is the features, or the features of the images,
+            shape [B, D]; None: the input of the head.
     """
     layer = seen.module.get_submodule(head)
     if isinstance(layer, DistanceHead):
@@ -148,12 +150,14 @@ def is_transparent(seen: ForwardPass, head: str, features: str | None) -> bool:
     if not is_last_layer(layer):
         return False
     last = seen.call(head)
-    source = last if features is None else seen.call(features)
     assert last is not None, "checked before"
-    assert source is not None, "checked before"
     if features is None:
-        inputs = vectors(source.given, layer)
+        inputs = vectors(last.given, layer)
+    elif isinstance(features, Tensor):
+        inputs = features
     else:
+        source = seen.call(features)
+        assert source is not None, "checked before"
         inputs = vectors(first_tensor(source.output), source.module)
     weight = linear_weight(layer).double()
     bias: Tensor | None = getattr(layer, "bias", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,8 @@ def _entries(returned: Any) -> Mapping[Any, Any]:
         if set(_NAMES) & set(names):
             return dict(zip(names, returned, strict=True))
         return dict(enumerate(returned))
+    if is_dataclass(returned) and not isinstance(returned, type):
+        return {each.name: getattr(returned, each.name) for each in fields(returned)}
     return getattr(returned, "__dict__", {})
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from oodbench.errors import UserError
-from oodbench.models.adapted_network import AdaptedNetwork
+from oodbench.models.adapted_network import AdaptedNetwork, as_logits, described
+from oodbench.models.classifier import channels_axis, vectors
 from oodbench.models.structure.logits_entry import HINT, Output, logits_in
+from oodbench.models.structure.model_call import Function, Inputs, call
 
 
 class UserNetwork(AdaptedNetwork):
@@ -30,6 +32,9 @@ class UserNetwork(AdaptedNetwork):
         tap_reason: how the taps were chosen.
         output: where the logits are in what the module returns.
         head_note: how the last layer was found, or why it was not; "" if there is nothing to say.
+        inputs: how the module is given the images.
+        features_function: maps normalized images to the penultimate features (`features_by`), in
+            the place of a module; None: a module gives them.
     """
 
     output_hint = HINT
@@ -47,6 +52,8 @@ class UserNetwork(AdaptedNetwork):
         tap_reason: str = "",
         output: Output = None,
         head_note: str = "",
+        inputs: Inputs = None,
+        features_function: Callable[[Tensor], Any] | None = None,
     ) -> None:
         super().__init__(module, tap_names, head_name, opaque_head=opaque_head)
         self.num_classes = num_classes
@@ -55,6 +62,9 @@ class UserNetwork(AdaptedNetwork):
         self.tap_reason = tap_reason
         self.output = output
         self.head_note = head_note
+        self.inputs = inputs
+        self.features_function = features_function
+        self.features_apart = features_function is not None
 
     @property
     def features_module(self) -> nn.Module | None:  # type: ignore[override]
@@ -63,9 +73,42 @@ class UserNetwork(AdaptedNetwork):
         return None if name is None else self.module.get_submodule(name)
 
     @property
+    def has_features(self) -> bool:
+        """Whether the penultimate features are known."""
+        return self.features_apart or super().has_features
+
+    def watch_features(
+        self,
+        take: Callable[[Tensor], None],
+        whole: Callable[[Tensor, int], None] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> list[RemovableHandle]:
+        """As the base class; a function is called after each forward pass that wants features."""
+        function = self.features_function
+        if function is None:
+            return super().watch_features(take, whole, wanted)
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any) -> None:
+            kept[:] = [inputs[0].clone()] if wanted() else []  # the model may work in place on it
+
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if kept:
+                value = features_by(function, kept.pop())
+                take(vectors(value, self.module))
+                if whole is not None:
+                    whole(value, channels_axis(value, self.module))
+
+        return [self.register_forward_pre_hook(keep), self.register_forward_hook(hook)]
+
+    @property
     def name(self) -> str:
         """The name of the module in messages."""
         return model_name(self.module)
+
+    def call(self, images: Tensor) -> Any:
+        """What the module returns for normalized images."""
+        return call(self.module, images, self.inputs)
 
     def logits_of(self, returned: Any, images: Tensor) -> Any:
         """The logits in the value that the module returned (`logits_in`)."""
@@ -84,20 +127,27 @@ class UserNetwork(AdaptedNetwork):
             )
 
 
-class Function(nn.Module):
-    """A function, or any other callable, that maps normalized images to logits, as a module.
+def features_by(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """The penultimate features that a function gives, shape [B, D] or [B, D, ...].
 
     Args:
-        function: it is called as it is; modules in it are not searched.
+        function: of the user's; numpy arrays become tensors.
+        images: normalized, shape [B, ...].
+
+    Raises:
+        UserError: it does not give a floating-point tensor with a row for each image.
+        Exception: whatever it raises.
     """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, images: Tensor) -> Any:
-        """The value that the function returns."""
-        return self.function(images)
+    value = as_logits(function(images), images)
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    if floating and value.ndim > 1 and len(value) == len(images):
+        return value  # type: ignore[no-any-return]
+    shown = described(value)
+    if isinstance(value, Tensor):
+        shown = f"{str(value.dtype).removeprefix('torch.')} values of shape {list(value.shape)}"
+    raise UserError(
+        f"features: the function gave {shown} for {len(images)} images, not features [images, D]."
+    )
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -118,36 +168,6 @@ def model_name(module: nn.Module) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return str(getattr(module, "original_name", type(module).__name__))
     return type(module).__name__
-
-
-_KNOWN_INPUTS = (
-    *("attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "bbox"),
-    *("pixel_mask", "pixel_attention_mask", "bool_masked_pos", "image_sizes", "spatial_shapes"),
-)
-"""Arguments of models of Transformers beside the images or tokens."""
-
-
-def inputs_beside_images(module: nn.Module) -> frozenset[str]:
-    """Names of the arguments of a model after the first one.
-
-    For a model that takes any name (`**kwargs`), the names that models of Transformers know.
-    """
-    if isinstance(module, torch.jit.ScriptModule):
-        forward = getattr(module, "forward", None)
-        schema: Any = getattr(forward, "schema", None)
-        return frozenset(each.name for each in schema.arguments[2:]) if schema else frozenset()
-    function = module.function if isinstance(module, Function) else module.forward
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # one that is not written in Python
-        return frozenset()
-    named = {
-        each.name
-        for each in parameters[1:]
-        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-    }
-    anything = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    return frozenset({*named, *(_KNOWN_INPUTS if anything else ())})
 
 
 def has_weights(module: nn.Module) -> bool:

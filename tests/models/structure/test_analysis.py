@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torchvision
+from helpers.small_models import with_quick_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -168,29 +169,6 @@ def test_torchvision(name: str) -> None:
     torch.testing.assert_close(pooled, outputs.features, rtol=1e-4, atol=1e-5)
     logits = cast(nn.Linear, network.head)(outputs.features)
     torch.testing.assert_close(logits.double(), outputs.logits, rtol=1e-5, atol=1e-6)
-
-
-def with_quick_weights(module: nn.Module) -> nn.Module:
-    """A network made on the device "meta", with random weights of its own scale."""
-    generator = torch.Generator().manual_seed(0)
-    module.to_empty(device="cpu")
-    for part in module.modules():
-        for name, tensor in part.named_parameters(recurse=False):
-            weights = isinstance(part, nn.Conv2d | nn.Linear) and name == "weight"
-            scale = tensor[0].numel() ** -0.5 if weights else 0.1
-            values = torch.rand(tensor.shape, generator=generator).mul_(2).sub_(1)
-            tensor.data = values.mul_(1.7 * scale)
-            if tensor.ndim == 1 and name == "weight":
-                tensor.data += 1
-        for name, buffer in part.named_buffers(recurse=False):
-            if name == "relative_position_index":  # of windows of 7 x 7
-                places = torch.arange(buffer.numel()) % 169
-                buffer.copy_(places)
-            elif name.endswith("var"):
-                buffer.fill_(1)
-            else:
-                buffer.zero_()
-    return module
 
 
 def test_a_transformer_has_its_blocks_for_taps() -> None:
