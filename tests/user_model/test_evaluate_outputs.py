@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.usefixtures("quick_evaluation")
 Named = namedtuple("Named", ["features", "logits"])
 
 
+@dataclass(slots=True)
+class Slotted:
+    features: Tensor
+    logits: Tensor
+
+
 OUTPUTS: dict[str, tuple[Callable[..., Any], Any]] = {
     "a mapping": (lambda logits, features, maps: {"x": features, "logits": logits}, None),
     "an object": (lambda logits, features, maps: SimpleNamespace(x=features, logits=logits), None),
@@ -28,6 +35,7 @@ OUTPUTS: dict[str, tuple[Callable[..., Any], Any]] = {
         lambda logits, features, maps: {"image_embeds": features, "logits_per_image": logits},
         None,
     ),
+    "a data class": (lambda logits, features, maps: Slotted(features, logits), None),
     "a named tuple": (lambda logits, features, maps: Named(features, logits), None),
     "the only matrix": (lambda logits, features, maps: {"maps": maps, "out": logits}, None),
     "a loss first": (lambda logits, features, maps: (maps.mean(), logits), None),

@@ -331,3 +331,131 @@ def test_masked_classes_are_left_out_with_output(masked: tuple[int, ...], at: in
     classes = ", ".join(map(str, masked))
     assert f"image {at} of id_data are -inf for the classes {classes}." in caught.value.message
     assert "output=" in caught.value.hint
+
+
+def test_features_of_a_function_serve_black_boxes() -> None:
+    model = classifier()
+
+    def features(x: Tensor) -> Tensor:
+        return model[1](model[0](x))
+
+    names = ["energy", "knn", "mahalanobis_single", "vim", "react"]
+    expected = evaluated(model, names)
+    boxes = {
+        "a function": lambda x: model(x),
+        "scripted": _quietly(lambda: torch.jit.script(model)),
+        "exported": exported(model),
+    }
+    for box in boxes.values():
+        found = evaluated(box, names, features=features, costs=True)
+        assert list(found.scores) == ["energy", "knn", "mahalanobis_single"]
+        assert set(found.skipped) == {"vim", "react"}
+        assert "weights of a linear last layer" in found.skipped["vim"]
+        assert any("function given as features=" in note for note in found.notes)
+        for label, sets in found.scores.items():
+            for name, scores in sets.items():
+                np.testing.assert_allclose(scores, expected.scores[label][name], rtol=1e-4)
+    # With a module whose last layer is seen, its weights serve too.
+    assert_same_scores(evaluated(model, names, features=features), expected)
+
+
+def test_features_of_a_function_are_computed_only_if_they_are_read() -> None:
+    model, calls = classifier(), []
+
+    def features(x: Tensor) -> Any:
+        calls.append(len(x))
+        return model[1](model[0](x)).detach().numpy()
+
+    evaluated(lambda x: model(x), ["energy"], features=features, costs=True)
+    assert calls == [3], "tried once"
+    calls.clear()
+    found = evaluated(lambda x: model(x), ["energy", "knn"], features=features)
+    assert list(found.scores) == ["energy", "knn"]
+    assert sum(calls) >= 48 + 20 + 60
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (lambda x: x[:1], "the function gave float32 values of shape [1, 3, 8, 8] for 3 images"),
+        (lambda x: "text", "the function gave a str for 3 images"),
+        (lambda x: x.flatten(1).long(), "the function gave int64 values of shape [3, 192]"),
+        (lambda x: 1 / 0, "the function cannot take images of shape [3, 3, 8, 8]: ZeroDivision"),
+        (3, "expected the name of a module, not 3"),
+    ],
+)
+def test_functions_that_give_no_features(features: Any, said: str) -> None:
+    model = classifier()
+    with pytest.raises(UserError) as caught:
+        evaluated(lambda x: model(x), ["knn"], features=features)
+    assert said in caught.value.message
+    assert caught.value.message.startswith("features: ")
+
+
+class Named(nn.Module):
+    """Takes images by name alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = classifier()
+
+    def forward(self, *, pixel_values: Tensor) -> Any:
+        return {"logits": self.net(pixel_values)}
+
+
+class Second(Named):
+    """Takes images as its second argument, as multimodal models do."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Any = None, pixel_values: Any = None, **others: Any
+    ) -> Any:
+        assert input_ids is None
+        return {"logits": self.net(pixel_values)}
+
+
+class Taking(Named):
+    """Takes a mapping."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Any:  # type: ignore[override]
+        return self.net(batch["image"])
+
+
+def _mappings(pairs: TensorDataset) -> list[dict[str, Any]]:
+    keys = ("pixel_values", "labels")
+    return [dict(zip(keys, item, strict=False)) for item in pairs]  # type: ignore[call-overload]
+
+
+CALLED: dict[str, tuple[type[Named], Any]] = {
+    "by name alone": (Named, None),
+    "by the name in the data": (Second, None),
+    "by a given name": (Second, "pixel_values"),
+    "a function to names": (Second, lambda x: {"pixel_values": x}),
+    "a function to a mapping": (Taking, lambda x: {"image": x}),
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_models_that_take_images_by_name_or_in_a_mapping(name: str) -> None:
+    make, inputs = CALLED[name]
+    given = data()
+    if name == "by the name in the data":
+        given |= {key: _mappings(given[key]) for key in ("id_data", "fit_data")}
+        given["ood_data"] = {"far": _mappings(given["ood_data"]["far"])}
+    names = ["energy", "knn", "vim", "odin"]
+    found = oodbench.evaluate(make(), names, **given, inputs=inputs)
+    assert not found.skipped
+    assert_same_scores(found, evaluated(classifier(), names))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "said"),
+    [
+        (Named, "pixels", "no argument 'pixels'"),
+        (Named, 3, "expected the name of an argument or a function of the images, not 3"),
+        (Taking, None, "lambda images: {"),
+    ],
+)
+def test_inputs_that_a_model_does_not_take(make: type[Named], inputs: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        evaluated(make(), ["energy"], inputs=inputs)
+    assert said in f"{caught.value.message} {caught.value.hint}"

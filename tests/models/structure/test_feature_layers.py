@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import timm
 import torch
 import transformers
 from helpers.small_models import CLASSES, MODELS, logits_of, made
