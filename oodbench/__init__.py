@@ -15,6 +15,8 @@ from oodbench.version import __version__
 if TYPE_CHECKING:
     from oodbench import losses, metrics, models, testing
     from oodbench.api import compare, load_detector, open_run, run, run_suite
+    from oodbench.deploy.artifact.artifact_reading import load_fitted
+    from oodbench.deploy.fitted_detector import Decisions, FittedDetector
     from oodbench.layerwise import LayerwiseDetector
     from oodbench.results import Run, SuiteRun, leaderboard, verify
     from oodbench.user_model.evaluate_function import evaluate
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batches",
+    "Decisions",
     "Detector",
     "EvaluationResult",
+    "FittedDetector",
     "Head",
     "LayerwiseDetector",
     "Outputs",
@@ -36,6 +40,7 @@ __all__ = [
     "evaluate",
     "leaderboard",
     "load_detector",
+    "load_fitted",
     "losses",
     "metrics",
     "models",
@@ -52,6 +57,8 @@ _LAZY_NAMES = {
     **dict.fromkeys(("compare", "load_detector", "open_run", "run", "run_suite"), "api"),
     **dict.fromkeys(("Run", "SuiteRun", "leaderboard", "verify"), "results"),
     "LayerwiseDetector": "layerwise",
+    **dict.fromkeys(("Decisions", "FittedDetector"), "deploy.fitted_detector"),
+    "load_fitted": "deploy.artifact.artifact_reading",
     "EvaluationResult": "user_model.evaluation_result",
     "evaluate": "user_model.evaluate_function",
 }

@@ -64,14 +64,14 @@ class UserClassifier(Classifier):
         precision = torch.promote_types(dtype, torch.float32)
         self.mean = torch.tensor(mean, dtype=precision, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=precision, device=device).view(1, -1, 1, 1)
-        self._normalizes = normalization is not None
+        self.normalization = normalization
         self._dtype = dtype
-        self._channels_last = channels_last
+        self.channels_last = channels_last
 
     def normalized(self, images: Tensor) -> Tensor:
         """The input of the network for images [B, channels, ...]; whole numbers are copied."""
         # A copy in any case: a network's first layer may work in place.
-        if not self._normalizes:
+        if self.normalization is None:
             images = images.clone()
         elif images.ndim == 4:
             images = super().normalized(images)
@@ -80,6 +80,6 @@ class UserClassifier(Classifier):
             images = (images - self.mean.view(shape)) / self.std.view(shape)
         if not images.is_floating_point():
             return images
-        channels_last = self._channels_last and images.ndim == 4
+        channels_last = self.channels_last and images.ndim == 4
         order = torch.channels_last if channels_last else torch.contiguous_format
         return images.to(self._dtype).contiguous(memory_format=order)

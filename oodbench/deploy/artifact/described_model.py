@@ -1,0 +1,133 @@
+"""A classifier of a benchmark, made again from its description and stored weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodbench import models
+from oodbench.deploy.artifact.artifact_description import DescribedPart, ModelPart
+from oodbench.deploy.artifact.network_structure import network_with
+from oodbench.deploy.deployed_model import Description
+from oodbench.errors import UserError
+from oodbench.models.adapted_network import AdaptedNetwork
+from oodbench.models.classifier import Classifier, Network
+from oodbench.models.published_weights import library_networks
+from oodbench.models.registry import is_callable_name, library_of
+from oodbench.specs import ModelSpec
+
+
+def description_part(
+    description: Description, classifier: Classifier, channels_last: Sequence[str]
+) -> DescribedPart:
+    """What an artifact keeps of a description.
+
+    Raises:
+        UserError: the model cannot be made from it without the library's own files.
+    """
+    spec = description.spec
+    if spec.has_language:
+        raise UserError(
+            f"A detector on the vision-language model '{spec.network}' cannot be saved: its text "
+            "encoder is not part of an artifact.",
+            "Fit it with oodbench.fit on your own oodbench.models.VisionLanguageClassifier, and "
+            "give that model to load_fitted.",
+        )
+    return DescribedPart(
+        spec=spec.model_dump(mode="json"),
+        in_channels=description.in_channels,
+        channels_last=list(channels_last),
+        config=_config(classifier) if library_of(spec.network) == "hf" else None,
+    )
+
+
+def _config(classifier: Classifier) -> dict[str, Any]:
+    """The configuration of a network of transformers."""
+    network = classifier.network
+    assert isinstance(network, AdaptedNetwork)
+    config: Any = network.module.config
+    found: dict[str, Any] = config.to_dict()
+    return found
+
+
+def described_classifier(
+    part: ModelPart, weights: Mapping[str, Tensor], network: str | None
+) -> Classifier:
+    """A classifier with stored weights, in evaluation mode, on the CPU.
+
+    Args:
+        part: of an artifact, with `described`.
+        weights: of `model.safetensors`.
+        network: name of the user's own network, repeated to allow that its code runs.
+
+    Raises:
+        UserError: the network is the user's own and was not named, cannot be made, or does not fit
+            the weights.
+    """
+    described, scaling = part.described, part.normalization
+    assert described is not None
+    spec = described.model_spec
+    made = _network(spec, part, described, _allowed(spec, network))
+    if part.structure is not None:
+        module = made.module if isinstance(made, AdaptedNetwork) else made
+        made = network_with(module, part.structure, part.num_classes, {})
+    assert isinstance(made, Network)
+    assert scaling is not None
+    classifier = Classifier(made, scaling.mean, scaling.std).eval()
+    ordered = {
+        name: tensor.to(memory_format=torch.channels_last)
+        if name in described.channels_last and tensor.ndim == 4
+        else tensor.clone()
+        for name, tensor in weights.items()
+    }
+    try:
+        classifier.load_state_dict(ordered, assign=True)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())
+        raise UserError(
+            f"The weights of the artifact do not fit its network '{spec.network}': {line[:200]}.",
+            "The network's code, or the library that it is from, is another version.",
+        ) from error
+    for parameter in classifier.parameters():
+        parameter.requires_grad_(False)
+    return classifier
+
+
+def _allowed(spec: ModelSpec, network: str | None) -> str:
+    """The name of the network; a user's own runs code, which the user has to allow."""
+    own = is_callable_name(spec.network) and library_of(spec.network) is None
+    own = own or ".py:" in spec.network
+    if not own:
+        return spec.network
+    if network is None:
+        raise UserError(
+            f"The artifact's model is made by code of your own, '{spec.network}', which is not in "
+            "the artifact.",
+            f"Name it to allow that it runs: network='{spec.network}'; or give the model.",
+        )
+    return network
+
+
+def _network(spec: ModelSpec, part: ModelPart, described: DescribedPart, name: str) -> nn.Module:
+    if spec.weights is None or library_of(name) is None:
+        return models.create(
+            name,
+            part.num_classes,
+            spec.head,
+            described.in_channels,
+            taps=spec.taps,
+            options=spec.network_options,
+            loss_options=spec.loss_options,
+        )
+    library, _, inner = name.partition(":")
+    if library == "torchvision":
+        return library_networks.published(name, spec.weights, offline=True).module
+    if library == "timm":
+        return library_networks.timm_network(inner, num_classes=part.num_classes)
+    transformers = library_networks.installed("transformers", name)
+    config = transformers.AutoConfig.for_model(**(described.config or {}))
+    found: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
+    return found
