@@ -97,7 +97,7 @@ def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None
     Raises:
         UserError: there are labels but no classes, classes but no labels, labels out of range, or
             classes without an image. Splits of `split_from` and of published lists may lack
-            classes.
+            classes, and those of a manifest with the order of the classes.
     """
     if spec.num_classes is None:
         if labels is not None:
@@ -114,7 +114,7 @@ def check_labels(spec: DatasetSpec, split: str, labels: NDArray[np.int64] | None
             f"{wanted}, so labels 0 to {spec.num_classes - 1}",
             f"labels {present[0]} to {present[-1]}",
         )
-    partial = split in spec.split_from or split in spec.lists
+    partial = split in spec.split_from or split in spec.lists or "order" in spec.options
     if len(present) != spec.num_classes and not partial:
         raise mismatch(spec, split, wanted, f"{len(present)}")
 

@@ -148,7 +148,7 @@ def _labels_signs(name: str, seen: Confusion, fitted_on: bool) -> Iterator[str]:
     if seen.images == 0:
         return
     classes, accuracy = len(seen.counts), seen.right / seen.images
-    order = _other_order(seen.counts)
+    order = other_order(seen.counts)
     if order:
         pairs = ", ".join(f"{label} as {given}" for label, given in order[:_SHOWN])
         more = ", ..." if len(order) > _SHOWN else ""
@@ -177,7 +177,7 @@ def _labels_signs(name: str, seen: Confusion, fitted_on: bool) -> Iterator[str]:
         )
 
 
-def _other_order(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+def other_order(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Pairs of a label and the other class that the model predicts for most of its images.
 
     Classes that a weak model confuses are not a sign. Therefore, the model must predict the other

@@ -59,7 +59,10 @@ def network_info(name: str) -> NetworkInfo:
     if name not in NETWORKS:
         hint = did_you_mean(name, NETWORKS)
         if ":" in name:
-            hint = "One of your own is given as module:callable, as in 'my_package.nets:make'."
+            hint = (
+                "One of your own is given as module:callable or FILE.py:callable, as in "
+                "'my_package.nets:make'."
+            )
         raise UserError(f"There is no network '{name}'.", hint)
     return NETWORKS[name]
 
@@ -88,10 +91,10 @@ def create(
     """A network with fresh weights from torch's global generator.
 
     Args:
-        name: a name of `oodbench list models`; "torchvision:NAME" or "timm:NAME"; or
-            "module:callable" for your own, imported from the working directory or from the
-            installed packages. This runs that code. The head replaces the last linear layer of the
-            network that the callable returns.
+        name: a name of `oodbench list models`; "torchvision:NAME" or "timm:NAME"; or for your own
+            "FILE.py:callable" or "module:callable", imported from the working directory or from
+            the installed packages. This runs that code. The head replaces the last linear layer of
+            the network that the callable returns.
         num_classes: C.
         head: "softmax" (linear), "dismax" (distances to prototypes), "isomax_plus" (scaled
             distances between directions), "dismax2022" (those and their mean, with a

@@ -210,6 +210,7 @@ def auxiliary_problem(model: ModelSpec) -> str | None:
 
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_IN_FILE = re.compile(r"(?P<file>.+\.py):[^\W\d]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +286,14 @@ def library_of(network: str) -> str | None:
 
 
 def is_callable_name(network: str) -> bool:
-    """Whether a name of a network has the form "module:callable", and so is not one of NETWORKS.
+    """Whether a network is named "module:callable" or "FILE.py:callable", and not as in NETWORKS.
 
     "torchvision:NAME" stands for torchvision.models:NAME.
     """
-    return _CALLABLE.fullmatch(network) is not None
+    return _CALLABLE.fullmatch(network) is not None or source_file(network) is not None
+
+
+def source_file(network: str) -> str | None:
+    """The file of a network that is named "FILE.py:callable"; None for other names."""
+    found = _IN_FILE.fullmatch(network)
+    return found["file"] if found else None

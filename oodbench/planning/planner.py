@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from oodbench.argument_checks import MOST_SEEDS, whole_number
@@ -119,7 +119,8 @@ def make_plan(
     rest = [_tuned(method, benchmark, catalog) for method in rest]
     runnable = []
     for method in candidates:
-        reason = _cannot_run(method, benchmark) or _refused(method, benchmark, refusal)
+        reason = _cannot_run(method, benchmark) or _has_no_images(method, benchmark, splits)
+        reason = reason or _refused(method, benchmark, refusal)
         if reason is None:
             runnable.append(method)
         else:
@@ -260,6 +261,19 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
         )
         return f"needs tuning data; {reason}"
     return None
+
+
+def _has_no_images(
+    method: Method, benchmark: BenchmarkSpec, splits: Collection[SplitName]
+) -> str | None:
+    """Why a detector cannot be fitted, where no model is trained and the ID set lacks a split."""
+    if any(model.training is not None for model in benchmark.models.values()):
+        return None
+    missing = [split for split in method.fitted_on().values() if split not in splits]
+    if not missing:
+        return None
+    images = {"train": "training"}.get(missing[0], missing[0])
+    return f"is fitted on {images} images, and '{benchmark.id}' has none"
 
 
 def _skip(method: Method, reason: str) -> Skip:

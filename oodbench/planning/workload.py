@@ -189,6 +189,12 @@ def pass_work(plan: Plan, planned: Pass) -> Work:
     return Work(planned.images, _flops(plan, spec, forwards))
 
 
+def forward_passes(plan: Plan, model: str) -> float:
+    """Forward passes of one image that the passes of a model take, for one seed."""
+    mine = (each for each in passes_of(plan) if each.model == model)
+    return sum(each.images * _forwards(plan, each) for each in mine)
+
+
 def training_count(plan: Plan) -> int:
     """Number of trainings of all seeds; models with published weights have none."""
     trained = [name for name in plan.models if plan.benchmark.models[name].training is not None]

@@ -20,7 +20,9 @@ from oodbench.specs.dataset_spec import (
     ResizeSpec,
 )
 from oodbench.specs.limit_spec import LimitSpec
+from oodbench.specs.evaluation_request import EvaluationRequest, RequestedModel, TransformSpec
 from oodbench.specs.model_spec import (
+    OWN,
     AugmentSpec,
     AuxiliarySpec,
     ModelSpec,
@@ -43,6 +45,7 @@ from oodbench.specs.suite_spec import TRAINING_MEASURES, ComparisonSpec, MemberS
 from oodbench.specs.tuning_spec import FitSplit, TuningProtocol, TuningSpec
 
 __all__ = [
+    "OWN",
     "TRAINING_MEASURES",
     "WORDS",
     "AugmentSpec",
@@ -54,6 +57,7 @@ __all__ = [
     "ClassFoldersSpec",
     "ComparisonSpec",
     "DatasetSpec",
+    "EvaluationRequest",
     "EvaluationSpec",
     "ExcludeSpec",
     "FileSpec",
@@ -73,12 +77,14 @@ __all__ = [
     "PublishedRow",
     "PublishedSpec",
     "PublishedTable",
+    "RequestedModel",
     "ResizeSpec",
     "SourceSpec",
     "Spec",
     "SplitName",
     "SuiteSpec",
     "TrainingSpec",
+    "TransformSpec",
     "TuningProtocol",
     "TuningSpec",
     "number_obstacle",

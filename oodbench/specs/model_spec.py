@@ -111,6 +111,9 @@ _SOURCES = ("training", "checkpoint", "weights")
 
 _PRETRAINED = "pretrained"
 
+OWN = "own"
+"""The value of `weights` of a callable that returns a trained network."""
+
 _LANGUAGE = ("prompts", "class_names", "scaled_logits")
 
 
@@ -122,11 +125,12 @@ class ModelSpec(Spec):
     """
 
     network: Text
-    """Name of a network (`oodbench list models`), or "module:callable" for your own network."""
+    """Name of a network (`oodbench list models`), or for your own network "module:callable" or
+    "FILE.py:callable", relative to the working directory."""
     network_options: Options = Field(default_factory=dict)
-    """For "module:callable": keyword arguments of the callable."""
+    """For your own network: keyword arguments of the callable."""
     taps: Several[Text] = ()
-    """For "module:callable": names of the modules that are the feature layers, in order. Those of a
+    """For your own network: names of the modules that are the feature layers, in order. Those of a
     published network are found where none are named."""
     head: Text
     """Name of a head (`oodbench list models`); it determines the loss."""
@@ -142,7 +146,8 @@ class ModelSpec(Spec):
     """Published checkpoints instead of a training: one, or a list with one for each seed."""
     weights: Text | None = None
     """Weights of the library instead of a training: for "torchvision:NAME" such as IMAGENET1K_V1,
-    for the other libraries `pretrained`."""
+    for the other libraries `pretrained`; for your own network `own`, if the callable returns it
+    with its weights."""
     prompts: Several[Text] = ()
     """For vision-language models: texts with {c} in the place of the class name. None: "a photo of
     a {c}". The features of several are averaged."""
@@ -227,7 +232,9 @@ class ModelSpec(Spec):
                 f"network_options and taps are for networks given as module:callable, "
                 f"not for '{self.network}'"
             )
-        if self.weights is not None and self.network.partition(":")[0] not in LIBRARIES:
+        library, colon, _ = self.network.partition(":")
+        own = self.weights == OWN and colon
+        if self.weights is not None and library not in LIBRARIES and not own:
             raise ValueError(
                 f"weights are those of a library ({', '.join(LIBRARIES)}), which "
                 f"'{self.network}' is not from; files take checkpoint"

@@ -28,6 +28,8 @@ from oodbench.files import TEMPORARY_PREFIX, explained, make_folder
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+CONTENT = "content"
+"""Folder of content in a run directory: the benchmark and the manifests of `oodbench evaluate`."""
 DESCRIPTIONS = ("run.json", "suite.json")
 """A folder with one of these is the directory of a run, or of a suite."""
 
@@ -149,7 +151,7 @@ def is_run(folder: Path) -> bool:
 
 
 def check_vacant(folder: Path) -> None:
-    """Check that a folder is empty or has a run.
+    """Check that a folder is empty but for the content of a new run, or has a run.
 
     Raises:
         UserError: if it has other files, or cannot be read.
@@ -161,7 +163,7 @@ def check_vacant(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"Cannot read {folder}: {error.strerror}.") from error
     # Unfinished files of a killed run do not count.
-    if not all(name == LOCK or name.startswith(TEMPORARY_PREFIX) for name in names):
+    if not all(name in (LOCK, CONTENT) or name.startswith(TEMPORARY_PREFIX) for name in names):
         raise UserError(
             f"{folder} is not empty and holds no run.",
             "Choose an empty or a new folder with --out.",

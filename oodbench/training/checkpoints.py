@@ -14,6 +14,7 @@ import torch
 from oodbench.errors import UserError
 from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.models import code_version
+from oodbench.models.registry import source_file
 from oodbench.specs import ModelSpec
 from oodbench.storage.run_description import TrainedOn
 from oodbench.training import distributed
@@ -74,7 +75,8 @@ class CheckpointKey:
     @property
     def path(self) -> Path:
         """Where the checkpoint is, or will be."""
-        network = self.model.network.replace(":", "-")
+        file = source_file(self.model.network)
+        network = (Path(file).stem if file else self.model.network).replace(":", "-")
         name = f"{network}-{self.model.head}-seed{self.seed}-{self.address[:16]}"
         return cache_folder() / "checkpoints" / f"{name}.safetensors"
 

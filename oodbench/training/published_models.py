@@ -14,18 +14,19 @@ from oodbench.data.store.checkpoint_files import checkpoint_file, torch_hub_file
 from oodbench.data.store.disk import file_digest
 from oodbench.data.store.download import offline
 from oodbench.errors import UserError, counted
+from oodbench.models import callables
 from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.published_weights import library_networks
 from oodbench.models.published_weights.library_networks import LibraryModel, first_line
 from oodbench.models.published_weights.preprocessing import Preprocessing
-from oodbench.models.published_weights.weight_matching import load_weights
+from oodbench.models.published_weights.weight_matching import load_weights, match
 from oodbench.models.published_weights.weights_file import FileWeights, read_weights
-from oodbench.models.registry import NETWORKS, library_of
+from oodbench.models.registry import NETWORKS, is_callable_name, library_of
 from oodbench.models.structure.analysis import Analysis, analyze
 from oodbench.models.structure.forward_pass import NotFiniteError
 from oodbench.progress import Reporter
-from oodbench.specs import ModelSpec
+from oodbench.specs import OWN, ModelSpec
 from oodbench.training.zero_shot_models import zero_shot_model
 
 _FEW = 4
@@ -141,7 +142,7 @@ def _with_checkpoint(
     spec: ModelSpec, found: FileWeights, images: Images
 ) -> tuple[nn.Module, tuple[str, ...], Preprocessing]:
     """The network with the weights of a file, what was taken, and what it expects of images."""
-    network = models.create(
+    network = _as_it_is(spec, found) or models.create(
         spec.network,
         images.num_classes,
         spec.head,
@@ -152,10 +153,22 @@ def _with_checkpoint(
     )
     taken = load_weights(network, found, spec.network, head=spec.head)
     expected = _preprocessing(spec, network, found.tensors, images)
-    if library_of(spec.network) or _unnamed(spec):
-        assert isinstance(network, AdaptedNetwork)
+    adapted = isinstance(network, AdaptedNetwork)
+    if adapted and (library_of(spec.network) or _unnamed(spec) or network.head_name is None):
         return network.module, taken, expected
     return network, taken, expected
+
+
+def _as_it_is(spec: ModelSpec, found: FileWeights) -> AdaptedNetwork | None:
+    """A network of the user's that the weights of a file fit without a new last layer, or None."""
+    if not is_callable_name(spec.network) or library_of(spec.network) or spec.head != "softmax":
+        return None
+    module = callables.built(spec.network, spec.network_options)
+    own, tensors = module.state_dict(), match(found.tensors, module.state_dict()).tensors
+    fits = own.keys() == tensors.keys() and all(
+        each.shape == own[name].shape for name, each in tensors.items()
+    )
+    return AdaptedNetwork(module, spec.taps, None) if fits else None
 
 
 def _preprocessing(
@@ -173,11 +186,18 @@ def _preprocessing(
     if library_of(spec.network) == "timm":
         assert isinstance(network, AdaptedNetwork)
         return library_networks.timm_preprocessing(network.module)
-    raise UserError(
-        f"Network '{spec.network}': a checkpoint does not say how its images were normalized.",
-        "Give the values of its training, per channel for pixels in [0, 1]: "
-        "normalization: {mean: [...], std: [...]}.",
-    )
+    return _given(spec, images)
+
+
+def _given(spec: ModelSpec, images: Images) -> Preprocessing:
+    """The normalization that the spec gives, for weights that do not say it."""
+    if spec.normalization is None:
+        raise UserError(
+            f"Network '{spec.network}': a checkpoint does not say how its images were normalized.",
+            "Give the values of its training, per channel for pixels in [0, 1]: "
+            "normalization: {mean: [...], std: [...]}.",
+        )
+    return _as_specified(spec, images)
 
 
 def _as_specified(
@@ -191,7 +211,7 @@ def _as_specified(
             f"'{images.dataset}' have {images.shape[0]}.",
             "Correct 'normalization' of the model in the benchmark.",
         )
-    return Preprocessing(mean, std, *(() if of is None else (of.size, of.resize)))
+    return Preprocessing(mean, std) if of is None else replace(of, mean=mean, std=std)
 
 
 # --- weights of a library -------------------------------------------------------------------------
@@ -202,6 +222,9 @@ def _with_weights(
 ) -> tuple[nn.Module, Publication]:
     _check_softmax(spec)
     say.detail(f"weights {weights} of {spec.network}")
+    if weights == OWN:
+        module = callables.built(spec.network, spec.network_options)
+        return module, Publication(spec.network, "", (), _given(spec, images))
     made: LibraryModel = library_networks.published(spec.network, weights, offline=offline())
     expected = made.preprocessing
     if spec.normalization is not None:
@@ -229,7 +252,8 @@ def _check_classes(spec: ModelSpec, classes: int, source: str, images: Images) -
         raise UserError(
             f"Network '{spec.network}': {source} has {counted(classes, 'class')}, the ID data set "
             f"'{images.dataset}' has {images.num_classes:,}.",
-            "Choose weights that were trained on the benchmark's ID data set.",
+            "Choose weights that were trained on the benchmark's ID data set. If its classes are some "
+            "of the model's, give the names of all in the model's order (--classes FILE).",
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.data.image_decoder import SUFFIXES
-from oodbench.data.readers.class_names import ordered_classes
+from oodbench.data.readers.class_names import labels_of
 from oodbench.data.stored_images import (
     FileContents,
     FileStamp,
@@ -22,11 +22,13 @@ from oodbench.errors import UserError
 from oodbench.specs import DatasetSpec, SplitName
 
 
-def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImages:
+def open_folder(
+    spec: DatasetSpec, split: SplitName, folder: Path, *, order: list[str] | None = None
+) -> StoredImages:
     """The images of a split.
 
-    If the manifest has classes, each sub-folder is a class; labels 0, 1, ... follow the order of
-    `class_names.ordered_classes`, and images are sorted by class, then by path. Otherwise all
+    If the manifest has classes, each sub-folder is a class; labels 0, 1, ... follow `order`, or the
+    order of `class_names.ordered_classes`, and images are sorted by class, then by path. Otherwise all
     images below the folder are read, sorted by path. Sorting is by code point. Files and folders
     with names that start with "." are ignored; links are followed.
 
@@ -34,9 +36,11 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImag
         spec: the manifest.
         split: a key of `spec.paths`.
         folder: the folder that paths are relative to.
+        order: names of all classes in the order of their labels; some may have no sub-folder.
 
     Raises:
-        UserError: the folder does not exist, or an image is not in a sub-folder of a class.
+        UserError: the folder does not exist, an image is not in a sub-folder of a class, or a class
+            is not in `order`.
     """
     top = folder / spec.paths[split]
     if not top.is_dir():
@@ -44,7 +48,7 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImag
             f"there is no folder {top}.",
             "Correct 'paths' in the manifest, or put the images there.",
         )
-    found = list(_images_below(top, "", frozenset()))
+    found = list(images_below(top))
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     if spec.num_classes is None:
@@ -56,8 +60,8 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImag
                 f"{top / stray} is not in the folder of a class: each class has a sub-folder.",
                 "Move it into the sub-folder of its class, or out of the data set.",
             )
-        classes = ordered_classes(image.path.split("/", 1)[0] for image in found)
-        places = {name: label for label, name in enumerate(classes)}
+        places = labels_of((image.path.split("/", 1)[0] for image in found), order, str(top))
+        classes = tuple(places)
 
         def place(image: FileStamp) -> tuple[int, str]:
             # By class first: "a-b/x" sorts before "a/x", but class "a" comes before "a-b".
@@ -79,8 +83,10 @@ def open_folder(spec: DatasetSpec, split: SplitName, folder: Path) -> StoredImag
     )
 
 
-def _images_below(top: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[FileStamp]:
-    """Image files in a folder and its sub-folders.
+def images_below(
+    top: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[FileStamp]:
+    """Image files in a folder and its sub-folders, in no particular order.
 
     Args:
         top: the folder.
@@ -97,6 +103,6 @@ def _images_below(top: Path, prefix: str, above: frozenset[tuple[int, int]]) -> 
                 continue
             if entry.is_dir():
                 below = f"{prefix}{entry.name}/"
-                yield from _images_below(Path(entry.path), below, above | {here})
+                yield from images_below(Path(entry.path), below, above | {here})
             elif entry.name.rpartition(".")[2].lower() in SUFFIXES:
                 yield FileStamp.of(prefix + entry.name, entry.stat())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.readers.class_names import ordered_classes
+from oodbench.data.readers.class_names import labels_of
 from oodbench.data.readers.image_folders import open_folder
 from oodbench.data.stored_images import FileContents, StoredImages, identity_of, listing_of, stamp
 from oodbench.errors import UserError
@@ -28,15 +28,16 @@ def open_list(
     *,
     root: dict[SplitName, str] | str | None = None,
     labeled: bool | None = None,
+    order: list[str] | None = None,
 ) -> StoredImages:
     """The images of a split, in the order of the list.
 
     A line is a path, or a path and a label with a tab or blanks between them; text after a second
     tab is ignored. If all labels are integers, they are the classes; otherwise they are names, and
-    their order (`class_names.ordered_classes`) gives the classes. Empty lines and lines that start
-    with "#" are ignored. The text is UTF-8, with or without a byte order mark; lines end with a
-    line feed, a carriage return, or both. If the path of the split is a folder, it is read as kind
-    `folder`.
+    `order`, or the order of `class_names.ordered_classes`, gives the classes. Empty lines and lines
+    that start with "#" are ignored. The text is UTF-8, with or without a byte order mark; lines end
+    with a line feed, a carriage return, or both. If the path of the split is a folder, it is read
+    as kind `folder`.
 
     Args:
         spec: the manifest.
@@ -46,6 +47,7 @@ def open_list(
             for all splits or one per split. Default: the folder of the list.
         labeled: whether lines have a label; default: whether the manifest has classes. Labels of
             data sets without classes are ignored.
+        order: names of all classes in the order of their labels, as in kind `folder`.
 
     Raises:
         UserError: the list or an image does not exist, a line has no label, or a label is a number
@@ -53,7 +55,7 @@ def open_list(
     """
     path = folder / spec.paths[split]
     if path.is_dir():
-        return open_folder(spec, split, folder)
+        return open_folder(spec, split, folder, order=order)
     stamps = [stamp(folder, spec.paths[split])]
     try:
         # Text mode turns every end of a line into "\n"; splitlines() would also split at other
@@ -85,7 +87,7 @@ def open_list(
     numbers: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     if spec.num_classes is not None:
-        numbers, classes = _numbers(path, labels, spec.num_classes)
+        numbers, classes = _numbers(path, labels, spec.num_classes, order)
     return StoredImages(
         names=names,
         labels=numbers,
@@ -109,13 +111,13 @@ def _parsed(line: str, with_label: bool) -> tuple[str, str]:
 
 
 def _numbers(
-    path: Path, labels: list[tuple[int, str]], num_classes: int
+    path: Path, labels: list[tuple[int, str]], num_classes: int, order: list[str] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels [N] from (line number, text) pairs, and the names of the classes if there are any."""
     if not all(_NUMBER.fullmatch(text) for _, text in labels):
-        classes = ordered_classes(text for _, text in labels)
-        places = {name: number for number, name in enumerate(classes)}
-        return np.array([places[text] for _, text in labels], dtype=np.int64), classes
+        places = labels_of((text for _, text in labels), order, str(path))
+        numbers = [places[text] for _, text in labels]
+        return np.array(numbers, dtype=np.int64), tuple(places)
     for line, text in labels:
         # Check the text first: int() refuses numbers with too many digits.
         if not (_WHOLE.fullmatch(text) and int(text) < num_classes):

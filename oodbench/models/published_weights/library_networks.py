@@ -10,18 +10,25 @@ from dataclasses import dataclass
 from math import floor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from oodbench.errors import UserError, did_you_mean, shown
 from oodbench.models.published_weights.preprocessing import Preprocessing
+from oodbench.specs import ResizeSpec
 
 PRETRAINED = "pretrained"
 """The value of `weights` of libraries in which a network has one set of weights."""
 
 EXTRAS = {"timm": "timm", "transformers": "transformers", "open_clip": "clip"}
 """Package -> extra of oodbench that installs it."""
+
+_CONVNEXT = 384
+"""Sizes below are resized to more and cropped by the image processor of ConvNeXt."""
+
+_FILTERS = get_args(ResizeSpec.model_fields["filter"].annotation)
+"""Names of filters that decoding knows."""
 
 _TRANSFORMING = {"googlenet", "inception_v3"}
 """Networks of torchvision whose weights need another normalization in front."""
@@ -65,6 +72,40 @@ def published(network: str, weights: str, *, offline: bool) -> LibraryModel:
     return _of_timm(name, offline) if library == "timm" else _of_transformers(name, offline)
 
 
+def preprocessing_of(network: str, weights: str | None, *, offline: bool) -> Preprocessing:
+    """What a library says that its weights expect of images; no weights are loaded.
+
+    Args:
+        network: "torchvision:NAME", "timm:NAME" or "hf:PATH".
+        weights: of torchvision; None: its default.
+        offline: whether downloads are forbidden.
+
+    Raises:
+        UserError: the library is not installed, or has no such network or weights.
+    """
+    library, _, name = network.partition(":")
+    if library == "torchvision":
+        return _transforms_of(_torchvision_weights(name, weights))
+    if library == "timm":
+        config = _timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
+        return timm_preprocessing(config={} if config is None else config.to_dict())
+    transformers = installed("transformers", network)
+    try:
+        made = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=offline)
+    except Exception as error:
+        raise _unreachable(network, name, offline, error) from error
+    return image_processing(made.to_dict())
+
+
+def weights_name(network: str, weights: str | None) -> str:
+    """The name of weights of "torchvision:NAME", checked; of its default if none is given.
+
+    Raises:
+        UserError: torchvision has no such classifier, or it has no such weights.
+    """
+    return str(_torchvision_weights(network.partition(":")[2], weights).name)
+
+
 # --- torchvision ----------------------------------------------------------------------------------
 
 
@@ -85,6 +126,22 @@ def _of_torchvision(name: str, weights: str) -> LibraryModel:
     """The network without its weights, which `LibraryModel.url` has."""
     from torchvision import models
 
+    chosen = _torchvision_weights(name, weights)
+    options: dict[str, Any] = {"num_classes": len(chosen.meta["categories"])}
+    if name in _TRANSFORMING:
+        options |= {"transform_input": True, "aux_logits": True, "init_weights": False}
+    module = models.get_model(name, weights=None, **options)
+    return LibraryModel(module, _transforms_of(chosen), chosen.url)
+
+
+def _torchvision_weights(name: str, weights: str | None) -> Any:
+    """The weights of a network of torchvision by name; None: its default.
+
+    Raises:
+        UserError: torchvision has no such classifier, or it has no such weights.
+    """
+    from torchvision import models
+
     known = models.list_models(module=models)
     if name not in known:
         raise UserError(
@@ -92,26 +149,26 @@ def _of_torchvision(name: str, weights: str) -> LibraryModel:
             did_you_mean(name, known),
         )
     every = models.get_model_weights(name)
+    if weights is None:
+        return every.DEFAULT
     if weights not in every.__members__:
         raise UserError(
             f"Network 'torchvision:{name}' has no weights {shown(weights)}.",
             did_you_mean(weights, every.__members__),
         )
-    chosen = every[weights]
-    options: dict[str, Any] = {"num_classes": len(chosen.meta["categories"])}
-    if name in _TRANSFORMING:
-        options |= {"transform_input": True, "aux_logits": True, "init_weights": False}
-    transforms = chosen.transforms()
+    return every[weights]
+
+
+def _transforms_of(weights: Any) -> Preprocessing:
+    transforms = weights.transforms()
     (crop,), (resize,) = transforms.crop_size, transforms.resize_size
-    return LibraryModel(
-        models.get_model(name, weights=None, **options),
-        Preprocessing(
-            tuple(transforms.mean),
-            tuple(transforms.std),
-            (crop, crop),
-            f"resize {resize} {transforms.interpolation.value}, center crop {crop}",
-        ),
-        chosen.url,
+    how = transforms.interpolation.value
+    return Preprocessing(
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        (crop, crop),
+        f"resize {resize} {how}, center crop {crop}",
+        ResizeSpec(filter=how, short_side=resize),
     )
 
 
@@ -124,12 +181,7 @@ def timm_network(name: str, **options: Any) -> nn.Module:
     Raises:
         UserError: timm is not installed, or does not have the network.
     """
-    timm = installed("timm", f"timm:{name}")
-    if not timm.is_model(name.partition(".")[0]):
-        raise UserError(
-            f"Network 'timm:{name}': timm has no network of this name.",
-            did_you_mean(name, timm.list_models()),
-        )
+    timm = _timm_with(name)
     try:
         module: nn.Module = timm.create_model(name, **options)
     except RuntimeError as error:
@@ -141,16 +193,46 @@ def timm_network(name: str, **options: Any) -> nn.Module:
     return module
 
 
-def timm_preprocessing(module: nn.Module) -> Preprocessing:
-    """What timm says that the weights of a network expect (`resolve_data_config`)."""
-    data = importlib.import_module("timm.data").resolve_data_config({}, model=module)
+def _timm_with(name: str) -> Any:
+    """timm, which has the network.
+
+    Raises:
+        UserError: timm is not installed, or does not have the network.
+    """
+    timm = installed("timm", f"timm:{name}")
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(
+            f"Network 'timm:{name}': timm has no network of this name.",
+            did_you_mean(name, timm.list_models()),
+        )
+    return timm
+
+
+def timm_preprocessing(
+    module: nn.Module | None = None, config: Mapping[str, Any] | None = None
+) -> Preprocessing:
+    """What timm says that the weights of a network expect (`resolve_data_config`).
+
+    Args:
+        module: the network; None: `config` is given.
+        config: its `pretrained_cfg`.
+    """
+    resolve = importlib.import_module("timm.data").resolve_data_config
+    data = resolve({}, model=module, pretrained_cfg=config)
     _, height, width = data["input_size"]
     resize = floor(min(height, width) / data["crop_pct"])
+    crop, how = data["crop_mode"], data["interpolation"]
+    known: ResizeSpec | None = None
+    if how in _FILTERS and crop == "center":
+        known = ResizeSpec(filter=how, short_side=resize) if resize >= max(height, width) else None
+    elif how in _FILTERS and crop == "squash" and data["crop_pct"] == 1:
+        known = ResizeSpec(filter=how, crop="none")
     return Preprocessing(
         tuple(data["mean"]),
         tuple(data["std"]),
         (height, width),
-        f"resize {resize} {data['interpolation']}, {data['crop_mode']} crop {height}x{width}",
+        f"resize {resize} {how}, {crop} crop {height}x{width}",
+        known,
     )
 
 
@@ -200,7 +282,24 @@ def image_processing(about: Mapping[str, Any]) -> Preprocessing:
         tuple(std),
         None if height is None or width is None else (height, width),
         ", ".join(steps),
+        _resizing(about, size, crop if final is crop else {}),
     )
+
+
+def _resizing(
+    about: Mapping[str, Any], size: Mapping[str, Any], crop: Mapping[str, Any]
+) -> ResizeSpec | None:
+    """The same for decoding; None if it cannot be done in this way."""
+    how = _filter(about.get("resample"))
+    if how not in _FILTERS or not size or not about.get("do_resize", True):
+        return None
+    edge = size.get("shortest_edge")
+    if edge is None:
+        return ResizeSpec(filter=how, crop="none") if not crop else None
+    if about.get("crop_pct") and edge < _CONVNEXT:  # as the image processor of ConvNeXt does
+        return ResizeSpec(filter=how, short_side=int(edge / about["crop_pct"]))
+    wanted = [crop[key] for key in ("height", "width") if key in crop]
+    return ResizeSpec(filter=how, short_side=edge) if not wanted or max(wanted) <= edge else None
 
 
 def _side(size: Mapping[str, Any]) -> str:

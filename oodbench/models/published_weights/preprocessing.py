@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from oodbench.specs import ResizeSpec
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -16,12 +18,14 @@ class Preprocessing:
         mean, std: per channel, for images in [0, 1].
         size: height and width of the network's input; None if any will do.
         resize: what is done to get there, such as "resize 256 bilinear, center crop 224".
+        how: the same, for decoding; None if it is not known, or cannot be done.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] | None = None
     resize: str = ""
+    how: ResizeSpec | None = None
 
     def other_size(self, shape: tuple[int, int, int]) -> str | None:
         """A warning if images [channels, height, width] have another size; else None."""

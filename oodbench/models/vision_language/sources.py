@@ -31,6 +31,7 @@ from oodbench.models.vision_language.image_encoders import (
 )
 from oodbench.models.vision_language.text_features import DEFAULT_PROMPTS
 from oodbench.models.vision_language.zero_shot import VisionLanguageClassifier
+from oodbench.specs import ResizeSpec
 
 _FOLDERS = ("local-dir:", "hf-hub:")
 """What names of open_clip begin with that are places of weights with their configuration."""
@@ -165,9 +166,14 @@ def _preprocessing(about: Any) -> Preprocessing:
     height, width = (size, size) if isinstance(size, int) else size
     how = about.get("interpolation", "bicubic")
     resize = f"resize {min(height, width)} {how}, center crop {height}x{width}"
+    known: ResizeSpec | None = None
     if about.get("resize_mode", "shortest") != "shortest":
         resize = f"resize {height}x{width} {how} ({about['resize_mode']})"
-    return Preprocessing(tuple(about["mean"]), tuple(about["std"]), (height, width), resize)
+        if about["resize_mode"] == "squash":
+            known = ResizeSpec(filter=how, crop="none")
+    elif height == width:
+        known = ResizeSpec(filter=how, short_side=height)
+    return Preprocessing(tuple(about["mean"]), tuple(about["std"]), (height, width), resize, known)
 
 
 @contextlib.contextmanager
