@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oodbench.cli import missing_data
-from oodbench.cli.display import console, print_results, reporter, say
+from oodbench.cli.display import console, finish, reporter, say
 from oodbench.cli.parameters import Benchmark, DataRoot, Device, Methods, Plugins, Seeds, given_path
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 
@@ -128,15 +128,7 @@ def run(
         if len(needed.missing(root)) < 2:
             raise
         raise missing_data.incomplete([error], needed, [benchmark], root) from error
-    print_results(done, output)
-    output.print(f"Run directory: {done.folder}", markup=False, highlight=False, soft_wrap=True)
-    if not done.complete:
-        for failure in done.failures:
-            say(f"failed: {failure}")
-        if done.failures:
-            say("Repeat the command with --debug and --resume to see the tracebacks.")
-        say("Incomplete: something that was asked for is missing; the reasons are above.")
-        raise typer.Exit(ExitCode.INCOMPLETE)
+    finish(done, output)
 
 
 def train(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
+
+from oodbench.errors import ExitCode
 
 if TYPE_CHECKING:
     from oodbench.progress import Reporter
@@ -18,10 +21,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def console() -> Console:
-    """Standard output; 120 columns where it is not a terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=120)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error; 120 columns where it is not a terminal."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=120)
 
 
 def reporter() -> Reporter:
@@ -31,9 +34,21 @@ def reporter() -> Reporter:
     return reporter_for(Console(stderr=True))
 
 
-def print_results(done: Run | SuiteRun, output: Console) -> None:
-    """The report of a run or of a suite, as wide as the output."""
+def finish(done: Run | SuiteRun, output: Console) -> None:
+    """Print the report of a run or of a suite, as wide as the output, and what is missing.
+
+    Raises:
+        typer.Exit: something that was asked for is missing.
+    """
     print_report(done.report(), output)
+    output.print(f"Run directory: {done.folder}", markup=False, highlight=False, soft_wrap=True)
+    if not done.complete:
+        for failure in done.failures:
+            say(f"failed: {failure}")
+        if done.failures:
+            say("Repeat the command with --debug and --resume to see the tracebacks.")
+        say("Incomplete: something that was asked for is missing; the reasons are above.")
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def print_report(report: Leaderboard | PublishedComparison, output: Console) -> None:

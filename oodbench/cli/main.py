@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from oodbench.cli import benchmarking
+from oodbench.cli import benchmarking, evaluating
 from oodbench.cli.content import checking, listing
 from oodbench.cli.content.scaffolding import new_app
 from oodbench.cli.data import data_app
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(benchmarking.run)
 app.command()(benchmarking.train)
+app.command()(evaluating.evaluate)
 app.command("list")(listing.list_)
 app.command()(reporting.report)
 app.command()(reporting.leaderboard)

@@ -162,7 +162,8 @@ def _import_file(name: str, file: Path) -> Any:
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None  # its suffix is .py
+    assert spec is not None  # its suffix is .py
+    assert spec.loader is not None
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
         with _importable(file.parent):

@@ -19,8 +19,8 @@ from oodbench.specs.dataset_spec import (
     PlaceSpec,
     ResizeSpec,
 )
-from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.evaluation_request import EvaluationRequest, RequestedModel, TransformSpec
+from oodbench.specs.limit_spec import LimitSpec
 from oodbench.specs.model_spec import (
     OWN,
     AugmentSpec,

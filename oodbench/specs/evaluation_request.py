@@ -56,7 +56,9 @@ def _normalization(value: Any) -> Any:
     try:
         if not slash:
             raise ValueError
-        return {key: list(map(float, text.split(","))) for key, text in (("mean", mean), ("std", std))}
+        return {
+            key: list(map(float, text.split(","))) for key, text in (("mean", mean), ("std", std))
+        }
     except ValueError:
         raise ValueError(
             f"expected {', '.join(NORMALIZATIONS)}, or MEAN/STD with a number for each channel, "
@@ -163,8 +165,9 @@ class EvaluationRequest(Spec):
     transform: Annotated[TransformSpec | None, BeforeValidator(_transform)] = None
     """How images are prepared; None: as the models' weights say."""
     classes: PathText | None = None
-    """File with a class name a line, in the order of the model's outputs; `folders`: the sub-folders
-    in the order of their names, without a check. None: this order, checked on a few images."""
+    """File with a class name a line, in the order of the model's outputs; `folders`: the
+    sub-folders in the order of their names, without a check. None: this order, checked on a few
+    images."""
     corrupt_images: Literal["stop", "skip"] = "stop"
     batch_size: BatchSize = 64
 

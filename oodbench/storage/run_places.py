@@ -26,7 +26,7 @@ def place_of_run(out: str | Path | None, name: str, resume: bool) -> Iterator[Pa
     if out is not None:
         folder = Path(out)
     else:
-        folder = (_newest(name) if resume else None) or _new_folder(name)
+        folder = (newest(name) if resume else None) or new_folder(name)
     with held(folder):
         try:
             yield folder
@@ -34,14 +34,14 @@ def place_of_run(out: str | Path | None, name: str, resume: bool) -> Iterator[Pa
             raise InterruptedRun(folder) from None
 
 
-def _newest(name: str) -> Path | None:
+def newest(name: str) -> Path | None:
     """The newest default run directory of a benchmark or a suite."""
     # Times sort as text. The pattern of the time keeps digits-open-set apart from digits.
     before = sorted(RUNS.glob(f"{name}-[0-9]*-[0-9]*"))
     return before[-1] if before else None
 
 
-def _new_folder(name: str) -> Path:
+def new_folder(name: str) -> Path:
     """A new folder `runs/<name>-<time>`, with a number if another run has that name."""
     stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))

@@ -153,8 +153,9 @@ def _with_checkpoint(
     )
     taken = load_weights(network, found, spec.network, head=spec.head)
     expected = _preprocessing(spec, network, found.tensors, images)
-    adapted = isinstance(network, AdaptedNetwork)
-    if adapted and (library_of(spec.network) or _unnamed(spec) or network.head_name is None):
+    if isinstance(network, AdaptedNetwork) and (
+        library_of(spec.network) or _unnamed(spec) or network.head_name is None
+    ):
         return network.module, taken, expected
     return network, taken, expected
 
@@ -252,8 +253,8 @@ def _check_classes(spec: ModelSpec, classes: int, source: str, images: Images) -
         raise UserError(
             f"Network '{spec.network}': {source} has {counted(classes, 'class')}, the ID data set "
             f"'{images.dataset}' has {images.num_classes:,}.",
-            "Choose weights that were trained on the benchmark's ID data set. If its classes are some "
-            "of the model's, give the names of all in the model's order (--classes FILE).",
+            "Choose weights that were trained on the benchmark's ID data set. If its classes are "
+            "some of the model's, give the names of all in the model's order (--classes FILE).",
         )
 
 

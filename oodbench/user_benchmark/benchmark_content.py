@@ -1,4 +1,4 @@
-"""A user's evaluation as content: a benchmark, and the manifests of its data sets, in YAML files."""
+"""A user's evaluation as content: YAML files of a benchmark and the manifests of its data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ DEFAULTS = "_evaluation.yaml"
 FOLDERS_AS_THEY_ARE = "folders"
 """Value of `classes`: the order of the folders is right."""
 
-_SPLIT_NAMES = frozenset("data id images test testing train training val valid validation".split())
+_SPLIT_NAMES = frozenset(
+    ["data", "id", "images", "test", "testing", "train", "training", "val", "valid", "validation"]
+)
 """Names of folders that say nothing of the data set: that of the folder above does."""
 
 _SHARE = 5
@@ -171,9 +173,7 @@ def _model(name: str, model: RequestedModel, folder: Path) -> dict[str, Any]:
                 "Give the file that holds the model's state dict.",
             )
         if model.weights is not None:
-            raise UserError(
-                f"Model '{name}' has a checkpoint and weights.", "Give one of them."
-            )
+            raise UserError(f"Model '{name}' has a checkpoint and weights.", "Give one of them.")
         spec["checkpoint"] = {"path": str(path), "sha256": file_digest(path)}
     elif library_of(model.network) == "torchvision":
         from oodbench.models.published_weights.library_networks import weights_name
@@ -275,9 +275,7 @@ class _Making:
         validated = request.validation is not None or request.fit is not None
         if request.tune != "none":
             if not validated:
-                raise UserError(
-                    "--tune needs validation images.", "Give --validation, or --fit."
-                )
+                raise UserError("--tune needs validation images.", "Give --validation, or --fit.")
             tune = request.tune
             tuning["tune"] = tune if isinstance(tune, str) else list(tune)
         elif not validated:
@@ -308,9 +306,7 @@ def _methods(
 
     The reference of costs, the first of the default detectors, is on every board.
     """
-    labels = {
-        name: status.info.label for name, status in catalog.detectors.items() if status.info
-    }
+    labels = {name: status.info.label for name, status in catalog.detectors.items() if status.info}
     reference, names = default[0], dict.fromkeys(request.methods)
     methods = {
         f"{model}+{labels[reference]}": {"model": model, "detector": reference}

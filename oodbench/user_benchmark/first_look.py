@@ -52,6 +52,14 @@ class FirstLook:
     rate: float
     signs: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """What was seen, in words."""
+        return (
+            f"accuracy {self.right / self.images:.0%} of {counted(self.images, 'image')} of "
+            f"{counted(self.classes, 'class')}, {self.rate:,.0f} images/s"
+        )
+
 
 def look(
     plan: Plan,
@@ -178,4 +186,3 @@ def _permuted(
         "Give the names of the class folders in the order of the model's outputs, one a line: "
         "--classes FILE. If the order is right, --classes folders takes it without a check.",
     )
-

@@ -90,8 +90,8 @@ def scan(option: str, given: str | Path, folder: Path, *, labeled: bool) -> Foun
         if labeled and not any("/" in image for image in found):
             raise UserError(
                 f"{option}: folder {given} has no class folders: its images lie directly in it.",
-                "ID images are in a sub-folder for each class, or in a list with a path and a label "
-                "a line.",
+                "ID images are in a sub-folder for each class, or in a list with a path and a "
+                "label a line.",
             )
     options = {} if path.is_dir() or labeled else _labels_to_skip(path)
     spec = DatasetSpec(
@@ -126,7 +126,9 @@ def _nearest(path: Path) -> str:
     """The part of a path that exists."""
     there = next(parent for parent in path.parents if parent.exists())
     inside = sorted(each.name for each in there.iterdir()) if there.is_dir() else []
-    shown = f"; it has: {', '.join(inside[:8])}{' ...' if len(inside) > 8 else ''}" if inside else ""
+    shown = (
+        f"; it has: {', '.join(inside[:8])}{' ...' if len(inside) > 8 else ''}" if inside else ""
+    )
     return f"There is {there}{shown}."
 
 

@@ -1,4 +1,4 @@
-"""How a user's images are resized, cropped and normalized: as the models say, or as the user says."""
+"""How a user's images are resized, cropped and normalized: as the models or the user says."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Preparation:
     note: str
 
 
-def preparation(request: EvaluationRequest, folder: Path, found: Iterable[FoundImages]) -> Preparation:
+def preparation(
+    request: EvaluationRequest, folder: Path, found: Iterable[FoundImages]
+) -> Preparation:
     """How the images of an evaluation are prepared.
 
     Args:
@@ -75,7 +77,7 @@ def preparation(request: EvaluationRequest, folder: Path, found: Iterable[FoundI
         lengths = {len(each.mean) for each in normalization.values() if each is not None}
         lengths |= {len(each.mean) for each in said.values() if each is not None}
         size = _common_size(request, list(found))
-        text = f"all images have {size[0]}x{size[1]} pixels"
+        text = f"as they are: all have {size[0]}x{size[1]} pixels"
         return Preparation((max(lengths, default=3), *size), None, normalization, text)
     for name, each in sized.items():
         if each.how is None:
@@ -134,8 +136,11 @@ def _normalization(
     """The normalization of a model's spec; None if its weights have it."""
     own = model.normalization or (given.normalization if given is not None and not said else None)
     if own is not None:
-        channels = len(own.mean) if given is None else given.shape[0]
-        mean, std = (values * channels if len(values) == 1 else values[:channels] for values in (own.mean, own.std))
+        channels = max(3, len(own.mean)) if given is None else given.shape[0]
+        mean, std = (
+            values * channels if len(values) == 1 else values[:channels]
+            for values in (own.mean, own.std)
+        )
         return NormalizationSpec(mean=mean, std=std)
     if said is not None:
         return None

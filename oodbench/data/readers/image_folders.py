@@ -28,9 +28,9 @@ def open_folder(
     """The images of a split.
 
     If the manifest has classes, each sub-folder is a class; labels 0, 1, ... follow `order`, or the
-    order of `class_names.ordered_classes`, and images are sorted by class, then by path. Otherwise all
-    images below the folder are read, sorted by path. Sorting is by code point. Files and folders
-    with names that start with "." are ignored; links are followed.
+    order of `class_names.ordered_classes`, and images are sorted by class, then by path. Otherwise
+    all images below the folder are read, sorted by path. Sorting is by code point. Files and
+    folders with names that start with "." are ignored; links are followed.
 
     Args:
         spec: the manifest.

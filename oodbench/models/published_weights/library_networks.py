@@ -290,7 +290,7 @@ def _resizing(
     about: Mapping[str, Any], size: Mapping[str, Any], crop: Mapping[str, Any]
 ) -> ResizeSpec | None:
     """The same for decoding; None if it cannot be done in this way."""
-    how = _filter(about.get("resample"))
+    how: Any = _filter(about.get("resample"))
     if how not in _FILTERS or not size or not about.get("do_resize", True):
         return None
     edge = size.get("shortest_edge")

@@ -1,0 +1,416 @@
+"""The command `oodbench evaluate`: a user's models on folders of images."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oodbench.cli.display import console, finish, reporter, say
+from oodbench.cli.parameters import Device, Plugins, given_path
+from oodbench.errors import ExitCode, InterruptedRun, UserError
+
+if TYPE_CHECKING:
+    from oodbench.planning.plan import Plan
+    from oodbench.specs import EvaluationRequest
+    from oodbench.user_benchmark.benchmark_content import EvaluationContent
+
+Texts = list[str] | None
+
+
+def _option(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=text)
+
+
+def evaluate(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE.yaml]", parser=given_path, help="Options in a file."),
+    ] = None,
+    model: Annotated[
+        Texts,
+        _option(
+            "--model",
+            "[NAME=]NETWORK",
+            "torchvision:NAME, timm:NAME, hf:PATH, open_clip:NAME/TAG, a name of `list models`, "
+            "module:callable or FILE.py:callable; repeatable.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Texts, _option("--checkpoint", "[NAME=]FILE", "Weights of the model.")
+    ] = None,
+    weights: Annotated[
+        Texts, _option("--weights", "[NAME=]WEIGHTS", "Weights of torchvision by name.")
+    ] = None,
+    id_: Annotated[
+        str | None,
+        _option("--id", "[NAME=]DIR", "ID test images: a folder for each class, or a list."),
+    ] = None,
+    ood: Annotated[
+        Texts, _option("--ood", "GROUP/NAME=DIR", "OOD images, as near/birds=DIR; repeatable.")
+    ] = None,
+    fit: Annotated[
+        str | None, _option("--fit", "DIR", "ID images that detectors are fitted on.")
+    ] = None,
+    validation: Annotated[
+        str | None,
+        _option("--validation", "DIR", "ID images for tuning and thresholds. Default: of --fit."),
+    ] = None,
+    csid: Annotated[
+        Texts, _option("--csid", "NAME=DIR", "ID classes with covariate shift; repeatable.")
+    ] = None,
+    methods: Annotated[
+        str | None, _option("--methods", "A,B|all", "Detectors. Default: a few of each kind.")
+    ] = None,
+    tune: Annotated[
+        str | None, _option("--tune", "A,B|all", "Detectors to tune. Default: none.")
+    ] = None,
+    metrics: Annotated[
+        str | None, _option("--metrics", "A,B|all", "Metrics on request (docs/metrics.md).")
+    ] = None,
+    transform: Annotated[
+        str | None,
+        _option(
+            "--transform",
+            "model|imagenet|SIZE|YAML",
+            "How images are prepared. Default: as the model says.",
+        ),
+    ] = None,
+    normalization: Annotated[
+        Texts,
+        _option("--normalization", "MEAN/STD", "For pixels in [0, 1]; imagenet, none, or numbers."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        _option("--classes", "FILE|folders", "Class names in the order of the model's outputs."),
+    ] = None,
+    head: Annotated[Texts, _option("--head", "NAME", "Last layer. Default: softmax.")] = None,
+    taps: Annotated[Texts, _option("--taps", "A,B", "Feature layers. Default: found.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Default: 64.")
+    ] = None,
+    device: Device = "auto",
+    plugins: Plugins = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=given_path,
+            metavar="DIR",
+            help="Run directory. Default: runs/evaluation-<time>.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an evaluation; needs no other option.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Evaluate detectors on your own model and folders of images.
+
+    Makes a benchmark of them in the folder content/ of the run directory, and runs it: reports,
+    comparisons and `oodbench run --plugins RUN/content NAME` work as for any benchmark.
+    """
+    from oodbench.process import prepare_process
+
+    prepare_process()  # before torch is loaded
+    given = {
+        "model": model,
+        "checkpoint": checkpoint,
+        "weights": weights,
+        "id": id_,
+        "ood": _by_name("--ood", ood, "near/birds=DIR"),
+        "fit": fit,
+        "validation": validation,
+        "csid": _by_name("--csid", csid, "NAME=DIR"),
+        "methods": _names(methods),
+        "tune": _names(tune, "all", "none"),
+        "metrics": metrics,
+        "transform": transform,
+        "normalization": normalization,
+        "classes": classes,
+        "head": head,
+        "taps": _taps(taps),
+        "batch_size": batch_size,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if resume and file is None and not given.keys() - {"methods", "metrics"}:
+        _carry_on(_resumed_folder(out), plugins, device, given, dry_run=dry_run)
+        return
+    request, folder = _request(file, given)
+    _begin(request, folder, plugins, device, out, resume=resume, dry_run=dry_run)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def _by_name(option: str, values: Texts, example: str) -> dict[str, str] | None:
+    """NAME=PATH, each name once."""
+    if values is None:
+        return None
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or not name.strip() or not path.strip():
+            raise UserError(f"{option}: '{value}' has no name.", f"Write {option} {example}.")
+        if name in found:
+            raise UserError(
+                f"{option}: '{name}' is given twice, as {found[name]} and {path}.",
+                "Give each data set a name of its own.",
+            )
+        found[name] = path
+    return found
+
+
+def _names(text: str | None, *words: str) -> str | list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError("--methods, --tune: expected names separated by commas.")
+    return names[0] if names[0] in ("all", *words) and len(names) == 1 else names
+
+
+def _taps(texts: Texts) -> Any:
+    """One list for all models, or lists by the names of models."""
+    if texts is None:
+        return None
+    named = dict(text.split("=", 1) for text in texts if "=" in text)
+    if named:
+        return {name: taps.split(",") for name, taps in named.items()}
+    return [tap for text in texts for tap in text.split(",")]
+
+
+def _request(file: Path | None, given: dict[str, Any]) -> tuple[EvaluationRequest, Path]:
+    """What is asked for, and the folder that its paths are relative to.
+
+    Raises:
+        UserError: a file cannot be read, or a key or an option is missing or not valid.
+    """
+    from oodbench.specs import EvaluationRequest
+    from oodbench.specs.yaml_file import read_mapping, validate
+
+    folder, content, source = Path.cwd(), given, Path("command line")
+    if file is not None:
+        folder, source = file.parent.resolve(), file
+        content = {"name": file.stem, **read_mapping(file), **_absolute(given)}
+    for key, option in (("model", "--model"), ("id", "--id"), ("ood", "--ood")):
+        if key not in content:
+            raise UserError(
+                f"{option} is missing." if file is None else f"{file}: the key '{key}' is missing.",
+                "An evaluation needs a model, ID test images and OOD images: --model "
+                "torchvision:resnet18 --id DIR --ood near/NAME=DIR.",
+            )
+    named = content.get("transform")
+    if isinstance(named, str) and named.endswith((".yaml", ".yml")):
+        content = {**content, "transform": read_mapping(folder / named)}
+    return validate(EvaluationRequest, content, source), folder
+
+
+def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """Options with paths that do not depend on the working directory."""
+    here = Path.cwd()
+
+    def path(text: str) -> str:
+        name, equals, rest = text.rpartition("=")
+        return f"{name}{equals}{here / rest}"
+
+    found = dict(given)
+    for key in ("id", "fit", "validation"):
+        found |= {key: path(found[key])} if key in found else {}
+    for key in ("ood", "csid"):
+        found |= {key: {n: path(p) for n, p in found[key].items()}} if key in found else {}
+    found |= {"checkpoint": list(map(path, given["checkpoint"]))} if "checkpoint" in given else {}
+    if given.get("classes", "folders") != "folders":
+        found["classes"] = path(given["classes"])
+    return found
+
+
+# --- the evaluation -------------------------------------------------------------------------------
+
+
+def _begin(
+    request: EvaluationRequest,
+    folder: Path,
+    plugins: list[Path] | None,
+    device: str,
+    out: Path | None,
+    *,
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """Make the content, show the plan, look at a few images, and run."""
+    from oodbench import api, argument_checks
+    from oodbench.plugins.catalog import Catalog
+    from oodbench.storage.locks import CONTENT, check_vacant, held
+    from oodbench.storage.run_directory import RunDirectory
+    from oodbench.storage.run_places import new_folder
+    from oodbench.user_benchmark.benchmark_content import FOLDERS_AS_THEY_ARE, evaluation_content
+
+    argument_checks.device_name(device)
+    if out is not None and out.is_dir():
+        check_vacant(out)
+        if RunDirectory(out).exists() and not resume:
+            raise UserError(
+                f"{out} holds a run already.",
+                "Continue it with --resume, or choose another folder with --out.",
+            )
+    content = evaluation_content(request, Catalog(plugins or ()), folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        content.write(Path(temporary))
+        catalog = Catalog([*(plugins or ()), Path(temporary)])
+        plan = api.plan_run(
+            catalog, content.name, catalog.imported_detectors(), seeds=None, methods=None
+        )
+        _show(plan, content.notes, dry_run=dry_run)
+        if dry_run:
+            return
+        as_they_are = request.classes == FOLDERS_AS_THEY_ARE
+        _look(plan, device, as_they_are=as_they_are)
+    place = out or new_folder(content.name)
+    with held(place):
+        if resume and (place / CONTENT).is_dir():
+            _check_same(content, place / CONTENT)
+        else:
+            content.write(place / CONTENT)
+    _run(content.name, place, plugins, device, None, (), resume=resume)
+
+
+def _show(plan: Plan, notes: tuple[str, ...], *, dry_run: bool) -> None:
+    """Print what the evaluation does: a dry run to standard output."""
+    from oodbench.cli.plan_display import renderables
+    from oodbench.report.writers.terminal import paragraph
+
+    output = console(stderr=not dry_run)
+    width = output.width
+    for part in [*renderables(plan, width), *(paragraph(note, width) for note in notes)]:
+        output.print(part)
+
+
+def _look(plan: Plan, device: str, *, as_they_are: bool) -> None:
+    """Classify a few images with each model, and say how long the passes will take.
+
+    Raises:
+        UserError: a model or an image cannot be used, or the classes have another order.
+    """
+    from oodbench.engine.device import find_device
+    from oodbench.planning.workload import forward_passes
+    from oodbench.user_benchmark.first_look import look
+
+    place, progress, seconds = find_device(device), reporter(), 0.0
+    with progress.work(len(plan.models)):
+        for model in plan.models:
+            progress.stage(f"{model}: a few images")
+            found = look(plan, model, device=place, say=progress, as_they_are=as_they_are)
+            for sign in found.signs:
+                progress.warn(f"{model}: {sign}")
+            progress.done(f"{model}: {found.text} on {place}")
+            seconds += forward_passes(plan, model) / found.rate
+    say(f"The passes over all images take about {_time(seconds)}, beside decoding and costs.")
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _check_same(content: EvaluationContent, folder: Path) -> None:
+    """Check that the content of the run that is resumed is the same.
+
+    Raises:
+        UserError: if it is not.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        content.write(Path(temporary))
+        for path in sorted(Path(temporary).rglob("*.yaml")):
+            held = folder / path.relative_to(temporary)
+            if not held.is_file() or held.read_bytes() != path.read_bytes():
+                raise UserError(
+                    f"{folder.parent} holds another evaluation: {held.name} differs.",
+                    f"Continue it as it is with `oodbench evaluate --resume --out {folder.parent}`,"
+                    " or start a new one in another folder with --out.",
+                )
+
+
+def _resumed_folder(out: Path | None) -> Path:
+    """The run directory of an evaluation to resume.
+
+    Raises:
+        UserError: if there is none.
+    """
+    from oodbench.storage.locks import CONTENT
+    from oodbench.storage.run_places import newest
+
+    folder = out or newest("evaluation")
+    if folder is None or not (folder / CONTENT).is_dir():
+        where = f"{folder} holds" if folder is not None else "runs/ has"
+        raise UserError(
+            f"{where} no evaluation to resume.",
+            "Give its run directory with --out, or begin one with --model, --id and --ood.",
+        )
+    return folder
+
+
+def _carry_on(
+    folder: Path,
+    plugins: list[Path] | None,
+    device: str,
+    given: dict[str, Any],
+    *,
+    dry_run: bool,
+) -> None:
+    """Resume an evaluation from the content of its run directory."""
+    from oodbench import api
+    from oodbench.plugins.catalog import Catalog
+    from oodbench.storage.locks import CONTENT
+
+    (name,) = (path.stem for path in (folder / CONTENT / "benchmarks").glob("*.yaml"))
+    methods = given.get("methods")
+    methods = [methods] if isinstance(methods, str) else methods
+    if dry_run:
+        catalog = Catalog([*(plugins or ()), folder / CONTENT])
+        plan = api.plan_run(
+            catalog, name, catalog.imported_detectors(), seeds=None, methods=methods
+        )
+        _show(plan, (), dry_run=True)
+        return
+    _run(name, folder, plugins, device, methods, given.get("metrics", ()), resume=True)
+
+
+def _run(
+    name: str,
+    folder: Path,
+    plugins: list[Path] | None,
+    device: str,
+    methods: list[str] | None,
+    metrics: Any,
+    *,
+    resume: bool,
+) -> None:
+    """Run the benchmark in the content of a run directory."""
+    from oodbench import api
+    from oodbench.storage.locks import CONTENT
+
+    try:
+        done = api.run(
+            name,
+            out=folder,
+            methods=methods,
+            device=device,
+            plugins=[*(plugins or ()), folder / CONTENT],
+            resume=resume,
+            metrics=metrics,
+            progress=reporter(),
+        )
+    except InterruptedRun as stop:
+        words = ["oodbench", "evaluate", "--resume", "--out", str(stop.folder)]
+        words += ["--device", device] if device != "auto" else []
+        for plugin in plugins or ():
+            words += ["--plugins", str(plugin)]
+        words += ["--methods", ",".join(methods)] if methods else []
+        say(f"Interrupted. What is finished is stored; continue with:\n  {shlex.join(words)}")
+        raise typer.Exit(ExitCode.INCOMPLETE) from None
+    finish(done, console())
