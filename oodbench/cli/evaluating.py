@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oodbench.cli.display import console, finish, reporter, say
+from oodbench.cli.evaluation_options import Texts, by_name, names, read_request, taps_by_model
 from oodbench.cli.parameters import Device, Plugins, given_path
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from oodbench.planning.plan import Plan
     from oodbench.specs import EvaluationRequest
     from oodbench.user_benchmark.benchmark_content import EvaluationContent
-
-Texts = list[str] | None
 
 
 def _option(name: str, metavar: str, text: str) -> Any:
@@ -121,114 +120,26 @@ def evaluate(
         "checkpoint": checkpoint,
         "weights": weights,
         "id": id_,
-        "ood": _by_name("--ood", ood, "near/birds=DIR"),
+        "ood": by_name("--ood", ood, "near/birds=DIR"),
         "fit": fit,
         "validation": validation,
-        "csid": _by_name("--csid", csid, "NAME=DIR"),
-        "methods": _names(methods),
-        "tune": _names(tune, "all", "none"),
+        "csid": by_name("--csid", csid, "NAME=DIR"),
+        "methods": names(methods),
+        "tune": names(tune, "all", "none"),
         "metrics": metrics,
         "transform": transform,
         "normalization": normalization,
         "classes": classes,
         "head": head,
-        "taps": _taps(taps),
+        "taps": taps_by_model(taps),
         "batch_size": batch_size,
     }
     given = {key: value for key, value in given.items() if value is not None}
     if resume and file is None and not given.keys() - {"methods", "metrics"}:
         _carry_on(_resumed_folder(out), plugins, device, given, dry_run=dry_run)
         return
-    request, folder = _request(file, given)
+    request, folder = read_request(file, given)
     _begin(request, folder, plugins, device, out, resume=resume, dry_run=dry_run)
-
-
-# --- options --------------------------------------------------------------------------------------
-
-
-def _by_name(option: str, values: Texts, example: str) -> dict[str, str] | None:
-    """NAME=PATH, each name once."""
-    if values is None:
-        return None
-    found: dict[str, str] = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not equals or not name.strip() or not path.strip():
-            raise UserError(f"{option}: '{value}' has no name.", f"Write {option} {example}.")
-        if name in found:
-            raise UserError(
-                f"{option}: '{name}' is given twice, as {found[name]} and {path}.",
-                "Give each data set a name of its own.",
-            )
-        found[name] = path
-    return found
-
-
-def _names(text: str | None, *words: str) -> str | list[str] | None:
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UserError("--methods, --tune: expected names separated by commas.")
-    return names[0] if names[0] in ("all", *words) and len(names) == 1 else names
-
-
-def _taps(texts: Texts) -> Any:
-    """One list for all models, or lists by the names of models."""
-    if texts is None:
-        return None
-    named = dict(text.split("=", 1) for text in texts if "=" in text)
-    if named:
-        return {name: taps.split(",") for name, taps in named.items()}
-    return [tap for text in texts for tap in text.split(",")]
-
-
-def _request(file: Path | None, given: dict[str, Any]) -> tuple[EvaluationRequest, Path]:
-    """What is asked for, and the folder that its paths are relative to.
-
-    Raises:
-        UserError: a file cannot be read, or a key or an option is missing or not valid.
-    """
-    from oodbench.specs import EvaluationRequest
-    from oodbench.specs.yaml_file import read_mapping, validate
-
-    folder, content, source = Path.cwd(), given, Path("command line")
-    if file is not None:
-        folder, source = file.parent.resolve(), file
-        content = {"name": file.stem, **read_mapping(file), **_absolute(given)}
-    for key, option in (("model", "--model"), ("id", "--id"), ("ood", "--ood")):
-        if key not in content:
-            raise UserError(
-                f"{option} is missing." if file is None else f"{file}: the key '{key}' is missing.",
-                "An evaluation needs a model, ID test images and OOD images: --model "
-                "torchvision:resnet18 --id DIR --ood near/NAME=DIR.",
-            )
-    named = content.get("transform")
-    if isinstance(named, str) and named.endswith((".yaml", ".yml")):
-        content = {**content, "transform": read_mapping(folder / named)}
-    return validate(EvaluationRequest, content, source), folder
-
-
-def _absolute(given: dict[str, Any]) -> dict[str, Any]:
-    """Options with paths that do not depend on the working directory."""
-    here = Path.cwd()
-
-    def path(text: str) -> str:
-        name, equals, rest = text.rpartition("=")
-        return f"{name}{equals}{here / rest}"
-
-    found = dict(given)
-    for key in ("id", "fit", "validation"):
-        found |= {key: path(found[key])} if key in found else {}
-    for key in ("ood", "csid"):
-        found |= {key: {n: path(p) for n, p in found[key].items()}} if key in found else {}
-    found |= {"checkpoint": list(map(path, given["checkpoint"]))} if "checkpoint" in given else {}
-    if given.get("classes", "folders") != "folders":
-        found["classes"] = path(given["classes"])
-    return found
-
-
-# --- the evaluation -------------------------------------------------------------------------------
 
 
 def _begin(
@@ -258,6 +169,9 @@ def _begin(
                 "Continue it with --resume, or choose another folder with --out.",
             )
     content = evaluation_content(request, Catalog(plugins or ()), folder)
+    begun = out / CONTENT if resume and out is not None and (out / CONTENT).is_dir() else None
+    if begun is not None:
+        _check_same(content, begun)
     with tempfile.TemporaryDirectory() as temporary:
         content.write(Path(temporary))
         catalog = Catalog([*(plugins or ()), Path(temporary)])
@@ -270,10 +184,8 @@ def _begin(
         as_they_are = request.classes == FOLDERS_AS_THEY_ARE
         _look(plan, device, as_they_are=as_they_are)
     place = out or new_folder(content.name)
-    with held(place):
-        if resume and (place / CONTENT).is_dir():
-            _check_same(content, place / CONTENT)
-        else:
+    if begun is None:
+        with held(place):
             content.write(place / CONTENT)
     _run(content.name, place, plugins, device, None, (), resume=resume)
 

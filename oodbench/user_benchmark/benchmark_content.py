@@ -13,6 +13,7 @@ import yaml
 from oodbench.data.store.disk import file_digest
 from oodbench.errors import UserError, counted, did_you_mean
 from oodbench.files import expanded, write_atomic
+from oodbench.models import network_info
 from oodbench.models.registry import is_callable_name, library_of, source_file
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import FOLDERS
@@ -184,6 +185,7 @@ def _model(name: str, model: RequestedModel, folder: Path) -> dict[str, Any]:
     elif is_callable_name(model.network):
         spec["weights"] = OWN
     else:
+        network_info(model.network)  # an unknown name has nearer names
         raise UserError(
             f"Model '{name}' ({model.network}) needs --checkpoint FILE: the network has no weights "
             "of its own."
