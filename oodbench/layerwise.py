@@ -172,16 +172,13 @@ class LayerwiseDetector(Detector):
         Raises:
             ValueError: if a name is unknown.
         """
-        for name in self._asked():
-            if name == "all":
-                yield from outputs.taps
-            elif name != PENULTIMATE and name not in outputs.taps:
-                known = [*outputs.taps, PENULTIMATE]
-                raise ValueError(
-                    f"layers: the network has no feature layer '{name}'. It has: {', '.join(known)}"
-                )
-            else:
-                yield name
+        asked = self._asked()
+        taps = () if asked == (PENULTIMATE,) else tuple(outputs.taps)
+        obstacle = self.info.layers_obstacle({"layers": self.layers}, taps)
+        if obstacle is not None:
+            raise ValueError(obstacle)
+        for name in asked:
+            yield from taps if name == "all" else (name,)
 
 
 def _layer(outputs: Outputs, name: str) -> Tensor:

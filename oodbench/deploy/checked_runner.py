@@ -103,6 +103,12 @@ _ABOUT_SHAPES = re.compile(
 """Words of errors that are about the shape of what a model is given."""
 
 
+_OTHER_TYPE = re.compile(
+    r"Input type .* should be the same|must have the same dtype|same dtype|expected scalar type"
+)
+"""Words of errors of functions whose weights are of another type than the images."""
+
+
 _NO_TENSOR = re.compile(
     r"too many indices for tensor|only integers, slices|'Tensor' object has no attribute|"
     r"missing \d+ required (positional|keyword-only) argument"
@@ -142,6 +148,11 @@ def cannot_take(classifier: Classifier, images: Tensor, name: str, error: Except
         hint = (
             "Their channels come last; give [channels, height, width], as "
             "torchvision.transforms.ToTensor() does."
+        )
+    if _OTHER_TYPE.search(str(error)):
+        hint = (
+            "Convert the images to the type of the weights in the function, such as "
+            "lambda images: model(images.double())."
         )
     if _NO_TENSOR.search(str(error)):
         hint = (

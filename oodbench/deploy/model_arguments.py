@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from oodbench.engine.device import find_device
@@ -23,10 +24,15 @@ def module_of(model: Any) -> nn.Module:
         UserError: if it is neither a module nor a function, or has no weights yet.
     """
     if isinstance(model, type) or not callable(model):
-        what = f"the class {model.__name__}" if isinstance(model, type) else kind_of(model)
+        what, hint = kind_of(model), ""
+        if isinstance(model, type):
+            what, hint = f"the class {model.__name__}", f"Give an instance of {model.__name__}."
+        elif isinstance(model, Tensor | Mapping):
+            hint = "Load weights into their network: network.load_state_dict(weights)."
+        elif isinstance(model, list | tuple):
+            hint = 'Name several models: {"name": model, ...}.'
         raise UserError(
-            f"model: expected a torch.nn.Module, or a function that gives logits, not {what}.",
-            f"Give an instance of {model.__name__}." if isinstance(model, type) else "",
+            f"model: expected a torch.nn.Module, or a function that gives logits, not {what}.", hint
         )
     module = unwrapped(model) if isinstance(model, nn.Module) else Function(model)
     if any(map(is_lazy, module.parameters())):
@@ -84,6 +90,11 @@ def normalization_of(given: Any) -> Scaling | None:
     for value in std:
         if value <= 0:
             raise UserError(f"normalization: a standard deviation is positive, not {value:g}.")
+    if max(mean) > 1:
+        raise UserError(
+            f"normalization: a mean of {max(mean):g} is not that of images in [0, 1].",
+            "Divide mean and standard deviation of images of bytes by 255.",
+        )
     return mean, std
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -123,6 +123,21 @@ class DetectorInfo:
         if arguments.get("combine", "mean") != "mean":
             needs |= {"validation"}
         return replace(self, needs=needs)
+
+    def layers_obstacle(self, arguments: Mapping[str, Any], taps: Collection[str]) -> str | None:
+        """Why a layerwise detector with some arguments cannot run on a network, or None.
+
+        Args:
+            arguments: of the constructor.
+            taps: names of the network's feature layers.
+        """
+        layers = arguments.get("layers") if self.layerwise else None
+        names = (layers,) if isinstance(layers, str) else layers or ()
+        for name in names:
+            if name not in ("all", PENULTIMATE, *taps):
+                known = ", ".join([*taps, PENULTIMATE])
+                return f"layers: the network has no feature layer '{name}'. It has: {known}"
+        return None
 
     @property
     def reference(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from oodbench.errors import UserError, did_you_mean
@@ -139,6 +140,19 @@ def create(
     module, factory = info.factory.split(":")
     make = getattr(importlib.import_module(module), factory)
     return cast("Network", make(make_head=make_head, in_channels=in_channels, **info.options))
+
+
+@cache
+def feature_layers_of(name: str) -> tuple[str, ...]:
+    """Names of the feature layers of one of oodbench's networks, which is made without weights.
+
+    Raises:
+        UserError: if the name is unknown.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return create(name, num_classes=2).tap_names
 
 
 def adapt(module: nn.Module, *, taps: Sequence[str] = (), head: str | None = None) -> Network:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from oodbench.argument_checks import MOST_SEEDS, whole_number
 from oodbench.detector import head_obstacle
 from oodbench.errors import UserError, counted, did_you_mean
+from oodbench.models import feature_layers_of
 from oodbench.models.registry import (
     AUXILIARY_HINT,
     HEADS,
@@ -246,6 +247,11 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
     named = bool(model.taps) or model.network in NETWORKS
     if needs & {"taps", "tap_maps"} and not named and not found:
         return f"needs taps; models.{method.model}.taps names none"
+    if named and method.detector.layerwise and method.arguments.get("layers") is not None:
+        taps = model.taps or feature_layers_of(model.network)
+        obstacle = method.detector.layers_obstacle(method.arguments, taps)
+        if obstacle is not None:
+            return obstacle
     if "dropout_logits" in needs and model.network in NETWORKS:
         return f"needs dropout; the network {model.network} has none"
     if "member_logits" in needs:

@@ -35,6 +35,10 @@ _NEUTRAL = {"attention_mask": 1, "pixel_mask": 1, "token_type_ids": 0}
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "fine_label", "cls")
 """Keys of mappings under which the labels are found."""
 
+_BYTES = (
+    "Divide images of bytes by 255, as torchvision.transforms.ToTensor() does; images that are "
+    "normalized already go with normalization=None."
+)
 _CONVERT = (
     "Convert them with torchvision.transforms.ToTensor(), or with "
     "v2.ToImage() and v2.ToDtype(torch.float32, scale=True)."
@@ -229,7 +233,9 @@ def check_values(images: Tensor, name: str, done: int, *, in_unit_range: bool) -
         raise UserError(
             f"{name}: image {done + index} has values from {float(seen.min):.3g} to "
             f"{float(seen.max):.3g}; with normalization given, images are in [0, 1].",
-            "Images that are normalized already go with normalization=None.",
+            _BYTES
+            if float(low) >= 0
+            else "Images that are normalized already go with normalization=None.",
         )
 
 
@@ -255,7 +261,10 @@ def check_classes(labels: Tensor, name: str, done: int, num_classes: int, declar
         )
     raise UserError(
         f"{name}: image {done + index} has label {int(labels[index])}; the model has "
-        f"{num_classes} classes, so labels are 0 to {num_classes - 1}."
+        f"{num_classes} classes, so labels are 0 to {num_classes - 1}.",
+        "Labels that count from 1 are to be reduced by 1."
+        if int(labels[index]) == num_classes
+        else "",
     )
 
 

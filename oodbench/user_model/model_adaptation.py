@@ -13,8 +13,9 @@ from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.passes.memory import arranged
 from oodbench.errors import UserError
 from oodbench.models.rounding_tolerance import agree
-from oodbench.models.structure.analysis import analyze
+from oodbench.models.structure.analysis import Analysis, analyze
 from oodbench.models.structure.forward_pass import NotFiniteError
+from oodbench.models.structure.head import NOT_FOUND
 from oodbench.models.user_classifier import Scaling, UserClassifier, reorder, type_of
 from oodbench.user_data.declared_classes import matching_labels
 from oodbench.user_model.session import DataSets
@@ -79,7 +80,7 @@ def adapted(
     runner = CheckedRunner(classifier, batch_size=_FEW)
     seen = {few.shape[1:]}
     with runner.attached(), torch.no_grad():
-        notes = [note for note in (analysis.note,) if note]
+        notes = [note for note in (analysis.note, _without_head(analysis)) if note]
         notes += _unsteadiness(runner, few, analysis.logits)
         for source in data.all:
             few, _ = runner.placed(source.first()[0][:_FEW])
@@ -88,6 +89,17 @@ def adapted(
                 runner.look_at(few, source.name)
     _check_classes(analysis.num_classes, num_classes)
     return classifier, analysis.num_classes, notes
+
+
+def _without_head(analysis: Analysis) -> str:
+    """A note on a model that may have lost its last layer; "" if there is nothing to say."""
+    network = analysis.network
+    if network.has_features or network.head_note != NOT_FOUND:
+        return ""
+    return (
+        f"No layer was found that gives the {analysis.num_classes} outputs of {network.name}: if "
+        "they are features and not logits, give the whole classifier."
+    )
 
 
 def _unsteadiness(runner: CheckedRunner, images: Tensor, logits: Tensor) -> Iterator[str]:

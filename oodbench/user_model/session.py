@@ -103,7 +103,7 @@ def _without_features(why: str) -> str:
     if why == UNWATCHED:
         return (
             f"needs the features, the input of the model's last layer; {why}: pass the original "
-            "torch.nn.Module"
+            "torch.nn.Module, or give a function that computes them, features="
         )
     if why == UNREGISTERED:
         return (
@@ -112,7 +112,7 @@ def _without_features(why: str) -> str:
         )
     return (
         f"needs the features, the input of the model's last layer ({why}): name the layer with "
-        "head=..., or the module that gives the features with features=..."
+        "head=, or the module that gives the features with features="
     )
 
 
@@ -130,8 +130,10 @@ class NoDetectorError(UserError):
     """
 
     def __init__(self, skipped: Mapping[str, str]) -> None:
+        same = {why: [k for k, v in skipped.items() if v == why] for why in skipped.values()}
         super().__init__(
-            "No detector can run.", " ".join(f"{label}: {why}." for label, why in skipped.items())
+            "No detector can run.",
+            " ".join(f"{', '.join(labels)}: {why}." for why, labels in same.items()),
         )
         self.skipped = skipped
 
@@ -275,6 +277,10 @@ class Session:
             return NO_LOCAL_FEATURES
         if needs & {"taps", "tap_maps"} and not self._classifier.network.tap_names:
             return "needs feature layers, and no stages were found: name modules with taps=[...]"
+        layers = {"layers": getattr(detector, "layers", None)}
+        obstacle = method.detector.layers_obstacle(layers, network.tap_names)
+        if obstacle is not None:
+            return obstacle
         try:
             replaced_taps(detector, network)
         except ValueError as error:

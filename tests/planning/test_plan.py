@@ -741,6 +741,30 @@ def test_a_network_of_ones_own_without_taps_skips_what_needs_them() -> None:
     assert "SoftMax+Mahalanobis" in names(planned)
 
 
+def test_feature_layers_that_a_network_lacks_are_found_before_it_is_trained() -> None:
+    def planned(layers: list[str], **model: Any) -> Plan:
+        own = {"network": "torchvision:resnet18", "head": "softmax", "training": TRAINING}
+        methods = {
+            name: {"model": name, "detector": "knn", "parameters": {"layers": layers}}
+            for name in ("Built", "Own")
+        }
+        models = {"Built": SOFTMAX, "Own": own | model}
+        spec = benchmark(models=models, methods=methods, exclude=[])
+        return plan(spec, known=Catalog().detectors)
+
+    found = planned(["stage3", "features"], taps=["layer1"])
+    assert names(found) == ["Built"]
+    (skipped,) = found.skips
+    assert skipped.method == "Own"
+    assert skipped.reason == (
+        "layers: the network has no feature layer 'stage3'. It has: layer1, features"
+    )
+    found = planned(["layer1"], taps=["layer1"])
+    assert names(found) == ["Own"]
+    assert "It has: " in found.skips[0].reason
+    assert names(planned(["all"], taps=["layer1"])) == ["Built", "Own"]
+
+
 def test_a_head_that_is_calibrated_needs_validation_images(tmp_path: Path) -> None:
     content = Catalog().dataset("digits").model_dump(mode="json")
     content |= {"name": "few", "splits": {"train": 897, "test": 600}, "sha256": {}}

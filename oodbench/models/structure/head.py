@@ -27,6 +27,10 @@ UNREGISTERED = (
 """Why the last layer is not known of a module that does not register its parts."""
 
 
+NOT_FOUND = "no layer was found that gives the logits"
+"""Why the last layer is not known of a module whose parts were seen."""
+
+
 def find_head(seen: ForwardPass) -> tuple[str | None, str]:
     """Name of the last layer and a note on it; or None and why it is not known.
 
@@ -64,7 +68,7 @@ def find_head(seen: ForwardPass) -> tuple[str | None, str]:
     opaque = (torch.jit.ScriptModule, torch.fx.GraphModule, Function)
     if isinstance(seen.module, opaque) or not seen.calls:
         return None, UNWATCHED
-    return None, "no layer was found that gives the logits"
+    return None, NOT_FOUND
 
 
 def _hides_modules(module: nn.Module) -> bool:
