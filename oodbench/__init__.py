@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oodbench.results import Run, SuiteRun, leaderboard, verify
     from oodbench.user_model.evaluate_function import evaluate
     from oodbench.user_model.evaluation_result import EvaluationResult
+    from oodbench.user_model.fit_function import fit
 
 __all__ = [
     "Batches",
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "fit",
     "leaderboard",
     "load_detector",
     "load_fitted",
@@ -61,6 +63,7 @@ _LAZY_NAMES = {
     "load_fitted": "deploy.artifact.artifact_reading",
     "EvaluationResult": "user_model.evaluation_result",
     "evaluate": "user_model.evaluate_function",
+    "fit": "user_model.fit_function",
 }
 
 

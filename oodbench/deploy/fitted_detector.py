@@ -76,6 +76,7 @@ class FittedDetector:
         fitted_on: fingerprints of the validation images that it was fitted, calibrated or tuned on
             (`oodbench.data.duplicates`), if they are known.
         uses_validation: whether it was fitted, calibrated or tuned on validation images.
+        notes: remarks on how it was fitted; they are not saved.
 
     Attributes:
         threshold: set by `calibrate`; None before.
@@ -90,9 +91,11 @@ class FittedDetector:
         *,
         fitted_on: NDArray[np.uint64] | None = None,
         uses_validation: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self.name, self.detector, self.model = name, detector, model
         self.fitted_on, self.uses_validation = fitted_on, uses_validation
+        self.notes = tuple(notes)
         self.threshold: Threshold | None = None
         self.threshold_set_on = ""
 

@@ -136,16 +136,17 @@ class ModelEvaluation:
             features_apart=classifier.network.features_apart,
         )
 
-    def run(self, *, stop_early: bool = False) -> None:
+    def run(self, *, stop_early: bool = False, score: bool = True) -> None:
         """Fit, tune and score.
 
         Args:
             stop_early: stop after the first step in which a method failed.
+            score: score the test images; if not, the data need no OOD set.
         """
         steps: list[Callable[[], None]] = [
             *(functools.partial(self._fit, split) for split in FITTED_ON.values()),
             self._tune,
-            self._score,
+            *([self._score] if score else []),
         ]
         with self._runner.attached():
             for step in steps:
@@ -188,6 +189,11 @@ class ModelEvaluation:
 
     def _alive(self) -> list[Method]:
         return [method for method in self._methods if self.results[method.name].error is None]
+
+    @property
+    def _tested(self) -> tuple[str, ...]:
+        """The OOD sets; without any, the name of the ID images: detectors are only fitted."""
+        return self._data.ood or (ID,)
 
     def _first_images(self) -> Tensor:
         first, _ = self._data.test[ID].first()
@@ -244,7 +250,7 @@ class ModelEvaluation:
         for method in self._alive():
             if method.tuned_on == "none":
                 detector = self._detectors[method.name]
-                self.results[method.name].detectors = dict.fromkeys(self._data.ood, detector)
+                self.results[method.name].detectors = dict.fromkeys(self._tested, detector)
             else:
                 tuned[method.tuned_on, method.tuning_ood].append(method)
         for (protocol, one), methods in tuned.items():
@@ -254,7 +260,7 @@ class ModelEvaluation:
                     self._tune_on(protocol, self._data.ood_tuning[ood], alive, [ood])
             else:
                 source = None if one is None else self._data.ood_tuning[one]
-                self._tune_on(protocol, source, methods, self._data.ood)
+                self._tune_on(protocol, source, methods, self._tested)
 
     def _tune_on(
         self,

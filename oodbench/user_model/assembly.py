@@ -6,8 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from oodbench.deploy.deployed_model import DeployedModel
 from oodbench.engine.method_results import Evaluation, MethodResult
 from oodbench.engine.metric_intervals import Recorder
 from oodbench.engine.passes.image_sources import ID
@@ -24,6 +23,7 @@ from oodbench.storage.records import QualityRecord
 from oodbench.training.distributed import device_name
 from oodbench.user_model.evaluation_description import description_of
 from oodbench.user_model.evaluation_result import EvaluatedModel, EvaluationResult
+from oodbench.user_model.fitted_methods import fitted_method
 from oodbench.user_model.session import DataSets, NoDetectorError, Session
 
 
@@ -36,14 +36,14 @@ class Tried:
         session: evaluated its detectors.
         classifier: the adapted model.
         notes: remarks on the model.
-        device: where it ran.
+        model: as fitted detectors keep it.
     """
 
     name: str
     session: Session
     classifier: UserClassifier
     notes: Sequence[str]
-    device: torch.device
+    model: DeployedModel
 
     @property
     def network(self) -> UserNetwork:
@@ -119,7 +119,7 @@ def result_of(
     good = {label: result for each in tried for label, result in each.good.items()}
     scores = {label: dict(result.scores) for label, result in good.items()}
     ood = data.ood
-    device = tried[0].device
+    device = tried[0].model.device
     predictions = {
         each.name: each.session.predictions[ID] for each in tried if each.session.predictions
     }
@@ -203,7 +203,11 @@ def result_of(
         ],
         skipped=skipped,
         errors=errors,
-        detectors={label: result.detectors[ood[0]] for label, result in good.items()},
+        fitted={
+            label: fitted_method(label, each.session, each.model, data)
+            for each in tried
+            for label in each.good
+        },
         models={
             each.name: EvaluatedModel(
                 each.network.tap_names, each.network.head_name or "", each.session.num_classes

@@ -34,6 +34,7 @@ from oodbench.user_model.evaluate_arguments import (
     options_of,
 )
 from oodbench.user_model.evaluation_result import EvaluationResult
+from oodbench.user_model.fitted_methods import deployed_model
 from oodbench.user_model.model_adaptation import adapted, same_classes
 from oodbench.user_model.requested_detectors import (
     detectors_of,
@@ -254,7 +255,8 @@ def evaluate(
                     session.run(stop_early=errors == "raise")
                     if costs:
                         session.measure(Catalog().load_detector("baseline"))
-                    tried.append(Tried(shown, session, classifier, notes, places[name]))
+                    deployed = deployed_model(module, classifier, places[name], data)
+                    tried.append(Tried(shown, session, classifier, notes, deployed))
             except UserError as error:
                 if not several:
                     raise

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench import argument_checks
+from oodbench.deploy.fitted_detector import FittedDetector
 from oodbench.detector import Detector
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
@@ -61,7 +62,8 @@ class EvaluationResult:
         skipped: detector -> why it could not run.
         failed: detector -> reason of its failure.
         errors: detector that failed -> the exception.
-        detectors: detector -> the fitted and tuned instance that scored.
+        fitted: detector -> it, fitted and tuned, with its model: it scores other images, sets a
+            threshold and is saved.
         models: name -> result of the analysis; a single model has the name of its class.
         predictions: name of a model -> whether it classifies each ID image correctly, and its
             largest softmax probability; empty without labels.
@@ -76,12 +78,17 @@ class EvaluationResult:
     differences: list[DifferenceRecord]
     skipped: Mapping[str, str]
     errors: Mapping[str, Exception]
-    detectors: Mapping[str, Detector]
+    fitted: Mapping[str, FittedDetector]
     models: Mapping[str, EvaluatedModel]
     predictions: Mapping[str, Predictions]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     description: RunDescription
+
+    @property
+    def detectors(self) -> dict[str, Detector]:
+        """Detector -> the fitted and tuned instance that scored."""
+        return {label: each.detector for label, each in self.fitted.items()}
 
     @property
     def model(self) -> str:

@@ -41,6 +41,7 @@ def adapted(
     Returns:
         The classifier, C, and notes on the model.
     """
+    name = data.test[ID].name
     images, _ = data.test[ID].first()
     dtype = type_of(module)
     if scaling is not None:
@@ -71,9 +72,9 @@ def adapted(
     except UserError:
         raise
     except NotFiniteError as error:
-        raise not_finite(f"image {error.index} of id_data", error.logits) from None
+        raise not_finite(f"image {error.index} of {name}", error.logits) from None
     except Exception as error:
-        raise cannot_take(alone, few, "id_data", error) from error
+        raise cannot_take(alone, few, name, error) from error
     if analysis.channels_last:
         reorder(module)
     classifier = wrapped(analysis.network, analysis.channels_last)

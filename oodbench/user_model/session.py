@@ -32,9 +32,6 @@ from oodbench.specs import TuningSpec
 from oodbench.storage.predictions import Predictions
 from oodbench.user_data.dataloader import LoadedImages
 
-ID_DATA = "id_data"
-"""The argument that in-distribution images are given as."""
-
 OOD_DATA = "ood_validation_data"
 """The argument that OOD images to tune on are given as."""
 
@@ -64,7 +61,7 @@ class DataSets:
     def all(self) -> list[LoadedImages]:
         """All data sets that the user gave."""
         given = (*self.test.values(), self.fit, self.validation, self.ood_validation)
-        return [source for source in given if source is not None]
+        return list(dict.fromkeys(source for source in given if source is not None))
 
     @property
     def ood(self) -> tuple[str, ...]:
@@ -195,11 +192,12 @@ class Session:
             report=report,
         )
 
-    def run(self, *, stop_early: bool = False) -> None:
+    def run(self, *, stop_early: bool = False, score: bool = True) -> None:
         """Fit, tune and score.
 
         Args:
             stop_early: stop after the first step in which a detector failed.
+            score: score the test images.
 
         Raises:
             UserError: if the model does not accept the first images.
@@ -210,7 +208,8 @@ class Session:
             raise
         except Exception as error:
             few = self._data.test[ID].first()[0][:_FEW]
-            raise cannot_take(self._classifier, few, ID_DATA, error) from error
+            name = self._data.test[ID].name
+            raise cannot_take(self._classifier, few, name, error) from error
         for label, result in self.results.items():
             if result.error is None:
                 replaced = replaced_taps(self._detectors[label], self._classifier.network)
@@ -218,7 +217,7 @@ class Session:
                     result.notes.append(f"replaces the output of {', '.join(replaced)}")
             if takes_gradients(self.methods[label].detector.needs) and self._gradient[1]:
                 result.notes.append(NO_SLOPE)
-        self._evaluation.run(stop_early=stop_early)
+        self._evaluation.run(stop_early=stop_early, score=score)
         self._evaluation.note_layers(only_dropped=False)
         values = {each.name: Values(each.scaled, *each.values) for each in self._data.all}
         self._evaluation.warnings += features_signs(

@@ -129,12 +129,13 @@ def test_one_pass_serves_all(trained: Net) -> None:
     names = ["baseline", "entropy", "energy", "max_logit"]
     evaluated(model, {**dict.fromkeys(names), **{n: n for n in names}, "mine": Learner()})
     # Fitting, ID, two OOD sets, each once; before that, a few images to look at the model, one of
-    # them alone, and four to see which BatchNorms can be folded (none: a hook watches conv1).
-    assert sum(sizes) == 256 + 60 + 50 + 40 + 3 + 1 + 4
+    # them alone, and four to see which BatchNorms can be folded (none: a hook watches conv1); at
+    # the end two fixed ones, twice, by which a saved detector knows its model again.
+    assert sum(sizes) == 256 + 60 + 50 + 40 + 3 + 1 + 4 + 2 * 2
     sizes.clear()
     evaluated(model, ["baseline", "odin"])
     # Three images more, to see whether the model gives a gradient for its input.
-    assert sum(sizes) == 2 * (60 + 50 + 40) + 3 + 1 + 3 + 4
+    assert sum(sizes) == 2 * (60 + 50 + 40) + 3 + 1 + 3 + 4 + 2 * 2
 
 
 @pytest.mark.parametrize("data", ["dataset", "loader", "shuffled", "workers", "single"])
