@@ -182,9 +182,18 @@ class SharedResamples:
             images: with all that these metrics need.
             id_dataset: the ID data set.
             ood_dataset: the OOD set; None if no metric needs one.
-            names: names of `metrics.OPTIONAL`.
+            names: names of `metrics.OPTIONAL`. Of shares of accepted images, the interval is that
+                of Clopper and Pearson: the threshold is fixed.
         """
         names = list(names)
+        if accepting := metrics.accepting(names):
+            accepted = {name: images.accepted(name)[1] for name in accepting}
+            others = [name for name in names if name not in accepted]
+            more = self.optional(images, id_dataset, ood_dataset, others) if others else {}
+            return more | {
+                name: OptionalValue(found.rate, (found.low, found.high))
+                for name, found in accepted.items()
+            }
         known = images.id_scores if images.correct is None else images.correct
         assert known is not None
         of_id = self.counts(id_dataset, known.size)

@@ -29,7 +29,6 @@ from oodbench.progress import Reporter
 from oodbench.report import differences
 from oodbench.report.score_warnings import tie_notes
 from oodbench.storage.method_lines import MethodLines, record_digests, record_files
-from oodbench.storage.predictions import as_arrays, predictions_name
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,
@@ -43,7 +42,8 @@ from oodbench.storage.run_directory import (
     TRAINING,
     Key,
     RunDirectory,
-    arrays_content,
+    predictions_file,
+    scores_content,
     scores_name,
 )
 from oodbench.storage.same_work import Work
@@ -199,7 +199,7 @@ class _Run:
                 NetworkRunner(classifier, batch_size=self.benchmark.evaluation.batch_size),
                 todo,
                 detectors,
-                EvaluationData.of_benchmark(self.benchmark, self.data.images),
+                EvaluationData.of_benchmark(self.plan, self.data.images),
                 self.data.num_classes(self.benchmark.id),
                 tuning=self.benchmark.tuning,
                 seed=seed,
@@ -213,8 +213,7 @@ class _Run:
                 self.say.warn(f"{where}: {sign}")
             self.warnings |= {where: found} if found else {}
         if (model, seed) not in self.predicted:
-            content = arrays_content(as_arrays(evaluation.predictions))
-            self.unwritten[predictions_name(model, seed)] = content
+            self.unwritten |= predictions_file(model, seed, evaluation.predictions)
         elif known := self.directory.read_predictions(model, seed):  # the same for all methods
             evaluation = replace(evaluation, predictions=known)
         self.predicted.add((model, seed))
@@ -282,7 +281,7 @@ class _Run:
                 )
                 continue
             key = method.name, seed
-            self.unwritten[scores_name(key)] = arrays_content(result.scores)
+            self.unwritten[scores_name(key)] = scores_content(result.scores, result.validation)
             self.costs[key] = self.recorder.cost(method, seed, result)
             self.records[key] = records[method.name]
 

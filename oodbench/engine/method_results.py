@@ -23,6 +23,8 @@ class MethodResult:
     Attributes:
         detectors: OOD set -> the detector that scores it.
         scores: "id", csID and OOD sets -> scores; for a method tuned on each OOD set "id@SET" each.
+        validation: "id" -> scores of ID validation images, if thresholds are set; for a method
+            tuned on each OOD set those of each set's detector, by the set.
         cost: measured; None if it was not measured.
         fit_seconds, tune_seconds: as if the method were evaluated alone.
         error: why it failed, or None.
@@ -31,6 +33,7 @@ class MethodResult:
 
     detectors: dict[str, Detector] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    validation: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     cost: costs.InferenceCost | None = None
     fit_seconds: float = 0.0
     tune_seconds: float = 0.0

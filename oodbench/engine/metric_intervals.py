@@ -16,6 +16,7 @@ from oodbench.metrics import OPTIONAL
 from oodbench.metrics.resampled_values import Images
 from oodbench.planning.plan import Method
 from oodbench.report import differences
+from oodbench.report.threshold_transfer import accepted_counts, threshold_fields
 from oodbench.specs import TuningProtocol
 from oodbench.storage.predictions import Predictions, joined_predictions
 from oodbench.storage.records import (
@@ -25,6 +26,11 @@ from oodbench.storage.records import (
     QualityRecord,
     Status,
     TrainingRecord,
+)
+
+NO_VALIDATION = (
+    "there are no scores of ID validation images: the ID set has none, or the run was made without "
+    "this metric (`oodbench run ... --resume --metrics acceptance` adds them)"
 )
 
 
@@ -46,16 +52,6 @@ def first_results(records: Mapping[str, Sequence[QualityRecord]]) -> Iterator[st
         yield "mean AUROC " + listed(f"{100 * means[name]:.1f} % {name}" for name in best_first)
 
 
-def _described(method: Method) -> dict[str, Any]:
-    """Fields of a record that say how a method was fitted and tuned."""
-    return {
-        "tuned_on": method.tuned_on,
-        "untuned": list(method.untuned) or None,
-        "fit_split": method.other_fit_split,
-        "tuning_ood": method.tuning_ood,
-    }
-
-
 class Recorder:
     """Makes the records of one run.
 
@@ -72,6 +68,7 @@ class Recorder:
         run_id: identity of the run.
         device: name of the device, for cost records.
         optional: metrics on request, by the names of `metrics.OPTIONAL`.
+        no_validation: why scores of ID validation images are missing, where they are.
 
     Attributes:
         metrics: the metrics on request.
@@ -94,6 +91,7 @@ class Recorder:
         run_id: str,
         device: str,
         optional: Sequence[str] = (),
+        no_validation: str = NO_VALIDATION,
     ) -> None:
         self.metrics = optional
         self._benchmark, self._version = benchmark, version
@@ -101,6 +99,7 @@ class Recorder:
         self._csid = csid
         self._run_id, self._device, self._published = run_id, device, published
         self._same_source = same_source
+        self._no_validation = no_validation
         self._shared = intervals.SharedResamples(resamples)
         self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
 
@@ -110,14 +109,17 @@ class Recorder:
         Without predictions there is no accuracy.
         """
         found = list(self._quality(method, seed, evaluation))
-        scores = evaluation.results[method.name].scores
+        result = evaluation.results[method.name]
         yield from found
-        yield from self.optional(found, scores, evaluation.predictions, "they have no labels")
+        yield from self.optional(
+            found, result.scores, result.validation, evaluation.predictions, "they have no labels"
+        )
 
     def optional(
         self,
         recorded: Sequence[QualityRecord],
         scores: differences.Scores,
+        validation: differences.Scores,
         predictions: Mapping[str, Predictions],
         missing: str,
     ) -> Iterator[QualityRecord]:
@@ -126,6 +128,7 @@ class Recorder:
         Args:
             recorded: its other records.
             scores: as stored.
+            validation: those of the ID validation images, likewise; may be empty.
             predictions: "id" and csID sets -> predictions of its model.
             missing: why predictions are missing, if they are.
 
@@ -145,7 +148,8 @@ class Recorder:
                     f"{recorded[0].method}: there are {id_scores.size:,} scores and "
                     f"{correct.size:,} predictions of the ID images."
                 )
-            images = Images(id_scores, correct, confidence, joined[ood])
+            threshold_on = validation.get(ood, validation.get("id"))
+            images = Images(id_scores, correct, confidence, joined[ood], threshold_on)
             names = [name for name in self.metrics if OPTIONAL[name].of == "set"]
             yield from self._on_request(by_set[ood], images, names, missing)
         blank = replace(
@@ -159,7 +163,18 @@ class Recorder:
         several = recorded[0].tuned_on == differences.ORACLE
         images = Images(None if several else joined["id"], correct, confidence)
         names = [name for name in self.metrics if OPTIONAL[name].of != "set"]
-        yield from self._on_request(blank, images, names, missing)
+        accepting = metrics.accepting(names)
+        others = [name for name in names if name not in accepting]
+        yield from self._on_request(blank, images, others, missing)
+        alone = None if several else scores["id"]  # csID images are not what a threshold is set for
+        images = Images(alone, validation_scores=validation.get("id"))
+        labels = predictions["id"].labels if "id" in predictions else None
+        csid = {name: scores[name] for name in self._csid}
+        for record in self._on_request(blank, images, accepting, missing):
+            if record.status == "ok" and alone is not None:
+                counts = accepted_counts(record.threshold, alone, labels, csid)
+                record = replace(record, accepted_counts=counts)
+            yield record
 
     def _on_request(
         self, blank: QualityRecord, images: Images, names: Iterable[str], missing: str
@@ -177,12 +192,15 @@ class Recorder:
             reason = None
             if "ID scores" in lacks:
                 reason = "it has other scores of the ID images for each OOD set"
+            elif "validation scores" in lacks:
+                reason = self._no_validation
             elif lacks:
                 reason = f"it is not known which ID images are classified correctly: {missing}"
             elif value is None:
                 reason = "it needs correctly classified and misclassified ID images"
             if reason is None:
-                yield replace(blank, metric=name, value=value, ci_low=low, ci_high=high)
+                record = replace(blank, metric=name, value=value, ci_low=low, ci_high=high)
+                yield replace(record, **threshold_fields(images, name))
                 continue
             empty = self._blank(blank.method, blank.model, blank.detector, blank.seed)
             yield replace(
@@ -213,7 +231,7 @@ class Recorder:
                 yield replace(
                     blank,
                     detector_params=chosen_parameters(result.detectors[ood]),
-                    **_described(method),
+                    **self._described(method),
                     same_source=(method.tuning_ood and ood in self._same_source) or None,
                     ood_dataset=ood,
                     ood_group=group,
@@ -238,13 +256,28 @@ class Recorder:
         yield replace(
             self._blank(method.name, method.model, method.detector.name, seed),
             detector_params=chosen_parameters(first),
-            **_described(method),
+            **self._described(method),
             metric=ID_ACCURACY,
             value=float(correct.mean()),
             ci_low=low,
             ci_high=high,
             n_id=len(correct),
         )
+
+    def _described(self, method: Method) -> dict[str, Any]:
+        """Fields of a record that say how a method was fitted and tuned."""
+        use = {
+            "fitted": "validation" in method.fitted_on().values(),
+            "tuned": method.tuned_on != "none",
+        }
+        used = [name for name, is_used in use.items() if is_used]
+        return {
+            "tuned_on": method.tuned_on,
+            "untuned": list(method.untuned) or None,
+            "fit_split": method.other_fit_split,
+            "tuning_ood": method.tuning_ood,
+            "validation_use": used or None if metrics.accepting(self.metrics) else None,
+        }
 
     def resample(self, key: differences.Key, scores: differences.Scores) -> None:
         """Resample the scores of a method and seed that were recorded before."""

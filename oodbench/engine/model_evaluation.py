@@ -310,8 +310,9 @@ class ModelEvaluation:
     # --- scoring -------------------------------------------------------------------------------
 
     def _score(self) -> None:
-        """One pass over each test set."""
+        """One pass over each test set, and over the validation images if thresholds are set."""
         self._score_id()
+        self._score_validation()
         for name in self._data.csid:  # no method is tuned on each OOD set
             predictions = self._score_set(name, self._data.ood[0])
             assert predictions is not None  # the plan has checked that the manifest has classes
@@ -335,6 +336,22 @@ class ModelEvaluation:
         for method, scores in outcome.scores.items():
             self.results[method].scores[name] = scores
         return outcome.predictions
+
+    def _score_validation(self) -> None:
+        """Score the ID validation images, with all detectors that score the ID test images."""
+        source = self._data.validation
+        if source is None:
+            return
+        detectors = {
+            (method.name, ood if method.tuned_on == "ood_oracle" else ID): detector
+            for method in self._alive()
+            for ood, detector in self.results[method.name].detectors.items()
+        }
+        outcome = score_split(self._runner, source, detectors, dataset=source.name)
+        for (method_name, _), error in outcome.errors.items():
+            self.results[method_name].error = error
+        for (method_name, key), scores in outcome.scores.items():
+            self.results[method_name].validation[key] = scores
 
     def _score_id(self) -> None:
         """Score the ID test images, with every detector of a method that is tuned on OOD sets."""

@@ -121,7 +121,8 @@ def add_optional(
         found = directory.read_predictions(base[0].model, key[1]) or {}
         missing = f"{predictions_name(base[0].model, key[1])} is not there"
         try:
-            more = list(recorder.optional(base, directory.read_scores(key), found, missing))
+            scores, validation = directory.read_scores(key), directory.read_validation(key)
+            more = list(recorder.optional(base, scores, validation, found, missing))
         except UserError as error:
             say.warn(f"{error.message} Without them, there are no metrics on request.")
             return key, records[key]
@@ -172,7 +173,8 @@ def computed_later(
         model = by_key[key][0].model
         found = directory.read_predictions(model, key[1]) or {}
         missing = f"{predictions_name(model, key[1])} is not there"
-        return list(recorder.optional(by_key[key], directory.read_scores(key), found, missing))
+        scores, validation = directory.read_scores(key), directory.read_validation(key)
+        return list(recorder.optional(by_key[key], scores, validation, found, missing))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return [record for group in pool.map(computed, by_key) for record in group]
@@ -232,11 +234,15 @@ class _Reading:
     def _predicted(self) -> frozenset[tuple[str, int]]:
         """Models and seeds with predictions of all images that count as ID."""
         needed = {"id", *self.plan.benchmark.csid}
+        of_classes = self.plan.sets_thresholds
 
         def whole(model: str, seed: int) -> bool:
             if predictions_name(model, seed) in self.altered:
                 return False
-            return needed <= (self.directory.read_predictions(model, seed) or {}).keys()
+            found = self.directory.read_predictions(model, seed) or {}
+            if of_classes and any(each.labels is None for each in found.values()):
+                return False
+            return needed <= found.keys()
 
         pairs = ((model, seed) for model in self.plan.models for seed in self.plan.seeds)
         return frozenset(pair for pair in pairs if whole(*pair))
@@ -256,6 +262,7 @@ class _Reading:
         by_key, measured = self._read_unaltered()
         records: dict[Key, list[QualityRecord]] = {}
         costs: dict[Key, CostRecord] = {}
+        without_thresholds: list[Key] = []
         for key, group in by_key.items():
             whole = self._is_whole(key, group, measured)
             if whole and key in self.planned and scores_name(key) in self.altered:
@@ -263,6 +270,8 @@ class _Reading:
                     f"{self.directory.scores_path(key)} changed after the run; computed again: "
                     f"{_label(key)}."
                 )
+            elif whole and key in self.planned and self._lacks_validation(key):
+                without_thresholds.append(key)
             elif (
                 whole
                 and group[0].detector not in self.changed_detectors
@@ -273,7 +282,16 @@ class _Reading:
             elif key not in self.planned:  # kept as it is: this command does not run it
                 records[key] = group
                 costs |= {key: measured[key]} if key in measured else {}
+        if without_thresholds:
+            self.say.warn(
+                "Scores of the ID validation images, which thresholds are set on, are not stored; "
+                f"scored again: {listed(map(_label, without_thresholds))}."
+            )
         return records, costs
+
+    def _lacks_validation(self, key: Key) -> bool:
+        """Whether thresholds are asked for and the scores that they are set on are not stored."""
+        return self.plan.sets_thresholds and not self.directory.has_validation(key)
 
     def _is_whole(
         self, key: Key, group: list[QualityRecord], measured: Mapping[Key, CostRecord]

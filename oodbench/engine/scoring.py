@@ -59,7 +59,9 @@ class SplitScores(Generic[K]):
     @property
     def predictions(self) -> Predictions | None:
         """Whether the classifier is right, and how sure it is; None without labels."""
-        return None if self.correct is None else Predictions(self.correct, self.confidence)
+        if self.correct is None:
+            return None
+        return Predictions(self.correct, self.confidence, self.labels)
 
 
 def score_split(

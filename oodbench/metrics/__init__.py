@@ -28,6 +28,7 @@ from oodbench.metrics.metric_tables import (
     OPTIONAL,
     Metric,
     OptionalMetric,
+    accepting,
     of_id_images,
     requested,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Variant",
     "Weights",
     "acceptance",
+    "accepting",
     "augrc",
     "aupr_in",
     "aupr_out",

@@ -25,9 +25,9 @@ class Metric:
     higher_is_better: bool
 
 
-Input = Literal["ID scores", "OOD scores", "correctness", "confidence"]
-"""Scores of a detector; whether the classifier is right, and its largest softmax probability, for
-each ID image."""
+Input = Literal["ID scores", "OOD scores", "validation scores", "correctness", "confidence"]
+"""Scores of a detector for test images and for ID validation images; whether the classifier is
+right, and its largest softmax probability, for each ID image."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class OptionalMetric(Metric):
         needs: what it is computed from.
         largest: upper end of its range; the lower end is 0.
         level: false positive rate that it is taken at, as text; empty for other metrics.
+        accept: share of ID images that its threshold is set to accept, as text; empty for metrics
+            without a threshold of validation images.
     """
 
     definition: str
@@ -47,6 +49,7 @@ class OptionalMetric(Metric):
     needs: tuple[Input, ...]
     largest: float = 1.0
     level: str = ""
+    accept: str = ""
 
     @property
     def of(self) -> Literal["set", "method", "model"]:
@@ -86,6 +89,39 @@ CCR_AT_FPR = "ccr_at_fpr"
 
 LEVELS = ("1e-4", "1e-3", "1e-2", "1e-1")
 """False positive rates of `ccr_at_fpr_<level>`."""
+
+ACCEPTANCE = "acceptance"
+"""Asks for the metrics of all of `ACCEPTED`, of the OOD sets and of the ID images."""
+
+ACCEPTED = ("0.95", "0.99")
+"""Shares of ID images to accept, of `acceptance_at_<share>` and `id_acceptance_at_<share>`."""
+
+
+def _acceptance(accept: str) -> dict[str, OptionalMetric]:
+    wanted = f"{100 * float(accept):g} %"
+    threshold = f"a threshold that is set on ID validation images to accept {wanted} of ID images"
+    source = "Papadopoulos et al., ECML 2002; Vovk, Gammerman & Shafer, 2005"
+    return {
+        f"{ACCEPTANCE}_at_{accept}": OptionalMetric(
+            f"Accepted OOD images at a wanted ID acceptance of {wanted}",
+            f"OOD accepted at {wanted}",
+            False,
+            f"share of OOD images accepted by {threshold}",
+            source,
+            ("validation scores", "OOD scores"),
+            accept=accept,
+        ),
+        f"id_{ACCEPTANCE}_at_{accept}": OptionalMetric(
+            f"Accepted ID images at a wanted ID acceptance of {wanted}",
+            f"ID accepted at {wanted}",
+            True,
+            f"share of ID test images accepted by {threshold}",
+            source,
+            ("validation scores", "ID scores"),
+            accept=accept,
+        ),
+    }
+
 
 OPTIONAL: Mapping[str, OptionalMetric] = MappingProxyType(
     {
@@ -174,6 +210,7 @@ OPTIONAL: Mapping[str, OptionalMetric] = MappingProxyType(
             "Guo et al., ICML 2017",
             ("correctness", "confidence"),
         ),
+        **{name: each for accept in ACCEPTED for name, each in _acceptance(accept).items()},
     }
 )
 """The metrics on request, in the order in which they are shown."""
@@ -187,12 +224,17 @@ def of_id_images(metric: str) -> bool:
     return metric in OPTIONAL and OPTIONAL[metric].of != "set"
 
 
+def accepting(names: Iterable[str]) -> tuple[str, ...]:
+    """Those metrics that need scores of ID validation images: they are of a threshold set there."""
+    return tuple(name for name in names if name in OPTIONAL and OPTIONAL[name].accept)
+
+
 def requested(names: str | Sequence[str]) -> tuple[str, ...]:
     """The metrics on request that some names ask for, in the order of `OPTIONAL`.
 
     Args:
-        names: "all", or names of metrics; `ccr_at_fpr` asks for all levels. The metrics that every
-            run records may be named, too.
+        names: "all", or names of metrics; `ccr_at_fpr` asks for all levels, `acceptance` for all
+            wanted rates. The metrics that every run records may be named, too.
 
     Raises:
         ValueError: a name is not known; the message suggests others.
@@ -210,8 +252,10 @@ def _named(names: Iterable[str]) -> Iterable[str]:
     for name in names:
         if name == CCR_AT_FPR:
             yield from (f"{CCR_AT_FPR}_{level}" for level in LEVELS)
+        elif name == ACCEPTANCE:
+            yield from accepting(OPTIONAL)
         elif name in KNOWN:
             yield name
         else:
-            near = did_you_mean(name, {*KNOWN, CCR_AT_FPR})
+            near = did_you_mean(name, {*KNOWN, CCR_AT_FPR, ACCEPTANCE})
             raise ValueError(f"there is no metric '{name}'. {near}")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from oodbench.metrics import roc
 from oodbench.metrics.metric_tables import OPTIONAL
 from oodbench.metrics.sorted_scores import Array, Counts, Ranking, Weights, ranked
+from oodbench.metrics.thresholds import Acceptance, Threshold, acceptance, conformal_threshold
 
 _BLOCK = 1 << 18
 """Weights held at a time."""
@@ -35,12 +36,14 @@ class Images:
         correct: whether the classifier is right for each of them.
         confidence: its largest softmax probability for each of them.
         ood_scores: one score per OOD image, shape [n_ood].
+        validation_scores: one score per ID validation image, shape [n_validation].
     """
 
     id_scores: Array | None = None
     correct: npt.NDArray[np.bool_] | None = None
     confidence: Array | None = None
     ood_scores: Array | None = None
+    validation_scores: Array | None = None
 
     def lacks(self, metric: str) -> tuple[str, ...]:
         """The inputs of a metric that are not known."""
@@ -49,8 +52,21 @@ class Images:
             "correctness": self.correct,
             "confidence": self.confidence,
             "OOD scores": self.ood_scores,
+            "validation scores": self.validation_scores,
         }
         return tuple(need for need in OPTIONAL[metric].needs if known[need] is None)
+
+    def accepted(self, metric: str) -> tuple[Threshold, Acceptance]:
+        """The threshold of an acceptance metric, and what it accepts of the images it is of.
+
+        The ID images are then those of the ID test set alone, without csID sets.
+        """
+        about = OPTIONAL[metric]
+        tested = self.ood_scores if about.of == "set" else self.id_scores
+        assert self.validation_scores is not None
+        assert tested is not None
+        threshold = conformal_threshold(self.validation_scores, float(about.accept))
+        return threshold, acceptance(tested, threshold.value)
 
     @cached_property
     def id_ranking(self) -> Ranking:

@@ -180,6 +180,29 @@ def threshold_rank(images: int, accept: float) -> int:
     return floor((images + 1) * _rejected(accept))
 
 
+def rate_range(images: int, accept: float, level: float = 0.95) -> tuple[float, float]:
+    """Where the acceptance rate lies over draws of the validation images, for continuous scores.
+
+    The central quantiles of Beta(images + 1 - k, k), k of `threshold_rank` (Vovk, ACML 2012).
+
+    Args:
+        images: number of validation images.
+        accept: share of ID images to accept.
+        level: probability of the range.
+
+    Raises:
+        ValueError: a share is not above 0 and below 1.
+    """
+    from scipy.special import betaincinv  # slow to import
+
+    k = threshold_rank(images, accept)
+    _check_share("level", level)
+    if k == 0:
+        return 1.0, 1.0
+    low, high = (float(betaincinv(images + 1 - k, k, (1 + s * level) / 2)) for s in (-1, 1))
+    return low, high
+
+
 def images_needed(accept: float) -> int:
     """Fewest validation images with which a threshold can reject any: ceil(1 / (1 - accept)) - 1.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oodbench.detector import DetectorInfo
+from oodbench.metrics import accepting
 from oodbench.specs import (
     BenchmarkSpec,
     DatasetSpec,
@@ -150,6 +151,12 @@ class Plan:
         """Models that a method uses, in the benchmark's order."""
         used = {method.model for method in self.methods}
         return tuple(model for model in self.benchmark.models if model in used)
+
+    @property
+    def sets_thresholds(self) -> bool:
+        """Whether ID validation images are scored to set thresholds, which some metrics need."""
+        wanted = bool(accepting(self.benchmark.metrics))
+        return wanted and "validation" in self.datasets[self.benchmark.id].splits
 
     @property
     def same_source(self) -> tuple[str, ...]:

@@ -161,6 +161,8 @@ def _passes_of_model(plan: Plan, model: str) -> Iterator[Pass]:
         yield from over(benchmark.tuning_ood, tuning, "tune", on_validation)
     for name in benchmark.names:
         yield from over(name, "test", "score", mine)
+    if plan.sets_thresholds:
+        yield from over(benchmark.id, "validation", "score", mine)
 
 
 def _names(methods: Iterable[Method]) -> tuple[str, ...]:

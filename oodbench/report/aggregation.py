@@ -29,6 +29,12 @@ from oodbench.report.leaderboard import (
 from oodbench.report.ranking import goodness, marked, ranked, with_fpr
 from oodbench.report.score_warnings import score_warnings
 from oodbench.report.seed_means import Measurement, estimate
+from oodbench.report.threshold_transfer import (
+    few_images_warnings,
+    mean_parts,
+    validation_images,
+    validation_use,
+)
 from oodbench.storage.records import (
     ID_ACCURACY,
     REQUIREMENTS,
@@ -114,9 +120,7 @@ def aggregate(
         ),
         absences=_absences(records),
         tested=tested,
-        warnings=tuple(
-            dict.fromkeys(map(visible, [*warnings, *score_warnings(valid), *_undefined(records)]))
-        ),
+        warnings=tuple(dict.fromkeys(map(visible, [*warnings, *_warnings(records, valid)]))),
     )
 
 
@@ -222,6 +226,13 @@ def _absences(records: Iterable[QualityRecord]) -> tuple[Absence, ...]:
     return tuple(Absence(*key, tuple(sorted(found))) for key, found in ordered)
 
 
+def _warnings(records: Sequence[QualityRecord], valid: Sequence[QualityRecord]) -> Iterator[str]:
+    """Signs of a mistake that records show."""
+    yield from score_warnings(valid)
+    yield from few_images_warnings(valid)
+    yield from _undefined(records)
+
+
 def _undefined(records: Iterable[QualityRecord]) -> Iterator[str]:
     """A sentence for each metric on request that has no value for some methods, and the reason."""
     methods: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
@@ -290,6 +301,9 @@ def _row(
         same_source=tuple(
             dict.fromkeys(r.ood_dataset for r in records if r.same_source and r.ood_dataset)
         ),
+        accepted_parts=mean_parts(records),
+        validation_images=validation_images(records),
+        validation_use=validation_use(records),
     )
 
 

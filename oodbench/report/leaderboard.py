@@ -6,7 +6,7 @@ Every table and every format shows these values; none computes its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -16,6 +16,7 @@ from oodbench.report.columns import Column
 from oodbench.report.differences import ORACLE
 from oodbench.report.published.averages import ComparedAverages
 from oodbench.report.seed_means import Estimate
+from oodbench.report.threshold_transfer import Parts
 from oodbench.storage.records import DifferenceRecord
 
 RANKED_BY = "auroc"
@@ -149,6 +150,10 @@ class Row:
             images; else empty.
         tuning_ood: OOD set whose validation images it was tuned on; else empty.
         same_source: OOD sets of the same source as `tuning_ood`.
+        accepted_parts: shares of accepted images of parts of the ID images.
+        validation_images: number of ID validation images that thresholds are set on; None without
+            thresholds.
+        validation_use: what else these images were used for: "fitted", "tuned".
     """
 
     rank: int | None
@@ -169,6 +174,9 @@ class Row:
     fit_split: str = ""
     tuning_ood: str = ""
     same_source: tuple[str, ...] = ()
+    accepted_parts: Parts = field(default_factory=dict)
+    validation_images: int | None = None
+    validation_use: tuple[str, ...] = ()
 
     @property
     def oracle(self) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from oodbench.errors import UserError
 
-_CORRECT, _CONFIDENCE = "correct/", "confidence/"
+_CORRECT, _CONFIDENCE, _LABELS = "correct/", "confidence/", "labels/"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,12 @@ class Predictions:
     Attributes:
         correct: whether the class with the largest logit is the image's, boolean, shape [N].
         confidence: largest softmax probability, float64, shape [N], in [0, 1].
+        labels: the class that each image has, int64, shape [N]; None in files of older versions.
     """
 
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float64]
+    labels: NDArray[np.int64] | None = None
 
 
 def predictions_name(model: str, seed: int) -> str:
@@ -35,7 +37,7 @@ def predictions_name(model: str, seed: int) -> str:
 
 
 def as_arrays(predictions: Mapping[str, Predictions]) -> dict[str, NDArray[np.generic]]:
-    """The arrays of a file: `correct/<data set>` and `confidence/<data set>`, "id" for the ID set.
+    """The arrays of a file: `correct/`, `confidence/` and `labels/<data set>`, "id" for the ID set.
 
     Args:
         predictions: "id" and csID sets -> predictions.
@@ -43,6 +45,8 @@ def as_arrays(predictions: Mapping[str, Predictions]) -> dict[str, NDArray[np.ge
     arrays: dict[str, NDArray[np.generic]] = {}
     for name, each in predictions.items():
         arrays[f"{_CORRECT}{name}"], arrays[f"{_CONFIDENCE}{name}"] = each.correct, each.confidence
+        if each.labels is not None:
+            arrays[f"{_LABELS}{name}"] = each.labels
     return arrays
 
 
@@ -69,7 +73,15 @@ def of_arrays(arrays: Mapping[str, NDArray[np.generic]], place: str) -> dict[str
                 f"{place}: '{_CONFIDENCE}{name}' is not one probability for each of "
                 f"{correct.size:,} images."
             )
-        found[name] = Predictions(correct.astype(np.bool_, copy=False), sure)
+        labels: NDArray[np.int64] | None = None
+        if (given := arrays.get(f"{_LABELS}{name}")) is not None:
+            labels = given.astype(np.int64, copy=False) if given.dtype == np.int64 else None
+            if labels is None or labels.shape != correct.shape or (labels < 0).any():
+                raise UserError(
+                    f"{place}: '{_LABELS}{name}' is not one class for each of {correct.size:,} "
+                    "images."
+                )
+        found[name] = Predictions(correct.astype(np.bool_, copy=False), sure, labels)
     return found
 
 

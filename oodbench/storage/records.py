@@ -31,6 +31,7 @@ SCHEMA_VERSION = 1
 ADDED_LATER = frozenset(
     {"csid", "fit_split", "same_source", "tie_fraction", "time_scatter"}
     | {"tuning_ood", "untuned", "weights"}
+    | {"accepted_counts", "n_validation", "threshold", "validation_use"}
 )
 """Fields that older versions did not write; a line without them gets their defaults."""
 
@@ -85,6 +86,12 @@ PUBLISHED: Weights = "published checkpoint"
 
 Status = Literal["ok", "skipped", "failed"]
 
+ValidationUse = Literal["fitted", "tuned"]
+"""What ID validation images are used for besides setting a threshold."""
+
+PartCounts = Annotated[list[Count], Field(min_length=2, max_length=2)]
+"""Numbers of accepted images and of images."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityRecord:
@@ -102,6 +109,13 @@ class QualityRecord:
     training images, and for a detector without `fit`. `tuning_ood` is the OOD set whose validation
     images the method was tuned on (`ood_validation`), and `same_source` is true if the images of
     `ood_dataset` are of the same source; None otherwise.
+
+    In records of shares of accepted images (`metrics.accepting`), `threshold` is set on
+    `n_validation` ID validation images; it is None, and accepts every image, if they are too few.
+    `accepted_counts` has the numbers of accepted images and of images for parts of the ID images:
+    "id" (the test set, which `value` is of), each csID set, and "class 0", "class 1", ... of the
+    test set; None on OOD sets. `validation_use` says what else the detector's validation images
+    were used for, in all records of a run with such metrics; None for nothing.
     """
 
     run_id: Text
@@ -132,6 +146,10 @@ class QualityRecord:
     fit_split: FitSplit | None = None
     tuning_ood: Text | None = None
     same_source: Literal[True] | None = None
+    threshold: float | None = None
+    n_validation: Count | None = None
+    accepted_counts: dict[Text, PartCounts] | None = None
+    validation_use: list[ValidationUse] | None = None
     schema_version: int = SCHEMA_VERSION
 
 

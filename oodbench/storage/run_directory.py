@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
 from oodbench.storage.locks import check_vacant
-from oodbench.storage.predictions import Predictions, of_arrays, predictions_name
+from oodbench.storage.predictions import Predictions, as_arrays, of_arrays, predictions_name
 from oodbench.storage.records import (
     CostRecord,
     DifferenceRecord,
@@ -40,6 +40,9 @@ Key = tuple[str, int]
 
 RECORDS, COSTS, TRAINING = "records.jsonl", "costs.jsonl", "training.jsonl"
 DIFFERENCES = "differences.jsonl"
+
+_VALIDATION = "validation@"
+"""Before the key of scores of ID validation images: "id", or an OOD set for its own detector."""
 
 _one_reader = threading.Lock()
 """NumPy parses headers with `ast`, which in CPython 3.11 may fail while another thread parses ("AST
@@ -187,17 +190,40 @@ class RunDirectory:
         return self.folder / scores_name(key)
 
     def read_scores(self, key: Key) -> dict[str, NDArray[np.float64]]:
-        """Scores of a method and seed: data set -> array [N], "id" for the ID set.
+        """Scores of a method and seed: data set -> array [N], "id" for the ID test set.
 
         Raises:
             UserError: if the file is missing or not readable.
         """
-        return _read_arrays(self.scores_path(key), "scores")
+        arrays = _read_arrays(self.scores_path(key), "scores")
+        return {name: each for name, each in arrays.items() if not name.startswith(_VALIDATION)}
+
+    def read_validation(self, key: Key) -> dict[str, NDArray[np.float64]]:
+        """Scores of ID validation images of a method and seed: "id" -> array [N].
+
+        For a method that is tuned on each OOD set: OOD set -> array. Empty if none are stored.
+
+        Raises:
+            UserError: if the file is missing or not readable.
+        """
+        arrays = _read_arrays(self.scores_path(key), "scores")
+        return {
+            name.removeprefix(_VALIDATION): each
+            for name, each in arrays.items()
+            if name.startswith(_VALIDATION)
+        }
 
     def has_scores(self, key: Key, names: Iterable[str]) -> bool:
         """Whether readable scores of these data sets are stored."""
         try:
             return set(names) <= self.read_scores(key).keys()
+        except UserError:
+            return False
+
+    def has_validation(self, key: Key) -> bool:
+        """Whether readable scores of ID validation images are stored."""
+        try:
+            return bool(self.read_validation(key))
         except UserError:
             return False
 
@@ -210,6 +236,25 @@ def scores_name(key: Key) -> str:
     """`scores/<method>/seed<k>.npz`."""
     method, seed = key
     return f"scores/{method}/seed{seed}.npz"
+
+
+def scores_content(
+    scores: Mapping[str, NDArray[np.float64]], validation: Mapping[str, NDArray[np.float64]]
+) -> bytes:
+    """The file of a method's scores of test images and, if there are any, of validation images."""
+    return arrays_content({**scores, **{validation_name(n): v for n, v in validation.items()}})
+
+
+def validation_name(key: str) -> str:
+    """Name of the array with scores of ID validation images: `validation@id`."""
+    return _VALIDATION + key
+
+
+def predictions_file(
+    model: str, seed: int, predictions: Mapping[str, Predictions]
+) -> dict[str, bytes]:
+    """Name and content of the file of a model's predictions."""
+    return {predictions_name(model, seed): arrays_content(as_arrays(predictions))}
 
 
 def _read_arrays(path: Path, what: str) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class StoredRun:
             return None
         return RunDirectory(self.folder).read_scores((method, seed))
 
+    def validation(self, method: str, seed: int) -> dict[str, NDArray[np.float64]]:
+        """Scores of ID validation images (`RunDirectory.read_validation`), of stored scores."""
+        return RunDirectory(self.folder).read_validation((method, seed))
+
 
 def read_stored_run(path: Path) -> StoredRun:
     """Read a run directory, a folder that holds `records.jsonl`, or such a file.

@@ -118,6 +118,7 @@ def result_of(
         traceback.clear_frames(error.__traceback__)  # they hold images, outputs and the model
     good = {label: result for each in tried for label, result in each.good.items()}
     scores = {label: dict(result.scores) for label, result in good.items()}
+    validation = {label: dict(each.validation) for label, each in good.items() if each.validation}
     ood = data.ood
     device = tried[0].model.device
     predictions = {
@@ -157,6 +158,7 @@ def result_of(
         run_id=described.run_id,
         device=device_name(device),
         optional=optional,
+        no_validation="thresholds are set on validation_data, which were not given",
     )
     records: list[QualityRecord] = []
     notes: list[str] = []
@@ -193,6 +195,7 @@ def result_of(
     complete = not errors and not (asked_for and skipped)
     return EvaluationResult(
         scores=scores,
+        validation_scores=validation,
         records=records,
         differences=differences_to_best(records, recorder.resampled.__getitem__),
         costs=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from oodbench.detector import Detector
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
+from oodbench.metrics import accepting
 from oodbench.models.structure.logits_entry import Output
 from oodbench.models.structure.model_call import Inputs, checked_inputs, inputs_beside_images
 from oodbench.models.structure.user_network import model_name
@@ -156,7 +158,8 @@ def evaluate(
         costs: measure the costs of each detector, relative to the maximum-probability baseline of
             the same model.
         metrics: metrics on request beside those of every run (`oodbench.metrics.OPTIONAL`), such as
-            ["aurc", "oscr"], or "all". Most need labels of `id_data`.
+            ["aurc", "oscr"], or "all". Most need labels of `id_data`; "acceptance" needs
+            `validation_data`.
         errors: "skip": a detector that raises is left out and named in the result, and so are the
             methods of a model that cannot be evaluated, if another model can; "raise": the first
             exception is raised.
@@ -211,6 +214,7 @@ def evaluate(
         data = data_sets(
             id_data, ood_data, fit_data, validation_data, ood_validation_data, in_unit_range=unit
         )
+        data = replace(data, sets_thresholds=bool(accepting(optional)))
         stack.callback(data.close)
         for source in data.all:
             source.first()

@@ -55,6 +55,8 @@ class EvaluationResult:
     Attributes:
         scores: detector -> "id" and the names of the OOD sets -> one score per image, float64, in
             the order of the data; higher is more in-distribution.
+        validation_scores: detector -> "id" -> one score per image of `validation_data`, if the
+            metrics on request set thresholds on them; else empty.
         records: every metric of every detector on every OOD set with its 95% interval, as in the
             records of a run; then the classifier's accuracy, if `id_data` has labels.
         costs: one for each detector if they were measured.
@@ -73,6 +75,7 @@ class EvaluationResult:
     """
 
     scores: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    validation_scores: Mapping[str, Mapping[str, NDArray[np.float64]]]
     records: list[QualityRecord]
     costs: list[CostRecord]
     differences: list[DifferenceRecord]

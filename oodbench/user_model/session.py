@@ -50,12 +50,14 @@ class DataSets:
         fit: images that the classifier was trained on; None if there are none.
         validation: images of its classes that it was not trained on; None if there are none.
         ood_validation: OOD images that detectors are tuned on; None if there are none.
+        sets_thresholds: whether thresholds are set on `validation`, if it is given.
     """
 
     test: Mapping[str, LoadedImages]
     fit: LoadedImages | None
     validation: LoadedImages | None
     ood_validation: LoadedImages | None = None
+    sets_thresholds: bool = False
 
     @property
     def all(self) -> list[LoadedImages]:
@@ -87,6 +89,7 @@ class DataSets:
             fitted_on={split: each for split, each in fitted_on.items() if each is not None},
             tuning=self.validation,
             ood_tuning={} if self.ood_validation is None else {OOD_DATA: self.ood_validation},
+            validation=self.validation if self.sets_thresholds else None,
         )
 
     def close(self) -> None:

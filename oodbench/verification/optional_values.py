@@ -33,6 +33,9 @@ def _at_level(fpr: float) -> Callable[[Any], float]:
     return lambda i: metrics.ccr_at_fpr(i.id_scores, i.correct, i.ood_scores, fpr)
 
 
+_CHECKED_APART = frozenset(metrics.accepting(metrics.OPTIONAL))
+"""Metrics of `verification.threshold_values`."""
+
 _VALUES: Mapping[str, Callable[[Any], float]] = MappingProxyType(
     {
         "aurc": lambda i: metrics.aurc(i.id_scores, i.correct),
@@ -102,7 +105,7 @@ class PredictionChecks:
         for line in lines:
             if line.record.metric == ID_ACCURACY and known is not None:
                 yield from self._accuracy(line, known)
-            elif line.record.metric in metrics.OPTIONAL:
+            elif line.record.metric in metrics.OPTIONAL.keys() - _CHECKED_APART:
                 by_set[line.record.ood_dataset].append(line)
         for ood, mine in by_set.items():
             if ood is None or ood in scores:  # else reported with the other records of this set

@@ -18,10 +18,17 @@ from oodbench.metrics import OPTIONAL
 from oodbench.progress import Reporter
 from oodbench.report import differences
 from oodbench.storage.records import DifferenceRecord, QualityRecord
-from oodbench.storage.run_directory import DIFFERENCES, RECORDS, RunDirectory, scores_name
+from oodbench.storage.run_directory import (
+    DIFFERENCES,
+    RECORDS,
+    RunDirectory,
+    scores_name,
+    validation_name,
+)
 from oodbench.verification.optional_values import PredictionChecks
 from oodbench.verification.outcome import Discrepancy
 from oodbench.verification.stored_lines import Key, Line, StoredLines, label, wrong_value
+from oodbench.verification.threshold_values import check_thresholds
 
 _TOLERANCE = 1e-9
 """Values of records: sums in another order differ by less; one image more or less does not."""
@@ -78,9 +85,11 @@ def recompute(
     )
 
     def one(key: Key) -> tuple[Mapping[str, Measured], int, list[Discrepancy]]:
-        measured, scores, wrong = _measured(directory, key, id_dataset, csid, shared)
+        measured, stored, wrong = _measured(directory, key, id_dataset, csid, shared)
+        scores = differences.joined(stored, csid) if measured else {}
         if measured:
             wrong += predicted.compare(todo[key], scores)
+            wrong += check_thresholds(directory, todo[key], stored, csid)
         return measured, sum(map(len, scores.values())), wrong
 
     ties = any(line.record.tie_fraction is not None for line in lines.records)
@@ -114,15 +123,15 @@ def _measured(
     csid: Sequence[str],
     shared: SharedResamples,
 ) -> tuple[Mapping[str, Measured], differences.Scores, list[Discrepancy]]:
-    """OOD set -> what its scores give; the scores; what is wrong with the file."""
+    """OOD set -> what its scores give; the scores, as stored; what is wrong with the file."""
     file = scores_name(key)
     try:
-        scores = directory.read_scores(key)
+        scores, validation = directory.read_scores(key), directory.read_validation(key)
     except UserError as error:
         return {}, {}, [Discrepancy(file=file, reason=error.message.rstrip("."))]
     wrong = [
         Discrepancy(file=file, reason=f"'{name}' is {_unusable(array)}")
-        for name, array in scores.items()
+        for name, array in (*scores.items(), *_named(validation))
         if _unusable(array)
     ]
     if wrong:
@@ -140,7 +149,12 @@ def _measured(
         ood: shared.measure(id_dataset, differences.id_scores(joined, ood), ood, joined[ood])
         for ood in sets
     }
-    return measured, joined, []
+    return measured, scores, []
+
+
+def _named(validation: differences.Scores) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """The scores of ID validation images with their names in the file."""
+    return ((validation_name(key), scores) for key, scores in validation.items())
 
 
 def _unusable(array: NDArray[Any]) -> str:

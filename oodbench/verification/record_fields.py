@@ -67,7 +67,7 @@ def check_fields(lines: StoredLines, description: RunDescription | None) -> Iter
     yield from _disagreeing(
         whole,
         lambda record: (record.method, record.seed),
-        ("status", "reason", "untuned", "fit_split", "tuning_ood"),
+        ("status", "reason", "untuned", "fit_split", "tuning_ood", "validation_use"),
         "the other records of this method and seed",
     )
     yield from _disagreeing(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodbench.data import ImageArray
-from oodbench.planning.plan import FITTED_ON
-from oodbench.specs import BenchmarkSpec, SplitName
+from oodbench.planning.plan import FITTED_ON, Plan
+from oodbench.specs import SplitName
 
 if TYPE_CHECKING:
     from oodbench.data.streamed_split import StreamedSplit
@@ -91,6 +91,7 @@ class EvaluationData:
         csid: names of the sets whose images count as ID (covariate shift); they have labels.
         id_name: name of the ID set in messages.
         perhaps: a sentence with another reason for signs of a mistake, added to each sign.
+        validation: ID images to set thresholds on, which are then scored, too; None not to.
     """
 
     test: Mapping[str, ImageSource]
@@ -100,6 +101,7 @@ class EvaluationData:
     csid: tuple[str, ...] = ()
     id_name: str = ID
     perhaps: str = ""
+    validation: ImageSource | None = None
 
     @property
     def ood(self) -> tuple[str, ...]:
@@ -108,14 +110,15 @@ class EvaluationData:
 
     @classmethod
     def of_benchmark(
-        cls, benchmark: BenchmarkSpec, load: Callable[[str, SplitName], ImageArray | StreamedSplit]
+        cls, plan: Plan, load: Callable[[str, SplitName], ImageArray | StreamedSplit]
     ) -> EvaluationData:
         """The images of a benchmark.
 
         Args:
-            benchmark: names the data sets.
+            plan: names the data sets, and says whether thresholds are set.
             load: gives the images of a data set's split.
         """
+        benchmark = plan.benchmark
 
         def images(dataset: str, split: SplitName) -> SplitImages:
             name = f"the {split} images of '{dataset}'"
@@ -137,4 +140,5 @@ class EvaluationData:
             csid=benchmark.csid,
             id_name=benchmark.id,
             perhaps="" if benchmark.limited is None else benchmark.limited.weakens,
+            validation=images(benchmark.id, "validation") if plan.sets_thresholds else None,
         )

@@ -23,6 +23,7 @@ from oodbench.report.site.pages import (
 )
 from oodbench.report.site.plots import curve_plots, histogram_plots
 from oodbench.report.site.score_curves import score_curves
+from oodbench.report.site.threshold_plots import threshold_plots
 from oodbench.report.tables.leaderboard_layout import overview
 from oodbench.specs.spec_base import LIMITED
 from oodbench.storage.run_description import RunDescription
@@ -269,6 +270,9 @@ def _drawing(run: ShownRun, row: Row) -> Drawing | str:
         return "The stored scores of this method were changed after the run."
     try:
         curves = score_curves(seed, joined(scores, board.csid), names)
+        validation = run.stored.validation(row.method, seed).get("id")
+        drawn = [each.name for each in curves.sets]
+        transfer = () if validation is None else threshold_plots(validation, scores, drawn, seed)
     except (UserError, ValueError) as error:
         return f"The stored scores of this method cannot be drawn: {str(error).rstrip('.')}."
     colors = {each.name: number for number, each in enumerate(curves.sets)}
@@ -276,6 +280,7 @@ def _drawing(run: ShownRun, row: Row) -> Drawing | str:
         seed=seed,
         histograms=histogram_plots(curves, board.id_dataset),
         curves=curve_plots(curves),
+        transfer=transfer,
         measures=tuple(
             SetMeasures(
                 each.name, each.group, colors[each.name], _values(board, row, seed, each.name)

@@ -60,12 +60,15 @@ class Drawing:
         histograms: ID against each OOD set.
         curves: ROC and precision-recall curves.
         measures: the recorded values of this seed on each OOD set.
+        transfer: accepted images against the wanted rate; empty without scores of ID validation
+            images.
     """
 
     seed: int
     histograms: tuple[Plot, ...]
     curves: tuple[Plot, ...]
     measures: tuple[SetMeasures, ...]
+    transfer: tuple[Plot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

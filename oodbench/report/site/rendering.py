@@ -31,6 +31,7 @@ from oodbench.report.tables.averages_layout import average_tables, sources
 from oodbench.report.tables.cost_tables import REQUIREMENT_TITLES, unsteady
 from oodbench.report.tables.document import TIED_SIGN, UNSTEADY_SIGN
 from oodbench.report.tables.optional_tables import optional_tables
+from oodbench.report.tables.threshold_tables import transfer_tables
 from oodbench.report.tables.values import (
     SPREAD_SIGN,
     metric_title,
@@ -113,6 +114,7 @@ def _environment() -> Environment:
         "scatter_plots": scatter_plots,
         "sparkline": sparkline,
         "spread": spread,
+        "transfer_tables": transfer_tables,
         "tuned_on_text": tuned_on_text,
         "unsteady": unsteady,
         "version": __version__,

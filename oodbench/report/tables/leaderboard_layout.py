@@ -37,6 +37,7 @@ from oodbench.report.tables.document import (
 from oodbench.report.tables.method_cells import RUN, name_headings, named, sections
 from oodbench.report.tables.notes import cost_notes, left_out_note, mark_notes, notes, tuning_notes
 from oodbench.report.tables.optional_tables import optional_set_tables, optional_tables
+from oodbench.report.tables.threshold_tables import transfer_overview, transfer_tables
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
     cost_of,
@@ -65,6 +66,7 @@ def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Docum
     tables = [
         _leaderboard(board, split),
         *optional_tables(board, split=split, whole=False),
+        *transfer_overview(board, split=split),
         cost_table(board, split),
         requirements_table(board, split),
         _chosen(board, split),
@@ -116,6 +118,7 @@ def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
         ),
         *optional_tables(board, split=split),
         *optional_set_tables(board, split=split),
+        *transfer_tables(board, split=split),
         cost_table(board, split),
         requirements_table(board, split),
         _methods(board),

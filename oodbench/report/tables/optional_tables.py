@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 from oodbench.errors import listed
-from oodbench.metrics import OPTIONAL, of_id_images
+from oodbench.metrics import OPTIONAL, accepting, of_id_images
 from oodbench.report.columns import Column
 from oodbench.report.leaderboard import LeaderboardData, Row
 from oodbench.report.tables.document import Cell, Heading, Table
@@ -32,8 +32,9 @@ def optional_tables(board: LeaderboardData, *, split: bool, whole: bool = True) 
         split: whether a method is named in two columns, the trained model and the detector.
         whole: whether the report is a whole one, not an overview.
     """
-    of_id = [metric for metric in board.optional if of_id_images(metric)]
-    of_sets = [metric for metric in board.optional if not of_id_images(metric)]
+    others = [metric for metric in board.optional if not accepting([metric])]
+    of_id = [metric for metric in others if of_id_images(metric)]
+    of_sets = [metric for metric in others if not of_id_images(metric)]
     tables = []
     if of_id:
         column = board.column("id")
@@ -59,7 +60,11 @@ def optional_tables(board: LeaderboardData, *, split: bool, whole: bool = True) 
 def optional_set_tables(board: LeaderboardData, *, split: bool) -> list[Table]:
     """A table of each metric on request on each OOD set, if there are several sets."""
     sets = [column for column in board.columns if column.kind == "set"]
-    names = [] if len(sets) < 2 else [name for name in board.optional if not of_id_images(name)]
+    names = [
+        name
+        for name in board.optional
+        if len(sets) > 1 and not of_id_images(name) and not accepting([name])
+    ]
     groups = {each.name: each.group for each in board.ood_sets}
     tables = []
     for name in names:

@@ -24,6 +24,7 @@ from oodbench.report.leaderboard import (
 )
 from oodbench.report.seed_means import LEVEL, Estimate
 from oodbench.report.tables.values import parameters_text
+from oodbench.report.threshold_transfer import PART_KINDS, part_columns, threshold_facts
 from oodbench.report.writers import averages_exports
 from oodbench.report.writers.csv_text import csv_text
 from oodbench.report.writers.json_text import json_text
@@ -68,10 +69,10 @@ def to_json(leaderboard: LeaderboardData) -> str:
     """All values of the leaderboard, indented, with keys and entries in a fixed order.
 
     `methods[*].quality` has an entry for each metric and column; `column_kind` is "mean" (of all
-    OOD sets), "worst", "group", "set" or "id" (ID images alone), and `mark` is "best", "tied" or
-    null. `behind_best` is the mean paired difference to the best method, positive if the best
-    method is better; `probit_shift` is the same for probits, with its interval. `by_seed` has the
-    value of each seed. Unknown values are null; there is no NaN.
+    OOD sets), "worst", "group", "set", "id" (ID images alone), "csid" or "class", and `mark` is
+    "best", "tied" or null. `behind_best` is the mean paired difference to the best method, positive
+    if the best method is better; `probit_shift` is the same for probits, with its interval.
+    `by_seed` has the value of each seed. Unknown values are null; there is no NaN.
     """
     content = {
         **_about(leaderboard),
@@ -90,6 +91,7 @@ def to_json(leaderboard: LeaderboardData) -> str:
                 "parameters": [choice._asdict() for choice in row.choices],
                 "untuned": row.untuned,
                 "same_source": row.same_source,
+                **threshold_facts(row.validation_images, row.validation_use),
                 **({"weights": row.weights} if row.weights else {}),
                 "quality": [
                     {**values, "by_seed": each.by_seed}
@@ -182,14 +184,18 @@ def _absent(leaderboard: LeaderboardData) -> Iterator[dict[str, Any]]:
     for each in leaderboard.absences:
         if (each.method, each.run) not in present:
             present.add((each.method, each.run))
-            yield {
-                "section": each.status,
-                **_run(each),
-                "method": each.method,
-                "detector": each.detector,
-                "status": each.status,
-                "reason": each.reason,
-            }
+            yield _absent_line(each)
+
+
+def _absent_line(each: Absence) -> dict[str, Any]:
+    return {
+        "section": each.status,
+        **_run(each),
+        "method": each.method,
+        "detector": each.detector,
+        "status": each.status,
+        "reason": each.reason,
+    }
 
 
 def to_csv(leaderboard: LeaderboardData) -> str:
@@ -331,6 +337,9 @@ def _quality(row: Row, board: LeaderboardData) -> Iterator[tuple[dict[str, Any],
             if entry is not None:
                 about = {"metric": metric, "column_kind": column.kind, "column": column.name}
                 yield about | _entry(entry), entry.estimate, f"{metric}.{_flat_name(column)}"
+    for metric, kind, name, found in part_columns(row.accepted_parts):
+        about = {"metric": metric, "column_kind": kind, "column": name}
+        yield about | _entry(Entry(found, None, None)), found, f"{metric}.{kind}.{name}"
     if row.id_accuracy is not None:
         about = {"metric": ID_ACCURACY, "column_kind": "id", "column": board.id_dataset}
         yield about | _entry(Entry(row.id_accuracy, None, None)), row.id_accuracy, ID_ACCURACY
@@ -384,16 +393,8 @@ def _csv_lines(board: LeaderboardData) -> Iterator[dict[str, Any]]:
             yield {
                 **method,
                 **values,
-                "n_id": board.id_images,
+                "n_id": None if values["column_kind"] in PART_KINDS else board.id_images,
                 "n_ood": sizes.get(values["worst_set"] or values["column"]),
             }
     for each in board.absences:
-        yield {
-            "section": each.status,
-            **_run(each),
-            "method": each.method,
-            "detector": each.detector,
-            "status": each.status,
-            "reason": each.reason,
-            "seeds": len(each.seeds),
-        }
+        yield {**_absent_line(each), "seeds": len(each.seeds)}
