@@ -234,17 +234,19 @@ def requested(names: str | Sequence[str]) -> tuple[str, ...]:
 
     Args:
         names: "all", or names of metrics; `ccr_at_fpr` asks for all levels, `acceptance` for all
-            wanted rates. The metrics that every run records may be named, too.
+            wanted rates. The metrics that every run records may be named, too. "all" is those of
+            scores of test images; `acceptance`, for which methods score the ID validation images,
+            may be named beside it.
 
     Raises:
         ValueError: a name is not known; the message suggests others.
     """
     given = [names] if isinstance(names, str) else list(names)
+    found = set(_named(name for name in given if name != "all"))
     if "all" in given:
-        if len(given) > 1:
-            raise ValueError("'all' stands alone, without names")
-        return tuple(OPTIONAL)
-    found = set(_named(given))
+        if found - set(accepting(found)):
+            raise ValueError("'all' stands alone, or with acceptance, without other names")
+        found |= OPTIONAL.keys() - set(accepting(OPTIONAL))
     return tuple(name for name in OPTIONAL if name in found)
 
 

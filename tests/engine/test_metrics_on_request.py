@@ -32,7 +32,8 @@ from oodbench.verification.run_verification import verify_run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "content")
 
-OF_SETS = [name for name, metric in OPTIONAL.items() if metric.of == "set"]
+ALL = metrics.requested("all")
+OF_SETS = [name for name in ALL if OPTIONAL[name].of == "set"]
 Array = NDArray[np.float64]
 
 
@@ -72,7 +73,7 @@ def test_a_resumed_run_keeps_what_it_has_and_adds_the_metrics(
     before = RunDirectory(complete).read_records()[0]
     assert [each for each in extended.records if each.metric not in OPTIONAL] == before
     added = [each for each in extended.records if each.metric in OPTIONAL]
-    of_id = len(OPTIONAL) - len(OF_SETS)
+    of_id = len(ALL) - len(OF_SETS)
     assert len(added) == len(METHODS) * SEEDS * (len(OF_SETS) * len(SETS) + of_id)
     assert {each.ood_dataset for each in added if each.metric in OF_SETS} == set(SETS)
     assert {each.ood_dataset for each in added if each.metric not in OF_SETS} == {None}
@@ -303,7 +304,7 @@ def by_hand(
         resamples=100,
         run_id="0",
         device="cpu",
-        optional=tuple(OPTIONAL),
+        optional=ALL,
     )
     evaluation = Evaluation({method.name: result}, predictions)
     return {each.metric: each for each in recorder.quality(method, 0, evaluation)}

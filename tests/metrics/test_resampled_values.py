@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from oodbench import bootstrap, metrics
-from oodbench.metrics.metric_tables import KNOWN, LEVELS, OPTIONAL, requested
+from oodbench.metrics.metric_tables import KNOWN, LEVELS, OPTIONAL, accepting, requested
 from oodbench.metrics.resampled_values import Images, resampled_values
 
 Array = npt.NDArray[np.float64]
@@ -51,8 +51,8 @@ def test_resampled_values_are_those_of_resampled_arrays(
     sure = np.round(generator.random(n_id), 1)
     images = Images(known, right, sure, unknown)
     counts = [bootstrap.resample_counts(n, 60, generator) for n in (n_id, n_ood)]
-    found = resampled_values(images, *counts, list(OPTIONAL))
-    assert set(PUBLIC) == set(OPTIONAL) == set(found)
+    found = resampled_values(images, *counts, requested("all"))
+    assert set(PUBLIC) == set(requested("all")) == set(found)
     for place, (a, b) in enumerate(zip(*counts, strict=True)):
         drawn = [*(np.repeat(each, a) for each in (known, right, sure)), np.repeat(unknown, b)]
         for name, value in PUBLIC.items():
@@ -65,7 +65,7 @@ def test_values_and_intervals_of_shared_resamples() -> None:
     known, unknown = generator.normal(1, 1, 50), generator.normal(0, 1, 70)
     right, sure = generator.random(50) < 0.8, generator.random(50)
     shared = bootstrap.SharedResamples(200)
-    found = shared.optional(Images(known, right, sure, unknown), "a", "b", list(OPTIONAL))
+    found = shared.optional(Images(known, right, sure, unknown), "a", "b", requested("all"))
     for name, value in PUBLIC.items():
         expected = value(known, right, sure, unknown)
         assert found[name].value == pytest.approx(expected, abs=1e-12)
@@ -87,7 +87,11 @@ def test_a_metric_without_a_value() -> None:
 
 
 def test_names_on_request() -> None:
-    assert requested("all") == tuple(OPTIONAL)
+    of_rates = accepting(OPTIONAL)
+    assert of_rates == requested("acceptance") == requested(["acceptance", "auroc"])
+    assert {*requested("all"), *of_rates} == set(OPTIONAL)
+    assert not {*requested("all")} & {*of_rates}
+    assert requested(["all", "acceptance"]) == tuple(OPTIONAL)
     assert requested(["oscr", "auroc", "aurc"]) == ("aurc", "oscr")
     assert requested(["ccr_at_fpr"]) == tuple(f"ccr_at_fpr_{level}" for level in LEVELS)
     with pytest.raises(ValueError, match=r"no metric 'ocsr'\. Did you mean 'oscr'"):
@@ -102,3 +106,4 @@ def test_tables_do_not_overlap() -> None:
     assert of["oscr"] == of["autc"] == "set"
     assert of["aurc"] == of["failure_auroc"] == "method"
     assert of["ece"] == "model"
+    assert (of["acceptance_at_0.95"], of["id_acceptance_at_0.99"]) == ("set", "method")
