@@ -66,7 +66,7 @@ def run(
         typer.Option(
             "--metrics",
             metavar="A,B|all",
-            help="Metrics on request: aurc, oscr, ccr_at_fpr, ece ... (docs/metrics.md).",
+            help="Metrics on request: aurc, oscr, acceptance, ece ... (docs/metrics.md).",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,

@@ -23,6 +23,9 @@ from oodbench.errors import ExitCode
 from oodbench.metrics import accepting, requested
 from oodbench.planning.workload import passes_of
 from oodbench.report import Leaderboard
+from oodbench.report.site.page_assembly import assemble
+from oodbench.report.site.pages import ShownRun
+from oodbench.report.site.rendering import render
 from oodbench.results import Run
 from oodbench.run_comparison import gate as gates
 from oodbench.run_comparison.comparison import compare_runs
@@ -76,7 +79,9 @@ def test_a_resumed_run_scores_the_validation_images(complete: Path, extended: Ru
         assert stored[each.method, each.seed, each.metric, each.ood_dataset] == each.value
     added = [each for each in extended.records if each.metric in NAMES]
     assert len(added) == len(METHODS) * SEEDS * (len(NAMES) // 2) * (len(SETS) + 1)
+    costs = (extended.folder / "costs.jsonl").read_bytes()
     again = run(extended.folder, resume=True)
+    assert (extended.folder / "costs.jsonl").read_bytes() == costs, "nothing is scored again"
     assert accepting(again.leaderboard().optional) == NAMES, "a resumed run keeps its metrics"
 
 
@@ -107,7 +112,9 @@ def test_values_are_counted_one_by_one(extended: Run) -> None:
         whole = found[f"id_acceptance_at_{accept}", None]
         expected = {"id": [sum(arrays["id"] >= threshold), len(labels)]}
         for number in sorted(set(labels)):
-            mine = [s >= threshold for s, c in zip(arrays["id"], labels, strict=True) if c == number]
+            mine = [
+                s >= threshold for s, c in zip(arrays["id"], labels, strict=True) if c == number
+            ]
             expected[f"class {number}"] = [sum(mine), len(mine)]
         assert whole.accepted_counts == expected
 
@@ -164,8 +171,8 @@ def test_reports_have_its_tables(complete: Path, extended: Run) -> None:
         assert "accepted ID images of each class" in text, form
         assert "Threshold transfer" not in getattr(plain, form)(), form
     text = board.to_text(100)
-    assert "Threshold transfer: accepted images (%)" in text
-    assert "95 % wanted" in text
+    assert "Threshold transfer: accepted images (%) at a wanted ID rate" in text
+    assert "at 95 %" in text
     assert "tuned" not in [use for row in board.rows for use in row.validation_use]
     row = next(row for row in board.rows if row.method == "SoftMax+MSP")
     lines = board.to_csv().splitlines()
@@ -178,12 +185,14 @@ def test_reports_have_its_tables(complete: Path, extended: Run) -> None:
     assert kinds == {"mean", "worst", "group", "set", "id", "class"}
 
 
-def test_the_site_draws_the_transfer(extended: Run, tmp_path: Path) -> None:
-    oodbench.open_run(extended.folder).site(tmp_path / "site")  # type: ignore[union-attr]
-    page = next((tmp_path / "site").glob("*/methods/softmax-msp.html")).read_text()
+def test_the_site_draws_the_transfer(extended: Run) -> None:
+    stored = read_stored_run(extended.folder)
+    board = Leaderboard.from_records(stored.records, stored.costs)
+    pages = render(assemble([ShownRun(stored, board)], {}))
+    page = next(text for name, text in pages.items() if name.endswith("methods/softmax-msp.html"))
     assert "<figcaption>ID images accepted</figcaption>" in page
     assert "<figcaption>OOD images accepted</figcaption>" in page
-    assert "Threshold transfer at 99 %" in next((tmp_path / "site").glob("*/index.html")).read_text()
+    assert any("Threshold transfer at 99 %" in text for text in pages.values())
 
 
 def test_a_comparison_and_its_gate_take_them(extended: Run, changed: Path) -> None:

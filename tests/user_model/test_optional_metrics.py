@@ -38,3 +38,28 @@ def test_without_labels(trained: Net) -> None:
 def test_an_unknown_name(trained: Net) -> None:
     with pytest.raises(UserError, match="Did you mean 'aurc'"):
         evaluated(trained, ["energy"], metrics="aurcc")
+
+
+def test_thresholds_are_set_on_validation_data(trained: Net) -> None:
+    result = evaluated(trained, ["energy", "temperature_scaling"], metrics="acceptance")
+    validation = result.validation_scores["energy"]["id"]
+    found = {(r.detector, r.metric, r.ood_dataset): r for r in result.records}
+    record = found["energy", "acceptance_at_0.95", "noise"]
+    threshold = metrics.conformal_threshold(validation, 0.95)
+    assert record.threshold == threshold.value
+    assert record.n_validation == validation.size
+    scores = result.scores["energy"]
+    assert scores.keys() == {"id", "noise", "inverted"}
+    assert record.value == metrics.acceptance(scores["noise"], threshold.value).rate
+    whole = found["temperature_scaling", "id_acceptance_at_0.95", None]
+    assert whole.validation_use == ["fitted"]
+    assert {"id", "class 0"} <= (whole.accepted_counts or {}).keys()
+    assert "Threshold transfer" in result.to_text()
+    assert "Threshold transfer" in result.to_markdown()
+
+
+def test_without_validation_data_there_is_no_threshold(trained: Net) -> None:
+    result = evaluated(trained, ["energy"], metrics="acceptance", validation_data=None)
+    assert result.validation_scores == {}
+    (warning,) = [each for each in result.leaderboard().warnings if "have no value" in each]
+    assert "validation_data, which were not given" in warning

@@ -36,7 +36,7 @@ def transfer_overview(board: LeaderboardData, *, split: bool) -> list[Table]:
     used = any(row.validation_use for row in board.rows)
     headings = [*name_headings(board, split)]
     for _, of_set in pairs:
-        group = f"{_wanted(of_set)} wanted"
+        group = f"at {_wanted(of_set)}"
         headings += [
             Heading("ID", "ID", group=group),
             Heading("OOD mean", "OOD mean", group=group),
@@ -51,7 +51,7 @@ def transfer_overview(board: LeaderboardData, *, split: bool) -> list[Table]:
         return *named(row, board, split), *values, *(_used(row) if used else ())
 
     headings += [_USED] if used else []
-    title = "Threshold transfer: accepted images (%)"
+    title = "Threshold transfer: accepted images (%) at a wanted ID rate"
     return [Table(title, tuple(headings), sections(board, cells), tuple(_notes(board, pairs)))]
 
 
