@@ -10,22 +10,24 @@ import json
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from oodbench.errors import UserError
 from oodbench.files import canonical_json
 from oodbench.metrics import of_id_images
 from oodbench.specs import FitSplit, TuningProtocol
-from oodbench.specs.names import method_obstacle
+from oodbench.storage.record_values import (
+    Amount,
+    Count,
+    Fraction,
+    MethodText,
+    Number,
+    Parameters,
+    PartCounts,
+    Text,
+)
 
 SCHEMA_VERSION = 1
 ADDED_LATER = frozenset(
@@ -34,48 +36,6 @@ ADDED_LATER = frozenset(
     | {"accepted_counts", "n_validation", "threshold", "validation_use"}
 )
 """Fields that older versions did not write; a line without them gets their defaults."""
-
-_ROUNDING = 1e-9
-_MOST = 1e30
-"""Upper limit of times and numbers of operations: larger values cannot have been measured."""
-
-
-def _showable(value: Any) -> Any:
-    """Parameters of a detector, checked: texts that can be encoded, numbers of 64 bits."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            _showable(key), _showable(each)
-    elif isinstance(value, list):
-        for each in value:
-            _showable(each)
-    elif isinstance(value, str):
-        value.encode()
-    elif isinstance(value, int | float) and not abs(value) <= 2**63:
-        raise ValueError("not a number of 64 bits")
-    return value
-
-
-def _printable(text: str) -> str:
-    """A name that a terminal shows as it is."""
-    if not text.isprintable():
-        raise ValueError("not printable")
-    return text
-
-
-def _folder(name: str) -> str:
-    """The name of a method, which its folder of scores has."""
-    if method_obstacle(name) is not None:
-        raise ValueError("not a name of a method")
-    return name
-
-
-Fraction = Annotated[float, Field(ge=-_ROUNDING, le=1 + _ROUNDING)]
-Amount = Annotated[float, Field(ge=0, le=_MOST)]
-Number = Annotated[float, Field(ge=-_MOST, le=_MOST)]
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
-MethodText = Annotated[str, AfterValidator(_folder)]
-Parameters = Annotated[dict[str, Any], AfterValidator(_showable)]
 
 ID_ACCURACY = "id_accuracy"
 """The metric of a record that holds the classifier's test accuracy."""
@@ -88,9 +48,6 @@ Status = Literal["ok", "skipped", "failed"]
 
 ValidationUse = Literal["fitted", "tuned"]
 """What ID validation images are used for besides setting a threshold."""
-
-PartCounts = Annotated[list[Count], Field(min_length=2, max_length=2)]
-"""Numbers of accepted images and of images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

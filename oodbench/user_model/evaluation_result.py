@@ -25,7 +25,13 @@ from oodbench.storage.method_lines import MethodLines, record_digests, record_fi
 from oodbench.storage.predictions import Predictions, as_arrays, predictions_name
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, to_lines
 from oodbench.storage.run_description import RunDescription
-from oodbench.storage.run_directory import DIFFERENCES, RunDirectory, arrays_content, scores_name
+from oodbench.storage.run_directory import (
+    DIFFERENCES,
+    RunDirectory,
+    arrays_content,
+    scores_content,
+    scores_name,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +189,9 @@ class EvaluationResult:
         }
         return self.description.model_copy(update={"records": record_digests(lines)}), {
             **{
-                scores_name((method, seed)): arrays_content(found)
+                scores_name((method, seed)): scores_content(
+                    found, self.validation_scores.get(method, {})
+                )
                 for method, found in self.scores.items()
             },
             **{

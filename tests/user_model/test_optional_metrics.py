@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from helpers.user_network import Net, evaluated, made
 
 from oodbench import metrics
 from oodbench.errors import UserError
 from oodbench.metrics import OPTIONAL
+from oodbench.verification.run_verification import verify_run
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -40,22 +43,24 @@ def test_an_unknown_name(trained: Net) -> None:
         evaluated(trained, ["energy"], metrics="aurcc")
 
 
-def test_thresholds_are_set_on_validation_data(trained: Net) -> None:
+def test_thresholds_are_set_on_validation_data(trained: Net, tmp_path: Path) -> None:
     result = evaluated(trained, ["energy", "temperature_scaling"], metrics="acceptance")
     validation = result.validation_scores["energy"]["id"]
-    found = {(r.detector, r.metric, r.ood_dataset): r for r in result.records}
-    record = found["energy", "acceptance_at_0.95", "noise"]
+    records = {(r.detector, r.metric, r.ood_dataset): r for r in result.records}
+    record = records["energy", "acceptance_at_0.95", "noise"]
     threshold = metrics.conformal_threshold(validation, 0.95)
     assert record.threshold == threshold.value
     assert record.n_validation == validation.size
     scores = result.scores["energy"]
     assert scores.keys() == {"id", "noise", "inverted"}
     assert record.value == metrics.acceptance(scores["noise"], threshold.value).rate
-    whole = found["temperature_scaling", "id_acceptance_at_0.95", None]
+    whole = records["temperature_scaling", "id_acceptance_at_0.95", None]
     assert whole.validation_use == ["fitted"]
     assert {"id", "class 0"} <= (whole.accepted_counts or {}).keys()
     assert "Threshold transfer" in result.to_text()
     assert "Threshold transfer" in result.to_markdown()
+    found = verify_run(result.save(tmp_path / "run"))
+    assert not found.discrepancies, str(found)
 
 
 def test_without_validation_data_there_is_no_threshold(trained: Net) -> None:
