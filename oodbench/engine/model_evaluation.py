@@ -338,41 +338,39 @@ class ModelEvaluation:
         return outcome.predictions
 
     def _score_validation(self) -> None:
-        """Score the ID validation images, with all detectors that score the ID test images."""
+        """Score the ID validation images, if thresholds are set on them."""
         source = self._data.validation
         if source is None:
             return
-        detectors = {
-            (method.name, ood if method.tuned_on == "ood_oracle" else ID): detector
-            for method in self._alive()
-            for ood, detector in self.results[method.name].detectors.items()
-        }
-        outcome = score_split(self._runner, source, detectors, dataset=source.name)
+        outcome = score_split(self._runner, source, self._id_detectors(), dataset=source.name)
         for (method_name, _), error in outcome.errors.items():
             self.results[method_name].error = error
         for (method_name, key), scores in outcome.scores.items():
             self.results[method_name].validation[key] = scores
 
     def _score_id(self) -> None:
-        """Score the ID test images, with every detector of a method that is tuned on OOD sets."""
-        detectors: dict[tuple[str, str], Detector] = {}
-        for method in self._alive():
-            for ood, detector in self.results[method.name].detectors.items():
-                key = id_key(ood) if method.tuned_on == "ood_oracle" else ID
-                detectors[method.name, key] = detector
-        source = self._data.test[ID]
+        """Score the ID test images."""
+        source, detectors = self._data.test[ID], self._id_detectors()
         outcome = score_split(
             self._runner, source, detectors, dataset=self._data.id_name, check_batches=True
         )
         for (method_name, _), error in outcome.errors.items():
             self.results[method_name].error = error
         for (method_name, key), scores in outcome.scores.items():
-            self.results[method_name].scores[key] = scores
+            self.results[method_name].scores[ID if key == ID else id_key(key)] = scores
         if outcome.predictions is not None:
             self.predictions[ID] = outcome.predictions
         self.negative_features = outcome.signs.share
         tested = Confusion.of(self._num_classes, outcome.labels, outcome.predicted)
         self._add_signs(source.name, tested)
+
+    def _id_detectors(self) -> dict[tuple[str, str], Detector]:
+        """Method, and "id" or the OOD set that it is tuned on -> a detector for ID images."""
+        return {
+            (method.name, ood if method.tuned_on == "ood_oracle" else ID): detector
+            for method in self._alive()
+            for ood, detector in self.results[method.name].detectors.items()
+        }
 
     def _scoring_detectors(self, ood: str) -> dict[str, Detector]:
         return {m.name: self.results[m.name].detectors[ood] for m in self._alive()}
