@@ -33,7 +33,7 @@ from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.own_passes import kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.passes.sampled_logits import find_sampled
-from oodbench.engine.scoring import score_split
+from oodbench.engine.scoring import SplitScores, score_split
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import (
     TuningImages,
@@ -312,7 +312,10 @@ class ModelEvaluation:
     def _score(self) -> None:
         """One pass over each test set, and over the validation images if thresholds are set."""
         self._score_id()
-        self._score_validation()
+        if (source := self._data.validation) is not None:
+            outcome = self._id_scores(source, source.name)
+            for (method, key), scores in outcome.scores.items():
+                self.results[method].validation[key] = scores
         for name in self._data.csid:  # no method is tuned on each OOD set
             predictions = self._score_set(name, self._data.ood[0])
             assert predictions is not None  # the plan has checked that the manifest has classes
@@ -337,25 +340,10 @@ class ModelEvaluation:
             self.results[method].scores[name] = scores
         return outcome.predictions
 
-    def _score_validation(self) -> None:
-        """Score the ID validation images, if thresholds are set on them."""
-        source = self._data.validation
-        if source is None:
-            return
-        outcome = score_split(self._runner, source, self._id_detectors(), dataset=source.name)
-        for (method_name, _), error in outcome.errors.items():
-            self.results[method_name].error = error
-        for (method_name, key), scores in outcome.scores.items():
-            self.results[method_name].validation[key] = scores
-
     def _score_id(self) -> None:
         """Score the ID test images."""
-        source, detectors = self._data.test[ID], self._id_detectors()
-        outcome = score_split(
-            self._runner, source, detectors, dataset=self._data.id_name, check_batches=True
-        )
-        for (method_name, _), error in outcome.errors.items():
-            self.results[method_name].error = error
+        source = self._data.test[ID]
+        outcome = self._id_scores(source, self._data.id_name, check_batches=True)
         for (method_name, key), scores in outcome.scores.items():
             self.results[method_name].scores[ID if key == ID else id_key(key)] = scores
         if outcome.predictions is not None:
@@ -364,13 +352,21 @@ class ModelEvaluation:
         tested = Confusion.of(self._num_classes, outcome.labels, outcome.predicted)
         self._add_signs(source.name, tested)
 
-    def _id_detectors(self) -> dict[tuple[str, str], Detector]:
-        """Method, and "id" or the OOD set that it is tuned on -> a detector for ID images."""
-        return {
+    def _id_scores(
+        self, source: ImageSource, name: str, *, check_batches: bool = False
+    ) -> SplitScores[tuple[str, str]]:
+        """Scores of ID images, by method and, if it is tuned on each OOD set, by set; else "id"."""
+        detectors = {
             (method.name, ood if method.tuned_on == "ood_oracle" else ID): detector
             for method in self._alive()
             for ood, detector in self.results[method.name].detectors.items()
         }
+        outcome = score_split(
+            self._runner, source, detectors, dataset=name, check_batches=check_batches
+        )
+        for (method_name, _), error in outcome.errors.items():
+            self.results[method_name].error = error
+        return outcome
 
     def _scoring_detectors(self, ood: str) -> dict[str, Detector]:
         return {m.name: self.results[m.name].detectors[ood] for m in self._alive()}
