@@ -327,7 +327,7 @@ class ModelEvaluation:
         fail_constant_scores(self.results)
 
     def _score_set(self, name: str, ood: str) -> Predictions | None:
-        """Score a csID or OOD set with the detectors of an OOD set; predictions, if it has labels."""
+        """Score a csID or OOD set with the detectors of an OOD set; predictions, if labeled."""
         detectors = self._scoring_detectors(ood)
         outcome = score_split(self._runner, self._data.test[name], detectors, dataset=name)
         for method, error in outcome.errors.items():
