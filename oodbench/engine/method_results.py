@@ -125,10 +125,11 @@ def _is_constant(scores: NDArray[np.float64]) -> bool:
 
 def chosen_parameters(detector: Detector) -> dict[str, Any]:
     """The parameters of a fitted and tuned detector, as plain JSON values."""
-    return {name: _plain(value) for name, value in detector.parameters.items()}
+    return {name: plain_value(value) for name, value in detector.parameters.items()}
 
 
-def _plain(value: Any) -> str | float | None:
+def plain_value(value: Any) -> str | float | None:
+    """The value of a parameter as records have it."""
     if isinstance(value, str | int | float | None):
         return value
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

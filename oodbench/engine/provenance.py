@@ -103,15 +103,21 @@ def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     used.add((benchmark.tuning_ood or benchmark.id, benchmark.tuning.split))
     used |= {*benchmark.auxiliary_splits}
 
-    def checksum(name: str, split: SplitName) -> str:
-        if split != "test" and data.is_large(name, split):
-            return data.declared(name, split)
-        return data.checksum(name, split)
-
     return {
-        name: {split: checksum(name, split) for split in spec.splits if (name, split) in used}
+        name: {
+            split: split_checksum(data, name, split)
+            for split in spec.splits
+            if (name, split) in used
+        }
         for name, spec in plan.datasets.items()
     }
+
+
+def split_checksum(data: LoadedSplits, name: str, split: SplitName) -> str:
+    """The checksum of a split in `Checksums.data`."""
+    if split != "test" and data.is_large(name, split):
+        return data.declared(name, split)
+    return data.checksum(name, split)
 
 
 def merged(

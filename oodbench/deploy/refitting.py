@@ -1,0 +1,401 @@
+"""A method of a finished run, fitted again on the run's model and data with its tuned values."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.detector import Detector
+from oodbench.engine import provenance
+from oodbench.engine.device import full_precision
+from oodbench.engine.method_results import plain_value
+from oodbench.engine.model_evaluation import ModelEvaluation
+from oodbench.engine.passes.image_sources import ID, EvaluationData, SplitImages
+from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.reasons import reason_of
+from oodbench.errors import UserError, did_you_mean, listed
+from oodbench.models.classifier import Classifier
+from oodbench.planning.absent_splits import with_images_here
+from oodbench.planning.plan import Method, Plan
+from oodbench.planning.planner import make_plan
+from oodbench.plugins.catalog import Catalog
+from oodbench.progress import Reporter
+from oodbench.report.differences import id_key
+from oodbench.specs import BenchmarkSpec, SplitName
+from oodbench.storage.records import QualityRecord
+from oodbench.storage.run_description import RunDescription
+from oodbench.storage.run_directory import RunDirectory
+from oodbench.storage.suite_directory import SuiteDirectory
+from oodbench.training.state import tensors_digest
+from oodbench.training.trained_models import ModelStore
+
+VALIDATION: SplitName = "validation"
+"""The split of the ID set that thresholds are set on."""
+
+_ORACLE = "ood_oracle"
+
+CONTENT = "content"
+"""The folder of a run of `oodbench evaluate` with its benchmark and data sets."""
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedMethod:
+    """A method of a finished run, for one seed.
+
+    Attributes:
+        folder: the run directory.
+        description: of the run.
+        name: name of the method.
+        seed: the seed.
+        ood: the OOD set that it was tuned on, under the protocol `ood_oracle`; else None.
+        values: parameter -> value that it had when it scored, as plain JSON.
+    """
+
+    folder: Path
+    description: RunDescription
+    name: str
+    seed: int
+    ood: str | None
+    values: dict[str, Any]
+
+    def scores(self) -> dict[str, Any]:
+        """Scores in the run: "id" and the names of csID and OOD sets -> array [N].
+
+        Raises:
+            UserError: if they are missing or not readable.
+        """
+        stored = RunDirectory(self.folder).read_scores((self.name, self.seed))
+        if self.ood is not None:
+            return {ID: stored[id_key(self.ood)], self.ood: stored[self.ood]}
+        return stored
+
+
+def find_method(
+    folder: Path, name: str, *, seed: int | None = None, ood: str | None = None
+) -> FinishedMethod:
+    """A method of a run directory.
+
+    Args:
+        folder: the run directory.
+        name: name of a method; or of a detector that one method of the run has.
+        seed: one of the run; None: the first one that has results.
+        ood: for a method that is tuned on each OOD set (`ood_oracle`): the set.
+
+    Raises:
+        UserError: if there is no such run, method or seed, or the method has no results.
+    """
+    if SuiteDirectory(folder).exists():
+        raise UserError(
+            f"{folder} holds the run of a suite.", "Give the folder of one of its benchmarks."
+        )
+    directory = RunDirectory(folder)
+    description = directory.read_description()
+    name = _named(name, description, folder)
+    mine = [each for each in directory.read_records()[0] if each.method == name]
+    good = [each for each in mine if each.status == "ok"]
+    seeds = sorted({each.seed for each in good})
+    if not seeds:
+        reason = next((each.reason for each in mine if each.reason), "it did not run")
+        raise UserError(f"'{name}' has no results in {folder}: {reason.rstrip('.')}.")
+    if seed is not None and seed not in seeds:
+        raise UserError(
+            f"--seed: {folder} has no results of '{name}' with seed {seed}.",
+            f"It has them for {listed(seeds)}.",
+        )
+    seed = seeds[0] if seed is None else seed
+    good = [each for each in good if each.seed == seed and each.ood_dataset is not None]
+    chosen = _of_set(good, ood, name)
+    oracle = chosen.ood_dataset if chosen.tuned_on == _ORACLE else None
+    return FinishedMethod(folder, description, name, seed, oracle, chosen.detector_params)
+
+
+def _named(name: str, description: RunDescription, folder: Path) -> str:
+    """The name of the method that is meant."""
+    methods = {method.name: method for method in description.methods}
+    if name in methods:
+        return name
+    of_detector = [each.name for each in methods.values() if each.detector == name]
+    if len(of_detector) == 1:
+        return of_detector[0]
+    if of_detector:
+        raise UserError(
+            f"{folder} has several methods with the detector '{name}'.",
+            f"Name one of them: {listed(of_detector)}.",
+        )
+    if name in description.skipped:
+        raise UserError(f"'{name}' was skipped in {folder}: {description.skipped[name]}.")
+    near = did_you_mean(name, methods)
+    if near.startswith("Known"):  # of few letters, perhaps the name of a detector
+        of_detectors = {method.detector: method.name for method in methods.values()}
+        guess = did_you_mean(name, of_detectors)
+        near = near if guess.startswith("Known") else guess
+    raise UserError(f"{folder} has no method '{name}'.", near)
+
+
+def _of_set(good: Sequence[QualityRecord], ood: str | None, name: str) -> QualityRecord:
+    """The record with the values of a method's parameters."""
+    sets = dict.fromkeys(each.ood_dataset for each in good if each.ood_dataset is not None)
+    if good[0].tuned_on != _ORACLE:
+        if ood is not None:
+            raise UserError(f"--ood: '{name}' is not tuned on each OOD set.", "Leave it out.")
+        return good[0]
+    if ood is None and len(sets) > 1:
+        raise UserError(
+            f"'{name}' was tuned on each OOD set (ood_oracle), so that each has a detector of its "
+            "own.",
+            f"Choose the OOD set whose detector is to be fitted, with --ood: {listed(sets)}.",
+        )
+    if ood is not None and ood not in sets:
+        raise UserError(f"--ood: there is no OOD set '{ood}'.", did_you_mean(ood, sets))
+    return next(each for each in good if ood in (None, each.ood_dataset))
+
+
+@dataclass(frozen=True, eq=False)
+class RefittedMethod:
+    """A method that was fitted again.
+
+    Attributes:
+        found: as it is in the run.
+        plan: of this method alone.
+        method: the method in the plan.
+        catalog: gave the detector.
+        classifier: the run's model, on the device, in evaluation mode.
+        detector: fitted, tuned and calibrated.
+        data: the images of the benchmark.
+        notes: remarks of fitting and tuning.
+    """
+
+    found: FinishedMethod
+    plan: Plan
+    method: Method
+    catalog: Catalog
+    classifier: Classifier
+    detector: Detector
+    data: LoadedSplits
+    notes: tuple[str, ...]
+
+    @property
+    def validation(self) -> SplitImages | None:
+        """The ID validation images; None if the ID set has none."""
+        return self._images(VALIDATION)
+
+    @property
+    def test(self) -> SplitImages:
+        """The ID test images."""
+        found = self._images("test")
+        assert found is not None  # checked by the planner
+        return found
+
+    @property
+    def uses_validation(self) -> str:
+        """How the detector has used the ID validation images: "fitted on", "tuned on" or ""."""
+        if VALIDATION in self.method.fitted_on().values():
+            return "fitted on"
+        tuned = self.found.description.benchmark.get("tuning", {})
+        on = tuned.get("split", VALIDATION) == VALIDATION
+        return "tuned on" if self.method.tuned_on != "none" and on else ""
+
+    def _images(self, split: SplitName) -> SplitImages | None:
+        dataset = self.plan.benchmark.id
+        if split not in self.plan.datasets[dataset].splits:
+            return None
+        load = functools.partial(self.data.images, dataset, split)
+        return SplitImages(f"the {split} images of '{dataset}'", load)
+
+
+def refit(
+    found: FinishedMethod,
+    *,
+    device: torch.device,
+    plugins: Sequence[Path] = (),
+    data_root: Path | None = None,
+    say: Reporter,
+) -> RefittedMethod:
+    """Fit a method of a run again: on its model and data, with the values that it tuned.
+
+    Args:
+        found: the method.
+        device: where to compute.
+        plugins: folders of plug-ins besides those of the run.
+        data_root: folder of the data sets; None: that of the run.
+        say: progress reporter.
+
+    Raises:
+        UserError: if model or data are not those of the run, are not on this machine, or the
+            detector fails.
+    """
+    held = found.description
+    catalog = _catalog(found, plugins)
+    root = data_root or (None if held.data_root is None else Path(held.data_root))
+    say.stage("data")
+    plan = with_images_here(_plan(found, catalog), root)
+    method = plan.methods[0]
+    data = provenance.data_of(plan, root, say)
+    _check_data(found, plan, method, data)
+    source = provenance.detector_checksum(catalog, method.detector.name)
+    if held.checksums.detectors.get(method.detector.name) != source:
+        say.warn(f"The source of '{method.detector.name}' is not that of the run.")
+    say.stage(f"{method.model}, seed {found.seed}")
+    classifier = _classifier(found, plan, method, data, device, say)
+    say.stage(f"fitting {found.name}")
+    with full_precision(device):
+        detector, notes = _fitted(found, plan, method, catalog, data, classifier, say)
+    return RefittedMethod(found, plan, method, catalog, classifier, detector, data, notes)
+
+
+def _catalog(found: FinishedMethod, plugins: Sequence[Path]) -> Catalog:
+    """The content of the run: its plug-ins, those that are given, and its own folder."""
+    own = found.folder / CONTENT
+    folders = [*plugins, *([own] if own.is_dir() else [])]
+    for name in found.description.plugins:
+        if Path(name).is_dir():
+            folders.append(Path(name))
+        elif not name.startswith("class ") and not folders:
+            raise UserError(
+                f"The folder of plug-ins of the run, {name}, is not there.",
+                "Give the place that it has now with --plugins, or go to the folder that the run "
+                "was started in.",
+            )
+    return Catalog(list(dict.fromkeys(folder.resolve() for folder in folders)))
+
+
+def _plan(found: FinishedMethod, catalog: Catalog) -> Plan:
+    """The plan of the method alone, with the run's benchmark."""
+    benchmark = BenchmarkSpec.model_validate(found.description.benchmark)
+    entry = catalog.entries["benchmark"].get(benchmark.name)
+    if entry is not None:
+        benchmark.read_from(entry.path)  # files of checkpoints lie beside it
+    plan = make_plan(benchmark, catalog, catalog.detectors, methods=[found.name])
+    if not plan.methods:
+        reason = plan.skips[0].reason if plan.skips else "the benchmark has no such method now"
+        raise UserError(f"'{found.name}' cannot be fitted: {reason}.")
+    return plan
+
+
+def _check_data(found: FinishedMethod, plan: Plan, method: Method, data: LoadedSplits) -> None:
+    """Check that the images are those of the run.
+
+    Raises:
+        UserError: if they are not.
+    """
+    name, checksums = plan.benchmark.id, found.description.checksums
+    used = {*method.fitted_on().values(), VALIDATION, "test"}
+    used |= set() if method.tuned_on == "none" else {plan.benchmark.tuning.split}
+    for split in plan.datasets[name].splits:
+        if split not in used:
+            continue
+        listing = checksums.fitted_on.get(name, {}).get(split)  # of a large split
+        wanted = listing or checksums.data.get(name, {}).get(split)
+        now = (
+            data.checksum(name, split) if listing else provenance.split_checksum(data, name, split)
+        )
+        if wanted not in (None, now):
+            raise UserError(
+                f"The {split} images of '{name}' are not those of {found.folder}: their checksum "
+                f"is {now[:16]}, the run has {wanted[:16]}.",
+                "Put the images of the run back, or run the benchmark again.",
+            )
+
+
+def _classifier(
+    found: FinishedMethod,
+    plan: Plan,
+    method: Method,
+    data: LoadedSplits,
+    device: torch.device,
+    say: Reporter,
+) -> Classifier:
+    """The model of the run; it is not trained.
+
+    Raises:
+        UserError: if its checkpoint is not there, or is another one.
+    """
+    models = ModelStore(plan.benchmark, data, device, say)
+    model, seed = method.model, found.seed
+    again = f"oodbench train {plan.benchmark.name} --model {model} --seed {seed}"
+    if not models.is_published(model) and not (path := models.key(model, seed).path).exists():
+        raise UserError(
+            f"The checkpoint of {model}, seed {seed}, is not in the cache: there is no {path}.",
+            f"Set OODBENCH_CACHE to the cache of the run, or train it again: `{again}`.",
+        )
+    classifier = models.trained(model, seed)
+    weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
+    now, wanted = (
+        tensors_digest(weights),
+        found.description.checksums.checkpoints.get(f"{model}/seed{seed}"),
+    )
+    if wanted is not None and now != wanted:
+        raise UserError(
+            f"The checkpoint of {model}, seed {seed}, is not that of {found.folder}: the digest of "
+            f"its weights is {now[:16]}, the run has {wanted[:16]}.",
+            "Set OODBENCH_CACHE to the cache of the run, or run the benchmark again.",
+        )
+    return classifier
+
+
+def _fitted(
+    found: FinishedMethod,
+    plan: Plan,
+    method: Method,
+    catalog: Catalog,
+    data: LoadedSplits,
+    classifier: Classifier,
+    say: Reporter,
+) -> tuple[Detector, tuple[str, ...]]:
+    """The fitted detector with the values of the run, and notes."""
+    benchmark = plan.benchmark
+    setting = _setting(found, method)
+    calibrates = "calibration" in method.detector.needs
+    # The search for values is over; a detector that trains a model of its own is trained again.
+    method = replace(method, grid={name: (value,) for name, value in setting.items()})
+    method = method if calibrates else replace(method, tuned_on="none")
+    images = EvaluationData.of_benchmark(benchmark, data.images)
+    if found.ood is not None:
+        test = {name: images.test[name] for name in (ID, found.ood)}
+        images = replace(images, test=test, csid=())
+    detector = catalog.load_detector(method.detector.name, method.arguments)
+    evaluation = ModelEvaluation(
+        NetworkRunner(classifier, batch_size=benchmark.evaluation.batch_size),
+        [method],
+        {method.name: detector},
+        images,
+        data.num_classes(benchmark.id),
+        tuning=benchmark.tuning,
+        seed=found.seed,
+        report=say.detail,
+    )
+    evaluation.prepare()
+    evaluation.run(score=False)
+    result = evaluation.results[method.name]
+    if result.error is not None:
+        raise UserError(f"'{found.name}' failed: {reason_of(result.error).rstrip('.')}.")
+    fitted = result.detectors[found.ood or images.ood[0]]
+    return (fitted if calibrates else fitted.with_parameters(**setting)), tuple(result.notes)
+
+
+def _setting(found: FinishedMethod, method: Method) -> dict[str, Any]:
+    """The values of the search space that the run chose; empty if it tuned nothing.
+
+    Raises:
+        UserError: if a value is not in the search space.
+    """
+    if method.tuned_on == "none":
+        return {}
+    setting = {}
+    for name, values in method.search_space.items():
+        wanted = found.values.get(name)
+        same = [value for value in values if plain_value(value) == wanted]
+        if not same:
+            raise UserError(
+                f"The run tuned '{name}' of '{found.name}' to {wanted!r}, which its search space "
+                "has no longer.",
+                "Run the benchmark again.",
+            )
+        setting[name] = same[0]
+    return setting
