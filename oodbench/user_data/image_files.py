@@ -46,6 +46,16 @@ _LARGEST = 2**30
 """Bytes of the largest file that is read."""
 
 
+_MOST_AT_ONCE = 256
+_PLACES = 1 << 22
+"""Pixels of a batch, if no size is given."""
+
+
+def usual_batch_size(shape: Shape) -> int:
+    """Images of a batch of this shape, if no size is given: 256, or fewer large ones."""
+    return max(1, min(_MOST_AT_ONCE, _PLACES // math.prod(shape[1:])))
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image file.
@@ -194,7 +204,7 @@ class _Parts(Dataset[_Part]):
     def __init__(
         self, files: Sequence[ImageFile], shape: Shape, resize: ResizeSpec | None, length: int
     ) -> None:
-        self._files, self._shape, self._resize, self._length = files, shape, resize, length
+        self._files, self._how, self._length = files, (shape, resize), length
 
     def __len__(self) -> int:
         return math.ceil(len(self._files) / self._length)
@@ -205,29 +215,36 @@ class _Parts(Dataset[_Part]):
         unreadable: dict[int, str] = {}
         for index in range(start, min(start + self._length, len(self._files))):
             try:
-                image, dropped = self._decoded(self._files[index].path)
+                image, dropped = decoded_file(self._files[index].path, *self._how)
             except CorruptImageError as error:
                 unreadable[index] = str(error)
                 continue
             pixels.append(image)
             indices.append(index)
             lost += [dropped] if dropped else []
-        stacked = np.stack(pixels) if pixels else np.empty((0, *self._shape), np.uint8)
+        stacked = np.stack(pixels) if pixels else np.empty((0, *self._how[0]), np.uint8)
         return _Part(torch.from_numpy(stacked), indices, unreadable, lost)
 
-    def _decoded(self, path: str) -> tuple[NDArray[np.uint8], str]:
-        """Pixels and what conversion dropped; CorruptImageError for whatever goes wrong."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's, such as of images that are large
-                return decode_image(_content(path), self._shape, self._resize)
-        except WrongShapeError as error:
-            size = "x".join(map(str, self._shape[1:]))
-            raise CorruptImageError(
-                f"it is {error}, and the detector takes {size} and resizes no images"
-            ) from error
-        except MemoryError as error:
-            raise CorruptImageError("it does not fit into the memory") from error
+
+def decoded_file(
+    path: str, shape: Shape, resize: ResizeSpec | None
+) -> tuple[NDArray[np.uint8], str]:
+    """Pixels [C, H, W] of an image file, and what conversion dropped (`decode_image`).
+
+    Raises:
+        CorruptImageError: whatever goes wrong; the message is the reason.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, such as of images that are large
+            return decode_image(_content(path), shape, resize)
+    except WrongShapeError as error:
+        size = "x".join(map(str, shape[1:]))
+        raise CorruptImageError(
+            f"it is {error}, and the detector takes {size} and resizes no images"
+        ) from error
+    except MemoryError as error:
+        raise CorruptImageError("it does not fit into the memory") from error
 
 
 def _content(path: str) -> bytes:
@@ -277,7 +294,7 @@ class ImageStream:
         name: str = "the images",
     ) -> None:
         self.files, self.name, self._report = files, name, report
-        self._shape, self._resize = shape, resize
+        self.shape, self.resize = shape, resize
         self._batch_size = batch_size
         self._workers = worker_count() if workers is None else workers
         self.read: list[int] = []
@@ -289,11 +306,14 @@ class ImageStream:
         return len(self.files)
 
     def first(self) -> tuple[Tensor, None]:
-        """Images [B, C, H, W], uint8, of the first batch, decoded in this process."""
-        parts = _Parts(self.files, self._shape, self._resize, self._batch_size)
+        """Images [B, C, H, W], uint8, of the first batch, decoded in this process; kept."""
+        return self._first, None
+
+    @functools.cached_property
+    def _first(self) -> Tensor:
+        parts = _Parts(self.files, self.shape, self.resize, self._batch_size)
         found = (part.pixels for part in map(parts.__getitem__, range(len(parts))))
-        first = next(filter(len, found), torch.empty((0, *self._shape), dtype=torch.uint8))
-        return first, None
+        return next(filter(len, found), torch.empty((0, *self.shape), dtype=torch.uint8))
 
     def batches(self) -> Iterator[tuple[Tensor, None]]:
         """Images [B, C, H, W], uint8, of all batches; all have the batch size but the last one.
@@ -307,8 +327,8 @@ class ImageStream:
             yield images, None
 
     def _pixels(self) -> Iterator[Tensor]:
-        parts = functools.partial(_Parts, self.files, self._shape, self._resize)
-        loader = parts_loader(parts, math.prod(self._shape), self._batch_size, self._workers)
+        parts = functools.partial(_Parts, self.files, self.shape, self.resize)
+        loader = parts_loader(parts, math.prod(self.shape), self._batch_size, self._workers)
         try:
             for part in loader:
                 for index, reason in part.unreadable.items():

@@ -49,7 +49,7 @@ _SPACE = re.compile(r"(<pre>.*?</pre>)|[ \t]*\n\s*", re.DOTALL)
 
 def render(site: Site) -> Mapping[str, str]:
     """The files of a site: address in its folder -> content; the same for the same site."""
-    environment = _environment()
+    environment = site_environment()
 
     def page(template: str, address: str, **content: object) -> None:
         root = "../" * address.count("/")
@@ -79,7 +79,8 @@ def render(site: Site) -> Mapping[str, str]:
     return found
 
 
-def _environment() -> Environment:
+def site_environment() -> Environment:
+    """The templates with what they call; all text is escaped."""
     environment = Environment(
         loader=PackageLoader("oodbench.report.site"),
         autoescape=True,
