@@ -152,14 +152,14 @@ def histogram(log: ScoreLog) -> Plot:
     low, high = low - margin, high + margin
     edges = np.linspace(low, high, min(_BINS, max(10, int(np.sqrt(len(scores))) * 2)) + 1)
 
-    def shares(of: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def shares(of: NDArray[np.bool_]) -> list[float]:
         counts, _ = np.histogram(np.clip(log.scores[of], low, high), edges)
-        return counts / max(1, counts.sum())
+        return [float(count) / max(1, counts.sum()) for count in counts]
 
     apart = bool((log.scored & log.outside).any())
     parts = [shares(log.scored & ~log.outside)] + ([shares(log.scored & log.outside)] * apart)
     across = Scale(low, high, LEFT, _WIDTH - RIGHT)
-    up = Scale(0, 100 * max(float(part.max()) for part in parts) * 1.05, _HEIGHT - BOTTOM, TOP)
+    up = Scale(0, 100 * max(max(part) for part in parts) * 1.05, _HEIGHT - BOTTOM, TOP)
     lines = [Line(_stairs(parts[0], edges, across, up), None, filled=True)]
     lines += [Line(_stairs(part, edges, across, up), 1) for part in parts[1:]]
     if value is not None and np.isfinite(value):
@@ -183,7 +183,7 @@ def histogram(log: ScoreLog) -> Plot:
 
 
 def _stairs(
-    shares: Sequence[float] | NDArray[np.float64],
+    shares: Sequence[float],
     edges: NDArray[np.float64],
     across: Scale,
     up: Scale,

@@ -59,19 +59,23 @@ class ScoreLog:
     @property
     def scored(self) -> NDArray[np.bool_]:
         """Whether a file was scored, one boolean per file."""
-        return self.predictions != UNREAD
+        found: NDArray[np.bool_] = self.predictions != UNREAD
+        return found
 
     @property
     def accepted(self) -> NDArray[np.bool_]:
         """Whether a file is accepted; without a threshold, every scored file is."""
         value = -np.inf if self.threshold is None else self.threshold.value
-        return self.scored & (self.scores >= value)
+        found: NDArray[np.bool_] = self.scored & (self.scores >= value)
+        return found
 
     @property
     def outside(self) -> NDArray[np.bool_]:
         """Whether a file is known to be OOD."""
-        count = len(self.paths)
-        return np.arange(count) >= (count if self.known is None else self.known)
+        found = np.zeros(len(self.paths), dtype=bool)
+        if self.known is not None:
+            found[self.known :] = True
+        return found
 
     @property
     def inside(self) -> NDArray[np.bool_]:
