@@ -15,6 +15,7 @@ from oodbench.cli import benchmarking, evaluating
 from oodbench.cli.content import checking, listing
 from oodbench.cli.content.scaffolding import new_app
 from oodbench.cli.data import data_app
+from oodbench.cli.deployment import detector_fitting, image_scoring
 from oodbench.cli.display import say
 from oodbench.cli.finished_runs import comparing, reporting, site_building, verifying
 from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams
@@ -31,6 +32,8 @@ app = typer.Typer(
 app.command()(benchmarking.run)
 app.command()(benchmarking.train)
 app.command()(evaluating.evaluate)
+app.command()(detector_fitting.fit)
+app.command()(image_scoring.score)
 app.command("list")(listing.list_)
 app.command()(reporting.report)
 app.command()(reporting.leaderboard)
@@ -42,6 +45,9 @@ app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 
 _FORM = "warning: %(message)s"
+
+_INTERRUPTED = 130
+"""What typer returns after Ctrl-C in some versions; others raise `typer.Abort`."""
 
 # Typer carries its own click in some versions and uses the package in others.
 _UsageError: Any = next(
@@ -82,6 +88,8 @@ def main() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="oodbench")
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
         finish_output()
     except UserError as error:
         if debug:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +73,7 @@ def parts_loader(
         num_workers=workers,
         generator=torch.Generator(),  # a seed of workers is not drawn from the global one
         prefetch_factor=max(2, ahead // (workers * length)) if workers else None,
+        worker_init_fn=_quiet,
     )
 
 
@@ -108,6 +110,11 @@ def _return_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
+
+
+def _quiet(worker: int) -> None:
+    """Errors of a worker are raised where it is read; after Ctrl-C, its threads print none."""
+    sys.excepthook = lambda *error: None
 
 
 def _unchanged(part: P) -> P:

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from oodbench.metrics.thresholds import Threshold
-from oodbench.report.score_page.scored_image_page import histogram, render
 from oodbench.report.score_page.score_log import ScoreLog
+from oodbench.report.score_page.scored_image_page import histogram, render
 from oodbench.report.score_page.selection import SHOWN, groups
 
 LIMIT = Threshold(0.0, 0.95, 400, 0.95)

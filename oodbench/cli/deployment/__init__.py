@@ -1,0 +1,1 @@
+"""Commands of saved detectors: `oodbench fit`, `oodbench score`, `oodbench export`."""
