@@ -21,11 +21,7 @@ from oodbench.models.structure.model_call import inputs_beside_images
 from oodbench.models.structure.user_network import UserNetwork
 from oodbench.user_data.batch_contents import check_values, image_batch, is_array
 from oodbench.user_data.dataloader import LoadedImages
-from oodbench.user_data.image_files import ImageFile, ImageStream, find_images
-
-_BATCH = 256
-_PLACES = 1 << 22
-"""Maximum of images x height x width in a batch."""
+from oodbench.user_data.image_files import ImageFile, ImageStream, find_images, usual_batch_size
 
 
 class TensorImages:
@@ -70,8 +66,7 @@ class TensorImages:
     @property
     def _length(self) -> int:
         """Images of a batch, as of a Dataset of such images."""
-        places = self.images[0, 0].numel() if self.images.ndim > 2 else 1
-        return max(1, min(_BATCH, _PLACES // max(1, places)))
+        return usual_batch_size(tuple(self.images.shape[1:]))
 
 
 def source_of(
@@ -137,13 +132,11 @@ def _files(
             "torchvision.datasets.ImageFolder(folder, transform).",
         )
     found = find_images(places)
-    height, width = prepared.shape[1:]
-    batch = max(1, min(_BATCH, _PLACES // (height * width)))
     return ImageStream(
         found.files,
         prepared.shape,
         prepared.resize,
-        batch_size=batch,
+        batch_size=usual_batch_size(prepared.shape),
         report=unreadable,
         name=name,
     )

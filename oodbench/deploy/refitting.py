@@ -28,14 +28,12 @@ from oodbench.planning.planner import make_plan
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.specs import BenchmarkSpec, SplitName
+from oodbench.storage.locks import CONTENT
 from oodbench.training.state import tensors_digest
 from oodbench.training.trained_models import ModelStore
 
 VALIDATION: SplitName = "validation"
 """The split of the ID set that thresholds are set on."""
-
-CONTENT = "content"
-"""The folder of a run of `oodbench evaluate` with its benchmark and data sets."""
 
 
 @dataclass(frozen=True, eq=False)

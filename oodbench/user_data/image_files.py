@@ -48,12 +48,12 @@ _LARGEST = 2**30
 
 _MOST_AT_ONCE = 256
 _PLACES = 1 << 22
-"""Pixels of a batch, if no size is given."""
+"""Maximum of images x height x width in a batch, if no size is given."""
 
 
-def usual_batch_size(shape: Shape) -> int:
-    """Images of a batch of this shape, if no size is given: 256, or fewer large ones."""
-    return max(1, min(_MOST_AT_ONCE, _PLACES // math.prod(shape[1:])))
+def usual_batch_size(shape: tuple[int, ...]) -> int:
+    """Images of a batch if no size is given, for images of this shape, channels first."""
+    return max(1, min(_MOST_AT_ONCE, _PLACES // max(1, math.prod(shape[1:]))))
 
 
 @dataclass(frozen=True, slots=True)
