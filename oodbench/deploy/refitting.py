@@ -236,7 +236,7 @@ def _fitted(
     # The search for values is over; a detector that trains a model of its own is trained again.
     method = replace(method, grid={name: (value,) for name, value in setting.items()})
     method = method if calibrates else replace(method, tuned_on="none")
-    images = EvaluationData.of_benchmark(benchmark, data.images)
+    images = EvaluationData.of_benchmark(plan, data.images)
     if found.ood is not None:
         test = {name: images.test[name] for name in (ID, found.ood)}
         images = replace(images, test=test, csid=())
