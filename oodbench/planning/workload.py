@@ -186,7 +186,7 @@ def training_work(plan: Plan, model: str) -> Work:
 
 def pass_work(plan: Plan, planned: Pass) -> Work:
     """One pass, for one seed."""
-    forwards = planned.images * _forwards(plan, planned)
+    forwards = planned.images * forwards_of(plan, planned)
     spec = plan.benchmark.models[planned.model]
     return Work(planned.images, _flops(plan, spec, forwards))
 
@@ -222,8 +222,8 @@ def _flops(plan: Plan, model: ModelSpec, forwards: float) -> float | None:
     return 2 * info.macs_32 * height * width / _PIXELS * forwards
 
 
-def _forwards(plan: Plan, planned: Pass) -> float:
-    """Work of a pass for each image, in forward passes."""
+def forwards_of(plan: Plan, planned: Pass) -> float:
+    """Work of a pass for each image, in forward passes of the whole network."""
     methods = [method for method in plan.methods if method.name in planned.methods]
     if planned.purpose == "fit":
         return 1.0
