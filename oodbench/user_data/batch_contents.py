@@ -47,6 +47,11 @@ TRANSFORM = (
     "Give the data set a transform, such as torchvision.transforms.Compose("
     "[Resize(256), CenterCrop(224), ToTensor()])."
 )
+WITH_TRANSFORM = (
+    "Give the data set a transform, such as data.with_transform(lambda batch: "
+    '{"pixel_values": [transform(image) for image in batch["image"]], "label": batch["label"]}).'
+)
+"""The same for a data set of Hugging Face."""
 ONE_SIZE = f"Images must have one size. {TRANSFORM}"
 
 
@@ -75,8 +80,11 @@ class BatchParts:
         if isinstance(labels, list | tuple):
             labels = np.asarray(labels) if all(isinstance(each, int) for each in labels) else None
         if is_array(labels) and labels.ndim == 1 and len(shape) > 1:
-            one = torch.as_tensor(labels[:1])
-            return not one.is_floating_point() and len(labels) == shape[0]
+            classes = torch.as_tensor(labels)
+            one_hot = len(shape) == 3 and int((classes != 0).sum()) == int(classes.sum()) == 1
+            if classes.is_floating_point() or (one_hot and len(classes) > 1):
+                return False  # of one image with as many channels as there are classes
+            return len(labels) == shape[0]
         return self.labels is None and len(shape) == 4 and shape[1] in _CHANNELS
 
 
@@ -107,8 +115,14 @@ def split_batch(given: Any, name: str, what: str) -> BatchParts:
     return BatchParts(given)
 
 
-def item_image(image: Any, name: str, position: int) -> Tensor:
+def item_image(image: Any, name: str, position: int, transform: str = TRANSFORM) -> Tensor:
     """The image of one item as a tensor.
+
+    Args:
+        image: as the user's data give it.
+        name: the argument that the data were given as.
+        position: number of images before this one.
+        transform: what to do with PIL images.
 
     Raises:
         UserError: it is neither a tensor nor a floating-point or uint8 array.
@@ -118,7 +132,7 @@ def item_image(image: Any, name: str, position: int) -> Tensor:
     if not isinstance(image, Tensor):
         raise UserError(
             f"{name}: image {position} is {described(image)}, not a tensor.",
-            TRANSFORM if described(image) == "a PIL image" else _CONVERT,
+            transform if described(image) == "a PIL image" else _CONVERT,
         )
     return image
 

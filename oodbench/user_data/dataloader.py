@@ -24,6 +24,7 @@ from oodbench.errors import UserError
 from oodbench.user_data.batch_contents import (
     ONE_SIZE,
     TRANSFORM,
+    WITH_TRANSFORM,
     Batch,
     BatchParts,
     check_classes,
@@ -94,6 +95,8 @@ class LoadedImages:
         self._generators = [(each, each.get_state()) for each in generators(data)]
         self._data = self._readable(data)
         self.declared = declared_classes(data, name) if labeled else None
+        inside = getattr(data, "dataset", data)
+        self._transform = WITH_TRANSFORM if hasattr(inside, "with_transform") else TRANSFORM
         self.note = self._order_note()
         self._other_entries: set[str] = set()
         self._first: Batch | None = None
@@ -271,7 +274,7 @@ class LoadedImages:
                 yield torch.as_tensor(parts.images), parts.labels
                 self._position += len(parts.images)
                 continue
-            image = item_image(parts.images, self.name, self._position)
+            image = item_image(parts.images, self.name, self._position, self._transform)
             if not images and self._position == 0 and image.ndim > 1:
                 size = max(1, min(_BATCH, _PLACES // max(1, image[0].numel())))
             if images and image.shape != images[0].shape:
@@ -324,7 +327,7 @@ class LoadedImages:
         )
         hint = ""
         if "PIL." in str(error):
-            hint = f"Images are PIL images. {TRANSFORM}"
+            hint = f"Images are PIL images. {self._transform}"
         elif "equal size" in str(error) or "resize storage" in str(error):
             hint = ONE_SIZE
         position = f"{what} {self._position}"

@@ -244,3 +244,47 @@ def test_images_outside_of_0_to_1() -> None:
     assert len(read(opened(data))[0]) == COUNT
     given[8] = 1 + 1e-6
     assert len(read(opened(data, in_unit_range=True))[0]) == COUNT, "rounding is no error"
+
+
+class OfHuggingFace:
+    """A data set with the interface of those of Hugging Face's `datasets`."""
+
+    def __init__(self, image: Callable[[int], Any], label: str = "label") -> None:
+        self.image, self.label = image, label
+        self.features = {"img": object(), label: SimpleNamespace(names=["cat", "dog", "owl"])}
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, int):
+            raise AssertionError("items are read one by one")
+        return {"img": self.image(key), self.label: int(labels()[key])}
+
+    def with_transform(self, transform: Callable[[Any], Any]) -> OfHuggingFace:
+        return self
+
+
+@pytest.mark.parametrize("label", ["label", "fine_label"])
+def test_data_sets_of_hugging_face(label: str) -> None:
+    data = OfHuggingFace(lambda i: images()[i], label)
+    for given in (data, DataLoader(data, 5)):  # type: ignore[arg-type]
+        source = opened(given)
+        assert str(source.declared) == "cat, dog, owl"
+        found, found_labels, _ = read(source)
+        torch.testing.assert_close(found, images())
+        torch.testing.assert_close(found_labels, labels())
+        assert source.image_key == "img"
+
+
+def test_pil_images_of_hugging_face_are_to_be_transformed() -> None:
+    data = OfHuggingFace(pil)
+    for given in (data, DataLoader(data, 5)):  # type: ignore[arg-type]
+        assert "data.with_transform(lambda batch:" in refused(given).hint
+
+
+def test_a_one_hot_label_is_that_of_one_image() -> None:
+    hot = torch.eye(3).long()
+    error = refused(Items(lambda i: (torch.rand(3, 4, 5), hot[i % 3])))
+    assert "labels of 23 images have shape [23, 3]" in error.message
+    assert "argmax" in error.hint
