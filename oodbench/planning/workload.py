@@ -194,7 +194,7 @@ def pass_work(plan: Plan, planned: Pass) -> Work:
 def forward_passes(plan: Plan, model: str) -> float:
     """Forward passes of one image that the passes of a model take, for one seed."""
     mine = (each for each in passes_of(plan) if each.model == model)
-    return sum(each.images * _forwards(plan, each) for each in mine)
+    return sum(each.images * forwards_of(plan, each) for each in mine)
 
 
 def training_count(plan: Plan) -> int:
