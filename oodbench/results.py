@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from oodbench.progress import Reporter
     from oodbench.report import Leaderboard, PublishedComparison
+    from oodbench.report.figures.gallery import StoredScores
     from oodbench.verification.outcome import Verification
 
 
@@ -155,19 +156,31 @@ class Run:
 
     def figures(self) -> dict[str, Figure]:
         """The figures that can be drawn of the run, by name (`oodbench.report.figures.gallery`)."""
-        from oodbench.report.differences import joined
         from oodbench.report.figures import gallery
 
-        models = self._directory.read_description().of_benchmark.models
-        measured = {(cost.method, cost.seed) for cost in self.costs}
-        seed = min((seed for _, seed in measured), default=0)
-        methods = dict.fromkeys(cost.method for cost in self.costs)
-        scores = {
-            name: joined(self.scores(name, seed), self.leaderboard().csid)
-            for name in methods
-            if (name, seed) in measured
-        }
-        return gallery.of_run(models, self.leaderboard(), self.training, scores, seed)
+        described, board = self._directory.read_description(), self.leaderboard()
+        return gallery.of_run(
+            described.of_benchmark.models, board, self.training, self._stored_scores(board)
+        )
+
+    def _stored_scores(self, board: Leaderboard) -> StoredScores | None:
+        """The scores of the first seed that has some; None if none are stored."""
+        from oodbench.planning.tested_images import images_at_hand
+        from oodbench.report.differences import joined
+        from oodbench.report.figures.gallery import StoredScores
+
+        keys = dict.fromkeys((r.method, r.seed) for r in self.records if r.status == "ok")
+        there = [key for key in keys if self._directory.scores_path(key).exists()]
+        if not there:
+            return None
+        seed = min(seed for _, seed in there)
+        keys = dict.fromkeys(key for key in there if key[1] == seed)
+        several = len({record.seed for record in self.records}) > 1
+        return StoredScores(
+            scores={key[0]: joined(self.scores(*key), board.csid) for key in keys},
+            heading=f"{board.benchmark}, seed {seed}" if several else board.benchmark,
+            images=images_at_hand(self._directory.read_description()),
+        )
 
     def write_figures(self, folder: str | Path) -> list[Path]:
         """Draw the figures into a folder.
@@ -178,10 +191,7 @@ class Run:
         Raises:
             UserError: if the folder lies in a run directory that another process uses.
         """
-        from oodbench.report.figures import gallery
-
-        with held_around(Path(folder)):
-            return gallery.save_all(self.figures(), Path(folder))
+        return write_figures(self.figures(), folder)
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -242,6 +252,12 @@ class SuiteRun:
         """The report of the suite: its comparison."""
         return self.comparison()
 
+    def figures(self) -> dict[str, Figure]:
+        """The figures that can be drawn of the suite, by name."""
+        from oodbench.engine.suite_run import figures_of
+
+        return figures_of(SuiteDirectory(self.folder))
+
     def write_figures(self, folder: str | Path) -> list[Path]:
         """Draw the figures into a folder.
 
@@ -251,10 +267,7 @@ class SuiteRun:
         Raises:
             UserError: if the folder lies in a run directory that another process uses.
         """
-        from oodbench.engine.suite_run import write_figures
-
-        with held_around(Path(folder)):
-            return write_figures(SuiteDirectory(self.folder), Path(folder))
+        return write_figures(self.figures(), folder)
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -262,6 +275,22 @@ class SuiteRun:
         return tuple(
             f"{run.folder.name}/{file}" for run in self.members.values() for file in run.changed
         )
+
+
+def write_figures(figures: Mapping[str, Figure], folder: str | Path) -> list[Path]:
+    """Write figures into a folder, as `<name>.png`.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: if the folder lies in a run directory that another process uses, or a file
+            cannot be written.
+    """
+    from oodbench.report.figures import gallery
+
+    with held_around(Path(folder)):
+        return gallery.save_all(figures, Path(folder))
 
 
 def leaderboard(*runs: str | Path | Run) -> Leaderboard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from oodbench.data import ImageArray, checked_split
 from oodbench.data.decoding_choice import is_large, is_streamed
 from oodbench.data.image_selection import Indices, limited, limited_indices
 from oodbench.data.store.locations import root_folder
+from oodbench.errors import UserError
 from oodbench.files import canonical_json, digest
 from oodbench.progress import Reporter, Silent
 from oodbench.specs import DatasetSpec, SplitName
@@ -106,6 +107,21 @@ class LoadedSplits:
             say=self._say,
         )
         return self._streamed[key]
+
+    def image(self, dataset: str, split: SplitName, index: int) -> NDArray[Any]:
+        """One image [C, H, W]; of a large split, decoded alone.
+
+        Raises:
+            UserError: it cannot be read.
+            IndexError: there is no such image.
+        """
+        if not self.is_large(dataset, split):
+            return np.asarray(self.get(dataset, split).images[index])
+        decoder, indices = self._fetched(dataset, split)
+        pixels = decoder.decoded(int(indices[index])).pixels
+        if pixels is None:
+            raise UserError(f"Image {index} of the {split} images of '{dataset}' is damaged.")
+        return pixels
 
     def checksum(self, dataset: str, split: SplitName) -> str:
         """SHA-256 of a split that is known before its images are decoded, where it is large.

@@ -13,6 +13,7 @@ from oodbench.planning.plan import Plan
 from oodbench.planning.suite_plan import Suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
+from oodbench.report.figures import gallery
 from oodbench.specs import DatasetSpec
 from oodbench.storage.locks import held
 from oodbench.storage.run_directory import RunDirectory
@@ -20,6 +21,8 @@ from oodbench.storage.suite_description import SuiteDescription
 from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from oodbench.report import PublishedComparison
 
 log = logging.getLogger(__name__)
@@ -230,19 +233,13 @@ def write_reports(directory: SuiteDirectory) -> None:
     comparison = comparison_of(directory)
     for name, method in REPORTS.items():
         directory.write_text(name, getattr(comparison, method)())
-    write_figures(directory, directory.folder / "figures")
+    gallery.save_all(figures_of(directory), directory.folder / "figures")
 
 
-def write_figures(directory: SuiteDirectory, folder: Path) -> list[Path]:
-    """Draw the figures of a suite into a folder.
-
-    Returns:
-        The files.
-    """
-    from oodbench.report.figures import gallery
-
+def figures_of(directory: SuiteDirectory) -> dict[str, Figure]:
+    """The figures of a suite, by name."""
     state = directory.read()
-    return gallery.save_all(gallery.of_suite(state.suite, directory.member_records(state)), folder)
+    return gallery.of_suite(state.suite, directory.member_records(state))
 
 
 def _one_line(text: str) -> str:

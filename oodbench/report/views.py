@@ -5,7 +5,7 @@ What writes a format is imported when it is used: data frames and web pages need
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,7 @@ from oodbench.storage.suite_directory import MemberRecords
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from oodbench.storage.stored_run import StoredRun
 
@@ -75,11 +76,16 @@ class Leaderboard(LeaderboardData):
 
         return markdown.render(self)
 
-    def to_html(self) -> str:
-        """One web page that needs no other file."""
+    def to_html(self, figures: Mapping[str, Figure] | None = None) -> str:
+        """One web page that needs no other file.
+
+        Args:
+            figures: those to show on it, such as `Run.figures()`.
+        """
+        from oodbench.report.figures import gallery
         from oodbench.report.writers import html
 
-        return html.render(self)
+        return html.render(self, gallery.for_page(figures or {}))
 
     def to_latex(self) -> str:
         """LaTeX tables for a document that loads the packages booktabs and graphicx."""
@@ -146,12 +152,17 @@ class PublishedComparison(PublishedComparisonData):
 
         return markdown.render_document(published_layout.full(self))
 
-    def to_html(self) -> str:
-        """One web page that needs no other file."""
+    def to_html(self, figures: Mapping[str, Figure] | None = None) -> str:
+        """One web page that needs no other file.
+
+        Args:
+            figures: those to show on it.
+        """
+        from oodbench.report.figures import gallery
         from oodbench.report.tables import published_layout
         from oodbench.report.writers import html
 
-        return html.render_document(published_layout.full(self))
+        return html.render_document(published_layout.full(self), gallery.for_page(figures or {}))
 
     def to_latex(self) -> str:
         """LaTeX tables for a document that loads the packages booktabs and graphicx."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from oodbench.deploy.fitted_detector import FittedDetector
 from oodbench.detector import Detector
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
-from oodbench.errors import UserError
+from oodbench.errors import UserError, did_you_mean
 from oodbench.report import Leaderboard
 from oodbench.report.writers.run_files import write_reports
 from oodbench.specs.names import method_obstacle
@@ -32,10 +32,13 @@ from oodbench.storage.run_directory import (
     scores_content,
     scores_name,
 )
+from oodbench.user_data.chosen_images import chosen_images
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
+    from oodbench.report.figures.confusable_images import Images
     from oodbench.report.tables.document import Document
 
 
@@ -140,6 +143,54 @@ class EvaluationResult:
             self.records, self.costs, self.warnings, self.differences, order=order
         )
 
+    def figures(self, images: Mapping[str, Any] | None = None) -> dict[str, Figure]:
+        """Figures of the scores, by name.
+
+        `roc`: ROC curves. `scores`: histograms with the threshold that accepts 95 % of the ID
+        images. `quality-cost`: mean AUROC against time, if costs were measured.
+        `confusable-images`: the OOD images that the best detector accepts most, and the ID images
+        that it rejects most, if `images` are given.
+
+        Args:
+            images: data set ("id", or the name of an OOD set) -> the data that were evaluated, to
+                show the confusable images. They are read up to the last image that is shown.
+
+        Raises:
+            UserError: if `images` names no data set of the evaluation, or cannot be read.
+        """
+        from oodbench.report.figures import gallery
+
+        return gallery.of_scores(
+            self.leaderboard(),
+            gallery.StoredScores(
+                scores=self.scores,
+                heading=f"Detectors on {self.model}" if len(self.models) == 1 else "Several models",
+                validation={
+                    name: found["id"] for name, found in self.validation_scores.items() if found
+                },
+                images=None if images is None else self._reader(images),
+            ),
+        )
+
+    def _reader(self, given: Mapping[str, Any]) -> Images:
+        """A function that gives chosen images of the data."""
+        known = next(iter(self.scores.values()), {})
+        if not isinstance(given, Mapping):
+            raise UserError(
+                f"images: expected a mapping from names to data, not a {type(given).__name__}.",
+                'Give {"id": id_data, **ood_data}.',
+            )
+        for name in given:
+            if name not in known:
+                raise UserError(
+                    f"images: there is no data set {name!r}.", did_you_mean(str(name), known)
+                )
+
+        def images(name: str, indices: Sequence[int]) -> NDArray[Any] | None:
+            return None if name not in given else chosen_images(given[name], name, indices)
+
+        return images
+
     def save(self, folder: str | Path) -> Path:
         """Write a run directory, as `oodbench run` does.
 
@@ -207,6 +258,18 @@ class EvaluationResult:
         from oodbench.report.writers import markdown
 
         return markdown.render_document(self._document(best="bold", whole=True))
+
+    def to_html(self, images: Mapping[str, Any] | None = None) -> str:
+        """One web page with every metric and the figures; it needs no other file.
+
+        Args:
+            images: as of `figures`.
+        """
+        from oodbench.report.figures import gallery
+        from oodbench.report.writers import html
+
+        document = self._document(best="bold", whole=True)
+        return html.render_document(document, gallery.for_page(self.figures(images)))
 
     def to_pandas(self, *, wide: bool = False) -> pd.DataFrame:
         """One row for each detector (`Leaderboard.to_pandas`)."""

@@ -197,46 +197,6 @@ def test_models_that_differ_in_alpha_alone(
     assert gallery.alphas_of(models) == expected
 
 
-# --- scores ---------------------------------------------------------------------------------------
-
-
-def scores(methods: int = 4) -> dict[str, dict[str, np.ndarray[Any, np.dtype[np.float64]]]]:
-    generator = np.random.default_rng(0)
-    return {
-        f"method {index}": {
-            "id": generator.normal(2, 1, 500),
-            "near": generator.normal(1, 1, 300),
-            "far": generator.normal(0, 1, 300),
-        }
-        for index in range(methods)
-    }
-
-
-@pytest.mark.parametrize("methods", [1, 2, 5])
-def test_scores_have_a_plot_for_each_method(methods: int) -> None:
-    figure = drawing.score_histograms(scores(methods), "run, seed 0", "digits")
-    drawn = shown(figure)
-    assert [axes.get_title(loc="left") for axes in drawn] == list(scores(methods))
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:3] == ["digits (ID)", "near", "far"]
-    given = scores(methods)["method 0"]["id"]
-    (threshold,) = drawn[0].lines
-    assert threshold.get_xdata()[0] == pytest.approx(np.quantile(given, 0.05))  # type: ignore[index]
-
-
-def test_every_image_is_in_a_bin() -> None:
-    (axes,) = shown(drawing.score_histograms(scores(1), "run", "digits"))
-    outlines = [patch for patch in axes.patches if hasattr(patch, "get_data")]
-    assert len(outlines) == 3
-    for outline in outlines:
-        assert outline.get_data().values.sum() == pytest.approx(1.0)
-
-
-def test_constant_scores_are_drawn() -> None:
-    same = {"M": {"id": np.ones(10), "far": np.ones(10)}}
-    assert shown(drawing.score_histograms(same, "run", "digits"))
-
-
 # --- which figures there are ----------------------------------------------------------------------
 
 
@@ -251,18 +211,18 @@ def test_a_run_has_the_figures_that_its_records_allow(tmp_path: Path) -> None:
         "b": {**MODEL, "loss_options": {"alpha": 10}},
     }
     board = Leaderboard.from_records(records, [])
-    found = gallery.of_run(models, board, [epoch(1, "a"), epoch(2, "a")], scores(1), 0)
-    assert list(found) == ["test-accuracy", "alpha", "scores"]
+    found = gallery.of_run(models, board, [epoch(1, "a"), epoch(2, "a")], None)
+    assert list(found) == ["test-accuracy", "alpha"]
     left, _ = shown(found["alpha"])
     assert left.get_title(loc="left") == "TNR at 95 % TPR (%), Entropy against cifar100"
     np.testing.assert_allclose(left.lines[0].get_ydata(), [70, 80])
     paths = gallery.save_all(found, tmp_path / "new")
-    assert [path.name for path in paths] == ["test-accuracy.png", "alpha.png", "scores.png"]
+    assert [path.name for path in paths] == ["test-accuracy.png", "alpha.png"]
     for path in paths:
         assert path.read_bytes().startswith(PNG)
     last_alone = [epoch(1, test_accuracy=None), epoch(2)]
     for training in ([epoch(1, test_accuracy=None)], last_alone):
-        assert gallery.of_run({}, board, training, {}, 0) == {}
+        assert gallery.of_run({}, board, training, None) == {}
 
 
 def test_a_suite_has_a_plot_for_each_benchmark_in_its_place() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +15,8 @@ from oodbench.cli.parameters import given_path
 from oodbench.errors import ExitCode, UserError, visible
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from oodbench.report.formats import Report
 
 
@@ -52,7 +56,7 @@ def report(
             "--figures",
             parser=given_path,
             metavar="DIR",
-            help="Draw the figures into a folder, too.",
+            help="Draw the figures into a folder, too; an HTML report then shows them.",
         ),
     ] = None,
     compact: CompactOption = False,
@@ -72,7 +76,7 @@ def report(
     import warnings
 
     from oodbench import api
-    from oodbench.results import Run
+    from oodbench.results import Run, write_figures
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -86,14 +90,15 @@ def report(
         if not isinstance(done, Run):
             raise UserError("--metrics: a suite has no leaderboard.", "Give one of its members.")
         done = done.with_metrics(metrics)
+    drawn = {} if figures is None else done.figures()
     if figures is not None:
-        paths = done.write_figures(figures)
+        paths = write_figures(drawn, figures)
         listed = "\n".join(map(str, paths)) or "There is nothing to draw in this run."
         if format_ is None and out is None:
             print(listed)
             raise typer.Exit(code)
         say(listed)  # standard output may be the report
-    _show(done.report(), format_, out, compact)
+    _show(done.report(), format_, out, compact, drawn)
     raise typer.Exit(code)
 
 
@@ -134,8 +139,14 @@ def _check_compact(compact: bool, format_: Format | None) -> None:
         raise UserError("--compact needs --format latex.")
 
 
-def _show(found: Report, format_: Format | None, out: Path | None, compact: bool) -> None:
-    """Print a report, or write it to a file."""
+def _show(
+    found: Report,
+    format_: Format | None,
+    out: Path | None,
+    compact: bool,
+    figures: Mapping[str, Figure] = MappingProxyType({}),
+) -> None:
+    """Print a report, or write it to a file; figures are shown on a page."""
     from oodbench.files import write_atomic
     from oodbench.report.formats import FORMATS, compact_table
     from oodbench.storage.locks import held_around
@@ -143,7 +154,10 @@ def _show(found: Report, format_: Format | None, out: Path | None, compact: bool
     if format_ in (None, Format.table) and out is None:
         print_report(found, console())
         return
-    text = compact_table(found) if compact else FORMATS[(format_ or Format.table).value](found)
+    if format_ is Format.html:
+        text = found.to_html(figures)
+    else:
+        text = compact_table(found) if compact else FORMATS[(format_ or Format.table).value](found)
     if out is None:
         print(text)
     else:

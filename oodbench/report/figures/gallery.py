@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from oodbench.files import write_atomic
 from oodbench.report.leaderboard import TNR, LeaderboardData
 from oodbench.report.training_curves import accuracy_curves, histories
+from oodbench.report.writers.html import PageFigure
 from oodbench.specs import SuiteSpec
 
 if TYPE_CHECKING:
@@ -15,19 +19,60 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from oodbench.report.figures.confusable_images import Images
+    from oodbench.report.figures.score_plots import Scores
     from oodbench.report.seed_means import Estimate
     from oodbench.storage.records import TrainingRecord
     from oodbench.storage.suite_directory import MemberRecords
 
-TEST_ACCURACY, ALPHA, SCORES = "test-accuracy", "alpha", "scores"
+TEST_ACCURACY, ALPHA = "test-accuracy", "alpha"
+ROC, SCORES, COST, CONFUSABLE = "roc", "scores", "quality-cost", "confusable-images"
+
+CAPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        TEST_ACCURACY: "Test accuracy after each epoch of the training.",
+        ALPHA: "Detection and test accuracy for each alpha of the loss.",
+        ROC: "ROC curves of ID against each OOD set. Circles mark FPR95: the OOD images that are "
+        "accepted where 95 % of the ID images are.",
+        SCORES: "Histograms of the scores; heights have a square-root scale, and the outer bins "
+        "have all scores beyond. The dashed line is the threshold.",
+        COST: "Mean AUROC against the time per image. The line joins the methods that no other "
+        "method beats in both; vertical lines are the intervals of the tables.",
+        CONFUSABLE: "The OOD images with the highest scores of the best method, and the ID images "
+        "with its lowest. Under an OOD image: share of the ID images with a lower score; under an "
+        "ID image: share of all OOD images with a higher one.",
+    }
+)
+"""Figure -> what it shows."""
+
+_HIGHLIGHTED = 5
+"""Methods that are named in a figure of many, beside the reference of the costs."""
+_FEW = 7
+"""Number of methods up to which all are named: there are so many colors."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScores:
+    """Scores of one seed, and what is known of their images.
+
+    Attributes:
+        scores: method -> data set -> scores; "id" has those of all images that count as ID.
+        heading: names what was evaluated, and the seed where there are several.
+        validation: method -> scores of ID validation images, where they are stored.
+        images: gives images of a data set, where they are at hand.
+    """
+
+    scores: Mapping[str, Scores]
+    heading: str
+    validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    images: Images | None = None
 
 
 def of_run(
     models: Mapping[str, Mapping[str, Any]],
     board: LeaderboardData,
     training: Sequence[TrainingRecord],
-    scores: Mapping[str, Mapping[str, NDArray[np.float64]]],
-    seed: int,
+    stored: StoredScores | None,
 ) -> dict[str, Figure]:
     """The figures of a run.
 
@@ -35,12 +80,11 @@ def of_run(
         models: specification of each model of the benchmark, by name.
         board: the leaderboard of the run.
         training: its training records; a figure of the test accuracy needs it for two epochs.
-        scores: method -> data set -> scores of one seed.
-        seed: this seed.
+        stored: the scores of one seed; None if there are none.
 
     Returns:
-        `test-accuracy`, `alpha` (if the models differ in alpha only) and `scores`, as far as the
-        records have the values.
+        `test-accuracy`, `alpha` (if the models differ in alpha only) and those of `of_scores`, as
+        far as the records have the values.
     """
     from oodbench.report.figures import drawing
 
@@ -56,9 +100,63 @@ def of_run(
     if detection and accuracy:
         lines = [drawing.AlphaLine(label, points) for label, points in detection.items()]
         found[ALPHA] = drawing.alpha(lines, drawing.AlphaLine("", accuracy), title)
-    if scores:
-        found[SCORES] = drawing.score_histograms(scores, f"{title}, seed {seed}", board.id_dataset)
+    return found | (of_scores(board, stored) if stored is not None else {})
+
+
+def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]:
+    """The figures of the scores of one seed.
+
+    Args:
+        board: the leaderboard.
+        stored: the scores.
+
+    Returns:
+        `roc`; `scores`; `quality-cost`, if the costs of two methods are known; and
+        `confusable-images` of the best method, if images are at hand.
+    """
+    from oodbench.report.figures import confusable_images, cost_plot, score_plots
+
+    found: dict[str, Figure] = {}
+    heading, named = stored.heading, highlighted(board, stored.scores)
+    sets = [each.name for each in board.ood_sets]
+    if named:
+        found[ROC] = score_plots.roc_curves(stored.scores, named, heading, sets)
+        shown = {name: stored.scores[name] for name in named}
+        of = f"{heading}, {len(named)} of {len(stored.scores)} methods"
+        found[SCORES] = score_plots.score_histograms(
+            shown,
+            heading if len(named) == len(stored.scores) else of,
+            board.id_dataset,
+            stored.validation,
+        )
+    if len(cost_plot.points(board)) > 1:
+        found[COST] = cost_plot.quality_against_cost(board, named, heading)
+    if named and stored.images is not None:
+        drawn = confusable_images.confusable_images(
+            stored.scores[named[0]], stored.images, named[0], heading, sets
+        )
+        if drawn is not None:
+            found[CONFUSABLE] = drawn
     return found
+
+
+def highlighted(board: LeaderboardData, methods: Collection[str]) -> list[str]:
+    """The methods that figures name: all of a few, else the best and the reference of the costs.
+
+    Args:
+        board: the leaderboard.
+        methods: those with scores.
+    """
+    ranked = [row for row in board.rows if row.method in methods and not row.oracle]
+    if len(ranked) <= _FEW:
+        return [row.method for row in ranked]
+    best = ranked[:_HIGHLIGHTED]
+    reference = [
+        row
+        for row in ranked[_HIGHLIGHTED:]
+        if row.cost is not None and row.cost.values["relative_to_baseline"] == 1.0
+    ]
+    return [row.method for row in (*best, *reference[:1])]
 
 
 def of_suite(suite: SuiteSpec, members: Sequence[MemberRecords]) -> dict[str, Figure]:
@@ -133,10 +231,19 @@ def save_all(drawn: Mapping[str, Figure], folder: Path) -> list[Path]:
     Raises:
         UserError: if one cannot be written.
     """
-    from oodbench.report.figures import drawing
+    from oodbench.report.figures import canvas
 
     paths = []
     for name, figure in drawn.items():
         paths.append(folder / f"{name}.png")
-        drawing.save(figure, paths[-1])
+        write_atomic(paths[-1], canvas.png(figure))
     return paths
+
+
+def for_page(drawn: Mapping[str, Figure]) -> list[PageFigure]:
+    """Figures as parts of a page, with their captions."""
+    if not drawn:
+        return []
+    from oodbench.report.figures import canvas
+
+    return [PageFigure(canvas.svg(each, name), CAPTIONS[name]) for name, each in drawn.items()]

@@ -40,6 +40,7 @@ from oodbench.report.tables.values import (
     seeds_text,
     tuned_on_text,
 )
+from oodbench.report.writers.html import prose
 from oodbench.version import __version__
 
 _ASSETS = ("site.css", "site.js")
@@ -124,6 +125,7 @@ def site_environment() -> Environment:
     environment.filters |= {
         "lower_first": lower_first,
         "percent": percent,
+        "prose": lambda text: prose(str(printable(text))),
         "seeds": seeds_text,
         "web_link": web_link,
     }

@@ -84,9 +84,7 @@ def score_curves(seed: int, scores: Mapping[str, Array], names: tuple[str, ...])
         raise ValueError("scores of the ID images or of all OOD sets are missing")
     known = scores["id"]
     ranked = {name: rank(known, each).counts() for name, each in found.items()}
-    low, high = _range(known, np.concatenate([known, *found.values()]))
-    if not high - low > 1e-9 * max(abs(low), abs(high)):  # also where all scores are equal
-        low, high = low - 0.5, high + 0.5
+    low, high = histogram_range(known, np.concatenate([known, *found.values()]))
     if not (math.isfinite(high - low) and high > low):
         raise ValueError("scores are too large to draw")
     fewest = min(map(len, (known, *found.values())))
@@ -121,17 +119,25 @@ def score_curves(seed: int, scores: Mapping[str, Array], names: tuple[str, ...])
     )
 
 
-def _range(known: Array, pooled: Array) -> tuple[float, float]:
+def histogram_range(known: Array, pooled: Array) -> tuple[float, float]:
     """The scores that histograms show.
 
     99% of all scores, but not more than four times the range of the ID images on either side: a
     few very low scores of OOD images would make all others one bin.
+
+    Args:
+        known: scores of the ID images.
+        pooled: all scores.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = map(float, np.quantile(pooled, (0.005, 0.995)))
         id_low, id_high = map(float, np.quantile(known, (0.01, 0.99)))
     reach = _MOST_RANGES * (id_high - id_low)
-    return (max(low, id_low - reach), min(high, id_high + reach)) if reach > 0 else (low, high)
+    if reach > 0:
+        low, high = max(low, id_low - reach), min(high, id_high + reach)
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # also where all scores are equal
+        low, high = low - 0.5, high + 0.5
+    return low, high
 
 
 def thinned(x: Array, y: Array) -> Points:

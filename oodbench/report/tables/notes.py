@@ -43,12 +43,12 @@ def left_out_note(detectors: Sequence[str]) -> str:
     """How to run the detectors that a benchmark's default leaves out.
 
     Args:
-        detectors: their names.
+        detectors: their names; those that cannot run on its models are not among them.
     """
     many = counted(len(detectors), "more detector")
     return (
-        f"{many}, left out by default: --methods all runs all, or name them (`oodbench list "
-        "detectors`); --resume adds them to a run."
+        f"{many} can run here, left out by default: --methods all runs all, or name them "
+        "(`oodbench list detectors`); --resume adds them to a run."
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from oodbench.report.leaderboard import LeaderboardData
 from oodbench.report.tables.document import MOST_IMPORTANT, Document, Table
@@ -37,14 +38,20 @@ _STYLE = """\
                       margin: 1rem 0; max-width: 60rem; }
 .oodbench .warnings ul { margin: .2rem 0; padding-left: 1.2rem; }
 .oodbench .under { color: var(--soft); max-width: 60rem; }
+.oodbench figure { margin: 1.2rem 0 2rem; } .oodbench figure svg { max-width: 100%; height: auto; }
 .oodbench .notes { color: var(--soft); max-width: 60rem; padding-left: 1.2rem; }
 """
 
 _PAGE_STYLE = """\
 :root { color-scheme: light dark; --text: #1c1e21; --page: #fff; --rule: #d0d4da;
-        --soft: #5b6270; --best: #e3f1e5; }
+        --soft: #5b6270; --best: #e3f1e5; --id: #8a919d; --muted: #c4c9d1;
+        --c0: #0072b2; --c1: #c24a00; --c2: #008060; --c3: #a8407c; --c4: #b07a00; --c5: #2b8fd0;
+        --c6: #5a4fcf; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --best: #1f3a26; }
+  :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --best: #1f3a26;
+          --id: #7c8594; --muted: #4b515b;
+          --c0: #56b4e9; --c1: #ff8a4c; --c2: #3fc79a; --c3: #e69fc8; --c4: #e6b93c;
+          --c5: #8fb8ff; --c6: #b3a6ff; }
 }
 body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
        max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
@@ -83,6 +90,15 @@ _PAGE = """\
 {{ warnings(document) }}\
 <details class="all"><summary>Show all columns</summary></details>
 {{ tables(document) }}\
+{% if figures %}
+<h2>Figures</h2>
+{% for figure in figures %}
+<figure role="img" aria-label="{{ figure.caption }}">
+{{ figure.svg | safe }}
+<figcaption class="under">{{ figure.caption }}</figcaption>
+</figure>
+{% endfor %}
+{% endif %}
 {% if document.notes %}
 <h2>Notes</h2>
 {{ notes(document) }}\
@@ -116,7 +132,7 @@ _FRAGMENT = """\
 _PARTS = """\
 {% macro summary(document) %}
 {% for line in document.summary %}
-<p class="summary">{{ line }}</p>
+<p class="summary">{{ line | prose }}</p>
 {% endfor %}
 {% endmacro %}
 {% macro warnings(document) %}
@@ -124,7 +140,7 @@ _PARTS = """\
 <div class="warnings"><strong>Warnings</strong>
 <ul>
 {% for warning in document.warnings %}
-<li>{{ warning }}</li>
+<li>{{ warning | prose }}</li>
 {% endfor %}
 </ul></div>
 {% endif %}
@@ -132,7 +148,7 @@ _PARTS = """\
 {% macro notes(document) %}
 <ul class="notes">
 {% for note in document.notes %}
-<li>{{ note }}</li>
+<li>{{ note | prose }}</li>
 {% endfor %}
 </ul>
 {% endmacro %}
@@ -188,20 +204,38 @@ _PARTS = """\
 </table>
 </div>
 {% for note in table.notes %}
-<p class="under">{{ note }}</p>
+<p class="under">{{ note | prose }}</p>
 {% endfor %}
 {% endmacro %}
 """
 
 
-def render(leaderboard: LeaderboardData) -> str:
+@dataclass(frozen=True, slots=True)
+class PageFigure:
+    """A figure of a page.
+
+    Attributes:
+        svg: the image, an element that stands for itself.
+        caption: what it shows.
+    """
+
+    svg: str
+    caption: str
+
+
+def render(leaderboard: LeaderboardData, figures: Sequence[PageFigure] = ()) -> str:
     """The full report of a leaderboard."""
-    return render_document(full(leaderboard, best="bold", split=True))
+    return render_document(full(leaderboard, best="bold", split=True), figures)
 
 
-def render_document(document: Document) -> str:
-    """A report as a page. All text from records is escaped."""
-    return filled(_PAGE, document=document)
+def render_document(document: Document, figures: Sequence[PageFigure] = ()) -> str:
+    """A report as a page. All text from records is escaped.
+
+    Args:
+        document: the report.
+        figures: shown after the tables.
+    """
+    return filled(_PAGE, document=document, figures=figures)
 
 
 def render_fragment(document: Document) -> str:
@@ -226,6 +260,7 @@ def filled(template: str, **values: Any) -> str:
         "classes": _classes,
         "group_cells": _group_cells,
     }
+    environment.filters["prose"] = prose
     page = (
         environment.from_string(_PARTS + template).render(
             style=_STYLE, page_style=_PAGE_STYLE, **values
@@ -234,6 +269,16 @@ def filled(template: str, **values: Any) -> str:
     )
     # ASCII, so that the page is the same in any encoding: standard output need not be UTF-8.
     return page.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def prose(text: str) -> Markup:
+    """A text with what is between backticks as code; all else is escaped."""
+    parts = str(escape(text)).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner
+        return escape(text)
+    return Markup(
+        "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
+    )
 
 
 def _classes(table: Table) -> list[list[str]]:

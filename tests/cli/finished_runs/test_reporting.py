@@ -92,7 +92,9 @@ def test_a_report_is_as_wide_as_the_terminal(
 def test_figures_of_a_run(command: Command, finished: Path, suite_run: tuple[Done, Path]) -> None:
     done = command("report", finished, "--figures", "drawn")
     assert done.code == 0, done.err
-    assert done.out.split() == ["drawn/scores.png"], "no test accuracy was noted in training"
-    assert Path("drawn/scores.png").read_bytes().startswith(b"\x89PNG")
+    names = ["roc", "scores", "quality-cost", "confusable-images"]  # and no test accuracy
+    assert done.out.split() == [f"drawn/{name}.png" for name in names]
+    for name in names:
+        assert Path(f"drawn/{name}.png").read_bytes().startswith(b"\x89PNG")
     done = command("report", suite_run[1], "--figures", "drawn")
     assert (done.code, done.out) == (0, "There is nothing to draw in this run.\n")

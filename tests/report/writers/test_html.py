@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from helpers.boards import (
@@ -12,6 +13,7 @@ from helpers.boards import (
 )
 
 from oodbench.report import Leaderboard
+from oodbench.report.writers.html import prose
 
 
 class Tags(HTMLParser):
@@ -58,3 +60,13 @@ def test_a_phone_shows_names_and_auroc_first(board: Leaderboard) -> None:
     assert plain[-1].startswith("AUROC")
     assert plain[-1].endswith("mean")
     assert set(plain[:-1]) <= {"Method", "Training", "Detector"}
+
+
+def test_commands_in_notes_are_code(board: Leaderboard) -> None:
+    more = replace(board, left_out=("knn", "vim"))
+    page = more.to_html()
+    assert "2 more detectors can run here" in page
+    assert "<code>oodbench list detectors</code>" in page
+    assert "`" not in page
+    assert prose("<b> `a<b` and one ` more") == "&lt;b&gt; `a&lt;b` and one ` more"
+    assert prose("`<i>` is") == "<code>&lt;i&gt;</code> is"
