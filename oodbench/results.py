@@ -176,7 +176,9 @@ class Run:
         seed = min(seed for _, seed in there)
         keys = dict.fromkeys(key for key in there if key[1] == seed)
         several = len({record.seed for record in self.records}) > 1
+        validation = {key[0]: self._directory.read_validation(key) for key in keys}
         return StoredScores(
+            validation={name: each["id"] for name, each in validation.items() if "id" in each},
             scores={key[0]: joined(self.scores(*key), board.csid) for key in keys},
             heading=f"{board.benchmark}, seed {seed}" if several else board.benchmark,
             images=images_at_hand(self._directory.read_description()),
