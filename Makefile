@@ -13,7 +13,7 @@ GUARDED := SoftMax+MSP,SoftMax+ODIN (fixed),SoftMax+KNN,SoftMax+MDS,SoftMax+Resi
 GUARDED := $(GUARDED),DisMax+Entropy,DisMax+KNN
 BOARD := docs/leaderboards/digits
 
-.PHONY: run test lint gate leaderboard detectors-page format bench clean
+.PHONY: run test lint gate leaderboard detectors-page schemas format bench clean
 
 run: $(INSTALLED)        ## the main job: train, score, measure, print both leaderboards
 	$(BIN)/oodbench run $(ARGS)
@@ -44,6 +44,9 @@ leaderboard: $(INSTALLED) ## make the committed leaderboard again, from a clean 
 
 detectors-page: $(INSTALLED) ## make the tables of docs/detectors.md again, from the detectors' declarations
 	$(BIN)/python scripts/detectors_page.py
+
+schemas: $(INSTALLED)    ## make docs/schemas again: JSON Schemas of the YAML files
+	$(BIN)/python scripts/json_schemas.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
