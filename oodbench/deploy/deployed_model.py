@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from oodbench.deploy.checked_runner import user_errors
 from oodbench.deploy.model_identity import InputKind, ModelIdentity
 from oodbench.deploy.restoration import given_back, reproducible
 from oodbench.engine.passes.modes import evaluating
+from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
 from oodbench.models.user_classifier import UserClassifier, reorder
 from oodbench.specs import ModelSpec, ResizeSpec
@@ -61,6 +62,8 @@ class DeployedModel:
         description: how it is made again; None for a user's model.
         preparation: of image files; None if it is not known.
         shared: whether others use the module, too.
+        seen: the state of its tensors when they were last compared (`check_unchanged`); empty
+            before.
     """
 
     module: nn.Module
@@ -72,6 +75,7 @@ class DeployedModel:
     description: Description | None = None
     preparation: Preparation | None = None
     shared: bool = True
+    seen: list[tuple[int, int, int]] = field(default_factory=list)
 
     @contextmanager
     def ready(self) -> Iterator[Classifier]:
@@ -93,6 +97,23 @@ class DeployedModel:
                 reorder(self.module)
             yield self.classifier
 
+    def check_unchanged(self, method: str) -> None:
+        """Check that a model that others use is the one that a detector was fitted on.
+
+        Weights are compared the first time, and when a tensor was written to or exchanged since;
+        writing through `.data` is not noticed.
+
+        Args:
+            method: name of the method, for messages.
+
+        Raises:
+            UserError: it is another one now.
+        """
+        if not self.shared or (self.seen and self.seen == _states(self.module)):
+            return
+        check_same(self.identity, self.identified(), method)
+        self.seen[:] = _states(self.module)
+
     def identified(self) -> ModelIdentity:
         """The identity that the model has now."""
         with self.ready() as classifier:
@@ -104,6 +125,33 @@ class DeployedModel:
         if self.description is not None:
             return self.description.num_classes
         return int(getattr(self.classifier.network, "num_classes"))  # noqa: B009
+
+
+def check_same(fitted: ModelIdentity, now: ModelIdentity, method: str) -> None:
+    """Check that a model has not changed.
+
+    Args:
+        fitted: its identity when a detector was fitted on it.
+        now: its identity.
+        method: name of the method, for messages.
+
+    Raises:
+        UserError: the identities differ.
+    """
+    changes = fitted.differences(now)
+    if changes:
+        raise UserError(
+            f"The model has changed since '{method}' was fitted on it: it {changes[0]}.",
+            "Fit the detector again.",
+        )
+
+
+def _states(module: nn.Module) -> list[tuple[int, int, int]]:
+    """Identity, number of changes in place, and address of each tensor."""
+    return [
+        (id(each), -1 if each.is_inference() else each._version, each.data_ptr())
+        for each in (*module.parameters(), *module.buffers())
+    ]
 
 
 def found_identity(

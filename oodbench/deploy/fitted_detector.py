@@ -226,7 +226,11 @@ class FittedDetector:
             UserError: `accept` is no such share, or as of `score`.
         """
         if isinstance(accept, bool) or not isinstance(accept, int | float) or not 0 < accept < 1:
-            raise UserError(f"accept: expected a share above 0 and below 1, not {accept!r}.")
+            percent = isinstance(accept, int | float) and 1 < accept < 100
+            raise UserError(
+                f"accept: expected a share above 0 and below 1, not {accept!r}.",
+                f"Of {accept:g} % the share is {accept / 100:g}." if percent else "",
+            )
         unreadable: dict[str, str] = {}
         source = self._source(validation, "validation", unreadable)
         result = self._all(source)
@@ -301,6 +305,7 @@ class FittedDetector:
         """A runner that captures what the detector reads, attached to the model."""
         prepare_process()
         method = Method(self.name, self.model.identity.name, self.detector.info)
+        self.model.check_unchanged(self.name)
         with self.model.ready() as classifier:
             first, _ = source.first()
             runner = CheckedRunner(classifier, batch_size=max(1, len(first)))

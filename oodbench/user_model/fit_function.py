@@ -30,7 +30,12 @@ from oodbench.user_data.dataloader import LoadedImages
 from oodbench.user_model.evaluate_arguments import check_seed
 from oodbench.user_model.fitted_methods import deployed_model, fitted_method
 from oodbench.user_model.model_adaptation import adapted, same_classes
-from oodbench.user_model.requested_detectors import detectors_of, methods_of, requested_detectors
+from oodbench.user_model.requested_detectors import (
+    FITTED_AGAIN,
+    detectors_of,
+    methods_of,
+    requested_detectors,
+)
 from oodbench.user_model.session import OOD_DATA, DataSets, NoDetectorError, Session
 
 
@@ -97,7 +102,9 @@ def fit(
     if not isinstance(detector, str | Detector):
         raise UserError(
             f"detector: expected a name or an instance, not {detector!r}.",
-            "oodbench.evaluate takes several.",
+            FITTED_AGAIN
+            if isinstance(detector, FittedDetector)
+            else "oodbench.evaluate takes several.",
         )
     catalog = Catalog(tuple(checked_plugins("plugins", plugins)))
     on_ood = ood_validation_data is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oodbench import argument_checks
+from oodbench.deploy.fitted_detector import FittedDetector
 from oodbench.deploy.model_arguments import kind_of
 from oodbench.detector import Detector, DetectorInfo
 from oodbench.errors import UserError, did_you_mean
@@ -15,6 +16,8 @@ from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningProtocol
 from oodbench.user_model.session import OOD_DATA
+
+FITTED_AGAIN = "Its `detector` is an instance that can be given; a copy of it is fitted again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,8 @@ def _detector(given: Any, catalog: Catalog) -> Detector:
         )
     if not isinstance(given, Detector):
         raise UserError(
-            f"detectors: expected names or instances of oodbench.Detector, not {kind_of(given)}."
+            f"detectors: expected names or instances of oodbench.Detector, not {kind_of(given)}.",
+            FITTED_AGAIN if isinstance(given, FittedDetector) else "",
         )
     if not hasattr(given, "info"):
         raise UserError(

@@ -34,7 +34,7 @@ from oodbench.deploy.artifact.described_model import description_part
 from oodbench.deploy.artifact.detector_source import detector_source
 from oodbench.deploy.artifact.detector_state import stored_state
 from oodbench.deploy.artifact.network_structure import structure_part
-from oodbench.deploy.deployed_model import DeployedModel
+from oodbench.deploy.deployed_model import DeployedModel, check_same
 from oodbench.detector import Detector
 from oodbench.engine.method_results import chosen_parameters
 from oodbench.errors import UserError, listed
@@ -84,12 +84,7 @@ def write_artifact(
         tensors[SEEN] = torch.from_numpy(fitted_on.view(np.int64).copy())
     with model.ready() as classifier:
         now = type(model.identity).of(model.module, classifier, model.inputs)
-        changes = model.identity.differences(now)
-        if changes:
-            raise UserError(
-                f"The model has changed since '{method}' was fitted on it: it {changes[0]}.",
-                "Fit the detector again.",
-            )
+        check_same(model.identity, now, method)
         contents = {DETECTOR: save(tensors, {STATE: json.dumps(state)})}
         if model.description is not None:
             weights = {n: t.detach().cpu().contiguous().clone() for n, t in _weights(model).items()}
