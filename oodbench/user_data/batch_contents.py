@@ -84,7 +84,7 @@ class BatchParts:
             one_hot = len(shape) == 3 and int((classes != 0).sum()) == int(classes.sum()) == 1
             if classes.is_floating_point() or (one_hot and len(classes) > 1):
                 return False  # of one image with as many channels as there are classes
-            return len(labels) == shape[0]
+            return bool(len(labels) == shape[0])
         return self.labels is None and len(shape) == 4 and shape[1] in _CHANNELS
 
 
