@@ -59,6 +59,7 @@ bench: $(INSTALLED)      ## speed comparisons, each side by side in one run
 	$(BIN)/python scripts/speed/training_throughput.py
 	$(BIN)/python scripts/speed/against_pytorch_ood.py
 	$(BIN)/python scripts/speed/large_features.py
+	$(BIN)/python scripts/speed/score_command.py
 
 $(INSTALLED): pyproject.toml
 ifdef UV
