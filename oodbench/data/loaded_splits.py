@@ -24,6 +24,19 @@ if TYPE_CHECKING:  # they import Pillow
     from oodbench.data.streamed_split import StreamedSplit
 
 
+def declared_checksum(spec: DatasetSpec, split: SplitName, most: int | None) -> str:
+    """SHA-256 of what a manifest says of a split, known without its files.
+
+    Args:
+        spec: the manifest.
+        split: one of its splits.
+        most: largest number of images that are read; None for all.
+    """
+    from oodbench.data.store.image_cache import decisive
+
+    return digest(decisive(spec, split), str(most))
+
+
 class LoadedSplits:
     """The images of data sets, read when first needed.
 
@@ -138,9 +151,7 @@ class LoadedSplits:
 
     def declared(self, dataset: str, split: SplitName) -> str:
         """SHA-256 of what the manifest says of a split, known without its files."""
-        from oodbench.data.store.image_cache import decisive
-
-        return digest(decisive(self._specs[dataset], split), str(self._most))
+        return declared_checksum(self._specs[dataset], split, self._most)
 
     def is_large(self, dataset: str, split: SplitName) -> bool:
         """Whether the images of a split may be decoded while they are read."""

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from oodbench.data.decoding_choice import is_large
 from oodbench.data.listed_files import used_files, used_places
-from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.data.loaded_splits import LoadedSplits, declared_checksum
 from oodbench.data.store.checkpoint_files import CheckpointFiles
 from oodbench.data.store.fetching import unverified_files as stored_unverified_files
 from oodbench.data.store.locations import StoredFiles, root_folder
@@ -95,7 +96,8 @@ def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
 
     All splits of the ID set, the test splits of the others, the split of the OOD set that methods
     are tuned on, and auxiliary images, by data set and split. Files of large splits that only some
-    methods read are not opened (`Work.fitted_on`).
+    methods read are not opened (`Work.fitted_on`), and need not be there: a run can be resumed once
+    they are.
     """
     benchmark = plan.benchmark
     used = {(name, "test") for name in benchmark.names}
@@ -103,7 +105,7 @@ def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
     used.add((benchmark.tuning_ood or benchmark.id, benchmark.tuning.split))
     used |= {*benchmark.auxiliary_splits}
 
-    return {
+    found: dict[str, dict[str, str]] = {
         name: {
             split: split_checksum(data, name, split)
             for split in spec.splits
@@ -111,6 +113,13 @@ def data_checksums(plan: Plan, data: LoadedSplits) -> dict[str, dict[str, str]]:
         }
         for name, spec in plan.datasets.items()
     }
+    if plan.whole_id is not None:
+        found[benchmark.id] |= {
+            split: declared_checksum(plan.whole_id, split, benchmark.most_images)
+            for split in plan.absent
+            if is_large(plan.whole_id, split)
+        }
+    return found
 
 
 def split_checksum(data: LoadedSplits, name: str, split: SplitName) -> str:

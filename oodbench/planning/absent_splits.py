@@ -39,6 +39,7 @@ def with_images_here(plan: Plan, data_root: str | Path | None) -> Plan:
     return replace(
         plan,
         datasets={**plan.datasets, benchmark.id: spec.without(absent)},
+        whole_id=spec,
         absent={split: (spec.splits[split], absent[split].at_most) for split in absent},
         methods=tuple(method for method in plan.methods if method.name not in reasons),
         skips=(

@@ -134,6 +134,7 @@ class Plan:
         left_out: detectors that can run and that the benchmark's default leaves out.
         absent: splits of the ID set that are not on this machine, and that no method uses -> number
             of their images, and whether it is an upper bound.
+        whole_id: the manifest of the ID set with these splits; None if none is absent.
     """
 
     benchmark: BenchmarkSpec
@@ -145,6 +146,7 @@ class Plan:
     published: PublishedSpec | None = None
     left_out: tuple[str, ...] = ()
     absent: Mapping[SplitName, tuple[int, bool]] = field(default_factory=dict)
+    whole_id: DatasetSpec | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

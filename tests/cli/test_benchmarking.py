@@ -42,6 +42,14 @@ def test_dry_run_does_nothing(command: Command, plugins: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_finds_a_network_that_a_library_lacks(command: Command, plugins: Path) -> None:
+    content(plugins, TINY.replace("network: resnet8", "network: torchvision:resnet99"))
+    done = command("run", "tiny", "--plugins", plugins, "--dry-run")
+    check_refusal(
+        done, "models.SoftMax: Network 'torchvision:resnet99'", "no classifier of this name"
+    )
+
+
 VALUES: list[tuple[str, str, str]] = [
     ("models: {SoftMax: {training: {epochs: yes}}}", "epochs", "valid integer, not True"),
     ("models: {SoftMax: {training: {epochs: 010}}}", "010", "read as a number of base 8"),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from helpers.plans import TRAINING, benchmark, plan, statuses
 
+from oodbench.data.decoding_choice import is_large
+from oodbench.data.loaded_splits import LoadedSplits, declared_checksum
+from oodbench.engine.provenance import data_checksums
 from oodbench.planning.absent_splits import with_images_here
 from oodbench.planning.plan import Plan
 from oodbench.planning.planned_splits import planned_splits
 from oodbench.planning.workload import passes_of
 from oodbench.plugins.catalog import Catalog
+from oodbench.specs import SplitName
 
 FOLDER = "images_largescale/imagenet_1k/train"
 REASON = f"no training images: the data root has no folder '{FOLDER}'"
@@ -79,3 +83,29 @@ def test_a_folder_of_the_users_is_found(tmp_path: Path, folder: str) -> None:
 def test_a_network_that_is_trained_needs_its_images(tmp_path: Path) -> None:
     whole = imagenet(network="resnet18", weights=None, training=TRAINING)
     assert with_images_here(whole, tmp_path) is whole, "reading them is an error"
+
+
+def test_a_run_without_images_can_be_resumed_once_they_are_there(tmp_path: Path) -> None:
+    class Data:
+        """Of large splits that only some methods read, what the manifest declares counts."""
+
+        def __init__(self, of: Plan) -> None:
+            self.plan = of
+
+        def is_large(self, name: str, split: SplitName) -> bool:
+            return is_large(self.plan.datasets[name], split)
+
+        def declared(self, name: str, split: SplitName) -> str:
+            return declared_checksum(self.plan.datasets[name], split, None)
+
+        def checksum(self, name: str, split: SplitName) -> str:
+            return f"{name} {split}"
+
+    whole = imagenet()
+    here = with_images_here(whole, tmp_path)
+    assert "train" not in here.datasets["imagenet"].splits
+    before, after = (
+        data_checksums(each, cast("LoadedSplits", Data(each))) for each in (here, whole)
+    )
+    assert before == after
+    assert "train" in before["imagenet"]

@@ -97,6 +97,23 @@ def preprocessing_of(network: str, weights: str | None, *, offline: bool) -> Pre
     return image_processing(made.to_dict())
 
 
+def check_name(network: str, weights: str | None) -> None:
+    """Check that a library has a network and its weights, as far as is known without a download.
+
+    Args:
+        network: "torchvision:NAME" or "timm:NAME"; others are not checked.
+        weights: of torchvision; None: it is trained, or has a checkpoint.
+
+    Raises:
+        UserError: it has not, or the library is not installed.
+    """
+    library, _, name = network.partition(":")
+    if library == "torchvision":
+        _torchvision_weights(name, weights)
+    elif library == "timm":
+        _timm_with(name)
+
+
 def weights_name(network: str, weights: str | None) -> str:
     """The name of weights of "torchvision:NAME", checked; of its default if none is given.
 
