@@ -299,7 +299,7 @@ def described_publications(
 
 
 def data_notes(plan: Plan, data_root: Path | None) -> dict[str, str]:
-    """How images differ from those that a benchmark's lists were made for, by data set.
+    """Notes of manifests, and how images differ from those that lists were made for, by data set.
 
     Args:
         plan: plan of the run.
@@ -307,10 +307,10 @@ def data_notes(plan: Plan, data_root: Path | None) -> dict[str, str]:
     """
     root = root_folder(data_root)
     return {
-        name: place.note
+        name: note
         for name, spec in plan.datasets.items()
-        for place in used_places(spec, root)
-        if place.note is not None
+        for note in (spec.note, *(place.note for place in used_places(spec, root)))
+        if note is not None
     }
 
 

@@ -212,6 +212,8 @@ class DatasetSpec(Spec):
     license: Text
     citation: Text
     url: Text | None = None
+    note: Text | None = None
+    """What a reader of results has to know of the images; every report says it."""
 
     @property
     def published(self) -> tuple[FileSpec, ...]:

@@ -231,7 +231,8 @@ class RunDescription(Description):
         skipped: method -> why it cannot run.
         published_weights: "model/seed<k>" -> its published weights, in place of a training.
         unverified_files: files of data sets and checkpoints without a published checksum.
-        data_notes: data set -> how its images differ from those of the published benchmark.
+        data_notes: data set -> note of its manifest, or how its images differ from those of the
+            published benchmark.
         data_root: folder of the data sets that do not come built in; None for the default.
         plugins: folders of plug-ins, and "class ..." for classes that are in no folder.
         versions: package -> version.

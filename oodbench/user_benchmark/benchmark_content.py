@@ -226,12 +226,12 @@ class _Making:
             if taken:
                 spec["splits"] |= {"train": total - taken, "validation": taken}
                 spec["split_from"] = {"validation": "train"}
-                self.notes.append(
-                    f"Validation images are {taken:,} of the {counted(total, 'image')} of --fit, "
+                spec["note"] = (
+                    f"validation images are {taken:,} of the {counted(total, 'image')} of --fit, "
                     "on which detectors are not fitted. If the model was trained on them, a "
-                    "threshold set on them accepts fewer new images than it says: give "
-                    "--validation."
+                    "threshold set on them accepts fewer new images than it says."
                 )
+                self.notes.append(f"Of '{name}', {spec['note']} Give --validation.")
         return spec
 
     def _manifest(self, name: str, splits: Mapping[str, FoundImages]) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def test_it_says_what_it_will_do_and_looks_at_a_few_images(
     done, _ = finished_evaluation
     for words in ("ID train", "near-OOD", "KNN", "1 forward pass"):
         assert words in done.err
-    assert "Validation images are 18 of the 90 images of --fit" in done.err
+    assert "Of 'colors', validation images are 18 of the 90 images of --fit" in done.err
+    assert "validation images are 18 of the 90 images of --fit" in done.out.replace("\n  ", " ")
     assert "net: accuracy 100% of 24 images of 3 classes" in done.err
     assert "The passes over all images take about" in done.err
     assert "Near-OOD: dark (9)." in done.out
