@@ -79,6 +79,8 @@ class BatchParts:
         shape, labels = self.images.shape, self.labels
         if isinstance(labels, list | tuple):
             labels = np.asarray(labels) if all(isinstance(each, int) for each in labels) else None
+        if isinstance(labels, np.ndarray) and labels.dtype.kind not in "biuf":
+            return False
         if is_array(labels) and labels.ndim == 1 and len(shape) > 1:
             classes = torch.as_tensor(labels)
             one_hot = len(shape) == 3 and int((classes != 0).sum()) == int(classes.sum()) == 1

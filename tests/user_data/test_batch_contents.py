@@ -283,6 +283,11 @@ def test_pil_images_of_hugging_face_are_to_be_transformed() -> None:
         assert "data.with_transform(lambda batch:" in refused(given).hint
 
 
+def test_labels_that_are_not_read_may_be_arrays_of_words() -> None:
+    data = Items(lambda i: (torch.rand(2, 4, 5), np.array(["a", "b"])))
+    assert len(read(opened(data, labeled=False))[0]) == COUNT
+
+
 def test_a_one_hot_label_is_that_of_one_image() -> None:
     hot = torch.eye(3).long()
     error = refused(Items(lambda i: (torch.rand(3, 4, 5), hot[i % 3])))
