@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from simulations.threshold_transfer import simulate
 
 from oodbench import metrics
 from oodbench.metrics.thresholds import (
@@ -148,3 +149,34 @@ def test_other_bad_arguments_are_named() -> None:
 
 def test_rates_are_shown_with_their_decimals() -> None:
     assert [percentage(rate) for rate in (0.95, 0.999, 0.5)] == ["95 %", "99.9 %", "50 %"]
+
+
+# --- simulation ----------------------------------------------------------------------------------
+
+POOL = np.random.default_rng(1).gumbel(size=900)
+
+
+@pytest.mark.parametrize("accept", [0.9, 0.95])
+def test_thresholds_transfer(accept: float) -> None:
+    """A short run of the simulation; the whole is scripts/simulations/threshold_transfer.py."""
+    found = simulate(POOL, accept, 200)
+    assert found.guaranteed >= accept
+    assert abs(found.mean - found.guaranteed) < 4 * found.error
+    assert found.covered >= 0.9
+    assert found.wilson >= 0.88
+
+
+def test_ties_only_raise_the_rate() -> None:
+    found = simulate(np.round(POOL), 0.95, 200)
+    assert found.mean > found.guaranteed + 4 * found.error
+    assert found.covered >= 0.9
+
+
+def test_a_quantile_without_correction_does_not_keep_the_rate() -> None:
+    def quantile(scores: np.ndarray, accept: float) -> float:
+        return float(np.quantile(scores, 1 - accept, method="higher"))
+
+    found = simulate(POOL, 0.95, 200, validation=30, rule=quantile)
+    corrected = simulate(POOL, 0.95, 200, validation=30)
+    assert found.mean < 0.95 - 4 * found.error
+    assert corrected.mean > 0.95
