@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -229,6 +229,14 @@ def accepting(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in OPTIONAL and OPTIONAL[name].accept)
 
 
+def members(names: Iterable[str]) -> Iterator[str]:
+    """The names, with all metrics of `ccr_at_fpr` and of `acceptance` in the place of these."""
+    groups = {CCR_AT_FPR: [f"{CCR_AT_FPR}_{level}" for level in LEVELS]}
+    groups[ACCEPTANCE] = [*accepting(OPTIONAL)]
+    for name in names:
+        yield from groups.get(name, [name])
+
+
 def requested(names: str | Sequence[str]) -> tuple[str, ...]:
     """The metrics on request that some names ask for, in the order of `OPTIONAL`.
 
@@ -251,12 +259,8 @@ def requested(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _named(names: Iterable[str]) -> Iterable[str]:
-    for name in names:
-        if name == CCR_AT_FPR:
-            yield from (f"{CCR_AT_FPR}_{level}" for level in LEVELS)
-        elif name == ACCEPTANCE:
-            yield from accepting(OPTIONAL)
-        elif name in KNOWN:
+    for name in members(names):
+        if name in KNOWN:
             yield name
         else:
             near = did_you_mean(name, {*KNOWN, CCR_AT_FPR, ACCEPTANCE})

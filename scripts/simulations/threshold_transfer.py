@@ -150,7 +150,7 @@ def main() -> None:
             about = distinct = ""
     print(
         f"\nIntervals of all lines: Clopper and Pearson {100 * _mean(lines, 'covered'):.1f} %, "
-        f"Wilson {100 * _mean(lines, 'wilson'):.1f} %.\nWithout equal scores, the mean differs from "
+        f"Wilson {100 * _mean(lines, 'wilson'):.1f} %.\nWithout equal scores, means differ from "
         f"the guaranteed rate by {min(untied):.1f} to {max(untied):.1f} standard errors (mean "
         f"{np.mean(untied):.2f})."
     )

@@ -215,9 +215,11 @@ def _combined(
 
 def _metrics(names: list[str], gate: Gate) -> list[str]:
     """The metrics to compare: those asked for, or the default ones, and those of the gate."""
+    from oodbench.metrics.metric_tables import members
     from oodbench.run_comparison.comparison import METRICS
 
-    return list(dict.fromkeys([*(name.strip() for name in names or METRICS), *gate.metrics]))
+    asked = members(name.strip() for name in names or METRICS)
+    return list(dict.fromkeys([*asked, *gate.metrics]))
 
 
 def _print_table(comparison: RunComparison, result: GateResult) -> None:
