@@ -123,8 +123,8 @@ def main() -> None:
     splits = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     print(
         f"{splits} splits into {VALIDATION} validation images and others, of which {TEST} test "
-        "images are drawn.\nMean: accepted share of all others, with its standard error, and its "
-        "deviation from split to split; then how often the 95 % intervals cover it.\n"
+        "images are drawn.\nMean: accepted share of all others, with its standard error and its "
+        "deviation from split to split.\nThen how often the 95 % intervals cover this share.\n"
     )
     print(
         f"{'':28}{'distinct':>9}{'wanted':>8}{'guaranteed':>12}{'mean':>8}{'error':>7}"
