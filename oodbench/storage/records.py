@@ -37,6 +37,12 @@ ADDED_LATER = frozenset(
 )
 """Fields that older versions did not write; a line without them gets their defaults."""
 
+_LEFT_OUT = (
+    *("weights", "csid", "fit_split", "tuning_ood", "same_source"),
+    *("threshold", "n_validation", "accepted_counts", "validation_use"),
+)
+"""Fields that are not written where they are None: other records stay as they were."""
+
 ID_ACCURACY = "id_accuracy"
 """The metric of a record that holds the classifier's test accuracy."""
 
@@ -255,7 +261,7 @@ def to_lines(records: Iterable[Record]) -> str:
 def _values(record: Record) -> dict[str, Any]:
     # Not dataclasses.asdict, which copies every value deeply.
     values = {name: getattr(record, name) for name in record.__slots__}
-    for name in ("weights", "csid", "fit_split", "tuning_ood", "same_source"):
+    for name in _LEFT_OUT:
         if values.get(name, "") is None:  # as before it was recorded: digests stay the same
             del values[name]
     return values

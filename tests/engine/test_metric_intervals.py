@@ -69,9 +69,11 @@ def test_records_have_the_fields_of_the_contract(complete: Path) -> None:
         *("ood_group", "metric", "value", "ci_low", "ci_high", "n_id", "n_ood", "status", "reason"),
         *("tie_fraction", "untuned"),  # beyond the contract
     }
-    # `weights` is written for published checkpoints alone, `csid` for full-spectrum benchmarks.
+    # `weights` is written for published checkpoints alone, `csid` for full-spectrum benchmarks,
+    # `threshold` and what belongs to it for metrics of thresholds.
     assert {field.name for field in fields(QualityRecord)} == names | {
         *("weights", "csid", "fit_split", "tuning_ood", "same_source"),
+        *("threshold", "n_validation", "accepted_counts", "validation_use"),
     }
     for record in records(complete):
         assert record.keys() == names
