@@ -200,6 +200,13 @@ def test_figures_of_a_board(board: Leaderboard) -> None:
         assert other not in page
 
 
+def test_a_notebook_shows_a_figure_at_its_size() -> None:
+    figure = score_plots.score_histograms(scores(3), "run", "digits")
+    content, size = figure._repr_png_()  # type: ignore[operator]
+    assert content.startswith(b"\x89PNG")
+    assert size == {"width": round(7.2 * 120)}
+
+
 def test_highlighted_are_the_best_and_the_reference(board: Leaderboard) -> None:
     few = [row.method for row in board.rows if not row.oracle][:7]
     assert gallery.highlighted(board, few) == few

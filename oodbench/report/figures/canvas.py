@@ -50,9 +50,16 @@ _LEGEND: dict[str, Any] = {
 }
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows, also without pyplot."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return png(self), {"width": round(self.get_figwidth() * _PIXELS)}
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches."""
-    figure = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = ShownFigure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
     return figure
 
