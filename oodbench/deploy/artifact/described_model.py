@@ -106,7 +106,8 @@ def _allowed(spec: ModelSpec, network: str | None) -> str:
         raise UserError(
             f"The artifact's model is made by code of your own, '{spec.network}', which is not in "
             "the artifact.",
-            f"Name it to allow that it runs: network='{spec.network}'; or give the model.",
+            f"Name it to allow that it runs: network='{spec.network}', on the command line "
+            f"--model {spec.network}; or give the model.",
         )
     return network
 

@@ -29,7 +29,7 @@ def described(folder: Path) -> dict[str, object]:
     ("method", "used"),
     [
         ("SoftMax+KNN", ""),
-        ("odin", "was tuned on the images"),
+        ("SoftMax+ODIN", "was tuned on the images"),
         ("SoftMax+Mahalanobis", "was tuned on the images"),
     ],
 )
@@ -58,6 +58,20 @@ def test_it_scores_as_in_the_run(
         rates = [f"{100 * rate:.1f}" for rate in (found.rate, found.low, found.high)]
         assert line.removeprefix(shown).split() == [*rates[:2], "to", rates[2], "600"]
     assert f"oodbench score {out} FOLDER" in done.out
+
+
+def test_a_method_that_is_tuned_on_each_ood_set(
+    command: Command, run_of_methods: Path, tmp_path: Path
+) -> None:
+    """The detector of an OOD set is fitted, which scored the ID images apart."""
+    out = tmp_path / "artifact"
+    done = command("fit", run_of_methods, "SoftMax+Oracle", "--out", out, "--ood", "letters")
+    assert done.code == 0, done.err
+    assert "scores of 64 ID test images" in done.err
+    assert "tuned on letters" in done.out
+    assert "digits (ID)" in done.out
+    wrong = command("fit", run_of_methods, "SoftMax+Oracle", "--out", out, "--ood", "letter")
+    check_refusal(wrong, "--ood", "'letter'", "Did you mean 'letters'?")
 
 
 def test_another_rate_and_too_few_images_for_it(
@@ -95,6 +109,7 @@ def test_scores_of_the_run_are_missing_or_others(
     [
         (["KNM"], ["no method 'KNM'", "Did you mean 'knn'?"]),
         (["SoftMax+DisMaxEntropy"], ["was skipped", "needs a DisMax head"]),
+        (["odin"], ["several methods", "SoftMax+ODIN, SoftMax+Oracle"]),
         (["knn", "--seed", "1"], ["--seed", "with seed 1", "for 0"]),
         (["knn", "--ood", "letters"], ["--ood", "not tuned on each OOD set"]),
         (["knn", "--accept", "95"], ["--accept", "0.95"]),
@@ -146,4 +161,6 @@ def test_without_results_or_plug_ins(
     description = described(copy)
     description["plugins"] = ["gone"]
     (copy / "run.json").write_text(json.dumps(description))
-    check_refusal(command("fit", copy, "odin", "--out", "a"), "gone, is not there", "--plugins")
+    check_refusal(
+        command("fit", copy, "SoftMax+ODIN", "--out", "a"), "gone, is not there", "--plugins"
+    )
