@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
+from oodbench.deploy.artifact.detector_state import stored_state
+from oodbench.deploy.artifact.state_reading import detector_of
 from oodbench.detector import Detector, Outputs
+from oodbench.errors import UserError
 from oodbench.testing.assertions import CheckFailed, expect, expect_same, said
 from oodbench.testing.check import check
 from oodbench.testing.planted import Split, copied
@@ -181,3 +186,60 @@ _COPIES: dict[str, Callable[[Detector], Detector]] = {
     "copy.deepcopy": copy.deepcopy,
     "pickle": lambda detector: pickle.loads(pickle.dumps(detector)),
 }
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+@check(
+    "Keep what is fitted in tensors, arrays, numbers, containers of them, or objects of classes of "
+    "the detector's own file."
+)
+def saved(subject: Subject) -> None:
+    """Saved and loaded, it scores the same, bit for bit, whatever the values of its parameters.
+
+    Values of the search space are set in a fitted detector, as tuning does; with other literals
+    and truth values it is fitted anew.
+    """
+    outputs = subject.outputs("id")
+    for setting, detector in _settings(subject):
+        shown = ", ".join(f"{name}={value!r}" for name, value in setting.items())
+        how = f"saved and loaded{f' with {shown}' if shown else ''}"
+        before = subject.scores(detector, outputs)
+        try:
+            state, tensors = stored_state(detector)
+            written = json.loads(json.dumps(state))
+            again = detector_of(subject.cls, written, tensors, before.device)
+        except UserError as error:
+            raise CheckFailed(f"{how}: {error.message.rstrip('.')}", error.hint) from error
+        expect_same(subject.scores(again, outputs), before, 0.0, how)
+
+
+def _settings(subject: Subject) -> Iterator[tuple[dict[str, Any], Detector]]:
+    """Fitted detectors, with their defaults and with each other value of one parameter."""
+    yield {}, copy.deepcopy(subject.fitted)
+    for name, values in subject.search_space.items():
+        for value in values:
+            if value != getattr(subject.fitted, name):
+                changed = subject.fitted.with_parameters(**{name: value})
+                yield {name: value}, copy.deepcopy(changed)
+    try:
+        types = get_type_hints(subject.cls.__init__)
+    except NameError:  # a type that is imported for checkers only
+        return
+    for name in subject.cls.parameter_names():
+        for value in _choices(types.get(name)):
+            if name not in subject.search_space and value != getattr(subject.fitted, name):
+                try:
+                    yield {name: value}, subject.learned(**{name: value})
+                except ValueError:  # not with the defaults of the others, or on planted outputs
+                    continue
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The values of a type that lists them: literals, true and false."""
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(value for each in get_args(annotation) for value in _choices(each))
+    if annotation is bool:
+        return (True, False)
+    return get_args(annotation) if get_origin(annotation) is Literal else ()

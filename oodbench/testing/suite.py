@@ -48,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     states.model_unchanged,
     states.global_state,
     states.copies,
+    states.saved,
 )
 """All checks, in the order in which a detector's author would want to see them fail."""
 

@@ -169,7 +169,7 @@ def test_tensors_keep_their_strides_and_their_storage() -> None:
 
 def test_a_small_part_of_a_large_tensor_is_stored_alone() -> None:
     detector = Keeper()
-    detector.value = torch.rand(1000, 1000)[5:7, 2].T  # type: ignore[attr-defined]
+    detector.value = torch.rand(1000, 1000)[5:7, 2].mT  # type: ignore[attr-defined]
     detector.turned = torch.rand(500, 600, 2)[::100].permute(2, 1, 0)  # type: ignore[attr-defined]
     state, tensors = stored_state(detector)
     assert sum(tensor.numel() for tensor in tensors.values()) < 10_000
