@@ -638,7 +638,7 @@ def test_all_failures_are_in_the_error_and_in_the_report() -> None:
     report = check_detector(cls, errors="return")
     assert [failure.name for failure in report.failures] == ["orientation"]
     assert "ok   scores" in str(report)
-    assert "27 checks: 23 passed, 1 failed" in str(report)
+    assert "28 checks: 24 passed, 1 failed" in str(report)
 
 
 def test_an_exception_is_said_once_with_the_line_of_the_file(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_built_in_detector_passes_with_a_line_for_each_check(run: Command) -> 
     assert len(lines) == 27
     assert lines[0].startswith("ok   declaration          Names, paper, needs")
     assert any(line.startswith("n/a  memory") and "'fit'" in line for line in lines)
-    assert "baseline: 27 checks: 1" in last
+    assert "baseline: 28 checks: 1" in last
     assert "failed" not in last
     assert "\x1b" not in done.out
     cuda = next(line for line in lines if " cuda " in line)
