@@ -13,11 +13,15 @@ from oodbench.deploy.artifact.artifact_description import DescribedPart, ModelPa
 from oodbench.deploy.artifact.network_structure import network_with
 from oodbench.deploy.deployed_model import Description
 from oodbench.errors import UserError
+from oodbench.models import callables
 from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.published_weights import library_networks
 from oodbench.models.registry import is_callable_name, library_of
 from oodbench.specs import ModelSpec
+
+_INSIDE = "network.module."
+"""What the names of weights begin with in a classifier of a network that was adapted."""
 
 
 def description_part(
@@ -70,7 +74,7 @@ def described_classifier(
     described, scaling = part.described, part.normalization
     assert described is not None
     spec = described.model_spec
-    made = _network(spec, part, described, _allowed(spec, network))
+    made = _network(spec, part, described, weights, _allowed(spec, network))
     if part.structure is not None:
         module = made.module if isinstance(made, AdaptedNetwork) else made
         made = network_with(module, part.structure, part.num_classes, {})
@@ -98,9 +102,7 @@ def described_classifier(
 
 def _allowed(spec: ModelSpec, network: str | None) -> str:
     """The name of the network; a user's own runs code, which the user has to allow."""
-    own = is_callable_name(spec.network) and library_of(spec.network) is None
-    own = own or ".py:" in spec.network
-    if not own:
+    if not _is_own(spec.network):
         return spec.network
     if network is None:
         raise UserError(
@@ -112,7 +114,29 @@ def _allowed(spec: ModelSpec, network: str | None) -> str:
     return network
 
 
-def _network(spec: ModelSpec, part: ModelPart, described: DescribedPart, name: str) -> nn.Module:
+def _is_own(network: str) -> bool:
+    return is_callable_name(network) and library_of(network) is None
+
+
+def _as_it_is(name: str, spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module | None:
+    """The network that the user's callable returns if the weights are of it, not of a new head."""
+    module = callables.built(name, spec.network_options)
+    inside = {key.removeprefix(_INSIDE): value.shape for key, value in weights.items()}
+    own = {key: value.shape for key, value in module.state_dict().items()}
+    return module if own.items() <= inside.items() else None
+
+
+def _network(
+    spec: ModelSpec,
+    part: ModelPart,
+    described: DescribedPart,
+    weights: Mapping[str, Tensor],
+    name: str,
+) -> nn.Module:
+    if _is_own(name) and spec.training is None and spec.head == "softmax":
+        module = _as_it_is(name, spec, weights)
+        if module is not None:
+            return module
     if spec.weights is None or library_of(name) is None:
         return models.create(
             name,

@@ -56,7 +56,7 @@ def test_a_built_in_detector_passes_with_a_line_for_each_check(run: Command) -> 
     assert done.code == 0, done.out + done.err
     first, *lines, last = done.out.splitlines()
     assert first.startswith("baseline  ")
-    assert len(lines) == 27
+    assert len(lines) == 28
     assert lines[0].startswith("ok   declaration          Names, paper, needs")
     assert any(line.startswith("n/a  memory") and "'fit'" in line for line in lines)
     assert "baseline: 28 checks: 1" in last
@@ -145,7 +145,7 @@ def test_a_score_that_does_not_come_to_its_end_fails(
     assert done.code == 1
     assert said in done.out
     assert more in done.out
-    assert len([line for line in done.out.splitlines() if line[:4].strip()]) == 29
+    assert len([line for line in done.out.splitlines() if line[:4].strip()]) == 30
     assert "not run: scores ended the checks" in done.out
 
 
