@@ -52,6 +52,7 @@ def run(
     limit: int | None = None,
     epochs: int | None = None,
     metrics: str | Sequence[str] = (),
+    workers: int = 1,
     progress: Reporter | None = None,
 ) -> Run:
     """Run a benchmark, as `oodbench run` does.
@@ -75,12 +76,15 @@ def run(
             not the benchmark's; every report says so, and they never mix with others.
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
+        workers: how many models and seeds are computed at once, each in a process with its share of
+            the cores, or on the next GPU in turn (docs/scale.md).
         progress: progress reporter; default: silent.
 
     Raises:
         UserError: if an argument is not valid, or names something that does not exist.
     """
     prepare_process()
+    workers = argument_checks.whole_number("workers", workers, 1, argument_checks.MOST_WORKERS)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
@@ -89,7 +93,7 @@ def run(
     plan_run(
         catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, overrides=overrides
     )
-    run_one = _runner(catalog, device, data_root, resume, progress)
+    run_one = _runner(catalog, device, data_root, resume, workers, progress)
     plan = plan_run(
         catalog,
         benchmark,
@@ -121,6 +125,7 @@ def run_suite(
     limit: int | None = None,
     epochs: int | None = None,
     metrics: str | Sequence[str] = (),
+    workers: int = 1,
     progress: Reporter | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> SuiteRun:
@@ -147,6 +152,8 @@ def run_suite(
             not the benchmark's; every report says so, and they never mix with others.
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
+        workers: how many models and seeds are computed at once, each in a process with its share of
+            the cores, or on the next GPU in turn (docs/scale.md).
         progress: progress reporter of each benchmark; default: silent.
         say: called with a line before and after each benchmark.
 
@@ -156,6 +163,7 @@ def run_suite(
     from oodbench.engine.suite_run import run_members
 
     prepare_process()
+    workers = argument_checks.whole_number("workers", workers, 1, argument_checks.MOST_WORKERS)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )
@@ -163,7 +171,7 @@ def run_suite(
     whole = load_suite(catalog, str(suite))
     loaded = whole.changed(overrides.with_detector_names(catalog.aliases))
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
-    run_one = _runner(catalog, device, data_root, resume, progress)
+    run_one = _runner(catalog, device, data_root, resume, workers, progress)
     plans = plan_suite(
         catalog,
         loaded,
@@ -234,15 +242,17 @@ def _runner(
     device: str,
     data_root: str | Path | None,
     resume: bool,
+    workers: int,
     progress: Reporter | None,
 ) -> Callable[[Plan, Path], Run]:
     """A function that runs a plan into a folder and writes its reports there.
 
     Raises:
-        UserError: if there is no such device or folder.
+        UserError: if there is no such device or folder, or a class cannot be sent to workers.
     """
     from oodbench.engine.benchmark_run import run as carry_out
     from oodbench.engine.device import find_device
+    from oodbench.engine.executors.local import local_executor
     from oodbench.report.figures import gallery
     from oodbench.report.writers.run_files import write_reports
 
@@ -251,6 +261,7 @@ def _runner(
             f"data_root: {data_root} is not a folder.", "Give the folder that the data lies in."
         )
     place = find_device(device)
+    executor = local_executor(workers, place, catalog.classes)
 
     def run_one(plan: Plan, folder: Path) -> Run:
         outcome = carry_out(
@@ -261,6 +272,7 @@ def _runner(
             say=progress or Silent(),
             resume=resume,
             data_root=None if data_root is None else Path(data_root),
+            executor=executor,
         )
         done = Run(outcome.folder, outcome.complete, outcome.failures)
         write_reports(done.leaderboard(), RunDirectory(outcome.folder))

@@ -12,6 +12,8 @@ from oodbench.errors import UserError, shown
 
 MOST_SEEDS = 1000
 """Largest number of seeds that is accepted; each seed is a training."""
+MOST_WORKERS = 1000
+"""Largest number of workers that is accepted; each worker is a process."""
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -37,7 +37,7 @@ class Reporter(Protocol):
         ...
 
     def detail(self, text: str) -> None:
-        """Progress within the current stage."""
+        """Progress within the current stage; a line for each part of it that is done at once."""
         ...
 
     def done(self, text: str) -> None:
@@ -116,7 +116,9 @@ class PlainLines:
         """Print the current stage after a time without a line, until the work ends."""
         while not ended.wait(max(0.01, self._printed + self._PATIENCE - time.monotonic())):
             if time.monotonic() - self._printed >= self._PATIENCE:
-                self._say("... " + ": ".join(filter(None, (self._stage, self._detail))))
+                for line in (self._detail or self._stage).splitlines():
+                    parts = (self._stage, line) if self._detail else (line,)
+                    self._say("... " + ": ".join(filter(None, parts)))
 
     def stage(self, text: str) -> None:
         """Remember the stage; a line is printed when it ends or takes long."""
@@ -176,7 +178,7 @@ class OneLine:
     def detail(self, text: str) -> None:
         """Show the progress within the stage."""
         if time.monotonic() - self._shown >= self._INTERVAL:
-            self._show(": ".join(filter(None, (self._stage, text))))
+            self._show(": ".join(filter(None, (self._stage, text.replace("\n", " | ")))))
 
     def done(self, text: str) -> None:
         """Count."""

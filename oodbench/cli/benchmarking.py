@@ -10,7 +10,16 @@ import typer
 
 from oodbench.cli import missing_data
 from oodbench.cli.display import console, finish, reporter, say
-from oodbench.cli.parameters import Benchmark, DataRoot, Device, Methods, Plugins, Seeds, given_path
+from oodbench.cli.parameters import (
+    Benchmark,
+    DataRoot,
+    Device,
+    Methods,
+    Plugins,
+    Seeds,
+    Workers,
+    given_path,
+)
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 
 if TYPE_CHECKING:
@@ -69,6 +78,7 @@ def run(
             help="Metrics on request: aurc, oscr, acceptance, ece ... (docs/metrics.md).",
         ),
     ] = None,
+    workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards.
@@ -104,6 +114,7 @@ def run(
         "limit": limit,
         "epochs": epochs,
         "metrics": () if metrics is None else metrics,
+        "workers": workers,
         "progress": reporter(),
     }
     done: Run | SuiteRun
@@ -117,6 +128,7 @@ def run(
         for option, value in (
             *(("--tune", tune), ("--limit", limit)),
             *(("--epochs", epochs), ("--metrics", metrics)),
+            ("--workers", None if workers == 1 else workers),
         ):
             again += f" {option} {shlex.quote(str(value))}" if value is not None else ""
         say(f"Interrupted. What is finished is stored; continue with:\n  {again}")

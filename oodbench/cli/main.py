@@ -113,7 +113,16 @@ def main() -> None:
 def _named_as_option(message: str) -> str:
     """A message about an argument of a function, about the option that it was given by."""
     argument, colon, rest = message.partition(": ")
-    if argument not in ("seed", "seeds", "device", "data_root", "tune", "limit", "epochs"):
+    if argument not in (
+        "seed",
+        "seeds",
+        "device",
+        "data_root",
+        "tune",
+        "limit",
+        "epochs",
+        "workers",
+    ):
         return message
     return f"--{argument.replace('_', '-')}{colon}{rest}"
 

@@ -57,6 +57,15 @@ DataRoot = Annotated[
         help="Folder of data sets that are not built in.",
     ),
 ]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Models and seeds to compute at once, each with its share of the cores or GPUs.",
+    ),
+]
 Benchmark = Annotated[
     str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file; also of a suite.")
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # they import Pillow
     from oodbench.data.split_decoder import SplitDecoder
     from oodbench.data.store.stored_dataset import StoredDataset
     from oodbench.data.streamed_split import StreamedSplit
+
+ReadSplits = dict[tuple[str, SplitName], tuple[str, NDArray[np.uint64]]]
+"""Data set and split -> fingerprint and a digest of each image, of large splits that were read."""
 
 
 def declared_checksum(spec: DatasetSpec, split: SplitName, most: int | None) -> str:
@@ -68,6 +71,7 @@ class LoadedSplits:
         self._streamed: dict[tuple[str, SplitName], StreamedSplit] = {}
         self._digests: dict[tuple[str, SplitName], NDArray[np.uint64]] = {}
         self._stored: dict[str, StoredDataset] = {}
+        self._elsewhere: ReadSplits = {}
 
     def has(self, dataset: str) -> bool:
         """Whether there is a data set of this name."""
@@ -160,6 +164,8 @@ class LoadedSplits:
     def pixels(self) -> dict[str, dict[str, str]]:
         """Data set -> split -> fingerprint, of the large splits that were read so far."""
         found: dict[str, dict[str, str]] = {}
+        for (dataset, split), (fingerprint, _) in self._elsewhere.items():
+            found.setdefault(dataset, {})[split] = fingerprint
         for (dataset, split), (_, fingerprint) in self._loaded.items():
             if self.is_large(dataset, split):
                 found.setdefault(dataset, {})[split] = fingerprint
@@ -167,6 +173,20 @@ class LoadedSplits:
             if images.fingerprint is not None:
                 found.setdefault(dataset, {})[split] = images.fingerprint
         return found
+
+    def read(self) -> ReadSplits:
+        """The large splits that were read so far, for another process."""
+        found: ReadSplits = {}
+        for dataset, splits in self.pixels().items():
+            for split, fingerprint in splits.items():
+                digests = self.digests(dataset, cast("SplitName", split))
+                if digests is not None:
+                    found[dataset, cast("SplitName", split)] = fingerprint, digests
+        return found
+
+    def add_read(self, read: ReadSplits) -> None:
+        """Take note of large splits that another process has read."""
+        self._elsewhere |= read
 
     def digests(self, dataset: str, split: SplitName) -> NDArray[np.uint64] | None:
         """A digest of each image (`oodbench.data.duplicates`).
@@ -181,7 +201,7 @@ class LoadedSplits:
             return self._streamed[key].digests
         if key not in self._digests:
             if key not in self._loaded and self.is_large(dataset, split):
-                return None
+                return self._elsewhere[key][1] if key in self._elsewhere else None
             self._digests[key] = digests(self.get(dataset, split))
         return self._digests[key]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +12,16 @@ from pathlib import Path
 import torch
 
 from oodbench.engine import provenance, resuming
-from oodbench.engine.costs import Reference
-from oodbench.engine.device import full_precision
-from oodbench.engine.method_results import Evaluation
+from oodbench.engine.cells.cell import Cell, CellResult, Grid
+from oodbench.engine.cells.evaluator import CellEvaluator, CellTask, shared
+from oodbench.engine.executors.executor import Executor, MakeExecutor
+from oodbench.engine.executors.in_process import InProcess
 from oodbench.engine.metric_intervals import Recorder, first_results
-from oodbench.engine.mistakes import features_signs
-from oodbench.engine.model_evaluation import evaluate
-from oodbench.engine.passes.image_sources import EvaluationData
-from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError, counted
-from oodbench.planning.plan import Method, Plan
+from oodbench.planning.plan import Plan
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.report import differences
-from oodbench.report.score_warnings import tie_notes
 from oodbench.storage.method_lines import MethodLines, record_digests, record_files
 from oodbench.storage.records import (
     CostRecord,
@@ -48,11 +42,7 @@ from oodbench.storage.run_directory import (
 )
 from oodbench.storage.same_work import Work
 from oodbench.training import distributed
-from oodbench.training.determinism import deterministic
-from oodbench.training.state import tensors_digest
 from oodbench.training.trained_models import ModelStore
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +69,7 @@ def run(
     say: Reporter,
     resume: bool = False,
     data_root: Path | None = None,
+    executor: MakeExecutor[CellResult] = InProcess,
 ) -> Outcome:
     """Run a plan.
 
@@ -90,6 +81,7 @@ def run(
         say: progress reporter.
         resume: continue the run in the folder; finished methods are not computed again.
         data_root: folder of data sets that do not come built in.
+        executor: makes what computes the models and seeds; this process alone writes the results.
 
     Raises:
         UserError: if the folder holds a run and `resume` is not set, or holds the run of other work
@@ -102,7 +94,8 @@ def run(
         )
     directory = RunDirectory(folder)
     plan = resuming.with_held_metrics(plan, directory, resume=resume)
-    return _Run(plan, catalog, directory, device, say, data_root).outcome(resume)
+    with executor(say) as computing:
+        return _Run(plan, catalog, directory, device, say, data_root, computing).outcome(resume)
 
 
 class _Run:
@@ -114,6 +107,7 @@ class _Run:
         device: torch.device,
         say: Reporter,
         data_root: Path | None,
+        executor: Executor[CellResult],
     ) -> None:
         self.data_root = data_root
         self.plan = plan
@@ -122,6 +116,7 @@ class _Run:
         self.directory = directory
         self.device = device
         self.say = say
+        self.executor = executor
         self.data = provenance.data_of(plan, data_root, say)
         self.models = ModelStore(plan.benchmark, self.data, device, say)
         self.records: dict[Key, list[QualityRecord]] = {}
@@ -141,18 +136,16 @@ class _Run:
     # --- the run -------------------------------------------------------------------------------
 
     def outcome(self, resume: bool) -> Outcome:
-        """Run all units, then compare the methods."""
-        units = [(model, seed) for seed in self.plan.seeds for model in self.plan.models]
-        with self.say.work(len(units) + 1):
+        """Compute all cells, then compare the methods."""
+        cells = [(model, seed) for seed in self.plan.seeds for model in self.plan.models]
+        with self.say.work(len(cells) + 1):
             self.say.stage("data")
             self._open(resume)
             self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
             self._write("running")
             self.say.done(f"data: {', '.join(self.plan.datasets)}")
             self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
-            with deterministic(self.device):
-                for model, seed in units:
-                    self._unit(model, seed)
+            self._compute(cells)
             self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
         for skip in self.plan.skips:
             for seed in self.plan.seeds:
@@ -164,130 +157,108 @@ class _Run:
         self._compare()
         failures = [
             f"{method} (seed {seed}): {group[0].reason}"
-            for (method, seed), group in self.records.items()
+            for (method, seed), group in ((key, self.records[key]) for key in self._keys())
             if group[0].status == "failed"
         ]
         complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
         self._write("complete" if complete else "incomplete")
         return Outcome(self.directory.folder, complete, tuple(failures))
 
-    def _unit(self, model: str, seed: int) -> None:
-        """Train or read one model for one seed, and evaluate its methods that are not finished."""
-        todo = [m for m in self.plan.methods_of(model) if (m.name, seed) not in self.records]
-        if not todo and (model, seed) in self.trainings and (model, seed) in self.predicted:
-            self.say.done(f"{model}, seed {seed}: finished before")
-            return
-        label = f"{model}, seed {seed}"
-        self.say.stage(label)
-        source = self.models.source(model, seed)
-        classifier = self.models.trained(model, seed)
-        self.trainings[model, seed] = self.recorder.training(
-            model, seed, self.models.history(model, seed)
+    def _compute(self, cells: Iterable[tuple[str, int]]) -> None:
+        """Compute the cells that are not finished, and store each as it ends."""
+        for model, seed in cells:
+            cell = self._cell(model, seed)
+            if cell is None:
+                self.say.done(f"{model}, seed {seed}: finished before")
+            else:
+                self.executor.submit(CellTask(self.grid, cell))
+        with shared(self.grid, self.evaluator):
+            for ended in self.executor.ended():
+                assert isinstance(ended.task, CellTask)
+                if ended.result is None:
+                    self._lose(ended.task.cell, ended.lost)
+                else:
+                    self._store(ended.task.cell, ended.result)
+                self._write("running")
+
+    def _cell(self, model: str, seed: int) -> Cell | None:
+        """A cell with what is finished of it; None if all is."""
+        methods = [method.name for method in self.plan.methods_of(model)]
+        todo = tuple(name for name in methods if (name, seed) not in self.records)
+        predicted = (model, seed) in self.predicted
+        if not todo and (model, seed) in self.trainings and predicted:
+            return None
+        return Cell(
+            model,
+            seed,
+            todo,
+            weights=self.checkpoints.get(f"{model}/seed{seed}"),
+            predictions=self.directory.read_predictions(model, seed) if predicted else None,
         )
-        self.trained_on |= self.models.trained_on(model, seed)
-        weights = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
-        todo = self._without_other_weights(model, seed, tensors_digest(weights), todo)
-        if not todo and (model, seed) in self.predicted:
+
+    # --- results of cells ------------------------------------------------------------------------
+
+    def _store(self, cell: Cell, result: CellResult) -> None:
+        """Take the results of a cell; `_write` writes them."""
+        model, seed, label = cell.model, cell.seed, cell.label
+        methods = [method.name for method in self.plan.methods_of(model)]
+        if cell.weights not in (None, result.weights) and len(cell.todo) < len(methods):
+            self.say.warn(
+                f"{model}/seed{seed} has other weights than before: its methods run again."
+            )
+            for name in methods:
+                self.records.pop((name, seed), None)
+                self.costs.pop((name, seed), None)
+        self.trainings[model, seed] = result.training
+        self.trained_on |= result.trained_on
+        self.checkpoints[f"{model}/seed{seed}"] = result.weights
+        self.data.add_read(result.read)
+        if result.accuracy is None:
             self.say.done(f"{label}: finished before, with the same weights")
             return
-        detectors = {
-            method.name: self.catalog.load_detector(method.detector.name, method.arguments)
-            for method in todo
-        }
-        with full_precision(self.device):
-            evaluation = evaluate(
-                NetworkRunner(classifier, batch_size=self.benchmark.evaluation.batch_size),
-                todo,
-                detectors,
-                EvaluationData.of_benchmark(self.plan, self.data.images),
-                self.data.num_classes(self.benchmark.id),
-                tuning=self.benchmark.tuning,
-                seed=seed,
-                reference=self._reference(seed),
-                report=self.say.detail,
-            )
-        self.say.detail("confidence intervals")
-        signs = features_signs(self.plan.methods_of(model), evaluation.negative_features)
-        for where, found in ((label, [*evaluation.warnings]), (model, [*signs])) if todo else ():
+        for where, found in ((label, result.warnings), (model, result.model_warnings)):
             for sign in () if where in self.warnings else found:
                 self.say.warn(f"{where}: {sign}")
             self.warnings |= {where: found} if found else {}
-        if (model, seed) not in self.predicted:
-            self.unwritten |= predictions_file(model, seed, evaluation.predictions)
-        elif known := self.directory.read_predictions(model, seed):  # the same for all methods
-            evaluation = replace(evaluation, predictions=known)
-        self.predicted.add((model, seed))
-        self._store(todo, seed, evaluation)
-        for line in first_results({m.name: self.records[m.name, seed] for m in todo}):
+        if result.predictions is not None:
+            self.unwritten |= predictions_file(model, seed, result.predictions)
+        for name, records in result.records.items():
+            self.records[name, seed] = records
+        sharing = self.executor.sharing
+        for name, cost in result.costs.items():
+            if sharing > 1:  # times of a device that others used are not compared with other times
+                cost = replace(cost, device=f"{cost.device} shared by {sharing} workers")
+            self.costs[name, seed] = cost
+            content = scores_content(result.scores[name], result.validation[name])
+            self.unwritten[scores_name((name, seed))] = content
+        for name, notes in result.notes.items():
+            self.notes[f"{name}/seed{seed}"] = notes
+        for name, values in result.resampled.items():
+            self.recorder.resampled[name, seed] = values
+        for line in first_results(result.records):
             self.say.result(f"{label}: {line}")
-        self._write("running")
-        accuracy = f"test accuracy {100 * evaluation.correct.mean():.1f} %"
-        self.say.done(f"{label}: {source}, {accuracy}, {counted(len(todo), 'method')}")
+        accuracy = f"test accuracy {100 * result.accuracy:.1f} %"
+        count = counted(len(result.records), "method")
+        self.say.done(f"{label}: {result.source}, {accuracy}, {count}")
 
-    def _without_other_weights(
-        self, model: str, seed: int, weights: str, todo: list[Method]
-    ) -> list[Method]:
-        """The methods to evaluate: all of them if the finished ones had other weights."""
-        label = f"{model}/seed{seed}"
-        before = self.checkpoints.get(label, weights)
-        self.predicted -= {(model, seed)} if before != weights else set()
-        self.checkpoints[label] = weights
-        methods = list(self.plan.methods_of(model))
-        if before == weights or len(todo) == len(methods):
-            return todo
-        self.say.warn(f"{label} has other weights than before: its methods run again.")
-        for method in methods:
-            self.records.pop((method.name, seed), None)
-            self.costs.pop((method.name, seed), None)
-        return methods
-
-    def _reference(self, seed: int) -> Reference | None:
-        """The method that times are divided by, untrained: weights do not change the times."""
-        if (method := self.plan.reference) is None:
-            return None
-        detector = self.catalog.load_detector(method.detector.name, method.arguments)
-        return Reference(method.name, self.models.untrained(method.model, seed), detector)
-
-    # --- results to records --------------------------------------------------------------------
-
-    def _store(self, methods: Sequence[Method], seed: int, evaluation: Evaluation) -> None:
-        """Make scores, costs and records from the results of a model and seed."""
-        measured = [m for m in methods if evaluation.results[m.name].error is None]
-        # Numpy computes confidence intervals without holding the interpreter's lock.
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            quality = pool.map(
-                lambda method: list(self.recorder.quality(method, seed, evaluation)), measured
-            )
-            records = {}
-            for method, found in zip(measured, quality, strict=True):
-                records[method.name] = found
-                self.say.detail(
-                    f"confidence intervals of {len(records)} of {counted(len(measured), 'method')}"
-                )
-        for method in methods:
-            result = evaluation.results[method.name]
-            if notes := [*result.notes, *tie_notes(records.get(method.name, ()))]:
-                self.notes[f"{method.name}/seed{seed}"] = notes
-            if result.error is not None:
-                log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
-                self.records[method.name, seed] = self.recorder.missing(
+    def _lose(self, cell: Cell, reason: str) -> None:
+        """Note that the methods of a cell failed with its worker."""
+        for method in self.plan.methods_of(cell.model):
+            if method.name in cell.todo:
+                self.records[method.name, cell.seed] = self.recorder.missing(
                     method.name,
                     method.model,
                     method.detector.name,
-                    seed,
-                    "skipped" if result.unsuitable and not method.asked_for else "failed",
-                    reason_of(result.error),
+                    cell.seed,
+                    "failed",
+                    reason,
                     method.tuned_on,
                 )
-                continue
-            key = method.name, seed
-            self.unwritten[scores_name(key)] = scores_content(result.scores, result.validation)
-            self.costs[key] = self.recorder.cost(method, seed, result)
-            self.records[key] = records[method.name]
+        self.say.done(f"{cell.label}: FAILED: {reason}")
 
     def _compare(self) -> None:
         """Compare every method with the best ones, including the methods finished before."""
-        records = [record for group in self.records.values() for record in group]
+        records = [record for key in self._keys() for record in self.records[key]]
         if differences.belong(self.differences, records):
             return
         try:
@@ -301,27 +272,31 @@ class _Run:
     # --- the run directory ---------------------------------------------------------------------
 
     @cached_property
-    def recorder(self) -> Recorder:
-        """Makes this run's records."""
-        return Recorder(
-            benchmark=self.benchmark.name,
-            version=self.benchmark.version,
-            id_dataset=self.benchmark.id,
-            csid=self.benchmark.csid,
-            ood_groups=self.benchmark.ood_groups,
-            same_source=self.plan.same_source,
-            heads={name: model.head for name, model in self.benchmark.models.items()},
-            published=[m for m in self.benchmark.models if self.models.is_published(m)],
-            resamples=self.benchmark.evaluation.resamples,
-            run_id=self.work.run_id,
-            device=distributed.device_name(self.device),
-            optional=self.benchmark.metrics,
-        )
-
-    @cached_property
     def work(self) -> Work:
         """What the results of this run depend on."""
         return provenance.work_of(self.plan, self.catalog, self.data)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """What the cells have in common."""
+        return Grid(
+            uuid.uuid4().hex,
+            self.plan,
+            (*self.catalog.plugins, *self.catalog.classes),
+            self.device,
+            self.data_root,
+            self.work.run_id,
+        )
+
+    @cached_property
+    def evaluator(self) -> CellEvaluator:
+        """Evaluates the cells that this process computes."""
+        return CellEvaluator(self.grid, self.catalog, self.data, self.models, self.say)
+
+    @property
+    def recorder(self) -> Recorder:
+        """Makes this run's records."""
+        return self.evaluator.recorder
 
     def _open(self, resume: bool) -> None:
         """Create the directory, or keep what is finished in it."""
@@ -334,7 +309,7 @@ class _Run:
         self.checkpoints, self.notes = dict(held.checksums.checkpoints), dict(held.notes)
         self.trained_on, self.warnings = dict(held.trained_on), dict(held.warnings)
         self.duplicates = dict(held.duplicates_of_id_images)
-        threads, now = held.environment.threads, torch.get_num_threads()
+        threads, now = held.environment.threads, self.executor.threads
         if held.run_id and threads != now:
             self.say.warn(
                 f"{self.directory.folder} was begun with {threads} threads and continues with "
@@ -349,9 +324,7 @@ class _Run:
             for key in sorted(self.trainings, key=lambda key: (models.index(key[0]), key[1]))
             for record in self.trainings[key]
         ]
-        order = {method.name: index for index, method in enumerate(self.plan.methods)}
-        order |= {skip.method: len(order) + i for i, skip in enumerate(self.plan.skips)}
-        keys = sorted(self.records, key=lambda key: (order.get(key[0], len(order)), *key))
+        keys = self._keys()
         contents: dict[str, bytes | str] = {
             **self.unwritten,
             TRAINING: to_lines(trainings),
@@ -359,6 +332,19 @@ class _Run:
         }
         self.directory.write(self._description(status), contents)
         self.unwritten.clear()
+
+    def _keys(self) -> list[Key]:
+        """Methods and seeds with records, in an order that depends on the plan alone."""
+        names = [each.name for each in self.plan.methods] + [e.method for e in self.plan.skips]
+        order = {name: index for index, name in enumerate(names)}
+        return sorted(self.records, key=lambda key: (order.get(key[0], len(order)), *key))
+
+    def _warnings(self) -> dict[str, list[str]]:
+        """The warnings, in an order that depends on the plan alone."""
+        cells = [(model, seed) for seed in self.plan.seeds for model in self.plan.models]
+        places = [place for model, seed in cells for place in (f"{model}, seed {seed}", model)]
+        order = {place: index for index, place in reversed([*enumerate(places)])}
+        return dict(sorted(self.warnings.items(), key=lambda item: order.get(item[0], -1)))
 
     def _lines(self, key: Key) -> MethodLines:
         """The lines of a method and seed, made once: they are written after each unit."""
@@ -380,8 +366,8 @@ class _Run:
                 "trained_on": dict(sorted(self.trained_on.items())),
                 "records": record_digests({key: self._lines(key) for key in self.records}),
                 "duplicates_of_id_images": self.duplicates,
-                "notes": self.notes,
-                "warnings": self.warnings,
+                "notes": dict(sorted(self.notes.items())),
+                "warnings": self._warnings(),
             }
         )
 
@@ -389,5 +375,10 @@ class _Run:
     def described(self) -> RunDescription:
         """The description without what changes during the run."""
         return provenance.description(
-            self.plan, self.work, self.catalog, self.device, self.data_root, self.before
+            self.plan,
+            self.work,
+            self.catalog,
+            provenance.environment(self.device, self.executor.threads, self.executor.workers),
+            self.data_root,
+            self.before,
         )

@@ -190,7 +190,7 @@ def description(
     plan: Plan,
     work: Work,
     catalog: Catalog,
-    device: torch.device,
+    machine: Environment,
     data_root: Path | None,
     before: RunDescription,
 ) -> RunDescription:
@@ -200,7 +200,7 @@ def description(
         plan: plan of the run.
         work: what its results depend on.
         catalog: gives the plug-ins.
-        device: where the run computes.
+        machine: where the run computes.
         data_root: folder of the data sets that do not come built in.
         before: the description of the run that is resumed; its seeds and methods stay.
     """
@@ -222,7 +222,7 @@ def description(
         data_root=None if data_root is None else str(data_root),
         plugins=plugins_of(catalog),
         versions=versions(),
-        environment=environment(device),
+        environment=machine,
         checksums=Checksums(
             data={name: dict(splits) for name, splits in work.data.items()},
             fitted_on=merged(before.checksums.fitted_on, work.fitted_on),
@@ -355,12 +355,19 @@ def _shown(folder: Path) -> str:
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def environment(device: torch.device) -> Environment:
-    """The machine and the process."""
+def environment(device: torch.device, threads: int, workers: int) -> Environment:
+    """The machine and the process.
+
+    Args:
+        device: where the run computes.
+        threads: torch's number of threads for each worker.
+        workers: number of workers.
+    """
     return Environment(
         platform=platform.platform(),
         processor=platform.machine(),
-        threads=torch.get_num_threads(),
+        threads=threads,
+        workers=workers,
         device=device_name(device),
         bfloat16=has_bfloat16(device),
         process=process_settings(),

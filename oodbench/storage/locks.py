@@ -1,4 +1,4 @@
-"""Locks on run directories: one process, and in it one thread, writes at a time.
+"""Locks on run directories and checkpoints: one process, and in it one thread, writes at a time.
 
 A held directory has a file `.lock`, which the operating system locks and which names the process.
 When a process is killed, its lock ends with it, even if the file stays. At the end the file is
@@ -56,15 +56,56 @@ def held(folder: Path) -> Iterator[None]:
             "Wait until it has ended, or choose another folder with --out.",
         )
     try:
-        with explained(path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps(_me()).encode())
+        _sign(path, descriptor)
         yield
     finally:
         _release(path, descriptor)
         if new:
             with suppress(OSError):  # not empty
                 folder.rmdir()
+
+
+class FileLock:
+    """A lock on work that several processes may do, of which one does it and the others wait.
+
+    Args:
+        path: the file of the lock; its folder is created.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    @property
+    def holder(self) -> str:
+        """The process that holds it, in words."""
+        return _holder(self._path)
+
+    def acquire(self) -> bool:
+        """Try to lock; False if another process or thread has done so.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        make_folder(self._path.parent)
+        with explained(self._path):
+            self._descriptor = _acquire(self._path)
+        if self._descriptor is not None:
+            _sign(self._path, self._descriptor)
+        return self._descriptor is not None
+
+    def release(self) -> None:
+        """Unlock, and remove the file."""
+        if self._descriptor is not None:
+            _release(self._path, self._descriptor)
+            self._descriptor = None
+
+
+def _sign(path: Path, descriptor: int) -> None:
+    """Write into a locked file which process this is."""
+    with explained(path):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_me()).encode())
 
 
 def _acquire(path: Path) -> int | None:

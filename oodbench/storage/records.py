@@ -121,6 +121,7 @@ class CostRecord:
     """Costs of one method for one seed, measured with this method alone.
 
     Attributes:
+        device: name of the GPU, or "cpu"; with "shared by N workers" if others computed on it.
         forwards_per_image: forward passes, counted; a partial pass counts as its share.
         backwards_per_image: backward passes, likewise.
         flops_per_image: floating-point operations (2 per multiply-add).

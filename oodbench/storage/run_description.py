@@ -112,7 +112,8 @@ class Environment(DescriptionPart):
     Attributes:
         platform: operating system.
         processor: its architecture.
-        threads: number of threads of torch.
+        threads: number of threads of torch, of each worker.
+        workers: how many models and seeds were computed at once.
         device: name of the GPU, or "cpu".
         bfloat16: whether the device computes in bfloat16.
         process: settings of the process that change what is measured, with their values.
@@ -121,6 +122,7 @@ class Environment(DescriptionPart):
     platform: str = ""
     processor: str = ""
     threads: int | None = None
+    workers: int = 1
     device: str = ""
     bfloat16: bool | None = None
     process: dict[str, Any] = {}

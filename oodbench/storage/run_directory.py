@@ -123,7 +123,9 @@ class RunDirectory:
         for name, content in contents.items():
             if self._digest(name) != new[name]:
                 write_atomic(self.folder / name, content)
-        done = description.model_copy(update={"files": files | new, "writing": {}})
+        done = description.model_copy(
+            update={"files": dict(sorted((files | new).items())), "writing": {}}
+        )
         done.write(self.description_path)
 
     def changed(self) -> tuple[str, ...]:

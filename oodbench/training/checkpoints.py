@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.models import code_version
 from oodbench.models.registry import source_file
 from oodbench.specs import ModelSpec
+from oodbench.storage.locks import FileLock
 from oodbench.storage.run_description import TrainedOn
 from oodbench.training import distributed
 from oodbench.training.state import Epoch, tensors_digest
@@ -84,6 +87,11 @@ class CheckpointKey:
     def state_path(self) -> Path:
         """Where the state is kept while the training is not done."""
         return self.path.with_suffix(".training")
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock of the process that trains it."""
+        return self.path.with_suffix(".lock")
 
 
 _NOT_TRAINED: Any = {"taps": True, "training": {"recipe": True}}
@@ -190,33 +198,67 @@ def load_or_train(
     key: CheckpointKey,
     train: Callable[[], tuple[Classifier, list[Epoch]]],
     warn: Callable[[str], None],
+    detail: Callable[[str], None] = lambda text: None,
 ) -> Classifier:
     """The trained classifier of a key: from the cache, or trained now and stored there.
 
     If the file is damaged, it is moved aside with a warning, and the classifier is trained again.
+    While another process trains it, this one waits, and then reads what the other has stored.
 
     Args:
         classifier: an untrained classifier with the same tensors; the weights are loaded into it.
         key: key of the checkpoint.
         train: trains the classifier.
         warn: called with a warning of one line.
+        detail: called with the process that is waited for.
     """
+    device = next(classifier.parameters()).device
+    if not distributed.any_of(not _loaded(classifier, key), device):
+        return classifier.eval()
+    with _locked(key, device, detail):
+        if key.path.exists():  # another process may have trained it meanwhile
+            try:
+                load_into(classifier, key)
+                return classifier.eval()
+            except DamagedCheckpointError as error:
+                aside = key.path.with_suffix(".damaged")
+                distributed.wait()  # every process must see the damaged file first
+                if distributed.current().leads:
+                    key.path.replace(aside)
+                warn(
+                    f"The checkpoint {key.path.name} cannot be used: {error}. "
+                    f"It is now {aside}; training again."
+                )
+        trained, history = train()
+        if distributed.current().leads:
+            save(trained, history, key)
+            key.state_path.unlink(missing_ok=True)
+        distributed.wait()  # no process reads the file before it is written
+        return trained
+
+
+def _loaded(classifier: Classifier, key: CheckpointKey) -> bool:
+    """Load the weights of a checkpoint, if there is one that can be used."""
     if key.path.exists():
-        try:
+        with suppress(DamagedCheckpointError):
             load_into(classifier, key)
-            return classifier.eval()
-        except DamagedCheckpointError as error:
-            aside = key.path.with_suffix(".damaged")
-            distributed.wait()  # every process must see the damaged file first
-            if distributed.current().leads:
-                key.path.replace(aside)
-            warn(
-                f"The checkpoint {key.path.name} cannot be used: {error}. "
-                f"It is now {aside}; training again."
-            )
-    trained, history = train()
-    if distributed.current().leads:
-        save(trained, history, key)
-        key.state_path.unlink(missing_ok=True)
-    distributed.wait()  # no process reads the file before it is written
-    return trained
+            return True
+    return False
+
+
+@contextmanager
+def _locked(
+    key: CheckpointKey, device: torch.device, detail: Callable[[str], None]
+) -> Iterator[None]:
+    """Lock a checkpoint for this process, or for its group; wait while others train it."""
+    lock, leads = FileLock(key.lock_path), distributed.current().leads
+    waits = 0
+    try:
+        while not distributed.any_of(leads and lock.acquire(), device):
+            if leads:
+                detail(f"waiting for {lock.holder}, which trains {key.path.name}")
+            waits += 1
+            time.sleep(min(1.0, 0.05 * waits))
+        yield
+    finally:
+        lock.release()

@@ -103,6 +103,11 @@ def summed(value: Tensor) -> Tensor:
     return value
 
 
+def any_of(value: bool, device: torch.device) -> bool:
+    """Whether a value is true in any process of the group."""
+    return bool(summed(torch.tensor(float(value), device=device)) > 0)
+
+
 class _Sum(torch.autograd.Function):
     """The sum over the group. The gradient is summed too: every loss depends on the sum."""
 

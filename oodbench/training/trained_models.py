@@ -168,7 +168,11 @@ class ModelStore:
             return self._published(model, seed)
         key = self.key(model, seed)
         return load_or_train(
-            self.untrained(model, seed), key, lambda: self._train(model, key), self._say.warn
+            self.untrained(model, seed),
+            key,
+            lambda: self._train(model, key),
+            self._say.warn,
+            self._say.detail,
         )
 
     def history(self, model: str, seed: int) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ import torch
 import oodbench
 from helpers.tiny_benchmark import tiny_benchmark
 from oodbench import files
-from oodbench.engine import benchmark_run as engine
 from oodbench.engine import costs
+from oodbench.engine.cells import evaluator
 from oodbench.results import Run
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.training.trained_models import ModelStore
@@ -153,7 +153,7 @@ def description(folder: Path) -> dict[str, Any]:
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts trainings and evaluations: "SoftMax seed 0", "SoftMax+ODIN seed 0"."""
     done: Counter[str] = Counter()
-    evaluate, trained = engine.evaluate, ModelStore.trained
+    evaluate, trained = evaluator.evaluate, ModelStore.trained
 
     def counted_evaluate(*args: Any, **options: Any) -> Any:
         done.update(f"{method.name} seed {options['seed']}" for method in args[1])
@@ -163,7 +163,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         done.update([f"{model} seed {seed}"])
         return trained(self, model, seed)
 
-    monkeypatch.setattr(engine, "evaluate", counted_evaluate)
+    monkeypatch.setattr(evaluator, "evaluate", counted_evaluate)
     monkeypatch.setattr(ModelStore, "trained", counted_trained)
     return done
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +490,50 @@ def test_trained_once_and_read_afterwards(trainer: Trainer) -> None:
     assert [values["seconds"] for values in history] == [2.0, 3.0]
     trained_on = checkpoints.read_trained_on(key.path)
     assert trained_on == TrainedOn(device="cpu", threads=torch.get_num_threads(), processes=1)
+
+
+def test_two_that_train_the_same_train_it_once(trainer: Trainer) -> None:
+    """The second waits, says for whom, and reads what the first has stored."""
+    key, waits, finish = key_of(), threading.Event(), threading.Event()
+    details: list[str] = []
+
+    def slowly() -> tuple[Classifier, list[Epoch]]:
+        finish.wait(20)
+        return trainer()
+
+    def noted(text: str) -> None:
+        details.append(text)
+        waits.set()
+
+    def get(*more: Any) -> Classifier:
+        return load_or_train(trainer.untrained(), key, slowly, trainer.warnings.append, noted)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(get) for _ in range(2)]
+        assert waits.wait(20), "nobody waits"
+        finish.set()
+        first, second = (each.result() for each in both)
+    assert trainer.calls == 1
+    torch.testing.assert_close(weights(first), weights(second), rtol=0, atol=0)
+    said = f"waiting for process {os.getpid()} on {socket.gethostname()} since "
+    assert details[0].startswith(said)
+    assert details[0].endswith(f"which trains {key.path.name}")
+    assert [file.name for file in key.path.parent.iterdir()] == [key.path.name]
+
+
+def test_a_killed_training_holds_no_lock(trainer: Trainer) -> None:
+    """The operating system ends the lock with its process; the file may stay."""
+    key = key_of()
+    hold = (
+        "import sys, os, signal; from pathlib import Path; "
+        "from oodbench.storage.locks import FileLock; "
+        "assert FileLock(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", hold, str(key.lock_path)], check=False)
+    assert key.lock_path.exists()
+    trainer.get(key)
+    assert trainer.calls == 1
+    assert not key.lock_path.exists()
 
 
 def test_round_trip_of_a_trained_network(trained_dismax: Classifier, digits: Make) -> None:

@@ -1,0 +1,254 @@
+"""The work of a cell: train or read a classifier, evaluate its methods, make their records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.engine import provenance
+from oodbench.engine.cells.cell import Cell, CellResult, Grid
+from oodbench.engine.costs import Reference
+from oodbench.engine.device import full_precision
+from oodbench.engine.method_results import Evaluation
+from oodbench.engine.metric_intervals import Recorder
+from oodbench.engine.mistakes import features_signs
+from oodbench.engine.model_evaluation import evaluate
+from oodbench.engine.passes.image_sources import EvaluationData
+from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.reasons import reason_of
+from oodbench.errors import counted
+from oodbench.planning.plan import Method
+from oodbench.plugins.catalog import Catalog
+from oodbench.progress import Reporter
+from oodbench.report.score_warnings import tie_notes
+from oodbench.storage.records import QualityRecord
+from oodbench.training import distributed
+from oodbench.training.determinism import deterministic
+from oodbench.training.state import tensors_digest
+from oodbench.training.trained_models import ModelStore
+
+log = logging.getLogger(__name__)
+
+
+class CellEvaluator:
+    """Evaluates cells of one run; images, models and resamples serve all of them.
+
+    Args:
+        grid: what the cells have in common.
+        catalog: gives the detectors.
+        data: images of the benchmark.
+        models: its classifiers.
+        say: takes the progress within a cell.
+    """
+
+    def __init__(
+        self, grid: Grid, catalog: Catalog, data: LoadedSplits, models: ModelStore, say: Reporter
+    ) -> None:
+        self._plan, self._benchmark = grid.plan, grid.plan.benchmark
+        self._device = grid.device
+        self._catalog, self._models, self._say = catalog, models, say
+        self.data = data
+        self.recorder = _recorder(grid)
+
+    @classmethod
+    def of(cls, grid: Grid, say: Reporter) -> CellEvaluator:
+        """As in the process that began the run, with images and models that are read again."""
+        data = provenance.data_of(grid.plan, grid.data_root, say)
+        models = ModelStore(grid.plan.benchmark, data, grid.device, say)
+        return cls(grid, Catalog(grid.plugins), data, models, say)
+
+    def result(self, cell: Cell) -> CellResult:
+        """Train or read the classifier of a cell, and evaluate the methods that are not finished.
+
+        If the classifier has other weights than the finished methods were scored with, all methods
+        of the model are evaluated.
+
+        Raises:
+            UserError: if the training fails, or data are damaged.
+        """
+        with deterministic(self._device):
+            return self._result(cell)
+
+    def _result(self, cell: Cell) -> CellResult:
+        model, seed = cell.model, cell.seed
+        source = self._models.source(model, seed)
+        classifier = self._models.trained(model, seed)
+        weights = tensors_digest({n: each.cpu() for n, each in classifier.state_dict().items()})
+        other = cell.weights not in (None, weights)
+        known = None if other else cell.predictions
+        methods = [m for m in self._plan.methods_of(model) if other or m.name in cell.todo]
+        result = CellResult(
+            source,
+            weights,
+            self.recorder.training(model, seed, self._models.history(model, seed)),
+            self._models.trained_on(model, seed),
+        )
+        if not methods and known is not None:
+            return result
+        detectors = {
+            method.name: self._catalog.load_detector(method.detector.name, method.arguments)
+            for method in methods
+        }
+        with full_precision(self._device):
+            evaluation = evaluate(
+                NetworkRunner(classifier, batch_size=self._benchmark.evaluation.batch_size),
+                methods,
+                detectors,
+                EvaluationData.of_benchmark(self._benchmark, self.data.images),
+                self.data.num_classes(self._benchmark.id),
+                tuning=self._benchmark.tuning,
+                seed=seed,
+                reference=self._reference(seed),
+                report=self._say.detail,
+            )
+        self._say.detail("confidence intervals")
+        new = None if known is not None else dict(evaluation.predictions)
+        accuracy = float(evaluation.correct.mean())
+        signs = features_signs(self._plan.methods_of(model), evaluation.negative_features)
+        if known is not None:  # the same for all methods
+            evaluation = replace(evaluation, predictions=known)
+        return replace(
+            result,
+            **self._recorded(methods, seed, evaluation),
+            predictions=new,
+            accuracy=accuracy,
+            warnings=[*evaluation.warnings] if methods else [],
+            model_warnings=[*signs] if methods else [],
+        )
+
+    def _reference(self, seed: int) -> Reference | None:
+        """The method that times are divided by, untrained: weights do not change the times."""
+        if (method := self._plan.reference) is None:
+            return None
+        detector = self._catalog.load_detector(method.detector.name, method.arguments)
+        return Reference(method.name, self._models.untrained(method.model, seed), detector)
+
+    def _recorded(
+        self, methods: Sequence[Method], seed: int, evaluation: Evaluation
+    ) -> dict[str, Any]:
+        """Records, costs, scores, notes and resampled metrics, as in `CellResult`."""
+        measured = [m for m in methods if evaluation.results[m.name].error is None]
+        quality = self._quality(measured, seed, evaluation)
+        records, notes = {}, {}
+        for method in methods:
+            result = evaluation.results[method.name]
+            if found := [*result.notes, *tie_notes(quality.get(method.name, ()))]:
+                notes[method.name] = found
+            if result.error is None:
+                records[method.name] = quality[method.name]
+                continue
+            log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
+            records[method.name] = self.recorder.missing(
+                method.name,
+                method.model,
+                method.detector.name,
+                seed,
+                "skipped" if result.unsuitable and not method.asked_for else "failed",
+                reason_of(result.error),
+                method.tuned_on,
+            )
+        results = [(method, evaluation.results[method.name]) for method in measured]
+        resampled = self.recorder.resampled
+        return {
+            "records": records,
+            "costs": {m.name: self.recorder.cost(m, seed, each) for m, each in results},
+            "scores": {method.name: each.scores for method, each in results},
+            "notes": notes,
+            "resampled": {
+                method.name: resampled[method.name, seed]
+                for method in measured
+                if (method.name, seed) in resampled
+            },
+        }
+
+    def _quality(
+        self, methods: Sequence[Method], seed: int, evaluation: Evaluation
+    ) -> Mapping[str, list[QualityRecord]]:
+        # Numpy computes confidence intervals without holding the interpreter's lock.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            quality = pool.map(
+                lambda method: list(self.recorder.quality(method, seed, evaluation)), methods
+            )
+            records = {}
+            for method, found in zip(methods, quality, strict=True):
+                records[method.name] = found
+                self._say.detail(
+                    f"confidence intervals of {len(records)} of {counted(len(methods), 'method')}"
+                )
+        return records
+
+
+def _recorder(grid: Grid) -> Recorder:
+    """Makes the records of the run."""
+    benchmark = grid.plan.benchmark
+    return Recorder(
+        benchmark=benchmark.name,
+        version=benchmark.version,
+        id_dataset=benchmark.id,
+        csid=benchmark.csid,
+        ood_groups=benchmark.ood_groups,
+        same_source=grid.plan.same_source,
+        heads={name: model.head for name, model in benchmark.models.items()},
+        published=[name for name, model in benchmark.models.items() if model.training is None],
+        resamples=benchmark.evaluation.resamples,
+        run_id=grid.run_id,
+        device=distributed.device_name(grid.device),
+        optional=benchmark.metrics,
+    )
+
+
+# --- in the process of the run, and in others -----------------------------------------------------
+
+_begun_here: dict[str, CellEvaluator] = {}
+_taken_over: dict[str, CellEvaluator] = {}
+"""Key of a grid -> the evaluator of its cells in this process."""
+
+
+@contextmanager
+def shared(grid: Grid, evaluator: CellEvaluator) -> Iterator[None]:
+    """Cells of a grid that are run in this process use the images and models of its run."""
+    _begun_here[grid.key] = evaluator
+    try:
+        yield
+    finally:
+        del _begun_here[grid.key]
+
+
+@dataclass(frozen=True, slots=True)
+class CellTask:
+    """A cell as a task of an executor (`engine.executors`).
+
+    Attributes:
+        grid: what it has in common with others.
+        cell: the cell.
+    """
+
+    grid: Grid
+    cell: Cell
+
+    @property
+    def label(self) -> str:
+        """The name in messages."""
+        return self.cell.label
+
+    def run(self, say: Reporter) -> CellResult:
+        """Evaluate the cell.
+
+        Raises:
+            UserError: as `CellEvaluator.result`.
+        """
+        key = self.grid.key
+        if key in _begun_here:
+            return _begun_here[key].result(self.cell)
+        if key not in _taken_over:  # kept for the next cell of the grid
+            _taken_over.clear()
+            _taken_over[key] = CellEvaluator.of(self.grid, say)
+        evaluator = _taken_over[key]
+        return replace(evaluator.result(self.cell), read=evaluator.data.read())

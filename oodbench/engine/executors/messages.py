@@ -1,0 +1,42 @@
+"""Messages between the process of a run and its workers: pickles with their length, over pipes.
+
+Both ends are this program on this machine; nothing that is read from a file or a network gets here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from typing import IO, Any
+
+_LENGTH = struct.Struct("<Q")
+
+
+def encoded(message: Any) -> bytes:
+    """A message with its length.
+
+    Raises:
+        Exception: if it cannot be pickled.
+    """
+    content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(content)) + content
+
+
+def received(pipe: IO[bytes]) -> Any:
+    """The next message.
+
+    Raises:
+        EOFError: if the other end was closed, also in the middle of a message.
+    """
+    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
+    return pickle.loads(_exactly(pipe, length))
+
+
+def _exactly(pipe: IO[bytes], count: int) -> bytearray:
+    content = bytearray()
+    while len(content) < count:
+        part = pipe.read(min(count - len(content), 2**20))
+        if not part:
+            raise EOFError
+        content += part
+    return content

@@ -1,0 +1,147 @@
+"""A worker process: reads tasks from its standard input, answers with their results.
+
+It is not started by `multiprocessing`, which would run the user's script or notebook again. Torch
+is loaded by the first task that needs it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Never
+
+from oodbench.engine.executors.messages import encoded, received
+from oodbench.errors import UserError
+from oodbench.process import prepare_process
+
+_SECONDS_TO_STOP = 4.0
+"""A cancelled worker has this time to keep the state of its training."""
+
+
+class _Telling:
+    """A reporter that sends everything to the process of the run."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def send(self, kind: str, content: Any) -> None:
+        view = memoryview(encoded((kind, content)))
+        with self._lock:
+            while view:
+                view = view[self._pipe.write(view) :]
+
+    @contextmanager
+    def work(self, total: int) -> Iterator[None]:
+        yield
+
+    def stage(self, text: str) -> None:
+        self.send("detail", text)
+
+    def detail(self, text: str) -> None:
+        self.send("detail", text)
+
+    def done(self, text: str) -> None:
+        self.send("detail", text)
+
+    def result(self, text: str) -> None:
+        self.send("result", text)
+
+    def warn(self, text: str) -> None:
+        self.send("warn", text)
+
+
+def main(settings: Mapping[str, Any]) -> None:
+    """Work until the input ends.
+
+    Args:
+        settings: `threads` of torch; `gpu`, the index of the current GPU, or None; `level` of
+            logging, None if the program logs nothing.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all its processes
+    signal.signal(signal.SIGTERM, _stop)
+    prepare_process()
+    if settings["level"] is not None:
+        logging.basicConfig(level=settings["level"])
+    sys.breakpointhook = _no_debugger
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inside, outside = _own_pipes()
+    threading.Thread(target=_read, args=(inside, tasks), daemon=True).start()
+    say = _Telling(outside)
+    if settings["gpu"] is not None:
+        import torch
+
+        torch.cuda.set_device(settings["gpu"])
+    while (task := tasks.get()) is not None:
+        if (torch := sys.modules.get("torch")) is not None:  # it may take fewer than OpenMP does
+            torch.set_num_threads(settings["threads"])
+        try:
+            say.send("ended", task.run(say))
+        except Exception as error:
+            say.send("raised", _portable(error))
+
+
+def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The pipes to the run; what detectors print goes to standard error, and no input is there."""
+    inside, outside = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return open(inside, "rb", buffering=0), open(outside, "wb", buffering=0)  # noqa: PTH123
+
+
+def _read(inside: BinaryIO, tasks: queue.SimpleQueue[Any]) -> None:
+    """Queue tasks until the run closes its end, or is no more; then stop the worker."""
+    try:
+        while True:
+            tasks.put(received(inside))
+    except EOFError:
+        # The main thread waits for a task, or keeps the state of a training as after an interrupt.
+        tasks.put(None)
+        _thread.interrupt_main(signal.SIGTERM)
+        threading.Event().wait(_SECONDS_TO_STOP)
+        os._exit(1)
+    except BaseException as error:
+        tasks.put(_Unreadable(error))
+        _read(inside, tasks)
+
+
+class _Unreadable:
+    """Stands for a task that cannot be unpickled here."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def run(self, say: object) -> Never:
+        raise self._error
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(1)
+
+
+def _no_debugger(*args: Any, **named: Any) -> None:
+    if os.environ.get("PYTHONBREAKPOINT") != "0":
+        raise UserError(
+            "breakpoint(): a worker process has no terminal.",
+            "Debug with one worker (--workers 1).",
+        )
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent, with its traceback as a note."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        encoded(error)
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"In a worker process:\n{trace}")
+    return error

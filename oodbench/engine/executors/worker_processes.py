@@ -1,0 +1,250 @@
+"""The executor of `--workers N`: N tasks at once, in worker processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, Self
+
+import torch
+
+from oodbench.engine.executors.executor import Ended, Result, Task
+from oodbench.engine.executors.messages import encoded, received
+from oodbench.progress import Reporter
+
+_LOOK_AFTER = 0.5
+"""Seconds without a message after which the workers are looked after."""
+_SECONDS_TO_STOP = 5.0
+_START = (
+    "import json, sys; settings = json.loads(sys.argv[1]); "
+    "sys.path[:], sys.argv[:] = settings['path'], settings['argv']; "
+    "from oodbench.engine.executors.worker import main; main(settings)"
+)
+
+
+class WorkerProcesses(Generic[Result]):
+    """Runs N tasks at once, each in a process; an `Executor`.
+
+    Each worker has its share of the threads, and the next GPU in turn if the device is `cuda`
+    without an index. A task whose worker was killed is tried again when no other task runs: it then
+    has all memory.
+
+    Args:
+        say: progress reporter; shows the progress of all tasks.
+        workers: N, at least 1.
+        device: where the tasks compute.
+    """
+
+    def __init__(self, say: Reporter, *, workers: int, device: torch.device) -> None:
+        self.workers = workers
+        self.threads = max(1, torch.get_num_threads() // workers)
+        gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
+        self.sharing = math.ceil(workers / max(1, gpus))
+        self._free = deque((slot, slot % gpus if gpus else None) for slot in range(workers))
+        self._say = say
+        self._waiting: deque[Task[Result]] = deque()
+        self._again: deque[Task[Result]] = deque()
+        self._workers: list[_Worker[Result]] = []
+        self._messages: queue.Queue[tuple[_Worker[Result], str, Any]] = queue.Queue()
+        self._rows: dict[str, str] = {}
+
+    def submit(self, task: Task[Result]) -> None:
+        """Queue a task; it starts when a worker is free."""
+        self._waiting.append(task)
+
+    def ended(self) -> Iterator[Ended[Result]]:
+        """Tasks as they end.
+
+        Raises:
+            Exception: what a task raised, with the traceback of its process as a note.
+        """
+        tried: list[Task[Result]] = []
+        self._say.stage("")  # each task has a line of its own
+        while self._start() or any(worker.task for worker in self._workers):
+            worker, kind, content = self._next()
+            task = worker.task
+            if kind == "gone":
+                self._workers.remove(worker)
+                self._free.append(worker.place)
+            if task is None:
+                continue
+            if kind == "detail":
+                self._show(task.label, content)
+            elif kind == "result":
+                self._say.result(f"{task.label}: {content}")
+            elif kind == "warn":
+                self._say.warn(content)
+            elif kind == "raised":
+                raise content
+            else:
+                worker.task = None
+                self._show(task.label, None)
+                if kind == "ended":
+                    yield Ended(task, content)
+                elif task in tried:
+                    yield Ended(task, None, f"its worker process ended twice, by {worker.end}")
+                else:
+                    tried.append(task)
+                    self._again.append(task)
+                    self._say.warn(
+                        f"{task.label}: its worker process was ended by {worker.end}; it is tried "
+                        "again when no other runs."
+                    )
+
+    def _start(self) -> bool:
+        """Give waiting tasks to free workers; whether any was given."""
+        given = False
+        while self._waiting or self._again:
+            idle = next((worker for worker in self._workers if worker.task is None), None)
+            if idle is None and len(self._workers) == self.workers:
+                break
+            if not self._waiting and any(worker.task for worker in self._workers):
+                break
+            if idle is None:
+                idle = _Worker(self._free.popleft(), self.threads, self._messages)
+                self._workers.append(idle)
+            task = (self._waiting or self._again).popleft()
+            idle.give(task)
+            self._show(task.label, "")
+            given = True
+        return given
+
+    def _next(self) -> tuple[_Worker[Result], str, Any]:
+        """The next message; "gone" of a worker that has ended."""
+        while True:
+            with suppress(queue.Empty):
+                return self._messages.get(timeout=_LOOK_AFTER)
+            for worker in self._workers:
+                worker.look_after()
+
+    def _show(self, label: str, text: str | None) -> None:
+        """Show the progress of a task; None when it has ended."""
+        if text is None:
+            self._rows.pop(label, None)
+        else:
+            self._rows[label] = text
+        self._say.detail("\n".join(": ".join(filter(None, row)) for row in self._rows.items()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop all workers; those in a training keep its state."""
+        for worker in self._workers:
+            worker.dismiss()
+        deadline = time.monotonic() + _SECONDS_TO_STOP
+        for worker in self._workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+
+
+class _Worker(Generic[Result]):
+    """A worker process.
+
+    Args:
+        place: number of the worker, and the index of its GPU or None.
+        threads: torch's number of threads.
+        messages: gets this worker with the kind and the content of each of its messages.
+
+    Attributes:
+        place: as given.
+        process: the process.
+        task: the task that it has; None if it has none.
+    """
+
+    def __init__(
+        self,
+        place: tuple[int, int | None],
+        threads: int,
+        messages: queue.Queue[tuple[_Worker[Result], str, Any]],
+    ) -> None:
+        self.place = place
+        self.task: Task[Result] | None = None
+        settings = {
+            "path": sys.path,
+            "argv": sys.argv,
+            "threads": threads,
+            "gpu": place[1],
+            "level": logging.getLogger().level if logging.getLogger().handlers else None,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
+        )
+        self._messages = messages
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self._missed = False
+
+    @property
+    def end(self) -> str:
+        """How the process has ended, in words."""
+        code = self.process.wait()
+        if code == -getattr(signal, "SIGKILL", 9):
+            return "SIGKILL, which systems send when memory runs out"
+        return f"{signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def give(self, task: Task[Result]) -> None:
+        """Send a task; does not wait for a process that is still starting.
+
+        Raises:
+            Exception: if it cannot be pickled.
+        """
+        self.task = task
+        content = encoded(task)
+        threading.Thread(target=self._write, args=(content,), daemon=True).start()
+
+    def _write(self, content: bytes) -> None:
+        assert self.process.stdin is not None
+        view = memoryview(content)
+        with suppress(OSError, ValueError):  # it has ended: that is found elsewhere
+            while view:
+                view = view[self.process.stdin.write(view) :]
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            while True:
+                kind, content = received(self.process.stdout)
+                self._messages.put((self, kind, content))
+        except (EOFError, OSError, ValueError):
+            self._messages.put((self, "gone", None))
+        except Exception as error:  # a result that cannot be unpickled here
+            self._messages.put((self, "raised", error))
+
+    def look_after(self) -> None:
+        """Report a process that has ended although its pipe is open, in a process of its own."""
+        if self.process.poll() is not None and not self._missed:
+            self._missed = True
+            self._listener.join(1.0)
+            if self._listener.is_alive():
+                self._messages.put((self, "gone", None))
+
+    def dismiss(self) -> None:
+        """Close the pipe, which stops the worker."""
+        assert self.process.stdin is not None
+        with suppress(OSError):
+            self.process.stdin.close()

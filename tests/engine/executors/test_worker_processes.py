@@ -1,0 +1,93 @@
+"""Worker processes: results, progress, workers that are killed, tasks that are cancelled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.notes import Notes
+from helpers.worker_tasks import Answer, Killed, Raises, Waits
+
+from oodbench import Detector
+from oodbench.engine.executors.in_process import InProcess
+from oodbench.engine.executors.local import local_executor
+from oodbench.engine.executors.worker_processes import WorkerProcesses
+from oodbench.errors import UserError
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_results_and_workers_that_are_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One of four tasks is killed once and tried again, one is killed on both tries."""
+    notes = Notes()
+    tasks = [Answer("a", threads=True), Killed("once", 1, tmp_path / "once"), Answer("b")]
+    tasks += [Killed("twice", 9, tmp_path / "twice")]
+    torch.set_num_threads(5)
+    executor: WorkerProcesses[Any] = WorkerProcesses(notes, workers=2, device=CPU)
+    torch.set_num_threads(1)
+    with executor:
+        assert (executor.workers, executor.sharing, executor.threads) == (2, 2, 2)
+        for task in tasks:
+            executor.submit(task)
+        ended = {each.task.label: each for each in executor.ended()}
+        assert list(executor.ended()) == []
+    assert set(ended) == {"a", "b", "once", "twice"}
+    for label in "ab":
+        found, process, threads = ended[label].result
+        assert (found, threads, ended[label].lost) == (label, 2 if label == "a" else 0, "")
+        assert process != os.getpid()
+    assert ended["once"].result == ("once", 1, 0)
+    assert ended["twice"].result is None
+    assert (tmp_path / "twice").read_text() == "xx", "tried twice"
+    for word in ("twice", "SIGKILL", "memory"):
+        assert word in ended["twice"].lost
+    assert "a: thinking" in "\n".join(notes.details)
+    warned = "\n".join(notes.warnings)
+    for part in ("a warns", "b warns", "once: its worker process was ended by SIGKILL"):
+        assert part in warned
+    out, err = capfd.readouterr()
+    assert (out, err.count("a detector prints this")) == ("", 2), "results have a pipe of their own"
+
+
+def test_what_a_task_raises_ends_all(tmp_path: Path) -> None:
+    """The other task is stopped and may keep its state; it ignores a terminal's interrupt."""
+    waits = Waits("waits", tmp_path / "started", tmp_path / "stopped")
+    executor: WorkerProcesses[Any] = WorkerProcesses(Notes(), workers=2, device=CPU)
+    executor.submit(waits)
+    executor.submit(Raises(after=waits.started))
+    with pytest.raises(UserError, match="not finite") as raised, executor:
+        list(executor.ended())
+    assert raised.value.hint == "Lower the learning rate."
+    assert "in run" in raised.value.__notes__[0], "the traceback of the worker"
+    assert waits.stopped.read_text() == "stopped"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(waits.started.read_text()), 0)
+
+
+def test_one_worker_is_this_process() -> None:
+    notes = Notes()
+    with local_executor(1, CPU)(notes) as executor:
+        assert isinstance(executor, InProcess)
+        executor.submit(Answer("a", threads=True))
+        (ended,) = executor.ended()
+    assert ended.result == ("a", os.getpid(), torch.get_num_threads())
+
+
+def test_classes_that_workers_cannot_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Local(Detector):
+        pass
+
+    with pytest.raises(UserError, match=r"cannot import the class .*Local") as raised:
+        local_executor(2, CPU, [Local])
+    assert "one worker" in raised.value.hint
+    monkeypatch.setattr(Answer, "__module__", "__main__")
+    with pytest.raises(UserError, match="Answer"):
+        local_executor(2, CPU, [Answer])
+    local_executor(2, CPU, [Killed])
+    local_executor(1, CPU, [Local])

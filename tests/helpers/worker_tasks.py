@@ -1,0 +1,78 @@
+"""Tasks for worker processes: they answer, talk, raise, or kill their process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from oodbench.errors import UserError
+from oodbench.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Gives its process and, if asked, torch's number of threads there."""
+
+    label: str
+    threads: bool = False
+
+    def run(self, say: Reporter) -> tuple[str, int, int]:
+        say.detail("thinking")
+        say.warn(f"{self.label} warns")
+        print("a detector prints this")
+        if not self.threads:
+            return self.label, os.getpid(), 0
+        import torch
+
+        return self.label, os.getpid(), torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Killed:
+    """Kills its process, so many times; a file counts them."""
+
+    label: str
+    times: int
+    counter: Path
+
+    def run(self, say: Reporter) -> tuple[str, int, int]:
+        before = len(self.counter.read_text()) if self.counter.exists() else 0
+        if before < self.times:
+            self.counter.write_text("x" * (before + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.label, before, 0
+
+
+@dataclass(frozen=True)
+class Raises:
+    """Fails with an error for the user, after interrupting the process that a file names."""
+
+    after: Path
+    label: str = "raises"
+
+    def run(self, say: Reporter) -> tuple[str, int, int]:
+        while not self.after.exists() or not self.after.read_text():
+            time.sleep(0.02)
+        os.kill(int(self.after.read_text()), signal.SIGINT)
+        time.sleep(0.1)
+        raise UserError("The loss is not finite.", "Lower the learning rate.")
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Waits until it is stopped, and writes a file then."""
+
+    label: str
+    started: Path
+    stopped: Path
+
+    def run(self, say: Reporter) -> tuple[str, int, int]:
+        self.started.write_text(str(os.getpid()))
+        try:
+            while True:
+                time.sleep(0.05)
+        finally:
+            self.stopped.write_text("stopped")
