@@ -1,11 +1,14 @@
 """Runs killed at random moments and resumed, against one that was left alone; run by hand.
 
     python scripts/robustness/kill_and_resume.py [--times 20] [--benchmark digits] [--seed 0]
+        [--workers 2]
 
 Every run has a process group of its own, which is killed with SIGKILL at a moment drawn between
 nothing and the time of the undisturbed run. For half of the times the cache is empty, so that
-training and the writing of checkpoints are hit too. Prints one line for each time; the exit code
-is 1 if any run ended with other records or scores than the undisturbed one.
+training and the writing of checkpoints are hit too. With several workers, every second of the
+killed runs loses its main process alone, and the workers must end by themselves; it is resumed
+with one worker. Prints one line for each time; the exit code is 1 if any run ended with other
+records or scores than the undisturbed one, or left a process.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ def main() -> int:
         place = Path(name)
         command = [
             *(sys.executable, "-m", "oodbench", "run", options.benchmark, "--device", "cpu"),
-            *("--seeds", str(options.seeds)),
+            *("--seeds", str(options.seeds), "--workers", str(options.workers)),
             *(word for folder in options.plugins for word in ("--plugins", str(folder.resolve()))),
         ]
         warm, expected = place / "warm", place / "undisturbed"
@@ -51,7 +54,8 @@ def main() -> int:
             if not train:
                 shutil.copytree(warm, cache)
             moment = generator.uniform(0, seconds if train else warm_seconds)
-            found, wrong = _once(command, out, cache, moment, expected)
+            alone = options.workers > 1 and number % 4 > 1
+            found, wrong = _once(command, out, cache, moment, expected, alone=alone)
             different += bool(wrong)
             print(
                 f"{number + 1:3}/{options.times}  killed at {moment:6.2f} s  "
@@ -70,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--benchmark", default="digits", help="name or YAML file")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the benchmark")
+    parser.add_argument("--workers", type=int, default=1, help="of each run")
     parser.add_argument("--plugins", type=Path, action="append", default=[], metavar="DIR")
     return parser.parse_args()
 
@@ -96,9 +101,17 @@ def _time(command: list[str], out: Path, cache: Path) -> float:
 
 
 def _once(
-    command: list[str], out: Path, cache: Path, moment: float, expected: Path
+    command: list[str], out: Path, cache: Path, moment: float, expected: Path, *, alone: bool
 ) -> tuple[str, str]:
     """Kill one run and resume it.
+
+    Args:
+        command: of the run.
+        out: its run directory.
+        cache: its cache.
+        moment: seconds after which it is killed.
+        expected: an undisturbed run.
+        alone: kill the main process alone, and resume with one worker.
 
     Returns:
         What was on the disk after the kill, and what is wrong in the end ("" if nothing).
@@ -108,17 +121,33 @@ def _once(
         process.communicate(timeout=moment)
         found = "had ended; "
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        found = ""
+        os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+        found = "main process; " if alone else ""
+        if not _group_ends(process.pid):
+            return found, "A WORKER IS LEFT"
     found += _on_disk(out, cache)
-    resumed = _start(command, out, cache, "--resume")
+    resumed = _start(command, out, cache, "--resume", *(("--workers", "1") if alone else ()))
     _, said = resumed.communicate()
     if resumed.returncode not in (0, 3):  # 3: something asked for is skipped, as without the kill
         return found, f"DOES NOT RESUME, exit code {resumed.returncode}: {said.strip()[-500:]}"
     leftovers = [path.name for path in out.rglob(".writing-*")]
     wrong = _difference(out, expected) or (f"LEFTOVERS: {leftovers}" if leftovers else "")
     return found, wrong
+
+
+def _group_ends(group: int, patience: float = 20.0) -> bool:
+    """Whether all processes of a group have ended, after a time in seconds."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _on_disk(out: Path, cache: Path) -> str:

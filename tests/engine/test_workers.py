@@ -116,8 +116,9 @@ def test_the_command_to_go_on_names_the_workers(
         asked.append(options["workers"])
         raise InterruptedRun(Path("place"))
 
-    monkeypatch.setattr(api, "run", interrupted)
-    done = command("run", "tiny", "--workers", "3")
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "run", interrupted)
+        done = command("run", "tiny", "--workers", "3")
     assert (done.code, asked) == (3, [3])
     assert shlex.split(done.err.splitlines()[-1])[-2:] == ["--workers", "3"]
     assert command("run", "tiny", "--workers", "0").code == 2
