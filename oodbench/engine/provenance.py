@@ -355,18 +355,18 @@ def _shown(folder: Path) -> str:
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def environment(device: torch.device, threads: int, workers: int) -> Environment:
+def environment(device: torch.device, threads: int | None = None, workers: int = 1) -> Environment:
     """The machine and the process.
 
     Args:
         device: where the run computes.
-        threads: torch's number of threads for each worker.
+        threads: torch's number of threads for each worker; None: that of this process.
         workers: number of workers.
     """
     return Environment(
         platform=platform.platform(),
         processor=platform.machine(),
-        threads=threads,
+        threads=torch.get_num_threads() if threads is None else threads,
         workers=workers,
         device=device_name(device),
         bfloat16=has_bfloat16(device),

@@ -81,8 +81,8 @@ def main(settings: Mapping[str, Any]) -> None:
 
         torch.cuda.set_device(settings["gpu"])
     while (task := tasks.get()) is not None:
-        if (torch := sys.modules.get("torch")) is not None:  # it may take fewer than OpenMP does
-            torch.set_num_threads(settings["threads"])
+        if "torch" in sys.modules:  # it may take fewer threads than OpenMP does
+            sys.modules["torch"].set_num_threads(settings["threads"])
         try:
             say.send("ended", task.run(say))
         except Exception as error:
