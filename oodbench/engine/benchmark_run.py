@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from oodbench.engine import provenance, resuming
-from oodbench.engine.cells.cell import Cell, CellResult, Grid
 from oodbench.engine.cells.evaluator import CellEvaluator, CellTask, shared
+from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.executors.executor import Executor, MakeExecutor
 from oodbench.engine.executors.in_process import InProcess
 from oodbench.engine.metric_intervals import Recorder, first_results

@@ -13,7 +13,7 @@ import torch
 
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine import provenance
-from oodbench.engine.cells.cell import Cell, CellResult, Grid
+from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import Evaluation

@@ -1,4 +1,4 @@
-"""A cell, one model and seed of a run: what is asked of it, and its results, both plain data."""
+"""The grid of a run: its cells, one for each model and seed, and their results; plain data."""
 
 from __future__ import annotations
 
