@@ -60,13 +60,12 @@ class _Telling:
 
 
 def main(settings: Mapping[str, Any]) -> None:
-    """Work until the input ends.
+    """Work until the input ends. SIGINT is ignored: a terminal sends it to all its processes.
 
     Args:
         settings: `threads` of torch; `gpu`, the index of the current GPU, or None; `level` of
             logging, None if the program logs nothing.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all its processes
     signal.signal(signal.SIGTERM, _stop)
     prepare_process()
     if settings["level"] is not None:

@@ -28,7 +28,8 @@ _LOOK_AFTER = 0.5
 """Seconds without a message after which the workers are looked after."""
 _SECONDS_TO_STOP = 5.0
 _START = (
-    "import json, sys; settings = json.loads(sys.argv[1]); "
+    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "settings = json.loads(sys.argv[1]); "
     "sys.path[:], sys.argv[:] = settings['path'], settings['argv']; "
     "from oodbench.engine.executors.worker import main; main(settings)"
 )
