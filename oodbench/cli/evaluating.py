@@ -11,7 +11,7 @@ import typer
 
 from oodbench.cli.display import console, finish, reporter, say
 from oodbench.cli.evaluation_options import Texts, by_name, names, read_request, taps_by_model
-from oodbench.cli.parameters import Device, Plugins, given_path
+from oodbench.cli.parameters import Device, Plugins, Workers, given_path
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an evaluation; needs no other option.")
     ] = False,
+    workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Evaluate detectors on your own model and folders of images.
@@ -136,10 +137,10 @@ def evaluate(
     }
     given = {key: value for key, value in given.items() if value is not None}
     if resume and file is None and not given.keys() - {"methods", "metrics"}:
-        _carry_on(_resumed_folder(out), plugins, device, given, dry_run=dry_run)
+        _carry_on(_resumed_folder(out), plugins, device, workers, given, dry_run=dry_run)
         return
     request, folder = read_request(file, given)
-    _begin(request, folder, plugins, device, out, resume=resume, dry_run=dry_run)
+    _begin(request, folder, plugins, device, workers, out, resume=resume, dry_run=dry_run)
 
 
 def _begin(
@@ -147,6 +148,7 @@ def _begin(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
+    workers: int,
     out: Path | None,
     *,
     resume: bool,
@@ -187,7 +189,7 @@ def _begin(
     if begun is None:
         with held(place):
             content.write(place / CONTENT)
-    _run(content.name, place, plugins, device, None, (), resume=resume)
+    _run(content.name, place, plugins, device, workers, None, (), resume=resume)
 
 
 def _show(plan: Plan, notes: tuple[str, ...], *, dry_run: bool) -> None:
@@ -270,6 +272,7 @@ def _carry_on(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
+    workers: int,
     given: dict[str, Any],
     *,
     dry_run: bool,
@@ -289,7 +292,7 @@ def _carry_on(
         )
         _show(plan, (), dry_run=True)
         return
-    _run(name, folder, plugins, device, methods, given.get("metrics", ()), resume=True)
+    _run(name, folder, plugins, device, workers, methods, given.get("metrics", ()), resume=True)
 
 
 def _run(
@@ -297,6 +300,7 @@ def _run(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
+    workers: int,
     methods: list[str] | None,
     metrics: Any,
     *,
@@ -315,11 +319,13 @@ def _run(
             plugins=[*(plugins or ()), folder / CONTENT],
             resume=resume,
             metrics=metrics,
+            workers=workers,
             progress=reporter(),
         )
     except InterruptedRun as stop:
         words = ["oodbench", "evaluate", "--resume", "--out", str(stop.folder)]
         words += ["--device", device] if device != "auto" else []
+        words += ["--workers", str(workers)] if workers > 1 else []
         for plugin in plugins or ():
             words += ["--plugins", str(plugin)]
         words += ["--methods", ",".join(methods)] if methods else []
