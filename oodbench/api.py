@@ -77,7 +77,7 @@ def run(
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
-            the cores, or on the next GPU in turn (docs/scale.md).
+            the cores, or on the next GPU in turn (docs/workers.md).
         progress: progress reporter; default: silent.
 
     Raises:
@@ -153,7 +153,7 @@ def run_suite(
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
-            the cores, or on the next GPU in turn (docs/scale.md).
+            the cores, or on the next GPU in turn (docs/workers.md).
         progress: progress reporter of each benchmark; default: silent.
         say: called with a line before and after each benchmark.
 

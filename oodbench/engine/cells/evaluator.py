@@ -101,7 +101,7 @@ class CellEvaluator:
                 NetworkRunner(classifier, batch_size=self._benchmark.evaluation.batch_size),
                 methods,
                 detectors,
-                EvaluationData.of_benchmark(self._benchmark, self.data.images),
+                EvaluationData.of_benchmark(self._plan, self.data.images),
                 self.data.num_classes(self._benchmark.id),
                 tuning=self._benchmark.tuning,
                 seed=seed,
@@ -160,6 +160,7 @@ class CellEvaluator:
             "records": records,
             "costs": {m.name: self.recorder.cost(m, seed, each) for m, each in results},
             "scores": {method.name: each.scores for method, each in results},
+            "validation": {method.name: each.validation for method, each in results},
             "notes": notes,
             "resampled": {
                 method.name: resampled[method.name, seed]

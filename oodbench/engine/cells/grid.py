@@ -77,6 +77,7 @@ class CellResult:
             model if the weights are not those of `Cell.weights`.
         costs: method -> cost record, of those that did not fail.
         scores: method -> data set -> scores, likewise.
+        validation: method -> "id" -> scores of ID validation images, likewise, if there are any.
         notes: method -> notes, of those that have some.
         resampled: method -> metrics on the resamples that all methods share.
         predictions: "id" and csID sets -> predictions, if they are new.
@@ -93,6 +94,7 @@ class CellResult:
     records: dict[str, list[QualityRecord]] = field(default_factory=dict)
     costs: dict[str, CostRecord] = field(default_factory=dict)
     scores: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    validation: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     resampled: dict[str, dict[str, Values]] = field(default_factory=dict)
     predictions: dict[str, Predictions] | None = None
