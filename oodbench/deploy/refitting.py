@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.deploy.finished_method import FinishedMethod
@@ -148,7 +149,14 @@ def _catalog(found: FinishedMethod, plugins: Sequence[Path]) -> Catalog:
 
 def _plan(found: FinishedMethod, catalog: Catalog) -> Plan:
     """The plan of the method alone, with the run's benchmark."""
-    benchmark = BenchmarkSpec.model_validate(found.description.benchmark)
+    try:
+        benchmark = BenchmarkSpec.model_validate(found.description.benchmark)
+    except ValidationError:
+        raise UserError(
+            f"{found.folder} has a saved evaluation, or the benchmark of another version: its "
+            "model cannot be made again.",
+            "In Python, `result.fitted[name].save(folder)` saves a detector of an evaluation.",
+        ) from None
     entry = catalog.entries["benchmark"].get(benchmark.name)
     if entry is not None:
         benchmark.read_from(entry.path)  # files of checkpoints lie beside it

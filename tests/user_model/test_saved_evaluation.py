@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 import oodbench
 from oodbench import EvaluationResult, Run, UserError
+from oodbench.cli.main import main
 from oodbench.run_comparison.changes import Verdict
 from oodbench.training.state import tensors_digest
 from oodbench.user_model.evaluation_description import weights_digest
@@ -107,6 +109,22 @@ def test_a_label_that_is_no_name_of_a_folder(trained: Net, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"a/b.*no name of a folder"):
         evaluated(trained, {"a/b": "energy"}).save(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_cannot_be_made_again(
+    result: EvaluationResult,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["fit", str(result.save(tmp_path / "run")), "k", "--out", str(tmp_path / "detector")]
+    monkeypatch.setattr(sys, "argv", ["oodbench", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "saved evaluation" in message
+    assert "result.fitted" in message
 
 
 def test_digests_of_weights_in_half_precision() -> None:
