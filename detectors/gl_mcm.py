@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.number_checks import not_negative, positive
+from oodbench.numerics.batch_parts import row_slices
 
 _BLOCK = 2**22
 """Cosines of patches and classes that are in memory together."""
@@ -48,12 +49,12 @@ class GlobalLocalMaximumConceptMatching(Detector):
         language, local = outputs.language, outputs.local_features
         assert language is not None
         assert local is not None
-        _, patches, _ = local.shape
-        rows = max(1, _BLOCK // (patches * len(language.class_names)))
+        rows = max(1, _BLOCK // (local.shape[1] * len(language.class_names)))
 
         def largest(features: Tensor) -> Tensor:
             cosines = language.cosines(features)
             return (cosines / self.temperature).softmax(dim=-1).amax(dim=-1)
 
-        of_patches = [largest(block).amax(dim=1) for block in local.split(rows)]
+        blocks = [local[block] for block in row_slices(local, rows)]
+        of_patches = [largest(block).amax(dim=1) for block in blocks]
         return largest(outputs.features) + self.weight * torch.cat(of_patches)

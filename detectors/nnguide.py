@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.numerics.bank import QUERIES, DirectionBank, require_neighbors, top_k
+from oodbench.numerics.batch_parts import row_slices
 from oodbench.numerics.functional import energy
 from oodbench.numerics.input_checks import at_least, require_positive_logits
 from oodbench.numerics.row_sample import RowSample
@@ -61,7 +62,8 @@ class NNGuide(Detector):
     def score(self, outputs: Outputs) -> Tensor:
         """Energy times guidance, shape [B]."""
         require_neighbors(self.k, len(self.bank))
-        guidance = [self._guidance(part) for part in outputs.features.split(QUERIES)]
+        features = outputs.features
+        guidance = [self._guidance(features[rows]) for rows in row_slices(features, QUERIES)]
         return energy(outputs.logits) * torch.cat(guidance)
 
     def _guidance(self, features: Tensor) -> Tensor:

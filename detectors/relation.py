@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from oodbench import Batches, Detector, Outputs, register
 from oodbench.number_checks import not_negative, positive
 from oodbench.numerics.bank import QUERIES, DirectionBank
+from oodbench.numerics.batch_parts import row_slices
 from oodbench.numerics.input_checks import at_least, require_images
 from oodbench.numerics.row_sample import RowSample
 
@@ -62,8 +63,8 @@ class Relation(Detector):
     def score(self, outputs: Outputs) -> Tensor:
         """Sum of the relations, shape [B]."""
         p = F.softmax(outputs.logits, dim=1).to(self.bank.dtype)
-        parts = zip(outputs.features.split(QUERIES), p.split(QUERIES), strict=True)
-        return torch.cat([self._relations(*part) for part in parts])
+        features, slices = outputs.features, row_slices(p, QUERIES)
+        return torch.cat([self._relations(features[rows], p[rows]) for rows in slices])
 
     def _relations(self, features: Tensor, p: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)

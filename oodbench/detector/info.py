@@ -161,6 +161,20 @@ class DetectorInfo:
         return self.needs.isdisjoint(own_passes)
 
     @property
+    def export_obstacle(self) -> str | None:
+        """Why its score is not exported with the network as one graph; None if it is.
+
+        A detector with the need "input_gradient" is exported if its `epsilon` is 0.
+        """
+        reasons = {
+            "input_gradient": "moves images along a gradient; a graph has forward passes only",
+            "input_gradients": "takes gradients of the images; a graph has forward passes only",
+            "tap_gradients": "takes gradients of feature layers; a graph has forward passes only",
+            "dropout_logits": "draws units to drop; a graph has no random numbers",
+        }
+        return next((reasons[need] for need in reasons if need in self.needs), None)
+
+    @property
     def cost_class(self) -> str:
         """Cost of one image at inference, in passes of the network, as declared."""
         if "input_gradient" in self.needs:

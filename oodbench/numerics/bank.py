@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from oodbench.numerics.batch_parts import row_slices
 from oodbench.numerics.row_sample import RowSample
 
 QUERIES = 1024
@@ -43,7 +44,8 @@ def top_k_products(queries: Tensor, bank: RowSample, k: int) -> tuple[Tensor, Te
         ValueError: if the bank has fewer than k rows, or k is not positive.
     """
     require_neighbors(k, len(bank))
-    found = [top_k((part @ block.T for block in bank.blocks), k) for part in queries.split(QUERIES)]
+    parts = [queries[rows] for rows in row_slices(queries, QUERIES)]
+    found = [top_k((part @ block.T for block in bank.blocks), k) for part in parts]
     products, rows = zip(*found, strict=True)
     return torch.cat(products), torch.cat(rows)
 
@@ -169,8 +171,10 @@ class DirectionBank:
             queries -= self._origin
         # q r - ||r||^2 / 2 orders like minus the distance, also where r is zero.
         extended = torch.cat([queries, torch.ones_like(queries[:, :1])], dim=1)
-        _, rows = top_k_products(extended, self._rows, k)
+        # A graph that is exported has the bank in it, once.
+        bank = self._rows.joined() if torch.compiler.is_exporting() else self._rows
+        _, rows = top_k_products(extended, bank, k)
         # A distance from the product would cancel for near neighbors.
-        neighbors = self._rows.gather(rows[:, -1])[:, :-1]
+        neighbors = bank.gather(rows[:, -1])[:, :-1]
         distances: Tensor = (queries.double() - neighbors.double()).norm(dim=1)
         return distances

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Head
+from oodbench.numerics.batch_parts import row_slices
 
 SINGLE_PRECISION_FROM = 2**14
 """Logits of an image from which they are computed in float32, if the features are: rounding moves
@@ -66,11 +67,12 @@ class PerturbedHead:
         copies, classes, dimension = self._noise.shape
         many = copies * classes >= SINGLE_PRECISION_FROM
         dtype = features.dtype if many and features.dtype == torch.float32 else torch.float64
-        for start in range(0, len(features), ROWS):
-            rows = slice(start, min(start + ROWS, len(features)))
+        for rows in row_slices(features, ROWS):
             values = features[rows].to(dtype)
             plain = self.head.logits(features[rows].double()).to(dtype)
-            step = max(1, BLOCK // (classes * max(len(values), dimension)))
+            step = copies  # in an exported graph, which is for batches of any size
+            if not torch.compiler.is_exporting():
+                step = max(1, BLOCK // (classes * max(len(values), dimension)))
             for first in range(0, copies, step):
                 some = slice(first, first + step)
                 noise = self._noise[some].flatten(0, 1).to(dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -89,9 +91,15 @@ class RowSample:
         """The rows, cut into parts of at most `BLOCK` rows (`NUMBERS`); views, not copies."""
         starts = range(0, len(self), self._size)
         return [
-            block[: len(self) - start]
+            block if len(block) <= len(self) - start else block[: len(self) - start]
             for start, block in zip(starts, self._blocks[: len(starts)], strict=True)
         ]
+
+    def joined(self) -> RowSample:
+        """The same rows in one block, a copy, to which no rows are added."""
+        one = copy.copy(self)
+        one._blocks, one._size = [torch.cat(self.blocks)], self.capacity
+        return one
 
     def gather(self, indices: Tensor) -> Tensor:
         """Rows by number, shape [B] or [B, D].
@@ -100,6 +108,8 @@ class RowSample:
             indices: numbers of rows, 0 .. len - 1, shape [B], int64.
         """
         first = self._blocks[0]
+        if len(self._blocks) == 1:
+            return first[indices]
         rows = first.new_empty(len(indices), *first.shape[1:])
         numbers = indices // self._size
         for number in numbers.unique().tolist():

@@ -114,7 +114,7 @@ def kept(x: Tensor, top: Tensor) -> Tensor:
     above = (top > threshold).sum(dim=1, keepdim=True)
     tied = weights.sum(dim=1, keepdim=True, dtype=torch.float64) - above
     share = (top.shape[1] - above) / tied
-    if (share < 1).any():  # rarely, except at zero
+    if torch.compiler.is_exporting() or (share < 1).any():  # rarely, except at zero
         weights = weights.where(flat > threshold, weights * share.to(x.dtype))
     return weights.view(x.shape)
 
@@ -207,7 +207,8 @@ def dominant_eigenvectors(matrices: Tensor) -> Tensor:
         # With trace 1: below 1 by about twice the ratio of the second eigenvalue to the first.
         squared_norms = power.square().sum(dim=(1, 2))
         squared_norms = squared_norms.where(squared_norms > 0, 1.0)
-        if squared_norms.amin() > 1 - tolerance:
+        # An exported graph always squares as often: it cannot look at values.
+        if not torch.compiler.is_exporting() and squared_norms.amin() > 1 - tolerance:
             break
         power = power @ power
         power /= squared_norms[:, None, None]  # which is its trace

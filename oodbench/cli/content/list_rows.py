@@ -42,6 +42,7 @@ def detectors(catalog: Catalog) -> list[Row]:
                 "needs": [need for need in NEEDS if need in status.info.needs],
                 "nonnegative_features": status.info.nonnegative_features,
                 "cost": status.info.cost_class,
+                "export_obstacle": status.info.export_obstacle,
                 "search_space": {k: list(v) for k, v in status.info.search_space.items()},
             }
         rows.append(row | {"path": str(catalog.entry("detector", name).path)})
@@ -249,7 +250,7 @@ def details(row: Row, width: int) -> str:
 
 _HIDDEN = frozenset({"name", "status", "year"})
 _WORDS = {"reference": "published", "search_space": "tuned over", "summary": "title"}
-_WORDS |= {"nonnegative_features": "assumes features >= 0"}
+_WORDS |= {"nonnegative_features": "assumes features >= 0", "export_obstacle": "not exported"}
 """Key of a row -> how it is shown."""
 
 

@@ -87,6 +87,6 @@ def rotation_logits(
     head = runner.classifier.network.head
     assert isinstance(head, RotPredHead), "checked before the run"
     with torch.no_grad():
-        turned = rotated(images.detach()).chunk(ROTATIONS)[1:]
+        turned = rotated(images.detach()).view(ROTATIONS, *images.shape)[1:]
         features = [outputs.features, *(runner.outputs(part).features for part in turned)]
         return torch.stack([head.rotations(each).double() for each in features], dim=1)

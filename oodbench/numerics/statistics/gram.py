@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from oodbench.numerics.batch_parts import row_slices
+
 BLOCKS = {"cpu": 2**19, "cuda": 2**25}
 """Activations worked on at a time, by the type of device.
 
@@ -100,9 +102,10 @@ def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
     largest = channels.new_empty(count, 1, width, dtype=precision)
     block = BLOCKS.get(channels.device.type, BLOCKS["cpu"])
     images = max(1, block // max(1, width * places))
+    if torch.compiler.is_exporting():  # a graph for batches of any size
+        images = count
     buffers = channels.new_empty(2, min(images, count), width, places, dtype=precision)
-    for start in range(0, count, images):
-        rows = slice(start, start + images)
+    for rows in row_slices(channels, images):
         _row_sums(channels[rows], buffers, sums[rows], largest[rows])
     exponents = 1 / torch.arange(1, powers + 1, dtype=precision, device=sums.device)[:, None]
     roots = sums.sign() * sums.abs() ** exponents

@@ -50,6 +50,9 @@ class Bins:
         """
         size = self.count + 2
         places = self.places(values)
+        if torch.compiler.is_exporting():  # the graph has no size for `bincount`
+            none = places.new_zeros(len(values), size)
+            return none.scatter_add(1, places, torch.ones_like(places))
         places += size * torch.arange(len(values), device=values.device)[:, None]
         return places.flatten().bincount(minlength=size * len(values)).view(-1, size)
 

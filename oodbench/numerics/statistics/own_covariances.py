@@ -118,7 +118,9 @@ class OwnGaussians:
         return torch.cat([*self._blocks(white)], dim=1)
 
     def _blocks(self, white: Tensor) -> Iterator[Tensor]:
-        step = max(1, BLOCK // max(1, white.numel()))
+        step = len(self.factors)  # in an exported graph, which is for batches of any size
+        if not torch.compiler.is_exporting():
+            step = max(1, BLOCK // max(1, white.numel()))
         groups = zip(self.space.white_means.split(step), self.factors.split(step), strict=True)
         for means, factors in groups:
             moved = white - means[:, None]  # [block, B, R]
