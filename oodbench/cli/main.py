@@ -15,7 +15,7 @@ from oodbench.cli import benchmarking, evaluating
 from oodbench.cli.content import checking, listing
 from oodbench.cli.content.scaffolding import new_app
 from oodbench.cli.data import data_app
-from oodbench.cli.deployment import detector_fitting, image_scoring
+from oodbench.cli.deployment import detector_fitting, exporting, image_scoring
 from oodbench.cli.display import say
 from oodbench.cli.finished_runs import comparing, reporting, site_building, verifying
 from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams
@@ -34,6 +34,7 @@ app.command()(benchmarking.train)
 app.command()(evaluating.evaluate)
 app.command()(detector_fitting.fit)
 app.command()(image_scoring.score)
+app.command()(exporting.export)
 app.command("list")(listing.list_)
 app.command()(reporting.report)
 app.command()(reporting.leaderboard)

@@ -16,12 +16,8 @@ from torch import Tensor
 
 from oodbench.deploy.artifact.artifact_writing import write_artifact
 from oodbench.deploy.checked_runner import CheckedRunner
-from oodbench.deploy.deployed_model import (
-    DeployedModel,
-    Description,
-    Preparation,
-    found_identity,
-)
+from oodbench.deploy.deployed_model import DeployedModel, Description, Preparation, found_identity
+from oodbench.deploy.export import Export, export_fitted
 from oodbench.deploy.given_images import source_of
 from oodbench.detector import Detector
 from oodbench.engine.model_evaluation import ModelEvaluation
@@ -365,6 +361,10 @@ class FittedDetector:
             fitted_on=self.fitted_on,
             uses_validation=self.uses_validation,
         )
+
+    def export(self, path: str | Path) -> Export:
+        """Write model and detector as one graph (`export_fitted`), to a .onnx or a .pt2 file."""
+        return export_fitted(self.model, self.detector, expanded(path), self.threshold)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -170,7 +170,6 @@ class DetectorInfo:
             "input_gradient": "moves images along a gradient; a graph has forward passes only",
             "input_gradients": "takes gradients of the images; a graph has forward passes only",
             "tap_gradients": "takes gradients of feature layers; a graph has forward passes only",
-            "dropout_logits": "draws units to drop; a graph has no random numbers",
         }
         return next((reasons[need] for need in reasons if need in self.needs), None)
 

@@ -1,0 +1,89 @@
+"""Exported graphs in onnxruntime give the scores of their detectors, on a CNN and on a ViT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from helpers.exported_graphs import TOLERANCE, differences, fit_all, own_scores
+
+from oodbench import load_detector
+from oodbench.data import ImageArray
+from oodbench.deploy.export import export_obstacle
+from oodbench.deploy.graph.scored_network import ScoredNetwork, scoring_runner, traced
+from oodbench.detector import Detector
+from oodbench.models import adapt
+from oodbench.models.classifier import Classifier
+from oodbench.plugins.catalog import Catalog
+from oodbench.testing.small_network import CLASSES, small_classifier, small_images
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NOT_EXPORTED = ("adascale_a", "adascale_l", "iodin", "nac_ue", "odin")
+"""Detectors that cannot be exported with their default parameters."""
+
+
+def test_which_detectors_cannot_be_exported() -> None:
+    detectors = {name: load_detector(name) for name in Catalog().detectors}
+    found = sorted(name for name, each in detectors.items() if export_obstacle(each))
+    assert found == [*NOT_EXPORTED]
+
+
+def test_a_detector_without_a_step_can_be_exported() -> None:
+    assert export_obstacle(load_detector("odin", epsilon=0.0)) is None
+    assert export_obstacle(load_detector("mahalanobis", epsilon=0.01)) is not None
+
+
+def test_cnn(tmp_path: Path) -> None:
+    names = ("baseline", "knn", "vim", "react", "relation", "relative_mahalanobis")
+    detectors = {name: load_detector(name) for name in names}
+    classifier = small_classifier("linear")
+    fit_all(classifier, detectors, small_images(600, 1), small_images(100, 2), CLASSES)
+    images = torch.from_numpy(small_images(7, seed=4).images)
+    check(differences(classifier, detectors, images, tmp_path))
+
+
+def test_vision_transformer(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = timm.create_model(
+            "vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=24, depth=1, num_classes=3
+        )
+    classifier = Classifier(adapt(module.eval()), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).eval()
+    detectors: dict[str, Detector] = {name: load_detector(name) for name in ("baseline", "knn")}
+    fit_all(classifier, detectors, colored(100, 1), colored(60, 2), 3)
+    check(differences(classifier, detectors, torch.from_numpy(colored(7, 3).images), tmp_path))
+
+
+def check(found: dict[str, float]) -> None:
+    assert {name: each for name, each in found.items() if not each < TOLERANCE} == {}
+
+
+def colored(count: int, seed: int) -> ImageArray:
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = generator.uniform(0, 0.6, (count, 3, 16, 16))
+    images[np.arange(count), labels] += 0.4
+    return ImageArray(images.astype(np.float32), labels)
+
+
+@pytest.mark.parametrize("name", NOT_EXPORTED)
+def test_detectors_that_are_not_exported_could_not_be(name: str) -> None:
+    step = {"epsilon": 0.1} if name.endswith("odin") else {}  # its own is nothing on this network
+    detector = load_detector(name, **step)
+    classifier = small_classifier("linear")
+    fit_all(classifier, {name: detector}, small_images(60, 1), small_images(60, 2), CLASSES)
+    images = torch.from_numpy(small_images(7, seed=4).images)
+    expected = own_scores(classifier, {name: detector}, images)[name]
+    runner = scoring_runner(classifier, {name: detector}, images)
+    try:
+        with runner.attached():
+            graph = traced(ScoredNetwork(runner, {name: detector}), images[:3]).module()
+    except Exception:
+        return
+    with torch.no_grad():
+        found = graph(images)[1].numpy()
+    assert np.abs(found - expected).max() > TOLERANCE * np.abs(expected).max()
