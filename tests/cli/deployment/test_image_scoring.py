@@ -19,6 +19,10 @@ from helpers.tiny_content import check_refusal
 
 import oodbench
 from oodbench.cli.streams import ReaderLeft
+from oodbench.deploy.deployed_model import Preparation
+from oodbench.models.classifier import Classifier
+from oodbench.plugins.catalog import Catalog
+from oodbench.specs import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread", "empty_folder")
 
@@ -128,6 +132,33 @@ def test_without_a_threshold_decisions_are_empty(
     assert done.err.count("no threshold") == 1
     assert "accepted" not in done.err
     assert "Threshold: none" in Path("page.html").read_text()
+
+
+def test_code_of_the_users_runs_if_it_is_named(
+    command: Command, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "from oodbench import models\n\n"
+        "def build():\n    return models.create('resnet8', 10, 'softmax', 1)\n"
+    )
+    name = f"{tmp_path / 'net.py'}:build"
+    network = oodbench.models.create("resnet8", 10, "softmax", 1)
+    given = {"network": name, "head": "softmax", "checkpoint": [{"path": "weights.pt"}]}
+    fitted = oodbench.FittedDetector.of_classifier(
+        "Energy",
+        Catalog().load_detector("energy"),
+        Classifier(network, (0.3,), (0.3,)).eval(),
+        ModelSpec.model_validate(given),
+        Preparation((1, 8, 8), None),
+        num_classes=10,
+    )
+    fitted.save(tmp_path / "own")
+    refused = score(command, tmp_path / "own", images / "letters")
+    check_refusal(refused, "code of your own", f"--model {name}")
+    done = score(command, tmp_path / "own", images / "letters", "--model", name)
+    assert done.code == 0, done.err
+    scores = [float(row["score"]) for row in rows(done.out)]
+    assert scores == fitted.score(images / "letters").tolist()
 
 
 @pytest.mark.parametrize(
