@@ -75,6 +75,9 @@ def described_classifier(
     assert described is not None
     spec = described.model_spec
     made = _network(spec, part, described, weights, _allowed(spec, network))
+    own = made.module if isinstance(made, AdaptedNetwork) else None
+    if isinstance(own, Network) and not any(name.startswith("network.module.") for name in weights):
+        made = own  # a checkpoint's network that names its feature layers is not adapted
     if part.structure is not None:
         module = made.module if isinstance(made, AdaptedNetwork) else made
         made = network_with(module, part.structure, part.num_classes, {})
