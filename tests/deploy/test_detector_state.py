@@ -249,7 +249,7 @@ def _local() -> Any:
         (defaultdict(lambda: 0), "defaultdict"),
         (random, "module"),
     ],
-    ids=repr,
+    ids=lambda each: each if isinstance(each, str) else type(each).__name__,
 )
 def test_what_cannot_be_stored_is_named(value: Any, words: str) -> None:
     with pytest.raises(UserError, match=f"'keeper'.*'deep.key.1'.*{words}"):
