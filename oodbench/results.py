@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from oodbench import argument_checks
 from oodbench.errors import UserError, listed
+from oodbench.storage.description import is_sealed
 from oodbench.storage.locks import held_around
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_description import RunDescription
@@ -273,10 +274,13 @@ class SuiteRun:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """As `Run.changed`, of all members: "<member>/records.jsonl"."""
-        return tuple(
+        """As `Run.changed`, of `suite.json` and all members: "<member>/records.jsonl"."""
+        path = SuiteDirectory(self.folder).description_path
+        mine = [path.name] if is_sealed(path) is False else []
+        files = (
             f"{run.folder.name}/{file}" for run in self.members.values() for file in run.changed
         )
+        return (*mine, *files)
 
 
 def write_figures(figures: Mapping[str, Figure], folder: str | Path) -> list[Path]:

@@ -17,7 +17,7 @@ from oodbench.report.differences import ORACLE
 from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.predictions import predictions_name
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
-from oodbench.storage.run_description import RunDescription
+from oodbench.storage.run_description import NAME, RunDescription
 from oodbench.storage.run_directory import (
     COSTS,
     DIFFERENCES,
@@ -226,10 +226,38 @@ class _Reading:
         """Method and seed of the plan -> tuning protocol."""
 
     def finished(self) -> Finished:
+        if NAME in self.altered:
+            return self._nothing()
         differences = [] if DIFFERENCES in self.altered else self.directory.read_differences()
         trainings = self._trainings()
         records, costs = self._methods()
         return Finished(self.held, records, costs, trainings, self._predicted(), differences)
+
+    def _nothing(self) -> Finished:
+        """No result is finished: what the description says of the results may be wrong.
+
+        Raises:
+            UserError: if there are results that this plan does not make again.
+        """
+        path = self.directory.description_path
+        try:
+            there = {(each.method, each.seed) for each in self.directory.read_records()[0]}
+        except UserError:
+            there = set()
+        self._check_lost(str(path), there)
+        self.say.warn(f"{path} changed after it was written; all methods are computed again.")
+        return Finished()
+
+    def _check_lost(self, files: str, gone: Iterable[Key]) -> None:
+        """Check that this plan makes results again that cannot be kept."""
+        skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}
+        lost = [key for key in gone if key not in {*self.planned, *skipped}]
+        if lost:
+            raise UserError(
+                f"{files} changed after the run. Lost: {listed(map(_label, lost))}; this command "
+                "does not compute it again.",
+                "Resume with the methods and seeds of the run, or start a new one with --out.",
+            )
 
     def _predicted(self) -> frozenset[tuple[str, int]]:
         """Models and seeds with predictions of all images that count as ID."""
@@ -332,15 +360,8 @@ class _Reading:
             if digests.get(key) == MethodLines.of(group, measured.get(key)).digest
         }
         gone = [key for key in digests if key not in kept]
-        skipped = {(skip.method, seed) for skip in self.plan.skips for seed in self.plan.seeds}
-        lost = [key for key in gone if key not in {*self.planned, *skipped}]
         files = f"{' and '.join(suspect)} in {self.directory.folder}"
-        if lost:
-            raise UserError(
-                f"{files} changed after the run. Lost: {listed(map(_label, lost))}; this command "
-                "does not compute it again.",
-                "Resume with the methods and seeds of the run, or start a new one with --out.",
-            )
+        self._check_lost(files, gone)
         again = [key for key in gone if key in self.planned]
         labels = listed(map(_label, again)) or "nothing"
         self.say.warn(f"{files} changed after the run; computed again: {labels}.")

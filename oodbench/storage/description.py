@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oodbench.errors import UserError
-from oodbench.files import write_atomic
+from oodbench.files import canonical_json, digest, write_atomic
+
+_SEAL = "seal"
+"""Key of the digest of all other values of a description."""
 
 
 class DescriptionPart(BaseModel):
@@ -39,17 +43,42 @@ class Description(DescriptionPart):
             raise UserError(f"Cannot read {path}: {error}.") from error
 
     def write(self, path: Path) -> None:
-        """Write the description to a file.
+        """Write the description to a file, with a digest of its values.
 
         Raises:
             UserError: if the file cannot be written.
         """
         content = self.model_dump(exclude=self._omitted())
-        write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_atomic(path, json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
 
     def _omitted(self) -> set[str]:
         """Fields that are not written."""
         return set()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a description with a digest of them."""
+    values = {key: value for key, value in content.items() if key != _SEAL}
+    return {**values, _SEAL: digest(canonical_json(values))}
+
+
+def is_sealed(path: Path) -> bool | None:
+    """Whether the values of a description are those that were written.
+
+    Returns:
+        None if the file has no digest of them, as those of older versions.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UserError: if it cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return sealed(content) == content if _SEAL in content else None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise UserError(f"Cannot read {path}: {error}.") from error
 
 
 def problem_of(error: ValidationError) -> str:

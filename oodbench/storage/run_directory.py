@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from oodbench.errors import UserError
 from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
+from oodbench.storage.description import is_sealed
 from oodbench.storage.locks import check_vacant
 from oodbench.storage.predictions import Predictions, as_arrays, of_arrays, predictions_name
 from oodbench.storage.records import (
@@ -129,7 +130,7 @@ class RunDirectory:
         done.write(self.description_path)
 
     def changed(self) -> tuple[str, ...]:
-        """Files with results that were changed or removed after the run.
+        """Files with results, and `run.json`, that were changed or removed after the run.
 
         Correct also while another process writes into the directory. Empty for runs of versions
         that recorded no digests.
@@ -148,7 +149,8 @@ class RunDirectory:
             ]
             # Digests are written before the files: the same description, so no file was written.
             if not found or self.read_description() == description:
-                return tuple(found)
+                mine = [] if is_sealed(self.description_path) is not False else [NAME]
+                return (*mine, *found)
 
     def _digest(self, name: str) -> str | None:
         """SHA-256 of a file; None if it is not there."""

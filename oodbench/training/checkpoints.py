@@ -21,7 +21,7 @@ from oodbench.specs import ModelSpec
 from oodbench.storage.locks import FileLock
 from oodbench.storage.run_description import TrainedOn
 from oodbench.training import distributed
-from oodbench.training.state import Epoch, tensors_digest
+from oodbench.training.state import Epoch, is_unchanged, sealed, tensors_digest
 
 if TYPE_CHECKING:
     from oodbench.models.classifier import Classifier
@@ -120,7 +120,7 @@ def save(classifier: Classifier, history: list[Epoch], key: CheckpointKey) -> No
         "trained_on": _trained_on(classifier).model_dump_json(),
         "history": json.dumps([asdict(epoch) for epoch in history]),
     }
-    write_atomic(key.path, serialize(weights, metadata))
+    write_atomic(key.path, serialize(weights, sealed(metadata)))
 
 
 def load_into(classifier: Classifier, key: CheckpointKey) -> None:
@@ -137,6 +137,8 @@ def load_into(classifier: Classifier, key: CheckpointKey) -> None:
         metadata = _metadata(content)
         if metadata.get("format") != FORMAT or metadata.get("address") != key.address:
             raise DamagedCheckpointError("it belongs to something else")
+        if not is_unchanged(metadata):
+            raise DamagedCheckpointError("its history is not the one that was written")
         weights = deserialize(content)
         if metadata.get("weights") != tensors_digest(weights):
             raise DamagedCheckpointError("its weights are not those that were written")

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodbench.files import digest, write_atomic
+from oodbench.files import canonical_json, digest, write_atomic
 
 FORMAT = "oodbench-training-1"
 _MOMENTUM = "momentum_buffer"
+_SEAL = "seal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,17 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         stored = tensor.reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
         parts += [name, f"{tensor.dtype} {list(tensor.shape)}", stored.numpy().tobytes()]
     return digest(*parts)
+
+
+def sealed(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of a file of tensors with a digest of themselves."""
+    return {**metadata, _SEAL: digest(canonical_json(dict(metadata)))}
+
+
+def is_unchanged(metadata: Mapping[str, str]) -> bool:
+    """Whether metadata are those that were written; files of older versions have no digest."""
+    others = {key: value for key, value in metadata.items() if key != _SEAL}
+    return metadata.get(_SEAL) in (None, digest(canonical_json(others)))
 
 
 class TrainingState:
@@ -101,7 +113,7 @@ class TrainingState:
             "content": tensors_digest(tensors),
             "history": json.dumps([asdict(epoch) for epoch in history]),
         }
-        self._pending = save(tensors, metadata)
+        self._pending = save(tensors, sealed(metadata))
         if time.monotonic() - self._written >= self._interval:
             self.flush()
 
@@ -153,7 +165,7 @@ class TrainingState:
                     return None
                 names = list(file.keys())
                 tensors = {name: file.get_tensor(name) for name in names}
-                if metadata.get("content") != tensors_digest(tensors):
+                if metadata.get("content") != tensors_digest(tensors) or not is_unchanged(metadata):
                     return None
                 return tensors, json.loads(metadata["history"])
         except (SafetensorError, OSError, ValueError, KeyError):

@@ -21,6 +21,7 @@ from oodbench import FittedDetector, UserError
 from oodbench.deploy.artifact.detector_state import stored_state
 from oodbench.deploy.artifact.state_reading import detector_of
 from oodbench.plugins.catalog import Catalog
+from oodbench.storage.description import sealed
 
 # With a step, its gradients, a model of its own, maps, layers, dropout, logits alone.
 _WHOLE = ("odin", "mahalanobis", "gram", "mcd", "knn", "lts", "energy")
@@ -177,7 +178,7 @@ def _edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     path = folder / "artifact.json"
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     return folder
 
 
@@ -205,6 +206,19 @@ def test_descriptions(saved: tuple[Path, nn.Module], change: Any, words: str) ->
     threshold = {"value": 0.5, "accept": 0.9, "images": 9, "guaranteed": 0.9}
     _edited(folder, lambda content: content.update(threshold=threshold))
     assert words in refused(_edited(folder, change), model)
+
+
+def test_a_changed_threshold_is_refused(saved: tuple[Path, nn.Module]) -> None:
+    folder, model = saved
+    threshold = {"value": 0.5, "accept": 0.9, "images": 9, "guaranteed": 0.9, "set_on": "x"}
+    path = _edited(folder, lambda content: content.update(threshold=threshold)) / "artifact.json"
+    found = oodbench.load_fitted(folder, model).threshold
+    assert found is not None
+    assert found.value == 0.5
+    whole = path.read_text()
+    for text in (whole.replace('"value": 0.5', '"value": 0.4'), whole.replace('"seal"', '"sea"')):
+        path.write_text(text)
+        assert "do not have the digest" in refused(folder, model)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 1}', b"\xff\xfe"])

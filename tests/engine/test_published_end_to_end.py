@@ -15,6 +15,7 @@ from helpers.tiny_benchmark import tiny_benchmark
 
 import oodbench
 from oodbench.results import Run
+from oodbench.storage.description import sealed
 
 TINY = tiny_benchmark(
     {"SoftMax+MSP": "baseline", "SoftMax+Energy": "energy"},
@@ -159,7 +160,7 @@ def test_verify_compares_the_published_numbers_with_their_file(
     description["published"]["averages"]["benchmarks"]["small"]["entries"][0]["values"][
         "near_auroc"
     ] = [64.0, 0.5]
-    path.write_text(json.dumps(description))
+    path.write_text(json.dumps(sealed(description)))
     found = oodbench.verify(copy)
     assert "published numbers: paper.yaml has other ones today" in found.unchecked
     # The files of oodbench itself do not change within a version.

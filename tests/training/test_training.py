@@ -401,7 +401,8 @@ def test_a_layer_under_two_names_is_saved(digits: Make, forgetful: ModelSpec) ->
 
 
 @pytest.mark.parametrize(
-    "damage", [truncated_state := "truncated", "other address", "noise", flipped := "one byte"]
+    "damage",
+    [truncated_state := "truncated", "other address", "noise", flipped := "one byte", "history"],
 )
 def test_damaged_or_foreign_state_is_not_taken_up(digits: Make, tmp_path: Any, damage: str) -> None:
     data, spec = digits("train", 70), model(epochs=2)
@@ -421,8 +422,10 @@ def test_damaged_or_foreign_state_is_not_taken_up(digits: Make, tmp_path: Any, d
         truncated_state: content[: len(content) // 2],
         "noise": b"\0" * 99,
         flipped: content[:-5000] + bytes([content[-5000] ^ 1]) + content[-4999:],
+        "history": content.replace(b'accuracy\\": 0.', b'accuracy\\": 1.', 1),
     }
     path.write_bytes(damaged.get(damage, content))
+    assert (path.read_bytes() == content) == (damage == "other address")
     address = "another" if damage == "other address" else "address"
     told: list[int] = []
     state = TrainingState(path, address)
@@ -567,8 +570,9 @@ def without_weights(content: bytes) -> bytes:
         lambda content: b"\x02\0\0\0\0\0\0\0[]",
         lambda content: b"\x02\0\0\0\0\0\0\0{}",
         lambda content: b"\xff" * 64,
+        lambda content: content.replace(b": 0.125", b": 0.625", 1),
     ],
-    ids=["truncated", "header", "empty", "stub", "longer", "zip", "list", "bare", "noise"],
+    ids=["truncated", "header", "empty", "stub", "longer", "zip", "list", "bare", "noise", "loss"],
 )
 def test_damaged_file_is_moved_aside_and_trained_again(
     trainer: Trainer, damage: Callable[[bytes], bytes]

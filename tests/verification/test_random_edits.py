@@ -15,6 +15,7 @@ import pytest
 import oodbench
 from oodbench.errors import ExitCode
 from oodbench.metrics import METRICS
+from oodbench.storage.description import sealed
 from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_directory import RunDirectory
 
@@ -73,7 +74,7 @@ def write(folder: Path, contents: list[Content], *, forged: bool) -> None:
         }
         for key, group in groups.items()
     ] or description["records"]
-    directory.description_path.write_text(json.dumps(description), encoding="utf-8")
+    directory.description_path.write_text(json.dumps(sealed(description)), encoding="utf-8")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from helpers.commands import Command
 
 import oodbench
 from oodbench.errors import ExitCode, UserError
+from oodbench.storage.description import sealed
 from oodbench.storage.method_lines import MethodLines
 from oodbench.storage.run_directory import RunDirectory, arrays_content
 
@@ -38,7 +39,7 @@ def change(file: Path, edit: Callable[[Lines], Any]) -> None:
 def describe(run: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     content = json.loads((run / "run.json").read_text(encoding="utf-8"))
     edit(content)
-    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    (run / "run.json").write_text(json.dumps(sealed(content)), encoding="utf-8")
 
 
 def forge(run: Path) -> None:
@@ -285,6 +286,26 @@ def test_benchmark_of_run_json_is_bound_to_the_id_of_the_run(run: Path, command:
     done = command("verify", run)
     assert done.code == ExitCode.FINDING
     assert "run.json: run_id is" in done.out
+
+
+@pytest.mark.parametrize("key", ["duplicates_of_id_images", "warnings"])
+def test_a_changed_value_of_run_json_is_found(run: Path, command: Command, key: str) -> None:
+    content = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    content[key]["letters"] = 3 if key == "duplicates_of_id_images" else ["half are digits"]
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "run.json" in {each.file for each in oodbench.verify(run).discrepancies}
+    done = command("report", run)
+    assert done.code == ExitCode.FINDING
+    assert "run.json changed after the run" in done.err
+
+
+def test_a_late_digit_of_a_report_is_found(run: Path) -> None:
+    path = run / "quality.json"
+    value = json.loads(path.read_text(encoding="utf-8"))["methods"][0]["quality"][0]["mean"]
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(str(value), str(value + 3e-6), 1), encoding="utf-8")
+    (found,) = oodbench.verify(run).discrepancies
+    assert found.file == "quality.json"
 
 
 def test_names_do_not_reach_the_terminal_as_control_characters(run: Path, command: Command) -> None:

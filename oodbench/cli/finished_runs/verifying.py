@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oodbench.cli.display import reporter
 from oodbench.cli.parameters import given_path
 from oodbench.errors import ExitCode
+
+if TYPE_CHECKING:
+    from oodbench.verification.outcome import Verification
 
 
 def verify(
@@ -36,15 +39,21 @@ def verify(
     from oodbench.results import SuiteRun
     from oodbench.results import verify as verified
     from oodbench.storage.suite_directory import SuiteDirectory
+    from oodbench.verification.suite_verification import verify_suite
 
     suite = SuiteDirectory(run_directory).exists()
     members = SuiteRun(run_directory).members.values() if suite else ()
-    codes = []
-    for folder in [run.folder for run in members] if suite else [run_directory]:
-        found = verified(folder, progress=reporter())
-        print(found)
-        if every:
-            print(*(f"  {each}" for each in found.discrepancies), sep="\n")
-        codes.append(found.exit_code)
+    folders = [run.folder for run in members] if suite else [run_directory]
+    codes = [_shown(verified(folder, progress=reporter()), every) for folder in folders]
+    if suite and members:
+        codes.append(_shown(verify_suite(run_directory), every))
     order = (ExitCode.FINDING, ExitCode.INCOMPLETE, ExitCode.OK)
     raise typer.Exit(min(codes, key=order.index, default=ExitCode.INCOMPLETE))
+
+
+def _shown(found: Verification, every: bool) -> ExitCode:
+    """Print the result of a verification; its exit code."""
+    print(found)
+    if every:
+        print(*(f"  {each}" for each in found.discrepancies), sep="\n")
+    return found.exit_code

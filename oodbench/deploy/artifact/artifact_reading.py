@@ -43,6 +43,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.process import prepare_process
+from oodbench.storage.description import is_sealed
 
 _LARGEST = 1 << 28
 """Bytes of the largest `artifact.json` that is read."""
@@ -154,9 +155,15 @@ def _description(folder: Path) -> ArtifactDescription:
             "Install that version, or fit the detector again.",
         )
     try:
-        return ArtifactDescription.read(path)
+        description = ArtifactDescription.read(path)
     except UserError as error:
         raise UserError(error.message, _DAMAGED) from error
+    if not is_sealed(path):
+        raise UserError(
+            f"{path} is not what was written: its values do not have the digest that it holds.",
+            _DAMAGED,
+        )
+    return description
 
 
 def _checked_files(folder: Path, description: ArtifactDescription) -> dict[str, bytes]:
