@@ -86,6 +86,11 @@ class Head:
             raise ValueError(f"a {self.kind} head has no W and b")
         return self.weight
 
+    def copied(self) -> Head:
+        """A head whose tensors may be changed in place."""
+        weight, bias = (None if t is None else t.clone() for t in (self.weight, self.bias))
+        return Head(self.kind, weight, bias, self.rotations)
+
     def logits(self, features: Tensor) -> Tensor:
         """Logits W f + b of a linear layer, for other features than the network's.
 
@@ -309,7 +314,7 @@ class Outputs:
                 "to a detector that chooses layers of its own"
             )
         given = self.only(needs)
-        changes: dict[str, Any] = {"reduced": {}}
+        changes: dict[str, Any] = {"reduced": {}, "head": given.head.copied()}
         if "layers" in needs and method in self.reduced:
             changes["layers"] = self.reduced[method]
         if "perturbed" in needs:  # without a step: the same outputs

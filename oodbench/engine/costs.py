@@ -22,7 +22,7 @@ from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.capture import NOTHING, Capture
 from oodbench.engine.passes.folding import Folding, find_folding
 from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
-from oodbench.engine.passes.modes import evaluating
+from oodbench.engine.passes.modes import evaluating, settings_kept
 from oodbench.engine.passes.own_passes import kept_taps, passes_alone
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import raw_scores, score_batch
@@ -142,12 +142,14 @@ class _Pass:
                 try:
                     if passes_alone(detector, self.classifier.network):
                         whole = functools.partial(score_batch, self.runner, key, detector)
-                        found[key] = self._counted(whole, images, few)
+                        with settings_kept():
+                            found[key] = self._counted(whole, images, few)
                         continue
                     if shared is None:
                         forward = self._counted(self.outputs, images, few)
                         shared = forward, self.outputs(images), self.outputs(few)
-                    found[key] = _with_own_work(key, detector, *shared)
+                    with settings_kept():
+                        found[key] = _with_own_work(key, detector, *shared)
                 except Exception as error:
                     errors[key] = error
         return found
@@ -302,9 +304,10 @@ def scatter(times: Sequence[float]) -> float:
 
 def _seconds(score: Callable[[], Tensor]) -> float:
     """Time up to having the scores in main memory."""
-    started = time.perf_counter()
-    score().cpu()
-    return time.perf_counter() - started
+    with settings_kept():
+        started = time.perf_counter()
+        score().cpu()
+        return time.perf_counter() - started
 
 
 def _synchronize(device: torch.device) -> None:

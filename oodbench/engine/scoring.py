@@ -18,6 +18,7 @@ from oodbench.engine.passes.contract import DetectorError, named
 from oodbench.engine.passes.image_sources import ImageSource
 from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.passes.memory import is_out_of_memory
+from oodbench.engine.passes.modes import settings_kept
 from oodbench.engine.passes.own_passes import OwnPasses, passes_alone
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.storage.predictions import Predictions
@@ -105,9 +106,10 @@ def score_split(
                     continue
                 method = method_of(key)
                 try:
-                    parts[key].append(checked_scores(method, detector, view, dataset, done))
-                    if check_batches and done == 0:
-                        _check_batch_invariance(method, detector, view, parts[key][0])
+                    with settings_kept():
+                        parts[key].append(checked_scores(method, detector, view, dataset, done))
+                        if check_batches and done == 0:
+                            _check_batch_invariance(method, detector, view, parts[key][0])
                 except Exception as error:
                     result.errors[key] = error
             for key in result.errors:
@@ -153,7 +155,8 @@ def _views(
         views = dict.fromkeys(detectors, clean)
         for key, detector in alone.items():
             try:
-                views[key] = own.view(method_of(key), detector, key)
+                with settings_kept():
+                    views[key] = own.view(method_of(key), detector, key)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise  # the caller tries a smaller batch

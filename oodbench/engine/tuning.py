@@ -36,6 +36,7 @@ from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.passes.memory import is_out_of_memory
+from oodbench.engine.passes.modes import settings_kept
 from oodbench.engine.passes.own_passes import OwnPasses
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
@@ -303,7 +304,7 @@ class _Search:
         candidate, needs = self.alive[index], self.method.detector.needs
         sides: tuple[tuple[Kind, ...], ...] = (("positives", "noisy"), ("negatives",))
         fitting = [self._outputs(index, kinds, fits=True) for kinds in sides]
-        with torch.no_grad():
+        with settings_kept(), torch.no_grad():
             candidate.calibrate(*(side.copied(needs) for side in fitting))
         return [
             self._checked(

@@ -1,11 +1,14 @@
-"""States of modules, and modes of torch, for the time of a `with` block."""
+"""States of modules, and settings of torch and the process, for the time of a `with` block."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -136,7 +139,8 @@ class TorchModes:
     def restored(self) -> Iterator[None]:
         """Back to these, and at the end to the present ones, whatever happens in between."""
         before = TorchModes.now()
-        with torch.inference_mode(self.inference):  # puts grad mode back, too
+        # Inference mode puts grad mode back, too.
+        with _settings_kept(), torch.inference_mode(self.inference):
             torch.set_grad_enabled(self.grad)
             self._set_autocast()
             try:
@@ -147,3 +151,53 @@ class TorchModes:
     def _set_autocast(self) -> None:
         for device, enabled in self.autocast:
             torch.set_autocast_enabled(device, enabled)
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Put back, at the end, what code of a detector may have changed: modes and settings.
+
+    Settings are those that other detectors' scores or later files depend on: torch's default type
+    and device, threads, precision of products and oneDNN, NumPy's errors, the working directory
+    and the environment.
+    """
+    with TorchModes.now().restored():
+        yield
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    dtype, device, threads = (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.get_num_threads(),
+    )
+    precision, onednn = torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled
+    errors, environment, folder = np.geterr(), dict(os.environ), _working_directory()
+    try:
+        yield
+    finally:
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.get_float32_matmul_precision() != precision:
+            torch.set_float32_matmul_precision(precision)
+        if torch.backends.mkldnn.enabled != onednn:
+            torch.backends.mkldnn.set_flags(onednn)
+        np.seterr(**errors)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        if folder is not None and _working_directory() != folder:
+            os.chdir(folder)
+
+
+def _working_directory() -> Path | None:
+    """None if it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
