@@ -25,6 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from robustness.small_content import difference
+
 
 def main() -> int:
     """Do what the module's docstring says; returns the exit code."""
@@ -43,7 +47,7 @@ def main() -> int:
         shutil.copytree(place / "cold", warm)
         warm_seconds = _time(command, place / "again", warm)
         print(f"undisturbed: {warm_seconds:.1f} s, checkpoints in the cache")
-        wrong = _difference(place / "again", expected)
+        wrong = difference(place / "again", expected)
         if wrong:
             print(f"two undisturbed runs differ: {wrong}")
             return 1
@@ -134,7 +138,7 @@ def _once(
     if resumed.returncode not in (0, 3):  # 3: something asked for is skipped, as without the kill
         return found, f"DOES NOT RESUME, exit code {resumed.returncode}: {said.strip()[-500:]}"
     leftovers = [path.name for path in out.rglob(".writing-*")]
-    wrong = _difference(out, expected) or (f"LEFTOVERS: {leftovers}" if leftovers else "")
+    wrong = difference(out, expected) or (f"LEFTOVERS: {leftovers}" if leftovers else "")
     return found, wrong
 
 
@@ -162,27 +166,6 @@ def _on_disk(out: Path, cache: Path) -> str:
         f"{records} records, {len(scores)} scores, {len(checkpoints)} checkpoints, "
         f"{len(torn)} half-written"
     )
-
-
-def _difference(out: Path, expected: Path) -> str:
-    """How a run differs from the undisturbed one; "" if not at all."""
-    got, wanted = (folder / "records.jsonl" for folder in (out, expected))
-    if got.read_bytes() != wanted.read_bytes():
-        pairs = zip(got.read_text().splitlines(), wanted.read_text().splitlines(), strict=False)
-        first = next((number for number, (g, w) in enumerate(pairs, 1) if g != w), "the end")
-        return f"DIFFERENT RECORDS, first in line {first}"
-    names = {path.relative_to(expected) for path in expected.glob("scores/*/*.npz")}
-    found = {path.relative_to(out) for path in out.glob("scores/*/*.npz")}
-    if names != found:
-        return f"DIFFERENT FILES OF SCORES: {sorted(map(str, names ^ found))}"
-    for name in sorted(names):
-        with np.load(expected / name) as want, np.load(out / name) as have:
-            if set(want) != set(have):
-                return f"DIFFERENT DATA SETS in {name}"
-            for key in want:
-                if not np.array_equal(want[key], have[key]):
-                    return f"DIFFERENT SCORES in {name}: {key}"
-    return ""
 
 
 if __name__ == "__main__":
