@@ -314,7 +314,9 @@ class Outputs:
                 "to a detector that chooses layers of its own"
             )
         given = self.only(needs)
-        changes: dict[str, Any] = {"reduced": {}, "head": given.head.copied()}
+        changes: dict[str, Any] = {"reduced": {}}
+        if hasattr(given, "head"):
+            changes["head"] = given.head.copied()
         if "layers" in needs and method in self.reduced:
             changes["layers"] = self.reduced[method]
         if "perturbed" in needs:  # without a step: the same outputs

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from robustness.corruptions import FAULTS, Reading, campaign, damage, other_numbers, table
+from robustness.corruptions import FAULTS, campaign, damage, table
+from robustness.damaged_places import Reading, other_numbers
 
 from oodbench.errors import UserError
 
