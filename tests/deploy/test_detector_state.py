@@ -26,6 +26,11 @@ class Color(enum.Enum):
     RED = 1
 
 
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
 class Pair(NamedTuple):
     left: Any
     right: Any
@@ -169,13 +174,28 @@ def test_tensors_keep_their_strides_and_their_storage() -> None:
 
 def test_a_small_part_of_a_large_tensor_is_stored_alone() -> None:
     detector = Keeper()
-    detector.value = torch.rand(1000, 1000)[5:7, 2].mT  # type: ignore[attr-defined]
+    detector.value = torch.rand(1000, 1000)[5:7, 2:4].mT  # type: ignore[attr-defined]
     detector.turned = torch.rand(500, 600, 2)[::100].permute(2, 1, 0)  # type: ignore[attr-defined]
     state, tensors = stored_state(detector)
     assert sum(tensor.numel() for tensor in tensors.values()) < 10_000
     found: Any = detector_of(Keeper, state, tensors, CPU)
     assert torch.equal(found.value, detector.value)  # type: ignore[attr-defined]
     assert torch.equal(found.turned, detector.turned)  # type: ignore[attr-defined]
+
+
+def test_expanded_values_are_read_again() -> None:
+    """A file describes no tensor that is far larger than what it holds; such ones are stored."""
+    found = again(
+        tensor=torch.ones(1).expand(1200, 1000), array=np.broadcast_to(np.ones(1), (1200, 1000))
+    )
+    assert found.tensor.shape == found.array.shape == (1200, 1000)
+    assert bool((found.tensor == 1).all())
+    assert bool((found.array == 1).all())
+
+
+def test_whole_numbers_of_any_length() -> None:
+    """Python refuses decimal texts of more than 4,300 digits."""
+    assert again(value=(10**5000, -(3**9000), 2**2048)).value == (10**5000, -(3**9000), 2**2048)
 
 
 def test_what_is_shared_is_stored_once_and_stays_shared() -> None:
@@ -229,6 +249,12 @@ def test_layers_of_torch_are_kept() -> None:
     assert not found.training
 
 
+def _in_itself() -> Any:
+    inside: list[Any] = []
+    inside.append((inside, inside))
+    return inside[0]
+
+
 def _local() -> Any:
     class Local:
         pass
@@ -248,11 +274,14 @@ def _local() -> Any:
         (UserError("text"), "UserError"),
         (defaultdict(lambda: 0), "defaultdict"),
         (random, "module"),
+        (_in_itself(), "tuple that contains itself"),
+        (Access.READ | Access.WRITE, "combination of flags"),
+        (np.zeros(2, dtype=[(("title", "name"), "f4")]), "array of the type"),
     ],
     ids=lambda each: each if isinstance(each, str) else type(each).__name__,
 )
 def test_what_cannot_be_stored_is_named(value: Any, words: str) -> None:
-    with pytest.raises(UserError, match=f"'keeper'.*'deep.key.1'.*{words}"):
+    with pytest.raises(UserError, match=f"'keeper'.*'deep.key.1.*{words}"):
         again(deep={"key": [0, value]})
 
 

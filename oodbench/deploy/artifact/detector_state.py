@@ -52,6 +52,13 @@ _MAPPINGS: Mapping[type, str] = {
 }
 
 
+_MADE_WHOLE = (tuple, frozenset, MappingProxyType)
+"""Containers that are made after their parts, and so cannot contain themselves when read."""
+
+_LONG = 2048
+"""Bits above which a whole number is stored in hexadecimal, which Python reads in any length."""
+
+
 def stored_state(detector: Detector) -> tuple[Node, dict[str, Tensor]]:
     """The state of a detector: JSON values, and flat tensors by name.
 
@@ -83,6 +90,7 @@ class _Writer:
     def __init__(self, classes: StateClasses) -> None:
         self._classes, self._storages = classes, Storages()
         self._seen: dict[int, tuple[int, Any]] = {}  # id -> number, and the value, kept alive
+        self._begun: set[int] = set()  # those of `_MADE_WHOLE` whose parts are being written
 
     def written(self, detector: Detector) -> tuple[Node, dict[str, Tensor]]:
         number = self._numbered(detector)
@@ -96,6 +104,8 @@ class _Writer:
         return number
 
     def _node(self, value: Any, path: str) -> Node:
+        if type(value) is int and value.bit_length() > _LONG:
+            return {"t": "int", "v": hex(value)}
         if value is None or type(value) in (bool, int, str):
             return value
         if type(value) is float:
@@ -103,15 +113,20 @@ class _Writer:
         plain = _plain(value)
         if plain is not None:
             return plain
+        if id(value) in self._begun:
+            raise _Unstorable(path, f"a {type(value).__name__} that contains itself")
         if id(value) in self._seen:
             return {"t": "ref", "id": self._seen[id(value)][0]}
         number = self._numbered(value)
+        if isinstance(value, _MADE_WHOLE):
+            self._begun.add(id(value))
         try:
             content = self._content(value, path)
         except _Unstorable:
             raise
         except ValueError as error:
             raise _Unstorable(path, str(error)) from error
+        self._begun.discard(id(value))
         content["id"] = number  # in place: the description of a tensor is completed at the end
         return content
 
@@ -160,6 +175,8 @@ class _Writer:
     def _object(self, value: Any, path: str) -> dict[str, Any]:
         """An object of a class that is allowed."""
         if isinstance(value, enum.Enum):
+            if value.name not in type(value).__members__:
+                raise ValueError(f"a combination of flags, {value!r}")
             return {"t": "enum", "class": self._classes.name(type(value)), "v": value.name}
         name = self._classes.name(type(value))
         if getattr(type(value), "__new__") is not object.__new__:  # noqa: B009 - mypy

@@ -141,6 +141,7 @@ def _number(reader: _Reader, node: Node) -> Any:
 
 
 _MADE: Mapping[str, Callable[[_Reader, Node], Any]] = {
+    "int": lambda reader, node: int(node["v"], 16),
     "float": lambda reader, node: float(node["v"]),
     "complex": lambda reader, node: complex(*map(float.fromhex, node["v"])),
     "bytes": lambda reader, node: base64.b64decode(node["v"], validate=True),

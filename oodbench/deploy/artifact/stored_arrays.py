@@ -79,7 +79,13 @@ class Storages:
         """
         if array.dtype.hasobject:
             raise ValueError("an array of Python objects")
-        if array.size and _span(array) > 4 * array.nbytes + _SPARE:
+        described = _listed(np.lib.format.dtype_to_descr(array.dtype))
+        if not _is_type_of(described, array.dtype):
+            raise ValueError(f"an array of the type {array.dtype}")
+        if array.size and (
+            _span(array) > 4 * array.nbytes + _SPARE
+            or array.size > _largest(_span(array) // array.itemsize)
+        ):
             array = np.ascontiguousarray(array)
         low = 0
         content = np.empty(0, dtype=np.uint8)
@@ -91,7 +97,7 @@ class Storages:
         self.tensors[path] = torch.from_numpy(content.copy())
         return {
             "storage": path,
-            "dtype": _listed(np.lib.format.dtype_to_descr(array.dtype)),
+            "dtype": described,
             "size": list(array.shape),
             "stride": list(array.strides),
             "offset": low,
@@ -104,7 +110,8 @@ class Storages:
             aligned = max(1, _ALIGNED // group[0][1].element_size())
             first -= first % aligned
             used = sum(value.numel() for _, value, _ in group)
-            if last - first > used + max(used // 4, _SPARE):
+            most = max(value.numel() for _, value, _ in group)
+            if last - first > used + max(used // 4, _SPARE) or most > _largest(last - first):
                 for path, value, about in group:
                     self._add_dense(path, value, about)
                 continue
@@ -251,8 +258,20 @@ def _whole(values: Any) -> list[int]:
     return list(values)
 
 
+def _is_type_of(description: Any, dtype: np.dtype[Any]) -> bool:
+    try:
+        return numpy_dtype(description) == dtype
+    except ValueError:  # fields with titles
+        return False
+
+
+def _largest(stored: int) -> int:
+    """Elements that an expanded tensor may have, whose storage has so many."""
+    return 16 * stored + _MOST
+
+
 def _check_size(size: Sequence[int], stored: int) -> None:
-    if math.prod(size) > 16 * stored + _MOST:
+    if math.prod(size) > _largest(stored):
         raise UserError(
             f"The artifact describes a tensor of {math.prod(size):,} elements and has {stored:,}.",
             "It is damaged, or was not written by oodbench.",
