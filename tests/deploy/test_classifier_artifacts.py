@@ -58,6 +58,21 @@ def test_without_a_model_scores_and_decisions_are_the_same(tmp_path: Path, head:
     ]
 
 
+def test_weights_keep_their_strides(tmp_path: Path) -> None:
+    """A kernel of one pixel has two strides for one order, and gradients differ between them."""
+    before = fitted(detector="odin")
+    for weight in before.model.classifier.parameters():
+        if weight.ndim == 4:
+            _, channels, height, width = weight.shape
+            strides = (channels * height * width, 1, width * channels, channels)
+            weight.data = torch.empty_strided(weight.shape, strides).copy_(weight.data)
+    loaded = oodbench.load_fitted(before.save(tmp_path / "artifact"), device="cpu")
+    found = loaded.model.classifier.state_dict()
+    for name, weight in before.model.classifier.state_dict().items():
+        assert (name, found[name].stride()) == (name, weight.stride())
+    assert np.array_equal(loaded.score(images()), before.score(images()))
+
+
 def test_a_loaded_detector_is_saved_again(tmp_path: Path) -> None:
     first = fitted().save(tmp_path / "first")
     second = oodbench.load_fitted(first).save(tmp_path / "second")

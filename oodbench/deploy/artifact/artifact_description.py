@@ -109,13 +109,14 @@ class DescribedPart(DescriptionPart):
     Attributes:
         spec: a ModelSpec.
         in_channels: of its images.
-        channels_last: names of the weights that are in channels_last order.
+        strides: those of weights that are not in the order of their axes, such as in channels_last
+            order: gradients depend on them in their last bits.
         config: of a network of transformers.
     """
 
     spec: dict[str, Any]
     in_channels: int
-    channels_last: list[str] = Field(default_factory=list)
+    strides: dict[str, list[Annotated[int, Field(ge=0, le=2**48)]]] = Field(default_factory=dict)
     config: dict[str, Any] | None = None
 
     @property

@@ -180,12 +180,4 @@ def _model_part(model: DeployedModel) -> ModelPart:
 
 def _described(model: DeployedModel) -> DescribedPart:
     assert model.description is not None
-    last = torch.channels_last
-    orders = [
-        name
-        for name, tensor in _weights(model).items()
-        if tensor.ndim == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=last)
-    ]
-    return description_part(model.description, model.classifier, orders)
+    return description_part(model.description, model.classifier, _weights(model))

@@ -25,9 +25,14 @@ _INSIDE = "network.module."
 
 
 def description_part(
-    description: Description, classifier: Classifier, channels_last: Sequence[str]
+    description: Description, classifier: Classifier, weights: Mapping[str, Tensor]
 ) -> DescribedPart:
     """What an artifact keeps of a description.
+
+    Args:
+        description: of the classifier.
+        classifier: made from it.
+        weights: its parameters and buffers, which are stored.
 
     Raises:
         UserError: the model cannot be made from it without the library's own files.
@@ -43,9 +48,37 @@ def description_part(
     return DescribedPart(
         spec=spec.model_dump(mode="json"),
         in_channels=description.in_channels,
-        channels_last=list(channels_last),
+        strides={
+            name: list(tensor.stride())
+            for name, tensor in weights.items()
+            if tensor.stride() != torch.empty(tensor.shape, device="meta").stride()
+            and _is_dense(tensor.shape, tensor.stride())
+        },
         config=_config(classifier) if library_of(spec.network) == "hf" else None,
     )
+
+
+def _ordered(tensor: Tensor, strides: Sequence[int] | None) -> Tensor:
+    """A copy with these strides, or in the order of its axes.
+
+    A kernel of one channel, or of one pixel, has several strides for one order in memory; torch
+    looks at them to choose how it computes gradients.
+    """
+    if strides is None or not _is_dense(tensor.shape, strides):
+        return tensor.clone()
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether each element of such a tensor has a place of its own, with no gaps."""
+    if len(shape) != len(strides) or 0 in shape:
+        return False
+    inner = 1
+    for step, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1 and step != inner:
+            return False
+        inner *= size
+    return True
 
 
 def _config(classifier: Classifier) -> dict[str, Any]:
@@ -84,12 +117,7 @@ def described_classifier(
     assert isinstance(made, Network)
     assert scaling is not None
     classifier = Classifier(made, scaling.mean, scaling.std).eval()
-    ordered = {
-        name: tensor.to(memory_format=torch.channels_last)
-        if name in described.channels_last and tensor.ndim == 4
-        else tensor.clone()
-        for name, tensor in weights.items()
-    }
+    ordered = {name: _ordered(each, described.strides.get(name)) for name, each in weights.items()}
     try:
         classifier.load_state_dict(ordered, assign=True)
     except RuntimeError as error:
