@@ -32,6 +32,15 @@ def ood_above_at_95_tpr(counts: Counts) -> Array:
     return _taken(counts.ood_above, np.argmax(enough, axis=-1))
 
 
+def threshold_at_95_tpr(id_scores: Array) -> float:
+    """The largest ID score that keeps 95% of the ID images, of scores of shape [N].
+
+    `tnr_at_95_tpr` counts OOD images at or above it.
+    """
+    below = id_scores.size // 20
+    return float(np.partition(id_scores, below)[below])
+
+
 def tnr_at_95_tpr(counts: Counts) -> Array:
     """True negative rate at 95% true positive rate, shape [...]."""
     return ratio(counts.n_ood - ood_above_at_95_tpr(counts), counts.n_ood)

@@ -89,8 +89,8 @@ def test_scores_have_a_plot_for_each_method(methods: int) -> None:
     for axes, by_set in zip(drawn, given.values(), strict=True):
         (threshold,) = axes.lines
         place = np.asarray(threshold.get_xdata())[0]
-        assert np.count_nonzero(by_set["id"] >= place) == 476
-        assert np.count_nonzero(by_set["id"] > place) == 475, "the highest that accepts 95 %"
+        assert np.count_nonzero(by_set["id"] >= place) == 475
+        assert np.count_nonzero(by_set["id"] > place) == 474, "the highest that accepts 95 %"
 
 
 def test_the_threshold_is_of_validation_images_if_all_methods_have_their_scores() -> None:

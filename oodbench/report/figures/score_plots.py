@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from oodbench.errors import counted
 from oodbench.metrics import rank
-from oodbench.metrics.roc import ood_above_at_95_tpr
+from oodbench.metrics.roc import ood_above_at_95_tpr, threshold_at_95_tpr
 from oodbench.metrics.thresholds import conformal_threshold
 from oodbench.report.differences import id_key, id_scores
 from oodbench.report.figures.canvas import (
@@ -155,9 +155,9 @@ def score_histograms(
         axes.spines["left"].set_visible(False)
         if transferred:
             threshold = conformal_threshold(known[method], ACCEPT).value
-        else:  # the largest score that 95 % reach
+        else:
             first = next(name for name in by_set if not _is_id(name))
-            threshold = _quantile(id_scores(by_set, first))
+            threshold = threshold_at_95_tpr(id_scores(by_set, first))
         _histograms(axes, by_set, threshold)
         if index + columns >= len(scores):
             axes.set_xlabel("Score (higher: more ID)", fontsize=8.5)
@@ -209,10 +209,6 @@ def _add_legend(
 
 def _is_id(name: str) -> bool:
     return name == "id" or name.startswith(id_key(""))
-
-
-def _quantile(scores: NDArray[np.float64]) -> float:
-    return float(np.quantile(scores, 1 - ACCEPT, method="lower"))
 
 
 def _fpr95(scores: Scores, ood: str) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.metrics import rank
-from oodbench.metrics.roc import precision
+from oodbench.metrics.roc import precision, threshold_at_95_tpr
 
 MOST_POINTS = 200
 """Most points of a curve."""
@@ -114,7 +114,7 @@ def score_curves(seed: int, scores: Mapping[str, Array], names: tuple[str, ...])
         high=high,
         id_median=float(np.median(known)),
         id_shares=shares(known),
-        threshold=float(np.quantile(known, 0.05, method="lower")),
+        threshold=threshold_at_95_tpr(known),
         sets=tuple(sets),
     )
 
