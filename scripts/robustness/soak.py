@@ -172,7 +172,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", type=int, default=200)
     calls = parser.parse_args().calls
-    grown = soak(calls, max(2, calls // 5), lambda line: print(line, flush=True))
+    grown = soak(calls, min(calls // 2, max(12, calls // 5)), lambda line: print(line, flush=True))
     print("\n".join(grown) if grown else f"nothing grew in {calls} calls")
     return 1 if grown else 0
 

@@ -243,6 +243,19 @@ def test_resuming_does_all_again_where_nothing_can_be_read(
     check_same(copy, complete)
 
 
+def test_a_changed_description_makes_all_methods_again(
+    copy: Path, complete: Path, work: Counter[str]
+) -> None:
+    content = json.loads((copy / "run.json").read_text())
+    content["duplicates_of_id_images"] = {"letters": 3}
+    (copy / "run.json").write_text(json.dumps(content))
+    refused(copy, "run.json changed after the run. Lost:", resume=True, methods=METHODS[:1])
+    assert run(copy, resume=True).complete
+    check_same(copy, complete)
+    assert work["SoftMax+MSP seed 0"] == 1
+    assert oodbench.verify(copy).discrepancies == ()
+
+
 def test_resuming_makes_the_history_again(copy: Path, complete: Path, work: Counter[str]) -> None:
     flip(copy / "training.jsonl", *first_value(copy, "training.jsonl", "train_loss"))
     with pytest.warns(UserWarning, match=r"training\.jsonl changed after the run"):
