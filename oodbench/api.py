@@ -261,9 +261,10 @@ def _runner(
             f"data_root: {data_root} is not a folder.", "Give the folder that the data lies in."
         )
     place = find_device(device)
-    executor = local_executor(workers, place, catalog.classes)
+    local_executor(workers, place, catalog.classes)  # errors come before any work
 
     def run_one(plan: Plan, folder: Path) -> Run:
+        cells = len(plan.models) * len(plan.seeds)
         outcome = carry_out(
             plan,
             catalog,
@@ -272,7 +273,7 @@ def _runner(
             say=progress or Silent(),
             resume=resume,
             data_root=None if data_root is None else Path(data_root),
-            executor=executor,
+            executor=local_executor(min(workers, cells), place, catalog.classes),
         )
         done = Run(outcome.folder, outcome.complete, outcome.failures)
         write_reports(done.leaderboard(), RunDirectory(outcome.folder))

@@ -171,7 +171,7 @@ def _begin(
                 "Continue it with --resume, or choose another folder with --out.",
             )
     content = evaluation_content(request, Catalog(plugins or ()), folder)
-    begun = out / CONTENT if resume and out is not None and (out / CONTENT).is_dir() else None
+    begun = out / CONTENT if resume and out is not None and RunDirectory(out).exists() else None
     if begun is not None:
         _check_same(content, begun)
     with tempfile.TemporaryDirectory() as temporary:
@@ -186,9 +186,8 @@ def _begin(
         as_they_are = request.classes == FOLDERS_AS_THEY_ARE
         _look(plan, device, as_they_are=as_they_are)
     place = out or new_folder(content.name)
-    if begun is None:
-        with held(place):
-            content.write(place / CONTENT)
+    with held(place):
+        content.write(place / CONTENT)  # again, if it was lost
     _run(content.name, place, plugins, device, workers, None, (), resume=resume)
 
 
@@ -232,18 +231,18 @@ def _time(seconds: float) -> str:
 
 
 def _check_same(content: EvaluationContent, folder: Path) -> None:
-    """Check that the content of the run that is resumed is the same.
+    """Check that the content of the run that is resumed, as far as it is there, is the same.
 
     Raises:
         UserError: if it is not.
     """
     with tempfile.TemporaryDirectory() as temporary:
         content.write(Path(temporary))
-        for path in sorted(Path(temporary).rglob("*.yaml")):
-            held = folder / path.relative_to(temporary)
-            if not held.is_file() or held.read_bytes() != path.read_bytes():
+        for path in sorted(folder.rglob("*.yaml")):
+            now = Path(temporary) / path.relative_to(folder)
+            if not now.is_file() or now.read_bytes() != path.read_bytes():
                 raise UserError(
-                    f"{folder.parent} holds another evaluation: {held.name} differs.",
+                    f"{folder.parent} holds another evaluation: {path.name} differs.",
                     f"Continue it as it is with `oodbench evaluate --resume --out {folder.parent}`,"
                     " or start a new one in another folder with --out.",
                 )
@@ -282,7 +281,7 @@ def _carry_on(
     from oodbench.plugins.catalog import Catalog
     from oodbench.storage.locks import CONTENT
 
-    (name,) = (path.stem for path in (folder / CONTENT / "benchmarks").glob("*.yaml"))
+    name = _begun_name(folder)
     methods = given.get("methods")
     methods = [methods] if isinstance(methods, str) else methods
     if dry_run:
@@ -293,6 +292,29 @@ def _carry_on(
         _show(plan, (), dry_run=True)
         return
     _run(name, folder, plugins, device, workers, methods, given.get("metrics", ()), resume=True)
+
+
+def _begun_name(folder: Path) -> str:
+    """The name of the benchmark of an evaluation that was begun.
+
+    Raises:
+        UserError: if its content is not whole.
+    """
+    from oodbench.storage.locks import CONTENT
+    from oodbench.storage.run_directory import RunDirectory
+
+    names = [path.stem for path in (folder / CONTENT / "benchmarks").glob("*.yaml")]
+    directory = RunDirectory(folder)
+    if directory.exists():
+        begun = str(directory.read_description().benchmark.get("name"))
+        names = [name for name in names if name == begun]
+    if len(names) != 1:
+        raise UserError(
+            f"The content of the evaluation in {folder / CONTENT} is not whole: it should have one "
+            "benchmark.",
+            f"Begin it again with --model, --id and --ood, and with --resume --out {folder}.",
+        )
+    return names[0]
 
 
 def _run(
@@ -329,6 +351,7 @@ def _run(
         for plugin in plugins or ():
             words += ["--plugins", str(plugin)]
         words += ["--methods", ",".join(methods)] if methods else []
+        words += ["--metrics", metrics] if metrics else []
         say(f"Interrupted. What is finished is stored; continue with:\n  {shlex.join(words)}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
     finish(done, console())

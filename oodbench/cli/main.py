@@ -18,7 +18,12 @@ from oodbench.cli.data import data_app
 from oodbench.cli.deployment import detector_fitting, exporting, image_scoring
 from oodbench.cli.display import say
 from oodbench.cli.finished_runs import comparing, reporting, site_building, verifying
-from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams
+from oodbench.cli.streams import (
+    ReaderLeft,
+    finish_output,
+    prepare_streams,
+    stopped_as_by_a_user,
+)
 from oodbench.errors import ExitCode, UserError
 
 app = typer.Typer(
@@ -88,7 +93,8 @@ def main() -> None:
     for library in ("matplotlib", "PIL", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        code = app(args=arguments, standalone_mode=False, prog_name="oodbench")
+        with stopped_as_by_a_user():
+            code = app(args=arguments, standalone_mode=False, prog_name="oodbench")
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
         finish_output()

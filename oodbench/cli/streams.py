@@ -1,11 +1,15 @@
-"""Standard output and error of the command: encodings, closed pipes, full disks."""
+"""What the system does to the command: encodings, closed pipes, full disks, SIGTERM."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import signal
 import sys
+import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -144,3 +148,27 @@ def finish_output() -> None:
     """
     if isinstance(sys.stdout, _Stream):
         sys.stdout.finish()
+
+
+@contextmanager
+def stopped_as_by_a_user() -> Iterator[None]:
+    """SIGTERM, which schedulers and containers send, interrupts this process as Ctrl-C does, once.
+
+    Not under torchrun, which ends its processes with SIGTERM when one of them has failed.
+    """
+    here, main = os.getpid(), threading.current_thread() is threading.main_thread()
+    if not main or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process
+        if os.getpid() == here:
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), number)  # in a process that was forked from this one
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

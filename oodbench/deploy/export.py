@@ -175,7 +175,10 @@ def write_export(
             graph = _written(program, made, outputs, described)
             found = [graph(part)[1] for part in (images[:1], images)]
             difference = _checked_difference(found, expected)
-            for file in sorted(Path(folder).iterdir(), reverse=True):  # weights before the graph
+            files = sorted(Path(folder).iterdir(), reverse=True)  # weights before the graph
+            if len(files) > 1:  # no older graph may read these weights
+                path.unlink(missing_ok=True)
+            for file in files:
                 file.replace(path.parent / file.name)
     return Export(path, outputs, difference)
 

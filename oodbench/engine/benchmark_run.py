@@ -176,10 +176,11 @@ class _Run:
             for ended in self.executor.ended():
                 assert isinstance(ended.task, CellTask)
                 if ended.result is None:
-                    self._lose(ended.task.cell, ended.lost)
+                    said = self._lose(ended.task.cell, ended.lost)
                 else:
-                    self._store(ended.task.cell, ended.result)
+                    said = self._store(ended.task.cell, ended.result)
                 self._write("running")
+                self.say.done(said)  # what is said to be done is stored, whatever happens next
 
     def _cell(self, model: str, seed: int) -> Cell | None:
         """A cell with what is finished of it; None if all is."""
@@ -198,8 +199,8 @@ class _Run:
 
     # --- results of cells ------------------------------------------------------------------------
 
-    def _store(self, cell: Cell, result: CellResult) -> None:
-        """Take the results of a cell; `_write` writes them."""
+    def _store(self, cell: Cell, result: CellResult) -> str:
+        """Take the results of a cell, and sum them up; `_write` writes them."""
         model, seed, label = cell.model, cell.seed, cell.label
         methods = [method.name for method in self.plan.methods_of(model)]
         if cell.weights not in (None, result.weights) and len(cell.todo) < len(methods):
@@ -214,8 +215,7 @@ class _Run:
         self.checkpoints[f"{model}/seed{seed}"] = result.weights
         self.data.add_read(result.read)
         if result.accuracy is None:
-            self.say.done(f"{label}: finished before, with the same weights")
-            return
+            return f"{label}: finished before, with the same weights"
         for where, found in ((label, result.warnings), (model, result.model_warnings)):
             for sign in () if where in self.warnings else found:
                 self.say.warn(f"{where}: {sign}")
@@ -239,10 +239,10 @@ class _Run:
             self.say.result(f"{label}: {line}")
         accuracy = f"test accuracy {100 * result.accuracy:.1f} %"
         count = counted(len(result.records), "method")
-        self.say.done(f"{label}: {result.source}, {accuracy}, {count}")
+        return f"{label}: {result.source}, {accuracy}, {count}"
 
-    def _lose(self, cell: Cell, reason: str) -> None:
-        """Note that the methods of a cell failed with its worker."""
+    def _lose(self, cell: Cell, reason: str) -> str:
+        """Note that the methods of a cell failed with its worker, and sum it up."""
         for method in self.plan.methods_of(cell.model):
             if method.name in cell.todo:
                 self.records[method.name, cell.seed] = self.recorder.missing(
@@ -254,7 +254,7 @@ class _Run:
                     reason,
                     method.tuned_on,
                 )
-        self.say.done(f"{cell.label}: FAILED: {reason}")
+        return f"{cell.label}: FAILED: {reason}"
 
     def _compare(self) -> None:
         """Compare every method with the best ones, including the methods finished before."""

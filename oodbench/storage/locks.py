@@ -121,9 +121,9 @@ def _acquire(path: Path) -> int | None:
         except FileNotFoundError:
             locked = True
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             raise
-        os.close(descriptor)
+        _close(descriptor)
         if not locked:
             return None
 
@@ -143,13 +143,26 @@ if sys.platform == "win32":
         os.lseek(descriptor, 0, os.SEEK_SET)
         return True
 
+    _close = os.close
+
     def _release(path: Path, descriptor: int) -> None:
-        os.close(descriptor)
+        _close(descriptor)
         with suppress(OSError):  # the next process may have opened it, so it cannot be removed
             path.unlink()
 
 else:
     import fcntl
+
+    _held: set[int] = set()
+    """Descriptors of the files that this process has locked."""
+
+    def _forget() -> None:
+        """Close the files in a forked process: it may live on when the holder is killed."""
+        for descriptor in _held:
+            os.close(descriptor)
+        _held.clear()
+
+    os.register_at_fork(after_in_child=_forget)
 
     def _lock(descriptor: int) -> bool:
         try:
@@ -160,10 +173,15 @@ else:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
                 raise
             log.warning("this file system has no locks: do not start two runs in one directory")
+        _held.add(descriptor)
         return True
 
     def _release(path: Path, descriptor: int) -> None:
         path.unlink(missing_ok=True)  # before unlocking: later it may belong to another process
+        _close(descriptor)
+
+    def _close(descriptor: int) -> None:
+        _held.discard(descriptor)
         os.close(descriptor)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.errors import UserError
-from oodbench.files import TEMPORARY_PREFIX, make_folder, write_atomic
+from oodbench.files import make_folder, remove_unfinished, write_atomic
 from oodbench.storage.description import is_sealed
 from oodbench.storage.locks import check_vacant
 from oodbench.storage.predictions import Predictions, as_arrays, of_arrays, predictions_name
@@ -84,8 +84,7 @@ class RunDirectory:
 
     def clean(self) -> None:
         """Remove files that a killed run has not written to their end."""
-        for leftover in self.folder.rglob(f"{TEMPORARY_PREFIX}*"):
-            leftover.unlink(missing_ok=True)
+        remove_unfinished(self.folder)
 
     def read_description(self) -> RunDescription:
         """The contents of `run.json`.

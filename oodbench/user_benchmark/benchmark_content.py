@@ -66,9 +66,9 @@ class EvaluationContent:
         return str(self.benchmark["name"])
 
     def write(self, folder: Path) -> None:
-        """Write the files into a folder of content."""
-        files = {("benchmark", self.name): self.benchmark}
-        files |= {("dataset", name): manifest for name, manifest in self.manifests.items()}
+        """Write the files into a folder of content: the benchmark last, when all else is there."""
+        files = {("dataset", name): manifest for name, manifest in self.manifests.items()}
+        files |= {("benchmark", self.name): self.benchmark}
         for (kind, name), content in files.items():
             place, suffix = FOLDERS[kind]  # type: ignore[index]
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)

@@ -146,7 +146,31 @@ def test_a_detector_that_was_asked_for_and_lacks_images_is_incomplete(
     assert "is fitted on training images, and 'colors' has none" in done.out
 
 
-def test_interrupted_it_keeps_what_is_done_and_continues(sets: Path, tmp_path: Path) -> None:
+def test_content_that_is_not_whole_is_made_again(
+    finished_evaluation: tuple[Done, Path], tmp_path: Path, command: Command
+) -> None:
+    """As after a kill while it was written, or after a benchmark was deleted from it or added."""
+    given = (*MODEL, *DATA, "--checkpoint", "net.pt", "--fit", "fit", "--device", "cpu")
+    given = (*given, "--methods", "energy,knn", "--resume")
+    copy = Path(shutil.copytree(finished_evaluation[1], tmp_path / "copy"))
+    (benchmark,) = (copy / "content" / "benchmarks").glob("*.yaml")
+    whole = benchmark.read_bytes()
+    benchmark.unlink()
+    check_refusal(command("evaluate", "--resume", "--out", copy), "is not whole", "Begin it again")
+    again = command("evaluate", *given, "--out", copy)
+    assert (again.code, benchmark.read_bytes()) == (0, whole), again.err
+    shutil.copy(benchmark, benchmark.with_name("other.yaml"))
+    assert command("evaluate", "--resume", "--out", copy).code == 0
+    begun = tmp_path / "begun"
+    shutil.copytree(copy / "content" / "data_manifests", begun / "content" / "data_manifests")
+    check_refusal(command("evaluate", "--resume", "--out", begun), "is not whole")
+    assert command("evaluate", *given, "--out", begun).code == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_keeps_what_is_done_and_continues(
+    sets: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     out = tmp_path / "run"
     models = ("--model", "A=net.py:build", "--model", "B=net.py:build", "--normalization", "none")
     process = start("evaluate", *models, *DATA, "--out", out, cwd=sets)
@@ -155,7 +179,7 @@ def test_interrupted_it_keeps_what_is_done_and_continues(sets: Path, tmp_path: P
     for line in process.stderr:
         said.append(line)
         if "A, seed 0: checkpoint" in line:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(how)
             break
     said += process.stderr.readlines()
     assert process.wait() == 3, "".join(said)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -270,6 +272,30 @@ def test_a_folder_with_other_files_is_kept(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
     with pytest.raises(UserError, match=r"other files: thesis\.tex"):
         fitted_on("cnn").detectors["energy"].save(tmp_path)
+
+
+def test_an_artifact_stays_until_the_next_one_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk leaves the old one; what a killed process left does not matter."""
+    detectors, model = fitted_on("cnn").detectors, fitted_on("cnn").model
+    folder = detectors["energy"].save(tmp_path / "a")
+    held = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left"):
+            detectors["knn"].save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
+    (folder / ".writing-abc").write_bytes(b"half")
+    (folder / ".writing-def").mkdir()
+    (folder / ".writing-def" / "artifact.json").write_bytes(b"half")
+    detectors["knn"].save(folder)
+    assert {path.name for path in folder.iterdir()} == held.keys()
+    assert oodbench.load_fitted(folder, model, device="cpu").name == "knn"
 
 
 def test_functions_are_known_by_their_logits(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_two_workers_give_what_one_gives(
     assert "Costs were measured on cpu shared by 2 workers." in done.leaderboard().to_markdown()
 
 
+def test_there_are_no_more_workers_than_cells(tmp_path: Path) -> None:
+    """Times are then not those of a shared device, and each worker has a larger share of cores."""
+    done = run(tmp_path / "run", workers=7, seeds=1, methods=["SoftMax+MSP"])
+    environment = description(done.folder)["environment"]
+    assert (environment["threads"], environment["workers"]) == (1, 1)
+    assert {cost.device for cost in RunDirectory(done.folder).read_records()[1]} == {"cpu"}
+
+
 class Losing(InProcess[Any]):
     """Loses the first task."""
 

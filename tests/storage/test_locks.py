@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -82,6 +83,38 @@ def test_a_lock_does_not_outlive_its_process(tmp_path: Path, other: subprocess.P
     with held(folder):
         assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
     assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_process_does_not_keep_the_lock_of_one_that_was_killed(tmp_path: Path) -> None:
+    """As processes that decode images do for some seconds."""
+    forking = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from oodbench.storage.locks import held\n"
+        "with held(Path(sys.argv[1])):\n"
+        "    inside, outside = os.pipe()\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os.write(outside, b'forked')\n"
+        "        time.sleep(600)\n"
+        "        os._exit(0)\n"
+        "    os.read(inside, 6)\n"
+        "    print(child, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.Popen(
+        [sys.executable, "-c", forking, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout is not None
+    child = int(done.stdout.readline())
+    try:
+        assert done.wait() == -signal.SIGKILL
+        with held(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        done.stdout.close()
 
 
 def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, other: subprocess.Popen[str]) -> None:

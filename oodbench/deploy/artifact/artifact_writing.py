@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +39,13 @@ from oodbench.deploy.deployed_model import DeployedModel, check_same
 from oodbench.detector import Detector
 from oodbench.engine.method_results import chosen_parameters
 from oodbench.errors import UserError, listed
-from oodbench.files import make_folder, write_atomic
+from oodbench.files import (
+    TEMPORARY_PREFIX,
+    explained,
+    make_folder,
+    remove_unfinished,
+    write_atomic,
+)
 from oodbench.metrics.thresholds import Threshold
 from oodbench.models.user_classifier import UserClassifier
 from oodbench.version import __version__
@@ -63,7 +70,8 @@ def write_artifact(
 ) -> Path:
     """Write a fitted detector to a folder.
 
-    `artifact.json` is written last: until then, the folder is no artifact.
+    An artifact that the folder has stays until the new files are on the disk. `artifact.json` comes
+    last: until then, the folder is no artifact.
 
     Args:
         folder: a new or an empty one, or one with an artifact.
@@ -116,11 +124,19 @@ def write_artifact(
         model=part,
     )
     make_folder(folder)
-    for name in (NAME, DETECTOR, MODEL):
-        (folder / name).unlink(missing_ok=True)
-    for name, content in contents.items():
-        write_atomic(folder / name, content)
-    description.write(folder / NAME)
+    remove_unfinished(folder)
+    with (
+        explained(folder),
+        tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_PREFIX) as temporary,
+    ):
+        new = Path(temporary)
+        for name, content in contents.items():
+            write_atomic(new / name, content)
+        description.write(new / NAME)
+        (folder / NAME).unlink(missing_ok=True)
+        (folder / MODEL).unlink(missing_ok=True)
+        for name in (*contents, NAME):
+            (new / name).replace(folder / name)
     return folder
 
 
@@ -133,7 +149,9 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file.", "Name a new folder.")
     found = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in found if name not in (NAME, DETECTOR, MODEL)]
+    # Unfinished files of a killed process do not count.
+    known = (NAME, DETECTOR, MODEL)
+    others = [each for each in found if each not in known and not each.startswith(TEMPORARY_PREFIX)]
     if others:
         raise UserError(
             f"The folder {folder} holds other files: {listed(others)}.", "Name a new folder."

@@ -116,9 +116,12 @@ class WorkerProcesses(Generic[Result]):
             if idle is None:
                 idle = _Worker(self._free.popleft(), self.threads, self._messages)
                 self._workers.append(idle)
+                begins = "a worker process starts"
+            else:
+                begins = ""
             task = (self._waiting or self._again).popleft()
             idle.give(task)
-            self._show(task.label, "")
+            self._show(task.label, begins)
             given = True
         return given
 
