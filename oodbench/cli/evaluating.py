@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from oodbench.specs import EvaluationRequest
     from oodbench.user_benchmark.benchmark_content import EvaluationContent
 
+_ADDED = {"methods", "metrics"}
+"""Options that add to an evaluation that is resumed."""
+
 
 def _option(name: str, metavar: str, text: str) -> Any:
     return typer.Option(name, metavar=metavar, help=text)
@@ -136,9 +139,16 @@ def evaluate(
         "batch_size": batch_size,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    if resume and file is None and not given.keys() - {"methods", "metrics"}:
+    if resume and file is None and not given.keys() - _ADDED:
         _carry_on(_resumed_folder(out), plugins, device, workers, given, dry_run=dry_run)
         return
+    if resume and file is None and not given.keys() & {"id", "ood"}:
+        others = ", ".join(f"--{key.replace('_', '-')}" for key in given if key not in _ADDED)
+        raise UserError(
+            f"--resume continues with the options that the evaluation began with: {others} cannot "
+            "be changed.",
+            "Leave it out, or start another evaluation in another folder with --out.",
+        )
     request, folder = read_request(file, given)
     _begin(request, folder, plugins, device, workers, out, resume=resume, dry_run=dry_run)
 

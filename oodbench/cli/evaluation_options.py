@@ -22,7 +22,7 @@ def by_name(option: str, values: Texts, example: str) -> dict[str, str] | None:
     for value in values:
         name, equals, path = value.partition("=")
         if not equals or not name.strip() or not path.strip():
-            raise UserError(f"{option}: '{value}' has no name.", f"Write {option} {example}.")
+            raise UserError(f"{option}: expected {example}, not '{value}'.")
         if name in found:
             raise UserError(
                 f"{option}: '{name}' is given twice, as {found[name]} and {path}.",
@@ -75,7 +75,15 @@ def read_request(file: Path | None, given: dict[str, Any]) -> tuple[EvaluationRe
     named = content.get("transform")
     if isinstance(named, str) and named.endswith((".yaml", ".yml")):
         content = {**content, "transform": read_mapping(folder / named)}
-    return validate(EvaluationRequest, content, source), folder
+    if file is not None:
+        return validate(EvaluationRequest, content, source), folder
+    try:
+        return validate(EvaluationRequest, content, source), folder
+    except UserError as error:
+        key, _, problem = error.message.removeprefix(f"{source}: ").partition(": ")
+        option, _, name = key.partition(".")
+        place = " ".join(filter(None, (f"--{option.replace('_', '-')}", name)))
+        raise UserError(f"{place}: {problem}", error.hint) from error
 
 
 def _absolute(given: dict[str, Any]) -> dict[str, Any]:

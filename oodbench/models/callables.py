@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -21,6 +22,7 @@ from oodbench.models.adapted_network import AdaptedNetwork, check_taps, last_lay
 from oodbench.models.classifier import Network
 from oodbench.models.published_weights.library_networks import timm_network
 from oodbench.models.registry import library_of, source_file
+from oodbench.specs.model_spec import LIBRARIES
 
 
 def create(
@@ -147,9 +149,12 @@ def _import(name: str) -> Any:
     except Exception as error:  # importing runs a user's code, too
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent is not None and f"{module_name}.".startswith(f"{absent}."):
+            near = difflib.get_close_matches(module_name, LIBRARIES, n=1, cutoff=0.7)
             raise UserError(
                 f"Network '{name}': there is no module '{absent}'.",
-                "It is looked for among installed packages and in the working directory.",
+                f"Did you mean '{near[0]}:{name.partition(':')[2]}'?"
+                if near
+                else "It is looked for among installed packages and in the working directory.",
             ) from error
         raise UserError(
             f"Network '{name}': {module_name} cannot be imported: {_described(error)}."

@@ -263,7 +263,9 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
         return obstacle
     if "calibration" in needs and method.tuned_on == "none":
         reason = (
-            "--tune leaves it out" if benchmark.tuning.tune else "the benchmark does not tune it"
+            "--tune leaves it out"
+            if benchmark.tuning.tune
+            else "the benchmark does not tune it without --tune"
         )
         return f"needs tuning data; {reason}"
     return None

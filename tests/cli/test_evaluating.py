@@ -200,7 +200,8 @@ WRONG = {
     "no such folder": (("--id", "tset"), ("--id: there is no folder or list tset", "test")),
     "empty folder": (("--id", "empty"), ("--id: folder empty has no images",)),
     "no class folders": (("--id", "noise"), ("--id: folder noise has no class folders",)),
-    "--ood without a name": (("--ood", "noise"), ("--ood: 'noise' has no name", "near/birds=DIR")),
+    "--ood without a name": (("--ood", "noise"), ("expected near/birds=DIR, not 'noise'",)),
+    "--ood without a folder": (("--ood", "far/a"), ("expected near/birds=DIR, not 'far/a'",)),
     "a name twice": (("--ood", "far/dark=noise"), ("'dark' names two data sets",)),
     "a set twice": (("--ood", "near/dark=noise"), ("--ood: 'near/dark' is given twice",)),
     "ID and OOD in one folder": (("--ood", "far/t=test"), ("--id and --ood far/t are the same",)),
@@ -211,6 +212,10 @@ WRONG = {
         ("other.pt is of another architecture",),
     ),
     "unknown network": (("--model", "resnet81"), ("no network 'resnet81'", "resnet8")),
+    "misspelt library": (
+        ("--model", "torchvison:resnet18"),
+        ("no module 'torchvison'", "Did you mean 'torchvision:resnet18'?"),
+    ),
     "unknown network of torchvision": (
         ("--model", "torchvision:resnet99"),
         ("no classifier of this name", "resnet"),
@@ -224,7 +229,10 @@ WRONG = {
     ),
     "unknown method": (("--methods", "knnn"), ("'knnn' is neither a detector", "'knn'")),
     "unreadable image": (("--ood", "far/broken=broken"), ("broken/0.png cannot be decoded",)),
-    "unknown transform": (("--transform", "big"), ("transform: expected model, imagenet, a size",)),
+    "unknown transform": (
+        ("--transform", "big"),
+        ("error: --transform: expected model, imagenet, a size",),
+    ),
     "class not in the list": (("--classes", "two.txt"), ("'red' is not in the order",)),
     "no list of classes": (("--classes", "no.txt"), ("--classes: cannot read no.txt",)),
     "another order of classes": (
@@ -270,6 +278,13 @@ def test_a_wrong_use_has_one_clear_error(case: str, command: Command, tmp_path: 
     for words in said:
         assert words in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_options_of_a_resumed_evaluation_are_those_it_began_with(command: Command) -> None:
+    done = command("evaluate", "--resume", "--out", "run", "--model", "resnet8", "--tune", "odin")
+    assert done.code == 2
+    assert "--resume continues with the options" in done.err
+    assert "--model, --tune cannot be changed" in done.err
 
 
 def test_folders_in_their_order_are_taken_as_they_are(

@@ -229,7 +229,7 @@ def test_a_skip_that_was_asked_for_is_marked() -> None:
 def test_calibration_needs_tuning_data() -> None:
     planned = plan(benchmark(tuning={"protocol": "none"}))
     assert [s.reason for s in planned.skips] == [
-        "needs tuning data; the benchmark does not tune it"
+        "needs tuning data; the benchmark does not tune it without --tune"
     ]
     odin = next(m for m in planned.methods if m.name == "SoftMax+ODIN")
     assert odin.tuned_on == "none", "ODIN runs with its defaults"
