@@ -82,6 +82,8 @@ def read_request(file: Path | None, given: dict[str, Any]) -> tuple[EvaluationRe
     except UserError as error:
         key, _, problem = error.message.removeprefix(f"{source}: ").partition(": ")
         option, _, name = key.partition(".")
+        if option == "model" and "." in name:  # a value of a model is an option of its own
+            option, name = name.rpartition(".")[2], ""
         place = " ".join(filter(None, (f"--{option.replace('_', '-')}", name)))
         raise UserError(f"{place}: {problem}", error.hint) from error
 
