@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from oodbench.data import ImageArray
 from oodbench.deploy.graph.onnx_file import OnnxGraph, write_onnx
@@ -22,6 +24,8 @@ from oodbench.models.classifier import Classifier
 
 TOLERANCE = 1e-5
 """Relative to the largest score."""
+
+BATCH_SIZES = (1, 2, 7)
 
 
 def fit_all(
@@ -67,32 +71,34 @@ def own_scores(
         }
 
 
-def onnx_graph(
-    classifier: Classifier, detectors: Mapping[str, Detector], images: Tensor, folder: Path
-) -> OnnxGraph:
-    """One graph with the scores of all detectors, after the logits."""
+def program_of(
+    classifier: Classifier, detectors: Mapping[str, Detector], images: Tensor
+) -> ExportedProgram:
+    """One graph of torch.export with the scores of all detectors, after the logits."""
     runner = scoring_runner(classifier, detectors, images)
     with runner.attached():
-        program = traced(ScoredNetwork(runner, detectors), images)
-    write_onnx(program, folder / "all.onnx", ["images"], ["logits", *detectors], {})
+        return traced(ScoredNetwork(runner, detectors), images)
+
+
+def onnx_of(program: ExportedProgram, names: Iterable[str], folder: Path) -> OnnxGraph:
+    """The graph as ONNX, in onnxruntime."""
+    write_onnx(program, folder / "all.onnx", ["images"], ["logits", *names], {})
     return OnnxGraph(folder / "all.onnx")
 
 
 def differences(
-    classifier: Classifier, detectors: Mapping[str, Detector], images: Tensor, folder: Path
-) -> dict[str, float]:
-    """Detector -> largest difference of its scores in onnxruntime, in batches of 1, 2 and 7.
-
-    Relative to its largest score.
-    """
-    expected = own_scores(classifier, detectors, images)
-    graph = onnx_graph(classifier, detectors, images[:3], folder)
-    found = dict.fromkeys(detectors, 0.0)
-    for size in (1, 2, 7):
-        _, *scores = graph(images[:size])
-        for (name, own), given in zip(expected.items(), scores, strict=True):
+    graph: Callable[[Tensor], Sequence[Any]],
+    expected: Mapping[str, NDArray[np.float64]],
+    images: Tensor,
+) -> dict[str, dict[int, float]]:
+    """Detector -> batch size -> largest difference, relative to the detector's largest score."""
+    found: dict[str, dict[int, float]] = {name: {} for name in expected}
+    for size in BATCH_SIZES:
+        with torch.no_grad():
+            _, *scores = graph(images[:size])
+        for (name, own), given in zip(expected.items(), map(np.asarray, scores), strict=True):
             assert given.dtype == np.float64
             assert given.shape == (size,)
-            relative = np.abs(given - own[:size]).max() / np.abs(own).max()
-            found[name] = max(found[name], float(relative))
+            largest = np.abs(own).max() or 1.0
+            found[name][size] = float(np.abs(given - own[:size]).max() / largest)
     return found

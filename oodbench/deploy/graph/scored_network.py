@@ -141,7 +141,8 @@ class _KnownValues(TorchFunctionMode):
 
     A detector may look at values that were fitted, such as a number of axes that follows from
     variances. In a graph, no value is known; here, operations on fitted tensors alone are carried
-    out, and the graph has their results.
+    out, and the graph has their results. So are draws of a generator, such as the units that a
+    detector drops: they are the same for all images.
     """
 
     def __torch_function__(
@@ -153,15 +154,17 @@ class _KnownValues(TorchFunctionMode):
     ) -> Any:
         named = kwargs or {}
         leaves = pytree.tree_leaves((args, named))
-        seen = [each for each in leaves if isinstance(each, Tensor | torch.SymInt)]
+        seen = [each for each in leaves if isinstance(each, _VALUES)]
         # Traced tensors are of a subclass. A transposed tensor would be in the graph twice.
-        known = all(type(each) in (Tensor, nn.Parameter) for each in seen)
+        known = all(type(each) in _KNOWN for each in seen)
         if seen and known and func not in _TRANSPOSING:
             with _disable_current_modes():
                 return func(*args, **named)
         return func(*args, **named)
 
 
+_VALUES = (Tensor, torch.SymInt, torch.Generator)
+_KNOWN = (Tensor, nn.Parameter, torch.Generator)
 _TRANSPOSING = frozenset({Tensor.T.__get__, Tensor.mT.__get__})  # type: ignore[attr-defined]
 
 
