@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "content")
 def decisive(folder: Path) -> dict[str, Any]:
     """`run.json` without times, the command and what follows from times."""
     found = description(folder)
-    for key in ("written", "command", "records", "environment"):
+    for key in ("seal", "written", "command", "records", "environment"):
         del found[key]
     for name in list(found["files"]):
         if name == "costs.jsonl":
