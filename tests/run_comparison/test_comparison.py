@@ -458,11 +458,11 @@ def test_runs_of_older_versions() -> None:
     """Committed runs have no scores, and records without fields that were added later."""
     results = Path(__file__).parents[2] / "docs/results"
     base, head = (
-        read_stored_run(results / name) for name in ("cifar10-folders", "cifar10-folders-resnet34")
+        read_stored_run(results / name) for name in ("cifar10-folders-resnet34", "cifar10-folders")
     )
     found = compare_runs(base, base)
     assert {each.verdict for each in found.changes} == {Verdict.SAME}
-    assert found.base.written == "2026-11-26T13:02:39+00:00"
+    assert found.base.written == "2026-11-26T17:40:34+00:00"
     assert found.base.revision is None
     assert "other benchmark" in reasons(compare_runs(base, head)).pop()
 

@@ -13,9 +13,16 @@ from helpers.commands import Command
 
 import oodbench
 from oodbench.errors import UserError
-from oodbench.storage.records import CostRecord, QualityRecord, TrainingRecord, read_lines
+from oodbench.storage.records import (
+    CostRecord,
+    DifferenceRecord,
+    QualityRecord,
+    TrainingRecord,
+    read_lines,
+)
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
+EARLIER = RESULTS / "cifar10-folders-resnet34"
 FILES = {"records": QualityRecord, "costs": CostRecord, "training": TrainingRecord}
 
 
@@ -24,9 +31,9 @@ def folder(tmp_path: Path) -> Path:
     """A run of an earlier version, with few records."""
     made = tmp_path / "run"
     made.mkdir()
-    shutil.copy(RESULTS / "cifar10-folders" / "run.json", made)
+    shutil.copy(EARLIER / "run.json", made)
     for name in FILES:
-        lines = (RESULTS / "cifar10-folders" / f"{name}.jsonl").read_text().splitlines(True)
+        lines = (EARLIER / f"{name}.jsonl").read_text().splitlines(True)
         (made / f"{name}.jsonl").write_text("".join(lines[:20]))
     return made
 
@@ -45,7 +52,7 @@ def put(key: str, value: object) -> Callable[[dict[str, Any]], object]:
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.jsonl")), ids=str)
 def test_committed_records_are_read(path: Path) -> None:
-    kind = FILES[path.stem]
+    kind = {**FILES, "differences": DifferenceRecord}[path.stem]
     assert len(read_lines(kind, path)) == len(path.read_text().splitlines()) > 10
 
 
