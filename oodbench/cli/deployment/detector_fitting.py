@@ -91,6 +91,8 @@ def fit(
     from oodbench.deploy.finished_method import find_method
     from oodbench.deploy.refitting import refit
     from oodbench.engine.device import find_device
+    from oodbench.results import changed_files
+    from oodbench.storage.run_directory import RunDirectory
 
     found = find_method(run, method, seed=seed, ood=ood)
     place = find_device(device)
@@ -98,6 +100,8 @@ def fit(
     progress = reporter()
     with progress.work(4):
         again = refit(found, device=place, plugins=plugins or (), data_root=data_root, say=progress)
+        if changed := RunDirectory(run).changed():
+            progress.warn(changed_files(run, changed))
         with _warnings_to(progress):
             fitted = _with_threshold(again, accept, progress)
         _check_scores(again, fitted, progress)

@@ -160,7 +160,7 @@ def _description(folder: Path) -> ArtifactDescription:
         raise UserError(error.message, _DAMAGED) from error
     if not is_sealed(path):
         raise UserError(
-            f"{path} is not what was written: its values do not have the digest that it holds.",
+            f"{path} is not what this version writes: its values have no digest, or another one.",
             _DAMAGED,
         )
     return description

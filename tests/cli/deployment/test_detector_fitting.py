@@ -97,6 +97,7 @@ def test_scores_of_the_run_are_missing_or_others(
     done = command("fit", copy, "knn", "--out", tmp_path / "a")
     assert done.code == 0
     assert "warning: Scores of the first 64 ID test images differ" in done.err
+    assert "seed0.npz changed after the run" in done.err
     path.unlink()
     done = command("fit", copy, "knn", "--out", tmp_path / "a")
     assert done.code == 0
