@@ -52,7 +52,9 @@ def run(
     limit: int | None = None,
     epochs: int | None = None,
     metrics: str | Sequence[str] = (),
-    workers: int = 1,
+    workers: int | None = None,
+    executor: str = "local",
+    address: str | None = None,
     progress: Reporter | None = None,
 ) -> Run:
     """Run a benchmark, as `oodbench run` does.
@@ -77,14 +79,18 @@ def run(
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
-            the cores, or on the next GPU in turn (docs/workers.md).
+            the cores, or on the next GPU in turn (docs/workers.md). Default: 1; with Ray one for
+            each GPU, or for each node.
+        executor: "local", or "ray": on the nodes of a Ray cluster.
+        address: of the cluster, HOST:PORT or "auto"; default: `RAY_ADDRESS`, else a cluster of this
+            machine alone.
         progress: progress reporter; default: silent.
 
     Raises:
         UserError: if an argument is not valid, or names something that does not exist.
     """
     prepare_process()
-    workers = argument_checks.whole_number("workers", workers, 1, argument_checks.MOST_WORKERS)
+    argument_checks.executor(executor, address, workers)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
@@ -93,7 +99,7 @@ def run(
     plan_run(
         catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, overrides=overrides
     )
-    run_one = _runner(catalog, device, data_root, resume, workers, progress)
+    run_one = _runner(catalog, device, data_root, resume, progress, (executor, address, workers))
     plan = plan_run(
         catalog,
         benchmark,
@@ -125,7 +131,9 @@ def run_suite(
     limit: int | None = None,
     epochs: int | None = None,
     metrics: str | Sequence[str] = (),
-    workers: int = 1,
+    workers: int | None = None,
+    executor: str = "local",
+    address: str | None = None,
     progress: Reporter | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> SuiteRun:
@@ -153,7 +161,11 @@ def run_suite(
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
-            the cores, or on the next GPU in turn (docs/workers.md).
+            the cores, or on the next GPU in turn (docs/workers.md). Default: 1; with Ray one for
+            each GPU, or for each node.
+        executor: "local", or "ray": on the nodes of a Ray cluster.
+        address: of the cluster, HOST:PORT or "auto"; default: `RAY_ADDRESS`, else a cluster of this
+            machine alone.
         progress: progress reporter of each benchmark; default: silent.
         say: called with a line before and after each benchmark.
 
@@ -163,7 +175,7 @@ def run_suite(
     from oodbench.engine.suite_run import run_members
 
     prepare_process()
-    workers = argument_checks.whole_number("workers", workers, 1, argument_checks.MOST_WORKERS)
+    argument_checks.executor(executor, address, workers)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )
@@ -171,7 +183,7 @@ def run_suite(
     whole = load_suite(catalog, str(suite))
     loaded = whole.changed(overrides.with_detector_names(catalog.aliases))
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
-    run_one = _runner(catalog, device, data_root, resume, workers, progress)
+    run_one = _runner(catalog, device, data_root, resume, progress, (executor, address, workers))
     plans = plan_suite(
         catalog,
         loaded,
@@ -242,17 +254,17 @@ def _runner(
     device: str,
     data_root: str | Path | None,
     resume: bool,
-    workers: int,
     progress: Reporter | None,
+    executor: tuple[str, str | None, int | None],
 ) -> Callable[[Plan, Path], Run]:
     """A function that runs a plan into a folder and writes its reports there.
 
     Raises:
-        UserError: if there is no such device or folder, or a class cannot be sent to workers.
+        UserError: if there is no such device or folder, or the executor cannot be used.
     """
     from oodbench.engine.benchmark_run import run as carry_out
     from oodbench.engine.device import find_device
-    from oodbench.engine.executors.local import local_executor
+    from oodbench.engine.executors.selection import executor_of
     from oodbench.report.figures import gallery
     from oodbench.report.writers.run_files import write_reports
 
@@ -261,7 +273,19 @@ def _runner(
             f"data_root: {data_root} is not a folder.", "Give the folder that the data lies in."
         )
     place = find_device(device)
-    local_executor(workers, place, catalog.classes)  # errors come before any work
+    name, address, workers = executor
+
+    def executor_for(cells: int) -> ExecutorFactory:
+        """No more workers than cells: each has a larger share, and its times are its own."""
+        return executor_of(
+            name,
+            address=address,
+            workers=None if workers is None else min(workers, cells),
+            device=place,
+            classes=catalog.classes,
+        )
+
+    executor_for(workers or 1)  # errors come before any work
 
     def run_one(plan: Plan, folder: Path) -> Run:
         cells = len(plan.models) * len(plan.seeds)
@@ -273,7 +297,7 @@ def _runner(
             say=progress or Silent(),
             resume=resume,
             data_root=None if data_root is None else Path(data_root),
-            executor=local_executor(min(workers, cells), place, catalog.classes),
+            executor=executor_for(cells),
         )
         done = Run(outcome.folder, outcome.complete, outcome.failures)
         write_reports(done.leaderboard(), RunDirectory(outcome.folder))

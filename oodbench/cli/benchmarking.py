@@ -11,13 +11,16 @@ import typer
 from oodbench.cli import missing_data
 from oodbench.cli.display import console, finish, reporter, say
 from oodbench.cli.parameters import (
+    Address,
     Benchmark,
     DataRoot,
     Device,
+    Executor,
     Methods,
     Plugins,
     Seeds,
     Workers,
+    executor_words,
     given_path,
 )
 from oodbench.errors import ExitCode, InterruptedRun, UserError
@@ -78,7 +81,9 @@ def run(
             help="Metrics on request: aurc, oscr, acceptance, ece ... (docs/metrics.md).",
         ),
     ] = None,
-    workers: Workers = 1,
+    workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards.
@@ -115,6 +120,8 @@ def run(
         "epochs": epochs,
         "metrics": () if metrics is None else metrics,
         "workers": workers,
+        "executor": executor,
+        "address": address,
         "progress": reporter(),
     }
     done: Run | SuiteRun
@@ -128,9 +135,9 @@ def run(
         for option, value in (
             *(("--tune", tune), ("--limit", limit)),
             *(("--epochs", epochs), ("--metrics", metrics)),
-            ("--workers", None if workers == 1 else workers),
         ):
             again += f" {option} {shlex.quote(str(value))}" if value is not None else ""
+        again = " ".join([again, *map(shlex.quote, executor_words(executor, address, workers))])
         say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
     except OfflineError as error:

@@ -11,7 +11,15 @@ import typer
 
 from oodbench.cli.display import console, finish, reporter, say
 from oodbench.cli.evaluation_options import Texts, by_name, names, read_request, taps_by_model
-from oodbench.cli.parameters import Device, Plugins, Workers, given_path
+from oodbench.cli.parameters import (
+    Address,
+    Device,
+    Executor,
+    Plugins,
+    Workers,
+    executor_words,
+    given_path,
+)
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 
 if TYPE_CHECKING:
@@ -21,6 +29,10 @@ if TYPE_CHECKING:
 
 _ADDED = {"methods", "metrics"}
 """Options that add to an evaluation that is resumed."""
+
+
+_Executor = tuple[str, str | None, int | None]
+"""Name, address and number of workers."""
 
 
 def _option(name: str, metavar: str, text: str) -> Any:
@@ -108,7 +120,9 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an evaluation; needs no other option.")
     ] = False,
-    workers: Workers = 1,
+    workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Evaluate detectors on your own model and folders of images.
@@ -116,9 +130,12 @@ def evaluate(
     Makes a benchmark of them in the folder content/ of the run directory, and runs it: reports,
     comparisons and `oodbench run --plugins RUN/content NAME` work as for any benchmark.
     """
+    from oodbench import argument_checks
     from oodbench.process import prepare_process
 
     prepare_process()  # before torch is loaded
+    place = (executor, address, workers)
+    argument_checks.executor(*place)
     given = {
         "model": model,
         "checkpoint": checkpoint,
@@ -140,7 +157,7 @@ def evaluate(
     }
     given = {key: value for key, value in given.items() if value is not None}
     if resume and file is None and not given.keys() - _ADDED:
-        _carry_on(_resumed_folder(out), plugins, device, workers, given, dry_run=dry_run)
+        _carry_on(_resumed_folder(out), plugins, device, place, given, dry_run=dry_run)
         return
     if resume and file is None and not given.keys() & {"id", "ood"}:
         others = ", ".join(f"--{key.replace('_', '-')}" for key in given if key not in _ADDED)
@@ -150,7 +167,7 @@ def evaluate(
             "Leave it out, or start another evaluation in another folder with --out.",
         )
     request, folder = read_request(file, given)
-    _begin(request, folder, plugins, device, workers, out, resume=resume, dry_run=dry_run)
+    _begin(request, folder, plugins, device, place, out, resume=resume, dry_run=dry_run)
 
 
 def _begin(
@@ -158,7 +175,7 @@ def _begin(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
-    workers: int,
+    executor: _Executor,
     out: Path | None,
     *,
     resume: bool,
@@ -198,7 +215,7 @@ def _begin(
     place = out or new_folder(content.name)
     with held(place):
         content.write(place / CONTENT)  # again, if it was lost
-    _run(content.name, place, plugins, device, workers, None, (), resume=resume)
+    _run(content.name, place, plugins, device, executor, None, (), resume=resume)
 
 
 def _show(plan: Plan, notes: tuple[str, ...], *, dry_run: bool) -> None:
@@ -281,7 +298,7 @@ def _carry_on(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
-    workers: int,
+    executor: _Executor,
     given: dict[str, Any],
     *,
     dry_run: bool,
@@ -301,7 +318,7 @@ def _carry_on(
         )
         _show(plan, (), dry_run=True)
         return
-    _run(name, folder, plugins, device, workers, methods, given.get("metrics", ()), resume=True)
+    _run(name, folder, plugins, device, executor, methods, given.get("metrics", ()), resume=True)
 
 
 def _begun_name(folder: Path) -> str:
@@ -332,7 +349,7 @@ def _run(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
-    workers: int,
+    executor: _Executor,
     methods: list[str] | None,
     metrics: Any,
     *,
@@ -351,13 +368,15 @@ def _run(
             plugins=[*(plugins or ()), folder / CONTENT],
             resume=resume,
             metrics=metrics,
-            workers=workers,
+            executor=executor[0],
+            address=executor[1],
+            workers=executor[2],
             progress=reporter(),
         )
     except InterruptedRun as stop:
         words = ["oodbench", "evaluate", "--resume", "--out", str(stop.folder)]
         words += ["--device", device] if device != "auto" else []
-        words += ["--workers", str(workers)] if workers > 1 else []
+        words += executor_words(*executor)
         for plugin in plugins or ():
             words += ["--plugins", str(plugin)]
         words += ["--methods", ",".join(methods)] if methods else []

@@ -129,6 +129,8 @@ def _named_as_option(message: str) -> str:
         "limit",
         "epochs",
         "workers",
+        "executor",
+        "address",
     ):
         return message
     return f"--{argument.replace('_', '-')}{colon}{rest}"

@@ -58,7 +58,7 @@ DataRoot = Annotated[
     ),
 ]
 Workers = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--workers",
         metavar="N",
@@ -66,6 +66,31 @@ Workers = Annotated[
         help="Models and seeds to compute at once, each with its share of the cores or GPUs.",
     ),
 ]
+Executor = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Where to compute: on this machine, or on a Ray cluster (docs/workers.md).",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        help="The Ray cluster. Default: RAY_ADDRESS, else one of this machine alone.",
+    ),
+]
+
+
+def executor_words(executor: str, address: str | None, workers: int | None) -> list[str]:
+    """The options of an executor in the command that continues a run."""
+    words = ["--executor", executor] if executor != "local" else []
+    words += ["--address", address] if address is not None else []
+    return words + (["--workers", str(workers)] if workers is not None else [])
+
+
 Benchmark = Annotated[
     str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file; also of a suite.")
 ]

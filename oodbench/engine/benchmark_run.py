@@ -195,6 +195,7 @@ class _Run:
             todo,
             weights=self.checkpoints.get(f"{model}/seed{seed}"),
             predictions=self.directory.read_predictions(model, seed) if predicted else None,
+            checkpoint=self.models.cached_path(model, seed),
         )
 
     # --- results of cells ------------------------------------------------------------------------
@@ -286,6 +287,7 @@ class _Run:
             self.device,
             self.data_root,
             self.work.run_id,
+            self.work.checksum,
         )
 
     @cached_property

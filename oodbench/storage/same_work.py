@@ -54,6 +54,12 @@ class Work:
         """Digest of benchmark, data and package version: the results of equal ids can be mixed."""
         return run_id_of(self.benchmark.identity(), self.data, __version__)
 
+    @property
+    def checksum(self) -> str:
+        """Digest of all, for another process that has to have the same."""
+        files = {"detectors": dict(self.detectors), "fitted_on": dict(self.fitted_on)}
+        return digest(self.run_id, canonical_json(files))
+
     def difference(self, held: RunDescription) -> str | None:
         """How the work of a run on disk differs, as "a run ..."; None if its results can be mixed.
 

@@ -14,6 +14,7 @@ from oodbench.data.store.availability import dataset_state
 from oodbench.data.store.download import OfflineError, offline
 from oodbench.data.store.locations import root_folder
 from oodbench.errors import UserError, counted, did_you_mean
+from oodbench.files import cache_folder
 from oodbench.models import head_info
 from oodbench.models.classifier import Classifier
 from oodbench.models.registry import AUXILIARY_HINT, auxiliary_problem
@@ -63,6 +64,12 @@ class ModelStore:
         if self.is_published(model):
             return "checkpoint of the benchmark"
         return "checkpoint from the cache" if self.key(model, seed).path.exists() else "trained"
+
+    def cached_path(self, model: str, seed: int) -> str:
+        """Path of a model's checkpoint in the cache, with "/"; "" of published weights."""
+        if self.is_published(model):
+            return ""
+        return self.key(model, seed).path.relative_to(cache_folder()).as_posix()
 
     def key(self, model: str, seed: int) -> CheckpointKey:
         """The key of a model's checkpoint."""

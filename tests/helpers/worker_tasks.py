@@ -18,6 +18,7 @@ class Answer:
 
     label: str
     threads: bool = False
+    files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
         say.detail("thinking")
@@ -37,6 +38,7 @@ class Killed:
     label: str
     times: int
     counter: Path
+    files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
         before = len(self.counter.read_text()) if self.counter.exists() else 0
@@ -52,6 +54,7 @@ class Raises:
 
     after: Path
     label: str = "raises"
+    files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
         while not self.after.exists() or not self.after.read_text():
@@ -68,6 +71,7 @@ class Waits:
     label: str
     started: Path
     stopped: Path
+    files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
         self.started.write_text(str(os.getpid()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from oodbench.engine.model_evaluation import evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
-from oodbench.errors import counted
+from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
@@ -59,10 +60,20 @@ class CellEvaluator:
 
     @classmethod
     def of(cls, grid: Grid, say: Reporter) -> CellEvaluator:
-        """As in the process that began the run, with images and models that are read again."""
-        data = provenance.data_of(grid.plan, grid.data_root, say)
+        """As in the process that began the run, with images and models that are read again.
+
+        Raises:
+            UserError: if data or detectors differ from those of the run, as on another machine.
+        """
+        data, catalog = provenance.data_of(grid.plan, grid.data_root, say), Catalog(grid.plugins)
+        if provenance.work_of(grid.plan, catalog, data).checksum != grid.work:
+            raise UserError(
+                f"Data sets or detectors on {socket.gethostname()} are not those that the run was "
+                "begun with: their checksums differ.",
+                "Give all machines the same files, and do not change them during a run.",
+            )
         models = ModelStore(grid.plan.benchmark, data, grid.device, say)
-        return cls(grid, Catalog(grid.plugins), data, models, say)
+        return cls(grid, catalog, data, models, say)
 
     def result(self, cell: Cell) -> CellResult:
         """Train or read the classifier of a cell, and evaluate the methods that are not finished.
@@ -238,6 +249,11 @@ class CellTask:
     def label(self) -> str:
         """The name in messages."""
         return self.cell.label
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The checkpoint of a model that is trained."""
+        return (self.cell.checkpoint,) if self.cell.checkpoint else ()
 
     def run(self, say: Reporter) -> CellResult:
         """Evaluate the cell.

@@ -30,6 +30,7 @@ class Grid:
         device: where to compute; "cuda" without an index is the current GPU of a process.
         data_root: folder of the data sets that do not come built in.
         run_id: identity of the run, for records.
+        work: checksum of data and detectors (`Work.checksum`).
     """
 
     key: str
@@ -38,6 +39,7 @@ class Grid:
     device: torch.device
     data_root: Path | None
     run_id: str
+    work: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Cell:
         todo: names of the methods that are not finished.
         weights: checksum of the weights that the others were scored with; None without any.
         predictions: as stored; None if they are not.
+        checkpoint: path of its checkpoint in the cache; "" of published weights.
     """
 
     model: str
@@ -57,6 +60,7 @@ class Cell:
     todo: tuple[str, ...]
     weights: str | None = None
     predictions: Mapping[str, Predictions] | None = None
+    checkpoint: str = ""
 
     @property
     def label(self) -> str:

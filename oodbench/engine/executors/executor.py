@@ -21,6 +21,14 @@ class Task(Protocol[Covariant]):
         """The name in messages."""
         ...
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths in the cache, with "/", of files that it reads if they are there, and makes if not.
+
+        Executors on other machines take them there and back.
+        """
+        ...
+
     def run(self, say: Reporter) -> Covariant:
         """Do the work.
 
@@ -37,7 +45,7 @@ class Ended(Generic[Result]):
     Attributes:
         task: the task.
         result: its result; None if it is lost.
-        lost: why it is lost: no worker lived to its end, on two tries; "" if it is not.
+        lost: why it is lost: no worker lived to its end, on all tries; "" if it is not.
     """
 
     task: Task[Result]
@@ -49,7 +57,7 @@ class Executor(Protocol[Result]):
     """Runs tasks: submit them, then take their results as they come.
 
     Leaving its context cancels all tasks that have not ended; the work of a cancelled task stops
-    within seconds. An executor runs a task again, once, after the worker that ran it was lost.
+    within seconds. An executor runs a task again after the worker that ran it was lost.
     Results are given in the process that submits, which alone stores them.
 
     Attributes:

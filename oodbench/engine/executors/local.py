@@ -30,13 +30,22 @@ def local_executor(
     """
     if workers == 1:
         return InProcess
+    check_importable(classes)
+    return functools.partial(WorkerProcesses, workers=workers, device=device)
+
+
+def check_importable(classes: Iterable[type]) -> None:
+    """Check that other processes can import classes.
+
+    Raises:
+        UserError: if one is of a script, a notebook or a function.
+    """
     for cls in classes:
         file = PathFinder.find_spec(cls.__module__.partition(".")[0])
         if file is None or cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
             raise UserError(
                 f"Worker processes cannot import the class {cls.__qualname__}: it is defined in a "
                 "notebook, a script or a function.",
-                "Write it into a file of its own and pass its folder (plugins=[...]), or use one "
-                "worker.",
+                "Write it into a file of its own and pass its folder (plugins=[...]), or use the "
+                "local executor with one worker.",
             )
-    return functools.partial(WorkerProcesses, workers=workers, device=device)

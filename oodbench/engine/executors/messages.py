@@ -1,12 +1,14 @@
 """Messages between the process of a run and its workers: pickles with their length, over pipes.
 
-Both ends are this program on this machine; nothing that is read from a file or a network gets here.
+Both ends of a pipe are this program on this machine; nothing that is read from a file or a network
+gets here.
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
+import traceback
 from typing import IO, Any
 
 _LENGTH = struct.Struct("<Q")
@@ -20,6 +22,17 @@ def encoded(message: Any) -> bytes:
     """
     content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(content)) + content
+
+
+def portable(error: Exception) -> Exception:
+    """An error that can be sent, with its traceback as a note."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        encoded(error)
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"In a worker process:\n{trace}")
+    return error
 
 
 def received(pipe: IO[bytes]) -> Any:

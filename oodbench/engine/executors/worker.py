@@ -13,12 +13,11 @@ import queue
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Never
 
-from oodbench.engine.executors.messages import encoded, received
+from oodbench.engine.executors.messages import encoded, portable, received
+from oodbench.engine.executors.sent_progress import SentProgress
 from oodbench.errors import UserError
 from oodbench.process import prepare_process
 
@@ -26,8 +25,8 @@ _SECONDS_TO_STOP = 4.0
 """A cancelled worker has this time to keep the state of its training."""
 
 
-class _Telling:
-    """A reporter that sends everything to the process of the run."""
+class _Answers:
+    """Sends messages to the process of the run."""
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
@@ -38,25 +37,6 @@ class _Telling:
         with self._lock:
             while view:
                 view = view[self._pipe.write(view) :]
-
-    @contextmanager
-    def work(self, total: int) -> Iterator[None]:
-        yield
-
-    def stage(self, text: str) -> None:
-        self.send("detail", text)
-
-    def detail(self, text: str) -> None:
-        self.send("detail", text)
-
-    def done(self, text: str) -> None:
-        self.send("detail", text)
-
-    def result(self, text: str) -> None:
-        self.send("result", text)
-
-    def warn(self, text: str) -> None:
-        self.send("warn", text)
 
 
 def main(settings: Mapping[str, Any]) -> None:
@@ -70,11 +50,12 @@ def main(settings: Mapping[str, Any]) -> None:
     prepare_process()
     if settings["level"] is not None:
         logging.basicConfig(level=settings["level"])
-    sys.breakpointhook = _no_debugger
+    sys.breakpointhook = no_debugger
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     inside, outside = _own_pipes()
     threading.Thread(target=_read, args=(inside, tasks), daemon=True).start()
-    say = _Telling(outside)
+    answers = _Answers(outside)
+    say = SentProgress(answers.send)
     if settings["gpu"] is not None:
         import torch
 
@@ -83,9 +64,9 @@ def main(settings: Mapping[str, Any]) -> None:
         if "torch" in sys.modules:  # it may take fewer threads than OpenMP does
             sys.modules["torch"].set_num_threads(settings["threads"])
         try:
-            say.send("ended", task.run(say))
+            answers.send("ended", task.run(say))
         except Exception as error:
-            say.send("raised", _portable(error))
+            answers.send("raised", portable(error))
 
 
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -127,20 +108,14 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(1)
 
 
-def _no_debugger(*args: Any, **named: Any) -> None:
+def no_debugger(*args: Any, **named: Any) -> None:
+    """In the place of `sys.breakpointhook`.
+
+    Raises:
+        UserError: unless breakpoints are switched off.
+    """
     if os.environ.get("PYTHONBREAKPOINT") != "0":
         raise UserError(
             "breakpoint(): a worker process has no terminal.",
             "Debug with one worker (--workers 1).",
         )
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that can be sent, with its traceback as a note."""
-    trace = "".join(traceback.format_exception(error))
-    try:
-        encoded(error)
-    except Exception:
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(f"In a worker process:\n{trace}")
-    return error

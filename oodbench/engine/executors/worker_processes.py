@@ -22,6 +22,7 @@ import torch
 
 from oodbench.engine.executors.executor import Ended, Result, Task
 from oodbench.engine.executors.messages import encoded, received
+from oodbench.engine.executors.sent_progress import ShownProgress
 from oodbench.progress import Reporter
 
 _LOOK_AFTER = 0.5
@@ -59,7 +60,7 @@ class WorkerProcesses(Generic[Result]):
         self._again: deque[Task[Result]] = deque()
         self._workers: list[_Worker[Result]] = []
         self._messages: queue.Queue[tuple[_Worker[Result], str, Any]] = queue.Queue()
-        self._rows: dict[str, str] = {}
+        self._shown = ShownProgress(say)
 
     def submit(self, task: Task[Result]) -> None:
         """Queue a task; it starts when a worker is free."""
@@ -81,17 +82,13 @@ class WorkerProcesses(Generic[Result]):
                 self._free.append(worker.place)
             if task is None:
                 continue
-            if kind == "detail":
-                self._show(task.label, content)
-            elif kind == "result":
-                self._say.result(f"{task.label}: {content}")
-            elif kind == "warn":
-                self._say.warn(content)
+            if kind in ("detail", "result", "warn"):
+                self._shown.take(task.label, kind, content)
             elif kind == "raised":
                 raise content
             else:
                 worker.task = None
-                self._show(task.label, None)
+                self._shown.row(task.label, None)
                 if kind == "ended":
                     yield Ended(task, content)
                 elif task in tried:
@@ -121,7 +118,7 @@ class WorkerProcesses(Generic[Result]):
                 begins = ""
             task = (self._waiting or self._again).popleft()
             idle.give(task)
-            self._show(task.label, begins)
+            self._shown.row(task.label, begins)
             given = True
         return given
 
@@ -132,14 +129,6 @@ class WorkerProcesses(Generic[Result]):
                 return self._messages.get(timeout=_LOOK_AFTER)
             for worker in self._workers:
                 worker.look_after()
-
-    def _show(self, label: str, text: str | None) -> None:
-        """Show the progress of a task; None when it has ended."""
-        if text is None:
-            self._rows.pop(label, None)
-        else:
-            self._rows[label] = text
-        self._say.detail("\n".join(": ".join(filter(None, row)) for row in self._rows.items()))
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,107 @@
+"""Tasks and a run on a Ray cluster of this machine; what is said when there is no Ray."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.commands import Command
+from helpers.finished_run import check_same, description, run
+from helpers.notes import Notes
+from helpers.worker_tasks import Answer, Killed
+
+from oodbench.engine.executors import ray_executor
+from oodbench.engine.executors.ray_executor import RayExecutor
+from oodbench.errors import UserError
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.usefixtures("content")
+def test_tasks_and_a_run(complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is killed; then the nodes have another cache than the run, with its checkpoints."""
+    pytest.importorskip("ray", reason="Ray has no wheels for this platform")
+    notes = Notes()
+    executor: RayExecutor[Any] = RayExecutor(notes, address="local", workers=2, device=CPU)
+    with executor:
+        assert (executor.workers, executor.sharing, executor.threads) == (2, 2, 1)
+        for task in (Answer("a", threads=True), Killed("once", 1, tmp_path / "once")):
+            executor.submit(task)
+        ended = {each.task.label: each for each in executor.ended()}
+        assert set(ended) == {"a", "once"}
+        label, process, threads = ended["a"].result
+        assert (label, threads, process == os.getpid()) == ("a", 1, False)
+        assert ended["once"].result == ("once", 1, 0)
+        said = "\n".join(notes.warnings)
+        assert "a warns" in said
+        assert "once: its worker process was ended; it is tried again" in said
+        assert "a on " in "\n".join(notes.details), "the line of a task names its node"
+
+        cache = tmp_path / "cache"
+        monkeypatch.setenv("OODBENCH_CACHE", str(cache))
+        done = run(tmp_path / "run", executor="ray", workers=2)  # on the same cluster
+        assert done.complete, done.failures
+        check_same(done.folder, complete)
+        environment = description(done.folder)["environment"]
+        assert (environment["threads"], environment["workers"]) == (1, 2)
+        trained = sorted(cache.glob("checkpoints/*.safetensors"))
+        assert len(trained) == 4, "the checkpoints came back from the nodes"
+
+        monkeypatch.setattr(ray_executor, "_TRIES", 1)
+        executor.submit(Killed("always", 9, tmp_path / "always"))
+        (lost,) = executor.ended()
+        assert (lost.result, lost.lost) == (None, "its worker process was ended, 1 times")
+
+
+def test_what_a_task_raises(tmp_path: Path) -> None:
+    """Without a cluster: the function that a worker runs gives the error back."""
+    from oodbench.engine.executors import ray_worker
+    from oodbench.engine.executors.node_cache import CacheOfRun
+
+    pytest.importorskip("ray")
+    settings = ray_worker.Settings(
+        1, CacheOfRun.here(), ray_worker.versions() | {"torch": "0.1"}, ("oodbench",), None
+    )
+    answer = ray_worker.work(b"", 0, settings, board=None)
+    assert isinstance(answer.error, UserError)
+    assert "torch is" in answer.error.message
+    assert "0.1" in answer.error.message
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "No Ray cluster can be reached at 127.0.0.1:1"),
+        ("ray://127.0.0.1:10001", "expected HOST:PORT"),
+        ("head", "expected HOST:PORT"),
+        ("127.0.0.1:99999", "No Ray cluster can be reached"),
+    ],
+)
+def test_addresses_without_a_cluster(address: str, said: str, command: Command) -> None:
+    pytest.importorskip("ray")
+    started = time.monotonic()
+    done = command("run", "digits", "--executor", "ray", "--address", address, "--device", "cpu")
+    assert time.monotonic() - started < 60
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.splitlines()) == 2
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="not installed") as raised:
+        ray_executor.ray_executor(None, 1, CPU)
+    assert "oodbench[ray]" in raised.value.hint
+
+
+def test_arguments_that_contradict(command: Command) -> None:
+    assert "local or ray" in command("run", "digits", "--executor", "slurm").err
+    assert "--executor ray" in command("run", "digits", "--address", "auto").err
+    with pytest.raises(UserError, match="Ray chooses the GPU"):
+        ray_executor.ray_executor(None, 1, torch.device("cuda:1"))
