@@ -177,13 +177,13 @@ class RayExecutor(Generic[Result]):
                 root.level if root.handlers else None,
             )
         )
-        self._work = ray.remote(ray_worker.work).options(
+        self._work = ray.remote(
             num_cpus=share.cores,
             num_gpus=share.gpus,
             memory=share.memory or None,
             max_retries=0,  # they are counted and reported here
             scheduling_strategy="SPREAD",
-        )
+        )(ray_worker.work)
         return share
 
     def submit(self, task: Task[Result]) -> None:
