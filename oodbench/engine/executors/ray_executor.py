@@ -232,7 +232,7 @@ class RayExecutor(Generic[Result]):
             )
             self._tries.append(tried)
             self._running[reference] = tried
-            self._shown.row(tried.row, f"waits for {self._share.cores} free cores")
+            self._shown.row(tried.row, f"waits for {counted(self._share.cores, 'free core')}")
             given = True
         return given
 
