@@ -264,7 +264,7 @@ def _runner(
     """
     from oodbench.engine.benchmark_run import run as carry_out
     from oodbench.engine.device import find_device
-    from oodbench.engine.executors.selection import executor_of
+    from oodbench.engine.executors.executor_choice import executor_of
     from oodbench.report.figures import gallery
     from oodbench.report.writers.run_files import write_reports
 

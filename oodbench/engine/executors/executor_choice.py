@@ -1,4 +1,4 @@
-"""Selection of an executor by name."""
+"""Choice of an executor by name."""
 
 from __future__ import annotations
 
