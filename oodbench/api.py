@@ -33,6 +33,7 @@ from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     from oodbench.detector import Detector
+    from oodbench.engine.executors.executor import MakeExecutor
     from oodbench.run_comparison.changes import RunComparison
 
 _NOTHING_TO_RESUME = "There is nothing to resume in {folder}: a new run begins there."
@@ -275,14 +276,11 @@ def _runner(
     place = find_device(device)
     name, address, workers = executor
 
-    def executor_for(cells: int) -> ExecutorFactory:
+    def executor_for(cells: int) -> MakeExecutor[Any]:
         """No more workers than cells: each has a larger share, and its times are its own."""
+        most = None if workers is None else min(workers, cells)
         return executor_of(
-            name,
-            address=address,
-            workers=None if workers is None else min(workers, cells),
-            device=place,
-            classes=catalog.classes,
+            name, address=address, workers=most, device=place, classes=catalog.classes
         )
 
     executor_for(workers or 1)  # errors come before any work

@@ -175,6 +175,7 @@ class RayExecutor(Generic[Result]):
                 ray_worker.versions(),
                 tuple(sys.argv),
                 root.level if root.handlers else None,
+                tuple(sys.path),
             )
         )
         self._work = ray.remote(

@@ -56,6 +56,7 @@ class Settings:
         versions: versions of what decides the results, there.
         argv: its arguments.
         level: its level of logging, None if the program logs nothing.
+        path: folders that it imports modules from; those that a node has not are left out there.
     """
 
     threads: int
@@ -63,6 +64,7 @@ class Settings:
     versions: Mapping[str, str]
     argv: tuple[str, ...]
     level: int | None
+    path: tuple[str, ...] = ()
 
 
 class Board:
@@ -150,6 +152,7 @@ def _prepare(settings: Settings) -> None:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
     prepare_process()
     sys.argv[:] = settings.argv
+    sys.path += [each for each in settings.path if each not in sys.path and Path(each).is_dir()]
     sys.breakpointhook = no_debugger
     if settings.level is not None:
         logging.basicConfig(level=settings.level)
