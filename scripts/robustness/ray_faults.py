@@ -26,7 +26,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from robustness.kill_and_resume import _difference
+from robustness.small_content import difference
 
 VICTIMS = ("worker", "raylet", "driver")
 
@@ -52,7 +52,7 @@ def main() -> int:
             victim, moment = VICTIMS[number % len(VICTIMS)], generator.uniform(0, seconds)
             out, cache = place / f"run{number}", place / f"cache{number}"
             found = _once(command, out, cache, victim, moment)
-            wrong = _difference(out, expected)
+            wrong = difference(out, expected)
             same += not wrong
             print(
                 f"{number + 1:3}/{options.times}  {victim:6} killed at {moment:6.1f} s  "

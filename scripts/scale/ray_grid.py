@@ -20,7 +20,7 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from robustness.kill_and_resume import _difference
+from robustness.small_content import difference
 
 BENCHMARKS = ("first", "second")
 CONTENT = """\
@@ -66,7 +66,7 @@ def main() -> int:
         finally:
             cluster.shutdown()
         wrong = {
-            benchmark: _difference(place / "ray" / benchmark, place / "local" / benchmark)
+            benchmark: difference(place / "ray" / benchmark, place / "local" / benchmark)
             for benchmark in BENCHMARKS
         }
         print(f"local {local:.1f} s, Ray {on_ray:.1f} s, ratio {on_ray / local:.2f}")
