@@ -147,7 +147,13 @@ def _given_order(request: EvaluationRequest, folder: Path) -> tuple[str, ...] | 
             "Give a text file with the name of a class folder a line, in the order of the model's "
             f"outputs, or {FOLDERS_AS_THEY_ARE}.",
         ) from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UserError(
+            f"--classes: {request.classes} names no class.",
+            "Write the name of a class folder a line, in the order of the model's outputs.",
+        )
+    return names
 
 
 def _model(name: str, model: RequestedModel, folder: Path) -> dict[str, Any]:

@@ -234,6 +234,7 @@ WRONG = {
         ("error: --transform: expected model, imagenet, a size",),
     ),
     "class not in the list": (("--classes", "two.txt"), ("'red' is not in the order",)),
+    "empty list of classes": (("--classes", "empty.txt"), ("empty.txt names no class",)),
     "no list of classes": (("--classes", "no.txt"), ("--classes: cannot read no.txt",)),
     "another order of classes": (
         ("--model", "net.py:permuted"),
@@ -257,6 +258,7 @@ def wrong_files(sets: Path) -> None:
     write_images(sets / "sizes", 1, 0)
     Image.new("RGB", (9, 8)).save(sets / "sizes" / "wide.png")
     (sets / "two.txt").write_text("blue\ngreen\nyellow\n")
+    (sets / "empty.txt").write_text("\n")
     torch.save(torch.nn.Linear(4, 3).state_dict(), sets / "other.pt")
 
 
