@@ -231,9 +231,11 @@ def _settings(subject: Subject) -> Iterator[tuple[dict[str, Any], Detector]]:
         for value in _choices(types.get(name)):
             if name not in subject.search_space and value != getattr(subject.fitted, name):
                 try:
-                    yield {name: value}, subject.learned(**{name: value})
+                    detector = subject.learned(**{name: value})
                 except ValueError:  # not with the defaults of the others, or on planted outputs
                     continue
+                if detector.info.needs == subject.fitted.info.needs:  # else it is not fitted yet
+                    yield {name: value}, detector
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

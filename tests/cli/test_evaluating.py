@@ -173,7 +173,11 @@ def test_interrupted_it_keeps_what_is_done_and_continues(
 ) -> None:
     out = tmp_path / "run"
     models = ("--model", "A=net.py:build", "--model", "B=net.py:build", "--normalization", "none")
-    process = start("evaluate", *models, *DATA, "--out", out, cwd=sets)
+    process = start(
+        *("evaluate", *models, *DATA, "--out", out),
+        cwd=sets,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
+    )
     assert process.stderr is not None
     said = []
     for line in process.stderr:

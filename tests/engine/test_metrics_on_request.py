@@ -61,6 +61,7 @@ def without_predictions(folder: Path) -> None:
     path = folder / "run.json"
     content = json.loads(path.read_text())
     content["files"] = {k: v for k, v in content["files"].items() if "predictions" not in k}
+    del content["seal"]
     path.write_text(json.dumps(content))
 
 

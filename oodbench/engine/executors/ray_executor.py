@@ -339,6 +339,7 @@ def _connect(address: str | None, workers: int | None) -> bool:
         gpus = torch.cuda.device_count()
         cores = max(torch.get_num_threads(), workers or 1, gpus)
         options |= {"num_cpus": cores, "include_dashboard": False}
+    debugger = os.environ.get("PYTHONBREAKPOINT")
     for start in range(1, _STARTS + 1):
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
@@ -348,7 +349,17 @@ def _connect(address: str | None, workers: int | None) -> bool:
             # A busy machine may not start a node in the half minute that Ray gives it.
             if options["address"] != "local" or start == _STARTS:
                 raise _unusable(options["address"], error) from error
+        finally:
+            _keep_debugger(debugger)
     raise AssertionError
+
+
+def _keep_debugger(name: str | None) -> None:
+    """Undo that Ray makes breakpoint() start its own debugger, in processes started later, too."""
+    if name is None:
+        os.environ.pop("PYTHONBREAKPOINT", None)
+    else:
+        os.environ["PYTHONBREAKPOINT"] = name
 
 
 def _unusable(address: str, error: Exception) -> UserError:

@@ -213,6 +213,7 @@ def test_ctrl_c_leaves_whole_lines(artifact: Path, images: Path, tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
     )
     out = tmp_path / "s.csv"
     ended = time.monotonic() + 120

@@ -28,9 +28,13 @@ def test_tasks_and_a_run(complete: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """A worker is killed; then the nodes have another cache than the run, with its checkpoints."""
     pytest.importorskip("ray", reason="Ray has no wheels for this platform")
     notes = Notes()
-    executor: RayExecutor[Any] = RayExecutor(notes, address="local", workers=2, device=CPU)
+    try:
+        executor: RayExecutor[Any] = RayExecutor(notes, address="local", workers=2, device=CPU)
+    except UserError as error:  # Ray gives a node half a minute, which a busy machine may exceed
+        pytest.skip(f"no node of Ray starts on this machine: {error.message}")
     with executor:
         assert (executor.workers, executor.sharing, executor.threads) == (2, 2, 1)
+        assert "PYTHONBREAKPOINT" not in os.environ, "breakpoint() starts the debugger it did"
         for task in (Answer("a", threads=True), Killed("once", 1, tmp_path / "once")):
             executor.submit(task)
         ended = {each.task.label: each for each in executor.ended()}
