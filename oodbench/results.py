@@ -181,7 +181,8 @@ class Run:
         return StoredScores(
             validation={name: each["id"] for name, each in validation.items() if "id" in each},
             scores={key[0]: joined(self.scores(*key), board.csid) for key in keys},
-            heading=f"{board.benchmark}, seed {seed}" if several else board.benchmark,
+            heading=board.benchmark,
+            seed=seed if several else None,
             images=images_at_hand(self._directory.read_description()),
         )
 

@@ -184,9 +184,12 @@ def test_figures_of_a_board(board: Leaderboard) -> None:
     sets = [each.name for each in board.ood_sets]
     one = scores(["x"])["x"]
     by_set: Mapping[str, NDArray[np.float64]] = {"id": one["id"], **dict.fromkeys(sets, one["far"])}
-    stored = StoredScores(scores=dict.fromkeys(methods, by_set), heading="run")
+    stored = StoredScores(scores=dict.fromkeys(methods, by_set), heading="run", seed=0)
     found = gallery.of_scores(board, stored)
     assert [*found] == ["roc", "scores", "quality-cost"]
+    assert found["roc"].get_suptitle() == "run, seed 0: ROC curves"
+    title = found["quality-cost"].get_suptitle()
+    assert title == "run: quality against cost", "quality and cost are means over the seeds"
     assert FPR in board.metrics
     page = board.to_html({"quality-cost": found["quality-cost"]})
     assert page.count("<svg") == 1

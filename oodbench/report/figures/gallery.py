@@ -57,13 +57,15 @@ class StoredScores:
 
     Attributes:
         scores: method -> data set -> scores; "id" has those of all images that count as ID.
-        heading: names what was evaluated, and the seed where there are several.
+        heading: names what was evaluated.
+        seed: the seed, where there are several.
         validation: method -> scores of ID validation images, where they are stored.
         images: gives images of a data set, where they are at hand.
     """
 
     scores: Mapping[str, Scores]
     heading: str
+    seed: int | None = None
     validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     images: Images | None = None
 
@@ -117,7 +119,8 @@ def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]
     from oodbench.report.figures import confusable_images, cost_plot, score_plots
 
     found: dict[str, Figure] = {}
-    heading, named = stored.heading, highlighted(board, stored.scores)
+    named = highlighted(board, stored.scores)
+    heading = stored.heading + (f", seed {stored.seed}" if stored.seed is not None else "")
     sets = [each.name for each in board.ood_sets]
     if named:
         found[ROC] = score_plots.roc_curves(stored.scores, named, heading, sets)
@@ -130,7 +133,7 @@ def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]
             stored.validation,
         )
     if len(cost_plot.points(board)) > 1:
-        found[COST] = cost_plot.quality_against_cost(board, named, heading)
+        found[COST] = cost_plot.quality_against_cost(board, named, stored.heading)
     if named and stored.images is not None:
         drawn = confusable_images.confusable_images(
             stored.scores[named[0]], stored.images, named[0], heading, sets
