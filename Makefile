@@ -42,7 +42,7 @@ leaderboard: $(INSTALLED) ## make the committed leaderboard again, from a clean 
 	rm -rf $(BOARD)
 	mv runs/board $(BOARD)
 
-detectors-page: $(INSTALLED) ## make the tables of docs/detectors.md again, from the detectors' declarations
+detectors-page: $(INSTALLED) ## make the tables of docs/reference/detectors.md again, from the detectors' declarations
 	$(BIN)/python scripts/detectors_page.py
 
 schemas: $(INSTALLED)    ## make docs/schemas again: JSON Schemas of the YAML files

@@ -97,7 +97,7 @@ def test_the_evaluation_that_is_shown_runs_on_plain_folders_of_any_sizes(
 
 
 def test_architecture_names_modules_that_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     names = {
         name
         for name in re.findall(r"`([\w/.]+)`", text)

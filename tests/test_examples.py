@@ -32,7 +32,7 @@ KINDS = {  # the needs that each kind of detector has an example for
 def documented() -> dict[str, str]:
     """Name -> text of every detector that a document shows whole."""
     found = {}
-    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for block in re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL):
             if name := re.search(r"^@register\(\s*\"(\w+)\"", block, flags=re.MULTILINE):
                 found[name[1]] = block

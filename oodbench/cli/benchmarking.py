@@ -78,7 +78,7 @@ def run(
         typer.Option(
             "--metrics",
             metavar="A,B|all",
-            help="Metrics on request: aurc, oscr, acceptance, ece ... (docs/metrics.md).",
+            help="Metrics on request: aurc, oscr, acceptance, ece ... (docs/reference/metrics.md).",
         ),
     ] = None,
     workers: Workers = None,

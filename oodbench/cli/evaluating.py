@@ -83,7 +83,8 @@ def evaluate(
         str | None, _option("--tune", "A,B|all", "Detectors to tune. Default: none.")
     ] = None,
     metrics: Annotated[
-        str | None, _option("--metrics", "A,B|all", "Metrics on request (docs/metrics.md).")
+        str | None,
+        _option("--metrics", "A,B|all", "Metrics on request (docs/reference/metrics.md)."),
     ] = None,
     transform: Annotated[
         str | None,

@@ -4,9 +4,9 @@
 
 All runs share one cache: a checkpoint is trained once (on a CPU, the last digits of its weights
 depend on the number of threads). Scores have to be equal bit for bit, and records to the last
-character. Two exceptions are those of docs/architecture.md: between numbers of threads, scores of
-detectors that decompose matrices may differ by 1e-12 of their largest value, and values of records
-by 1e-9. The exit code is 1 if anything else differs.
+character. Two exceptions are those of docs/explanation/architecture.md: between numbers of threads,
+scores of detectors that decompose matrices may differ by 1e-12 of their largest value, and values
+of records by 1e-9. The exit code is 1 if anything else differs.
 """
 
 from __future__ import annotations

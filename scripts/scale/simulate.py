@@ -9,7 +9,7 @@ of computing, decoding and its share of the storage lets it.
 
 Passes, methods and images are those of the plans of `oodbench run openood`; the large grid is made
 of the plan of `openood-imagenet`. Rates and where they are from: `rates.yaml`. Prints the table of
-docs/scale.md.
+docs/explanation/scale.md.
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ HEADERS = [
 
 
 def table(rates: Rates) -> str:
-    """The table of docs/scale.md, in Markdown."""
+    """The table of docs/explanation/scale.md, in Markdown."""
     rows, everything = [], []
     for name, cells in openood_cells(rates):
         rows.append(row(name, cells, rates))

@@ -216,7 +216,7 @@ def test_conformance(name: str, combine: str) -> None:
 
 
 def test_the_guide_s_detector_works(tmp_path: Path) -> None:
-    guide = Path(__file__).parents[2] / "docs" / "writing-a-detector.md"
+    guide = Path(__file__).parents[2] / "docs" / "how-to" / "writing-a-detector.md"
     (code,) = re.findall(
         r'```python\n("""Distance to the mean feature.*?)```', guide.read_text("utf-8"), re.DOTALL
     )

@@ -1,11 +1,11 @@
-"""`scripts/scale/simulate.py`: its schedule, and its table in docs/scale.md."""
+"""`scripts/scale/simulate.py`: its schedule, and its table in docs/explanation/scale.md."""
 
 from pathlib import Path
 
 import pytest
 from scale.simulate import Cell, Phase, Rates, simulate, table
 
-PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "scale.md"
 
 
 @pytest.fixture(scope="module")

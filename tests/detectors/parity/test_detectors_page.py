@@ -1,4 +1,4 @@
-"""docs/detectors.md: every detector, parameter and comparison is listed as it is."""
+"""docs/reference/detectors.md: every detector, parameter and comparison is listed as it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.pytorch_ood_peer import INFOS, PEERS, Make, disagreement
 
 import oodbench
 
-PAGE = Path(__file__).parents[3] / "docs" / "detectors.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "detectors.md"
 DEVIATIONS = "Where we deviate, and why"
 
 DEFAULTS = (
@@ -58,7 +58,7 @@ def code(*names: str) -> str:
 def test_the_tables_are_made_from_the_declarations() -> None:
     """If it fails: `make detectors-page`."""
     text = PAGE.read_text(encoding="utf-8")
-    made = runpy.run_path(str(PAGE.parents[1] / "scripts" / "detectors_page.py"))["updated"](text)
+    made = runpy.run_path(str(PAGE.parents[2] / "scripts" / "detectors_page.py"))["updated"](text)
     changes = difflib.unified_diff(text.splitlines(), made.splitlines(), "committed", "made", n=0)
     assert text == made, "\n".join(["run `make detectors-page`", *changes])
 
