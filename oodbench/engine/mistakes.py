@@ -93,11 +93,16 @@ class Confusion:
 
 
 class FeatureSigns:
-    """How many of the penultimate features are negative; counted where they are, without a copy."""
+    """How many of the penultimate features are negative; counted where they are, without a copy.
 
-    def __init__(self) -> None:
-        self._negative: Tensor | int = 0
-        self._all = 0
+    Args:
+        negative: number of negative ones that were counted before.
+        features: number of all that were counted before.
+    """
+
+    def __init__(self, negative: int = 0, features: int = 0) -> None:
+        self._negative: Tensor | int = negative
+        self._all = features
 
     def add(self, features: Tensor) -> None:
         """Count a batch, shape [B, D]."""
@@ -107,9 +112,15 @@ class FeatureSigns:
             self._all += features.numel()
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """Number of negative ones, beyond rounding, and of all."""
+        return int(self._negative), self._all
+
+    @property
     def share(self) -> float:
         """The share of negative ones, beyond rounding."""
-        return int(self._negative) / max(self._all, 1)
+        negative, features = self.counts
+        return negative / max(features, 1)
 
 
 def features_signs(methods: Iterable[Method], share: float) -> Iterator[str]:

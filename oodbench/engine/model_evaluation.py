@@ -33,7 +33,7 @@ from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.own_passes import kept_taps
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.passes.sampled_logits import find_sampled
-from oodbench.engine.scoring import SplitScores, score_split
+from oodbench.engine.set_scoring import SetScoring
 from oodbench.engine.tuning import tune
 from oodbench.engine.tuning_data import (
     TuningImages,
@@ -44,9 +44,7 @@ from oodbench.engine.tuning_data import (
 from oodbench.errors import counted
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method
-from oodbench.report.differences import id_key
 from oodbench.specs import SplitName, TuningProtocol, TuningSpec
-from oodbench.storage.predictions import Predictions
 
 _FEW = 4
 """Images that the map before pooling is searched with."""
@@ -70,9 +68,8 @@ class ModelEvaluation:
 
     Attributes:
         results: method -> result.
-        predictions: "id" and csID sets -> predictions of the classifier; empty without labels.
         warnings: signs of a mistake in the data (`engine.mistakes`).
-        negative_features: share of the penultimate features of ID test images that are negative.
+        scoring: scores the test sets; has predictions.
     """
 
     def __init__(
@@ -93,9 +90,8 @@ class ModelEvaluation:
         self._report = runner.report = report
         self._readers: Sequence[LayerReader] = ()
         self.results = {method.name: MethodResult() for method in methods}
-        self.predictions: dict[str, Predictions] = {}
         self.warnings: list[str] = []
-        self.negative_features = 0.0
+        self.scoring = SetScoring(runner, methods, data, num_classes, self.results, self.warnings)
 
     def prepare(self) -> None:
         """Find what the detectors read of the network, and what can be folded in it.
@@ -151,7 +147,7 @@ class ModelEvaluation:
         with self._runner.attached():
             for step in steps:
                 step()
-                if stop_early and len(self._alive()) < len(self._methods):
+                if stop_early and len(self.scoring.alive) < len(self._methods):
                     return
 
     def note_layers(self, *, only_dropped: bool) -> None:
@@ -173,7 +169,7 @@ class ModelEvaluation:
         Returns:
             method -> error of those that could not be measured.
         """
-        detectors = self._scoring_detectors(self._data.ood[0])
+        detectors = self.scoring.for_ood(self._data.ood[0])
         measured, errors = costs.measure(
             self._runner.classifier,
             detectors,
@@ -187,8 +183,9 @@ class ModelEvaluation:
             self.results[method].cost = cost
         return {method: error for method, error in errors.items() if method in detectors}
 
-    def _alive(self) -> list[Method]:
-        return [method for method in self._methods if self.results[method.name].error is None]
+    def _score(self) -> None:
+        self.scoring.score_all()
+        fail_constant_scores(self.results)
 
     @property
     def _tested(self) -> tuple[str, ...]:
@@ -206,7 +203,7 @@ class ModelEvaluation:
         """One pass for all detectors that are fitted on a split of the ID set."""
         wanted = {
             method.name: [need for need, on in method.fitted_on().items() if on == split]
-            for method in self._alive()
+            for method in self.scoring.alive
         }
         detectors = {name: self._detectors[name] for name, needs in wanted.items() if needs}
         if not detectors:
@@ -221,7 +218,7 @@ class ModelEvaluation:
             lambda: seen.watched(pass_outputs(self._runner, source, detectors, own)),
             self._num_classes,
             wanted,
-            {method.name for method in self._alive() if method.keeps_out},
+            {method.name for method in self.scoring.alive if method.keeps_out},
         )
         # Alone, a method would have taken the pass and its own part of the work.
         elapsed = time.perf_counter() - started - own.spent
@@ -237,17 +234,16 @@ class ModelEvaluation:
                     "which it is not fitted: there are no other ID images"
                 )
         zero_shot = self._runner.classifier.network.language is not None
-        self._add_signs(source.name, seen, fitted_on=split == "train" and not zero_shot)
-
-    def _add_signs(self, name: str, seen: Confusion, *, fitted_on: bool = False) -> None:
-        self.warnings += labels_signs(name, seen, fitted_on=fitted_on, perhaps=self._data.perhaps)
+        trained = split == "train" and not zero_shot
+        perhaps = self._data.perhaps
+        self.warnings += labels_signs(source.name, seen, fitted_on=trained, perhaps=perhaps)
 
     # --- tuning --------------------------------------------------------------------------------
 
     def _tune(self) -> None:
         """Tune the methods that are tuned; the others score as they are."""
         tuned: dict[tuple[TuningProtocol, str | None], list[Method]] = defaultdict(list)
-        for method in self._alive():
+        for method in self.scoring.alive:
             if method.tuned_on == "none":
                 detector = self._detectors[method.name]
                 self.results[method.name].detectors = dict.fromkeys(self._tested, detector)
@@ -307,66 +303,6 @@ class ModelEvaluation:
             return adversarial_data(self._runner, inside, spec, self._seed, name=positives.name)
         return ValidationImages.of(positives, negatives, spec, self._seed, oracle=oracle)
 
-    # --- scoring -------------------------------------------------------------------------------
-
-    def _score(self) -> None:
-        """One pass over each test set, and over the validation images if thresholds are set."""
-        self._score_id()
-        if (source := self._data.validation) is not None:
-            outcome = self._id_scores(source, source.name)
-            for (method, key), scores in outcome.scores.items():
-                self.results[method].validation[key] = scores
-        for name in self._data.csid:  # no method is tuned on each OOD set
-            predictions = self._score_set(name, self._data.ood[0])
-            assert predictions is not None  # the plan has checked that the manifest has classes
-            self.predictions[name] = predictions
-        for ood in self._data.ood:
-            if not self._alive():
-                return
-            self._score_set(ood, ood)
-        fail_constant_scores(self.results)
-
-    def _score_set(self, name: str, ood: str) -> Predictions | None:
-        """Score a csID or OOD set with the detectors of an OOD set; predictions, if labeled."""
-        detectors = self._scoring_detectors(ood)
-        outcome = score_split(self._runner, self._data.test[name], detectors, dataset=name)
-        for method, error in outcome.errors.items():
-            self.results[method].error = error
-        for method, scores in outcome.scores.items():
-            self.results[method].scores[name] = scores
-        return outcome.predictions
-
-    def _score_id(self) -> None:
-        """Score the ID test images."""
-        source = self._data.test[ID]
-        outcome = self._id_scores(source, self._data.id_name, check_batches=True)
-        for (method_name, key), scores in outcome.scores.items():
-            self.results[method_name].scores[ID if key == ID else id_key(key)] = scores
-        if outcome.predictions is not None:
-            self.predictions[ID] = outcome.predictions
-        self.negative_features = outcome.signs.share
-        tested = Confusion.of(self._num_classes, outcome.labels, outcome.predicted)
-        self._add_signs(source.name, tested)
-
-    def _id_scores(
-        self, source: ImageSource, name: str, *, check_batches: bool = False
-    ) -> SplitScores[tuple[str, str]]:
-        """Scores of ID images, by method and, if it is tuned on each OOD set, by set; else "id"."""
-        detectors = {
-            (method.name, ood if method.tuned_on == "ood_oracle" else ID): detector
-            for method in self._alive()
-            for ood, detector in self.results[method.name].detectors.items()
-        }
-        outcome = score_split(
-            self._runner, source, detectors, dataset=name, check_batches=check_batches
-        )
-        for (method_name, _), error in outcome.errors.items():
-            self.results[method_name].error = error
-        return outcome
-
-    def _scoring_detectors(self, ood: str) -> dict[str, Detector]:
-        return {m.name: self.results[m.name].detectors[ood] for m in self._alive()}
-
 
 def evaluate(
     runner: NetworkRunner,
@@ -394,7 +330,7 @@ def evaluate(
         evaluation.results[name].error = error
     return Evaluation(
         evaluation.results,
-        evaluation.predictions,
+        evaluation.scoring.predictions,
         tuple(evaluation.warnings),
-        evaluation.negative_features,
+        evaluation.scoring.negative_features,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -72,6 +72,7 @@ def score_split(
     *,
     dataset: str,
     check_batches: bool = False,
+    start: int = 0,
 ) -> SplitScores[K]:
     """Score a split with every detector, in one pass over it.
 
@@ -80,7 +81,9 @@ def score_split(
         data: the split.
         detectors: key -> detector, fitted and tuned. One that fails is left out from then on.
         dataset: name of the data set, for messages.
-        check_batches: check on the first batch that scores do not depend on the batch.
+        check_batches: check on the first batch of the data set that scores do not depend on the
+            batch.
+        start: index of the first image of `data` in the data set.
     """
     runner.doing = f"scoring {dataset}"
     result: SplitScores[K] = SplitScores()
@@ -89,7 +92,7 @@ def score_split(
     confidence: list[NDArray[np.float64]] = []
     known: list[NDArray[np.int64]] = []
     active = dict(detectors)
-    done = 0
+    done = start
 
     def compute(
         images: Tensor, _: Tensor | None, first: int | None
@@ -119,11 +122,40 @@ def score_split(
             confidence.append(largest.cpu().numpy())
             result.signs.add(clean.features)
             done += count
-    result.scores = {key: np.concatenate(parts[key]) for key in active}
+    result.scores = {key: _whole(parts[key]) for key in active}
     result.predicted = np.concatenate(predicted) if predicted else result.predicted
-    result.confidence = np.concatenate(confidence) if confidence else result.confidence
+    result.confidence = _whole(confidence)
     result.labels = np.concatenate(known) if known else None
     return result
+
+
+def _whole(batches: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.concatenate(batches) if batches else np.empty(0)
+
+
+def joined(parts: Iterable[SplitScores[K]]) -> SplitScores[K]:
+    """The scores of a split from those of its parts, in their order.
+
+    Of a detector that failed in several parts, the first error counts, as in one pass.
+    """
+    each, errors = list(parts), dict[K, Exception]()
+    for part in each:
+        for key, error in part.errors.items():
+            errors.setdefault(key, error)
+    labels = [part.labels for part in each if part.labels is not None]
+    negative, features = zip(*(part.signs.counts for part in each), strict=True)
+    return SplitScores(
+        {
+            key: np.concatenate([part.scores[key] for part in each])
+            for key in each[0].scores
+            if key not in errors
+        },
+        errors,
+        np.concatenate([part.predicted for part in each]),
+        np.concatenate([part.confidence for part in each]),
+        np.concatenate(labels) if labels else None,
+        FeatureSigns(sum(negative), sum(features)),
+    )
 
 
 def _views(

@@ -135,6 +135,7 @@ class Plan:
         absent: splits of the ID set that are not on this machine, and that no method uses -> number
             of their images, and whether it is an upper bound.
         whole_id: the manifest of the ID set with these splits; None if none is absent.
+        shard_images: images of a shard, up to whole batches (`planning.shards`); None: no shards.
     """
 
     benchmark: BenchmarkSpec
@@ -147,6 +148,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
     absent: Mapping[SplitName, tuple[int, bool]] = field(default_factory=dict)
     whole_id: DatasetSpec | None = None
+    shard_images: int | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from oodbench.deploy.artifact.detector_state import stored_state
-from oodbench.deploy.artifact.state_reading import detector_of
 from oodbench.detector import Detector, Outputs
 from oodbench.errors import UserError
+from oodbench.storage.fitted_state.detector_state import stored_state
+from oodbench.storage.fitted_state.state_reading import detector_of
 from oodbench.testing.assertions import CheckFailed, expect, expect_same, said
 from oodbench.testing.check import check
 from oodbench.testing.planted import Split, copied

@@ -224,7 +224,8 @@ class Session:
         self._evaluation.note_layers(only_dropped=False)
         values = {each.name: Values(each.scaled, *each.values) for each in self._data.all}
         self._evaluation.warnings += features_signs(
-            [self.methods[label] for label in self.results], self._evaluation.negative_features
+            [self.methods[label] for label in self.results],
+            self._evaluation.scoring.negative_features,
         )
         self._evaluation.warnings += values_signs(values)
         read = {each.name: each.fingerprints for each in self._data.all}
@@ -253,7 +254,7 @@ class Session:
     @property
     def predictions(self) -> Mapping[str, Predictions]:
         """Predictions of the model for the images of "id"; empty without labels."""
-        return self._evaluation.predictions
+        return self._evaluation.scoring.predictions
 
     @property
     def warnings(self) -> list[str]:

@@ -20,10 +20,10 @@ from torch import nn
 
 import oodbench
 from oodbench import FittedDetector, UserError
-from oodbench.deploy.artifact.detector_state import stored_state
-from oodbench.deploy.artifact.state_reading import detector_of
 from oodbench.plugins.catalog import Catalog
 from oodbench.storage.description import sealed
+from oodbench.storage.fitted_state.detector_state import stored_state
+from oodbench.storage.fitted_state.state_reading import detector_of
 
 # With a step, its gradients, a model of its own, maps, layers, dropout, logits alone.
 _WHOLE = ("odin", "mahalanobis", "gram", "mcd", "knn", "lts", "energy")

@@ -78,9 +78,9 @@ def test_both_kinds_of_source_give_the_same_scores(
         for runner, source in zip(runners, (split_images, loaded_images), strict=True)
     )
     assert split.warnings == loaded.warnings
-    assert list(split.predictions) == list(loaded.predictions) == ["id"]
+    assert list(split.scoring.predictions) == list(loaded.scoring.predictions) == ["id"]
     for what in ("correct", "confidence"):
-        one, other = (getattr(each.predictions["id"], what) for each in (split, loaded))
+        one, other = (getattr(each.scoring.predictions["id"], what) for each in (split, loaded))
         np.testing.assert_array_equal(one, other)
     for name in NAMES:
         first, second = split.results[name], loaded.results[name]

@@ -27,7 +27,6 @@ from oodbench.deploy.artifact.artifact_writing import SEEN, STATE
 from oodbench.deploy.artifact.described_model import described_classifier
 from oodbench.deploy.artifact.detector_source import detector_source
 from oodbench.deploy.artifact.network_structure import network_with
-from oodbench.deploy.artifact.state_reading import detector_of
 from oodbench.deploy.deployed_model import DeployedModel, Description, Preparation
 from oodbench.deploy.fitted_detector import FittedDetector
 from oodbench.deploy.model_arguments import device_for, module_of, normalization_of
@@ -44,6 +43,7 @@ from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.process import prepare_process
 from oodbench.storage.description import is_sealed
+from oodbench.storage.fitted_state.state_reading import detector_of
 
 _LARGEST = 1 << 28
 """Bytes of the largest `artifact.json` that is read."""

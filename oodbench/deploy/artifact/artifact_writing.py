@@ -33,7 +33,6 @@ from oodbench.deploy.artifact.artifact_description import (
 )
 from oodbench.deploy.artifact.described_model import description_part
 from oodbench.deploy.artifact.detector_source import detector_source
-from oodbench.deploy.artifact.detector_state import stored_state
 from oodbench.deploy.artifact.network_structure import structure_part
 from oodbench.deploy.deployed_model import DeployedModel, check_same
 from oodbench.detector import Detector
@@ -48,6 +47,7 @@ from oodbench.files import (
 )
 from oodbench.metrics.thresholds import Threshold
 from oodbench.models.user_classifier import UserClassifier
+from oodbench.storage.fitted_state.detector_state import stored_state
 from oodbench.version import __version__
 
 STATE = "state"

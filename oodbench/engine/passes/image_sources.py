@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oodbench.data import ImageArray
 from oodbench.planning.plan import FITTED_ON, Plan
+from oodbench.planning.shards import VALIDATION
 from oodbench.specs import SplitName
 
 if TYPE_CHECKING:
@@ -79,6 +80,46 @@ class SplitImages:
 
 
 @dataclass(frozen=True)
+class ImageRange:
+    """A part of a split that lies in memory, or in the cache of decoded images.
+
+    Attributes:
+        split: the split.
+        start: index of the first image.
+        stop: index after the last one; the split may have fewer images.
+    """
+
+    split: SplitImages
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+        return self.split.name
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return len(self._rows()[0])
+
+    def first(self) -> Batch:
+        """All images as one batch."""
+        return self._rows()
+
+    def batches(self) -> Iterator[Batch]:
+        """All images as one batch."""
+        yield self._rows()
+
+    def _rows(self) -> Batch:
+        data = self.split.load()
+        if not isinstance(data, ImageArray):
+            raise TypeError(f"{self.name} are decoded while they are read, and have no parts")
+        rows = slice(self.start, self.stop)
+        return data.images[rows], None if data.labels is None else data.labels[rows]
+
+
+@dataclass(frozen=True)
 class EvaluationData:
     """The images that the detectors of a model are fitted, tuned and scored on.
 
@@ -107,6 +148,19 @@ class EvaluationData:
     def ood(self) -> tuple[str, ...]:
         """Names of the OOD sets."""
         return tuple(name for name in self.test if name not in (ID, *self.csid))
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """What is scored, in this order: "id", `VALIDATION`, csID sets, OOD sets."""
+        validation = () if self.validation is None else (VALIDATION,)
+        return (ID, *validation, *self.csid, *self.ood)
+
+    def source(self, scored: str) -> ImageSource:
+        """The images of one of `scored`."""
+        if scored != VALIDATION:
+            return self.test[scored]
+        assert self.validation is not None
+        return self.validation
 
     @classmethod
     def of_benchmark(

@@ -12,7 +12,7 @@ import enum
 import math
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType
@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oodbench.deploy.artifact.state_classes import StateClasses
-from oodbench.deploy.artifact.stored_arrays import Storages, name_of
 from oodbench.detector import Detector
 from oodbench.errors import UserError
+from oodbench.storage.fitted_state.state_classes import StateClasses
+from oodbench.storage.fitted_state.stored_arrays import Storages, name_of
 
 Node = Any
 """A value as JSON: itself, or a mapping with its kind, "t"."""
@@ -65,19 +65,26 @@ def stored_state(detector: Detector) -> tuple[Node, dict[str, Tensor]]:
     Raises:
         UserError: an attribute is of a kind that is not stored; the message names it.
     """
-    try:
-        return _Writer(StateClasses(type(detector))).written(detector)
-    except _Unstorable as error:
-        raise UserError(
-            f"Detector '{detector.info.name}' cannot be saved: its attribute '{error.path}' is "
-            f"{error}.",
-            "Keep fitted values in tensors, arrays, numbers, containers of them, or objects of "
-            "classes of the detector's own file.",
-        ) from error
-    except RecursionError as error:
-        raise UserError(
-            f"Detector '{detector.info.name}' cannot be saved: its attributes are nested too deep."
-        ) from error
+    storages = Storages()
+    node = _Writer(StateClasses(type(detector)), storages).written(detector)
+    storages.close()
+    return node, storages.tensors
+
+
+def stored_states(
+    detectors: Mapping[str, Sequence[Detector]],
+) -> tuple[dict[str, list[Node]], dict[str, Tensor]]:
+    """The states of several detectors, as `stored_state`; tensors that they share are stored once.
+
+    Args:
+        detectors: any name -> detectors of one class, which may also share other values.
+    """
+    storages, nodes = Storages(), dict[str, list[Node]]()
+    for name, group in detectors.items():
+        writer = _Writer(StateClasses(type(group[0])), storages)
+        nodes[name] = [writer.written(each, f"{name}/{place}/") for place, each in enumerate(group)]
+    storages.close()
+    return nodes, storages.tensors
 
 
 class _Unstorable(ValueError):  # noqa: N818 - read as "unstorable: ..."
@@ -87,16 +94,37 @@ class _Unstorable(ValueError):  # noqa: N818 - read as "unstorable: ..."
 
 
 class _Writer:
-    def __init__(self, classes: StateClasses) -> None:
-        self._classes, self._storages = classes, Storages()
+    def __init__(self, classes: StateClasses, storages: Storages) -> None:
+        self._classes, self._storages, self._prefix = classes, storages, ""
         self._seen: dict[int, tuple[int, Any]] = {}  # id -> number, and the value, kept alive
         self._begun: set[int] = set()  # those of `_MADE_WHOLE` whose parts are being written
 
-    def written(self, detector: Detector) -> tuple[Node, dict[str, Tensor]]:
-        number = self._numbered(detector)
-        state = {name: self._node(value, name) for name, value in attributes(detector).items()}
-        self._storages.close()
-        return {"id": number, "state": state}, self._storages.tensors
+    def written(self, detector: Detector, prefix: str = "") -> Node:
+        """The state of a detector; it is complete after `Storages.close`.
+
+        Args:
+            detector: the detector.
+            prefix: begins the names of its tensors.
+
+        Raises:
+            UserError: as `stored_state`.
+        """
+        self._prefix = prefix
+        try:
+            number, state = self._numbered(detector), attributes(detector)
+            return {"id": number, "state": {n: self._node(each, n) for n, each in state.items()}}
+        except _Unstorable as error:
+            raise UserError(
+                f"Detector '{detector.info.name}' cannot be saved: its attribute '{error.path}' is "
+                f"{error}.",
+                "Keep fitted values in tensors, arrays, numbers, containers of them, or objects of "
+                "classes of the detector's own file.",
+            ) from error
+        except RecursionError as error:
+            raise UserError(
+                f"Detector '{detector.info.name}' cannot be saved: its attributes are nested too "
+                "deep."
+            ) from error
 
     def _numbered(self, value: Any) -> int:
         number = len(self._seen)
@@ -147,7 +175,7 @@ class _Writer:
         if isinstance(value, Tensor):
             return self._tensor(value, path)
         if kind is np.ndarray:
-            return {"t": "array", **self._storages.add_array(path, value)}
+            return {"t": "array", **self._storages.add_array(self._prefix + path, value)}
         generator = _generator_state(value)
         if generator is not None:
             what, state = generator
@@ -164,7 +192,7 @@ class _Writer:
         return self._object(value, path)
 
     def _tensor(self, value: Tensor, path: str) -> dict[str, Any]:
-        about = self._storages.add_tensor(path, value)
+        about = self._storages.add_tensor(self._prefix + path, value)
         about["t"] = "parameter" if type(value) is nn.Parameter else "tensor"
         if type(value) is nn.Parameter:
             about["learns"] = value.requires_grad

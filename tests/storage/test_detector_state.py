@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import Detector, Outputs, UserError, register
-from oodbench.deploy.artifact.detector_state import stored_state
-from oodbench.deploy.artifact.state_reading import detector_of
+from oodbench.storage.fitted_state.detector_state import stored_state
+from oodbench.storage.fitted_state.state_reading import detector_of
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oodbench.deploy.artifact.detector_state import FACTORIES, Node, bit_generator
-from oodbench.deploy.artifact.state_classes import StateClasses
-from oodbench.deploy.artifact.stored_arrays import StoredArrays, dtype_of, numpy_dtype
 from oodbench.detector import Detector
+from oodbench.storage.fitted_state.detector_state import FACTORIES, Node, bit_generator
+from oodbench.storage.fitted_state.state_classes import StateClasses
+from oodbench.storage.fitted_state.stored_arrays import StoredArrays, dtype_of, numpy_dtype
 
 
 def detector_of(
@@ -34,18 +34,44 @@ def detector_of(
     Raises:
         Exception: state and tensors are not as `stored_state` writes them; of any type.
     """
-    detector = object.__new__(cls)
-    reader = _Reader(StateClasses(cls), StoredArrays(tensors, device), device)
-    reader.known[state["id"]] = detector
-    for name, value in state["state"].items():
-        object.__setattr__(detector, name, reader.value(value))
-    return detector
+    return _Reader(StateClasses(cls), StoredArrays(tensors, device), device).detector(cls, state)
+
+
+def detectors_of(
+    classes: Mapping[str, type[Detector]],
+    states: Mapping[str, Sequence[Node]],
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+) -> dict[str, list[Detector]]:
+    """Detectors with the states of `stored_states`.
+
+    Args:
+        classes: name -> class of its detectors.
+        states: name -> JSON values of each.
+        tensors: flat tensors by name.
+        device: where their tensors are put.
+
+    Raises:
+        Exception: as `detector_of`.
+    """
+    arrays, made = StoredArrays(tensors, device), dict[str, list[Detector]]()
+    for name, nodes in states.items():
+        reader = _Reader(StateClasses(classes[name]), arrays, device)
+        made[name] = [reader.detector(classes[name], node) for node in nodes]
+    return made
 
 
 class _Reader:
     def __init__(self, classes: StateClasses, arrays: StoredArrays, device: torch.device) -> None:
         self._classes, self._arrays, self._device = classes, arrays, device
         self.known: dict[int, Any] = {}
+
+    def detector(self, cls: type[Detector], state: Node) -> Detector:
+        """A detector; values that it shares with those before are the same."""
+        made: Detector = self._begun(state, object.__new__(cls))
+        for name, value in state["state"].items():
+            object.__setattr__(made, name, self.value(value))
+        return made
 
     def value(self, node: Node) -> Any:
         """The value of a node."""
