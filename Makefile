@@ -13,7 +13,7 @@ GUARDED := SoftMax+MSP,SoftMax+ODIN (fixed),SoftMax+KNN,SoftMax+MDS,SoftMax+Resi
 GUARDED := $(GUARDED),DisMax+Entropy,DisMax+KNN
 BOARD := docs/leaderboards/digits
 
-.PHONY: run test lint gate leaderboard detectors-page schemas format bench clean
+.PHONY: run test lint gate leaderboard docs detectors-page schemas format bench clean
 
 run: $(INSTALLED)        ## the main job: train, score, measure, print both leaderboards
 	$(BIN)/oodbench run $(ARGS)
@@ -42,7 +42,10 @@ leaderboard: $(INSTALLED) ## make the committed leaderboard again, from a clean 
 	rm -rf $(BOARD)
 	mv runs/board $(BOARD)
 
-detectors-page: $(INSTALLED) ## make the tables of docs/reference/detectors.md again, from the detectors' declarations
+docs: $(INSTALLED)       ## the documentation site, into build/site; warnings are errors, no network is used
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+detectors-page: $(INSTALLED) ## make the tables of docs/reference/detectors/index.md again, from the detectors' declarations
 	$(BIN)/python scripts/detectors_page.py
 
 schemas: $(INSTALLED)    ## make docs/schemas again: JSON Schemas of the YAML files

@@ -1,4 +1,4 @@
-"""Write the tables of docs/reference/detectors.md from the declarations of the built-in detectors.
+"""Write the tables of docs/reference/detectors/index.md from the detectors' declarations.
 
 make detectors-page
 """
@@ -12,7 +12,7 @@ from oodbench.cli.content.list_rows import detectors
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import BUILT_IN
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "detectors.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "detectors" / "index.md"
 BEGIN = "<!-- Made from the declarations by `make detectors-page`: do not edit. -->\n\n"
 END = "\n<!-- End of what is made. -->"
 

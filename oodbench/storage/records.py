@@ -60,25 +60,47 @@ ValidationUse = Literal["fitted", "tuned"]
 class QualityRecord:
     """One metric of one method on one OOD set, for one seed.
 
-    `value` and the interval are fractions in [0, 1]; None unless `status` is "ok". A metric on
-    request is "skipped", alone of its method, where it has no value. `ood_dataset`, `ood_group` and
-    `n_ood` are None for metrics of the ID images alone, such as `id_accuracy`. `tie_fraction` is
-    the fraction of all pairs of an ID and an OOD image whose scores are equal; None for
-    these metrics and in records made before it was recorded. `untuned` names the parameters that
-    have a search space and were left at their defaults; None if there are none. `weights` says that
-    the model was not trained: its seeds are its published checkpoints. `csid` names the data sets
-    whose images count as ID beside those of `id_dataset`, also in `n_id`; None if there are none.
-    `fit_split` is the split of the ID set that the detector's `fit` was given; None for the
-    training images, and for a detector without `fit`. `tuning_ood` is the OOD set whose validation
-    images the method was tuned on (`ood_validation`), and `same_source` is true if the images of
-    `ood_dataset` are of the same source; None otherwise.
+    A metric on request is "skipped", alone of its method, where it has no value.
 
-    In records of shares of accepted images (`metrics.accepting`), `threshold` is set on
-    `n_validation` ID validation images; it is None, and accepts every image, if they are too few.
-    `accepted_counts` has the numbers of accepted images and of images for parts of the ID images:
-    "id" (the test set, which `value` is of), each csID set, and "class 0", "class 1", ... of the
-    test set; None on OOD sets. `validation_use` says what else the detector's validation images
-    were used for, in all records of a run with such metrics; None for nothing.
+    Attributes:
+        run_id: identifier of the run, the same in all its records.
+        benchmark: name of the benchmark.
+        benchmark_version: its version; results of different versions are not comparable.
+        method: name of the method on the leaderboard.
+        model: name of the trained model.
+        loss: loss that it was trained with (the name of its head).
+        detector: name of the detector.
+        detector_params: its parameters.
+        tuned_on: tuning protocol; "none" for its defaults or given values.
+        seed: seed of the training and of the method.
+        id_dataset: the in-distribution data set.
+        ood_dataset: the OOD set; None for metrics of the ID images alone, such as `id_accuracy`.
+        ood_group: its group in the benchmark, such as "near"; None likewise.
+        metric: name of the metric.
+        value: a fraction in [0, 1]; None unless `status` is "ok".
+        ci_low, ci_high: its 95% confidence interval; None likewise, and without resamples.
+        n_id: number of ID test images, with those of the csID sets.
+        n_ood: number of OOD test images; None for metrics of the ID images alone.
+        status: whether there is a value.
+        reason: why there is none; None if there is one.
+        tie_fraction: fraction of all pairs of an ID and an OOD image whose scores are equal; None
+            for metrics of the ID images alone, and in records made before it was recorded.
+        untuned: parameters with a search space that were left at their defaults; None without any.
+        weights: says that the model was not trained: its seeds are its published checkpoints.
+        csid: data sets whose images count as ID beside those of `id_dataset`; None without any.
+        fit_split: split of the ID set that the detector's `fit` was given; None for the training
+            images, and for a detector without `fit`.
+        tuning_ood: OOD set whose validation images the method was tuned on (`ood_validation`).
+        same_source: true if the images of `ood_dataset` are of the same source as `tuning_ood`.
+        threshold: in records of shares of accepted images (`metrics.accepting`), the threshold that
+            is set on validation images; None, which accepts every image, if they are too few.
+        n_validation: number of ID validation images that it is set on.
+        accepted_counts: numbers of accepted images and of images for parts of the ID images: "id"
+            (the test set, which `value` is of), each csID set, and "class 0", "class 1", ... of the
+            test set; None on OOD sets.
+        validation_use: what else the detector's validation images were used for, in all records of
+            a run with such metrics; None for nothing.
+        schema_version: version of the form of these records.
     """
 
     run_id: Text

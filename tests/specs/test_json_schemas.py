@@ -1,6 +1,7 @@
 """docs/schemas: they are what the specs say, and accept what oodbench accepts."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,11 @@ def test_keys_are_described() -> None:
     schema = json.loads(text_of("benchmark"))
     assert schema["properties"]["id"]["description"].startswith("The in-distribution data set")
     assert schema["$defs"]["ModelSpec"]["properties"]["prompts"]["description"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_shipped_files_name_their_schema_for_editors(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    schema = FOLDER / f"{kind_of(path)}.schema.json"
+    place = os.path.relpath(schema, path.parent).replace(os.sep, "/")
+    assert first == f"# yaml-language-server: $schema={place}"

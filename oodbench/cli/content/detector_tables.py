@@ -1,4 +1,4 @@
-"""Tables of detectors in Markdown, from declarations: most of docs/reference/detectors.md."""
+"""Tables of detectors in Markdown, from declarations: most of docs/reference/detectors/index.md."""
 
 from __future__ import annotations
 

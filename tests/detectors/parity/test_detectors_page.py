@@ -1,4 +1,4 @@
-"""docs/reference/detectors.md: every detector, parameter and comparison is listed as it is."""
+"""docs/reference/detectors: every detector, parameter and comparison is listed as it is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import re
 import runpy
 from pathlib import Path
 
+from documentation.markdown_text import table_below
 from helpers.pytorch_ood_cases import CASES, EXCUSED
 from helpers.pytorch_ood_peer import INFOS, PEERS, Make, disagreement
 
 import oodbench
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "detectors.md"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "docs" / "reference" / "detectors"
+PAGE, AGREEMENT, DEVIATIONS_PAGE = (
+    FOLDER / f"{name}.md" for name in ("index", "agreement", "deviations")
+)
 DEVIATIONS = "Where we deviate, and why"
 
 DEFAULTS = (
@@ -31,13 +36,9 @@ DEFAULTS = (
 """Our detector, its parameter, theirs: the same thing with another default."""
 
 
-def section(heading: str) -> list[list[str]]:
-    """The rows of the table under a heading of the page, cell by cell."""
-    text = PAGE.read_text(encoding="utf-8")
-    parts = re.split(r"^## ", text, flags=re.MULTILINE)
-    (part,) = (part for part in parts if part.startswith(heading + "\n"))
-    lines = [line for line in part.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+def section(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the table under a heading of a page, cell by cell."""
+    return table_below(page.read_text(encoding="utf-8"), heading)[1]
 
 
 def shown(value: object) -> str:
@@ -58,15 +59,19 @@ def code(*names: str) -> str:
 def test_the_tables_are_made_from_the_declarations() -> None:
     """If it fails: `make detectors-page`."""
     text = PAGE.read_text(encoding="utf-8")
-    made = runpy.run_path(str(PAGE.parents[2] / "scripts" / "detectors_page.py"))["updated"](text)
+    made = runpy.run_path(str(ROOT / "scripts" / "detectors_page.py"))["updated"](text)
     changes = difflib.unified_diff(text.splitlines(), made.splitlines(), "committed", "made", n=0)
     assert text == made, "\n".join(["run `make detectors-page`", *changes])
 
 
 def test_every_detector_has_a_row_about_deviations() -> None:
     """Or it stands in the line of those that do not deviate, and not in both."""
-    rows = {name for row in section(DEVIATIONS) for name in re.findall(r"`(\w+)`", row[0])}
-    _, _, text = PAGE.read_text(encoding="utf-8").partition(f"## {DEVIATIONS}\n")
+    rows = {
+        name
+        for row in section(DEVIATIONS_PAGE, DEVIATIONS)
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
+    _, _, text = DEVIATIONS_PAGE.read_text(encoding="utf-8").partition(f"## {DEVIATIONS}\n")
     (line,) = (part for part in text.split("\n\n") if part.startswith("No deviation is known of "))
     without = set(re.findall(r"`(\w+)`", line))
     assert INFOS.keys() - rows - without == set()
@@ -79,7 +84,7 @@ def test_the_page_lists_every_default_that_differs() -> None:
         mine, its = shown(defaults(name)[ours]), shown(defaults(peer_of(name))[theirs])
         assert mine != its
         expected.append([code(name), f"`{ours}` {mine}", f"`{theirs}` {its}"])
-    check_rows([row[:3] for row in section("Defaults that differ")], expected)
+    check_rows([row[:3] for row in section(AGREEMENT, "Defaults that differ")], expected)
     for name in {case.ours for case in CASES}:
         mine, its = defaults(name), defaults(peer_of(name))
         its["variant"] = str(its.get("variant")).removeprefix("ash-")  # the same, spelt otherwise
@@ -103,14 +108,14 @@ def test_the_page_reports_every_comparison(both: Make) -> None:
     for case in CASES:
         key = (code(case.ours), code(case.theirs), code(case.relation.text), case.settings or "-")
         worst[key] = max(worst.get(key, 0.0), disagreement(*both(case)))
-    rows = section("Agreement with pytorch-ood 0.4.0")
+    rows = section(AGREEMENT, "Agreement with pytorch-ood 0.4.0")
     check_rows([row[:4] for row in rows], [list(key) for key in worst])
     for row in rows:
         assert worst[tuple(row[:4])] < 10 * float(row[4]), row
 
 
 def test_the_page_names_what_is_not_compared() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = AGREEMENT.read_text(encoding="utf-8")
     for name in EXCUSED:
         assert f"`{name}`" in text
 
@@ -119,5 +124,5 @@ def check_rows(found: list[list[str]], expected: list[list[str]]) -> None:
     missing = ["| " + " | ".join(row) + " |" for row in expected if row not in found]
     surplus = ["| " + " | ".join(row) + " |" for row in found if row not in expected]
     difference = "\n".join(["missing rows:", *missing, "surplus rows:", *surplus])
-    assert not [*missing, *surplus], f"{PAGE.name}\n{difference}"
+    assert not [*missing, *surplus], f"{FOLDER}\n{difference}"
     assert len(found) == len(expected), "a row is there twice"
