@@ -64,23 +64,20 @@ class QualityRecord:
 
     Attributes:
         run_id: identifier of the run, the same in all its records.
-        benchmark: name of the benchmark.
-        benchmark_version: its version; results of different versions are not comparable.
+        benchmark, benchmark_version: name and version of the benchmark.
         method: name of the method on the leaderboard.
         model: name of the trained model.
         loss: loss that it was trained with (the name of its head).
-        detector: name of the detector.
-        detector_params: its parameters.
+        detector, detector_params: name and parameters of the detector.
         tuned_on: tuning protocol; "none" for its defaults or given values.
         seed: seed of the training and of the method.
         id_dataset: the in-distribution data set.
         ood_dataset: the OOD set; None for metrics of the ID images alone, such as `id_accuracy`.
-        ood_group: its group in the benchmark, such as "near"; None likewise.
+        ood_group: its group, such as "near"; None likewise.
         metric: name of the metric.
         value: a fraction in [0, 1]; None unless `status` is "ok".
         ci_low, ci_high: its 95% confidence interval; None likewise, and without resamples.
-        n_id: number of ID test images, with those of the csID sets.
-        n_ood: number of OOD test images; None for metrics of the ID images alone.
+        n_id, n_ood: numbers of ID test images (with those of csID sets) and of OOD test images.
         status: whether there is a value.
         reason: why there is none; None if there is one.
         tie_fraction: fraction of all pairs of an ID and an OOD image whose scores are equal; None
