@@ -1,8 +1,12 @@
-"""What the README and CONTRIBUTING show to be written is written, and works."""
+"""What the README, the tutorials and CONTRIBUTING show works, and is what the commands print."""
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,14 @@ from torch.utils.data import TensorDataset
 
 import oodbench
 from oodbench.plugins.catalog import Catalog
+from oodbench.testing.suite import CHECKS
 
 ROOT = Path(__file__).parent.parent
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def detector_in(document: str) -> str:
@@ -26,7 +36,7 @@ def detector_in(document: str) -> str:
     return str(block)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["docs/tutorials/your-detector.md", "CONTRIBUTING.md"])
 def test_the_detector_that_is_shown_runs_beside_the_built_in_ones(
     document: str, tmp_path: Path
 ) -> None:
@@ -76,7 +86,9 @@ def test_the_evaluation_that_is_shown_runs_on_plain_folders_of_any_sizes(
     write_photographs(tmp_path / "textures" / "inside", 5, 2)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+        r"```python\n(.*?)```",
+        (ROOT / "docs" / "tutorials" / "your-model.md").read_text(encoding="utf-8"),
+        re.DOTALL,
     )
     (code,) = [block for block in blocks if "result = oodbench.evaluate(" in block]
     assert "Resize(256), CenterCrop(224)" in code
@@ -84,7 +96,7 @@ def test_the_evaluation_that_is_shown_runs_on_plain_folders_of_any_sizes(
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     names: dict[str, Any] = {"model": nn.Sequential(*layers, nn.Linear(8, 2)).eval()}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "your-model.md", "exec"), names)
     result = names["result"]
     assert {name: len(scores) for name, scores in result.scores["energy"].items()} == {
         "id": 8,
@@ -94,6 +106,66 @@ def test_the_evaluation_that_is_shown_runs_on_plain_folders_of_any_sizes(
     # Of noise and a network that was not trained, what is fitted may not be; the data are read.
     assert "id_data" not in str(result.failed)
     assert not result.skipped
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len(README.splitlines()) < 120
+
+
+def test_the_readme_shows_what_the_command_prints() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "oodbench", "report", ROOT / "docs" / "leaderboards" / "digits"],
+        env={**os.environ, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (shown,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    assert shown in done.stdout
+
+
+def test_the_readme_counts_right() -> None:
+    """Detectors, checks, and what the picture shows."""
+    figure = runpy.run_path(str(ROOT / "scripts" / "overview_figure.py"))
+    places, baseline = figure["points"](), figure["BASELINE"]
+    time, quality = places[baseline]
+    slow = {name for name, (x, _) in places.items() if x > 2 * time}
+    better = {name for name, (_, y) in places.items() if y > quality}
+    best = max(places, key=lambda name: places[name][1])
+    assert places[best][0] == pytest.approx(time, abs=0.01)
+    sentences = (
+        f"ranks {len(Catalog().detectors)} detectors",
+        f"# {len(CHECKS)} checks: ",
+        f"Of these {len(places)} methods, {len(better)} are better than the baseline",
+        f"The best one, {best.partition('+')[2]}, takes no longer",
+        f"of the {len(slow)} that take more than twice as long, only the five variants of ODIN",
+    )
+    text = " ".join(README.split())
+    for sentence in sentences:
+        assert sentence in text
+    assert len(slow & better) == 5
+    assert all("ODIN" in name for name in slow & better)
+
+
+def test_the_picture_is_of_the_committed_run() -> None:
+    """If it fails: `python scripts/overview_figure.py`."""
+    figure = runpy.run_path(str(ROOT / "scripts" / "overview_figure.py"))
+    shown = figure["description"](figure["points"]())
+    for theme in figure["THEMES"]:
+        picture = ROOT / "docs" / "images" / f"quality-cost-{theme}.svg"
+        assert shown in picture.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s#]+)|(?:src|srcset)=\"([^\"]+)\"", text)
+    places = {one or other for one, other in links if not re.match(r"https?:", one or other)}
+    missing = {place for place in places if not (page.parent / place).exists()}
+    assert not missing
 
 
 def test_architecture_names_modules_that_exist() -> None:
@@ -110,7 +182,7 @@ def test_architecture_names_modules_that_exist() -> None:
         if not ((ROOT / "oodbench" / name).exists() or (ROOT / name).exists())
     }
     assert not missing
-    (picture,) = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+    (picture,) = re.findall(r"```text\n(.*?)```", text, flags=re.DOTALL)
     drawn = set(re.findall(r"(?:^|\s)(\w+(?:/|\.py))(?=\s|$)", picture))
     packages = {path.parent.name + "/" for path in (ROOT / "oodbench").glob("*/__init__.py")}
     assert packages <= drawn, packages - drawn

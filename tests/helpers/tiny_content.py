@@ -14,7 +14,7 @@ TINY = tiny_benchmark(
     tuning="{fgsm_step: 0.3}",
 )
 
-# The ten lines of the README.
+# A detector in ten lines.
 TEN_LINES = '''\
 """Energy score (Liu et al., NeurIPS 2020)."""
 from torch import Tensor

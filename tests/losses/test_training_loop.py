@@ -48,8 +48,9 @@ def test_a_loop_for_every_loss(head: str) -> None:
         assert criterion(logits, labels).isfinite()
 
 
-def test_the_loop_that_the_readme_shows() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_loop_that_the_guide_shows() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "losses.md"
+    text = page.read_text(encoding="utf-8")
     (code,) = (
         block
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -61,7 +62,7 @@ def test_the_loop_that_the_readme_shows() -> None:
     loader = [(torch.from_numpy(data.images), torch.from_numpy(data.labels))]
     names = {"oodbench": oodbench, "torch": torch, "model": model, "loader": loader, "epochs": 2}
     names["generator"] = torch.Generator()
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "losses.md", "exec"), names)
     loss = names["loss"]
     assert isinstance(loss, torch.Tensor)
     assert loss.isfinite()

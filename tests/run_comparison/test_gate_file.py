@@ -45,9 +45,9 @@ def test_one_gate_in_four_files(name: str, text: str, tmp_path: Path) -> None:
     assert read_gate(tmp_path / name) == GATE
 
 
-def test_the_gate_of_the_readme(tmp_path: Path) -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    (text,) = re.findall(r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+def test_the_gate_of_the_guide(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "guarding-a-leaderboard.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "oodbench.toml").write_text(text, encoding="utf-8")
     gate = project_gate(tmp_path)
     assert gate is not None

@@ -1,0 +1,1 @@
+"""Detectors, benchmarks and data sets for oodbench, in folders of these names."""
