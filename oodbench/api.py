@@ -16,6 +16,7 @@ from oodbench.planning.detector_settings import (
     check_tried,
     tried_arguments,
 )
+from oodbench.planning.executor_options import ExecutorOptions
 from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import Plan
 from oodbench.planning.planner import make_plan
@@ -26,6 +27,7 @@ from oodbench.plugins.import_trials import parameter_errors
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
 from oodbench.results import Run, SuiteRun, changed_files
+from oodbench.runner import Runner
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.run_places import place_of_run
 from oodbench.storage.stored_run import read_stored_run
@@ -33,7 +35,6 @@ from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     from oodbench.detector import Detector
-    from oodbench.engine.executors.executor import MakeExecutor
     from oodbench.run_comparison.changes import RunComparison
 
 _NOTHING_TO_RESUME = "There is nothing to resume in {folder}: a new run begins there."
@@ -56,6 +57,7 @@ def run(
     workers: int | None = None,
     executor: str = "local",
     address: str | None = None,
+    submitit_options: Mapping[str, Any] | None = None,
     progress: Reporter | None = None,
 ) -> Run:
     """Run a benchmark, as `oodbench run` does.
@@ -81,17 +83,19 @@ def run(
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
             the cores, or on the next GPU in turn (docs/workers.md). Default: 1; with Ray one for
-            each GPU, or for each node.
-        executor: "local", or "ray": on the nodes of a Ray cluster.
+            each GPU, or for each node; with submitit all, 100 at most.
+        executor: "local"; "ray": on the nodes of a Ray cluster; or "submitit": as jobs of Slurm.
         address: of the cluster, HOST:PORT or "auto"; default: `RAY_ADDRESS`, else a cluster of this
             machine alone.
+        submitit_options: options of the jobs: `folder`, `cluster`, and parameters of submitit
+            (docs/workers.md).
         progress: progress reporter; default: silent.
 
     Raises:
         UserError: if an argument is not valid, or names something that does not exist.
     """
     prepare_process()
-    argument_checks.executor(executor, address, workers)
+    chosen = ExecutorOptions.read(executor, address, workers, submitit_options)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
@@ -100,7 +104,7 @@ def run(
     plan_run(
         catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, overrides=overrides
     )
-    run_one = _runner(catalog, device, data_root, resume, progress, (executor, address, workers))
+    runner = Runner(catalog, device, chosen, resume=resume, data_root=data_root, progress=progress)
     plan = plan_run(
         catalog,
         benchmark,
@@ -115,7 +119,7 @@ def run(
     with place_of_run(out, name, resume) as folder:
         if resume and not RunDirectory(folder).exists():
             (progress or Silent()).warn(_NOTHING_TO_RESUME.format(folder=folder))
-        return run_one(plan, folder)
+        return runner.run(plan, folder)
 
 
 def run_suite(
@@ -135,6 +139,7 @@ def run_suite(
     workers: int | None = None,
     executor: str = "local",
     address: str | None = None,
+    submitit_options: Mapping[str, Any] | None = None,
     progress: Reporter | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> SuiteRun:
@@ -163,10 +168,12 @@ def run_suite(
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
             the cores, or on the next GPU in turn (docs/workers.md). Default: 1; with Ray one for
-            each GPU, or for each node.
-        executor: "local", or "ray": on the nodes of a Ray cluster.
+            each GPU, or for each node; with submitit all, 100 at most.
+        executor: "local"; "ray": on the nodes of a Ray cluster; or "submitit": as jobs of Slurm.
         address: of the cluster, HOST:PORT or "auto"; default: `RAY_ADDRESS`, else a cluster of this
             machine alone.
+        submitit_options: options of the jobs: `folder`, `cluster`, and parameters of submitit
+            (docs/workers.md).
         progress: progress reporter of each benchmark; default: silent.
         say: called with a line before and after each benchmark.
 
@@ -176,7 +183,7 @@ def run_suite(
     from oodbench.engine.suite_run import run_members
 
     prepare_process()
-    argument_checks.executor(executor, address, workers)
+    chosen = ExecutorOptions.read(executor, address, workers, submitit_options)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )
@@ -184,7 +191,7 @@ def run_suite(
     whole = load_suite(catalog, str(suite))
     loaded = whole.changed(overrides.with_detector_names(catalog.aliases))
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
-    run_one = _runner(catalog, device, data_root, resume, progress, (executor, address, workers))
+    runner = Runner(catalog, device, chosen, resume=resume, data_root=data_root, progress=progress)
     plans = plan_suite(
         catalog,
         loaded,
@@ -203,7 +210,9 @@ def run_suite(
             plans,
             catalog,
             SuiteDirectory(folder),
-            run_one,
+            runner.prepare,
+            runner.report,
+            runner.executor_for(*plans.values()),
             resume=resume,
             request={"seeds": seeds, "methods": None if methods is None else list(methods)},
             say=say,
@@ -248,63 +257,6 @@ def _checked(
         if seeds is None
         else argument_checks.whole_number("seeds", seeds, 1, argument_checks.MOST_SEEDS),
     )
-
-
-def _runner(
-    catalog: Catalog,
-    device: str,
-    data_root: str | Path | None,
-    resume: bool,
-    progress: Reporter | None,
-    executor: tuple[str, str | None, int | None],
-) -> Callable[[Plan, Path], Run]:
-    """A function that runs a plan into a folder and writes its reports there.
-
-    Raises:
-        UserError: if there is no such device or folder, or the executor cannot be used.
-    """
-    from oodbench.engine.benchmark_run import run as carry_out
-    from oodbench.engine.device import find_device
-    from oodbench.engine.executors.executor_choice import executor_of
-    from oodbench.report.figures import gallery
-    from oodbench.report.writers.run_files import write_reports
-
-    if data_root is not None and not Path(data_root).is_dir():
-        raise UserError(
-            f"data_root: {data_root} is not a folder.", "Give the folder that the data lies in."
-        )
-    place = find_device(device)
-    name, address, workers = executor
-
-    def executor_for(cells: int) -> MakeExecutor[Any]:
-        """No more workers than cells: each has a larger share, and its times are its own."""
-        most = None if workers is None else min(workers, cells)
-        return executor_of(
-            name, address=address, workers=most, device=place, classes=catalog.classes
-        )
-
-    executor_for(workers or 1)  # errors come before any work
-
-    def run_one(plan: Plan, folder: Path) -> Run:
-        cells = len(plan.models) * len(plan.seeds)
-        outcome = carry_out(
-            plan,
-            catalog,
-            folder,
-            device=place,
-            say=progress or Silent(),
-            resume=resume,
-            data_root=None if data_root is None else Path(data_root),
-            executor=executor_for(cells),
-        )
-        done = Run(outcome.folder, outcome.complete, outcome.failures)
-        write_reports(done.leaderboard(), RunDirectory(outcome.folder))
-        # Drawing takes seconds, which only matters where training takes as long.
-        if any(record.test_accuracy is not None for record in done.training):
-            gallery.save_all(done.figures(), outcome.folder / "figures")
-        return done
-
-    return run_one
 
 
 def _refusal(catalog: Catalog) -> Refuses:

@@ -12,9 +12,6 @@ from oodbench.errors import UserError, shown
 
 MOST_SEEDS = 1000
 """Largest number of seeds that is accepted; each seed is a training."""
-MOST_WORKERS = 1000
-"""Largest number of workers that is accepted; each worker is a process."""
-EXECUTORS = ("local", "ray")
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -47,24 +44,6 @@ def device_name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"auto|(cpu|cuda)(:[0-9]{1,3})?", value):
         raise UserError(f"device: expected auto, cpu, cuda or cuda:i, not {shown(value)}.")
     return value
-
-
-def executor(name: Any, address: Any, workers: Any) -> None:
-    """Check the arguments that choose an executor; whether a cluster is there is seen later.
-
-    Raises:
-        UserError: if there is no such executor, or the address or the workers are not valid.
-    """
-    if name not in EXECUTORS:
-        raise UserError(f"executor: expected {' or '.join(EXECUTORS)}, not {shown(name)}.")
-    if address is not None and (not isinstance(address, str) or not address.strip()):
-        raise UserError(f"address: expected HOST:PORT or auto, not {shown(address)}.")
-    if address is not None and name != "ray":
-        raise UserError(
-            "address: only the executor 'ray' has an address.", "Give --executor ray with it."
-        )
-    if workers is not None:
-        whole_number("workers", workers, 1, MOST_WORKERS)
 
 
 def truth(name: str, value: Any) -> bool:

@@ -80,6 +80,43 @@ class Silent:
         warnings.warn(text, stacklevel=3)
 
 
+class Titled:
+    """Reports the progress of one of several works that are done at once, as part of the whole.
+
+    Args:
+        say: reporter of all.
+        title: name of this one; lines begin with it.
+    """
+
+    def __init__(self, say: Reporter, title: str) -> None:
+        self._say, self._title = say, title
+
+    @contextmanager
+    def work(self, total: int) -> Iterator[None]:
+        """Nothing: the whole is the piece of work."""
+        yield
+
+    def stage(self, text: str) -> None:
+        """A stage with the title."""
+        self._say.stage(f"{self._title}: {text}")
+
+    def detail(self, text: str) -> None:
+        """The detail: its stage has the title."""
+        self._say.detail(text)
+
+    def done(self, text: str) -> None:
+        """An end of a stage with the title."""
+        self._say.done(f"{self._title}: {text}")
+
+    def result(self, text: str) -> None:
+        """A result with the title."""
+        self._say.result(f"{self._title}: {text}")
+
+    def warn(self, text: str) -> None:
+        """A warning with the title."""
+        self._say.warn(f"{self._title}: {text}")
+
+
 class PlainLines:
     """Lines with the seconds since the start.
 

@@ -16,11 +16,11 @@ from oodbench.cli.parameters import (
     DataRoot,
     Device,
     Executor,
+    JobOptions,
     Methods,
     Plugins,
     Seeds,
     Workers,
-    executor_words,
     given_path,
 )
 from oodbench.errors import ExitCode, InterruptedRun, UserError
@@ -84,6 +84,7 @@ def run(
     workers: Workers = None,
     executor: Executor = "local",
     address: Address = None,
+    submitit_option: JobOptions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards.
@@ -93,10 +94,12 @@ def run(
     from oodbench import api, argument_checks
     from oodbench.data.store.download import OfflineError
     from oodbench.data.store.locations import root_folder
+    from oodbench.planning.executor_options import ExecutorOptions, job_options
     from oodbench.planning.overrides import Overrides
     from oodbench.plugins.catalog import Catalog
 
     output = console()
+    chosen = ExecutorOptions.read(executor, address, workers, job_options(submitit_option or ()))
     catalog = Catalog(plugins or ())
     overrides = Overrides.read(tune, limit, epochs, () if metrics is None else metrics)
     if dry_run:
@@ -122,6 +125,7 @@ def run(
         "workers": workers,
         "executor": executor,
         "address": address,
+        "submitit_options": chosen.jobs,
         "progress": reporter(),
     }
     done: Run | SuiteRun
@@ -137,7 +141,7 @@ def run(
             *(("--epochs", epochs), ("--metrics", metrics)),
         ):
             again += f" {option} {shlex.quote(str(value))}" if value is not None else ""
-        again = " ".join([again, *map(shlex.quote, executor_words(executor, address, workers))])
+        again = " ".join([again, *map(shlex.quote, chosen.words)])
         say(f"Interrupted. What is finished is stored; continue with:\n  {again}")
         raise typer.Exit(ExitCode.INCOMPLETE) from None
     except OfflineError as error:

@@ -15,24 +15,21 @@ from oodbench.cli.parameters import (
     Address,
     Device,
     Executor,
+    JobOptions,
     Plugins,
     Workers,
-    executor_words,
     given_path,
 )
 from oodbench.errors import ExitCode, InterruptedRun, UserError
 
 if TYPE_CHECKING:
+    from oodbench.planning.executor_options import ExecutorOptions
     from oodbench.planning.plan import Plan
     from oodbench.specs import EvaluationRequest
     from oodbench.user_benchmark.benchmark_content import EvaluationContent
 
 _ADDED = {"methods", "metrics"}
 """Options that add to an evaluation that is resumed."""
-
-
-_Executor = tuple[str, str | None, int | None]
-"""Name, address and number of workers."""
 
 
 def _option(name: str, metavar: str, text: str) -> Any:
@@ -124,6 +121,7 @@ def evaluate(
     workers: Workers = None,
     executor: Executor = "local",
     address: Address = None,
+    submitit_option: JobOptions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Evaluate detectors on your own model and folders of images.
@@ -131,12 +129,11 @@ def evaluate(
     Makes a benchmark of them in the folder content/ of the run directory, and runs it: reports,
     comparisons and `oodbench run --plugins RUN/content NAME` work as for any benchmark.
     """
-    from oodbench import argument_checks
+    from oodbench.planning.executor_options import ExecutorOptions, job_options
     from oodbench.process import prepare_process
 
     prepare_process()  # before torch is loaded
-    place = (executor, address, workers)
-    argument_checks.executor(*place)
+    place = ExecutorOptions.read(executor, address, workers, job_options(submitit_option or ()))
     given = {
         "model": model,
         "checkpoint": checkpoint,
@@ -176,7 +173,7 @@ def _begin(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
-    executor: _Executor,
+    executor: ExecutorOptions,
     out: Path | None,
     *,
     resume: bool,
@@ -299,7 +296,7 @@ def _carry_on(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
-    executor: _Executor,
+    executor: ExecutorOptions,
     given: dict[str, Any],
     *,
     dry_run: bool,
@@ -350,7 +347,7 @@ def _run(
     folder: Path,
     plugins: list[Path] | None,
     device: str,
-    executor: _Executor,
+    executor: ExecutorOptions,
     methods: list[str] | None,
     metrics: Any,
     *,
@@ -369,15 +366,16 @@ def _run(
             plugins=[*(plugins or ()), folder / CONTENT],
             resume=resume,
             metrics=metrics,
-            executor=executor[0],
-            address=executor[1],
-            workers=executor[2],
+            executor=executor.name,
+            address=executor.address,
+            workers=executor.workers,
+            submitit_options=executor.jobs,
             progress=reporter(),
         )
     except InterruptedRun as stop:
         words = ["oodbench", "evaluate", "--resume", "--out", str(stop.folder)]
         words += ["--device", device] if device != "auto" else []
-        words += executor_words(*executor)
+        words += executor.words
         for plugin in plugins or ():
             words += ["--plugins", str(plugin)]
         words += ["--methods", ",".join(methods)] if methods else []

@@ -70,8 +70,8 @@ Executor = Annotated[
     str,
     typer.Option(
         "--executor",
-        metavar="local|ray",
-        help="Where to compute: on this machine, or on a Ray cluster (docs/workers.md).",
+        metavar="local|ray|submitit",
+        help="Where to compute: here, on a Ray cluster, or as jobs of Slurm (docs/workers.md).",
     ),
 ]
 Address = Annotated[
@@ -82,15 +82,14 @@ Address = Annotated[
         help="The Ray cluster. Default: RAY_ADDRESS, else one of this machine alone.",
     ),
 ]
-
-
-def executor_words(executor: str, address: str | None, workers: int | None) -> list[str]:
-    """The options of an executor in the command that continues a run."""
-    words = ["--executor", executor] if executor != "local" else []
-    words += ["--address", address] if address is not None else []
-    return words + (["--workers", str(workers)] if workers is not None else [])
-
-
+JobOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--submitit-option",
+        metavar="NAME=VALUE",
+        help="An option of the jobs of --executor submitit, as slurm_partition=gpu; repeatable.",
+    ),
+]
 Benchmark = Annotated[
     str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file; also of a suite.")
 ]

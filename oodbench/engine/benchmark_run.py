@@ -1,10 +1,10 @@
-"""The run of a benchmark: every model and seed of a plan, into a run directory."""
+"""The run of a benchmark: results of every model and seed of a plan, into a run directory."""
 
 from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,12 @@ import torch
 from oodbench.engine import provenance, resuming
 from oodbench.engine.cells.evaluator import CellEvaluator, CellTask, shared
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
-from oodbench.engine.executors.executor import Executor, MakeExecutor
-from oodbench.engine.executors.in_process import InProcess
+from oodbench.engine.executors.executor import Ended, Executor
 from oodbench.engine.metric_intervals import Recorder, first_results
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Plan
 from oodbench.plugins.catalog import Catalog
-from oodbench.progress import Reporter
+from oodbench.progress import Reporter, Titled
 from oodbench.report import differences
 from oodbench.storage.method_lines import MethodLines, record_digests, record_files
 from oodbench.storage.records import (
@@ -60,65 +59,49 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def run(
-    plan: Plan,
-    catalog: Catalog,
-    folder: Path,
-    *,
-    device: torch.device,
-    say: Reporter,
-    resume: bool = False,
-    data_root: Path | None = None,
-    executor: MakeExecutor[CellResult] = InProcess,
-) -> Outcome:
-    """Run a plan.
+class BenchmarkRun:
+    """A run whose cells are computed elsewhere: begin it, take their results, finish it.
 
     Args:
         plan: models, methods and seeds.
         catalog: gives the detectors.
         folder: the run directory.
+        executor: what will compute the cells; the run says so, and does not use it.
         device: where to compute.
         say: progress reporter.
         resume: continue the run in the folder; finished methods are not computed again.
         data_root: folder of data sets that do not come built in.
-        executor: makes what computes the models and seeds; this process alone writes the results.
+        title: name of the run among others that are computed with it, for messages; or "".
 
     Raises:
-        UserError: if the folder holds a run and `resume` is not set, or holds the run of other work
-            (`storage.same_work`), or a file cannot be written.
+        UserError: in one of several processes of torchrun, or if the run cannot be resumed.
     """
-    if distributed.launched():
-        raise UserError(
-            "A run is one process; torchrun starts several, which can only train.",
-            "Train with `torchrun ... -m oodbench train BENCHMARK`, then run as usual.",
-        )
-    directory = RunDirectory(folder)
-    plan = resuming.with_held_metrics(plan, directory, resume=resume)
-    with executor(say) as computing:
-        return _Run(plan, catalog, directory, device, say, data_root, computing).outcome(resume)
 
-
-class _Run:
     def __init__(
         self,
         plan: Plan,
         catalog: Catalog,
-        directory: RunDirectory,
+        folder: Path,
+        executor: Executor[CellResult],
+        *,
         device: torch.device,
         say: Reporter,
-        data_root: Path | None,
-        executor: Executor[CellResult],
+        resume: bool = False,
+        data_root: Path | None = None,
+        title: str = "",
     ) -> None:
-        self.data_root = data_root
-        self.plan = plan
-        self.benchmark = plan.benchmark
-        self.catalog = catalog
-        self.directory = directory
-        self.device = device
-        self.say = say
-        self.executor = executor
-        self.data = provenance.data_of(plan, data_root, say)
-        self.models = ModelStore(plan.benchmark, self.data, device, say)
+        if distributed.launched():
+            raise UserError(
+                "A run is one process; torchrun starts several, which can only train.",
+                "Train with `torchrun ... -m oodbench train BENCHMARK`, then run as usual.",
+            )
+        self.directory = RunDirectory(folder)
+        self.plan = plan = resuming.with_held_metrics(plan, self.directory, resume=resume)
+        self.catalog, self.device, self.executor = catalog, device, executor
+        self.data_root, self.resume, self.title = data_root, resume, title
+        self.say = Titled(say, title) if title else say
+        self.data = provenance.data_of(plan, data_root, self.say)
+        self.models = ModelStore(plan.benchmark, self.data, device, self.say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
         self.lines: dict[Key, MethodLines] = {}
@@ -135,18 +118,53 @@ class _Run:
 
     # --- the run -------------------------------------------------------------------------------
 
-    def outcome(self, resume: bool) -> Outcome:
-        """Compute all cells, then compare the methods."""
-        cells = [(model, seed) for seed in self.plan.seeds for model in self.plan.models]
-        with self.say.work(len(cells) + 1):
-            self.say.stage("data")
-            self._open(resume)
-            self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
-            self._write("running")
-            self.say.done(f"data: {', '.join(self.plan.datasets)}")
-            self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
-            self._compute(cells)
-            self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
+    def begin(self) -> list[CellTask]:
+        """Open the directory; returns what is to be computed.
+
+        Raises:
+            UserError: if the folder holds a run that is not resumed, or the run of other work
+                (`storage.same_work`), or data are missing, or a file cannot be written.
+        """
+        self.say.stage("data")
+        self._open()
+        self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
+        self._write("running")
+        self.say.done(f"data: {', '.join(self.plan.datasets)}")
+        self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
+        tasks = []
+        for model, seed in ((m, seed) for seed in self.plan.seeds for m in self.plan.models):
+            cell = self._cell(model, seed)
+            if cell is None:
+                self.say.done(f"{model}, seed {seed}: finished before")
+            else:
+                tasks.append(CellTask(self.grid, cell))
+        return tasks
+
+    def here(self) -> AbstractContextManager[None]:
+        """While it lasts, cells that are computed in this process use the images of this run."""
+        return shared(self.grid, self.evaluator)
+
+    def take(self, ended: Ended[CellResult]) -> None:
+        """Store the results of a cell.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        assert isinstance(ended.task, CellTask)
+        if ended.result is None:
+            said = self._lose(ended.task.cell, ended.lost)
+        else:
+            said = self._store(ended.task.cell, ended.result)
+        self._write("running")
+        self.say.done(said)  # what is said to be done is stored, whatever happens next
+
+    def finish(self) -> Outcome:
+        """Compare the methods, once all cells are stored.
+
+        Raises:
+            UserError: if a file cannot be read or written.
+        """
+        self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
         for skip in self.plan.skips:
             for seed in self.plan.seeds:
                 self.records[skip.method, seed] = self.recorder.missing(
@@ -163,24 +181,6 @@ class _Run:
         complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
         self._write("complete" if complete else "incomplete")
         return Outcome(self.directory.folder, complete, tuple(failures))
-
-    def _compute(self, cells: Iterable[tuple[str, int]]) -> None:
-        """Compute the cells that are not finished, and store each as it ends."""
-        for model, seed in cells:
-            cell = self._cell(model, seed)
-            if cell is None:
-                self.say.done(f"{model}, seed {seed}: finished before")
-            else:
-                self.executor.submit(CellTask(self.grid, cell))
-        with shared(self.grid, self.evaluator):
-            for ended in self.executor.ended():
-                assert isinstance(ended.task, CellTask)
-                if ended.result is None:
-                    said = self._lose(ended.task.cell, ended.lost)
-                else:
-                    said = self._store(ended.task.cell, ended.result)
-                self._write("running")
-                self.say.done(said)  # what is said to be done is stored, whatever happens next
 
     def _cell(self, model: str, seed: int) -> Cell | None:
         """A cell with what is finished of it; None if all is."""
@@ -288,6 +288,7 @@ class _Run:
             self.data_root,
             self.work.run_id,
             self.work.checksum,
+            self.title,
         )
 
     @cached_property
@@ -300,10 +301,10 @@ class _Run:
         """Makes this run's records."""
         return self.evaluator.recorder
 
-    def _open(self, resume: bool) -> None:
+    def _open(self) -> None:
         """Create the directory, or keep what is finished in it."""
         found = resuming.open_directory(
-            self.directory, self.plan, lambda: self.work, self.say, resume=resume
+            self.directory, self.plan, lambda: self.work, self.say, resume=self.resume
         )
         held = self.before = found.description
         self.records, self.costs, self.differences = found.records, found.costs, found.differences
@@ -320,7 +321,7 @@ class _Run:
 
     def _write(self, status: RunStatus) -> None:
         """Write the description and all records; in an order that depends on the plan alone."""
-        models = list(self.benchmark.models)
+        models = list(self.plan.benchmark.models)
         trainings = [
             record
             for key in sorted(self.trainings, key=lambda key: (models.index(key[0]), key[1]))

@@ -1,11 +1,13 @@
-"""The run of a suite: its benchmarks one after the other, the comparison written after each."""
+"""The run of a suite: the cells of its benchmarks, the comparison written after each benchmark."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from oodbench.data.store.download import OfflineError
 from oodbench.errors import UserError
@@ -17,12 +19,16 @@ from oodbench.report.figures import gallery
 from oodbench.specs import DatasetSpec
 from oodbench.storage.locks import held
 from oodbench.storage.run_directory import RunDirectory
-from oodbench.storage.suite_description import SuiteDescription
+from oodbench.storage.suite_description import MemberStatus, SuiteDescription
 from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from oodbench.engine.benchmark_run import BenchmarkRun, Outcome
+    from oodbench.engine.cells.grid import CellResult
+    from oodbench.engine.cells.grid_run import Prepare
+    from oodbench.engine.executors.executor import Ended, Executor, MakeExecutor, Task
     from oodbench.report import PublishedComparison
 
 log = logging.getLogger(__name__)
@@ -36,24 +42,14 @@ REPORTS = {
 """File in the directory of a suite -> the method of the comparison that gives its content."""
 
 
-class Done(Protocol):
-    """How the run of a benchmark ended."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything that was asked for is there."""
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """Each failure, as "method (seed k): reason"."""
-
-
 def run_members(
     suite: Suite,
     plans: Mapping[str, Plan],
     catalog: Catalog,
     directory: SuiteDirectory,
-    run_one: Callable[[Plan, Path], Done],
+    prepare: Prepare,
+    report: Callable[[Outcome], object],
+    executor: MakeExecutor[CellResult],
     *,
     resume: bool,
     request: Mapping[str, Any],
@@ -64,20 +60,22 @@ def run_members(
     """Run every benchmark of a suite that is not finished.
 
     All data sets are fetched first. A benchmark does not run if one of its data sets is missing. If
-    a benchmark fails, the error is recorded as its reason and the others still run. After each
-    benchmark, `suite.json`, the comparison and the figures are written, so that an interrupted
-    suite can be resumed.
+    a benchmark fails, the error is recorded as its reason and the others still run. The cells of
+    all benchmarks are one grid (`grid_run.run_together`). After each benchmark, `suite.json`, the
+    comparison and the figures are written, so that an interrupted suite can be resumed.
 
     Args:
         suite: the suite.
         plans: the plan of each benchmark, by its name in the suite.
         catalog: gives the files of the detectors.
         directory: directory of the suite.
-        run_one: runs a plan into a folder, or resumes it there.
+        prepare: makes the run of a plan, or resumes it.
+        report: writes the reports of a run that has ended.
+        executor: makes what computes the cells of all benchmarks.
         resume: continue the run in the directory.
         request: the arguments of the run, for the description.
         say: called with a line before and after each benchmark.
-        progress: progress reporter of fetching the data sets.
+        progress: progress reporter of fetching the data sets, and of all cells.
         data_root: folder of data sets that do not come built in.
 
     Returns:
@@ -86,6 +84,8 @@ def run_members(
     Raises:
         UserError: if the directory cannot be used, or no benchmark has its data sets.
     """
+    from oodbench.engine.cells.grid_run import run_together, stages
+
     state = directory.open(
         SuiteDescription.of(suite.spec, suite.published, dict(request)), resume=resume
     )
@@ -102,27 +102,119 @@ def run_members(
             _hint(absent, plans.values()),
         )
     directory.write(state, "running")
-    count = len(suite.members)
+    suite_state = _State(directory, state)
+    count, members = len(suite.members), []
     for number, (member, benchmark) in enumerate(suite.members.items(), start=1):
         label = f"[{number}/{count}] {benchmark.name}"
         plan, folder = plans[benchmark.name], directory.folder / suite.spec.member_name(member)
         if state.status_of(member) == "complete" and _is_done(plan, catalog, folder, data_root):
             say(f"{label}: finished before")
-            continue
-        if lacking := _lacking(plan, absent):
+        elif lacking := _lacking(plan, absent):
             reason = f"data sets are missing: {', '.join(lacking)}"
             say(f"{label}: not run, {reason}")
-            state = state.with_member(member, "failed", reason)
-            directory.write(state, "running")
-            write_reports(directory)
-            continue
-        say(label)
-        state = _run(member, plan, folder, run_one, state, say)
-        directory.write(state, "running")
-        write_reports(directory)
+            suite_state.enter(member, "failed", reason)
+        else:
+            members.append(_Member(member, label, plan, folder, prepare, report, suite_state, say))
+    if members:
+        with ExitStack() as ends:
+            for each in members:
+                ends.enter_context(each.open)
+            computing = ends.enter_context(executor(progress))
+            ends.enter_context(progress.work(sum(stages(each.plan) for each in members)))
+            run_together(members, computing, progress)
+    state = suite_state.held
     directory.write(state, "complete" if state.complete else "incomplete")
     write_reports(directory)
     return state
+
+
+class _State:
+    """The description of a suite that runs.
+
+    Args:
+        directory: of the suite.
+        held: its description.
+    """
+
+    def __init__(self, directory: SuiteDirectory, held: SuiteDescription) -> None:
+        self._directory, self.held = directory, held
+
+    def enter(self, member: str, status: MemberStatus, reason: str | None) -> None:
+        """Enter how a benchmark ended, and write the reports."""
+        self.held = self.held.with_member(member, status, reason)
+        self._directory.write(self.held, "running")
+        write_reports(self._directory)
+
+
+@dataclass(eq=False, slots=True)
+class _Member:
+    """A benchmark of a suite; a `grid_run.Member`."""
+
+    name: str
+    label: str
+    plan: Plan
+    folder: Path
+    prepare: Prepare
+    report: Callable[[Outcome], object]
+    state: _State
+    say: Callable[[str], None]
+    run: BenchmarkRun | None = None
+    open: ExitStack = field(default_factory=ExitStack)
+
+    def begin(self, executor: Executor[CellResult]) -> Sequence[Task[CellResult]]:
+        """Lock the run directory, and prepare the run.
+
+        Raises:
+            UserError: if the run cannot be begun.
+        """
+        self.say(self.label)
+        self.open.enter_context(held(self.folder))
+        self.run = self.prepare(self.plan, self.folder, executor, self.plan.benchmark.name)
+        tasks = self.run.begin()
+        self.open.enter_context(self.run.here())
+        return tasks
+
+    def take(self, ended: Ended[CellResult]) -> None:
+        """Store a result.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        assert self.run is not None
+        self.run.take(ended)
+
+    def end(self, error: Exception | None) -> None:
+        """Finish the run and enter how it ended; the other benchmarks still run.
+
+        Raises:
+            UserError: if the files of the suite cannot be written.
+        """
+        with self.open:
+            try:
+                if error is not None:
+                    raise error
+                assert self.run is not None
+                outcome = self.run.finish()
+                self.report(outcome)
+            except Exception as found:
+                reason = _one_line(str(found) or type(found).__name__)
+                if not isinstance(found, UserError):
+                    reason = f"{type(found).__name__}: {reason}"
+                log.debug("%s failed", self.plan.benchmark.name, exc_info=found)
+                self.say(f"{self.label}: failed: {reason}")
+                self.state.enter(self.name, "failed", reason)
+                return
+            finally:
+                self.run = None  # its images are not needed any more
+        if outcome.complete:
+            self.state.enter(self.name, "complete", None)
+            return
+        skipped = [f"{skip.method}: {skip.reason}" for skip in self.plan.skips if skip.asked_for]
+        missing = [*outcome.failures, *skipped]
+        for each in missing:
+            self.say(f"{self.label}: missing: {each}")
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        self.state.enter(self.name, "incomplete", _one_line(missing[0]) + more)
 
 
 def _lacking(plan: Plan, absent: Collection[str]) -> list[str]:
@@ -164,35 +256,6 @@ def _absent(
                 absent[spec.name] = error
                 progress.done(f"data set {spec.name}: missing")
     return absent
-
-
-def _run(
-    member: str,
-    plan: Plan,
-    folder: Path,
-    run_one: Callable[[Plan, Path], Done],
-    state: SuiteDescription,
-    say: Callable[[str], None],
-) -> SuiteDescription:
-    """The state of the suite after one benchmark has run or failed."""
-    try:
-        with held(folder):
-            done = run_one(plan, folder)
-    except Exception as error:  # the other benchmarks, which may take days, still run
-        reason = _one_line(str(error) or type(error).__name__)
-        if not isinstance(error, UserError):
-            reason = f"{type(error).__name__}: {reason}"
-        log.debug("%s failed", plan.benchmark.name, exc_info=error)
-        say(f"failed: {reason}")
-        return state.with_member(member, "failed", reason)
-    if done.complete:
-        return state.with_member(member, "complete", None)
-    skipped = [f"{skip.method}: {skip.reason}" for skip in plan.skips if skip.asked_for]
-    missing = [*done.failures, *skipped]
-    for each in missing:
-        say(f"missing: {each}")
-    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-    return state.with_member(member, "incomplete", _one_line(missing[0]) + more)
 
 
 def _is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:

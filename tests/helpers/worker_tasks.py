@@ -50,16 +50,18 @@ class Killed:
 
 @dataclass(frozen=True)
 class Raises:
-    """Fails with an error for the user, after interrupting the process that a file names."""
+    """Fails with an error for the user, after a signal to the process that a file names."""
 
     after: Path
     label: str = "raises"
+    number: int = signal.SIGINT
     files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
         while not self.after.exists() or not self.after.read_text():
             time.sleep(0.02)
-        os.kill(int(self.after.read_text()), signal.SIGINT)
+        if self.number:
+            os.kill(int(self.after.read_text()), self.number)
         time.sleep(0.1)
         raise UserError("The loss is not finite.", "Lower the learning rate.")
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.notes import Notes
 from helpers.tiny_content import LOST as LOST_MANIFEST
 
 from oodbench import api
-from oodbench.engine import benchmark_run as engine
 from oodbench.engine import provenance, suite_run
+from oodbench.engine.benchmark_run import BenchmarkRun
+from oodbench.engine.executors import worker_processes
 from oodbench.errors import UserError
 from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog
@@ -532,8 +535,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(done.failures) == 1
     assert done.failures[0].startswith("tiny-lost: ")
     assert [line for line in said if line.startswith("[")] == [
-        "[1/3] tiny-one",
         "[2/3] tiny-lost: not run, data sets are missing: lost",
+        "[1/3] tiny-one",
         "[3/3] tiny-two",
     ]
     # Said once, before the first benchmark.
@@ -617,11 +620,11 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     begun = []
 
-    def refuse(plan: Any, *args: Any, **options: Any) -> None:
-        begun.append(plan.benchmark.name)
+    def refuse(run: BenchmarkRun) -> None:
+        begun.append(run.plan.benchmark.name)
         raise UserError("not now")
 
-    monkeypatch.setattr(engine, "run", refuse)
+    monkeypatch.setattr(BenchmarkRun, "begin", refuse)
     monkeypatch.setattr(suite_run, "_absent", lambda *_: {})
     before = records(finished, "tiny-one")
     done = again(finished, tmp_path / "run")
@@ -651,20 +654,46 @@ def test_what_is_done_with_other_data_is_not_taken_for_done(
     assert not done.complete
 
 
+def test_two_workers_serve_all_benchmarks(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def noted(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(worker_processes.subprocess, "Popen", noted)
+    notes = Notes()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    chosen = {"seeds": 1, "methods": ["SoftMax+MaxProb"]}
+    again(finished, folder, resume=False, workers=2, progress=notes, **chosen)
+    assert len(started) == 2
+    assert None not in [process.returncode for process in started], "both have stopped"
+    rows = {line for text in notes.details for line in text.splitlines()}
+    for member in ("tiny-one", "tiny-two"):
+        got = records(folder, member).splitlines()
+        assert got
+        assert set(got) <= set(records(finished, member).splitlines())
+        assert any(row.startswith(f"{member}: SoftMax, seed 0") for row in rows)
+
+
 def test_a_stop_loses_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = engine.run
+    real = BenchmarkRun.begin
 
-    def interrupted(plan: Any, *args: Any, **options: Any) -> Any:
-        if plan.benchmark.name == "tiny-two":
+    def interrupted(run: BenchmarkRun) -> Any:
+        if run.plan.benchmark.name == "tiny-two":
             raise KeyboardInterrupt
-        return real(plan, *args, **options)
+        return real(run)
 
     folder = tmp_path / "run"
     folder.mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "run", interrupted)
+        patch.setattr(BenchmarkRun, "begin", interrupted)
         with pytest.raises(KeyboardInterrupt):
             again(finished, folder, resume=False)
     state = SuiteDirectory(folder).read()
@@ -682,10 +711,10 @@ def test_a_stop_loses_nothing(
 def test_a_surprise_in_one_benchmark(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(*args: Any, **options: Any) -> None:
+    def explode(run: BenchmarkRun) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr(engine, "run", explode)
+    monkeypatch.setattr(BenchmarkRun, "begin", explode)
     monkeypatch.setattr(suite_run, "_absent", lambda *_: {})
     done = again(finished, tmp_path / "run")
     assert done.failures == ("tiny-lost: RuntimeError: out of memory",)

@@ -248,7 +248,7 @@ class CellTask:
     @property
     def label(self) -> str:
         """The name in messages."""
-        return self.cell.label
+        return ": ".join(filter(None, (self.grid.title, self.cell.label)))
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class Grid:
         data_root: folder of the data sets that do not come built in.
         run_id: identity of the run, for records.
         work: checksum of data and detectors (`Work.checksum`).
+        title: name of the run among others that are computed with it, for messages; or "".
     """
 
     key: str
@@ -40,6 +41,7 @@ class Grid:
     data_root: Path | None
     run_id: str
     work: str
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

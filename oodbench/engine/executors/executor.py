@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -44,13 +45,15 @@ class Ended(Generic[Result]):
 
     Attributes:
         task: the task.
-        result: its result; None if it is lost.
+        result: its result; None if it is lost, or raised an error.
         lost: why it is lost: no worker lived to its end, on all tries; "" if it is not.
+        error: what it raised, with the traceback of its process as a note; None if nothing.
     """
 
     task: Task[Result]
     result: Result | None
     lost: str = ""
+    error: Exception | None = None
 
 
 class Executor(Protocol[Result]):
@@ -74,11 +77,14 @@ class Executor(Protocol[Result]):
         """Take on a task; it may start at once."""
         ...
 
+    def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
+        """Drop those of some tasks that have not started; returns them."""
+        ...
+
     def ended(self) -> Iterator[Ended[Result]]:
         """Tasks as they end, until all that were submitted have.
 
-        Raises:
-            Exception: what a task raised.
+        More tasks may be submitted, and others withdrawn, after each.
         """
         ...
 
@@ -90,6 +96,16 @@ class Executor(Protocol[Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def taken_out(waiting: deque[Task[Result]], tasks: Collection[Task[Result]]) -> list[Task[Result]]:
+    """Take tasks out of a queue; returns those that were in it."""
+    chosen = set(map(id, tasks))  # tasks are large, and compared by what they hold
+    found = [task for task in waiting if id(task) in chosen]
+    left = [task for task in waiting if id(task) not in chosen]
+    waiting.clear()
+    waiting.extend(left)
+    return found
 
 
 MakeExecutor = Callable[[Reporter], Executor[Result]]

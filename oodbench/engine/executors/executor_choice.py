@@ -9,12 +9,12 @@ import torch
 
 from oodbench.engine.executors.executor import MakeExecutor
 from oodbench.engine.executors.local import check_importable, local_executor
+from oodbench.planning.executor_options import ExecutorOptions
 
 
 def executor_of(
-    name: str,
+    options: ExecutorOptions,
     *,
-    address: str | None,
     workers: int | None,
     device: torch.device,
     classes: Iterable[type] = (),
@@ -22,8 +22,7 @@ def executor_of(
     """What makes the executor of a run.
 
     Args:
-        name: "local" or "ray".
-        address: of a Ray cluster, or None.
+        options: the choice.
         workers: how many cells are computed at once, or None.
         device: where they compute.
         classes: detector classes, which workers must be able to import.
@@ -31,9 +30,13 @@ def executor_of(
     Raises:
         UserError: if the executor cannot be used here.
     """
-    if name == "local":
+    if options.name == "local":
         return local_executor(workers or 1, device, classes)
+    check_importable(classes)
+    if options.name == "submitit":
+        from oodbench.engine.executors.submitit_executor import submitit_executor
+
+        return submitit_executor(options.jobs, workers or 1, device)
     from oodbench.engine.executors.ray_executor import ray_executor
 
-    check_importable(classes)
-    return ray_executor(address, workers, device)
+    return ray_executor(options.address, workers, device)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Generic, Self
 
 import torch
 
-from oodbench.engine.executors.executor import Ended, Result, Task
+from oodbench.engine.executors.executor import Ended, Result, Task, taken_out
 from oodbench.progress import Reporter
 
 
@@ -29,12 +29,20 @@ class InProcess(Generic[Result]):
         """Queue a task."""
         self._waiting.append(task)
 
+    def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
+        """Drop those of some tasks that have not started; returns them."""
+        return taken_out(self._waiting, tasks)
+
     def ended(self) -> Iterator[Ended[Result]]:
         """Each task, run when it is asked for."""
         while self._waiting:
             task = self._waiting.popleft()
             self._say.stage(task.label)
-            yield Ended(task, task.run(self._say))
+            try:
+                ended = Ended(task, task.run(self._say))
+            except Exception as error:
+                ended = Ended(task, None, error=error)
+            yield ended
 
     def __enter__(self) -> Self:
         return self

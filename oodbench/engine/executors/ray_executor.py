@@ -7,10 +7,9 @@ import logging
 import os
 import pickle
 import socket
-import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any, Generic, Self
 import torch
 
 from oodbench.engine.executors import ray_worker
-from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task
+from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task, taken_out
 from oodbench.engine.executors.node_cache import CacheOfRun, keep_missing
+from oodbench.engine.executors.remote_process import Answer, Settings
 from oodbench.engine.executors.resource_shares import Share, equal_shares
 from oodbench.engine.executors.sent_progress import ShownProgress
 from oodbench.errors import UserError, counted
@@ -120,6 +120,7 @@ class RayExecutor(Generic[Result]):
         self._say, self._shown = say, ShownProgress(say)
         self._waiting: deque[Task[Result]] = deque()
         self._tries: list[_Try[Result]] = []
+        self._lost: dict[int, int] = {}
         self._running: dict[Any, _Try[Result]] = {}
         self._connected = _connect(address, workers)
         if self._connected:  # Ray prints pages of its logs to standard output when a node is lost
@@ -167,17 +168,7 @@ class RayExecutor(Generic[Result]):
             )
             .remote(cache.folder)
         )
-        root = logging.getLogger()
-        self._settings = ray.put(
-            ray_worker.Settings(
-                share.cores,
-                cache,
-                ray_worker.versions(),
-                tuple(sys.argv),
-                root.level if root.handlers else None,
-                tuple(sys.path),
-            )
-        )
+        self._settings = ray.put(Settings.of_run(share.cores, cache))
         self._work = ray.remote(
             num_cpus=share.cores,
             num_gpus=share.gpus,
@@ -190,16 +181,16 @@ class RayExecutor(Generic[Result]):
     def submit(self, task: Task[Result]) -> None:
         """Queue a task; it starts when there is room."""
         self._waiting.append(task)
+        self._start()
+
+    def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
+        """Drop those of some tasks that do not run; returns them."""
+        return taken_out(self._waiting, tasks)
 
     def ended(self) -> Iterator[Ended[Result]]:
-        """Tasks as they end.
-
-        Raises:
-            Exception: what a task raised, with the traceback of its process as a note.
-        """
+        """Tasks as they end."""
         import ray
 
-        lost: dict[int, int] = {}
         self._say.stage("")  # each task has a line of its own
         while self._start() or self._running:
             ready, _ = ray.wait([*self._running], num_returns=1, timeout=_LOOK_AFTER)
@@ -210,27 +201,32 @@ class RayExecutor(Generic[Result]):
                 self._shown.row(tried.row, None)
                 answer, reason = _taken(reference)
                 if answer is None:
-                    times = lost[id(task)] = lost.get(id(task), 0) + 1
+                    times = self._lost[id(task)] = self._lost.get(id(task), 0) + 1
                     if times == _TRIES:
                         yield Ended(task, None, f"{reason}, {_TRIES} times")
                     else:
                         self._say.warn(f"{task.label}: {reason}; it is tried again.")
                         self._waiting.append(task)
                 elif answer.error is not None:
-                    raise answer.error
+                    yield Ended(task, None, error=answer.error)
                 else:
                     keep_missing(self._cache, answer.files)
                     yield Ended(task, answer.result)
 
     def _start(self) -> bool:
         """Give waiting tasks to Ray; whether any was given."""
+        import ray
+
         given = False
         while self._waiting and len(self._running) < self.workers:
             tried = _Try(self._waiting.popleft())
-            content = pickle.dumps(tried.task, protocol=pickle.HIGHEST_PROTOCOL)
-            reference = self._work.options(name=tried.task.label).remote(
-                content, len(self._tries), self._settings, self._board
-            )
+            try:
+                content = pickle.dumps(tried.task, protocol=pickle.HIGHEST_PROTOCOL)
+                reference = self._work.options(name=tried.task.label).remote(
+                    content, len(self._tries), self._settings, self._board
+                )
+            except Exception as error:
+                reference = ray.put(Answer(error=error))
             self._tries.append(tried)
             self._running[reference] = tried
             self._shown.row(tried.row, f"waits for {counted(self._share.cores, 'free core')}")
@@ -304,16 +300,12 @@ class _Try(Generic[Result]):
         return f"{self.task.label} on {self.node}" if self.node else self.task.label
 
 
-def _taken(reference: Any) -> tuple[ray_worker.Answer | None, str]:
-    """The answer of a task; None and the reason if it is lost.
-
-    Raises:
-        Exception: if it could not be started, or its result cannot be sent.
-    """
+def _taken(reference: Any) -> tuple[Answer | None, str]:
+    """The answer of a task; None and the reason if it is lost."""
     import ray
 
     try:
-        answer: ray_worker.Answer = ray.get(reference)
+        answer: Answer = ray.get(reference)
         return answer, ""
     except ray.exceptions.OutOfMemoryError:
         return None, "Ray ended its worker because the memory of the node ran out"
@@ -321,6 +313,8 @@ def _taken(reference: Any) -> tuple[ray_worker.Answer | None, str]:
         return None, "its node was lost"
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.TaskCancelledError):
         return None, "its worker process was ended"
+    except Exception as error:  # it could not be started, or its result cannot be sent
+        return Answer(error=error), ""
 
 
 def _connect(address: str | None, workers: int | None) -> bool:

@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from oodbench.engine.executors.messages import portable
-from oodbench.engine.executors.node_cache import CacheOfRun, content_of, keep_missing
+from oodbench.engine.executors.node_cache import content_of, keep_missing
+from oodbench.engine.executors.remote_process import Answer, Settings
 from oodbench.engine.executors.sent_progress import SentProgress
-from oodbench.engine.executors.worker import no_debugger
-from oodbench.errors import UserError
 from oodbench.files import cache_folder
-from oodbench.process import prepare_process
-from oodbench.version import __version__
 
 _INTERVAL = 0.3
 """Shortest time in seconds between two details of a task."""
 _MOST_MESSAGES = 10_000
 Message = tuple[int, str, Any]
 """Number of the try, kind and content."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Answer of a task.
-
-    Attributes:
-        result: its result.
-        error: what it raised, or None.
-        files: paths in the cache and contents, of files that the cache of the run may lack.
-    """
-
-    result: Any = None
-    error: Exception | None = None
-    files: tuple[tuple[str, bytes], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What all tasks of a run have in common.
-
-    Attributes:
-        threads: torch's number of threads.
-        cache: cache of the process of the run.
-        versions: versions of what decides the results, there.
-        argv: its arguments.
-        level: its level of logging, None if the program logs nothing.
-        path: folders that it imports modules from; those that a node has not are left out there.
-    """
-
-    threads: int
-    cache: CacheOfRun
-    versions: Mapping[str, str]
-    argv: tuple[str, ...]
-    level: int | None
-    path: tuple[str, ...] = ()
 
 
 class Board:
@@ -93,11 +49,6 @@ class Board:
         return content_of(self._cache, name)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the results."""
-    return {"oodbench": __version__} | {name: metadata.version(name) for name in ("torch", "numpy")}
-
-
 def work(content: bytes, number: int, settings: Settings, board: Any) -> Answer:
     """Do a task: the function that Ray runs.
 
@@ -124,7 +75,7 @@ def work(content: bytes, number: int, settings: Settings, board: Any) -> Answer:
             ray.wait([board.put.remote((number, kind, text))], timeout=5)
 
     try:
-        _prepare(settings)
+        settings.prepare()
         send("begun", socket.gethostname())
         shared = settings.cache.enter()
         task = pickle.loads(content)
@@ -140,27 +91,3 @@ def work(content: bytes, number: int, settings: Settings, board: Any) -> Answer:
         return Answer(result, files=tuple((name, held) for name, held in files if held))
     except Exception as error:
         return Answer(error=portable(error))
-
-
-def _prepare(settings: Settings) -> None:
-    """Make the process like a worker process of the machine of the run.
-
-    Raises:
-        UserError: if this machine has other versions.
-    """
-    if "torch" not in sys.modules:
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
-    prepare_process()
-    sys.argv[:] = settings.argv
-    sys.path += [each for each in settings.path if each not in sys.path and Path(each).is_dir()]
-    sys.breakpointhook = no_debugger
-    if settings.level is not None:
-        logging.basicConfig(level=settings.level)
-    here = versions()
-    for name, version in settings.versions.items():
-        if here[name] != version:
-            raise UserError(
-                f"{name} is {here[name]} on the node {socket.gethostname()} and {version} in the "
-                "process of the run.",
-                "Install the same version on all nodes: others can give other results.",
-            )

@@ -13,14 +13,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self
 
 import torch
 
-from oodbench.engine.executors.executor import Ended, Result, Task
+from oodbench.engine.executors.executor import Ended, Result, Task, taken_out
 from oodbench.engine.executors.messages import encoded, received
 from oodbench.engine.executors.sent_progress import ShownProgress
 from oodbench.progress import Reporter
@@ -58,6 +58,7 @@ class WorkerProcesses(Generic[Result]):
         self._say = say
         self._waiting: deque[Task[Result]] = deque()
         self._again: deque[Task[Result]] = deque()
+        self._tried: dict[int, Task[Result]] = {}
         self._workers: list[_Worker[Result]] = []
         self._messages: queue.Queue[tuple[_Worker[Result], str, Any]] = queue.Queue()
         self._shown = ShownProgress(say)
@@ -65,14 +66,14 @@ class WorkerProcesses(Generic[Result]):
     def submit(self, task: Task[Result]) -> None:
         """Queue a task; it starts when a worker is free."""
         self._waiting.append(task)
+        self._start()
+
+    def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
+        """Drop those of some tasks that do not run; returns them."""
+        return taken_out(self._waiting, tasks) + taken_out(self._again, tasks)
 
     def ended(self) -> Iterator[Ended[Result]]:
-        """Tasks as they end.
-
-        Raises:
-            Exception: what a task raised, with the traceback of its process as a note.
-        """
-        tried: list[Task[Result]] = []
+        """Tasks as they end."""
         self._say.stage("")  # each task has a line of its own
         while self._start() or any(worker.task for worker in self._workers):
             worker, kind, content = self._next()
@@ -84,17 +85,17 @@ class WorkerProcesses(Generic[Result]):
                 continue
             if kind in ("detail", "result", "warn"):
                 self._shown.take(task.label, kind, content)
-            elif kind == "raised":
-                raise content
             else:
                 worker.task = None
                 self._shown.row(task.label, None)
                 if kind == "ended":
                     yield Ended(task, content)
-                elif task in tried:
+                elif kind == "raised":
+                    yield Ended(task, None, error=content)
+                elif id(task) in self._tried:
                     yield Ended(task, None, f"its worker process ended twice, by {worker.end}")
                 else:
-                    tried.append(task)
+                    self._tried[id(task)] = task
                     self._again.append(task)
                     self._say.warn(
                         f"{task.label}: its worker process was ended by {worker.end}; it is tried "
@@ -201,13 +202,13 @@ class _Worker(Generic[Result]):
         return f"{signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def give(self, task: Task[Result]) -> None:
-        """Send a task; does not wait for a process that is still starting.
-
-        Raises:
-            Exception: if it cannot be pickled.
-        """
+        """Send a task; does not wait for a process that is still starting."""
         self.task = task
-        content = encoded(task)
+        try:
+            content = encoded(task)
+        except Exception as error:
+            self._messages.put((self, "raised", error))
+            return
         threading.Thread(target=self._write, args=(content,), daemon=True).start()
 
     def _write(self, content: bytes) -> None:

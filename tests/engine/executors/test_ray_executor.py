@@ -65,12 +65,12 @@ def test_tasks_and_a_run(complete: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_a_task_raises(tmp_path: Path) -> None:
     """Without a cluster: the function that a worker runs gives the error back."""
-    from oodbench.engine.executors import ray_worker
+    from oodbench.engine.executors import ray_worker, remote_process
     from oodbench.engine.executors.node_cache import CacheOfRun
 
     pytest.importorskip("ray")
-    settings = ray_worker.Settings(
-        1, CacheOfRun.here(), ray_worker.versions() | {"torch": "0.1"}, ("oodbench",), None
+    settings = remote_process.Settings(
+        1, CacheOfRun.here(), remote_process.versions() | {"torch": "0.1"}, ("oodbench",), None
     )
     answer = ray_worker.work(b"", 0, settings, board=None)
     assert isinstance(answer.error, UserError)
@@ -105,7 +105,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_arguments_that_contradict(command: Command) -> None:
-    assert "local or ray" in command("run", "digits", "--executor", "slurm").err
+    assert "local, ray or submitit" in command("run", "digits", "--executor", "slurm").err
     assert "--executor ray" in command("run", "digits", "--address", "auto").err
     with pytest.raises(UserError, match="Ray chooses the GPU"):
         ray_executor.ray_executor(None, 1, torch.device("cuda:1"))

@@ -55,16 +55,22 @@ def test_results_and_workers_that_are_killed(
     assert (out, err.count("a detector prints this")) == ("", 2), "results have a pipe of their own"
 
 
-def test_what_a_task_raises_ends_all(tmp_path: Path) -> None:
-    """The other task is stopped and may keep its state; it ignores a terminal's interrupt."""
+def test_what_a_task_raises(tmp_path: Path) -> None:
+    """It is given; at the end, the other task is stopped, and may keep its state."""
     waits = Waits("waits", tmp_path / "started", tmp_path / "stopped")
     executor: WorkerProcesses[Any] = WorkerProcesses(Notes(), workers=2, device=CPU)
     executor.submit(waits)
     executor.submit(Raises(after=waits.started))
-    with pytest.raises(UserError, match="not finite") as raised, executor:
-        list(executor.ended())
-    assert raised.value.hint == "Lower the learning rate."
-    assert "in run" in raised.value.__notes__[0], "the traceback of the worker"
+    executor.submit(dropped := Answer("dropped"))
+    with executor:
+        assert executor.withdraw([waits, dropped]) == [dropped], "the other one runs"
+        ended = next(executor.ended())
+    assert isinstance(ended.error, UserError)
+    assert (ended.error.message, ended.error.hint) == (
+        "The loss is not finite.",
+        "Lower the learning rate.",
+    )
+    assert "in run" in ended.error.__notes__[0], "the traceback of the worker"
     assert waits.stopped.read_text() == "stopped"
     with pytest.raises(ProcessLookupError):
         os.kill(int(waits.started.read_text()), 0)

@@ -1,0 +1,128 @@
+"""Tasks and a run as jobs of submitit on this machine; options that it does not take."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.commands import Command
+from helpers.finished_run import records, run
+from helpers.notes import Notes
+from helpers.worker_tasks import Answer, Killed, Raises, Waits
+
+from oodbench.engine.executors.submitit_executor import SubmititExecutor, submitit_executor
+from oodbench.errors import UserError
+from oodbench.planning.executor_options import ExecutorOptions, job_options
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def executor(folder: Path, notes: Notes) -> SubmititExecutor[Any]:
+    pytest.importorskip("submitit")
+    options = {"folder": str(folder), "cluster": "local", "timeout_min": 5}
+    made: Any = submitit_executor(options, 3, CPU)(notes)
+    return made
+
+
+@pytest.mark.usefixtures("content")
+def test_tasks_of_which_one_is_lost_and_one_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # tasks of the tests
+    notes = Notes()
+    tasks = [Answer("a", threads=True), Killed("once", 1, tmp_path / "once")]
+    (after := tmp_path / "raises").write_text("0")
+    with executor(tmp_path / "jobs", notes) as jobs:
+        assert (jobs.workers, jobs.sharing, jobs.threads) == (3, 3, 1)
+        for task in (*tasks, Raises(after, number=0)):
+            jobs.submit(task)
+        ended = {each.task.label: each for each in jobs.ended()}
+    label, process, threads = ended["a"].result
+    assert (label, threads, process == os.getpid()) == ("a", 1, False)
+    assert ended["once"].result == ("once", 1, 0)
+    assert isinstance(ended["raises"].error, UserError)
+    assert "in run" in ended["raises"].error.__notes__[0], "the traceback of the job"
+    said = "\n".join(notes.warnings)
+    assert "a warns" in said
+    assert "once: its job " in said
+    assert "it is tried again" in said
+    assert "job " in "\n".join(notes.details)
+    left = {path.suffix for path in (tmp_path / "jobs").iterdir()}
+    assert left == {".out", ".err"}, "logs stay, pickled tasks and results do not"
+
+
+@pytest.mark.usefixtures("content")
+def test_what_is_cancelled_may_keep_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    waits = Waits("waits", tmp_path / "started", tmp_path / "stopped")
+    with executor(tmp_path / "jobs", Notes()) as jobs:
+        jobs.submit(waits)
+        deadline = time.monotonic() + 60
+        while not waits.started.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert jobs.withdraw([waits]) == [], "it has a job"
+    assert waits.stopped.read_text() == "stopped"
+
+
+def test_a_run(complete: Path, tmp_path: Path, content: Path) -> None:
+    pytest.importorskip("submitit")
+    folder = tmp_path / "jobs"
+    options = {"folder": str(folder), "cluster": "local", "cpus_per_task": 1}
+    done = run(
+        tmp_path / "run",
+        executor="submitit",
+        submitit_options=options,
+        workers=1,
+        seeds=1,
+        methods=["SoftMax+MSP"],
+    )
+    assert done.complete, done.failures
+    kept = [
+        record
+        for record in records(complete)
+        if (record["method"], record["seed"]) == ("SoftMax+MSP", 0)
+    ]
+    assert records(done.folder) == kept
+    assert {path.suffix for path in folder.iterdir()} == {".out", ".err"}
+
+
+def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Command) -> None:
+    given = ["slurm_partition=gpu", "timeout_min=600", "mem_gb=8.5", "slurm_setup=[module load x]"]
+    read = job_options(given)
+    assert read == {
+        "slurm_partition": "gpu",
+        "timeout_min": 600,
+        "mem_gb": 8.5,
+        "slurm_setup": ["module load x"],
+    }
+    words = ExecutorOptions.read("submitit", jobs=read).words
+    assert job_options(words[3::2]) == read, "the command to go on has them"
+    assert ExecutorOptions.read("submitit").workers_for(7) == 7
+    for wrong in ("partition", "=x", "a b=1", "a=[1"):
+        with pytest.raises(UserError, match="expected NAME=VALUE"):
+            job_options([wrong])
+    done = command("run", "digits", "--submitit-option", "timeout_min=1")
+    assert (done.code, "only the executor 'submitit'" in done.err) == (2, True)
+    pytest.importorskip("submitit")
+    place = {"folder": str(tmp_path)}
+    for options, said in (
+        ({"cluster": "cray"}, "expected slurm or local"),
+        ({"cluster": "local", "memory": 3}, "memory"),
+        ({"cluster": "local", "timeout_min": "long"}, "timeout_min"),
+        ({"cluster": "slurm"}, "srun"),
+    ):
+        with pytest.raises(UserError, match=said):
+            submitit_executor(place | options, 1, CPU)
+    with pytest.raises(UserError, match="Slurm chooses the GPU"):
+        submitit_executor({}, 1, torch.device("cuda:1"))
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="not installed"):
+        submitit_executor({}, 1, CPU)
