@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from oodbench import argument_checks
 from oodbench.errors import UserError
+from oodbench.execution import Execution
 from oodbench.planning.absent_splits import with_images_here
 from oodbench.planning.detector_settings import (
     Refusal,
@@ -27,7 +28,6 @@ from oodbench.plugins.import_trials import parameter_errors
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
 from oodbench.results import Run, SuiteRun, changed_files
-from oodbench.runner import Runner
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.run_places import place_of_run
 from oodbench.storage.stored_run import read_stored_run
@@ -104,7 +104,9 @@ def run(
     plan_run(
         catalog, benchmark, catalog.detectors, seeds=seeds, methods=methods, overrides=overrides
     )
-    runner = Runner(catalog, device, chosen, resume=resume, data_root=data_root, progress=progress)
+    execution = Execution(
+        catalog, device, chosen, resume=resume, data_root=data_root, progress=progress
+    )
     plan = plan_run(
         catalog,
         benchmark,
@@ -119,7 +121,7 @@ def run(
     with place_of_run(out, name, resume) as folder:
         if resume and not RunDirectory(folder).exists():
             (progress or Silent()).warn(_NOTHING_TO_RESUME.format(folder=folder))
-        return runner.run(plan, folder)
+        return execution.run(plan, folder)
 
 
 def run_suite(
@@ -180,7 +182,7 @@ def run_suite(
     Raises:
         UserError: if an argument is not valid, or names something that does not exist.
     """
-    from oodbench.engine.suite_run import run_members
+    from oodbench.engine.runs.suite_run import run_members
 
     prepare_process()
     chosen = ExecutorOptions.read(executor, address, workers, submitit_options)
@@ -191,7 +193,9 @@ def run_suite(
     whole = load_suite(catalog, str(suite))
     loaded = whole.changed(overrides.with_detector_names(catalog.aliases))
     plan_suite(catalog, loaded, catalog.detectors, seeds=seeds, methods=methods)
-    runner = Runner(catalog, device, chosen, resume=resume, data_root=data_root, progress=progress)
+    execution = Execution(
+        catalog, device, chosen, resume=resume, data_root=data_root, progress=progress
+    )
     plans = plan_suite(
         catalog,
         loaded,
@@ -210,9 +214,9 @@ def run_suite(
             plans,
             catalog,
             SuiteDirectory(folder),
-            runner.prepare,
-            runner.report,
-            runner.executor_for(*plans.values()),
+            execution.prepare,
+            execution.report,
+            execution.executor_for(*plans.values()),
             resume=resume,
             request={"seeds": seeds, "methods": None if methods is None else list(methods)},
             say=say,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oodbench.engine.suite_run import REPORTS, comparison_of
+from oodbench.engine.runs.suite_run import REPORTS, comparison_of
 from oodbench.errors import UserError
 from oodbench.storage.description import is_sealed
 from oodbench.storage.suite_description import NAME

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from oodbench.engine.cells.grid_run import run_together
 from oodbench.engine.executors.executor import Ended
 from oodbench.engine.executors.in_process import InProcess
+from oodbench.engine.runs.grid_run import run_together
 from oodbench.progress import Reporter, Silent
 
 LOG: list[str] = []

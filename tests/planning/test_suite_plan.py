@@ -15,9 +15,10 @@ from helpers.notes import Notes
 from helpers.tiny_content import LOST as LOST_MANIFEST
 
 from oodbench import api
-from oodbench.engine import provenance, suite_run
-from oodbench.engine.benchmark_run import BenchmarkRun
+from oodbench.engine import provenance
 from oodbench.engine.executors import worker_processes
+from oodbench.engine.runs import suite_run
+from oodbench.engine.runs.benchmark_run import BenchmarkRun
 from oodbench.errors import UserError
 from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog

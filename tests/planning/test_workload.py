@@ -14,12 +14,12 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine import costs
+from oodbench.execution import Execution
 from oodbench.models.classifier import Classifier
 from oodbench.planning.executor_options import ExecutorOptions
 from oodbench.planning.plan import Plan
 from oodbench.planning.workload import all_trainings, pass_work, passes_of, training_work
 from oodbench.plugins.catalog import Catalog
-from oodbench.runner import Runner
 from oodbench.training.loop import as_floats, resident
 
 # --- passes ---------------------------------------------------------------------------------------
@@ -146,10 +146,10 @@ def test_a_run_makes_the_forward_passes_of_the_estimate(
     monkeypatch.setattr(costs, "measure", uncounted)
     hook = register_module_forward_pre_hook(counted)
     try:
-        runner = Runner(
+        execution = Execution(
             catalog, "cpu", ExecutorOptions(), resume=False, data_root=None, progress=None
         )
-        done = runner.run(planned, tmp_path / "run")
+        done = execution.run(planned, tmp_path / "run")
     finally:
         hook.remove()
     assert done.complete, done.failures

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny_content import with_suite
 
-from oodbench.engine.suite_run import REPORTS, write_reports
+from oodbench.engine.runs.suite_run import REPORTS, write_reports
 from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.results import SuiteRun

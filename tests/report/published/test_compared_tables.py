@@ -476,7 +476,7 @@ def test_reports_of_suites_need_no_torch_and_no_matplotlib() -> None:
         "from oodbench.report.published import average_matching, table_matching;"
         "from oodbench.report.tables import published_layout;"
         "from oodbench.planning import suite_plan; from oodbench.storage import suite_directory;"
-        "from oodbench.engine import suite_run;"
+        "from oodbench.engine.runs import suite_run;"
         "print([m for m in ('torch', 'pandas', 'scipy.stats', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run(

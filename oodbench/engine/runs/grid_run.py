@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from oodbench.engine.benchmark_run import BenchmarkRun, Outcome
 from oodbench.engine.cells.grid import CellResult
 from oodbench.engine.executors.executor import Ended, Executor, MakeExecutor, Task
+from oodbench.engine.runs.benchmark_run import BenchmarkRun, Outcome
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter
 

@@ -25,10 +25,10 @@ from oodbench.storage.suite_directory import SuiteDirectory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from oodbench.engine.benchmark_run import BenchmarkRun, Outcome
     from oodbench.engine.cells.grid import CellResult
-    from oodbench.engine.cells.grid_run import Prepare
     from oodbench.engine.executors.executor import Ended, Executor, MakeExecutor, Task
+    from oodbench.engine.runs.benchmark_run import BenchmarkRun, Outcome
+    from oodbench.engine.runs.grid_run import Prepare
     from oodbench.report import PublishedComparison
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def run_members(
     Raises:
         UserError: if the directory cannot be used, or no benchmark has its data sets.
     """
-    from oodbench.engine.cells.grid_run import run_together, stages
+    from oodbench.engine.runs.grid_run import run_together, stages
 
     state = directory.open(
         SuiteDescription.of(suite.spec, suite.published, dict(request)), resume=resume

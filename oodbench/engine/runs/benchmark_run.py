@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from oodbench.engine import provenance, resuming
+from oodbench.engine import provenance
 from oodbench.engine.cells.evaluator import CellEvaluator, CellTask, shared
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.executors.executor import Ended, Executor
 from oodbench.engine.metric_intervals import Recorder, first_results
+from oodbench.engine.runs import resuming
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Plan
 from oodbench.plugins.catalog import Catalog

@@ -14,12 +14,12 @@ from oodbench.results import Run
 from oodbench.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from oodbench.engine.benchmark_run import BenchmarkRun, Outcome
     from oodbench.engine.cells.grid import CellResult
     from oodbench.engine.executors.executor import Executor, MakeExecutor
+    from oodbench.engine.runs.benchmark_run import BenchmarkRun, Outcome
 
 
-class Runner:
+class Execution:
     """Carries out plans.
 
     Args:
@@ -78,7 +78,7 @@ class Runner:
         Raises:
             UserError: if it cannot be resumed.
         """
-        from oodbench.engine.benchmark_run import BenchmarkRun
+        from oodbench.engine.runs.benchmark_run import BenchmarkRun
 
         return BenchmarkRun(
             plan,
@@ -98,7 +98,7 @@ class Runner:
         Raises:
             UserError: as `grid_run.run_one`.
         """
-        from oodbench.engine.cells.grid_run import run_one
+        from oodbench.engine.runs.grid_run import run_one
 
         return self.report(run_one(plan, folder, self.prepare, self.executor_for(plan), self._say))
 

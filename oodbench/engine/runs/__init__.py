@@ -1,0 +1,1 @@
+"""Runs: of a benchmark, new or resumed, and of a suite."""
