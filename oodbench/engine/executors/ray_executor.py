@@ -121,6 +121,7 @@ class RayExecutor(Generic[Result]):
         self._waiting: deque[Task[Result]] = deque()
         self._tries: list[_Try[Result]] = []
         self._lost: dict[int, int] = {}
+        self._asked: Any = None
         self._running: dict[Any, _Try[Result]] = {}
         self._connected = _connect(address, workers)
         if self._connected:  # Ray prints pages of its logs to standard output when a node is lost
@@ -237,8 +238,13 @@ class RayExecutor(Generic[Result]):
         """Show what tasks have sent. Without its actor, which may be starting again, nothing."""
         import ray
 
+        # What an actor that is slow gives later is not lost: it is waited for again.
+        self._asked = self._asked or self._board.take.remote()
+        if not ray.wait([self._asked], timeout=5 * _LOOK_AFTER)[0]:
+            return
+        asked, self._asked = self._asked, None
         try:
-            messages = ray.get(self._board.take.remote(), timeout=5 * _LOOK_AFTER)
+            messages = ray.get(asked)
         except ray.exceptions.RayError:
             return
         running = set(map(id, self._running.values()))
