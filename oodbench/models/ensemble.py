@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits whose softmax is the mean of the members' probabilities, shape [B, C]."""
         each = [member_logits(member(images), images) for member in self.members]
-        if len({logits.shape for logits in each}) > 1:
+        if len({logits.shape[1] for logits in each}) > 1:
             raise UserError(
                 "Ensemble: the members have different numbers of classes: "
                 f"{', '.join(str(logits.shape[1]) for logits in each)}.",
@@ -110,7 +111,7 @@ class MemberLogits:
 
     members: tuple[nn.Module, ...]
     _images: Tensor | None = None
-    _logits: dict[nn.Module, Tensor] = field(default_factory=dict)
+    _logits: dict[int, Tensor] = field(default_factory=dict)
 
     @contextmanager
     def kept_from(self, classifier: nn.Module) -> Iterator[None]:
@@ -123,13 +124,15 @@ class MemberLogits:
         def start(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._images, self._logits = inputs[0], {}
 
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._logits[module] = member_logits(output, inputs[0]).detach()
+        # By number: while a graph is traced, hooks get stand-ins of the modules.
+        def keep(number: int, module: nn.Module, inputs: Any, output: Any) -> None:
+            self._logits[number] = member_logits(output, inputs[0]).detach()
 
         with ExitStack() as stack:
             stack.callback(classifier.register_forward_pre_hook(start).remove)
-            for member in self.members:
-                stack.callback(member.register_forward_hook(keep).remove)
+            for number, member in enumerate(self.members):
+                handle = member.register_forward_hook(functools.partial(keep, number))
+                stack.callback(handle.remove)
             try:
                 yield
             finally:
@@ -151,7 +154,7 @@ class MemberLogits:
         if self._images is not images:
             with torch.no_grad():
                 during(lambda: classifier(images))
-        return torch.stack([self._logits[member] for member in self.members], dim=1).double()
+        return torch.stack([self._logits[m] for m in range(len(self.members))], dim=1).double()
 
 
 def find_members(classifier: Classifier) -> MemberLogits:

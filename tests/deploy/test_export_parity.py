@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,18 @@ from helpers.exported_graphs import (
     own_scores,
     program_of,
 )
+from torch import nn
 
 from oodbench import load_detector
 from oodbench.data import ImageArray
 from oodbench.deploy.export import export_obstacle
+from oodbench.deploy.graph.onnx_file import OnnxGraph, write_onnx
 from oodbench.deploy.graph.scored_network import ScoredNetwork, scoring_runner, traced
 from oodbench.detector import Detector
 from oodbench.models import adapt
 from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
-from oodbench.testing.small_network import CLASSES, small_classifier, small_images
+from oodbench.testing.small_network import CLASSES, SmallEnsemble, small_classifier, small_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,8 +48,9 @@ def test_a_detector_without_a_step_can_be_exported() -> None:
 
 
 def test_cnn(tmp_path: Path) -> None:
-    names = ("baseline", "knn", "vim", "react", "relation", "relative_mahalanobis")
+    names = ("baseline", "knn", "openmax", "react", "relation", "relative_mahalanobis", "vim")
     detectors = {name: load_detector(name) for name in names}
+    detectors["gram"] = load_detector("gram", powers=3)
     classifier = small_classifier("linear")
     fit_all(classifier, detectors, small_images(600, 1), small_images(100, 2), CLASSES)
     check(classifier, detectors, torch.from_numpy(small_images(7, seed=4).images), tmp_path)
@@ -54,7 +58,30 @@ def test_cnn(tmp_path: Path) -> None:
 
 def test_units_that_are_drawn(tmp_path: Path) -> None:
     images = torch.from_numpy(small_images(7, seed=4).images)
-    check(small_classifier("linear"), {"mcd": load_detector("mcd")}, images, tmp_path)
+    check(small_classifier("linear"), {"mcd": load_detector("mcd", samples=8)}, images, tmp_path)
+
+
+def test_members_of_an_ensemble(tmp_path: Path) -> None:
+    networks = [copy.deepcopy(small_classifier("linear").network) for _ in range(2)]
+    for parameter in networks[1].parameters():
+        parameter.data.mul_(1.1)
+    classifier = Classifier(SmallEnsemble(*networks), (0.5, 0.5), (0.25, 0.25)).eval()
+    images = torch.from_numpy(small_images(7, seed=4).images)
+    check(classifier, {"ensemble": load_detector("ensemble")}, images, tmp_path)
+
+
+def test_order_of_equal_values(tmp_path: Path) -> None:
+    class Ranks(nn.Module):
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            down = images.argsort(dim=1, descending=True, stable=True)
+            return [down, images.sort(dim=1, stable=True).indices]
+
+    values = torch.randint(3, (4, 50), generator=torch.Generator().manual_seed(0)).double()
+    program = traced(Ranks(), values)
+    write_onnx(program, tmp_path / "ranks.onnx", ["images"], ["down", "up"], {})
+    down, up = OnnxGraph(tmp_path / "ranks.onnx")(values)
+    np.testing.assert_array_equal(down, np.argsort(-values.numpy(), axis=1, kind="stable"))
+    np.testing.assert_array_equal(up, np.argsort(values.numpy(), axis=1, kind="stable"))
 
 
 def test_distance_head(tmp_path: Path) -> None:

@@ -87,6 +87,21 @@ def cdist(points: Tensor, centers: Tensor, p: float = 2.0, compute_mode: Any = N
     return (points[:, None] - centers).square().sum(dim=2).sqrt()
 
 
+def stable_sort(
+    x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> Any:
+    """Sorted values and their indices, with equal values in their order.
+
+    Any sort of ONNX is stable: it is a TopK, which puts the lower index of equal values first.
+    """
+    return _ATEN.sort.default(x, dim, descending)
+
+
+def stable_argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+    """The indices of `stable_sort`."""
+    return stable_sort(x, dim=dim, descending=descending)[1]
+
+
 _ATEN = torch.ops.aten
 
 OPERATIONS: Mapping[Any, Callable[..., Any]] = {
@@ -96,6 +111,8 @@ OPERATIONS: Mapping[Any, Callable[..., Any]] = {
     _ATEN.logaddexp.default: logaddexp,
     _ATEN.avg_pool1d.default: avg_pool1d,
     _ATEN.searchsorted.Tensor: searchsorted,
+    _ATEN.sort.stable: stable_sort,
+    _ATEN.argsort.stable: stable_argsort,
     _ATEN.cdist.default: cdist,
     _ATEN._cdist_forward.default: cdist,
 }

@@ -97,39 +97,40 @@ def gram_row_sums(activation: Tensor, powers: int) -> Tensor:
         activation = activation.transpose(1, 2)
     channels = activation.detach()
     channels = channels[:, :, None] if channels.ndim == 2 else channels.flatten(2)
-    count, width, places = channels.shape
-    sums = channels.new_empty(count, powers, width, dtype=precision)
-    largest = channels.new_empty(count, 1, width, dtype=precision)
     block = BLOCKS.get(channels.device.type, BLOCKS["cpu"])
-    images = max(1, block // max(1, width * places))
-    if torch.compiler.is_exporting():  # a graph for batches of any size
-        images = count
-    buffers = channels.new_empty(2, min(images, count), width, places, dtype=precision)
-    for rows in row_slices(channels, images):
-        _row_sums(channels[rows], buffers, sums[rows], largest[rows])
+    images = max(1, block // max(1, channels[:1].numel()))
+    parts = [
+        _row_sums(channels[rows].to(precision), powers) for rows in row_slices(channels, images)
+    ]
+    sums, largest = (torch.cat(part) for part in zip(*parts, strict=True))
     exponents = 1 / torch.arange(1, powers + 1, dtype=precision, device=sums.device)[:, None]
     roots = sums.sign() * sums.abs() ** exponents
     return roots * largest * largest.amax(dim=2, keepdim=True)
 
 
-def _row_sums(channels: Tensor, buffers: Tensor, sums: Tensor, largest: Tensor) -> None:
-    """Row sums before the root and the scale, and the largest activations, of a block of images."""
+def _row_sums(channels: Tensor, powers: int) -> tuple[Tensor, Tensor]:
+    """Row sums before the root and the scale, and the largest activations, of a block of images.
+
+    Args:
+        channels: shape [B, D, places].
+        powers: the highest order.
+
+    Returns:
+        Shapes [B, powers, D] and [B, 1, D].
+    """
     # The places of a channel are adjacent in memory, in any memory format of the map.
     channels = channels.contiguous()
-    biggest = torch.maximum(channels.amax(dim=2), -channels.amin(dim=2)).to(sums)
-    largest[:] = biggest[:, None]
-    unit, power = buffers[:, : len(channels)]
-    torch.div(channels, biggest.where(biggest > 0, 1.0)[:, :, None], out=unit)
+    biggest = torch.maximum(channels.amax(dim=2), -channels.amin(dim=2))
+    unit = channels / biggest.where(biggest > 0, 1.0)[:, :, None]
     scale = biggest.amax(dim=1, keepdim=True)
     share = (biggest / scale.where(scale > 0, 1.0))[:, None]
-    shares = share
-    for index in range(sums.shape[1]):
-        if index == 0:
-            power_of_unit = unit
-        elif index == 1:
-            power_of_unit = torch.mul(unit, unit, out=power)
-        else:
-            power_of_unit *= unit
+    power_of_unit, shares, sums = unit, share, []
+    for order in range(1, powers + 1):
         together = torch.bmm(shares, power_of_unit)
-        sums[:, index : index + 1] = torch.bmm(together, power_of_unit.transpose(1, 2))
+        sums.append(torch.bmm(together, power_of_unit.transpose(1, 2)))
         shares = shares * share
+        if order == 1:
+            power_of_unit = unit * unit
+        elif order < powers:
+            power_of_unit *= unit
+    return torch.cat(sums, dim=1), biggest[:, None]
