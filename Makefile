@@ -13,13 +13,16 @@ GUARDED := SoftMax+MSP,SoftMax+ODIN (fixed),SoftMax+KNN,SoftMax+MDS,SoftMax+Resi
 GUARDED := $(GUARDED),DisMax+Entropy,DisMax+KNN
 BOARD := docs/leaderboards/digits
 
-.PHONY: run test lint gate leaderboard docs detectors-page schemas format bench clean
+.PHONY: run test test-full lint gate leaderboard docs detectors-page schemas format bench release-check clean
 
 run: $(INSTALLED)        ## the main job: train, score, measure, print both leaderboards
 	$(BIN)/oodbench run $(ARGS)
 
 test: $(INSTALLED)       ## the test suite, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile $(ARGS)
+
+test-full: $(INSTALLED)  ## the tests of `make test`, and the exhaustive ones (marker `full`)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "" $(ARGS)
 
 lint: $(INSTALLED)       ## ruff, mypy --strict, the layers of the package, spelling
 	$(BIN)/ruff check .
@@ -63,6 +66,9 @@ bench: $(INSTALLED)      ## speed comparisons, each side by side in one run
 	$(BIN)/python scripts/speed/against_pytorch_ood.py
 	$(BIN)/python scripts/speed/large_features.py
 	$(BIN)/python scripts/speed/score_command.py
+
+release-check: $(INSTALLED) ## build sdist and wheel, install the wheel in a clean environment, use it there
+	$(BIN)/python scripts/release/check_wheel.py $(ARGS)
 
 $(INSTALLED): pyproject.toml
 ifdef UV

@@ -8,6 +8,7 @@ asked of another process (`oodbench.plugins.import_trials`).
 from __future__ import annotations
 
 import ast
+from functools import lru_cache
 from pathlib import Path
 
 from oodbench.detector import DetectorInfo, declared
@@ -25,7 +26,13 @@ def read_detector(path: Path) -> DetectorInfo:
         BrokenDetectorError: if the file is not Python, or declares no detector, several, or one of
             another name.
     """
-    return _info(*_declaration(path), path)
+    return _read(path, _text(path))
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, text: str) -> DetectorInfo:
+    """Every catalog reads every file: a text that has not changed is parsed once."""
+    return _info(*_declaration(path, text), path)
 
 
 def read_docstring(path: Path) -> str:
@@ -34,21 +41,27 @@ def read_docstring(path: Path) -> str:
     Raises:
         BrokenDetectorError: as `read_detector`.
     """
-    return ast.get_docstring(_declaration(path)[0]) or ""
+    return ast.get_docstring(_declaration(path, _text(path))[0]) or ""
 
 
-def _declaration(path: Path) -> tuple[ast.ClassDef, ast.Call]:
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BrokenDetectorError("cannot be read: it is not UTF-8 text") from error
+    except OSError as error:
+        raise BrokenDetectorError(f"cannot be read: {error.strerror}") from error
+
+
+def _declaration(path: Path, text: str) -> tuple[ast.ClassDef, ast.Call]:
     """The class and its call of `register`."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        tree = ast.parse(text, filename=str(path))
         compile(tree, str(path), "exec", dont_inherit=True)  # finds what the grammar lets pass
     except SyntaxError as error:
         raise BrokenDetectorError(f"line {error.lineno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise BrokenDetectorError("cannot be read: it is not UTF-8 text") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BrokenDetectorError(f"cannot be read: {reason}") from error
+    except ValueError as error:  # null bytes
+        raise BrokenDetectorError(f"cannot be read: {error}") from error
     declarations = [
         (node, decorator)
         for node in tree.body
