@@ -326,8 +326,8 @@ def test_one_flipped_byte_is_found_wherever_it_is(
     kinds = {path.name for path in files}
     assert {"record.json", "decoded.json", "test.npy", "test-labels.npy", "sources.sha256"} <= kinds
     assert {"LSUN_resize.tar.gz", "train_32x32.mat", "00003.png", "3.png"} <= kinds
-    # Of images that are alike, three of each data set.
-    chosen = [path for path in files if path.suffix != ".png" or path.stem[-1] in "357"]
+    # Of images that are alike, one of each folder.
+    chosen = [path for path in files if path.suffix != ".png" or path.stem[-1] == "3"]
     for path in chosen:
         for position in {0, None, -1}:
             flip(path, position)

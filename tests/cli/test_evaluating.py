@@ -17,6 +17,7 @@ import torch
 from helpers.class_folders import write_images, write_sets
 from helpers.commands import Command, Done, captured, start
 from helpers.finished_run import few_repetitions
+from helpers.tiers import by_default
 from helpers.tiny_content import check_refusal
 from PIL import Image
 
@@ -167,7 +168,7 @@ def test_content_that_is_not_whole_is_made_again(
     assert command("evaluate", *given, "--out", begun).code == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", by_default([signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]))
 def test_interrupted_it_keeps_what_is_done_and_continues(
     sets: Path, tmp_path: Path, how: signal.Signals
 ) -> None:

@@ -471,11 +471,12 @@ def built_in(name: str) -> tuple[nn.Module, Stages]:
 @pytest.mark.parametrize(
     ("make", "size", "block3"),
     [
-        (resnet18, 64, "layer3"),
-        (lambda: built_in("resnet20"), 32, "stage2"),
-        (lambda: built_in("resnet34"), 16, "stage3"),
+        pytest.param(resnet18, 64, "layer3", id="torchvision resnet18", marks=pytest.mark.full),
+        pytest.param(lambda: built_in("resnet20"), 32, "stage2", id="resnet20"),
+        pytest.param(
+            lambda: built_in("resnet34"), 16, "stage3", id="resnet34", marks=pytest.mark.full
+        ),
     ],
-    ids=["torchvision resnet18", "resnet20", "resnet34"],
 )
 def test_rankfeat_fuses_the_last_two_stages(make: Any, size: int, block3: str) -> None:
     """Against the network run stage by stage, in double precision; alone, and beside others."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiers import by_default
 from numpy.typing import NDArray
 from torch import nn
 
@@ -135,7 +136,10 @@ def selecting(size: int, other: int) -> list[NDArray[np.bool_]]:
     return [~fits for fits in images.fits]
 
 
-@pytest.mark.parametrize(("name", "grid", "fixed"), GRIDS)
+@pytest.mark.parametrize(
+    ("name", "grid", "fixed"),
+    by_default(["ash, OpenOOD", "gen", "knn", "mahalanobis", "odin", "openmax"], GRIDS),
+)
 def test_the_choice_is_that_of_a_loop_over_stored_scores(
     name: str, grid: Mapping[str, tuple[Any, ...]], fixed: Mapping[str, Any]
 ) -> None:

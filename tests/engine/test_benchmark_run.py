@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers.commands import Command, start
 from helpers.finished_run import METHODS, SEEDS, check_same, records, run
+from helpers.tiers import by_default
 
 from oodbench import files
 from oodbench.errors import UserError
@@ -69,7 +70,7 @@ def test_places_that_are_closed(
     assert not work
 
 
-@pytest.mark.parametrize("kibibytes", [0, 20, 40])
+@pytest.mark.parametrize("kibibytes", by_default([20], [0, 20, 40]))
 def test_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: Path, kibibytes: int
 ) -> None:
@@ -113,7 +114,7 @@ def start_run(out: Path, *options: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("lines", [0, 1, 3])
+@pytest.mark.parametrize("lines", by_default([1], [0, 1, 3]))
 def test_a_killed_run(
     complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int
 ) -> None:

@@ -55,7 +55,7 @@ def strong_attack(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_networks", "strong_attack")
 def test_every_table_is_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_standins(write_standins(tmp_path / "standins", train=200, validation=100), monkeypatch)
+    use_standins(write_standins(tmp_path / "standins", train=120, validation=80), monkeypatch)
     suite = tmp_path / "on-standins.yaml"
     suite.write_text(SUITE)
     run = api.run_suite(suite, out=tmp_path / "run", methods=PAPER, seeds=1)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiers import by_default
 from helpers.tiny_benchmark import tiny_benchmark
 from torch import Tensor
 
@@ -585,7 +586,7 @@ for resume in (False, True):
 _TINY = tiny_benchmark({"SoftMax+MSP": "baseline"})
 
 
-@pytest.mark.parametrize("how", ["runs", "fails"])
+@pytest.mark.parametrize("how", by_default(["runs"], ["runs", "fails"]))
 def test_a_detector_of_a_session_without_a_file(tmp_path: Path, how: str) -> None:
     """As in a notebook or at the prompt: `python -` reads the program from its input."""
     (tmp_path / "tiny.yaml").write_text(_TINY)

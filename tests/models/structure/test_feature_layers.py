@@ -17,6 +17,7 @@ import timm
 import torch
 import transformers
 from helpers.small_models import CLASSES, MODELS, logits_of, made
+from helpers.tiers import by_default
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -121,7 +122,13 @@ WITHOUT_HEAD = {"HF SwiftFormer"}
 TUNED = {"timm vit", "timm swin", "timm resnet", "timm tnt", "HF Pvt", "HF Cvt"}
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "timm efficientnet"])
+@pytest.mark.parametrize(
+    "name",
+    by_default(
+        ["timm vit", "timm resnet", "timm tnt", "HF Cvt", "HF ConvNext", "HF SwiftFormer"],
+        [name for name in MODELS if name != "timm efficientnet"],
+    ),
+)
 def test_detectors_run_or_are_left_out_for_a_reason(name: str) -> None:
     model, images = made(name)
     with torch.no_grad():
