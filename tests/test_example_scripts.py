@@ -10,12 +10,14 @@ from types import ModuleType
 
 import pytest
 from helpers.commands import Command
+from helpers.finished_run import few_repetitions
 
 import oodbench
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.starter_files import plugin_files
 from oodbench.testing import check_detector
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PACKAGE = EXAMPLES / "plugin-package"
 
@@ -44,7 +46,8 @@ def test_ranking_a_detector(
     monkeypatch.chdir(tmp_path)
     run = oodbench.run
     monkeypatch.setattr(oodbench, "run", lambda *a, **k: run(*a, **k, epochs=2, device="cpu"))
-    script.main()
+    with few_repetitions():
+        script.main()
     shown = capsys.readouterr().out
     assert re.search(r"^28 checks: \d+ passed, \d+ not applicable", shown, re.MULTILINE)
     (folder,) = (tmp_path / "runs").iterdir()
@@ -96,7 +99,8 @@ def test_the_commands_of_the_tutorial_on_the_images_of_the_script(
     assert commands.keys() == {"evaluate", "report", "fit", "score"}
     commands["evaluate"] += ["--methods", "msp,energy"]
     del commands["report"]  # figures take a while
-    done = {name: command(*arguments) for name, arguments in commands.items()}
+    with few_repetitions():
+        done = {name: command(*arguments) for name, arguments in commands.items()}
     assert {name: each.code for name, each in done.items()} == dict.fromkeys(commands, 0)
     accuracy = re.search(r"Test accuracy of the models: resnet8 ([\d.]+) %", done["evaluate"].out)
     assert accuracy is not None
