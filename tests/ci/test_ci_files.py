@@ -150,6 +150,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.full
 def test_unchanged_detector_passes(repository: Path, tmp_path: Path) -> None:
     runner = Runner(repository, tmp_path)
     code, log = runner.run(**INPUTS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.tiers import by_default
 
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
@@ -29,7 +30,7 @@ def written(folder: Path, files: Files) -> list[Path]:
 
 
 @pytest.mark.parametrize(("fitted", "gradient"), KINDS)
-@pytest.mark.parametrize("searched", [False, True])
+@pytest.mark.parametrize("searched", by_default([True], [False, True]))
 def test_a_new_detector_conforms(
     tmp_path: Path, fitted: bool, gradient: bool, searched: bool
 ) -> None:

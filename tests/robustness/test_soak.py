@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from robustness.soak import MOST_BYTES_A_CALL, Net, Usage, soak
 
 
+@pytest.mark.full
 def test_nothing_grows(one_thread: None) -> None:
     grown = soak(6, 3, lambda line: None)
     # A few calls are too few for the memory, which grows in steps.

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ def kind_of(path: Path) -> str:
     return "suite" if CATALOG.is_suite(str(path)) else "benchmark"
 
 
-def errors(kind: str, content: Any) -> list[str]:
+@cache
+def validator(kind: str) -> Draft202012Validator:
     schema = json.loads((FOLDER / f"{kind}.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
-    return [error.message for error in Draft202012Validator(schema).iter_errors(content)]
+    return Draft202012Validator(schema)
+
+
+def errors(kind: str, content: Any) -> list[str]:
+    return [error.message for error in validator(kind).iter_errors(content)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -113,10 +113,18 @@ def test_what_a_detector_prints_does_not_disturb(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("top", "said"),
     [
-        ("while True: pass", "running the file takes longer than 2 s (detectors/mine.py, line 2"),
+        pytest.param(
+            "while True: pass",
+            "running the file takes longer than 2 s (detectors/mine.py, line 2",
+            marks=pytest.mark.full,
+        ),
         ("import time; time.sleep(99)", "takes longer than 2 s (detectors/mine.py, line 2"),
         ("import os; os._exit(7)", "running the file ends Python (exit code 7)"),
-        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        pytest.param(
+            "import nowhere_at_all",
+            "ModuleNotFoundError: No module named 'nowhere_at_all'",
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_file_that_does_not_come_to_its_end_is_named(

@@ -16,6 +16,7 @@ from helpers.boards import (
     quality_records,
     vars_of,
 )
+from helpers.tiers import by_default
 from rich.console import Console
 
 from oodbench.cli import plan_display as plan_view
@@ -114,7 +115,7 @@ def of_detectors(board: Leaderboard) -> Sequence[Table]:
 NARROW = [40, 50, 56, 60, 80, 100, 120]
 
 
-@pytest.mark.parametrize("width", NARROW)
+@pytest.mark.parametrize("width", by_default([40, 56, 100], NARROW))
 @pytest.mark.parametrize("kind", ["report", "plans", "lists", "evaluate"])
 def test_names_and_numbers_can_be_put_together_again(
     kind: str, width: int, board: Leaderboard
