@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiers import by_default
 from PIL import Image
 
 from oodbench.data.decoding_choice import is_large, is_streamed
@@ -325,7 +326,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", by_default([signal.SIGKILL], [signal.SIGINT, signal.SIGKILL]))
 def test_no_process_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
     """After Ctrl-C, and after the process was killed."""
     write_images(tmp_path)

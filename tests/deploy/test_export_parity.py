@@ -56,6 +56,7 @@ def test_cnn(tmp_path: Path) -> None:
     check(classifier, detectors, torch.from_numpy(small_images(7, seed=4).images), tmp_path)
 
 
+@pytest.mark.full
 def test_units_that_are_drawn(tmp_path: Path) -> None:
     images = torch.from_numpy(small_images(7, seed=4).images)
     check(small_classifier("linear"), {"mcd": load_detector("mcd", samples=8)}, images, tmp_path)

@@ -53,6 +53,7 @@ def strong_attack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_evaluation, "adversarial_data", stronger)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("small_networks", "strong_attack")
 def test_every_table_is_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_standins(write_standins(tmp_path / "standins", train=120, validation=80), monkeypatch)

@@ -220,7 +220,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", by_default(["absolute", "through another", "package, relative"], FORMS)
+)
 def test_helpers_beside_a_detector(tmp_path: Path, form: str) -> None:
     """Two folders whose helpers have one name do not collide, and sys.path stays as it is."""
     before, paths = list(sys.path), []

@@ -60,6 +60,7 @@ def test_a_benchmark_and_its_next_commands(command: Command, tmp_path: Path, fol
     assert len(files_in(tmp_path)) == 1 + 2 * folders
 
 
+@pytest.mark.full
 def test_a_package_tests_itself(command: Command, tmp_path: Path) -> None:
     done = command("new", "plugin", "acme-ood")
     check, run, *_ = next_commands(done)

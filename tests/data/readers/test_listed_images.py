@@ -204,7 +204,7 @@ def test_a_folder_is_searched_by_name(tmp_path: Path, names: list[str]) -> None:
     assert grays(small(tmp_path, PATHS, places=places), tmp_path) == [2, 1, 0]
 
 
-@pytest.mark.parametrize("top", ["", "some/folder/"])
+@pytest.mark.parametrize("top", by_default(["some/folder/"], ["", "some/folder/"]))
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
 @pytest.mark.parametrize("match", ["tail", "name"])
 def test_archives_are_read_as_they_are(tmp_path: Path, top: str, suffix: str, match: str) -> None:
