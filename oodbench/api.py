@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ def run(
     executor: str = "local",
     address: str | None = None,
     submitit_options: Mapping[str, Any] | None = None,
+    shard_images: int | None = None,
     progress: Reporter | None = None,
 ) -> Run:
     """Run a benchmark, as `oodbench run` does.
@@ -89,13 +91,15 @@ def run(
             machine alone.
         submitit_options: options of the jobs: `folder`, `cluster`, and parameters of submitit
             (docs/workers.md).
+        shard_images: score test sets in parts of so many images, up to whole batches, each by any
+            of the workers; a run that was stopped continues at the next part (docs/workers.md).
         progress: progress reporter; default: silent.
 
     Raises:
         UserError: if an argument is not valid, or names something that does not exist.
     """
     prepare_process()
-    chosen = ExecutorOptions.read(executor, address, workers, submitit_options)
+    chosen = ExecutorOptions.read(executor, address, workers, submitit_options, shard_images)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, benchmark=benchmark, out=out, data_root=data_root, resume=resume
     )
@@ -116,7 +120,7 @@ def run(
         refusal=_refusal(catalog),
         overrides=overrides,
     )
-    plan = with_images_here(plan, data_root)
+    plan = replace(with_images_here(plan, data_root), shard_images=chosen.shard_images)
     name = overrides.folder_name(catalog.benchmark(str(benchmark)).name)
     with place_of_run(out, name, resume) as folder:
         if resume and not RunDirectory(folder).exists():
@@ -142,6 +146,7 @@ def run_suite(
     executor: str = "local",
     address: str | None = None,
     submitit_options: Mapping[str, Any] | None = None,
+    shard_images: int | None = None,
     progress: Reporter | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> SuiteRun:
@@ -176,6 +181,8 @@ def run_suite(
             machine alone.
         submitit_options: options of the jobs: `folder`, `cluster`, and parameters of submitit
             (docs/workers.md).
+        shard_images: score test sets in parts of so many images, up to whole batches, each by any
+            of the workers; a run that was stopped continues at the next part (docs/workers.md).
         progress: progress reporter of each benchmark; default: silent.
         say: called with a line before and after each benchmark.
 
@@ -185,7 +192,7 @@ def run_suite(
     from oodbench.engine.runs.suite_run import run_members
 
     prepare_process()
-    chosen = ExecutorOptions.read(executor, address, workers, submitit_options)
+    chosen = ExecutorOptions.read(executor, address, workers, submitit_options, shard_images)
     plugins, methods, seeds = _checked(
         plugins, methods, seeds, suite=suite, out=out, data_root=data_root, resume=resume
     )
@@ -204,7 +211,10 @@ def run_suite(
         methods=methods,
         refusal=_refusal(catalog),
     )
-    plans = {name: with_images_here(plan, data_root) for name, plan in plans.items()}
+    plans = {
+        name: replace(with_images_here(plan, data_root), shard_images=chosen.shard_images)
+        for name, plan in plans.items()
+    }
     reporter = progress or Silent()
     with place_of_run(out, overrides.folder_name(whole.spec.name), resume) as folder:
         if resume and not SuiteDirectory(folder).exists():

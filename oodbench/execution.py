@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from oodbench.errors import UserError
 from oodbench.planning.executor_options import ExecutorOptions
 from oodbench.planning.plan import Plan
+from oodbench.planning.shards import tasks_at_once
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter, Silent
 from oodbench.results import Run
 from oodbench.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from oodbench.engine.cells.grid import CellResult
+    from oodbench.engine.cells.sharded_cells import StepResult
     from oodbench.engine.executors.executor import Executor, MakeExecutor
     from oodbench.engine.runs.benchmark_run import BenchmarkRun, Outcome
 
@@ -65,13 +66,12 @@ class Execution:
     def executor_for(self, *plans: Plan) -> MakeExecutor[Any]:
         """What makes the executor of some plans.
 
-        It has no more workers than cells: each has a larger share, and its times are its own.
+        It has no more workers than tasks: each has a larger share, and its times are its own.
         """
-        cells = sum(len(plan.models) * len(plan.seeds) for plan in plans)
-        return self._executor(self._options.workers_for(cells))
+        return self._executor(self._options.workers_for(sum(map(tasks_at_once, plans))))
 
     def prepare(
-        self, plan: Plan, folder: Path, executor: Executor[CellResult], title: str
+        self, plan: Plan, folder: Path, executor: Executor[StepResult], title: str
     ) -> BenchmarkRun:
         """The run of a plan into a folder; as `grid_run.Prepare`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from oodbench.cli.parameters import (
     Methods,
     Plugins,
     Seeds,
+    ShardImages,
     Workers,
     given_path,
 )
@@ -85,6 +87,7 @@ def run(
     executor: Executor = "local",
     address: Address = None,
     submitit_option: JobOptions = None,
+    shard_images: ShardImages = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards.
@@ -99,13 +102,21 @@ def run(
     from oodbench.plugins.catalog import Catalog
 
     output = console()
-    chosen = ExecutorOptions.read(executor, address, workers, job_options(submitit_option or ()))
+    jobs = job_options(submitit_option or ())
+    chosen = ExecutorOptions.read(executor, address, workers, jobs, shard_images)
     catalog = Catalog(plugins or ())
     overrides = Overrides.read(tune, limit, epochs, () if metrics is None else metrics)
     if dry_run:
         argument_checks.device_name(device)
         parts = _planned(
-            catalog, benchmark, seeds, _names(methods), overrides, data_root, output.width
+            catalog,
+            benchmark,
+            seeds,
+            _names(methods),
+            overrides,
+            data_root,
+            shard_images,
+            output.width,
         )
         for part in (*parts, *_missing(catalog, benchmark, data_root, output.width)):
             output.print(part)
@@ -126,6 +137,7 @@ def run(
         "executor": executor,
         "address": address,
         "submitit_options": chosen.jobs,
+        "shard_images": shard_images,
         "progress": reporter(),
     }
     done: Run | SuiteRun
@@ -223,6 +235,7 @@ def _planned(
     methods: list[str] | None,
     overrides: Overrides,
     data_root: Path | None,
+    shard_images: int | None,
     width: int,
 ) -> list[RenderableType]:
     """What a run of a benchmark or of a suite would do."""
@@ -237,12 +250,16 @@ def _planned(
             catalog, benchmark, statuses, seeds=seeds, methods=methods, overrides=overrides
         )
         api.check_parameters(plan, catalog)
-        return plan_view.renderables(with_images_here(plan, data_root), width)
+        plan = replace(with_images_here(plan, data_root), shard_images=shard_images)
+        return plan_view.renderables(plan, width)
     suite = load_suite(catalog, benchmark).changed(overrides)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
     for member in plans.values():
         api.check_parameters(member, catalog)
-    plans = {name: with_images_here(plan, data_root) for name, plan in plans.items()}
+    plans = {
+        name: replace(with_images_here(plan, data_root), shard_images=shard_images)
+        for name, plan in plans.items()
+    }
     return plan_view.suite_renderables(suite, plans, width)
 
 

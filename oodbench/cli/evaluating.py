@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from oodbench.cli.parameters import (
     Executor,
     JobOptions,
     Plugins,
+    ShardImages,
     Workers,
     given_path,
 )
@@ -122,6 +124,7 @@ def evaluate(
     executor: Executor = "local",
     address: Address = None,
     submitit_option: JobOptions = None,
+    shard_images: ShardImages = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Evaluate detectors on your own model and folders of images.
@@ -133,7 +136,8 @@ def evaluate(
     from oodbench.process import prepare_process
 
     prepare_process()  # before torch is loaded
-    place = ExecutorOptions.read(executor, address, workers, job_options(submitit_option or ()))
+    jobs = job_options(submitit_option or ())
+    place = ExecutorOptions.read(executor, address, workers, jobs, shard_images)
     given = {
         "model": model,
         "checkpoint": checkpoint,
@@ -205,6 +209,7 @@ def _begin(
         plan = api.plan_run(
             catalog, content.name, catalog.imported_detectors(), seeds=None, methods=None
         )
+        plan = replace(plan, shard_images=executor.shard_images)
         _show(plan, content.notes, dry_run=dry_run)
         if dry_run:
             return
@@ -314,7 +319,7 @@ def _carry_on(
         plan = api.plan_run(
             catalog, name, catalog.imported_detectors(), seeds=None, methods=methods
         )
-        _show(plan, (), dry_run=True)
+        _show(replace(plan, shard_images=executor.shard_images), (), dry_run=True)
         return
     _run(name, folder, plugins, device, executor, methods, given.get("metrics", ()), resume=True)
 
@@ -370,6 +375,7 @@ def _run(
             address=executor.address,
             workers=executor.workers,
             submitit_options=executor.jobs,
+            shard_images=executor.shard_images,
             progress=reporter(),
         )
     except InterruptedRun as stop:

@@ -90,6 +90,15 @@ JobOptions = Annotated[
         help="An option of the jobs of --executor submitit, as slurm_partition=gpu; repeatable.",
     ),
 ]
+ShardImages = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-images",
+        metavar="N",
+        min=1,
+        help="Score test sets in parts of N images, on all workers; --resume continues at a part.",
+    ),
+]
 Benchmark = Annotated[
     str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file; also of a suite.")
 ]

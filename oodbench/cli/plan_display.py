@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from oodbench.errors import counted, listed
 from oodbench.planning import workload
 from oodbench.planning.plan import Plan
 from oodbench.planning.planned_splits import planned_splits
+from oodbench.planning.shards import shards_of
 from oodbench.planning.suite_plan import Suite
 from oodbench.planning.workload import Pass, Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
@@ -130,6 +132,7 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
     untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
     said = [left_out_note(plan.left_out)] if plan.left_out else []
     said += [untuned_note(untuned)] if untuned else []
+    said += [_shards(plan)] if plan.shard_images is not None else []
     titles = [metric_title(name) for name in benchmark.metrics]
     said += [f"Metrics on request: {', '.join(titles)}."] if titles else []
     tuned_on = dict.fromkeys(m.tuning_ood for m in plan.methods if m.tuning_ood is not None)
@@ -234,6 +237,16 @@ def _passes(plan: Plan) -> Table:
         ("model", "to", "data", "methods", "passes", "images", "FLOPs"),
         rows,
     )
+
+
+def _shards(plan: Plan) -> str:
+    """How many shards each set has."""
+    shards = shards_of(plan)
+    counts = Counter(plan.benchmark.id if each.scored == "id" else each.scored for each in shards)
+    most = max((each.stop - each.start for each in shards if each.stop is not None), default=None)
+    size = "one set each" if most is None else f"at most {most:,} images"
+    sets = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"Each model and seed is scored in {counted(len(shards), 'shard')} of {size}: {sets}."
 
 
 def _named(plan: Plan, planned: Pass) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from oodbench.detector import Outputs
 from oodbench.errors import counted, listed
-from oodbench.planning.plan import Method
+from oodbench.planning.plan import Method, Plan
 
 _SIGNIFICANCE = 0.01
 """An accuracy counts as chance if guessing reaches it with a higher probability than this, and a
@@ -274,3 +274,16 @@ def shared_signs(images: Mapping[str, NDArray[np.uint64]]) -> Iterator[str]:
                 f"{shared:,} of the {counted(len(others), 'image')} of {second} "
                 f"{'is an image' if shared == 1 else 'are images'} of {first} too."
             )
+
+
+def in_order(warnings: Mapping[str, list[str]], plan: Plan) -> dict[str, list[str]]:
+    """The warnings of a run, in an order that depends on its plan alone.
+
+    Args:
+        warnings: "model, seed k", or a model, or another place -> signs.
+        plan: of the run.
+    """
+    cells = [(model, seed) for seed in plan.seeds for model in plan.models]
+    places = [place for model, seed in cells for place in (f"{model}, seed {seed}", model)]
+    order = {place: index for index, place in reversed([*enumerate(places)])}
+    return dict(sorted(warnings.items(), key=lambda item: order.get(item[0], -1)))

@@ -10,6 +10,7 @@ import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -84,7 +85,7 @@ class ModelEvaluation:
         seed: int,
         report: Callable[[str], None],
     ) -> None:
-        self._runner, self._methods, self._detectors = runner, methods, detectors
+        self.runner, self._methods, self._detectors = runner, methods, detectors
         self._data, self._num_classes = data, num_classes
         self._tuning, self._seed = tuning, seed
         self._report = runner.report = report
@@ -99,16 +100,16 @@ class ModelEvaluation:
         Raises:
             Exception: what the network raises for the first images.
         """
-        classifier = self._runner.classifier
+        classifier = self.runner.classifier
         needs = frozenset[str]().union(*(method.detector.needs for method in self._methods))
         images = self._first_images()
         name = None
         with evaluating(classifier):
             if "feature_map" in needs:
                 name = find_map(classifier, images[:_FEW])
-            self._runner.folding = find_folding(classifier, images[:_FEW])
+            self.runner.folding = find_folding(classifier, images[:_FEW])
             sampled, unsuitable = find_sampled(classifier, images[:_FEW], needs)
-        ((_, (self._readers, failures)), *_) = self._runner.within_memory(
+        ((_, (self._readers, failures)), *_) = self.runner.within_memory(
             lambda images, *_: layer_readers(classifier, self._detectors, images), images, None
         )
         kept = kept_taps(classifier.network, self._detectors)
@@ -123,7 +124,7 @@ class ModelEvaluation:
                 if need in detector.info.needs:
                     self.results[label].error = obstacle
         note_missing_map(self.results, self._detectors, name)
-        self._runner.capture = Capture.of(
+        self.runner.capture = Capture.of(
             needs,
             name,
             self._readers,
@@ -144,11 +145,37 @@ class ModelEvaluation:
             self._tune,
             *([self._score] if score else []),
         ]
-        with self._runner.attached():
+        with self.runner.attached():
             for step in steps:
                 step()
                 if stop_early and len(self.scoring.alive) < len(self._methods):
                     return
+
+    @property
+    def fitted(self) -> Mapping[str, Detector]:
+        """Method -> its detector, fitted and not tuned."""
+        return self._detectors
+
+    def restore(
+        self,
+        fitted: Mapping[str, Detector],
+        results: Mapping[str, MethodResult],
+        warnings: Sequence[str],
+    ) -> None:
+        """Take what another evaluation had after it had fitted and tuned; after `prepare`.
+
+        Args:
+            fitted: as the attribute there; methods that failed may be left out.
+            results: as the attribute there, of every method.
+            warnings: likewise.
+        """
+        self._detectors = {**self._detectors, **fitted}
+        self._readers = [
+            replace(reader, detector=self._detectors[reader.method]) for reader in self._readers
+        ]
+        self.runner.capture = replace(self.runner.capture, readers=tuple(self._readers))
+        self.results.update(results)
+        self.warnings[:] = warnings
 
     def note_layers(self, *, only_dropped: bool) -> None:
         """Add notes on the layers that detectors read.
@@ -171,17 +198,31 @@ class ModelEvaluation:
         """
         detectors = self.scoring.for_ood(self._data.ood[0])
         measured, errors = costs.measure(
-            self._runner.classifier,
+            self.runner.classifier,
             detectors,
             reference,
             self._first_images(),
-            capture=self._runner.capture,
-            folding=self._runner.folding,
+            capture=self.runner.capture,
+            folding=self.runner.folding,
             report=self._report,
         )
         for method, cost in measured.items():
             self.results[method].cost = cost
         return {method: error for method, error in errors.items() if method in detectors}
+
+    def outcome(self, reference: costs.Reference | None) -> Evaluation:
+        """The results of a benchmark's model, with costs; after all else.
+
+        A method fails if its costs cannot be measured.
+        """
+        for name, error in (self.measure(reference) if self._methods else {}).items():
+            self.results[name].error = error
+        return Evaluation(
+            self.results,
+            self.scoring.predictions,
+            tuple(self.warnings),
+            self.scoring.negative_features,
+        )
 
     def _score(self) -> None:
         self.scoring.score_all()
@@ -194,7 +235,7 @@ class ModelEvaluation:
 
     def _first_images(self) -> Tensor:
         first, _ = self._data.test[ID].first()
-        images, _ = self._runner.placed(first[: self._runner.batch_size])
+        images, _ = self.runner.placed(first[: self.runner.batch_size])
         return images
 
     # --- fitting -------------------------------------------------------------------------------
@@ -209,13 +250,13 @@ class ModelEvaluation:
         if not detectors:
             return
         source = self._data.fitted_on[split]
-        self._runner.doing = f"fitting on {source.name}"
-        self._report(self._runner.doing)
+        self.runner.doing = f"fitting on {source.name}"
+        self._report(self.runner.doing)
         started = time.perf_counter()
         seen, own = Confusion.empty(self._num_classes), OwnSeconds()
         fits = fit_together(
             detectors,
-            lambda: seen.watched(pass_outputs(self._runner, source, detectors, own)),
+            lambda: seen.watched(pass_outputs(self.runner, source, detectors, own)),
             self._num_classes,
             wanted,
             {method.name for method in self.scoring.alive if method.keeps_out},
@@ -233,7 +274,7 @@ class ModelEvaluation:
                     f"combines its layers by their scores of {KEPT_OUT:.0%} of {source.name}, on "
                     "which it is not fitted: there are no other ID images"
                 )
-        zero_shot = self._runner.classifier.network.language is not None
+        zero_shot = self.runner.classifier.network.language is not None
         trained = split == "train" and not zero_shot
         perhaps = self._data.perhaps
         self.warnings += labels_signs(source.name, seen, fitted_on=trained, perhaps=perhaps)
@@ -274,13 +315,13 @@ class ModelEvaluation:
             ood_sets: the sets that the tuned detectors score.
         """
         on = "attacked images" if negatives is None else negatives.name
-        self._runner.doing = f"tuning {counted(len(methods), 'method')} on {on}"
-        self._report(self._runner.doing)
+        self.runner.doing = f"tuning {counted(len(methods), 'method')} on {on}"
+        self._report(self.runner.doing)
         started = time.perf_counter()
         try:
             images = self._tuning_images(negatives, oracle=protocol == "ood_oracle")
             made_in = time.perf_counter() - started
-            found = tune(self._runner, methods, self._detectors, images)
+            found = tune(self.runner, methods, self._detectors, images)
         except Exception as error:
             for method in methods:
                 self.results[method.name].error = error
@@ -300,7 +341,7 @@ class ModelEvaluation:
         assert positives is not None
         if negatives is None:
             inside = in_memory(positives)
-            return adversarial_data(self._runner, inside, spec, self._seed, name=positives.name)
+            return adversarial_data(self.runner, inside, spec, self._seed, name=positives.name)
         return ValidationImages.of(positives, negatives, spec, self._seed, oracle=oracle)
 
 
@@ -326,11 +367,4 @@ def evaluate(
     evaluation.prepare()
     evaluation.run()
     evaluation.note_layers(only_dropped=True)
-    for name, error in (evaluation.measure(reference) if methods else {}).items():
-        evaluation.results[name].error = error
-    return Evaluation(
-        evaluation.results,
-        evaluation.scoring.predictions,
-        tuple(evaluation.warnings),
-        evaluation.scoring.negative_features,
-    )
+    return evaluation.outcome(reference)

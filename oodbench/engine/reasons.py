@@ -7,8 +7,22 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from oodbench.engine.passes.contract import DetectorError, TuningError
-from oodbench.errors import UserError
+from oodbench.errors import UnsuitableError, UserError
 from oodbench.plugins.detector_modules import is_content, is_installed
+
+
+class ReportedError(Exception):
+    """An error of a method that came up in another process; the message is its reason."""
+
+
+class ReportedUnsuitableError(ReportedError, UnsuitableError):
+    """A reason for which a detector cannot run on a network, found in another process."""
+
+
+def reported(error: Exception) -> ReportedError:
+    """An error without its traceback, for another process or a file."""
+    kind = ReportedUnsuitableError if isinstance(error, UnsuitableError) else ReportedError
+    return kind(reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
@@ -19,7 +33,7 @@ def reason_of(error: BaseException) -> str:
     then the line of a helper file if the exception was raised there.
     """
     line = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, DetectorError | TuningError | UserError):
+    if isinstance(error, DetectorError | TuningError | UserError | ReportedError):
         return line
     frames = list(_frames(error.__traceback__))
     own = [place for place in frames if _is_users(place[0])]

@@ -82,9 +82,14 @@ class SetScoring:
         )
 
     def take(self, name: str, found: Scores) -> None:
-        """Take the scores of a set into the results; the sets come in their order."""
+        """Take the scores of a set into the results; the sets come in their order.
+
+        Of a method that failed on a set before, the error stays.
+        """
+        alive = {method.name for method in self.alive}
         for (method, _), error in found.errors.items():
-            self._results[method].error = error
+            if method in alive:
+                self._results[method].error = error
         for (method, key), scores in found.scores.items():
             result = self._results[method]
             if name == VALIDATION:

@@ -1,4 +1,4 @@
-"""Options that choose an executor: where the cells of a run are computed."""
+"""Options that choose an executor: where the cells of a run, or shards of them, are computed."""
 
 from __future__ import annotations
 
@@ -28,15 +28,24 @@ class ExecutorOptions:
         address: of a Ray cluster, or None.
         workers: how many cells are computed at once; None for the default of the executor.
         jobs: options of the jobs of submitit (`engine.executors.submitit_executor`).
+        shard_images: as of `Plan`.
     """
 
     name: str = "local"
     address: str | None = None
     workers: int | None = None
     jobs: Mapping[str, Any] = field(default_factory=dict)
+    shard_images: int | None = None
 
     @classmethod
-    def read(cls, name: Any, address: Any = None, workers: Any = None, jobs: Any = None) -> Self:
+    def read(
+        cls,
+        name: Any,
+        address: Any = None,
+        workers: Any = None,
+        jobs: Any = None,
+        shard_images: Any = None,
+    ) -> Self:
         """The choice that arguments make; whether a cluster is there is seen later.
 
         Raises:
@@ -60,12 +69,14 @@ class ExecutorOptions:
                 "submitit_options: only the executor 'submitit' has options.",
                 "Give --executor submitit with them.",
             )
-        return cls(name, address, workers, dict(jobs or {}))
+        if shard_images is not None:
+            shard_images = argument_checks.whole_number("shard_images", shard_images, 1)
+        return cls(name, address, workers, dict(jobs or {}), shard_images)
 
-    def workers_for(self, cells: int) -> int | None:
-        """How many workers some cells get; None for the default of the executor."""
+    def workers_for(self, tasks: int) -> int | None:
+        """How many workers some tasks get; None for the default of the executor."""
         most = _MOST_JOBS if self.name == "submitit" and self.workers is None else self.workers
-        return None if most is None else min(most, cells)
+        return None if most is None else min(most, tasks)
 
     @property
     def words(self) -> list[str]:
@@ -75,7 +86,8 @@ class ExecutorOptions:
         words += ["--workers", str(self.workers)] if self.workers is not None else []
         for name, value in self.jobs.items():
             words += ["--submitit-option", f"{name}={json.dumps(value)}"]
-        return words
+        shards = self.shard_images
+        return words + (["--shard-images", str(shards)] if shards is not None else [])
 
 
 def job_options(texts: Iterable[str]) -> dict[str, Any]:

@@ -48,6 +48,12 @@ def shards_of(plan: Plan) -> tuple[Shard, ...]:
     )
 
 
+def tasks_at_once(plan: Plan) -> int:
+    """How many tasks of a run can be computed at once: its cells, or their shards."""
+    shards = 1 if plan.shard_images is None else len(shards_of(plan))
+    return len(plan.models) * len(plan.seeds) * shards
+
+
 def _of_set(plan: Plan, scored: str, dataset: str, split: SplitName, size: int) -> Iterator[Shard]:
     spec, most = plan.datasets[dataset], plan.benchmark.most_images
     images = plan.benchmark.images_of(spec, split)

@@ -118,11 +118,13 @@ def passes_of(plan: Plan) -> tuple[Pass, ...]:
 def reads_of(plan: Plan) -> Counter[tuple[str, SplitName]]:
     """Data set and split -> how often the passes of a plan read its images, of all seeds.
 
-    Images to tune on are kept in memory or read several times: they count twice.
+    Images to tune on are kept in memory or read several times: they count twice; so do those that
+    are scored in shards, each of which begins in the middle.
     """
     reads: Counter[tuple[str, SplitName]] = Counter()
     for planned in passes_of(plan):
-        times = 2 if planned.purpose == "tune" else 1
+        sharded = planned.purpose == "score" and plan.shard_images is not None
+        times = 2 if planned.purpose == "tune" or sharded else 1
         reads[planned.dataset, planned.split] += times * len(plan.seeds)
     return reads
 

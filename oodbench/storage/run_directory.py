@@ -186,7 +186,7 @@ class RunDirectory:
         path = self.folder / predictions_name(model, seed)
         if not path.exists():
             return None
-        return of_arrays(_read_arrays(path, "predictions"), str(path))
+        return of_arrays(read_arrays(path, "predictions"), str(path))
 
     def scores_path(self, key: Key) -> Path:
         """The file with the scores of a method and seed."""
@@ -198,7 +198,7 @@ class RunDirectory:
         Raises:
             UserError: if the file is missing or not readable.
         """
-        arrays = _read_arrays(self.scores_path(key), "scores")
+        arrays = read_arrays(self.scores_path(key), "scores")
         return {name: each for name, each in arrays.items() if not name.startswith(_VALIDATION)}
 
     def read_validation(self, key: Key) -> dict[str, NDArray[np.float64]]:
@@ -209,7 +209,7 @@ class RunDirectory:
         Raises:
             UserError: if the file is missing or not readable.
         """
-        arrays = _read_arrays(self.scores_path(key), "scores")
+        arrays = read_arrays(self.scores_path(key), "scores")
         return {
             name.removeprefix(_VALIDATION): each
             for name, each in arrays.items()
@@ -260,7 +260,7 @@ def predictions_file(
     return {predictions_name(model, seed): arrays_content(as_arrays(predictions))}
 
 
-def _read_arrays(path: Path, what: str) -> dict[str, Any]:
+def read_arrays(path: Path, what: str) -> dict[str, Any]:
     """The arrays of a file; UserError if it is missing or not readable."""
     try:
         with _one_reader, np.load(path, allow_pickle=False) as arrays:

@@ -50,10 +50,11 @@ class Member:
             raise ValueError("begin")
         return [Step(f"{self.name}{step}") for step in self.steps]
 
-    def take(self, ended: Ended[Any]) -> None:
+    def take(self, ended: Ended[Any]) -> list[Any]:
         if self.fails_to == "take":
             raise ValueError("take")
         self.got.append(ended.result)
+        return []
 
     def end(self, error: Exception | None) -> None:
         LOG.append(f"end {self.name}")

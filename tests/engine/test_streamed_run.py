@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.notes import Notes
 from PIL import Image
 
 import oodbench
@@ -17,7 +18,7 @@ from oodbench import models
 from oodbench.data.store.locations import decoded_root
 from oodbench.engine.passes.image_sources import Batch
 from oodbench.engine.tuning_data import in_memory
-from oodbench.errors import UserError
+from oodbench.errors import InterruptedRun, UserError
 from oodbench.results import Run
 from oodbench.storage.run_directory import RunDirectory
 
@@ -257,3 +258,31 @@ class Batches:
 
     def batches(self) -> Iterator[Batch]:
         return iter(self.given)
+
+
+class Stopping(Notes):
+    """As a user who presses Ctrl-C when a shard begins."""
+
+    def stage(self, text: str) -> None:
+        if "shard 4 of" in text:
+            raise KeyboardInterrupt
+
+
+def test_what_is_scored_in_shards_is_cached(content: Path) -> None:
+    """Also after a stop: what was read before it is known."""
+    image = (content / "data/shapes/train/0/00.jpg").read_bytes()
+    (content / "data/others/test/00.png").write_bytes(image)
+    notes = Notes()
+    run(content, "streamed", methods=["KNN"], progress=notes)
+    with pytest.raises(InterruptedRun):
+        run(content, "shards", methods=["KNN"], shard_images=20, progress=Stopping())
+    run(content, "shards", methods=["KNN"], shard_images=20, resume=True, progress=notes)
+    assert sum("1 of the 33 images" in each for each in notes.warnings) == 2
+    assert decoded() == ["others-test", "shapes-test"]
+    assert records(content / "shards") == records(content / "streamed")
+    assert checksums(content / "shards") == checksums(content / "streamed")
+    one, other = (
+        json.loads((content / name / "run.json").read_text()) for name in ("shards", "streamed")
+    )
+    for key in ("duplicates_of_id_images", "warnings"):
+        assert one[key] == other[key]

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.detector import Detector
 from oodbench.engine import provenance
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.costs import Reference
@@ -20,15 +21,17 @@ from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import Evaluation
 from oodbench.engine.metric_intervals import Recorder
 from oodbench.engine.mistakes import features_signs
-from oodbench.engine.model_evaluation import evaluate
+from oodbench.engine.model_evaluation import ModelEvaluation, evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError, counted
+from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.report.score_warnings import tie_notes
+from oodbench.storage.predictions import Predictions
 from oodbench.storage.records import QualityRecord
 from oodbench.training import distributed
 from oodbench.training.determinism import deterministic
@@ -36,6 +39,30 @@ from oodbench.training.state import tensors_digest
 from oodbench.training.trained_models import ModelStore
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BegunCell:
+    """A cell with its classifier.
+
+    Attributes:
+        cell: the cell.
+        classifier: on the device.
+        methods: those that are evaluated.
+        known: predictions that are stored; None if they are not, or are of other weights.
+        result: the result, without what evaluation gives.
+    """
+
+    cell: Cell
+    classifier: Classifier
+    methods: tuple[Method, ...]
+    known: Mapping[str, Predictions] | None
+    result: CellResult
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing to evaluate."""
+        return not self.methods and self.known is not None
 
 
 class CellEvaluator:
@@ -47,16 +74,20 @@ class CellEvaluator:
         data: images of the benchmark.
         models: its classifiers.
         say: takes the progress within a cell.
+
+    Attributes:
+        in_steps: what evaluates cells in shards with this (`ShardEvaluator`); None if nothing does.
     """
 
     def __init__(
         self, grid: Grid, catalog: Catalog, data: LoadedSplits, models: ModelStore, say: Reporter
     ) -> None:
-        self._plan, self._benchmark = grid.plan, grid.plan.benchmark
-        self._device = grid.device
-        self._catalog, self._models, self._say = catalog, models, say
+        self.plan, self._benchmark = grid.plan, grid.plan.benchmark
+        self.device = grid.device
+        self._catalog, self._models, self.say = catalog, models, say
         self.data = data
         self.recorder = _recorder(grid)
+        self.in_steps: Any = None
 
     @classmethod
     def of(cls, grid: Grid, say: Reporter) -> CellEvaluator:
@@ -84,59 +115,87 @@ class CellEvaluator:
         Raises:
             UserError: if the training fails, or data are damaged.
         """
-        with deterministic(self._device):
-            return self._result(cell)
+        with deterministic(self.device):
+            begun = self.begin(cell)
+            if begun.is_finished:
+                return begun.result
+            with full_precision(self.device):
+                evaluation = evaluate(
+                    *self._steps(begun),
+                    tuning=self._benchmark.tuning,
+                    seed=cell.seed,
+                    reference=self.reference(cell.seed),
+                    report=self.say.detail,
+                )
+            return self.recorded(begun, evaluation)
 
-    def _result(self, cell: Cell) -> CellResult:
+    def begin(self, cell: Cell) -> BegunCell:
+        """Train or read the classifier of a cell.
+
+        Raises:
+            UserError: if the training fails.
+        """
         model, seed = cell.model, cell.seed
         source = self._models.source(model, seed)
         classifier = self._models.trained(model, seed)
         weights = tensors_digest({n: each.cpu() for n, each in classifier.state_dict().items()})
         other = cell.weights not in (None, weights)
-        known = None if other else cell.predictions
-        methods = [m for m in self._plan.methods_of(model) if other or m.name in cell.todo]
         result = CellResult(
             source,
             weights,
             self.recorder.training(model, seed, self._models.history(model, seed)),
             self._models.trained_on(model, seed),
         )
-        if not methods and known is not None:
-            return result
+        methods = [m for m in self.plan.methods_of(model) if other or m.name in cell.todo]
+        known = None if other else cell.predictions
+        return BegunCell(cell, classifier, tuple(methods), known, result)
+
+    def evaluation(self, begun: BegunCell) -> ModelEvaluation:
+        """What fits, tunes and scores the methods of a cell step by step; `result` does all."""
+        return ModelEvaluation(
+            *self._steps(begun),
+            tuning=self._benchmark.tuning,
+            seed=begun.cell.seed,
+            report=self.say.detail,
+        )
+
+    def _steps(
+        self, begun: BegunCell
+    ) -> tuple[NetworkRunner, Sequence[Method], Mapping[str, Detector], EvaluationData, int]:
+        """The first arguments of `evaluate` and of `ModelEvaluation`."""
         detectors = {
             method.name: self._catalog.load_detector(method.detector.name, method.arguments)
-            for method in methods
+            for method in begun.methods
         }
-        with full_precision(self._device):
-            evaluation = evaluate(
-                NetworkRunner(classifier, batch_size=self._benchmark.evaluation.batch_size),
-                methods,
-                detectors,
-                EvaluationData.of_benchmark(self._plan, self.data.images),
-                self.data.num_classes(self._benchmark.id),
-                tuning=self._benchmark.tuning,
-                seed=seed,
-                reference=self._reference(seed),
-                report=self._say.detail,
-            )
-        self._say.detail("confidence intervals")
+        return (
+            NetworkRunner(begun.classifier, batch_size=self._benchmark.evaluation.batch_size),
+            begun.methods,
+            detectors,
+            EvaluationData.of_benchmark(self.plan, self.data.images),
+            self.data.num_classes(self._benchmark.id),
+        )
+
+    def recorded(self, begun: BegunCell, evaluation: Evaluation) -> CellResult:
+        """The result of a cell with the records of its evaluation."""
+        self.say.detail("confidence intervals")
+        known, methods = begun.known, begun.methods
         new = None if known is not None else dict(evaluation.predictions)
         accuracy = float(evaluation.correct.mean())
-        signs = features_signs(self._plan.methods_of(model), evaluation.negative_features)
+        signs = features_signs(self.plan.methods_of(begun.cell.model), evaluation.negative_features)
         if known is not None:  # the same for all methods
             evaluation = replace(evaluation, predictions=known)
         return replace(
-            result,
-            **self._recorded(methods, seed, evaluation),
+            begun.result,
+            **self._recorded(methods, begun.cell.seed, evaluation),
             predictions=new,
             accuracy=accuracy,
             warnings=[*evaluation.warnings] if methods else [],
             model_warnings=[*signs] if methods else [],
         )
 
-    def _reference(self, seed: int) -> Reference | None:
+    def reference(self, seed: int) -> Reference | None:
         """The method that times are divided by, untrained: weights do not change the times."""
-        if (method := self._plan.reference) is None:
+        if (method := self.plan.reference) is None:
             return None
         detector = self._catalog.load_detector(method.detector.name, method.arguments)
         return Reference(method.name, self._models.untrained(method.model, seed), detector)
@@ -191,7 +250,7 @@ class CellEvaluator:
             records = {}
             for method, found in zip(methods, quality, strict=True):
                 records[method.name] = found
-                self._say.detail(
+                self.say.detail(
                     f"confidence intervals of {len(records)} of {counted(len(methods), 'method')}"
                 )
         return records
@@ -218,9 +277,20 @@ def _recorder(grid: Grid) -> Recorder:
 
 # --- in the process of the run, and in others -----------------------------------------------------
 
+
+class _Relay:
+    """Reports to the task that runs now: images and models serve one after the other."""
+
+    def __init__(self, say: Reporter) -> None:
+        self.say = say
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.say, name)
+
+
 _begun_here: dict[str, CellEvaluator] = {}
-_taken_over: dict[str, CellEvaluator] = {}
-"""Key of a grid -> the evaluator of its cells in this process."""
+_taken_over: dict[str, tuple[CellEvaluator, _Relay]] = {}
+"""Key of a grid -> the evaluator of its cells in this process; and where it reports."""
 
 
 @contextmanager
@@ -231,6 +301,28 @@ def shared(grid: Grid, evaluator: CellEvaluator) -> Iterator[None]:
         yield
     finally:
         del _begun_here[grid.key]
+
+
+def evaluator_of(grid: Grid, say: Reporter) -> tuple[CellEvaluator, bool]:
+    """What evaluates the cells of a grid in this process; and whether it has images of its own.
+
+    Args:
+        grid: the grid.
+        say: takes the progress within a task, if it has.
+
+    Raises:
+        UserError: as `CellEvaluator.of`.
+    """
+    key = grid.key
+    if key in _begun_here:
+        return _begun_here[key], False
+    if key not in _taken_over:  # kept for the next task of the grid
+        _taken_over.clear()
+        relay = _Relay(say)
+        _taken_over[key] = CellEvaluator.of(grid, cast("Reporter", relay)), relay
+    evaluator, relay = _taken_over[key]
+    relay.say = say
+    return evaluator, True
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +353,6 @@ class CellTask:
         Raises:
             UserError: as `CellEvaluator.result`.
         """
-        key = self.grid.key
-        if key in _begun_here:
-            return _begun_here[key].result(self.cell)
-        if key not in _taken_over:  # kept for the next cell of the grid
-            _taken_over.clear()
-            _taken_over[key] = CellEvaluator.of(self.grid, say)
-        evaluator = _taken_over[key]
-        return replace(evaluator.result(self.cell), read=evaluator.data.read())
+        evaluator, own = evaluator_of(self.grid, say)
+        result = evaluator.result(self.cell)
+        return replace(result, read=evaluator.data.read()) if own else result

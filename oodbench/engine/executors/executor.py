@@ -73,8 +73,13 @@ class Executor(Protocol[Result]):
     sharing: int
     threads: int
 
-    def submit(self, task: Task[Result]) -> None:
-        """Take on a task; it may start at once."""
+    def submit(self, task: Task[Result], *, first: bool = False) -> None:
+        """Take on a task; it may start at once.
+
+        Args:
+            task: the task.
+            first: start it before those that wait.
+        """
         ...
 
     def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
@@ -96,6 +101,11 @@ class Executor(Protocol[Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def put(waiting: deque[Task[Result]], task: Task[Result], *, first: bool) -> None:
+    """Put a task at the end of a queue, or first."""
+    (waiting.appendleft if first else waiting.append)(task)
 
 
 def taken_out(waiting: deque[Task[Result]], tasks: Collection[Task[Result]]) -> list[Task[Result]]:

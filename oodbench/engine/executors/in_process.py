@@ -9,7 +9,7 @@ from typing import Generic, Self
 
 import torch
 
-from oodbench.engine.executors.executor import Ended, Result, Task, taken_out
+from oodbench.engine.executors.executor import Ended, Result, Task, put, taken_out
 from oodbench.progress import Reporter
 
 
@@ -25,9 +25,9 @@ class InProcess(Generic[Result]):
         self._say = say
         self._waiting: deque[Task[Result]] = deque()
 
-    def submit(self, task: Task[Result]) -> None:
+    def submit(self, task: Task[Result], *, first: bool = False) -> None:
         """Queue a task."""
-        self._waiting.append(task)
+        put(self._waiting, task, first=first)
 
     def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
         """Drop those of some tasks that have not started; returns them."""

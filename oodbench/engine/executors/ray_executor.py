@@ -19,7 +19,7 @@ from typing import Any, Generic, Self
 import torch
 
 from oodbench.engine.executors import ray_worker
-from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task, taken_out
+from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task, put, taken_out
 from oodbench.engine.executors.node_cache import CacheOfRun, keep_missing
 from oodbench.engine.executors.remote_process import Answer, Settings
 from oodbench.engine.executors.resource_shares import Share, equal_shares
@@ -179,9 +179,9 @@ class RayExecutor(Generic[Result]):
         )(ray_worker.work)
         return share
 
-    def submit(self, task: Task[Result]) -> None:
+    def submit(self, task: Task[Result], *, first: bool = False) -> None:
         """Queue a task; it starts when there is room."""
-        self._waiting.append(task)
+        put(self._waiting, task, first=first)
         self._start()
 
     def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:

@@ -18,7 +18,7 @@ from typing import Any, Generic, Self
 
 import torch
 
-from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task, taken_out
+from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task, put, taken_out
 from oodbench.engine.executors.node_cache import CacheOfRun
 from oodbench.engine.executors.remote_process import Answer, Settings
 from oodbench.engine.executors.sent_progress import ShownProgress
@@ -118,13 +118,13 @@ class SubmititExecutor(Generic[Result]):
         self._running: list[_Try[Result]] = []
         self._lost: dict[int, int] = {}
 
-    def submit(self, task: Task[Result]) -> None:
+    def submit(self, task: Task[Result], *, first: bool = False) -> None:
         """Queue a task; its job is submitted if there are not too many.
 
         Raises:
             UserError: if the cluster refuses the job.
         """
-        self._waiting.append(task)
+        put(self._waiting, task, first=first)
         self._start()
 
     def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:

@@ -20,7 +20,7 @@ from typing import Any, Generic, Self
 
 import torch
 
-from oodbench.engine.executors.executor import Ended, Result, Task, taken_out
+from oodbench.engine.executors.executor import Ended, Result, Task, put, taken_out
 from oodbench.engine.executors.messages import encoded, received
 from oodbench.engine.executors.sent_progress import ShownProgress
 from oodbench.progress import Reporter
@@ -63,9 +63,9 @@ class WorkerProcesses(Generic[Result]):
         self._messages: queue.Queue[tuple[_Worker[Result], str, Any]] = queue.Queue()
         self._shown = ShownProgress(say)
 
-    def submit(self, task: Task[Result]) -> None:
+    def submit(self, task: Task[Result], *, first: bool = False) -> None:
         """Queue a task; it starts when a worker is free."""
-        self._waiting.append(task)
+        put(self._waiting, task, first=first)
         self._start()
 
     def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:

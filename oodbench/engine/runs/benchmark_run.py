@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,11 @@ import torch
 from oodbench.engine import provenance
 from oodbench.engine.cells.evaluator import CellEvaluator, CellTask, shared
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
+from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard
+from oodbench.engine.cells.sharded_cells import ShardedCells, StepResult, StepTask, remove_kept
 from oodbench.engine.executors.executor import Ended, Executor
 from oodbench.engine.metric_intervals import Recorder, first_results
+from oodbench.engine.mistakes import in_order
 from oodbench.engine.runs import resuming
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Plan
@@ -83,7 +87,7 @@ class BenchmarkRun:
         plan: Plan,
         catalog: Catalog,
         folder: Path,
-        executor: Executor[CellResult],
+        executor: Executor[StepResult],
         *,
         device: torch.device,
         say: Reporter,
@@ -119,7 +123,7 @@ class BenchmarkRun:
 
     # --- the run -------------------------------------------------------------------------------
 
-    def begin(self) -> list[CellTask]:
+    def begin(self) -> list[CellTask | StepTask]:
         """Open the directory; returns what is to be computed.
 
         Raises:
@@ -132,32 +136,40 @@ class BenchmarkRun:
         self._write("running")
         self.say.done(f"data: {', '.join(self.plan.datasets)}")
         self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
-        tasks = []
+        tasks: list[CellTask | StepTask] = []
+        begin = partial(CellTask, self.grid) if self.sharded is None else self.sharded.begin
         for model, seed in ((m, seed) for seed in self.plan.seeds for m in self.plan.models):
             cell = self._cell(model, seed)
             if cell is None:
                 self.say.done(f"{model}, seed {seed}: finished before")
             else:
-                tasks.append(CellTask(self.grid, cell))
+                tasks.append(begin(cell))
         return tasks
 
     def here(self) -> AbstractContextManager[None]:
         """While it lasts, cells that are computed in this process use the images of this run."""
         return shared(self.grid, self.evaluator)
 
-    def take(self, ended: Ended[CellResult]) -> None:
-        """Store the results of a cell.
+    def take(self, ended: Ended[StepResult]) -> Sequence[StepTask]:
+        """Store the results of a cell, or of a step of it; returns the steps that can begin then.
 
         Raises:
             UserError: if a file cannot be written.
         """
-        assert isinstance(ended.task, CellTask)
-        if ended.result is None:
-            said = self._lose(ended.task.cell, ended.lost)
+        task, result = ended.task, ended.result
+        assert isinstance(task, CellTask | StepTask)
+        if self.sharded is not None and isinstance(result, FittedCell | ScoredShard):
+            return self.sharded.after(task, result)
+        cell = task.cell
+        if isinstance(result, CellResult):
+            said = self._store(cell, result)
         else:
-            said = self._store(ended.task.cell, ended.result)
+            said = self._lose(cell, ended.lost)
         self._write("running")
         self.say.done(said)  # what is said to be done is stored, whatever happens next
+        if self.sharded is not None and result is not None:
+            self.sharded.forget(cell)
+        return []
 
     def finish(self) -> Outcome:
         """Compare the methods, once all cells are stored.
@@ -181,6 +193,7 @@ class BenchmarkRun:
         ]
         complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
         self._write("complete" if complete else "incomplete")
+        remove_kept(self.directory.folder, everything=complete)
         return Outcome(self.directory.folder, complete, tuple(failures))
 
     def _cell(self, model: str, seed: int) -> Cell | None:
@@ -293,6 +306,11 @@ class BenchmarkRun:
         )
 
     @cached_property
+    def sharded(self) -> ShardedCells | None:
+        """The cells, if they are scored in shards."""
+        return ShardedCells.of(self.grid, self.work, self.directory, self.data)
+
+    @cached_property
     def evaluator(self) -> CellEvaluator:
         """Evaluates the cells that this process computes."""
         return CellEvaluator(self.grid, self.catalog, self.data, self.models, self.say)
@@ -343,13 +361,6 @@ class BenchmarkRun:
         order = {name: index for index, name in enumerate(names)}
         return sorted(self.records, key=lambda key: (order.get(key[0], len(order)), *key))
 
-    def _warnings(self) -> dict[str, list[str]]:
-        """The warnings, in an order that depends on the plan alone."""
-        cells = [(model, seed) for seed in self.plan.seeds for model in self.plan.models]
-        places = [place for model, seed in cells for place in (f"{model}, seed {seed}", model)]
-        order = {place: index for index, place in reversed([*enumerate(places)])}
-        return dict(sorted(self.warnings.items(), key=lambda item: order.get(item[0], -1)))
-
     def _lines(self, key: Key) -> MethodLines:
         """The lines of a method and seed, made once: they are written after each unit."""
         records, cost = self.records[key], self.costs.get(key)
@@ -371,7 +382,7 @@ class BenchmarkRun:
                 "records": record_digests({key: self._lines(key) for key in self.records}),
                 "duplicates_of_id_images": self.duplicates,
                 "notes": dict(sorted(self.notes.items())),
-                "warnings": self._warnings(),
+                "warnings": in_order(self.warnings, self.plan),
             }
         )
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from oodbench.engine.cells.grid import CellResult
+from oodbench.engine.cells.sharded_cells import StepResult
 from oodbench.engine.executors.executor import Ended, Executor, MakeExecutor, Task
 from oodbench.engine.runs.benchmark_run import BenchmarkRun, Outcome
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter
 
-Prepare = Callable[[Plan, Path, Executor[CellResult], str], BenchmarkRun]
+Prepare = Callable[[Plan, Path, Executor[StepResult], str], BenchmarkRun]
 """Makes the run of a plan into a folder, for an executor, with a title."""
 
 
@@ -23,7 +23,7 @@ def stages(plan: Plan) -> int:
 
 
 def run_one(
-    plan: Plan, folder: Path, prepare: Prepare, executor: MakeExecutor[CellResult], say: Reporter
+    plan: Plan, folder: Path, prepare: Prepare, executor: MakeExecutor[StepResult], say: Reporter
 ) -> Outcome:
     """Run a plan. An error of a cell ends it, and cancels the others.
 
@@ -47,14 +47,15 @@ def run_one(
                 for ended in computing.ended():
                     if ended.error is not None:
                         raise ended.error
-                    one.take(ended)
+                    for task in reversed(one.take(ended)):
+                        computing.submit(task, first=True)
         return one.finish()
 
 
 class Member(Protocol):
     """One of several runs."""
 
-    def begin(self, executor: Executor[CellResult]) -> Sequence[Task[CellResult]]:
+    def begin(self, executor: Executor[StepResult]) -> Sequence[Task[StepResult]]:
         """Prepare it; returns what is to be computed.
 
         Raises:
@@ -62,8 +63,8 @@ class Member(Protocol):
         """
         ...
 
-    def take(self, ended: Ended[CellResult]) -> None:
-        """Store a result.
+    def take(self, ended: Ended[StepResult]) -> Sequence[Task[StepResult]]:
+        """Store a result; returns what can be computed now, before what waits.
 
         Raises:
             Exception: if it cannot be stored.
@@ -84,7 +85,7 @@ class _Begun:
     error: Exception | None = None
 
 
-def run_together(members: Iterable[Member], executor: Executor[CellResult], say: Reporter) -> None:
+def run_together(members: Iterable[Member], executor: Executor[StepResult], say: Reporter) -> None:
     """Run several runs as one grid.
 
     They begin in their order, each as soon as fewer tasks than workers are left: until then its
@@ -99,6 +100,11 @@ def run_together(members: Iterable[Member], executor: Executor[CellResult], say:
     waiting = iter(members)
     owners: dict[int, _Begun] = {}
 
+    def start(begun: _Begun, task: Task[Any], *, first: bool = False) -> None:
+        begun.left[id(task)] = task
+        owners[id(task)] = begun
+        executor.submit(task, first=first)
+
     def fail(begun: _Begun, error: Exception) -> None:
         begun.error = begun.error or error
         for task in executor.withdraw([*begun.left.values()]):
@@ -109,9 +115,7 @@ def run_together(members: Iterable[Member], executor: Executor[CellResult], say:
             begun = _Begun(member)
             try:
                 for task in member.begin(executor):
-                    begun.left[id(task)] = task
-                    owners[id(task)] = begun
-                    executor.submit(task)
+                    start(begun, task)
             except Exception as error:
                 fail(begun, error)
             say.stage("")
@@ -125,7 +129,8 @@ def run_together(members: Iterable[Member], executor: Executor[CellResult], say:
         try:
             if ended.error is not None:
                 raise ended.error
-            begun.member.take(ended)
+            for task in reversed(begun.member.take(ended)):
+                start(begun, task, first=True)
         except Exception as error:
             fail(begun, error)
         if not begun.left:

@@ -25,7 +25,7 @@ from oodbench.storage.suite_directory import SuiteDirectory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from oodbench.engine.cells.grid import CellResult
+    from oodbench.engine.cells.sharded_cells import StepResult
     from oodbench.engine.executors.executor import Ended, Executor, MakeExecutor, Task
     from oodbench.engine.runs.benchmark_run import BenchmarkRun, Outcome
     from oodbench.engine.runs.grid_run import Prepare
@@ -49,7 +49,7 @@ def run_members(
     directory: SuiteDirectory,
     prepare: Prepare,
     report: Callable[[Outcome], object],
-    executor: MakeExecutor[CellResult],
+    executor: MakeExecutor[StepResult],
     *,
     resume: bool,
     request: Mapping[str, Any],
@@ -161,7 +161,7 @@ class _Member:
     run: BenchmarkRun | None = None
     open: ExitStack = field(default_factory=ExitStack)
 
-    def begin(self, executor: Executor[CellResult]) -> Sequence[Task[CellResult]]:
+    def begin(self, executor: Executor[StepResult]) -> Sequence[Task[StepResult]]:
         """Lock the run directory, and prepare the run.
 
         Raises:
@@ -174,14 +174,14 @@ class _Member:
         self.open.enter_context(self.run.here())
         return tasks
 
-    def take(self, ended: Ended[CellResult]) -> None:
-        """Store a result.
+    def take(self, ended: Ended[StepResult]) -> Sequence[Task[StepResult]]:
+        """Store a result; returns what can be computed now.
 
         Raises:
             UserError: if a file cannot be written.
         """
         assert self.run is not None
-        self.run.take(ended)
+        return self.run.take(ended)
 
     def end(self, error: Exception | None) -> None:
         """Finish the run and enter how it ended; the other benchmarks still run.
