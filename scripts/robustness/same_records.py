@@ -1,6 +1,6 @@
-"""Threads, order of methods, subsets of methods, resumed and joined runs: the same records.
+"""Threads, order and subsets of methods, resumed runs, executors: the same records.
 
-    python scripts/robustness/same_records.py [--methods all]
+    python scripts/robustness/same_records.py [--methods all] [--executors workers,ray,submitit]
 
 All runs share one cache: a checkpoint is trained once (on a CPU, the last digits of its weights
 depend on the number of threads). Scores have to be equal bit for bit, and records to the last
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,17 +31,34 @@ from robustness.small_content import METHODS, run_small, write_content
 SCORES, VALUES = 1e-12, 1e-9
 """Largest differences between numbers of threads, relative to the largest score and absolute."""
 
+EXECUTORS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "workers": lambda root: {"workers": 2},
+    "ray": lambda root: {"workers": 2, "executor": "ray"},
+    "submitit": lambda root: {
+        "workers": 2,
+        "executor": "submitit",
+        "submitit_options": {"folder": str(root / "jobs"), "cluster": "local"},
+    },
+}
 _NUMBERS = ("value", "ci_low", "ci_high")
 
 
-def compare(out: Path, base: Path, methods: Sequence[str]) -> tuple[str, float]:
+def compare(
+    out: Path, base: Path, methods: Sequence[str], seeds: int | None = None
+) -> tuple[str, float]:
     """What differs beyond rounding in the records and scores of some methods.
+
+    Args:
+        out: a run directory.
+        base: the run directory that it is compared with.
+        methods: names of the methods.
+        seeds: compare the first ones only; None: all.
 
     Returns:
         The first difference, or ""; and the largest difference of two scores, relative to the
         largest score of the method.
     """
-    got, wanted = ({_key(r): r for r in _records(folder, methods)} for folder in (out, base))
+    got, wanted = ({_key(r): r for r in _records(folder, methods, seeds)} for folder in (out, base))
     if got.keys() != wanted.keys():
         return f"records of {sorted({str(key) for key in got.keys() ^ wanted.keys()})[0]}", 0.0
     largest = 0.0
@@ -58,9 +77,13 @@ def compare(out: Path, base: Path, methods: Sequence[str]) -> tuple[str, float]:
     return "", largest
 
 
-def _records(folder: Path, methods: Sequence[str]) -> list[dict[str, Any]]:
+def _records(folder: Path, methods: Sequence[str], seeds: int | None) -> list[dict[str, Any]]:
     lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["method"] in methods]
+    return [
+        record
+        for record in map(json.loads, lines)
+        if record["method"] in methods and (seeds is None or record["seed"] < seeds)
+    ]
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -68,15 +91,25 @@ def _key(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def campaign(
-    root: Path, methods: Sequence[str], threads: Sequence[int], say: Callable[[str], None]
+    root: Path,
+    methods: Sequence[str],
+    threads: Sequence[int],
+    say: Callable[[str], None],
+    executors: Sequence[str] = (),
 ) -> list[str]:
     """Run in all ways; returns what differs from the run with one thread."""
     content, cache, base = write_content(root / "content"), root / "cache", root / "base"
     before = torch.get_num_threads()
     different = []
 
-    def check(what: str, folder: Path, names: Sequence[str], tolerance: float = 0.0) -> None:
-        wrong, largest = compare(folder, base, names)
+    def check(
+        what: str,
+        folder: Path,
+        names: Sequence[str],
+        tolerance: float = 0.0,
+        seeds: int | None = None,
+    ) -> None:
+        wrong, largest = compare(folder, base, names, seeds)
         if largest > tolerance:
             wrong = wrong or f"scores differ by {largest:.1e}"
         different.extend([f"{what}: {wrong}"] if wrong else [])
@@ -107,6 +140,16 @@ def campaign(
         folder = root / "alone"
         run_small(content, folder, cache, methods=[names[-1]])
         check(f"{names[-1]} alone ({detectors[names[-1]]})", folder, [names[-1]])
+        for name in executors:
+            folder = root / name
+            options = EXECUTORS[name](root)
+            # Two cells, of which the first is compared; each trains, with one thread.
+            torch.set_num_threads(2 if name == "workers" else 1)
+            with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+                run_small(
+                    content, folder, root / f"cache-{name}", methods=names, seeds=2, **options
+                )
+            check(f"executor {name}, trained again", folder, names, seeds=1)
     finally:
         torch.set_num_threads(before)
     return different
@@ -117,10 +160,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--methods", default=",".join([*METHODS, "mahalanobis", "vim", "gram"]))
     parser.add_argument("--threads", default="1,2,4")
+    parser.add_argument("--executors", default=",".join(EXECUTORS))
     options = parser.parse_args()
     methods, threads = options.methods.split(","), [int(n) for n in options.threads.split(",")]
     with tempfile.TemporaryDirectory(prefix="oodbench-same-") as name:
-        wrong = campaign(Path(name), methods, threads, lambda line: print(line, flush=True))
+        executors = [name for name in options.executors.split(",") if name]
+        wrong = campaign(
+            Path(name), methods, threads, lambda line: print(line, flush=True), executors
+        )
     print("\n".join(wrong) if wrong else "all runs have the same records")
     return 1 if wrong else 0
 

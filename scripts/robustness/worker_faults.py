@@ -39,10 +39,11 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20, help="runs to disturb")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--epochs", type=int, default=60, help="of a training")
+    parser.add_argument("--moments", default=",".join(MOMENTS), help="which of them, in turn")
     parser.add_argument("--most", type=float, default=10.0, help="seconds that a run may stop in")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "2"
-    generator = np.random.default_rng(options.seed)
+    generator, moments = np.random.default_rng(options.seed), options.moments.split(",")
     held, longest = 0, 0.0
     with tempfile.TemporaryDirectory(prefix="oodbench-workers-") as name:
         place = Path(name)
@@ -52,7 +53,7 @@ def main() -> int:
         seconds = time.monotonic() - started
         print(f"undisturbed: {seconds:.1f} s", flush=True)
         for number in range(options.times):
-            moment, out = MOMENTS[number % len(MOMENTS)], place / f"run{number}"
+            moment, out = moments[number % len(moments)], place / f"run{number}"
             cache = place / f"cache{number}"
             if moment == "interrupt":
                 after = generator.uniform(0, seconds)
@@ -63,7 +64,7 @@ def main() -> int:
                 found, wrong = _worker_killed(content, out, cache, moment), ""
             wrong = wrong or difference(out, expected)
             held += not wrong
-            print(f"{number + 1:3}/{options.times}  {moment:10}  {found:<60}  {wrong or 'same'}")
+            print(f"{number + 1:3}/{options.times}  {moment:10}  {found:<76}  {wrong or 'same'}")
             sys.stdout.flush()
             shutil.rmtree(cache, ignore_errors=True)
             shutil.rmtree(out, ignore_errors=True)
@@ -96,12 +97,19 @@ def _interrupted(content: Path, out: Path, cache: Path, after: float) -> tuple[s
     processes = _tree(process.pid)
     stopping = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    process.communicate()
+    assert process.stderr is not None
+    told = 0.0
+    for line in process.stderr:
+        if line.startswith("Interrupted"):
+            told = time.monotonic() - stopping
+    process.wait()
+    process.stderr.close()
     main = time.monotonic() - stopping
     _, left = psutil.wait_procs(processes, timeout=60)
     took = time.monotonic() - stopping
     said = (
-        f"after {after:.1f} s, exit code {process.returncode}, {main:.1f} s, workers {took:.1f} s"
+        f"after {after:.1f} s, exit code {process.returncode}, told at {told:.1f} s, ended at "
+        f"{main:.1f} s, workers {took:.1f} s"
     )
     if left:
         return f"{said}, {len(left)} PROCESSES LEFT", 60.0

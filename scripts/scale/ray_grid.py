@@ -1,16 +1,19 @@
 """Two benchmarks, two models, three seeds: a Ray cluster of two nodes against a local run; by hand.
 
-    python scripts/scale/ray_grid.py [--seeds 3] [--epochs 2] [--limit 500]
+    python scripts/scale/ray_grid.py [--seeds 3] [--epochs 2] [--limit 500] [--kill-node]
 
-The nodes are processes of this machine with one core each; the local run has two workers with one
-core each. Both begin without checkpoints. Compares all records and scores, and prints the wall
-times with the cluster started before. The exit code is 1 if anything differs.
+The benchmarks are a suite, and so one grid. The nodes are processes of this machine with one core
+each; the local run has two workers with one core each. All begin without checkpoints. Compares all
+records and scores, and prints the wall times with the cluster started before. With --kill-node, a
+second run on Ray loses its second node after half of the time. The exit code is 1 if anything
+differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +43,39 @@ methods:
   SoftMax+KNN: {{model: SoftMax, detector: knn}}
   DisMax+Entropy: {{model: DisMax, detector: dismax_entropy}}
 """
+SUITE = """\
+schema_version: 1
+name: grid
+version: 1
+title: Grid
+summary: For scripts/scale/ray_grid.py
+members:
+  first: {network: Net, id: Uniform}
+  second: {network: Net, id: Gaussian}
+ood: {letters: Letters}
+published: grid-paper
+tables:
+  one:
+    about: detection
+    title: A table
+    published: one
+    measures: [auroc]
+    columns: {MSP: SoftMax+MSP}
+"""
+PAPER = """\
+schema_version: 1
+name: grid-paper
+title: A paper
+sources: {paper: {citation: None, url: "https://example.org"}}
+tables:
+  one:
+    source: paper
+    place: Table 1
+    title: A table
+    columns: [MSP]
+    measures: {auroc: {unit: percent, decimals: 1}}
+    rows: [{network: Net, id: Uniform, ood: Letters, values: {auroc: [50.0]}}]
+"""
 
 
 def main() -> int:
@@ -48,55 +84,77 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--limit", type=int, default=None, help="most images of a split")
+    parser.add_argument("--kill-node", action="store_true", help="also lose a node midway")
     options = parser.parse_args()
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
     with tempfile.TemporaryDirectory(prefix="oodbench-grid-") as name:
         place = Path(name)
-        (place / "content" / "benchmarks").mkdir(parents=True)
+        content = place / "content" / "benchmarks"
+        (content / "published").mkdir(parents=True)
         for benchmark, far in zip(BENCHMARKS, ("uniform-noise", "gaussian-noise"), strict=True):
             text = CONTENT.format(name=benchmark, far=far, epochs=options.epochs)
-            (place / "content" / "benchmarks" / f"{benchmark}.yaml").write_text(text)
-        local = _seconds(place, "local", options, "--workers", "2", threads=2)
-        os.environ["OODBENCH_CACHE"] = str(place / "ray-cache")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        try:
-            cluster.add_node(num_cpus=1)
-            ray = ("--executor", "ray", "--address", cluster.address)
-            on_ray = _seconds(place, "ray", options, *ray, threads=1)
-        finally:
-            cluster.shutdown()
-        wrong = {
-            benchmark: difference(place / "ray" / benchmark, place / "local" / benchmark)
-            for benchmark in BENCHMARKS
-        }
-        print(f"local {local:.1f} s, Ray {on_ray:.1f} s, ratio {on_ray / local:.2f}")
-        for benchmark, found in wrong.items():
-            print(f"{benchmark}: {found or 'same records and scores'}")
-    return 1 if any(wrong.values()) else 0
+            (content / f"{benchmark}.yaml").write_text(text)
+        (content / "grid.yaml").write_text(SUITE)
+        (content / "published" / "grid-paper.yaml").write_text(PAPER)
+        local = _end(_start(place, "local", options, "--workers", "2", threads=2))
+        on_ray = _on_ray(place, "ray", options)
+        print(f"local {local:.1f} s, Ray {on_ray:.1f} s, ratio {on_ray / local:.2f}", flush=True)
+        names = ["ray"]
+        if options.kill_node:
+            took = _on_ray(place, "killed", options, kill_after=on_ray / 2)
+            print(f"a node lost after {on_ray / 2:.1f} s: {took:.1f} s")
+            names.append("killed")
+        wrong = 0
+        for name in names:
+            for benchmark in BENCHMARKS:
+                found = difference(place / name / benchmark, place / "local" / benchmark)
+                wrong += bool(found)
+                print(f"{name}, {benchmark}: {found or 'same records and scores'}")
+    return 1 if wrong else 0
 
 
-def _seconds(
-    place: Path, name: str, options: argparse.Namespace, *executor: str, threads: int
+def _on_ray(
+    place: Path, name: str, options: argparse.Namespace, kill_after: float | None = None
 ) -> float:
-    """Seconds of the runs of both benchmarks."""
-    started = time.monotonic()
+    """Seconds of the run on a new cluster, of which a node may be lost."""
+    os.environ["OODBENCH_CACHE"] = str(place / f"{name}-cache")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        ray = ("--executor", "ray", "--address", cluster.address)
+        started = _start(place, name, options, *ray, threads=1)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        return _end(started)
+    finally:
+        cluster.shutdown()
+
+
+def _start(
+    place: Path, name: str, options: argparse.Namespace, *executor: str, threads: int
+) -> tuple[subprocess.Popen[bytes], float]:
+    """The process of a run of the suite, and when it was started."""
     limit = ("--limit", str(options.limit)) if options.limit else ()
-    for benchmark in BENCHMARKS:
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "oodbench", "run", benchmark, "--device", "cpu"),
-                *("--seeds", str(options.seeds), "--plugins", str(place / "content"), *limit),
-                *("--out", str(place / name / benchmark), *executor),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            env=os.environ
-            | {
-                "OODBENCH_CACHE": str(place / f"{name}-cache"),
-                "OMP_NUM_THREADS": str(threads),
-            },
-        )
-    return time.monotonic() - started
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "oodbench", "run", "grid", "--device", "cpu"),
+            *("--seeds", str(options.seeds), "--plugins", str(place / "content"), *limit),
+            *("--out", str(place / name), *executor),
+        ],
+        stdout=subprocess.DEVNULL,
+        env=os.environ
+        | {"OODBENCH_CACHE": str(place / f"{name}-cache"), "OMP_NUM_THREADS": str(threads)},
+    )
+    return process, time.monotonic()
+
+
+def _end(started: tuple[subprocess.Popen[bytes], float]) -> float:
+    """Wait for a run; returns its seconds."""
+    process, begun = started
+    if process.wait() != 0:
+        raise SystemExit(f"a run ended with exit code {process.returncode}")
+    return time.monotonic() - begun
 
 
 if __name__ == "__main__":

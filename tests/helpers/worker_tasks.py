@@ -68,11 +68,12 @@ class Raises:
 
 @dataclass(frozen=True)
 class Waits:
-    """Waits until it is stopped, and writes a file then."""
+    """Waits until it is stopped, and writes a file then; a stubborn one goes on."""
 
     label: str
     started: Path
     stopped: Path
+    stubborn: bool = False
     files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
@@ -82,3 +83,5 @@ class Waits:
                 time.sleep(0.05)
         finally:
             self.stopped.write_text("stopped")
+            while self.stubborn:
+                time.sleep(0.05)

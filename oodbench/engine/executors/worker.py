@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import _thread
 import logging
+import multiprocessing
 import os
 import queue
 import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, Never
 
 from oodbench.engine.executors.messages import encoded, portable, received
@@ -60,13 +62,29 @@ def main(settings: Mapping[str, Any]) -> None:
         import torch
 
         torch.cuda.set_device(settings["gpu"])
-    while (task := tasks.get()) is not None:
-        if "torch" in sys.modules:  # it may take fewer threads than OpenMP does
-            sys.modules["torch"].set_num_threads(settings["threads"])
-        try:
-            answers.send("ended", task.run(say))
-        except Exception as error:
-            answers.send("raised", portable(error))
+    code = 1
+    try:
+        while (task := tasks.get()) is not None:
+            if "torch" in sys.modules:  # it may take fewer threads than OpenMP does
+                sys.modules["torch"].set_num_threads(settings["threads"])
+            try:
+                answers.send("ended", task.run(say))
+            except Exception as error:
+                answers.send("raised", portable(error))
+        code = 0
+    except SystemExit:
+        pass  # a training has kept its state
+    _leave(code)
+
+
+def _leave(code: int) -> Never:
+    """End this process and those that decode for it; the interpreter takes seconds for its end."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:

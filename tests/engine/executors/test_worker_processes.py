@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from helpers.notes import Notes
 from helpers.worker_tasks import Answer, Killed, Raises, Waits
 
 from oodbench import Detector
+from oodbench.engine.executors import worker_processes
 from oodbench.engine.executors.in_process import InProcess
 from oodbench.engine.executors.local import local_executor
 from oodbench.engine.executors.worker_processes import WorkerProcesses
@@ -72,6 +74,22 @@ def test_what_a_task_raises(tmp_path: Path) -> None:
     )
     assert "in run" in ended.error.__notes__[0], "the traceback of the worker"
     assert waits.stopped.read_text() == "stopped"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(waits.started.read_text()), 0)
+
+
+def test_a_worker_that_does_not_stop_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_processes, "_SECONDS_TO_STOP", 0.2)
+    waits = Waits("waits", tmp_path / "started", tmp_path / "stopped", stubborn=True)
+    executor: WorkerProcesses[Any] = WorkerProcesses(Notes(), workers=2, device=CPU)
+    with executor:
+        executor.submit(waits)
+        while not waits.started.exists() or not waits.started.read_text():
+            time.sleep(0.02)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 2.0, "the worker itself gives up after four seconds"
     with pytest.raises(ProcessLookupError):
         os.kill(int(waits.started.read_text()), 0)
 
