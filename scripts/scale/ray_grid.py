@@ -74,7 +74,9 @@ tables:
     title: A table
     columns: [MSP]
     measures: {auroc: {unit: percent, decimals: 1}}
-    rows: [{network: Net, id: Uniform, ood: Letters, values: {auroc: [50.0]}}]
+    rows:
+      - {network: Net, id: Uniform, ood: Letters, values: {auroc: [50.0]}}
+      - {network: Net, id: Gaussian, ood: Letters, values: {auroc: [50.0]}}
 """
 
 

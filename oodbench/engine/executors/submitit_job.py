@@ -22,6 +22,7 @@ from oodbench.files import cache_folder
 
 _INTERVAL = 2.0
 """Shortest time in seconds between two details of a task, each a write to a shared folder."""
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Job:
@@ -42,9 +43,11 @@ class Job:
         """Do the task.
 
         SIGTERM, which Slurm sends to a job that is canceled, interrupts it: a training then keeps
-        its state. submitit itself ignores this signal.
+        its state. submitit itself ignores this signal. On one machine, a job gets SIGINT from the
+        terminal and from submitit.
         """
-        signal.signal(signal.SIGTERM, _stop)
+        for number in _STOPS:
+            signal.signal(number, _stop)
         try:
             self.settings.prepare()
             self._send("detail", "")
@@ -78,5 +81,6 @@ class Job:
 
 
 def _stop(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)
+    for each in _STOPS:  # a second one would break off what is being kept
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -169,7 +169,7 @@ class _Member:
         """
         self.say(self.label)
         self.open.enter_context(held(self.folder))
-        self.run = self.prepare(self.plan, self.folder, executor, self.plan.benchmark.name)
+        self.run = self.prepare(self.plan, self.folder, executor, self.folder.name)
         tasks = self.run.begin()
         self.open.enter_context(self.run.here())
         return tasks
