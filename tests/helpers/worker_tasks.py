@@ -77,8 +77,8 @@ class Waits:
     files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
-        self.started.write_text(str(os.getpid()))
         try:
+            self.started.write_text(str(os.getpid()))
             while True:
                 time.sleep(0.05)
         finally:

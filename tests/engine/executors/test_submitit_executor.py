@@ -69,6 +69,8 @@ def test_what_is_cancelled_may_keep_its_state(
         while not waits.started.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert jobs.withdraw([waits]) == [], "it has a job"
+    while not waits.stopped.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert waits.stopped.read_text() == "stopped"
 
 
