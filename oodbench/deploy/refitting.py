@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.deploy.artifact.described_model import check_storable
 from oodbench.deploy.finished_method import FinishedMethod
 from oodbench.detector import Detector
 from oodbench.engine import provenance
@@ -21,7 +22,8 @@ from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.image_sources import ID, EvaluationData, SplitImages
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
-from oodbench.errors import UserError
+from oodbench.errors import UserError, counted
+from oodbench.metrics.thresholds import images_needed, percentage, threshold_rank
 from oodbench.models.classifier import Classifier
 from oodbench.planning.absent_splits import with_images_here
 from oodbench.planning.plan import Method, Plan
@@ -96,20 +98,22 @@ def refit(
     device: torch.device,
     plugins: Sequence[Path] = (),
     data_root: Path | None = None,
+    accept: float | None = None,
     say: Reporter,
 ) -> RefittedMethod:
-    """Fit a method of a run again: on its model and data, with the values that it tuned.
+    """Fit a method of a run again, to be saved: on its model and data, with the values it tuned.
 
     Args:
         found: the method.
         device: where to compute.
         plugins: folders of plug-ins besides those of the run.
         data_root: folder of the data sets; None: that of the run.
+        accept: share of ID images that a threshold will be set to accept; None: no threshold.
         say: progress reporter.
 
     Raises:
-        UserError: if model or data are not those of the run, are not on this machine, or the
-            detector fails.
+        UserError: if model or data are not those of the run, are not on this machine, or cannot be
+            saved, there are too few validation images for the threshold, or the detector fails.
     """
     held = found.description
     catalog = _catalog(found, plugins)
@@ -117,8 +121,11 @@ def refit(
     say.stage(f"{found.name} of {found.folder}")
     plan = with_images_here(_plan(found, catalog), root)
     method = plan.methods[0]
+    check_storable(plan.benchmark.models[method.model])
     data = provenance.data_of(plan, root, say)
     _check_data(found, plan, method, data)
+    if accept is not None and VALIDATION in plan.datasets[plan.benchmark.id].splits:
+        _check_accept(accept, len(data.images(plan.benchmark.id, VALIDATION)))
     source = provenance.detector_checksum(catalog, method.detector.name)
     if held.checksums.detectors.get(method.detector.name) != source:
         say.warn(f"The source of '{method.detector.name}' is not that of the run.")
@@ -190,6 +197,22 @@ def _check_data(found: FinishedMethod, plan: Plan, method: Method, data: LoadedS
                 f"is {now[:16]}, the run has {wanted[:16]}.",
                 "Put the images of the run back, or run the benchmark again.",
             )
+
+
+def _check_accept(accept: float, images: int) -> None:
+    """Check that there are enough validation images to set a threshold.
+
+    Raises:
+        UserError: if no threshold but minus infinity accepts so many ID images.
+    """
+    if threshold_rank(images, accept) == 0:
+        raise UserError(
+            f"--accept {accept:g}: {counted(images, 'ID validation image')} are too few for a "
+            f"threshold that accepts {percentage(accept)} of ID images; it would accept every "
+            f"image. At least {images_needed(accept):,} are needed.",
+            f"Ask for at most --accept {1000 * images // (images + 1) / 1000:g}, or give more "
+            "validation images and run the benchmark again.",
+        )
 
 
 def _classifier(

@@ -10,6 +10,7 @@ import torch
 
 import oodbench
 from oodbench import UserError, models
+from oodbench.deploy.artifact.described_model import check_storable
 from oodbench.deploy.deployed_model import Preparation
 from oodbench.models.classifier import Classifier
 from oodbench.specs import ModelSpec
@@ -98,6 +99,14 @@ def test_a_stream_gives_decisions_batch_by_batch() -> None:
     assert [len(part) for part in parts] == [10, 10, 10]
     np.testing.assert_allclose(np.concatenate([p.scores for p in parts]), whole, rtol=1e-6)
     assert all(part.accepted.all() for part in parts)  # no threshold is set
+
+
+def test_a_vision_language_model_is_refused() -> None:
+    given = {"network": "open_clip:ViT-B-32/openai", "head": "clip", "weights": "pretrained"}
+    with pytest.raises(UserError, match="its text encoder") as refused:
+        check_storable(ModelSpec.model_validate(given))
+    assert "VisionLanguageClassifier" in refused.value.hint
+    check_storable(fitted().model.description.spec)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

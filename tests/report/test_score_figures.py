@@ -19,7 +19,7 @@ from oodbench.report import Leaderboard
 from oodbench.report.figures import canvas, cost_plot, gallery, score_plots
 from oodbench.report.figures.confusable_images import confusable_images
 from oodbench.report.figures.gallery import StoredScores
-from oodbench.report.leaderboard import FPR, RANKED_BY
+from oodbench.report.leaderboard import FPR, RANKED_BY, Row
 
 SETS = ["near", "far"]
 
@@ -124,15 +124,37 @@ def test_constant_scores_are_drawn() -> None:
 # --- quality against cost -------------------------------------------------------------------------
 
 
+def interval(row: Row) -> tuple[float, float]:
+    """A relative time less and plus half the range of its repetitions."""
+    assert row.cost is not None
+    time, scatter = (row.cost.values[n] or 0.0 for n in ("relative_to_baseline", "time_scatter"))
+    return time * (1 - scatter / 2), time * (1 + scatter / 2)
+
+
+def test_of_methods_that_are_equally_fast_the_best_is_on_the_line(board: Leaderboard) -> None:
+    def timed(row: Row, time: float, scatter: float | None) -> Row:
+        assert row.cost is not None
+        values = {**row.cost.values, "relative_to_baseline": time, "time_scatter": scatter}
+        return replace(row, cost=replace(row.cost, values=values))
+
+    mean = board.column("mean")
+    rows = sorted(cost_plot.points(board), key=lambda r: r.entries[RANKED_BY, mean].estimate.mean)
+    worse, better = rows[0], rows[-1]
+    for scatter, expected in ((0.02, [worse, better]), (0.1, [better]), (None, [worse, better])):
+        found = cost_plot.frontier([timed(worse, 1.0, scatter), timed(better, 1.05, scatter)])
+        assert [row.method for row in found] == [row.method for row in expected]
+
+
 def test_the_line_joins_the_methods_that_none_beats_in_both(board: Leaderboard) -> None:
     rows = cost_plot.points(board)
     assert len(rows) > 2
+    ends = {r.method: interval(r) for r in rows}
     times = {r.method: r.cost.values["relative_to_baseline"] or 0.0 for r in rows if r.cost}
     means = {r.method: r.entries[RANKED_BY, board.column("mean")].estimate.mean for r in rows}
     best = {row.method for row in cost_plot.frontier(rows)}
     for one in means:
         beaten = any(
-            (times[other] <= times[one] and means[other] > means[one])
+            (ends[other][0] <= ends[one][1] and means[other] > means[one])
             or (times[other] < times[one] and means[other] >= means[one])
             for other in means
         )

@@ -99,7 +99,14 @@ def fit(
     check_folder(out)
     progress = reporter()
     with progress.work(4):
-        again = refit(found, device=place, plugins=plugins or (), data_root=data_root, say=progress)
+        again = refit(
+            found,
+            device=place,
+            plugins=plugins or (),
+            data_root=data_root,
+            accept=accept,
+            say=progress,
+        )
         if changed := RunDirectory(run).changed():
             progress.warn(changed_files(run, changed))
         with _warnings_to(progress):

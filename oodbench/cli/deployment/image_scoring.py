@@ -17,7 +17,7 @@ import typer
 
 from oodbench.cli.display import reporter, say
 from oodbench.cli.parameters import Device, Plugins, given_path
-from oodbench.errors import ExitCode, UserError, counted, did_you_mean, visible
+from oodbench.errors import ExitCode, UserError, counted, did_you_mean, listed, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +117,13 @@ def score(
     """
     from oodbench.user_data.image_files import FoundImages, ImageFile, find_images
 
+    if not artifact.exists():
+        missing = [str(place) for place in places if str(place) != "-" and not place.exists()]
+        raise UserError(
+            f"There is no saved detector {artifact}"
+            + (f", and no file or folder {listed(missing)}." if missing else "."),
+            "Correct the path; `oodbench fit RUN METHOD --out ARTIFACT` saves a detector.",
+        )
     found = find_images(places)
     outside = find_images(ood) if ood else FoundImages(())
     from oodbench.process import prepare_process

@@ -24,6 +24,21 @@ _INSIDE = "network.module."
 """What the names of weights begin with in a classifier of a network that was adapted."""
 
 
+def check_storable(spec: ModelSpec) -> None:
+    """Check that an artifact can hold a model of a benchmark.
+
+    Raises:
+        UserError: it is a vision-language model.
+    """
+    if spec.has_language:
+        raise UserError(
+            f"A detector on the vision-language model '{spec.network}' cannot be saved: its text "
+            "encoder is not part of an artifact.",
+            "Fit it with oodbench.fit on your own oodbench.models.VisionLanguageClassifier, and "
+            "give that model to load_fitted.",
+        )
+
+
 def description_part(
     description: Description, classifier: Classifier, weights: Mapping[str, Tensor]
 ) -> DescribedPart:
@@ -38,13 +53,7 @@ def description_part(
         UserError: the model cannot be made from it without the library's own files.
     """
     spec = description.spec
-    if spec.has_language:
-        raise UserError(
-            f"A detector on the vision-language model '{spec.network}' cannot be saved: its text "
-            "encoder is not part of an artifact.",
-            "Fit it with oodbench.fit on your own oodbench.models.VisionLanguageClassifier, and "
-            "give that model to load_fitted.",
-        )
+    check_storable(spec)
     return DescribedPart(
         spec=spec.model_dump(mode="json"),
         in_channels=description.in_channels,

@@ -40,8 +40,8 @@ def quality_against_cost(
 ) -> Figure:
     """Mean AUROC against the time per image, relative to the baseline.
 
-    The line joins the methods that no method beats in both; these and the highlighted ones are
-    named, as far as there is room.
+    The line joins the methods that no method beats in both (`frontier`); these and the highlighted
+    ones are named, as far as there is room.
 
     Args:
         board: of at least two methods with `relative_to_baseline` (`points`).
@@ -107,12 +107,26 @@ def points(board: LeaderboardData) -> list[Row]:
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:
-    """Of `points`, those that are better than every faster one."""
-    best: list[Row] = []
-    for row in rows:
-        if not best or _place(row)[1] > _place(best[-1])[1]:
-            best.append(row)
-    return best
+    """Of `points`, those that no method beats; each is slower and better than the one before.
+
+    A method beats another if it is better and not slower, or as good and faster. Times are equal
+    if they differ by no more than their repetitions vary: of equally fast methods, the best is on
+    the line.
+    """
+    return [row for row in rows if not any(_beats(other, row) for other in rows)]
+
+
+def _beats(one: Row, other: Row) -> bool:
+    (time, mean), (other_time, other_mean) = _place(one), _place(other)
+    if mean > other_mean:
+        return time <= other_time or time - _margin(one) <= other_time + _margin(other)
+    return mean == other_mean and time < other_time
+
+
+def _margin(row: Row) -> float:
+    """Half the range of the repetitions of a relative time; 0 if it is not known."""
+    scatter = None if row.cost is None else row.cost.values["time_scatter"]
+    return _place(row)[0] * (scatter or 0.0) / 2
 
 
 def _time(row: Row) -> float | None:

@@ -165,6 +165,7 @@ def test_code_of_the_users_runs_if_it_is_named(
     ("arguments", "said"),
     [
         (["nowhere", "img"], ["nowhere", "no saved detector"]),
+        (["nowhere", "img", "lost"], ["no saved detector nowhere, and no file or folder lost."]),
         (["img", "nowhere"], ["no file or folder nowhere"]),
         (["img", "img", "--workers", "-1"], ["--workers"]),
         (["img", "img", "--batch-size", "0"], ["--batch-size"]),
