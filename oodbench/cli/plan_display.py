@@ -202,9 +202,9 @@ def _recipe(model: ModelSpec, seeds: int) -> str:
     if model.weights is not None:
         return f"no training: weights {model.weights}"
     if model.training is None:
-        used = model.checkpoint[:seeds]
+        used = model.checkpoint if model.ensemble else model.checkpoint[:seeds]
         names = listed(dict.fromkeys(each.path or each.file_name for each in used), 2)
-        return f"no training: {names}"
+        return f"no training: {'ensemble of ' if model.ensemble else ''}{names}"
     recipe = model.training
     named = f"{recipe.recipe}: " if recipe.recipe else ""
     return (

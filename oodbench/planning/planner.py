@@ -254,10 +254,18 @@ def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
             return obstacle
     if "dropout_logits" in needs and model.network in NETWORKS:
         return f"needs dropout; the network {model.network} has none"
-    if "member_logits" in needs:
+    # A callable of the user's may make an ensemble.
+    own = found and is_callable_name(model.network) and not library_of(model.network)
+    if "member_logits" in needs and not model.ensemble and not own:
         return f"needs an oodbench.models.Ensemble; {method.model} is a single network"
+    if model.ensemble and needs & {"features", "feature_map"}:
+        return f"needs features of one network; {method.model} is an ensemble"
     obstacle = head_obstacle(
-        needs, head.kind, method.model, language=model.has_language, rotations=head.rotations
+        needs,
+        "other" if model.ensemble else head.kind,
+        method.model,
+        language=model.has_language,
+        rotations=head.rotations and not model.ensemble,
     )
     if obstacle is not None:
         return obstacle

@@ -144,6 +144,9 @@ class ModelSpec(Spec):
     """Auxiliary images for a loss that needs them (head `oe`)."""
     checkpoint: Annotated[Several[CheckpointSpec], BeforeValidator(_as_list)] = ()
     """Published checkpoints instead of a training: one, or a list with one for each seed."""
+    ensemble: bool = False
+    """The checkpoints are the members of one deep ensemble (`oodbench.models.Ensemble`), and not
+    one for each seed: the model has a single seed."""
     weights: Text | None = None
     """Weights of the library instead of a training: for "torchvision:NAME" such as IMAGENET1K_V1,
     for the other libraries `pretrained`; for your own network `own`, if the callable returns it
@@ -172,8 +175,8 @@ class ModelSpec(Spec):
 
     @property
     def most_seeds(self) -> int | None:
-        """Number of published checkpoints; None for a network that is trained."""
-        if self.weights is not None:
+        """Number of seeds with published weights; None for a network that is trained."""
+        if self.weights is not None or self.ensemble:
             return 1
         return len(self.checkpoint) or None
 
@@ -189,7 +192,7 @@ class ModelSpec(Spec):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is not used: other models have the identity they had."""
-        optional = (*_SOURCES, *_LANGUAGE, "auxiliary")
+        optional = (*_SOURCES, *_LANGUAGE, "auxiliary", "ensemble")
         return {key: value for key, value in dump(self).items() if value or key not in optional}
 
     @model_validator(mode="before")
@@ -227,6 +230,8 @@ class ModelSpec(Spec):
             )
         if len(given) > 1:
             raise ValueError(f"give one of {' and '.join(given)}: each says where weights are from")
+        if self.ensemble and len(self.checkpoint) < 2:
+            raise ValueError("ensemble: needs a list of at least two checkpoints, its members")
         if ":" not in self.network and (self.network_options or self.taps):
             raise ValueError(
                 f"network_options and taps are for networks given as module:callable, "

@@ -14,9 +14,11 @@ from oodbench.data.store.checkpoint_files import checkpoint_file, torch_hub_file
 from oodbench.data.store.disk import file_digest
 from oodbench.data.store.download import offline
 from oodbench.errors import UserError, counted
+from oodbench.files import digest
 from oodbench.models import callables
 from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier, Network
+from oodbench.models.ensemble import Ensemble
 from oodbench.models.published_weights import library_networks
 from oodbench.models.published_weights.library_networks import LibraryModel, first_line
 from oodbench.models.published_weights.preprocessing import Preprocessing
@@ -39,7 +41,7 @@ class Publication:
 
     Attributes:
         source: name of the file, or of the library's weights.
-        sha256: of the file; "" if the library loaded it.
+        sha256: of the file; of an ensemble, of those of its files; "" if the library loaded it.
         taken: what was taken of the file, where it holds more than weights.
         preprocessing: of the images.
         warning: how the images of the benchmark differ; "" if they do not.
@@ -83,7 +85,7 @@ def published_classifier(
 
     Args:
         spec: with `checkpoint` or `weights`.
-        seed: which of its checkpoints, from 0.
+        seed: which of its checkpoints, from 0; an ensemble has all of them.
         images: that it is for.
         benchmark: file of the benchmark, which paths are relative to.
         root: the data root.
@@ -109,6 +111,9 @@ def published_classifier(
         if spec.normalization is not None:
             expected = _as_specified(spec, images, expected)
         publication = Publication(spec.network, "", (), expected, "; ".join(notes))
+    elif spec.ensemble:
+        network, publication = _with_members(spec, images, benchmark=benchmark, root=root, say=say)
+        expected = publication.preprocessing
     elif spec.weights is None:
         file = checkpoint_file(spec.checkpoint[seed], benchmark, root, say)
         say.detail(f"reading {file.name}")
@@ -128,6 +133,37 @@ def published_classifier(
     warnings = [publication.warning, expected.other_size(images.shape) or ""]
     publication = replace(publication, warning="; ".join(filter(None, warnings)))
     return classifier.to(memory_format=order), publication
+
+
+def _with_members(
+    spec: ModelSpec, images: Images, *, benchmark: Path | None, root: Path, say: Reporter
+) -> tuple[nn.Module, Publication]:
+    """The ensemble of all checkpoints.
+
+    Raises:
+        UserError: as `published_classifier`, or the members were normalized in different ways.
+    """
+    single = spec.model_copy(update={"ensemble": False})
+    networks, found = [], []
+    for number in range(len(spec.checkpoint)):
+        member, publication = published_classifier(
+            single, number, images, benchmark=benchmark, root=root, say=say
+        )
+        networks.append(member.network)
+        found.append(publication)
+    first = found[0]
+    for each in found[1:]:
+        if each.preprocessing != first.preprocessing:
+            raise UserError(
+                f"ensemble: {first.source} and {each.source} expect images that are prepared in "
+                "different ways.",
+                "Give members that were trained on images of one normalization, or write the "
+                "'normalization' of all.",
+            )
+    names = ", ".join(each.source for each in found)
+    taken = tuple(dict.fromkeys(text for each in found for text in each.taken))
+    checksum = digest(*(each.sha256 for each in found))
+    return Ensemble(networks), replace(first, source=names, sha256=checksum, taken=taken)
 
 
 def _unnamed(spec: ModelSpec) -> bool:

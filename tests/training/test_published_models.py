@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
 from helpers.commands import Command
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import oodbench
 from oodbench import models
+from oodbench.data.splits import load_split
 from oodbench.data.store import download
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
@@ -102,6 +104,43 @@ def refusal(checkpoint: str, tmp_path: Path, images: Images = DIGITS, **model: o
 
 
 # --- a whole run ----------------------------------------------------------------------------------
+
+
+def test_a_run_of_an_ensemble(tmp_path: Path, command: Command) -> None:
+    """Scores are those of the mean probabilities of the members, and one line has all of them."""
+    for member in (0, 1, 2):
+        torch.save({"model": weights(member)}, tmp_path / f"m{member}.pth")
+    files = "[{path: m0.pth}, {path: m1.pth}, {path: m2.pth}]"
+    methods = "deep: ensemble, msp: baseline, near: knn, weights: openmax"
+    file = benchmark(tmp_path, files, methods, ensemble="true")
+    shown = command("run", file, "--dry-run")
+    assert "no training: ensemble of m0.pth, m1.pth" in " ".join(shown.out.split())
+    done = command("run", file, "--out", tmp_path / "run")
+    assert done.code == 3, done.err
+    run = oodbench.open_run(tmp_path / "run")
+    assert isinstance(run, oodbench.Run)
+    assert {r.method for r in run.records if r.status == "ok"} == {"deep", "msp"}
+    skipped = {r.method: r.reason for r in run.records if r.status == "skipped"}
+    assert skipped == {
+        "near": "needs features of one network; R is an ensemble",
+        "weights": "needs the weights of a linear last layer; the logits of R do not come from one",
+    }
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    assert described["published_weights"]["R/seed0"]["source"] == "m0.pth, m1.pth, m2.pth"
+
+    images = torch.from_numpy(load_split(Catalog().dataset("digits"), "test").images)
+    each = []
+    for member in (0, 1, 2):
+        network = models.create("resnet8", 10, in_channels=1).eval()
+        network.load_state_dict(weights(member))
+        with torch.no_grad():
+            each.append(network((images - 0.3) / 0.3).double().softmax(dim=1))
+    mean = torch.stack(each).mean(dim=0)
+    entropy = -(mean * mean.log()).sum(dim=1)
+    scores = np.load(tmp_path / "run/scores/deep/seed0.npz")["id"]
+    np.testing.assert_allclose(scores, -entropy.log().numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="at least two checkpoints"):
+        made('[{"path": "m0.pth"}]', tmp_path, ensemble=True)
 
 
 def test_a_run_of_published_checkpoints(tmp_path: Path, command: Command) -> None:

@@ -28,8 +28,15 @@ def check_storable(spec: ModelSpec) -> None:
     """Check that an artifact can hold a model of a benchmark.
 
     Raises:
-        UserError: it is a vision-language model.
+        UserError: it is an ensemble or a vision-language model.
     """
+    if spec.ensemble:
+        raise UserError(
+            "A detector on an ensemble of a benchmark cannot be saved: an artifact holds a single "
+            "network.",
+            "Fit it with oodbench.fit on your own oodbench.models.Ensemble, and give that model to "
+            "load_fitted.",
+        )
     if spec.has_language:
         raise UserError(
             f"A detector on the vision-language model '{spec.network}' cannot be saved: its text "
