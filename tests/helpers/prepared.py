@@ -1,0 +1,132 @@
+"""What pages take for granted: a trained classifier, folders of photographs, runs, score arrays.
+
+Each function puts names into the namespace of a page, or files into the working directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from helpers.commands import captured
+
+Namespace = dict[str, Any]
+
+
+def write_photographs(folder: Path, count: int, seed: int) -> None:
+    """Images as people have them: of all sizes, in color and gray, with and without alpha."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        height, width = generator.integers(20, 90, 2)
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).convert(("RGB", "L", "RGBA", "P")[index % 4])
+        image.save(folder / f"{index}.png")
+
+
+def flowers(names: Namespace, full: bool) -> None:
+    """Folders `flowers/{test,train,val}/<class>`, `birds`, `textures`, `new-images`; a `model`."""
+    for split, count in (("test", 4), ("train", 30), ("val", 30)):
+        for number, name in enumerate(("daisy", "rose")):
+            write_photographs(Path("flowers", split, name), count, 10 * number + count)
+    write_photographs(Path("birds"), 6, 1)
+    write_photographs(Path("textures", "inside"), 5, 2)
+    write_photographs(Path("new-images"), 3, 3)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    names["model"] = nn.Sequential(*layers, nn.Linear(8, 2)).eval()
+
+
+def runs(names: Namespace, full: bool) -> None:
+    """Run directories `runs/base` and `runs/head` of the digits, of two methods each."""
+    few = () if full else ("--limit", "60", "--epochs", "1", "--seeds", "1")
+    for name in ("base", "head"):
+        methods = ("--methods", "SoftMax+MSP,SoftMax+KNN,DisMax+Entropy")
+        done = captured("run", "digits", *methods, *few, "--out", f"runs/{name}")
+        assert done.code == 0, done.err
+
+
+def training(names: Namespace, full: bool) -> None:
+    """A `model` that ends in `fc`, a `loader` of labeled images, an `optimizer`."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("body", nn.Sequential(nn.AdaptiveAvgPool2d(13), nn.Flatten()))
+    model.add_module("fc", nn.Linear(507, 10))
+    data = TensorDataset(torch.rand(8, 3, 16, 16), torch.arange(8) % 10)
+    names |= {"model": model, "loader": DataLoader(data, batch_size=4)}
+    names["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.1)
+    names |= {"epochs": 1, "generator": torch.Generator().manual_seed(0)}
+
+
+def scores(names: Namespace, full: bool) -> None:
+    """Arrays `id_scores`, `ood_scores`, `id_correct`, `validation_scores`, `test_scores`."""
+    generator = np.random.default_rng(0)
+    names |= {
+        "id_scores": generator.normal(1, 1, 200),
+        "ood_scores": generator.normal(0, 1, 150),
+        "id_correct": generator.random(200) < 0.9,
+        "validation_scores": generator.normal(1, 1, 500),
+        "test_scores": generator.normal(1, 1, 200),
+    }
+
+
+def classifier(names: Namespace, full: bool) -> None:
+    """A trained `model` with `train_data`, `validation_data`, `test_data` and `ood_data`.
+
+    Images [3, 8, 8] of three classes that look different from each other; OOD images are noise.
+    """
+    torch.manual_seed(0)
+    centers = torch.rand(3, 3, 8, 8)
+
+    def images(count: int) -> TensorDataset:
+        labels = torch.arange(count) % 3
+        noise = 0.1 * torch.randn(count, 3, 8, 8)
+        return TensorDataset((centers[labels] + noise).clamp(0, 1), labels)
+
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *pooled, nn.Linear(8, 3))
+    names |= {"train_data": images(120), "validation_data": images(60), "test_data": images(40)}
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        pixels, labels = names["train_data"].tensors
+        nn.functional.cross_entropy(model(pixels), labels).backward()
+        optimizer.step()
+    names |= {"model": model.eval(), "ood_data": TensorDataset(torch.rand(30, 3, 8, 8))}
+    names["images"] = names["test_data"].tensors[0]
+
+
+def vision_language(names: Namespace, full: bool) -> None:
+    """Encoders of `clip` and a `tokenizer`, without training; `train`, `test` and `birds`."""
+
+    class Clip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image, self.text = nn.Linear(3 * 8 * 8, 16), nn.Embedding(128, 16)
+
+        def encode_image(self, images: Tensor) -> Tensor:
+            return self.image(images.flatten(1))
+
+        def encode_text(self, tokens: Tensor) -> Tensor:
+            return self.text(tokens).mean(dim=1)
+
+    def tokenizer(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[min(ord(char), 127) for char in f"{text:40.40}"] for text in texts])
+
+    classifier(names, full)
+    torch.manual_seed(0)
+    names |= {"clip": Clip().eval(), "tokenizer": tokenizer}
+    names |= {"train": names["train_data"], "test": names["test_data"], "birds": names["ood_data"]}
+
+
+PREPARED: Mapping[str, Callable[[Namespace, bool], None]] = {
+    each.__name__: each for each in (classifier, flowers, runs, scores, training, vision_language)
+}
+"""Name in `<!-- prepare: NAME -->` -> the function."""
