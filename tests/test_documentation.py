@@ -8,12 +8,9 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -62,50 +59,6 @@ def test_the_detector_that_is_shown_runs_beside_the_built_in_ones(
     )
     assert result.failed == result.skipped == {}
     assert len(result.scores[name]["id"]) == 30
-
-
-def write_photographs(folder: Path, count: int, seed: int) -> None:
-    """Images as people have them: of all sizes, in color and gray, with and without alpha."""
-    generator = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for index in range(count):
-        height, width = generator.integers(20, 90, 2)
-        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        image = Image.fromarray(pixels).convert(("RGB", "L", "RGBA", "P")[index % 4])
-        image.save(folder / f"{index}.png")
-
-
-def test_the_evaluation_that_is_shown_runs_on_plain_folders_of_any_sizes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With small images, so that it is quick: the sizes of the transform are divided by eight."""
-    for split, count in (("test", 4), ("train", 30), ("val", 30)):
-        for number, name in enumerate(("daisy", "rose")):
-            write_photographs(tmp_path / "flowers" / split / name, count, 10 * number + count)
-    write_photographs(tmp_path / "birds", 6, 1)
-    write_photographs(tmp_path / "textures" / "inside", 5, 2)
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(
-        r"```python\n(.*?)```",
-        (ROOT / "docs" / "tutorials" / "your-model.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-    (code,) = [block for block in blocks if "result = oodbench.evaluate(" in block]
-    assert "Resize(256), CenterCrop(224)" in code
-    code = code.replace("Resize(256), CenterCrop(224)", "Resize(32), CenterCrop(28)")
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    names: dict[str, Any] = {"model": nn.Sequential(*layers, nn.Linear(8, 2)).eval()}
-    exec(compile(code, "your-model.md", "exec"), names)
-    result = names["result"]
-    assert {name: len(scores) for name, scores in result.scores["energy"].items()} == {
-        "id": 8,
-        "birds": 6,
-        "textures": 5,
-    }
-    # Of noise and a network that was not trained, what is fitted may not be; the data are read.
-    assert "id_data" not in str(result.failed)
-    assert not result.skipped
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

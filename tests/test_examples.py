@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.prepared import shown_detectors
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -29,17 +29,7 @@ KINDS = {  # the needs that each kind of detector has an example for
 }
 
 
-def documented() -> dict[str, str]:
-    """Name -> text of every detector that a document shows whole."""
-    found = {}
-    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
-        for block in re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL):
-            if name := re.search(r"^@register\(\s*\"(\w+)\"", block, flags=re.MULTILINE):
-                found[name[1]] = block
-    return found
-
-
-DOCUMENTED = documented()
+DOCUMENTED = shown_detectors()
 
 
 @pytest.fixture(scope="module")

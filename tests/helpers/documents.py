@@ -16,6 +16,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ QUICK = {"--limit": 60, "--epochs": 1, "--seeds": 1}
 """How a benchmark is run for blocks that are not slow."""
 
 FEW = "SoftMax+MSP,SoftMax+Energy,SoftMax+KNN,SoftMax+ViM,DisMax+Entropy"
-"""Methods that `digits` then has if no others are named."""
+"""Methods that it then has beside those of plug-ins, if none are named, or all."""
 
 _WRITTEN_BY_OODBENCH = "leaderboard.md"
 
@@ -124,13 +125,12 @@ def oodbench_commands(document: Path) -> Iterator[list[str]]:
 
 
 def run_line(line: str, *, full: bool) -> None:
-    """Run an `oodbench` command in this process; a comment with "exit code 1" allows that code."""
+    """Run a line if it is an `oodbench` command; "exit code 1" in a comment allows that code."""
+    if not line.startswith("oodbench "):
+        return
     words, target = _words(line)
-    assert words[0] == "oodbench", (
-        f"{line}\nOnly oodbench commands are run: write the others in a block with "
-        '<!-- skip: next "REASON" --> above it.'
-    )
-    arguments = words[1:] if full else _quick(words[1:])
+    arguments = _with_paths(words[1:])
+    arguments = arguments if full else _quick(arguments)
     done = captured(*arguments)
     allowed = {0, *map(int, re.findall(r"exit code (\d)", line.partition(" #")[2]))}
     said = f"{' '.join(arguments)}\nexit code {done.code}\n{done.out[-2000:]}\n{done.err[-2000:]}"
@@ -149,6 +149,14 @@ def _words(line: str) -> tuple[list[str], str | None]:
     return words, None
 
 
+def _with_paths(words: Sequence[str]) -> list[str]:
+    """Words in which patterns are replaced by the files that they are for, as a shell does."""
+    found: list[str] = []
+    for word in words:
+        found += sorted(map(str, Path().glob(word))) if "*" in word else [word]
+    return found
+
+
 def _quick(arguments: Sequence[str]) -> list[str]:
     """A command with few images, epochs and seeds, if it runs a benchmark."""
     if arguments[0] != "run" or "--dry-run" in arguments:
@@ -159,10 +167,19 @@ def _quick(arguments: Sequence[str]) -> list[str]:
             words[words.index(option) + 1] = str(value)
         else:
             words += [option, str(value)]
-    of_digits = words[1] == "digits" or words[1].startswith("--")
-    if of_digits and not {"--methods", "--plugins"} & {*words}:
-        words += ["--methods", FEW]
+    few = ",".join([FEW, *_detectors_of(words)])
+    if "--methods" in words:
+        place = words.index("--methods") + 1
+        words[place] = few if words[place] == "all" else words[place]
+    elif words[1] == "digits" or words[1].startswith("--"):
+        words += ["--methods", few]
     return words
+
+
+def _detectors_of(words: Sequence[str]) -> list[str]:
+    """The detectors of the plug-in folders of a command, which run without being named."""
+    folders = [Path(path) for word, path in pairwise(words) if word == "--plugins"]
+    return [file.stem for folder in folders for file in folder.glob("detectors/[a-z]*.py")]
 
 
 def quick_run(benchmark: str | Path = "digits", **options: Any) -> Any:

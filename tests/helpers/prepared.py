@@ -5,19 +5,30 @@ Each function puts names into the namespace of a page, or files into the working
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import re
+import runpy
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import oodbench
 from helpers.commands import captured
 
+ROOT = Path(__file__).parents[2]
 Namespace = dict[str, Any]
+Preparation = Callable[[Namespace, bool], None]
 
 
 def write_photographs(folder: Path, count: int, seed: int) -> None:
@@ -29,6 +40,79 @@ def write_photographs(folder: Path, count: int, seed: int) -> None:
         pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
         image = Image.fromarray(pixels).convert(("RGB", "L", "RGBA", "P")[index % 4])
         image.save(folder / f"{index}.png")
+
+
+def once(make: Preparation) -> Preparation:
+    """Files are made once, and copied for each page that needs them."""
+    made: dict[bool, tempfile.TemporaryDirectory[str]] = {}
+
+    @functools.wraps(make)
+    def copied(names: Namespace, full: bool) -> None:
+        if full not in made:
+            made[full] = tempfile.TemporaryDirectory()
+            with contextlib.chdir(made[full].name):
+                make(names, full)
+        shutil.copytree(made[full].name, ".", symlinks=True, dirs_exist_ok=True)
+
+    return copied
+
+
+def command(*arguments: str) -> None:
+    """Run `oodbench`, which must succeed."""
+    done = captured(*arguments)
+    assert done.code == 0, f"oodbench {' '.join(arguments)}\n{done.err}"
+
+
+def shown_detectors() -> dict[str, str]:
+    """Name -> text of every detector that a page shows whole."""
+    found = {}
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+            if name := re.search(r"^@register\(\s*\"(\w+)\"", block, flags=re.MULTILINE):
+                found[name[1]] = block
+    return found
+
+
+def mine(names: Namespace, full: bool) -> None:
+    """A folder of plug-ins `mine` with the detector `steepness` of the guide."""
+    Path("mine/detectors").mkdir(parents=True)
+    text = shown_detectors()["steepness"]
+    Path("mine/detectors/steepness.py").write_text(text, encoding="utf-8")
+
+
+def content(names: Namespace, full: bool) -> None:
+    """A folder of plug-ins `content` with a detector `my_detector`."""
+    command("new", "detector", "my_detector", "--out", "content")
+
+
+def images(names: Namespace, full: bool) -> None:
+    """Folders and weights in `images`, of examples/own_images/make_images.py."""
+    make = runpy.run_path(str(ROOT / "examples" / "own_images" / "make_images.py"))["main"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["make_images.py", "images"])
+        make()
+
+
+@once
+def detector(names: Namespace, full: bool) -> None:
+    """These, their evaluation `runs/mine`, and a `detector` saved of it."""
+    images(names, full)
+    command(
+        *("evaluate", "--model", "resnet8", "--checkpoint", "images/weights.safetensors"),
+        *("--transform", "8x8", "--normalization", "0.3/0.38", "--id", "digits=images/test"),
+        *("--fit", "images/train", "--validation", "images/validation"),
+        *("--ood", "near/new-digits=images/new-digits", "--ood", "far/noise=images/noise"),
+        *("--methods", "msp,energy,vim", "--out", "runs/mine"),
+    )
+    command("fit", "runs/mine", "energy", "--out", "detector")
+
+
+@once
+def digits_run(names: Namespace, full: bool) -> None:
+    """A run of the digits in a folder that is named by the time."""
+    few = () if full else ("--limit", "60", "--epochs", "1", "--seeds", "1")
+    command("run", "digits", *few, "--methods", "SoftMax+MSP,SoftMax+KNN")
 
 
 def flowers(names: Namespace, full: bool) -> None:
@@ -44,13 +128,14 @@ def flowers(names: Namespace, full: bool) -> None:
     names["model"] = nn.Sequential(*layers, nn.Linear(8, 2)).eval()
 
 
+@once
 def runs(names: Namespace, full: bool) -> None:
-    """Run directories `runs/base` and `runs/head` of the digits, of two methods each."""
+    """Run directories `runs/base` (also `RUN`) and `runs/head` (also `OTHER`) of the digits."""
     few = () if full else ("--limit", "60", "--epochs", "1", "--seeds", "1")
-    for name in ("base", "head"):
+    for name, other in (("base", "RUN"), ("head", "OTHER")):
         methods = ("--methods", "SoftMax+MSP,SoftMax+KNN,DisMax+Entropy")
-        done = captured("run", "digits", *methods, *few, "--out", f"runs/{name}")
-        assert done.code == 0, done.err
+        command("run", "digits", *methods, *few, "--out", f"runs/{name}")
+        Path(other).symlink_to(f"runs/{name}")
 
 
 def training(names: Namespace, full: bool) -> None:
@@ -101,6 +186,20 @@ def classifier(names: Namespace, full: bool) -> None:
         optimizer.step()
     names |= {"model": model.eval(), "ood_data": TensorDataset(torch.rand(30, 3, 8, 8))}
     names["images"] = names["test_data"].tensors[0]
+    names["loader"] = DataLoader(names["test_data"], batch_size=20)
+    names |= {"mean": 0.0, "std": 1.0}  # the network takes images in [0, 1]
+
+
+def evaluated(names: Namespace, full: bool) -> None:
+    """These, and the `result` of an evaluation."""
+    classifier(names, full)
+    names["result"] = oodbench.evaluate(
+        names["model"],
+        ["baseline", "knn"],
+        id_data=names["test_data"],
+        ood_data={"noise": names["ood_data"]},
+        fit_data=names["train_data"],
+    )
 
 
 def vision_language(names: Namespace, full: bool) -> None:
@@ -126,7 +225,11 @@ def vision_language(names: Namespace, full: bool) -> None:
     names |= {"train": names["train_data"], "test": names["test_data"], "birds": names["ood_data"]}
 
 
-PREPARED: Mapping[str, Callable[[Namespace, bool], None]] = {
-    each.__name__: each for each in (classifier, flowers, runs, scores, training, vision_language)
+PREPARED: Mapping[str, Preparation] = {
+    each.__name__: each
+    for each in (
+        *(classifier, content, detector, digits_run, evaluated, flowers, images, mine, runs),
+        *(scores, training, vision_language),
+    )
 }
 """Name in `<!-- prepare: NAME -->` -> the function."""
