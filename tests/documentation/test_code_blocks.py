@@ -86,7 +86,7 @@ def test_blocks_run(document: Path, workplace: Path, monkeypatch: pytest.MonkeyP
         check(names)
 
 
-@pytest.mark.slow_docs
+@pytest.mark.full
 @pytest.mark.parametrize(
     "document",
     [each for each in DOCUMENTS if "\n<!-- slow: " in each.read_text("utf-8")],

@@ -3,11 +3,11 @@
 Comments above a block, which readers do not see, say what is special about it:
 
     <!-- skip: next "REASON" -->     it is not run
-    <!-- slow: next -->              it is run by `make docs-full` alone
+    <!-- slow: next -->              it is run by `make test-full` alone
     <!-- prepare: NAME NAME -->      what has to be there for the blocks below (`helpers.prepared`)
 
 Blocks of one page are run in order, with one namespace and one working directory. Without
-`make docs-full`, a benchmark is run with few images, methods and epochs (`QUICK`, `FEW`).
+`make test-full`, a benchmark is run with few images, methods and epochs (`QUICK`, `FEW`).
 """
 
 from __future__ import annotations
