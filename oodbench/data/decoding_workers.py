@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sys
@@ -24,9 +23,6 @@ _IMAGES_AT_ONCE = 16
 """Maximum number of images that a worker decodes before it hands them over."""
 _BLOCKS_AHEAD = 2
 """Number of batches of the network that workers decode ahead, if the shared memory holds them."""
-
-_RETURNED_EACH = 32_000_000
-"""Bytes of images after which freed memory is returned to the system."""
 
 P = TypeVar("P")
 """A part: what a worker decoded of some images."""
@@ -85,31 +81,17 @@ def in_batches(pixels: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
         batch_size: images of a batch.
     """
     waiting: list[Tensor] = []
-    count = unreturned = 0
+    count = 0
     for each in pixels:
         waiting.append(each)
         count += len(each)
         while count >= batch_size:
             joined = torch.cat(waiting)  # a copy: workers get their shared memory back
             yield joined[:batch_size]
-            unreturned += joined[:batch_size].nbytes
             waiting = [joined[batch_size:]]
             count -= batch_size
-            if unreturned > _RETURNED_EACH:
-                _return_freed_memory()
-                unreturned = 0
     if count:
         yield torch.cat(waiting)
-
-
-def _return_freed_memory() -> None:
-    """Let glibc return what was freed: between blocks of other sizes it reuses too little of it.
-
-    Without this, a pass with many detectors grew by the size of every batch.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def _quiet(worker: int) -> None:

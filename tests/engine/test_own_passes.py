@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -122,6 +124,35 @@ def test_a_detector_of_all_images_beside_one_of_a_sample(tiny: Make, tiny_data: 
         assert torch.equal(found, expected)
     means = [each["mahalanobis_single"].score(outputs) for each in (both, single)]
     assert torch.equal(*means)
+
+
+def test_a_detector_whose_gradients_fail_is_tried_once_and_keeps_no_graph(
+    tiny: Make, tiny_data: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detectors = load("nac_ue", fitting_images=1000)
+    calls = []
+
+    def loss(outputs: Outputs) -> Tensor:
+        calls.append(len(outputs))
+        raise ValueError("no loss")
+
+    monkeypatch.setattr(detectors["nac_ue"], "tap_loss", loss)
+    runner, seen, alive = runner_of(tiny(), detectors, 10), [], []
+
+    def keep(module: nn.Module, given: Any, out: Tensor) -> None:
+        seen.append(weakref.ref(given[0]))
+
+    runner.classifier.network.register_forward_hook(keep)
+    gc.disable()
+    try:
+        with runner.attached():
+            for outputs in pass_outputs(runner, tiny_data(50), detectors):
+                assert isinstance(outputs.own["nac_ue"], ValueError)
+                alive.append(sum(each() is not None for each in seen))
+    finally:
+        gc.enable()
+    assert calls == [10]
+    assert max(alive) <= 2, "the present batch, and at most that of the error"
 
 
 def test_time_of_gradients_is_that_of_their_detector(tiny: Make, tiny_data: Make) -> None:

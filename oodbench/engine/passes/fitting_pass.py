@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from traceback import clear_frames
 
 import numpy as np
 import torch
@@ -69,6 +70,8 @@ def pass_outputs(
 class _Batch:
     """Computes what the detectors of a pass read of a batch.
 
+    A detector whose own passes fail is not tried again.
+
     Args:
         runner: attached.
         detectors: method -> detector.
@@ -84,6 +87,7 @@ class _Batch:
         seconds: OwnSeconds,
     ) -> None:
         self._runner, self._detectors, self._seconds = runner, detectors, seconds
+        self._failed: dict[str, Exception] = {}
         self._samples = {
             method: _Sample(size, limit)
             for method, detector in detectors.items()
@@ -153,6 +157,8 @@ class _Batch:
         return given
 
     def _view(self, method: str, passes: OwnPasses) -> Outputs | Exception:
+        if method in self._failed:
+            return self._failed[method]
         started = time.perf_counter()
         try:
             with torch.enable_grad():
@@ -160,6 +166,8 @@ class _Batch:
         except Exception as error:
             if is_out_of_memory(error):
                 raise  # the caller tries a smaller batch
+            clear_frames(error.__traceback__)  # they hold the graph of the batch
+            self._failed[method] = error
             return error
         self._add(method, time.perf_counter() - started, passes.saved)
         return view

@@ -27,7 +27,7 @@ from oodbench.engine.passes.capture import (
 )
 from oodbench.engine.passes.folding import Folding
 from oodbench.engine.passes.image_sources import ImageSource, SplitImages
-from oodbench.engine.passes.memory import arranged, is_out_of_memory
+from oodbench.engine.passes.memory import FreedMemory, arranged, is_out_of_memory
 from oodbench.engine.passes.modes import evaluating, giving, versions_counted
 from oodbench.models.activations import activation_of, in_own_order, in_usual_order, with_activation
 from oodbench.models.classifier import Classifier
@@ -328,10 +328,11 @@ class NetworkRunner:
         The batch size is read anew for each batch: see `within_memory`.
         """
         source = SplitImages("", lambda: data) if isinstance(data, ImageArray) else data
-        meter = self.meter(source.size)
+        meter, freed = self.meter(source.size), FreedMemory()
         for images, labels in source.batches():
             for rows in self._rows(len(images)):
                 yield self.placed(images[rows], None if labels is None else labels[rows])
+                freed.return_if_grown()
                 meter.add(len(images[rows]))
 
     def meter(self, total: int | None) -> Meter:
