@@ -4,7 +4,7 @@
         [--network resnet18] [--detectors all|A,B] [--workers 1] [--rounds 3] [--folder DIR]
 
 JPEG files of about 500x375 are resized (short side 256, bilinear, in Pillow), cropped to 224x224
-and scored by all detectors that need no input gradient, as a run does it with a split that is read
+and scored by all detectors that one forward pass serves, as a run does it with a split that is read
 once. `--images 50000 --fit 50000 --classes 1000` has the size of ImageNet's validation images.
 
 In each round, in turns:
@@ -22,10 +22,11 @@ network waits for the first batch: a round of N batches loses one part in N, whi
 not.
 
 The images are synthetic: smooth shapes and texture, about 110 kB each, as ImageNet's. Files repeat
-after `--unique` images and come from the page cache: the time of a disk is not measured. The
-network is random but for batch statistics and a last layer of class means. Memory is the sum over
-this process and its workers: of proportional set sizes, in which shared memory counts once (the
-goal is for these), and of resident sizes, in which it counts for each process.
+after `--unique` images (at least one for each class) and come from the page cache: the time of a
+disk is not measured. The network is random but for batch statistics and a last layer of class
+means. Memory is the sum over this process and its workers: of proportional set sizes, in which
+shared memory counts once (the goal is for these), and of resident sizes, in which it counts for
+each process.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ from oodbench.progress import Silent
 from oodbench.specs import DatasetSpec
 
 SIZES = ((500, 375), (500, 333), (375, 500), (500, 400))
+SERVED = {
+    *("features", "feature_map", "taps", "tap_maps", "layers", "labels", "head"),
+    *("fit", "validation"),
+}
+"""Needs that a forward pass of any network serves, without a gradient or tuning."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GOAL_SHARE, GOAL_BYTES = 0.90, 4e9
 ALONE = 5
@@ -181,37 +187,36 @@ def classifier_of(
     module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
     module = module.to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (MEAN, STD))
-    normalized = [((images / 255 - mean) / std, labels) for images, labels in batches]
+    normalized = [(images / 255 - mean) / std for images, _ in batches[:4]]
     with torch.no_grad():
         module.train()
-        for images, _ in normalized[:4]:
+        for images in normalized:
             module(images)
         module.eval()
         last = [each for each in module.modules() if isinstance(each, nn.Linear)][-1]
         kept: list[Tensor] = []
         handle = last.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
-        for images, _ in normalized:
-            module(images)
+        for images, _ in batches:
+            module((images / 255 - mean) / std)
         handle.remove()
         features = torch.cat(kept)
-        members = torch.from_numpy(np.concatenate([labels for _, labels in normalized]))
+        members = torch.from_numpy(np.concatenate([labels for _, labels in batches]))
         means = torch.stack([features[members == label].mean(dim=0) for label in range(classes)])
         scale = 10 / means.var(dim=0).sum()  # of logits between classes
         last.weight.copy_(scale * means)
         last.bias.copy_(-scale * means.square().sum(dim=1) / 2)
-    network = analyze(module, normalized[0][0][:4], "auto").network
+    network = analyze(module, normalized[0][:4], "auto").network
     return Classifier(network, MEAN, STD).eval().to(memory_format=torch.channels_last)
 
 
 def chosen_detectors(asked: str) -> dict[str, Detector]:
-    """The detectors that were asked for, else all that need no gradient and no tuning."""
+    """The detectors that were asked for, else all that the one forward pass serves."""
     wanted = None if asked == "all" else asked.split(",")
-    left_out = {"input_gradient", "calibration", "dismax_head"}
     return {
         name: oodbench.load_detector(name)
         for name, status in Catalog().detectors.items()
         if status.info is not None
-        and (not status.info.needs & left_out if wanted is None else name in wanted)
+        and (status.info.needs <= SERVED if wanted is None else name in wanted)
     }
 
 
@@ -433,6 +438,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keeps the images")
     options = parser.parse_args()
+    if min(options.images, options.fit) < options.classes:
+        parser.error("--images and --fit must be at least --classes: each class has an image")
     warnings.simplefilter("ignore")
     with ExitStack() as stack:
         folder = options.folder
