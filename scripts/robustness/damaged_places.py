@@ -141,7 +141,7 @@ class Places:
 
     def _make_artifact(self, folder: Path) -> None:
         with cached_in(self.cache):
-            said = command("fit", self.run, "Net+KNN", "--out", folder)
+            said = command("fit", self.run, "Net+KNN", "--accept", 0.9, "--out", folder)
         assert said.code == 0, said.err
         self.decided = self.decisions(folder)
 
