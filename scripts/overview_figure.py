@@ -60,8 +60,8 @@ class Theme:
 
 
 THEMES = {
-    "light": Theme("#1c1e21", "#57606a", "#d8dee4", "#f3f4f6", "#ffffff", "#0072b2", "#c24a00"),
-    "dark": Theme("#e6edf3", "#9aa4af", "#30363d", "#161b22", "#0d1117", "#58a6ff", "#f0883e"),
+    "light": Theme("#1c1e21", "#57606a", "#d8dee4", "#0000000c", "#ffffff", "#0072b2", "#c24a00"),
+    "dark": Theme("#e6edf3", "#9aa4af", "#484f58", "#ffffff0f", "#0d1117", "#58a6ff", "#f0883e"),
 }
 
 
