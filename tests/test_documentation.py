@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import Command
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -119,6 +120,18 @@ def test_links_lead_to_files(page: Path) -> None:
     places = {one or other for one, other in links if not re.match(r"https?:", one or other)}
     missing = {place for place in places if not (page.parent / place).exists()}
     assert not missing
+
+
+def test_the_benchmark_that_is_shown_has_a_plan(tmp_path: Path, command: Command) -> None:
+    page = (ROOT / "docs" / "how-to" / "benchmarks.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(# my-digits.yaml\n.*?)```", page, re.DOTALL)
+    (tmp_path / "my-digits.yaml").write_text(text)
+    done = command("run", tmp_path / "my-digits.yaml", "--dry-run")
+    assert done.code == 0, done.err
+    assert "17 methods, 2 models, 3 seeds" in done.out
+    assert "30 epochs" in done.out
+    assert "KNN (k=10)" in done.out
+    assert "photo-patches" not in done.out
 
 
 def test_architecture_names_modules_that_exist() -> None:
