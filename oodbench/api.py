@@ -84,15 +84,16 @@ def run(
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
-            the cores, or on the next GPU in turn (docs/workers.md). Default: 1; with Ray one for
-            each GPU, or for each node; with submitit all, 100 at most.
+            the cores, or on the next GPU in turn (docs/how-to/several-gpus.md). Default: 1; with
+            Ray one for each GPU, or for each node; with submitit all, 100 at most.
         executor: "local"; "ray": on the nodes of a Ray cluster; or "submitit": as jobs of Slurm.
         address: of the cluster, HOST:PORT or "auto"; default: `RAY_ADDRESS`, else a cluster of this
             machine alone.
         submitit_options: options of the jobs: `folder`, `cluster`, and parameters of submitit
-            (docs/workers.md).
+            (docs/how-to/slurm.md).
         shard_images: score test sets in parts of so many images, up to whole batches, each by any
-            of the workers; a run that was stopped continues at the next part (docs/workers.md).
+            of the workers; a run that was stopped continues at the next part
+            (docs/how-to/shards.md).
         progress: progress reporter; default: silent.
 
     Raises:
@@ -174,15 +175,16 @@ def run_suite(
         metrics: metrics on request beside those of the benchmark (`oodbench.metrics.OPTIONAL`), or
             "all".
         workers: how many models and seeds are computed at once, each in a process with its share of
-            the cores, or on the next GPU in turn (docs/workers.md). Default: 1; with Ray one for
-            each GPU, or for each node; with submitit all, 100 at most.
+            the cores, or on the next GPU in turn (docs/how-to/several-gpus.md). Default: 1; with
+            Ray one for each GPU, or for each node; with submitit all, 100 at most.
         executor: "local"; "ray": on the nodes of a Ray cluster; or "submitit": as jobs of Slurm.
         address: of the cluster, HOST:PORT or "auto"; default: `RAY_ADDRESS`, else a cluster of this
             machine alone.
         submitit_options: options of the jobs: `folder`, `cluster`, and parameters of submitit
-            (docs/workers.md).
+            (docs/how-to/slurm.md).
         shard_images: score test sets in parts of so many images, up to whole batches, each by any
-            of the workers; a run that was stopped continues at the next part (docs/workers.md).
+            of the workers; a run that was stopped continues at the next part
+            (docs/how-to/shards.md).
         progress: progress reporter of each benchmark; default: silent.
         say: called with a line before and after each benchmark.
 

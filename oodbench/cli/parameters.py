@@ -71,7 +71,7 @@ Executor = Annotated[
     typer.Option(
         "--executor",
         metavar="local|ray|submitit",
-        help="Where to compute: here, on a Ray cluster, or as jobs of Slurm (docs/workers.md).",
+        help="Where to compute: here, on a Ray cluster, or as jobs (docs/how-to/slurm.md).",
     ),
 ]
 Address = Annotated[

@@ -367,5 +367,5 @@ def _unusable(address: str, error: Exception) -> UserError:
     return UserError(
         f"Ray cannot be used at {address}: {said.rstrip('.')}.",
         "The process of the run must be on a node of the cluster, with the same versions of "
-        "Python and Ray (docs/workers.md).",
+        "Python and Ray (docs/how-to/ray.md).",
     )

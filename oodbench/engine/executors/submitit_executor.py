@@ -84,7 +84,7 @@ def submitit_executor(
     except (RuntimeError, NameError, ValueError, AssertionError, TypeError) as error:
         raise UserError(
             f"submitit_options: {sentence(' '.join(str(error).split()))}",
-            "docs/workers.md lists common options.",
+            "docs/how-to/slurm.md lists common options.",
         ) from error
     return functools.partial(
         SubmititExecutor, jobs=jobs, workers=workers, threads=int(parameters["cpus_per_task"])
