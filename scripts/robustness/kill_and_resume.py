@@ -1,7 +1,7 @@
 """Runs killed at random moments and resumed, against one that was left alone; run by hand.
 
     python scripts/robustness/kill_and_resume.py [--times 20] [--benchmark digits] [--seed 0]
-        [--workers 2]
+        [--workers 2] [--shard-images 100]
 
 Every run has a process group of its own, which is killed with SIGKILL at a moment drawn between
 nothing and the time of the undisturbed run. For half of the times the cache is empty, so that
@@ -45,6 +45,8 @@ def main() -> int:
         seconds = _time(command, expected, place / "cold")
         print(f"undisturbed: {seconds:.1f} s, training included")
         shutil.copytree(place / "cold", warm)
+        if options.shard_images:  # the undisturbed run has scored whole sets
+            command += ["--shard-images", str(options.shard_images)]
         warm_seconds = _time(command, place / "again", warm)
         print(f"undisturbed: {warm_seconds:.1f} s, checkpoints in the cache")
         wrong = difference(place / "again", expected)
@@ -79,6 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the benchmark")
     parser.add_argument("--workers", type=int, default=1, help="of each run")
+    parser.add_argument("--shard-images", type=int, help="images of a shard of the killed runs")
     parser.add_argument("--plugins", type=Path, action="append", default=[], metavar="DIR")
     return parser.parse_args()
 

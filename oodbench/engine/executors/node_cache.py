@@ -78,6 +78,11 @@ def content_of(folder: Path, name: str) -> bytes | None:
         return None
 
 
+def lacking(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of some files that a cache lacks; arguments as of `content_of`."""
+    return [name for name in names if not folder.joinpath(*name.split("/")).exists()]
+
+
 def keep_missing(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
     """Write files that a cache lacks.
 

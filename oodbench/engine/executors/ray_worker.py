@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.engine.executors.messages import portable
-from oodbench.engine.executors.node_cache import content_of, keep_missing
+from oodbench.engine.executors.node_cache import content_of, keep_missing, lacking
 from oodbench.engine.executors.remote_process import Answer, Settings
 from oodbench.engine.executors.sent_progress import SentProgress
 from oodbench.files import cache_folder
@@ -48,6 +48,10 @@ class Board:
         """Content of a file in the cache; None if there is none."""
         return content_of(self._cache, name)
 
+    def lacking(self, names: tuple[str, ...]) -> list[str]:
+        """Those of some files that the cache lacks."""
+        return lacking(self._cache, names)
+
 
 def work(content: bytes, number: int, settings: Settings, board: Any) -> Answer:
     """Do a task: the function that Ray runs.
@@ -83,11 +87,12 @@ def work(content: bytes, number: int, settings: Settings, board: Any) -> Answer:
             sys.modules["torch"].set_num_threads(settings.threads)
         cache = cache_folder()
         if not shared:
-            missing = [name for name in task.files if content_of(cache, name) is None]
+            missing = lacking(cache, task.files)
             found = ray.get([board.file.remote(name) for name in missing])
             keep_missing(cache, [(n, c) for n, c in zip(missing, found, strict=True) if c])
         result = task.run(SentProgress(send))
-        files = [] if shared else [(name, content_of(cache, name)) for name in task.files]
+        wanted = [] if shared else ray.get(board.lacking.remote(task.files))
+        files = [(name, content_of(cache, name)) for name in wanted]
         return Answer(result, files=tuple((name, held) for name, held in files if held))
     except Exception as error:
         return Answer(error=portable(error))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oodbench.engine.executors.node_cache import CacheOfRun, content_of, keep_missing
+from oodbench.engine.executors.node_cache import CacheOfRun, content_of, keep_missing, lacking
 from oodbench.files import cache_folder
 
 
@@ -52,6 +52,8 @@ def test_the_node_has_chosen(
 def test_files_that_travel(tmp_path: Path) -> None:
     name = "checkpoints/a.safetensors"
     assert content_of(tmp_path, name) is None
+    assert lacking(tmp_path, [name]) == [name]
     keep_missing(tmp_path, [(name, b"first")])
     keep_missing(tmp_path, [(name, b"second")])
     assert content_of(tmp_path, name) == b"first", "a file that is there stays"
+    assert lacking(tmp_path, [name, "b"]) == ["b"]
