@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.commands import Command
@@ -18,6 +19,7 @@ from helpers.worker_tasks import Answer, Killed
 from oodbench.engine.executors import ray_executor
 from oodbench.engine.executors.ray_executor import RayExecutor
 from oodbench.errors import UserError
+from oodbench.storage.run_directory import RunDirectory
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +58,16 @@ def test_tasks_and_a_run(complete: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert (environment["threads"], environment["workers"]) == (1, 2)
         trained = sorted(cache.glob("checkpoints/*.safetensors"))
         assert len(trained) == 4, "the checkpoints came back from the nodes"
+
+        one: dict[str, Any] = {"seeds": 1, "methods": ["SoftMax+ODIN"], "shard_images": 600}
+        done = run(tmp_path / "shards", executor="ray", workers=2, **one)
+        assert done.complete, done.failures
+        expected, found = (
+            RunDirectory(each).read_scores(("SoftMax+ODIN", 0)) for each in (complete, done.folder)
+        )
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        assert not list(cache.glob("fitted/*"))
 
         monkeypatch.setattr(ray_executor, "_TRIES", 1)
         executor.submit(Killed("always", 9, tmp_path / "always"))
