@@ -325,19 +325,33 @@ def _imported_files(file: Path, folder: Path) -> Iterator[Path]:
         folder: that the detector lies in.
     """
     try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+        imports = _imports(file.read_bytes())
+    except OSError:
         return
+    for level, module, names in imports:
+        start = file.parents[level - 1] if level else _start(module, folder)
+        for name in names:
+            yield from _files_of([part for part in (*module.split("."), name) if part], start)
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports(text: bytes) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
+    """Level, module and names of every import in a text, wherever it stands; () if it is no Python.
+
+    Every run looks at every detector's file: a text that has not changed is parsed once.
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return ()
+    found: list[tuple[int, str, tuple[str, ...]]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _files_of(alias.name.split("."), _start(alias.name, folder))
+            found += [(0, alias.name, ("",)) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            start = file.parents[node.level - 1] if node.level else _start(module, folder)
-            for alias in node.names:
-                parts = [*module.split("."), alias.name] if module else [alias.name]
-                yield from _files_of(parts, start)
+            names = tuple(alias.name for alias in node.names)
+            found.append((node.level, node.module or "", names))
+    return tuple(found)
 
 
 def _start(module: str, folder: Path) -> Path | None:

@@ -147,7 +147,9 @@ _one_at_a_time = threading.RLock()
 def _load(path: Path) -> type[Detector]:
     name = module_name(path)
     if name in sys.modules:
-        state = _states.setdefault(name, _state(source_files(path)))
+        if name not in _states:
+            _states[name] = _state(source_files(path))
+        state = _states[name]
         if state == _state(state):
             return _registered(sys.modules[name], path)
     files = source_files(path)

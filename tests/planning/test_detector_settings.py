@@ -27,7 +27,8 @@ def planned(changes: Mapping[str, Any], detectors: Mapping[str, str], **options:
     """The plan of a benchmark with methods that are called as their detectors."""
     methods = {name: {"model": "SoftMax", "detector": each} for name, each in detectors.items()}
     catalog = Catalog()
-    known = {name: catalog.imported_detectors()[name] for name in NAMES}
+    imported = catalog.imported_detectors()
+    known = {name: imported[name] for name in NAMES}
     spec = benchmark(methods=methods, exclude=[], **changes)
     return make_plan(spec, catalog, known, seeds=1, refusal=refuses, **options)
 
@@ -152,7 +153,7 @@ def test_defaults_of_a_benchmark_are_tuned_and_overridden() -> None:
     (odin,) = make_plan(
         benchmark(methods=own, exclude=[], **changes),
         Catalog(),
-        {name: Catalog().imported_detectors()[name] for name in NAMES},
+        Catalog().imported_detectors(),
         seeds=1,
     ).methods
     assert odin.arguments == {"temperature": 5.0, "epsilon": 0.25}
