@@ -380,10 +380,12 @@ def _not_shown(missing: Sequence[str]) -> str:
         COSTS: "costs are not shown",
         TRAINING: "training is not shown",
         DIFFERENCES: ties,
-        "scores": "figures cannot be drawn of these scores; values in tables are not affected",
-        "predictions": "metrics that need them cannot be added; values in tables are not affected",
+        "scores": "figures cannot be drawn of these scores",
+        "predictions": "metrics that need them cannot be added",
     }
-    return ", ".join(text for kind, text in lacking.items() if kind in kinds)
+    found = ", ".join(text for kind, text in lacking.items() if kind in kinds)
+    unaffected = kinds <= {"scores", "predictions"}
+    return f"{found}; values in tables are not affected" if unaffected else found
 
 
 def _about(description: RunDescription) -> tuple[str, ...]:
