@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,26 @@ class Killed:
             self.counter.write_text("x" * (before + 1))
             os.kill(os.getpid(), signal.SIGKILL)
         return self.label, before, 0
+
+
+@dataclass(frozen=True)
+class SlowToImport:
+    """Takes a minute to be unpickled; a file says when that begins."""
+
+    label: str
+    started: Path
+    files = ()
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+        return _imported, (self.started,)
+
+    def run(self, say: Reporter) -> None:
+        raise NotImplementedError
+
+
+def _imported(started: Path) -> None:
+    started.write_text(str(os.getpid()))
+    time.sleep(60)
 
 
 @dataclass(frozen=True)

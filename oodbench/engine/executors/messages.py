@@ -35,14 +35,23 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-def received(pipe: IO[bytes]) -> Any:
-    """The next message.
+def received(pipe: IO[bytes]) -> bytearray:
+    """The next message, to be given to `decoded`.
 
     Raises:
         EOFError: if the other end was closed, also in the middle of a message.
     """
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
-    return pickle.loads(_exactly(pipe, length))
+    return _exactly(pipe, length)
+
+
+def decoded(content: bytearray) -> Any:
+    """A message that was received. This may import modules, which takes seconds.
+
+    Raises:
+        Exception: if it cannot be unpickled here.
+    """
+    return pickle.loads(content)
 
 
 def _exactly(pipe: IO[bytes], count: int) -> bytearray:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO, Never
 
-from oodbench.engine.executors.messages import encoded, portable, received
+from oodbench.engine.executors.messages import decoded, encoded, portable, received
 from oodbench.engine.executors.sent_progress import SentProgress
 from oodbench.errors import UserError
 from oodbench.process import prepare_process
@@ -53,21 +53,22 @@ def main(settings: Mapping[str, Any]) -> None:
     if settings["level"] is not None:
         logging.basicConfig(level=settings["level"])
     sys.breakpointhook = no_debugger
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    tasks: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
     inside, outside = _own_pipes()
     threading.Thread(target=_read, args=(inside, tasks), daemon=True).start()
     answers = _Answers(outside)
     say = SentProgress(answers.send)
-    if settings["gpu"] is not None:
-        import torch
-
-        torch.cuda.set_device(settings["gpu"])
     code = 1
     try:
-        while (task := tasks.get()) is not None:
-            if "torch" in sys.modules:  # it may take fewer threads than OpenMP does
-                sys.modules["torch"].set_num_threads(settings["threads"])
+        if settings["gpu"] is not None:
+            import torch
+
+            torch.cuda.set_device(settings["gpu"])
+        while (content := tasks.get()) is not None:
             try:
+                task = decoded(content)  # in this thread, which a signal interrupts
+                if "torch" in sys.modules:  # it may take fewer threads than OpenMP does
+                    sys.modules["torch"].set_num_threads(settings["threads"])
                 answers.send("ended", task.run(say))
             except Exception as error:
                 answers.send("raised", portable(error))
@@ -79,6 +80,7 @@ def main(settings: Mapping[str, Any]) -> None:
 
 def _leave(code: int) -> Never:
     """End this process and those that decode for it; the interpreter takes seconds for its end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for child in multiprocessing.active_children():
         child.terminate()
     for stream in (sys.stdout, sys.stderr):
@@ -96,7 +98,7 @@ def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
     return open(inside, "rb", buffering=0), open(outside, "wb", buffering=0)  # noqa: PTH123
 
 
-def _read(inside: BinaryIO, tasks: queue.SimpleQueue[Any]) -> None:
+def _read(inside: BinaryIO, tasks: queue.SimpleQueue[bytearray | None]) -> None:
     """Queue tasks until the run closes its end, or is no more; then stop the worker."""
     try:
         while True:
@@ -104,22 +106,12 @@ def _read(inside: BinaryIO, tasks: queue.SimpleQueue[Any]) -> None:
     except EOFError:
         # The main thread waits for a task, or keeps the state of a training as after an interrupt.
         tasks.put(None)
-        _thread.interrupt_main(signal.SIGTERM)
+        if sys.platform == "win32":
+            _thread.interrupt_main(signal.SIGTERM)
+        else:  # also while it sleeps, or waits for a file or a network
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         threading.Event().wait(_SECONDS_TO_STOP)
         os._exit(1)
-    except BaseException as error:
-        tasks.put(_Unreadable(error))
-        _read(inside, tasks)
-
-
-class _Unreadable:
-    """Stands for a task that cannot be unpickled here."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def run(self, say: object) -> Never:
-        raise self._error
 
 
 def _stop(number: int, frame: object) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Generic, Self
 import torch
 
 from oodbench.engine.executors.executor import Ended, Result, Task, put, taken_out
-from oodbench.engine.executors.messages import encoded, received
+from oodbench.engine.executors.messages import decoded, encoded, received
 from oodbench.engine.executors.sent_progress import ShownProgress
 from oodbench.progress import Reporter
 
@@ -222,7 +222,7 @@ class _Worker(Generic[Result]):
         assert self.process.stdout is not None
         try:
             while True:
-                kind, content = received(self.process.stdout)
+                kind, content = decoded(received(self.process.stdout))
                 self._messages.put((self, kind, content))
         except (EOFError, OSError, ValueError):
             self._messages.put((self, "gone", None))

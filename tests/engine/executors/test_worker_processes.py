@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.notes import Notes
-from helpers.worker_tasks import Answer, Killed, Raises, Waits
+from helpers.worker_tasks import Answer, Killed, Raises, SlowToImport, Waits
 
 from oodbench import Detector
 from oodbench.engine.executors import worker_processes
@@ -76,6 +76,20 @@ def test_what_a_task_raises(tmp_path: Path) -> None:
     assert waits.stopped.read_text() == "stopped"
     with pytest.raises(ProcessLookupError):
         os.kill(int(waits.started.read_text()), 0)
+
+
+def test_a_worker_that_imports_stops_at_once(tmp_path: Path) -> None:
+    """Torch takes seconds to import, and much longer on a busy machine."""
+    executor: WorkerProcesses[Any] = WorkerProcesses(Notes(), workers=2, device=CPU)
+    started = tmp_path / "started"
+    with executor:
+        executor.submit(SlowToImport("slow", started))
+        while not started.exists() or not started.read_text():
+            time.sleep(0.02)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3.0, "before it gives up, or is killed"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
 
 
 def test_a_worker_that_does_not_stop_is_killed(
