@@ -187,7 +187,7 @@ def _comparisons(info: DetectorInfo) -> Iterator[str]:
     for title, page, head, rows in _compared():
         own = [row[1:] for row in rows if info.name in re.findall(r"`(\w+)`", row[0])]
         if own:
-            yield f"## {title}\n\n{table(head[1:], own)}\nAll detectors: [{page}]({page}).\n"
+            yield f"## {title}\n\n{table(head[1:], own)}\n[The same of all detectors]({page})\n"
 
 
 def _anchor(title: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from documentation.repository_links import (  # noqa: E402
 )
 
 _log = logging.getLogger("mkdocs.hooks.oodbench")
+_LOADED = re.compile(
+    r'<(?:script|img|iframe|link rel="stylesheet")[^>]*?(?:src|href)="(https?:[^"]+)'
+)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -69,3 +73,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         _log.warning("'%s': write an empty line before the list that begins with: %s", uri, line)
     text = with_site_links(uri, generated_pages.with_parts(markdown), _log.warning)
     return generated_pages.with_detector_links(uri, text)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Find what a page would load from a network: the site works without one."""
+    for address in _LOADED.findall(output):
+        _log.warning("'%s' loads %s", page.file.src_uri, address)
+    return output
