@@ -41,6 +41,7 @@ class Member:
     name: str
     steps: Sequence[str] = ()
     fails_to: str = ""
+    next: str = ""
     got: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
 
@@ -54,7 +55,8 @@ class Member:
         if self.fails_to == "take":
             raise ValueError("take")
         self.got.append(ended.result)
-        return []
+        new, self.next = self.next, ""
+        return [Step(f"{self.name}{step}") for step in new]
 
     def end(self, error: Exception | None) -> None:
         LOG.append(f"end {self.name}")
@@ -116,7 +118,7 @@ class Ahead(InProcess[Any]):
 
 
 def test_what_runs_beside_an_error_is_stored(log: list[str]) -> None:
-    a = Member("a", ["bad", "1", "2"])
+    a = Member("a", ["bad", "1", "2"], next="3")
     run_together([a], Ahead(Silent()), Silent())
     assert (a.got, a.ends) == (["a1"], ["abad"])
     assert log == ["begin a", "abad", "a1", "end a"]

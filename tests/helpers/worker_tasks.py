@@ -89,12 +89,13 @@ class Raises:
 
 @dataclass(frozen=True)
 class Waits:
-    """Waits until it is stopped, and writes a file then; a stubborn one goes on."""
+    """Waits until it is stopped, and writes a file `seconds` later; a stubborn one goes on."""
 
     label: str
     started: Path
     stopped: Path
     stubborn: bool = False
+    seconds: float = 0.0
     files = ()
 
     def run(self, say: Reporter) -> tuple[str, int, int]:
@@ -103,6 +104,7 @@ class Waits:
             while True:
                 time.sleep(0.05)
         finally:
+            time.sleep(self.seconds)
             self.stopped.write_text("stopped")
             while self.stubborn:
                 time.sleep(0.05)

@@ -115,6 +115,7 @@ def _read(inside: BinaryIO, tasks: queue.SimpleQueue[bytearray | None]) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one would break off what is being kept
     raise SystemExit(1)
 
 

@@ -90,7 +90,7 @@ def run_together(members: Iterable[Member], executor: Executor[StepResult], say:
 
     They begin in their order, each as soon as fewer tasks than workers are left: until then its
     data are not read. An error ends the run that it belongs to: its waiting tasks are dropped,
-    those that are being computed are stored, and the other runs go on.
+    those that are being computed are stored, none follows them, and the other runs go on.
 
     Args:
         members: the runs.
@@ -129,7 +129,8 @@ def run_together(members: Iterable[Member], executor: Executor[StepResult], say:
         try:
             if ended.error is not None:
                 raise ended.error
-            for task in reversed(begun.member.take(ended)):
+            tasks = begun.member.take(ended)
+            for task in reversed(tasks) if begun.error is None else ():
                 start(begun, task, first=True)
         except Exception as error:
             fail(begun, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,19 @@ def test_what_a_task_raises(tmp_path: Path) -> None:
     assert waits.stopped.read_text() == "stopped"
     with pytest.raises(ProcessLookupError):
         os.kill(int(waits.started.read_text()), 0)
+
+
+def test_a_second_signal_does_not_break_off_what_is_kept(tmp_path: Path) -> None:
+    """A scheduler sends SIGTERM to all processes; then the run stops its workers, too."""
+    waits = Waits("waits", tmp_path / "started", tmp_path / "stopped", seconds=0.5)
+    executor: WorkerProcesses[Any] = WorkerProcesses(Notes(), workers=2, device=CPU)
+    with executor:
+        executor.submit(waits)
+        while not waits.started.exists() or not waits.started.read_text():
+            time.sleep(0.02)
+        os.kill(int(waits.started.read_text()), signal.SIGTERM)
+        time.sleep(0.2)
+    assert waits.stopped.read_text() == "stopped"
 
 
 def test_a_worker_that_imports_stops_at_once(tmp_path: Path) -> None:
