@@ -174,14 +174,19 @@ class LoadedSplits:
                 found.setdefault(dataset, {})[split] = images.fingerprint
         return found
 
-    def read(self) -> ReadSplits:
-        """The large splits that were read so far, for another process."""
+    def read(self, only: tuple[str, SplitName] | None = None) -> ReadSplits:
+        """The large splits that were read so far, for another process.
+
+        Args:
+            only: data set and split; None for all.
+        """
         found: ReadSplits = {}
         for dataset, splits in self.pixels().items():
             for split, fingerprint in splits.items():
-                digests = self.digests(dataset, cast("SplitName", split))
+                key = dataset, cast("SplitName", split)
+                digests = self.digests(*key) if only in (None, key) else None
                 if digests is not None:
-                    found[dataset, cast("SplitName", split)] = fingerprint, digests
+                    found[key] = fingerprint, digests
         return found
 
     def add_read(self, read: ReadSplits) -> None:

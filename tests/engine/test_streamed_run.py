@@ -261,10 +261,14 @@ class Batches:
 
 
 class Stopping(Notes):
-    """As a user who presses Ctrl-C when a shard begins."""
+    """As a user who presses Ctrl-C when a stage begins."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self._stage = stage
 
     def stage(self, text: str) -> None:
-        if "shard 4 of" in text:
+        if self._stage in text:
             raise KeyboardInterrupt
 
 
@@ -275,7 +279,7 @@ def test_what_is_scored_in_shards_is_cached(content: Path) -> None:
     notes = Notes()
     run(content, "streamed", methods=["KNN"], progress=notes)
     with pytest.raises(InterruptedRun):
-        run(content, "shards", methods=["KNN"], shard_images=20, progress=Stopping())
+        run(content, "shards", methods=["KNN"], shard_images=20, progress=Stopping("shard 4 of"))
     run(content, "shards", methods=["KNN"], shard_images=20, resume=True, progress=notes)
     assert sum("1 of the 33 images" in each for each in notes.warnings) == 2
     assert decoded() == ["others-test", "shapes-test"]
@@ -286,3 +290,15 @@ def test_what_is_scored_in_shards_is_cached(content: Path) -> None:
     )
     for key in ("duplicates_of_id_images", "warnings"):
         assert one[key] == other[key]
+
+
+def test_what_a_shard_has_decoded_is_known_after_a_stop(content: Path) -> None:
+    """A part of a large set is decoded while it is read: by the process that scores its shard."""
+    options: dict[str, Any] = {"methods": ["MSP"], "limit": 9}
+    run(content, "whole", **options)
+    options["shard_images"] = 20
+    with pytest.raises(InterruptedRun):
+        run(content, "shards", **options, progress=Stopping("costs and records"))
+    run(content, "shards", **options, resume=True)
+    assert decoded() == []
+    assert checksums(content / "shards") == checksums(content / "whole")

@@ -41,10 +41,12 @@ class ScoredShard:
     Attributes:
         weights: checksum of the classifier's weights.
         scores: the scores; errors are without their tracebacks.
+        read: in the first shard of a set, its split, if it is large.
     """
 
     weights: str
     scores: Scores
+    read: ReadSplits
 
 
 @dataclass(slots=True)
@@ -157,12 +159,12 @@ class ShardEvaluator:
             scores = held.evaluation.scoring.scores_of(shard.scored, shard)
         scores.errors = {key: reported(error) for key, error in scores.errors.items()}
         scores.signs = FeatureSigns(*scores.signs.counts)
-        return ScoredShard(held.begun.result.weights, scores)
+        splits = {scored: (data, split) for scored, data, split in scored_splits(self.cells.plan)}
+        read = self.cells.data.read(splits[shard.scored]) if shard.start == 0 else {}
+        return ScoredShard(held.begun.result.weights, scores, read)
 
     def _finished(self, held: _Held, parts: Mapping[Shard, ScoredShard]) -> CellResult:
         evaluation, plan = held.evaluation, self.cells.plan
-        for _, dataset, split in scored_splits(plan):
-            self.cells.data.images(dataset, split)  # for `read`: others may have scored them
         found: dict[str, list[Scores]] = {}
         for shard in shards_of(plan):
             part = parts.get(shard)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oodbench.data.loaded_splits import ReadSplits
 from oodbench.engine.cells.shard_evaluator import ScoredShard
 from oodbench.engine.mistakes import FeatureSigns
 from oodbench.engine.reasons import ReportedError, ReportedUnsuitableError
@@ -29,6 +30,7 @@ def shard_content(shard: Shard, part: ScoredShard) -> bytes:
             for key, error in scores.errors.items()
         ],
         "signs": scores.signs.counts,
+        "read": [[*key, fingerprint] for key, (fingerprint, _) in part.read.items()],
     }
     arrays: dict[str, NDArray[Any]] = {
         "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
@@ -38,6 +40,7 @@ def shard_content(shard: Shard, part: ScoredShard) -> bytes:
     if scores.labels is not None:
         arrays["labels"] = scores.labels
     arrays |= {f"scores{place}": each for place, each in enumerate(scores.scores.values())}
+    arrays |= {f"read{place}": digests for place, (_, digests) in enumerate(part.read.values())}
     return arrays_content(arrays)
 
 
@@ -60,4 +63,8 @@ def read_shard(path: Path) -> tuple[Shard, ScoredShard]:
         arrays.get("labels"),
         FeatureSigns(*about["signs"]),
     )
-    return Shard(*about["shard"]), ScoredShard(about["weights"], scores)
+    read: ReadSplits = {
+        (dataset, split): (fingerprint, arrays[f"read{place}"])
+        for place, (dataset, split, fingerprint) in enumerate(about["read"])
+    }
+    return Shard(*about["shard"]), ScoredShard(about["weights"], scores, read)

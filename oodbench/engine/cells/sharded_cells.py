@@ -12,7 +12,6 @@ import json
 import shutil
 import uuid
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class ShardedCells:
         classes = IN_NO_FILE in work.detectors.values()  # whose source is not known
         self._identity = [
             *(self._token(), work.checksum, grid.key if classes else "", grid.device.type),
-            *(list(provenance.versions().items()), [asdict(shard) for shard in self._shards]),
+            list(provenance.versions().items()),
         ]
 
     @classmethod
@@ -89,8 +88,8 @@ class ShardedCells:
         """
         assert isinstance(task, StepTask)
         cell, key = task.cell, (task.cell.model, task.cell.seed)
+        self._data.add_read(result.read)
         if isinstance(result, FittedCell):
-            self._data.add_read(result.read)
             self._parts[key] = self._kept(cell)
         else:
             assert isinstance(task, ShardTask)
@@ -144,6 +143,8 @@ class ShardedCells:
                 pass
             with suppress(OSError):
                 path.unlink()
+        for part in found.values():
+            self._data.add_read(part.read)
         return {shard: found[shard] for shard in self._shards if shard in found}
 
 
