@@ -11,6 +11,7 @@ import yaml
 
 from oodbench import argument_checks
 from oodbench.errors import UserError, shown
+from oodbench.specs.yaml_file import read_value
 
 EXECUTORS = ("local", "ray", "submitit")
 MOST_WORKERS = 1000
@@ -74,9 +75,9 @@ class ExecutorOptions:
         return cls(name, address, workers, dict(jobs or {}), shard_images)
 
     def workers_for(self, tasks: int) -> int | None:
-        """How many workers some tasks get; None for the default of the executor."""
+        """How many workers some tasks get, at least 1; None for the default of the executor."""
         most = _MOST_JOBS if self.name == "submitit" and self.workers is None else self.workers
-        return None if most is None else min(most, tasks)
+        return None if most is None else max(1, min(most, tasks))
 
     @property
     def words(self) -> list[str]:
@@ -91,7 +92,7 @@ class ExecutorOptions:
 
 
 def job_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Options of jobs from texts NAME=VALUE, whose values are read as YAML.
+    """Options of jobs from texts NAME=VALUE, whose values are read as YAML; dates stay texts.
 
     Raises:
         UserError: if a text is not of this form.
@@ -102,10 +103,15 @@ def job_options(texts: Iterable[str]) -> dict[str, Any]:
         try:
             if not (equals and _is_name(name)):
                 raise ValueError
-            found[name] = yaml.safe_load(value)
-        except (ValueError, yaml.YAMLError) as error:
+            found[name] = read_value(value)
+            json.dumps(found[name])
+        except TypeError:
+            found[name] = value
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            problem = getattr(error, "problem", None)
+            why = f" ({problem})" if problem else ""
             raise UserError(
-                f"--submitit-option: expected NAME=VALUE, not {shown(text)}.",
+                f"--submitit-option: expected NAME=VALUE, not {shown(text)}{why}.",
                 "For example: --submitit-option slurm_partition=gpu.",
             ) from error
     return found

@@ -116,6 +116,15 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
+def read_value(text: str) -> Any:
+    """The value that a text is in YAML, read as in a file.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: it is not valid, or a surprising notation.
+    """
+    return yaml.load(text, Loader=_StrictLoader)  # a subclass of the safe loader
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read the mapping in a YAML file.
 
@@ -129,7 +138,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"Cannot read {path}: {reason}.") from error
     try:
-        content = yaml.load(text, Loader=_StrictLoader)  # a subclass of the safe loader
+        content = read_value(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)

@@ -22,8 +22,8 @@ from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task
 from oodbench.engine.executors.node_cache import CacheOfRun
 from oodbench.engine.executors.remote_process import Answer, Settings
 from oodbench.engine.executors.sent_progress import ShownProgress
-from oodbench.errors import UserError, sentence
-from oodbench.files import cache_folder, make_folder
+from oodbench.errors import UserError, sentence, shown
+from oodbench.files import cache_folder, expanded, make_folder
 from oodbench.progress import Reporter
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,10 @@ def submitit_executor(
             f"device: Slurm chooses the GPU of each job, and '{device}' names one.",
             "Use the device cuda.",
         )
-    folder = Path(options.get("folder", cache_folder() / "jobs")).expanduser().absolute()
-    cluster = options.get("cluster")
+    given = options.get("folder", cache_folder() / "jobs")
+    if not isinstance(given, str | Path):
+        raise UserError(f"submitit_options: folder: expected a path, not {shown(given)}.")
+    folder, cluster = expanded(given).absolute(), options.get("cluster")
     if cluster not in (None, *CLUSTERS):
         raise UserError(f"submitit_options: cluster: expected slurm or local, not '{cluster}'.")
     make_folder(folder)
@@ -80,15 +82,14 @@ def submitit_executor(
             "gpus_per_node": int(device.type == "cuda"),
         }
         parameters |= {key: value for key, value in options.items() if key not in _OWN}
+        threads = int(parameters["cpus_per_task"])
         jobs.update_parameters(**parameters)
     except (RuntimeError, NameError, ValueError, AssertionError, TypeError) as error:
         raise UserError(
             f"submitit_options: {sentence(' '.join(str(error).split()))}",
             "docs/how-to/slurm.md lists common options.",
         ) from error
-    return functools.partial(
-        SubmititExecutor, jobs=jobs, workers=workers, threads=int(parameters["cpus_per_task"])
-    )
+    return functools.partial(SubmititExecutor, jobs=jobs, workers=workers, threads=threads)
 
 
 def _cores(cluster: str, workers: int) -> int:
@@ -116,14 +117,11 @@ class SubmititExecutor(Generic[Result]):
         self._settings = Settings.of_run(threads, CacheOfRun.here())
         self._waiting: deque[Task[Result]] = deque()
         self._running: list[_Try[Result]] = []
+        self._refused: list[Ended[Result]] = []
         self._lost: dict[int, int] = {}
 
     def submit(self, task: Task[Result], *, first: bool = False) -> None:
-        """Queue a task; its job is submitted if there are not too many.
-
-        Raises:
-            UserError: if the cluster refuses the job.
-        """
+        """Queue a task; its job is submitted if there are not too many."""
         put(self._waiting, task, first=first)
         self._start()
 
@@ -134,8 +132,10 @@ class SubmititExecutor(Generic[Result]):
     def ended(self) -> Iterator[Ended[Result]]:
         """Tasks as they end."""
         self._say.stage("")  # each task has a line of its own
-        while self._running or self._waiting:
+        while self._running or self._waiting or self._refused:
             self._start()
+            while self._refused:
+                yield self._refused.pop()
             done = [tried for tried in self._running if tried.job.done()]
             for tried in done:
                 self._running.remove(tried)
@@ -167,26 +167,24 @@ class SubmititExecutor(Generic[Result]):
         return Ended(task, answer.result, error=answer.error)
 
     def _start(self) -> None:
-        """Submit jobs for tasks that wait.
-
-        Raises:
-            UserError: if the cluster refuses one.
-        """
+        """Submit jobs for tasks that wait, until the cluster refuses one."""
         from oodbench.engine.executors.submitit_job import Job
 
-        while self._waiting and len(self._running) < self.workers:
-            task = self._waiting[0]
+        while self._waiting and len(self._running) < self.workers and not self._refused:
+            task = self._waiting.popleft()
             content = pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL)
             progress = self._jobs.folder / f"{uuid.uuid4().hex}.txt"
             try:
                 job = self._jobs.submit(Job(content, self._settings, progress))
             except Exception as error:  # of sbatch
                 one_line = " ".join(str(error).split()) or type(error).__name__
-                raise UserError(
+                refusal = UserError(
                     f"The job of {task.label} cannot be submitted: {sentence(one_line)}",
                     "Check the options of the jobs with the documentation of the cluster.",
-                ) from error
-            self._waiting.popleft()
+                )
+                refusal.__cause__ = error
+                self._refused.append(Ended(task, None, error=refusal))
+                return
             self._running.append(_Try(task, job, progress))
             self._shown.row(task.label, self._running[-1].state)
 

@@ -74,6 +74,34 @@ def test_what_is_cancelled_may_keep_its_state(
     assert waits.stopped.read_text() == "stopped"
 
 
+class Refusing:
+    """A cluster with room for no job."""
+
+    cluster = "slurm"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, 0
+
+    def submit(self, job: object) -> None:
+        self.asked += 1
+        raise RuntimeError("sbatch: error:\n QOSMaxSubmitJobPerUserLimit")
+
+
+def test_a_job_that_is_refused_is_an_error_of_its_task(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    jobs, tasks = Refusing(tmp_path), [Answer("a"), Answer("b"), Answer("c")]
+    with SubmititExecutor(Notes(), jobs=jobs, workers=3, threads=1) as made:
+        for task in tasks:
+            made.submit(task)
+        assert jobs.asked == 1
+        found = made.ended()
+        first = next(found)
+        assert made.withdraw([tasks[1]]) == [tasks[1]]
+        (last,) = found
+    assert (first.task, last.task) == (tasks[0], tasks[2])
+    assert "job of c cannot be submitted: sbatch: error: QOSMax" in str(last.error)
+
+
 def test_a_run(complete: Path, tmp_path: Path, content: Path) -> None:
     pytest.importorskip("submitit")
     folder = tmp_path / "jobs"
@@ -105,9 +133,12 @@ def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Comma
         "mem_gb": 8.5,
         "slurm_setup": ["module load x"],
     }
+    assert job_options(["slurm_begin=2030-01-01"]) == {"slurm_begin": "2030-01-01"}
+    with pytest.raises(UserError, match="10:00:00 is read as a number of base 60"):
+        job_options(["slurm_time=10:00:00"])
     words = ExecutorOptions.read("submitit", jobs=read).words
     assert job_options(words[3::2]) == read, "the command to go on has them"
-    assert ExecutorOptions.read("submitit").workers_for(7) == 7
+    assert [ExecutorOptions.read("submitit").workers_for(tasks) for tasks in (7, 0)] == [7, 1]
     for wrong in ("partition", "=x", "a b=1", "a=[1"):
         with pytest.raises(UserError, match="expected NAME=VALUE"):
             job_options([wrong])
@@ -120,6 +151,9 @@ def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Comma
         ({"cluster": "local", "memory": 3}, "memory"),
         ({"cluster": "local", "timeout_min": "long"}, "timeout_min"),
         ({"cluster": "slurm"}, "srun"),
+        ({"cluster": "local", "cpus_per_task": None}, "NoneType"),
+        ({"folder": 5}, "folder: expected a path, not 5"),
+        ({"folder": "~nobody-of-this-name/jobs"}, "a user who does not exist"),
     ):
         with pytest.raises(UserError, match=said):
             submitit_executor(place | options, 1, CPU)
