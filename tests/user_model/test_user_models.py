@@ -282,7 +282,7 @@ def test_sizes_are_named_for_errors_of_sizes_alone(error: Exception, sizes: bool
 @pytest.mark.parametrize("batch", [1, 2])
 def test_an_export_for_one_size_of_batch(batch: int) -> None:
     model = torch.export.export(classifier(), (images(batch, 9),)).module()
-    with pytest.raises(UserError, match="Guard failed|Expected input at") as caught:
+    with pytest.raises(UserError, match=r"Guard failed|Expected input at") as caught:
         evaluated(model, ["energy"])
     assert "dynamic_shapes" in caught.value.hint
 
@@ -290,7 +290,7 @@ def test_an_export_for_one_size_of_batch(batch: int) -> None:
 def test_an_export_for_one_size_of_images() -> None:
     model = exported(nn.Sequential(classifier()))
     wide = {"far": TensorDataset(torch.rand(20, 3, 9, 8))}
-    with pytest.raises(UserError, match="Guard failed|Expected input at") as caught:
+    with pytest.raises(UserError, match=r"Guard failed|Expected input at") as caught:
         evaluated(model, ["energy"], ood_data=wide)
     assert "size and with the channels" in caught.value.hint
 
