@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +47,7 @@ class Settings:
         versions: versions of what decides the results, there.
         argv: its arguments.
         level: its level of logging, None if the program logs nothing.
+        folder: its working folder, which relative paths are of; chosen where a node has it.
         path: folders that it imports modules from; those that a node has not are left out there.
     """
 
@@ -54,7 +56,8 @@ class Settings:
     versions: Mapping[str, str]
     argv: tuple[str, ...]
     level: int | None
-    path: tuple[str, ...] = ()
+    folder: str
+    path: tuple[str, ...]
 
     @classmethod
     def of_run(cls, threads: int, cache: CacheOfRun) -> Self:
@@ -66,7 +69,8 @@ class Settings:
         """
         root = logging.getLogger()
         level = root.level if root.handlers else None
-        return cls(threads, cache, versions(), tuple(sys.argv), level, tuple(sys.path))
+        folder, path = str(Path.cwd()), tuple(sys.path)
+        return cls(threads, cache, versions(), tuple(sys.argv), level, folder, path)
 
     def prepare(self) -> None:
         """Make the process like a worker process of the machine of the run.
@@ -78,6 +82,8 @@ class Settings:
             os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(self.threads)
         prepare_process()
         sys.argv[:] = self.argv
+        with suppress(OSError):
+            os.chdir(self.folder)
         sys.path += [each for each in self.path if each not in sys.path and Path(each).is_dir()]
         sys.breakpointhook = no_debugger
         if self.level is not None:

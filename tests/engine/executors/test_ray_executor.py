@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,8 @@ def test_what_a_task_raises(tmp_path: Path) -> None:
     from oodbench.engine.executors.node_cache import CacheOfRun
 
     pytest.importorskip("ray")
-    settings = remote_process.Settings(
-        1, CacheOfRun.here(), remote_process.versions() | {"torch": "0.1"}, ("oodbench",), None
-    )
+    settings = remote_process.Settings.of_run(1, CacheOfRun.here())
+    settings = replace(settings, versions={**settings.versions, "torch": "0.1"})
     answer = ray_worker.work(b"", 0, settings, board=None)
     assert isinstance(answer.error, UserError)
     assert "torch is" in answer.error.message
