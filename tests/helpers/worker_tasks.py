@@ -50,6 +50,27 @@ class Killed:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """Has a result that other processes cannot unpickle."""
+
+    label: str
+    files = ()
+
+    def run(self, say: Reporter) -> UnreadableResult:
+        return UnreadableResult()
+
+
+class UnreadableResult:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[int]]:
+        return _only_in, (os.getpid(),)
+
+
+def _only_in(process: int) -> None:
+    if os.getpid() != process:
+        raise ValueError("no such class here")
+
+
+@dataclass(frozen=True)
 class SlowToImport:
     """Takes a minute to be unpickled; a file says when that begins."""
 

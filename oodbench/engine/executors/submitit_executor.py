@@ -162,6 +162,8 @@ class SubmititExecutor(Generic[Result]):
             self._say.warn(f"{task.label}: {reason}; it is tried again.")
             self._waiting.append(task)
             return None
+        except Exception as error:  # an answer that cannot be unpickled here
+            return Ended(task, None, error=error)
         for kind, text in answer.said:
             self._shown.take(task.label, kind, text)
         return Ended(task, answer.result, error=answer.error)

@@ -222,12 +222,14 @@ class _Worker(Generic[Result]):
         assert self.process.stdout is not None
         try:
             while True:
-                kind, content = decoded(received(self.process.stdout))
+                message = received(self.process.stdout)
+                try:
+                    kind, content = decoded(message)
+                except Exception as error:  # a result that cannot be unpickled here
+                    kind, content = "raised", error
                 self._messages.put((self, kind, content))
         except (EOFError, OSError, ValueError):
             self._messages.put((self, "gone", None))
-        except Exception as error:  # a result that cannot be unpickled here
-            self._messages.put((self, "raised", error))
 
     def look_after(self) -> None:
         """Report a process that has ended although its pipe is open, in a process of its own."""

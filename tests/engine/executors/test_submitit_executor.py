@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ class Refusing:
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked = folder, 0
 
-    def submit(self, job: object) -> None:
+    def submit(self, job: object) -> Self:
         self.asked += 1
         raise RuntimeError("sbatch: error:\n QOSMaxSubmitJobPerUserLimit")
 
@@ -100,6 +101,34 @@ def test_a_job_that_is_refused_is_an_error_of_its_task(tmp_path: Path) -> None:
         (last,) = found
     assert (first.task, last.task) == (tasks[0], tasks[2])
     assert "job of c cannot be submitted: sbatch: error: QOSMax" in str(last.error)
+
+
+class Unreadable(Refusing):
+    """A cluster whose jobs end at once, with results that cannot be unpickled here."""
+
+    job_id = "1"
+
+    def submit(self, job: object) -> Self:
+        return self
+
+    @property
+    def paths(self) -> SimpleNamespace:
+        none = self.folder / "none"
+        return SimpleNamespace(submitted_pickle=none, result_pickle=none)
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> None:
+        raise ModuleNotFoundError("No module named 'mine'")
+
+
+def test_a_result_that_cannot_be_read_is_an_error_of_its_task(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    with SubmititExecutor(Notes(), jobs=Unreadable(tmp_path), workers=1, threads=1) as made:
+        made.submit(Answer("a"))
+        (ended,) = made.ended()
+    assert str(ended.error) == "No module named 'mine'"
 
 
 def test_a_run(complete: Path, tmp_path: Path, content: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.notes import Notes
-from helpers.worker_tasks import Answer, Killed, Raises, SlowToImport, Waits
+from helpers.worker_tasks import Answer, Killed, Raises, SlowToImport, Unreadable, Waits
 
 from oodbench import Detector
 from oodbench.engine.executors import worker_processes
@@ -77,6 +77,16 @@ def test_what_a_task_raises(tmp_path: Path) -> None:
     assert waits.stopped.read_text() == "stopped"
     with pytest.raises(ProcessLookupError):
         os.kill(int(waits.started.read_text()), 0)
+
+
+def test_a_result_that_cannot_be_read_is_an_error_of_its_task() -> None:
+    executor: WorkerProcesses[Any] = WorkerProcesses(Notes(), workers=1, device=CPU)
+    with executor:
+        executor.submit(Unreadable("unreadable"))
+        executor.submit(Answer("next"))
+        first, last = executor.ended()
+    assert (first.task.label, str(first.error)) == ("unreadable", "no such class here")
+    assert last.result[0] == "next"
 
 
 def test_a_second_signal_does_not_break_off_what_is_kept(tmp_path: Path) -> None:
