@@ -144,6 +144,7 @@ def test_other_shards_or_none_continue_the_run(
         assert steps["fits"] == (images is None), "other shards need no other fit"
         check_same(folder, whole)
         assert not (folder / FOLDER).exists()
+        assert not fitted_files()
 
 
 def test_several_workers_score_one_cell(whole: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ a digest of all. It is in the cache while shards of the cell are scored.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import time
@@ -172,6 +173,13 @@ def read_fitted(file: str) -> FittedFile | None:
         return FittedFile(json.loads(tensors.pop(_DESCRIPTION).numpy().tobytes()), tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+
+
+def remove_fitted(beginning: str) -> None:
+    """Remove the files whose names have a beginning."""
+    for path in (cache_folder() / FOLDER).glob(f"{glob.escape(beginning)}*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def remove_old(folder: Path) -> None:

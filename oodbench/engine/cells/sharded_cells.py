@@ -17,7 +17,7 @@ from typing import Any
 
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine import provenance
-from oodbench.engine.cells.fitted_file import fitted_path
+from oodbench.engine.cells.fitted_file import fitted_path, remove_fitted
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard
 from oodbench.engine.cells.shard_file import read_shard, shard_content
@@ -36,7 +36,7 @@ StepResult = FittedCell | ScoredShard | CellResult
 FOLDER = "shards"
 """Folder in a run directory with the shards of cells that are not finished."""
 _TOKEN = "token"
-_DIGITS = 16
+_DIGITS = 24
 
 
 class ShardedCells:
@@ -55,9 +55,10 @@ class ShardedCells:
         self._parts: dict[tuple[str, int], dict[Shard, ScoredShard]] = {}
         classes = IN_NO_FILE in work.detectors.values()  # whose source is not known
         self._identity = [
-            *(self._token(), work.checksum, grid.key if classes else "", grid.device.type),
+            *(work.checksum, grid.key if classes else "", grid.device.type),
             list(provenance.versions().items()),
         ]
+        self._token = _token(self._folder) or _new_token(self._folder)
 
     @classmethod
     def of(
@@ -66,19 +67,9 @@ class ShardedCells:
         """The cells of a run; None if they are not scored in shards."""
         return None if grid.plan.shard_images is None else cls(grid, work, directory, data)
 
-    def _token(self) -> str:
-        """A text that no other run has."""
-        path = self._folder / _TOKEN
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            token = uuid.uuid4().hex
-            write_atomic(path, token)
-            return token
-
     def begin(self, cell: Cell) -> FitTask:
         """The first task of a cell."""
-        return FitTask(self._grid, cell, fitted_path(self._name(cell)))
+        return FitTask(self._grid, cell, self._fitted(cell))
 
     def after(self, task: Task[StepResult], result: FittedCell | ScoredShard) -> list[StepTask]:
         """The tasks that can begin once a task has ended; shards are stored.
@@ -110,23 +101,27 @@ class ShardedCells:
         """Remove what is kept of a cell whose results are stored."""
         shutil.rmtree(self._place(cell), ignore_errors=True)
         with suppress(OSError):
-            (cache_folder() / fitted_path(self._name(cell))).unlink()
+            (cache_folder() / self._fitted(cell)).unlink()
+
+    def _fitted(self, cell: Cell) -> str:
+        """Path in the cache of the file of a fitted cell, which no cell of another run has."""
+        return fitted_path(f"{self._token}-{self._name(cell)}")
 
     # --- shards on disk -------------------------------------------------------------------------
 
     def _name(self, cell: Cell) -> str:
-        """A name that only a cell of the same run and of equal work has."""
+        """A name that only a cell of equal work has."""
         plan = self._grid.plan
         methods = [_described(each) for each in plan.methods_of(cell.model)]
         about = [*self._identity, cell.model, cell.seed, [*cell.todo], cell.weights, methods]
-        return digest(canonical_json(about))[: 2 * _DIGITS]
+        return digest(canonical_json(about))[:_DIGITS]
 
     def _place(self, cell: Cell) -> Path:
         return self._folder / cell.model / f"seed{cell.seed}"
 
     def _keep(self, task: ShardTask, part: ScoredShard) -> None:
         content = shard_content(task.shard, part)
-        name = f"{task.number}-{self._name(task.cell)[:_DIGITS]}-{_checksum(content)}.npz"
+        name = f"{task.number}-{self._name(task.cell)}-{_checksum(content)}.npz"
         write_atomic(self._place(task.cell) / name, content)
 
     def _kept(self, cell: Cell) -> dict[Shard, ScoredShard]:
@@ -135,7 +130,7 @@ class ShardedCells:
         for path in sorted(self._place(cell).glob("*.npz")):
             try:
                 _, name, checksum = path.stem.split("-")
-                if (name, checksum) == (self._name(cell)[:_DIGITS], _checksum(path.read_bytes())):
+                if (name, checksum) == (self._name(cell), _checksum(path.read_bytes())):
                     shard, part = read_shard(path)
                     found[shard] = part
                     continue
@@ -146,6 +141,19 @@ class ShardedCells:
         for part in found.values():
             self._data.add_read(part.read)
         return {shard: found[shard] for shard in self._shards if shard in found}
+
+
+def _token(folder: Path) -> str:
+    """A text that no other run has, in its folder of shards; "" if there is none."""
+    with suppress(OSError, ValueError):
+        return (folder / _TOKEN).read_text(encoding="utf-8")
+    return ""
+
+
+def _new_token(folder: Path) -> str:
+    token = uuid.uuid4().hex
+    write_atomic(folder / _TOKEN, token)
+    return token
 
 
 def _checksum(content: bytes) -> str:
@@ -162,7 +170,7 @@ def _described(method: Method) -> list[Any]:
 
 
 def remove_kept(folder: Path, *, everything: bool) -> None:
-    """Remove the folder of shards in a run directory.
+    """Remove the folder of shards in a run directory, and the fitted cells of the run.
 
     Args:
         folder: the run directory.
@@ -170,4 +178,6 @@ def remove_kept(folder: Path, *, everything: bool) -> None:
     """
     place = folder / FOLDER
     if everything or not any(place.rglob("*.npz")):
+        if token := _token(place):
+            remove_fitted(token)
         shutil.rmtree(place, ignore_errors=True)
