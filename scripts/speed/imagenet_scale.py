@@ -1,7 +1,7 @@
 """Decoding large images while a network computes: throughput and memory of a pass.
 
     python scripts/speed/imagenet_scale.py [--images 3000] [--fit 1000] [--classes 100]
-        [--network resnet18] [--detectors all|A,B] [--workers 1] [--rounds 3] [--folder DIR]
+        [--network resnet18] [--detectors all|A,B] [--workers 1] [--rounds 3] [--folder DIR] [--pass-only]
 
 JPEG files of about 500x375 are resized (short side 256, bilinear, in Pillow), cropped to 224x224
 and scored by all detectors that one forward pass serves, as a run does it with a split that is read
@@ -437,6 +437,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keeps the images")
+    parser.add_argument(
+        "--pass-only", action="store_true", help="the pass and its memory, nothing alone"
+    )
     options = parser.parse_args()
     if min(options.images, options.fit) < options.classes:
         parser.error("--images and --fit must be at least --classes: each class has an image")
@@ -497,7 +500,12 @@ def run(folder: Path, options: argparse.Namespace, stack: ExitStack) -> None:
         bench = Bench(decoder, indices, runner, detectors, first, options.batch)
         bench.compute(options.batch, cores)  # warm
         print(f"{options.network}, {len(detectors)} detectors: {', '.join(detectors)}", flush=True)
-        measure(bench, options.rounds, options.workers, cores)
+        if options.pass_only:
+            threads = max(1, cores - options.workers)
+            rate = bench.both(slice(None), threads, options.workers)
+            print(f"the pass over {options.images:,} images: {rate:.1f} images a second")
+        else:
+            measure(bench, options.rounds, options.workers, cores)
     print(
         f"largest memory: {memory.proportional / 1e9:.2f} GB proportional, "
         f"{memory.resident / 1e9:.2f} GB resident: goal of {GOAL_BYTES / 1e9:.0f} GB "
