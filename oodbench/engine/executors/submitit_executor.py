@@ -151,15 +151,16 @@ class SubmititExecutor(Generic[Result]):
     def _taken(self, tried: _Try[Result]) -> Ended[Result] | None:
         """A task with the answer of its job; None if it is tried again."""
         task = tried.task
+        times = self._lost.pop(id(task), 0) + 1  # a later task may have its place in memory
         try:
             answer = tried.answer(wait=self._jobs.cluster != "local")
         except RuntimeError as error:  # UncompletedJobError, FailedJobError
             log.debug("%s", error)
             reason = f"its job {tried.job.job_id} was lost (log: {tried.job.paths.stderr})"
-            times = self._lost[id(task)] = self._lost.get(id(task), 0) + 1
             if times == _TRIES:
                 return Ended(task, None, f"{reason}, {_TRIES} times")
             self._say.warn(f"{task.label}: {reason}; it is tried again.")
+            self._lost[id(task)] = times
             self._waiting.append(task)
             return None
         except Exception as error:  # an answer that cannot be unpickled here

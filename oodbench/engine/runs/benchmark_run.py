@@ -71,7 +71,7 @@ class BenchmarkRun:
         plan: models, methods and seeds.
         catalog: gives the detectors.
         folder: the run directory.
-        executor: what will compute the cells; the run says so, and does not use it.
+        executor: what will compute the cells; gives its numbers of workers and threads here.
         device: where to compute.
         say: progress reporter.
         resume: continue the run in the folder; finished methods are not computed again.

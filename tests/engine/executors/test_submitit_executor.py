@@ -103,10 +103,14 @@ def test_a_job_that_is_refused_is_an_error_of_its_task(tmp_path: Path) -> None:
     assert "job of c cannot be submitted: sbatch: error: QOSMax" in str(last.error)
 
 
-class Unreadable(Refusing):
-    """A cluster whose jobs end at once, with results that cannot be unpickled here."""
+class EndingAtOnce(Refusing):
+    """A cluster whose jobs end at once, with an error when their result is read."""
 
     job_id = "1"
+
+    def __init__(self, folder: Path, error: Exception) -> None:
+        super().__init__(folder)
+        self.error = error
 
     def submit(self, job: object) -> Self:
         return self
@@ -114,21 +118,34 @@ class Unreadable(Refusing):
     @property
     def paths(self) -> SimpleNamespace:
         none = self.folder / "none"
-        return SimpleNamespace(submitted_pickle=none, result_pickle=none)
+        return SimpleNamespace(submitted_pickle=none, result_pickle=none, stderr=none)
 
     def done(self) -> bool:
         return True
 
     def result(self) -> None:
-        raise ModuleNotFoundError("No module named 'mine'")
+        raise self.error
 
 
 def test_a_result_that_cannot_be_read_is_an_error_of_its_task(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    with SubmititExecutor(Notes(), jobs=Unreadable(tmp_path), workers=1, threads=1) as made:
+    jobs = EndingAtOnce(tmp_path, ModuleNotFoundError("No module named 'mine'"))
+    with SubmititExecutor(Notes(), jobs=jobs, workers=1, threads=1) as made:
         made.submit(Answer("a"))
         (ended,) = made.ended()
     assert str(ended.error) == "No module named 'mine'"
+
+
+def test_tries_are_counted_anew_for_a_task_in_the_place_of_one_that_is_lost(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    notes, jobs = Notes(), EndingAtOnce(tmp_path, RuntimeError("no result"))
+    with SubmititExecutor(notes, jobs=jobs, workers=1, threads=1) as made:
+        task = Answer("a")
+        for times in (1, 2):
+            made.submit(task)  # the same place in memory, as of a task that is made later
+            (ended,) = made.ended()
+            assert ended.lost.endswith(", 4 times")
+            assert len(notes.warnings) == 3 * times
 
 
 def test_a_run(complete: Path, tmp_path: Path, content: Path) -> None:
