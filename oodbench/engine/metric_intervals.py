@@ -353,6 +353,13 @@ class Recorder:
             for metric in metrics.METRICS
         ]
 
+    def missing_of(
+        self, method: Method, seed: int, status: Status, reason: str
+    ) -> list[QualityRecord]:
+        """As `missing`, of a method of a plan."""
+        names = method.name, method.model, method.detector.name
+        return self.missing(*names, seed, status, reason, method.tuned_on)
+
     def _blank(self, method: str, model: str, detector: str, seed: int) -> QualityRecord:
         return QualityRecord(
             run_id=self._run_id,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import oodbench
 from oodbench.detector import Detector, Outputs, register
+from oodbench.engine.executors import local
+from oodbench.engine.executors.executor import Ended
+from oodbench.engine.executors.in_process import InProcess
 from oodbench.engine.mistakes import FeatureSigns
 from oodbench.errors import UserError
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
@@ -117,8 +121,18 @@ def test_rounded_zeros_are_not_negative() -> None:
     assert signs.share == 3 / 8
 
 
+class LastFirst(InProcess[Any]):
+    """Runs the last task first, as several workers may."""
+
+    def ended(self) -> Iterator[Ended[Any]]:
+        self._waiting.reverse()
+        return super().ended()
+
+
 @pytest.mark.filterwarnings("ignore:Signed")
-def test_a_run_warns_once_for_a_model_and_resuming_keeps_it(tmp_path: Path) -> None:
+def test_a_run_warns_once_for_a_model_and_resuming_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = f"{{network: {__name__}:signed_digits, head: softmax, training: *training}}"
     methods = {
         "Signed+ReAct": "{model: Signed, detector: react}",
@@ -133,6 +147,9 @@ def test_a_run_warns_once_for_a_model_and_resuming_keeps_it(tmp_path: Path) -> N
     texts = [board.to_text(), board.to_markdown(), board.to_html(), board.to_json()]
     for text in texts:
         assert "ReAct assumes features" in " ".join(text.split())
+    monkeypatch.setattr(local, "InProcess", LastFirst)
+    other = oodbench.run(benchmark, out=tmp_path / "other", seeds=2)
+    assert other.warnings == run.warnings, "the share differs between seeds"
     again = oodbench.run(
         benchmark,
         out=tmp_path / "run",

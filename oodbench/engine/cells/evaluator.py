@@ -32,7 +32,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
 from oodbench.report.score_warnings import tie_notes
 from oodbench.storage.predictions import Predictions
-from oodbench.storage.records import QualityRecord
+from oodbench.storage.records import QualityRecord, Status
 from oodbench.training import distributed
 from oodbench.training.determinism import deterministic
 from oodbench.training.state import tensors_digest
@@ -215,15 +215,9 @@ class CellEvaluator:
                 records[method.name] = quality[method.name]
                 continue
             log.debug("%s, seed %d failed", method.name, seed, exc_info=result.error)
-            records[method.name] = self.recorder.missing(
-                method.name,
-                method.model,
-                method.detector.name,
-                seed,
-                "skipped" if result.unsuitable and not method.asked_for else "failed",
-                reason_of(result.error),
-                method.tuned_on,
-            )
+            status: Status = "skipped" if result.unsuitable and not method.asked_for else "failed"
+            reason = reason_of(result.error)
+            records[method.name] = self.recorder.missing_of(method, seed, status, reason)
         results = [(method, evaluation.results[method.name]) for method in measured]
         resampled = self.recorder.resampled
         return {

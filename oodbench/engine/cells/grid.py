@@ -89,7 +89,7 @@ class CellResult:
         predictions: "id" and csID sets -> predictions, if they are new.
         accuracy: share of correctly classified ID images, csID included; None without predictions.
         warnings: signs of a mistake in the data.
-        model_warnings: the same, of the model whatever the seed.
+        model_warnings: the same, of the model; those of its highest seed are kept.
         read: large splits that were read in another process than the run's.
     """
 

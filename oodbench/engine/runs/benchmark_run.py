@@ -119,6 +119,7 @@ class BenchmarkRun:
         self.unwritten: dict[str, bytes] = {}
         self.duplicates: dict[str, int] = {}
         self.warnings: dict[str, list[str]] = {}
+        self.signs_of: dict[str, int] = {}  # model -> seed: the highest of those with signs
         self.differences: list[DifferenceRecord] = []
 
     # --- the run -------------------------------------------------------------------------------
@@ -231,7 +232,11 @@ class BenchmarkRun:
         self.data.add_read(result.read)
         if result.accuracy is None:
             return f"{label}: finished before, with the same weights"
-        for where, found in ((label, result.warnings), (model, result.model_warnings)):
+        signs = {label: result.warnings}
+        if result.model_warnings and seed >= self.signs_of.get(model, seed):
+            self.signs_of[model] = seed
+            signs[model] = result.model_warnings
+        for where, found in signs.items():
             for sign in () if where in self.warnings else found:
                 self.say.warn(f"{where}: {sign}")
             self.warnings |= {where: found} if found else {}
@@ -260,15 +265,8 @@ class BenchmarkRun:
         """Note that the methods of a cell failed with its worker, and sum it up."""
         for method in self.plan.methods_of(cell.model):
             if method.name in cell.todo:
-                self.records[method.name, cell.seed] = self.recorder.missing(
-                    method.name,
-                    method.model,
-                    method.detector.name,
-                    cell.seed,
-                    "failed",
-                    reason,
-                    method.tuned_on,
-                )
+                records = self.recorder.missing_of(method, cell.seed, "failed", reason)
+                self.records[method.name, cell.seed] = records
         return f"{cell.label}: FAILED: {reason}"
 
     def _compare(self) -> None:
