@@ -1,7 +1,8 @@
 """Decoding large images while a network computes: throughput and memory of a pass.
 
     python scripts/speed/imagenet_scale.py [--images 3000] [--fit 1000] [--classes 100]
-        [--network resnet18] [--detectors all|A,B] [--workers 1] [--rounds 3] [--folder DIR] [--pass-only]
+        [--network resnet18] [--detectors all|A,B] [--workers 1] [--rounds 3] [--folder DIR]
+        [--pass-only]
 
 JPEG files of about 500x375 are resized (short side 256, bilinear, in Pillow), cropped to 224x224
 and scored by all detectors that one forward pass serves, as a run does it with a split that is read
