@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 
+_MARKS = re.compile(r"(?<=[+\-_/@,])(?<![\deE][+\-,](?=\d))(?=[^ +\-_/@,.;:)])")
+"""Where a long word is broken: after a mark, but not before another one or in a number."""
+
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters, broken after spaces and + - _ / @ and comma.
+    """Lines of at most `width` characters, broken after spaces.
 
-    Numbers such as 1,000 and 1e-4 are not broken. A piece longer than `width` is split. Joined, the
+    A word longer than `width` is broken after + - _ / @ and comma, and a piece of it that is still
+    longer anywhere. Numbers such as 1,000 and 1e-4 stay whole as long as they fit. Joined, the
     lines are the text again, except for spaces at the ends of lines. A width below 1 counts as 1.
     """
     width = max(1, width)
     lines = [""]
-    for piece in _pieces(text):
+    for piece in _pieces(text, width):
         if len((lines[-1] + piece).rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += piece
@@ -33,5 +37,9 @@ def longest_number(text: str) -> int:
     return max((len(piece) for piece in pieces if re.search(r"\d", piece)), default=0)
 
 
-def _pieces(text: str) -> list[str]:
-    return re.split(r"(?<=[ +\-_/@,])(?<![\deE][+\-,](?=\d))(?=\S)", text)
+def _pieces(text: str, width: int = 0) -> list[str]:
+    """The parts of a text that lines are broken between; words of at most `width` are one part."""
+    pieces: list[str] = []
+    for word in re.split(r"(?<= )(?=[^ ])", text):
+        pieces += [word] if len(word.rstrip()) <= width else _MARKS.split(word)
+    return pieces
