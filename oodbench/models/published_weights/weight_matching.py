@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from oodbench import losses
 from oodbench.errors import UserError, counted, listed
 from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Network
 from oodbench.models.published_weights.weights_file import FileWeights
+from oodbench.models.registry import HEADS
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 """What DataParallel, torch.compile, Lightning modules and others put before names."""
@@ -141,11 +143,16 @@ def _check(
                 f"'{last}' has {counted(theirs[0], 'class')}, the ID data set {ours[0]:,}.",
                 "Choose a checkpoint that was trained on the benchmark's ID data set.",
             )
-    if head != "softmax" and missing and all(name.startswith(inside) for name in missing):
+    other_head = any(name.startswith(inside) for name in unexpected) or (
+        missing and head != "softmax"
+    )
+    if other_head and all(name.startswith(inside) for name in missing):
+        there = listed(unexpected, 2)
+        differs = f"it has no {listed(missing, 2)} (it has {there or 'no last layer'})"
         raise UserError(
-            f"Checkpoint {found.path} does not fit head '{head}': it has no "
-            f"{listed(missing, 2)} (it has {listed(unexpected, 2) or 'no last layer'}).",
-            "Published classifiers have a linear last layer: head: softmax.",
+            f"Checkpoint {found.path} does not fit head '{head}': "
+            f"{differs if missing else f'it also has {there}'}.",
+            _other_heads({n.removeprefix(inside) for n in tensors if n.startswith(inside)}),
         )
     parts = [
         f"it lacks {counted(len(missing), 'name')}, the first {missing[0]}" if missing else "",
@@ -167,6 +174,19 @@ def _check(
             if matched.prefix
             else ""
         ),
+    )
+
+
+def _other_heads(names: set[str]) -> str:
+    """Which heads have these names of weights."""
+    layers = {head: getattr(losses, info.layer)(1, 1) for head, info in HEADS.items()}
+    fitting = [head for head, layer in layers.items() if set(layer.state_dict()) == names]
+    if not fitting:
+        return f"Choose the head that it was trained with: {listed(HEADS, len(HEADS))}."
+    also = f" (also of {listed(fitting[1:])})" if fitting[1:] else ""
+    return (
+        f"Its last layer has the names of head '{fitting[0]}'{also}: write --head {fitting[0]}, "
+        f"or in YAML, head: {fitting[0]}."
     )
 
 

@@ -236,6 +236,14 @@ def test_another_head_is_named_as_that(tmp_path: Path) -> None:
     assert error.hint.endswith("head: softmax.")
 
 
+@pytest.mark.parametrize("head", ["dismax", "isomax_plus", "dismax2022", "rotpred"])
+def test_the_head_that_a_checkpoint_was_trained_with_is_named(tmp_path: Path, head: str) -> None:
+    for asked in {"softmax", "dismax"} - {head}:
+        error = refusal(saved(tmp_path, weights(head=head)), head=asked)
+        assert f"does not fit head '{asked}'" in error.message
+        assert f"--head {head}" in error.hint
+
+
 def test_weights_that_fit_another_head_load(tmp_path: Path) -> None:
     network = models.create(NETWORK, 3, "dismax")
     path = saved(tmp_path, weights(head="dismax"))
