@@ -68,6 +68,17 @@ def test_roc_curves_go_through_the_metrics_of_the_scores() -> None:
             assert np.asarray(mark.get_ydata())[0] == 95
 
 
+@pytest.mark.parametrize("sets", [1, 2, 3, 5])
+def test_labels_of_neighboring_axes_are_apart(sets: int) -> None:
+    names = [f"far {index}" for index in range(sets)]
+    given = {"M": {"id": np.arange(50.0), **{name: np.arange(40.0) for name in names}}}
+    figure = score_plots.roc_curves(given, ["M"], "run", names)
+    figure.draw_without_rendering()
+    boxes = [axes.xaxis.label.get_window_extent() for axes in shown(figure) if axes.get_xlabel()]
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:index])
+
+
 def test_of_many_methods_few_are_in_color() -> None:
     given = scores(12)
     figure = score_plots.roc_curves(given, ["method 3", "method 0"], "run", SETS)

@@ -94,7 +94,8 @@ def roc_curves(
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if index + columns >= len(sets):
-            axes.set_xlabel("OOD images accepted (%)", fontsize=8.5)
+            label = "OOD accepted (%)" if columns > 2 else "OOD images accepted (%)"
+            axes.set_xlabel(label, fontsize=8.5)
         if index % columns == 0:
             axes.set_ylabel("ID images accepted (%)", fontsize=8.5)
         else:

@@ -63,7 +63,8 @@ body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: va
   .oodbench .minor { display: none; }
   body:has(.all[open]) .minor { display: table-cell; }
   .oodbench th, .oodbench td { padding: .3rem .35rem; }
-  .oodbench .text { white-space: normal; overflow-wrap: anywhere; }
+  .oodbench .text { white-space: normal; overflow-wrap: anywhere; min-width: 4.2rem; }
+  .oodbench thead .text { overflow-wrap: normal; }
   .oodbench .long { min-width: 12rem; }
   .oodbench .grouped .text { overflow-wrap: normal; }
   .oodbench .grouped .text:first-child { min-width: 7rem; overflow-wrap: anywhere; }
@@ -284,8 +285,11 @@ def prose(text: str) -> Markup:
 def _classes(table: Table) -> list[list[str]]:
     """Classes of each column: words, first of a group, minor.
 
-    On a phone, minor columns are hidden until the reader opens them.
+    On a phone, minor columns are hidden until the reader opens them. A table of words whose other
+    columns are all minor has none: names alone say nothing.
     """
+    kept = [each for each in table.headings if each.importance >= MOST_IMPORTANT or each.group]
+    names_alone = all(each.text for each in kept)
     found: list[list[str]] = []
     for index, heading in enumerate(table.headings):
         mine = []
@@ -293,7 +297,7 @@ def _classes(table: Table) -> list[list[str]]:
             mine.append("text")
         elif table.starts_group(index):
             mine.append("first")
-        if heading.importance < MOST_IMPORTANT and not heading.group:
+        if not names_alone and heading not in kept:
             mine.append("minor")
         found.append(mine)
     return found

@@ -62,6 +62,12 @@ def test_a_phone_shows_names_and_auroc_first(board: Leaderboard) -> None:
     assert set(plain[:-1]) <= {"Method", "Training", "Detector"}
 
 
+def test_a_phone_shows_no_table_of_names_alone(board: Leaderboard) -> None:
+    for table in re.findall("<table.*?</table>", board.to_html(), re.DOTALL):
+        heads = re.findall(r'<th scope="col"([^>]*)>', table)
+        assert any("minor" not in each for each in heads[2:]), table
+
+
 def test_commands_in_notes_are_code(board: Leaderboard) -> None:
     more = replace(board, left_out=("knn", "vim"))
     page = more.to_html()
