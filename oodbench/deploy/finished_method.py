@@ -104,6 +104,11 @@ def _named(name: str, description: RunDescription, folder: Path) -> str:
         )
     if name in description.skipped:
         raise UserError(f"'{name}' was skipped in {folder}: {description.skipped[name]}.")
+    if name in description.left_out:
+        raise UserError(
+            f"{folder} has no method '{name}': that detector was left out of the run.",
+            f"Add it: repeat the command of the run with --out {folder} --resume --methods {name}.",
+        )
     detectors = {method.detector for method in methods.values()}
     near = did_you_mean(name, [*methods, *detectors])
     if near.startswith("Known"):

@@ -16,7 +16,7 @@ from oodbench.data.image_decoder import SUFFIXES
 from oodbench.data.readers.image_folders import images_below, open_folder
 from oodbench.data.readers.image_lists import open_list
 from oodbench.data.stored_images import StoredImages
-from oodbench.errors import UserError
+from oodbench.errors import UserError, listed
 from oodbench.files import expanded
 from oodbench.specs import DatasetSpec
 
@@ -126,9 +126,7 @@ def _nearest(path: Path) -> str:
     """The part of a path that exists."""
     there = next(parent for parent in path.parents if parent.exists())
     inside = sorted(each.name for each in there.iterdir()) if there.is_dir() else []
-    shown = (
-        f"; it has: {', '.join(inside[:8])}{' ...' if len(inside) > 8 else ''}" if inside else ""
-    )
+    shown = f"; it has: {listed(inside, 8)}" if inside else ""
     return f"There is {there}{shown}."
 
 

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from oodbench.deploy.graph.onnx_arithmetic import OPERATIONS
 from oodbench.deploy.graph.scored_network import silent
-from oodbench.errors import UserError
+from oodbench.errors import UserError, listed
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -30,7 +30,7 @@ def require_onnx() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"An ONNX file needs {' and '.join(missing)}.",
+            f"An ONNX file needs {listed(missing)}.",
             "Install what is missing with: pip install 'oodbench[onnx]'",
         )
 

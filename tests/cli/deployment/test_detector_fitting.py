@@ -127,6 +127,16 @@ def test_bad_arguments(
     assert not Path("artifact").exists()
 
 
+def test_a_detector_that_the_run_left_out(
+    command: Command, run_of_methods: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run_of_methods, tmp_path / "copy"))
+    description = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(description | {"left_out": ["nci"]}))
+    refused = command("fit", copy, "nci", "--out", "a")
+    check_refusal(refused, "no method 'nci'", "left out", f"{copy} --resume --methods nci")
+
+
 def test_bad_places(
     command: Command, run_of_methods: Path, suite_run: tuple[object, Path], tmp_path: Path
 ) -> None:
