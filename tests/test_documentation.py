@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import pkgutil
 import re
 import runpy
 import subprocess
@@ -152,3 +154,33 @@ def test_architecture_names_modules_that_exist() -> None:
     drawn = set(re.findall(r"(?:^|\s)(\w+(?:/|\.py))(?=\s|$)", picture))
     packages = {path.parent.name + "/" for path in (ROOT / "oodbench").glob("*/__init__.py")}
     assert packages <= drawn, packages - drawn
+
+
+DOTTED = re.compile(
+    r"(?<![\w./-])oodbench\.(?!plugins\.detector_modules\.)(?:[A-Z]\w+|\w+(?:\.\w+)+)"
+)
+"""A class of oodbench, or something in one of its modules; not a file such as oodbench.toml."""
+
+
+def exists(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_what_pages_and_messages_name_exists() -> None:
+    named: dict[str, str] = {}
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":
+            continue  # names what was
+        named |= dict.fromkeys(DOTTED.findall(page.read_text("utf-8")), str(page))
+    for path in (*(ROOT / "oodbench").rglob("*.py"), *(ROOT / "detectors").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named |= dict.fromkeys(DOTTED.findall(node.value), f"{path}:{node.lineno}")
+    assert "oodbench.numerics.row_sample.RowSample" in named
+    assert not exists("oodbench.numerics.bank.FeatureSack")
+    missing = [f"{place} names {name}" for name, place in named.items() if not exists(name)]
+    assert not missing, "\n".join(missing)

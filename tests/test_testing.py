@@ -238,6 +238,20 @@ class ClassMeans(Right):
         self.mean = (sums / counts[:, None]).sum(dim=0)
 
 
+class Joining(Right):
+    """A mean of class means, of joined batches; torch raises a ValueError about an empty list."""
+
+    def fit(self, batches: Batches) -> None:
+        rows: list[list[Tensor]] = [[] for _ in range(batches.num_classes)]
+        for outputs in batches:
+            assert outputs.labels is not None
+            for number in outputs.labels.unique().tolist():
+                rows[number].append(outputs.features[outputs.labels == number].double())
+        if not all(rows):
+            raise ValueError("expected a non-empty list of tensors")
+        self.mean = torch.stack([torch.cat(each).mean(dim=0) for each in rows]).mean(dim=0)
+
+
 class Asserting(Right):
     def score(self, outputs: Outputs) -> Tensor:
         assert self.mean is not None, "fit comes first"
@@ -385,6 +399,7 @@ NEEDS = {
     Ignoring: ("features", "fit", "calibration"),
     SharedList: ("features", "fit", "calibration"),
     ClassMeans: ("features", "fit", "labels"),
+    Joining: ("features", "fit", "labels"),
     WritesIntoHead: ("features", "fit", "head"),
     AcrossTheBatch: ("features", "fit", "input_gradients"),
     PerturbingAcrossTheBatch: ("features", "fit", "input_gradient"),
@@ -417,9 +432,10 @@ WRONG: list[tuple[type[Detector], str, str]] = [
     (LastBatch, "fit_batch_size", "fitted in batches of 37: .* Add up over all batches"),
     (Appending, "refit", "fitted on other images before: .* anew"),
     (ClassMeans, "class_without_images", "without an image of class 2: .* not finite.*counts > 0"),
+    (Joining, "class_without_images", "class 2: ValueError: expected a non-empty list"),
     (Asserting, "unfitted", "raised AssertionError: fit comes first; expected a ValueError"),
     (Stateless, "unfitted", "declares a fit and scores without one. Set fitted attributes"),
-    (Hoarding, "memory", "grew by 12.* MB over 30,000 .*, 4.. bytes an image.*FeatureBank"),
+    (Hoarding, "memory", "grew by 12.* MB over 30,000 .*, 4.. bytes an image.*RowSample"),
     (HoardingArrays, "memory", "MB over 30,000 training images, 4. bytes an image"),
     (HoardingLater, "memory", "grew by 12.* MB over 30,000 training images"),
     (Baked, "search_after_fit", "with factor = .* set after the fit: .* Use the value in score"),
@@ -564,7 +580,7 @@ class Returns(Right):
     [
         ("scalar", r"shape \[\]; expected a torch tensor of shape \[90\]"),
         ("column", r"shape \[90, 1\]; expected a torch tensor of shape \[90\]"),
-        ("array", r"returned a ndarray; expected a torch tensor of shape \[90\]"),
+        ("array", r"returned a value of type ndarray; expected a torch tensor of shape \[90\]"),
         ("infinite", r"90 of 90 scores are not finite, the first of them \[-inf\]"),
     ],
 )

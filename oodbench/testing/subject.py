@@ -181,7 +181,8 @@ class Subject:
         wanted = f"expected a torch tensor of shape {expected}, one score for each image"
         remedy = "Return one number for each image, such as values.amax(dim=1)."
         if not isinstance(scores, Tensor):
-            expect(False, f"score returned a {type(scores).__name__}; {wanted}", remedy)
+            found = type(scores).__name__
+            expect(False, f"score returned a value of type {found}; {wanted}", remedy)
         assert isinstance(scores, Tensor)
         shape = list(scores.shape)
         expect(shape == expected, f"score returned shape {shape}; {wanted}", remedy)
