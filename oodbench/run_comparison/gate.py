@@ -81,6 +81,11 @@ class Gate(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             place = ".".join(map(str, first["loc"]))
+            if first["type"] == "dict_type":
+                raise UserError(
+                    f"{where}: {place}: expected limits by metric, not {shown(first['input'])}.",
+                    f"Write them as in {place} = {{auroc = 0.5}}.",
+                ) from error
             raise UserError(
                 f"{where}: {place}: {first['msg']}, not {shown(first['input'])}."
             ) from error

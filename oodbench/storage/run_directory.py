@@ -11,6 +11,7 @@ matches one of the two.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import threading
@@ -48,6 +49,23 @@ _VALIDATION = "validation@"
 _one_reader = threading.Lock()
 """NumPy parses headers with `ast`, which in CPython 3.11 may fail while another thread parses ("AST
 constructor recursion depth mismatch")."""
+
+
+def require_folder(folder: Path) -> None:
+    """Check that there is something at a path.
+
+    Raises:
+        UserError: if there is nothing; the hint has the folders beside it with nearest names.
+    """
+    if folder.exists():
+        return
+    beside = [each.name for each in folder.parent.glob("*") if each.is_dir()]
+    near = difflib.get_close_matches(folder.name, beside, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(str(folder.parent / name) for name in near)}?"
+    raise UserError(
+        f"There is no folder {folder}.",
+        hint if near else "Give the folder that `oodbench run` printed.",
+    )
 
 
 class RunDirectory:
@@ -95,6 +113,7 @@ class RunDirectory:
         try:
             return RunDescription.read(self.description_path)
         except FileNotFoundError as error:
+            require_folder(self.folder)
             raise UserError(
                 f"{self.folder} holds no run: there is no {NAME} in it.",
                 "Give the folder that `oodbench run` printed.",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from oodbench.errors import UserError
 from oodbench.storage.records import CostRecord, QualityRecord
 from oodbench.storage.run_description import RunDescription
-from oodbench.storage.run_directory import RECORDS, RunDirectory
+from oodbench.storage.run_directory import RECORDS, RunDirectory, require_folder
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def read_stored_run(path: Path) -> StoredRun:
     """
     folder = path.parent if path.name == RECORDS else path
     directory = RunDirectory(folder)
+    require_folder(folder)
     if not directory.exists() and not (folder / RECORDS).is_file():
         raise UserError(
             f"{path} holds no run: there is neither a run.json nor a {RECORDS} in it.",

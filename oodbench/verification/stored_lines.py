@@ -19,7 +19,13 @@ from oodbench.storage.records import (
     parse_line,
     text_lines,
 )
-from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING
+from oodbench.storage.run_directory import (
+    COSTS,
+    DIFFERENCES,
+    RECORDS,
+    TRAINING,
+    require_folder,
+)
 from oodbench.verification.outcome import Discrepancy
 
 Key = tuple[str, int]
@@ -73,6 +79,7 @@ def read_lines(folder: Path) -> StoredLines:
         UserError: if a file cannot be read, there is no quality record in the folder, or no line of
             it is one of this version of oodbench.
     """
+    require_folder(folder)
     if not (folder / RECORDS).is_file():
         raise UserError(
             f"{folder} holds no records of a run: there is no {RECORDS} in it.",

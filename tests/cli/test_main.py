@@ -71,7 +71,7 @@ REFUSED = {
     "kind": (["list", "detector"], "'detector'", "'detectors'"),
     "format": (["report", ".", "--format", "xml"], "'xml'", "'latex'"),
     "run": (["report", "."], "holds no run", "run.json"),
-    "no run": (["report", "nowhere"], "nowhere holds no run"),
+    "no run": (["report", "nowhere"], "no folder nowhere"),
     "plug-ins": (["list", "models", "--plugins", "nowhere"], "nowhere is not a folder"),
     "model": (["train", "digits", "--model", "softmax"], "no model 'softmax'", "'SoftMax'"),
     "seeds twice": (["train", "--seeds", "1", "--seed", "2"], "give one of them", "seed 2 alone"),

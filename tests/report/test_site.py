@@ -592,10 +592,10 @@ def test_a_damaged_list_of_files_is_an_error(tmp_path: Path, content: str) -> No
 
 def test_bad_input_is_one_clear_error(tmp_path: Path, command: Command) -> None:
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "missing"):
-        done = command("site", path, "--out", tmp_path / "site")
+    for name, words in (("empty", "holds no run"), ("missing", "no folder")):
+        done = command("site", tmp_path / name, "--out", tmp_path / "site")
         assert done.code == 2
-        assert "holds no run" in done.err
+        assert words in done.err
     assert not (tmp_path / "site").exists()
     assert command("site", "--out", tmp_path / "site").code == 2
 

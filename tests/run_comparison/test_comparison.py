@@ -521,7 +521,7 @@ def test_the_public_function(write: Write) -> None:
     with pytest.raises(UserError, match="base: expected a path"):
         oodbench.compare(3, head)  # type: ignore[arg-type]
     shutil.rmtree(base)
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="no folder"):
         oodbench.compare(base, head)
 
 

@@ -75,6 +75,7 @@ def test_the_gate_of_a_project(tmp_path: Path) -> None:
         ("g.toml", "[gates]\nstrict = true", ["g.toml", "'gates'", "'gate'"]),
         ("g.toml", "strict = true", ["g.toml", "'strict'", "below [gate]"]),
         ("g.toml", "[gate]\nmax_drop = {aurok = 1}", ["g.toml", "'aurok'", "'auroc'"]),
+        ("g.toml", "[gate]\nmax_drop = 0.5", ["max_drop: expected limits", "{auroc = 0.5}"]),
         ("g.toml", "[gate]\nstrict = 1", ["g.toml", "strict"]),
         ("g.toml", "gate = 3", ["g.toml", "gate", "3"]),
         ("g.toml", "[gate", ["g.toml", "not valid TOML"]),

@@ -41,9 +41,14 @@ def test_records_alone(tmp_path: Path) -> None:
 
 
 def test_what_holds_no_run(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing", tmp_path / "records.jsonl"):
+    for path in (tmp_path, tmp_path / "records.jsonl"):
         with pytest.raises(UserError, match="holds no run"):
             read_stored_run(path)
+    (tmp_path / "runs").mkdir()
+    for path in (tmp_path / "run", tmp_path / "run" / "records.jsonl"):
+        with pytest.raises(UserError, match="There is no folder") as error:
+            read_stored_run(path)
+        assert f"Did you mean {tmp_path / 'runs'}?" in error.value.hint
     (tmp_path / "records.jsonl").write_text("")
     with pytest.raises(UserError, match="nothing of this run is finished"):
         read_stored_run(tmp_path)

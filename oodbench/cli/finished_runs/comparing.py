@@ -35,7 +35,14 @@ class FailOn(StrEnum):
     any = "any"
 
 
-_SUFFIXES = {".md": "md", ".json": "json", ".xml": "junit", ".html": "html"}
+_SUFFIXES = {
+    ".md": "md",
+    ".json": "json",
+    ".xml": "junit",
+    ".html": "html",
+    ".txt": "table",
+    "": "table",
+}
 
 
 def compare(
@@ -146,13 +153,13 @@ def compare(
     )
     gate = _combined(gate_file, options, allow_cost=allow_cost, strict=strict)
     _check_outputs({"--out": out, "--badge": badge_file, "--badge-json": badge_json})
+    form = format_.value if format_ else None if out is None else _form_of(out)
     names = [name for name in (metrics or "").split(",") if name.strip()]
     comparison = compare_runs(
         read_stored_run(base), read_stored_run(head), metrics=_metrics(names, gate)
     )
     result = gates.check(comparison, gate)
 
-    form = format_.value if format_ else _SUFFIXES.get(out.suffix.lower(), "table") if out else None
     if out is not None:
         write_atomic(out, WRITERS[form or "table"](comparison, result))
     elif form in (None, "table"):
@@ -166,6 +173,22 @@ def compare(
         write_atomic(badge_json, badge.endpoint_json(shown))
     _tell(comparison, result, table=out is None and form in (None, "table"))
     raise typer.Exit(result.exit_code)
+
+
+def _form_of(out: Path) -> str:
+    """The form that the suffix of a file says.
+
+    Raises:
+        UserError: if it says none.
+    """
+    from oodbench.errors import UserError
+
+    if out.suffix.lower() not in _SUFFIXES:
+        raise UserError(
+            f"--out: a comparison is not written as {out.suffix}: {out}.",
+            f"Suffixes: {', '.join(filter(None, _SUFFIXES))}; or choose a form with --format.",
+        )
+    return _SUFFIXES[out.suffix.lower()]
 
 
 def _check_outputs(files: Mapping[str, Path | None]) -> None:

@@ -153,6 +153,7 @@ def test_the_gate_of_the_folder_and_options(command: Command, runs: tuple[str, s
         (["--out", "."], ["Cannot write"]),
         (["--out", "base/records.jsonl/x.md"], ["Cannot write"]),
         (["--badge", "base"], ["Cannot write base"]),
+        (["--out", "a.pdf"], ["not written as .pdf", ".html", "--format"]),
         (["--out", "a.svg", "--badge", "./a.svg"], ["--out and --badge name the same file"]),
     ],
 )
@@ -169,7 +170,12 @@ def test_bad_usage(
 def test_no_run(command: Command, runs: tuple[str, str]) -> None:
     done = command("compare", runs[0], "nowhere")
     assert done.code == 2
-    assert "nowhere holds no run" in done.err
+    assert "There is no folder nowhere" in done.err
+    misspelt = f"{runs[1][:-1]}"
+    for words in (("compare", runs[0]), ("verify",), ("report",), ("site",)):
+        done = command(*words, misspelt, *(("--out", "s") if words == ("site",) else ()))
+        assert done.code == 2
+        assert f"Did you mean {runs[1]}" in done.err, words
 
 
 def test_files(command: Command, runs: tuple[str, str]) -> None:
