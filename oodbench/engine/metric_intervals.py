@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from oodbench import bootstrap as intervals
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult, chosen_parameters
-from oodbench.errors import UserError, listed
+from oodbench.errors import UserError
 from oodbench.metrics import OPTIONAL
 from oodbench.metrics.resampled_values import Images
 from oodbench.planning.plan import Method
@@ -34,11 +34,20 @@ NO_VALIDATION = (
 )
 
 
-def first_results(records: Mapping[str, Sequence[QualityRecord]]) -> Iterator[str]:
-    """Lines with the mean AUROC of each method over its OOD sets, and the reason of each failure.
+_LISTED = 5
+"""Methods of a line with first results: the best, and the best of the user's."""
+
+
+def first_results(
+    records: Mapping[str, Sequence[QualityRecord]], own: Set[str] = frozenset()
+) -> Iterator[str]:
+    """Lines with mean AUROCs over the OOD sets, and the reason of each failure.
+
+    Of many methods, the best are in the line, and those of the user.
 
     Args:
         records: method -> its records of one seed.
+        own: methods whose detectors are not built in.
     """
     means: dict[str, float] = {}
     for name, group in records.items():
@@ -49,7 +58,12 @@ def first_results(records: Mapping[str, Sequence[QualityRecord]]) -> Iterator[st
             yield f"FAILED: {name}: {group[0].reason}"
     if means:
         best_first = sorted(means, key=means.__getitem__, reverse=True)
-        yield "mean AUROC " + listed(f"{100 * means[name]:.1f} % {name}" for name in best_first)
+        wanted = [name for name in best_first if name in own][:_LISTED]
+        chosen = {*best_first[:_LISTED], *wanted}
+        chosen = chosen if len(best_first) > len(chosen) + 1 else {*best_first}
+        said = [f"{100 * means[name]:.1f} % {name}" for name in best_first if name in chosen]
+        left = len(best_first) - len(said)
+        yield f"mean AUROC {', '.join(said)}{f' and {left} more' if left else ''}"
 
 
 class Recorder:

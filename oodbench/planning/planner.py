@@ -38,7 +38,6 @@ from oodbench.planning.method_selection import (
 from oodbench.planning.plan import Method, Plan, Skip
 from oodbench.planning.published_numbers import published_averages
 from oodbench.plugins.catalog import Catalog, DetectorStatus, aliases
-from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName
 
 DEFAULT_SEEDS = 3
@@ -108,7 +107,7 @@ def make_plan(
         reference = with_settings(reference, benchmark)
     rest: list[Method] = []
     if methods is None:
-        plugins = {name for name in statuses if _is_plugin(name, catalog)}
+        plugins = {name for name in statuses if catalog.is_plugin(name)}
         candidates, skips, rest = default_methods(candidates, skips, benchmark, plugins)
     elif not everything:
         candidates, skips = selected_methods(methods, candidates, skips, benchmark, statuses)
@@ -149,12 +148,6 @@ def _left_out(
     able = dict.fromkeys(m.detector.name for m in rest if _cannot_run(m, benchmark) is None)
     there = {method.detector.name for method in methods}
     return tuple(name for name in able if name not in there)
-
-
-def _is_plugin(detector: str, catalog: Catalog) -> bool:
-    """Whether a detector is not built in."""
-    entry = catalog.entries["detector"].get(detector)
-    return entry is None or entry.source != BUILT_IN
 
 
 def _seeds(benchmark: BenchmarkSpec, methods: Sequence[Method], seeds: int | None) -> int:
@@ -205,7 +198,7 @@ def _tuned(method: Method, benchmark: BenchmarkSpec, catalog: Catalog) -> Method
     named = benchmark.methods.get(method.name)
     protocol = benchmark.tuning.protocol_for(
         method.detector.name,
-        plugin=_is_plugin(method.detector.name, catalog),
+        plugin=catalog.is_plugin(method.detector.name),
         own=None if named is None else named.tuning,
     )
     ood = benchmark.tuning.ood if protocol == "ood_validation" else None

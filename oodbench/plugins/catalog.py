@@ -113,6 +113,15 @@ class Catalog:
                 "Rename one of them: names must be unique.",
             )
 
+    def is_plugin(self, detector: str) -> bool:
+        """Whether a detector is not built in.
+
+        Args:
+            detector: its name.
+        """
+        entry = self.entries["detector"].get(detector)
+        return entry is None or entry.source != BUILT_IN
+
     def entry(self, kind: Kind, name: str) -> Entry:
         """The entry of a name; for detectors, also of an alias.
 

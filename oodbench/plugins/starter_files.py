@@ -16,7 +16,7 @@ from typing import Any
 
 from oodbench.errors import UserError, shown
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.content_folders import Kind
+from oodbench.plugins.content_folders import BUILT_IN, Kind
 from oodbench.specs.names import obstacle
 
 Files = Mapping[Path, str]
@@ -198,8 +198,9 @@ def _check_name(name: str, kind: str, pattern: str, parts: str, joint: str) -> N
 
 def _taken(name: str, kind: Kind, owner: str, other: str, catalog: Catalog) -> UserError:
     also = "" if other == owner else f", which is also called '{other}'"
+    entry = catalog.entry(kind, owner)
+    choose = "Choose" if entry.source == BUILT_IN else "Edit that file, or choose"
     return UserError(
-        f"The name '{name}' is taken by {kind} '{owner}'{also} "
-        f"({catalog.entry(kind, owner).path}).",
-        "Choose another name; a name stands for one thing.",
+        f"The name '{name}' is taken by {kind} '{owner}'{also} ({entry.path}).",
+        f"{choose} another name; a name stands for one thing.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,32 @@ from helpers.finished_run import METHODS, SEEDS, SETS, SKIPPED, check_same, reco
 from helpers.tiers import by_default
 
 from oodbench import metrics
+from oodbench.engine.metric_intervals import first_results
 from oodbench.report.writers.run_files import RUN_FILES
 from oodbench.results import Run
 from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord, to_lines
 from oodbench.storage.run_directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("one_thread", "content")
+
+
+def test_first_results_name_the_best_and_those_of_the_user() -> None:
+    base = QualityRecord(
+        **{field.name: None for field in fields(QualityRecord)}  # type: ignore[arg-type]
+    )
+    found = {
+        f"M{n}": [replace(base, status="ok", metric="auroc", value=(90 - n) / 100)]
+        for n in range(9)
+    }
+    (line,) = first_results(found, {"M7", "M8"})
+    assert line == (
+        "mean AUROC 90.0 % M0, 89.0 % M1, 88.0 % M2, 87.0 % M3, 86.0 % M4, 83.0 % M7, 82.0 % M8 "
+        "and 2 more"
+    )
+    (line,) = first_results(found)
+    assert line.endswith("86.0 % M4 and 4 more")
+    (line,) = first_results(found, {"M6", "M7", "M8"})
+    assert "more" not in line
 
 
 # --- the contract ---------------------------------------------------------------------------

@@ -255,7 +255,8 @@ class BenchmarkRun:
             self.notes[f"{name}/seed{seed}"] = notes
         for name, values in result.resampled.items():
             self.recorder.resampled[name, seed] = values
-        for line in first_results(result.records):
+        own = {m.name for m in self.plan.methods if self.catalog.is_plugin(m.detector.name)}
+        for line in first_results(result.records, own):
             self.say.result(f"{label}: {line}")
         accuracy = f"test accuracy {100 * result.accuracy:.1f} %"
         count = counted(len(result.records), "method")
@@ -331,8 +332,9 @@ class BenchmarkRun:
         self.duplicates = dict(held.duplicates_of_id_images)
         threads, now = held.environment.threads, self.executor.threads
         if held.run_id and threads != now:
+            begun = counted(threads, "thread") if threads else "an unknown number of threads"
             self.say.warn(
-                f"{self.directory.folder} was begun with {threads} threads and continues with "
+                f"{self.directory.folder} was begun with {begun} and continues with "
                 f"{now}: new results may differ in the last digits."
             )
 
