@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from oodbench.bootstrap import SharedResamples
-from oodbench.errors import UserError, listed, visible
+from oodbench.errors import UserError, counted, listed, visible
 from oodbench.report import differences
 from oodbench.report.aggregation import aggregate
 from oodbench.report.leaderboard import JoinedRun, LeaderboardData
@@ -147,7 +147,8 @@ def _joined(run: StoredRun, label: str) -> JoinedRun:
     revision = versions.get("oodbench_revision")
     version = f"{versions.get('oodbench', '')}{f' ({revision})' if revision else ''}"
     device = [machine.device, machine.processor]
-    threads = f"{machine.threads} threads" if machine.device == "cpu" and machine.threads else ""
+    count = machine.threads if machine.device == "cpu" else None
+    threads = counted(count, "thread") if count else ""
     where = ", ".join(filter(None, dict.fromkeys([*device, threads])))
     return JoinedRun(label, described.written[:10], version, where, scores)
 

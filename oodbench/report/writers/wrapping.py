@@ -12,8 +12,9 @@ def wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters, broken after spaces.
 
     A word longer than `width` is broken after + - _ / @ and comma, and a piece of it that is still
-    longer anywhere. Numbers such as 1,000 and 1e-4 stay whole as long as they fit. Joined, the
-    lines are the text again, except for spaces at the ends of lines. A width below 1 counts as 1.
+    longer anywhere. Numbers such as 1,000, 1e-4 and 98.4 % stay whole as long as they fit.
+    Joined, the lines are the text again, except for spaces at the ends of lines. A width below 1
+    counts as 1.
     """
     width = max(1, width)
     lines = [""]
@@ -40,6 +41,6 @@ def longest_number(text: str) -> int:
 def _pieces(text: str, width: int = 0) -> list[str]:
     """The parts of a text that lines are broken between; words of at most `width` are one part."""
     pieces: list[str] = []
-    for word in re.split(r"(?<= )(?=[^ ])", text):
+    for word in re.split(r"(?<= )(?=[^ %])", text):
         pieces += [word] if len(word.rstrip()) <= width else _MARKS.split(word)
     return pieces

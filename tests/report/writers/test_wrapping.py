@@ -19,6 +19,7 @@ from oodbench.report.writers.wrapping import longest_number, longest_piece, wrap
         ("abcdefgh", 3, ["abc", "def", "gh"]),
         ("", 5, [""]),
         ("fits", 4, ["fits"]),
+        ("SoftMax 98.4 %.", 13, ["SoftMax", "98.4 %."]),
     ],
 )
 def test_wrap(text: str, width: int, lines: list[str]) -> None:
