@@ -332,10 +332,9 @@ class BenchmarkRun:
         self.duplicates = dict(held.duplicates_of_id_images)
         threads, now = held.environment.threads, self.executor.threads
         if held.run_id and threads != now:
-            begun = counted(threads, "thread") if threads else "an unknown number of threads"
             self.say.warn(
-                f"{self.directory.folder} was begun with {begun} and continues with "
-                f"{now}: new results may differ in the last digits."
+                f"{self.directory.folder} was begun with {counted(threads or 0, 'thread')} and "
+                f"continues with {now}: new results may differ in the last digits."
             )
 
     def _write(self, status: RunStatus) -> None:

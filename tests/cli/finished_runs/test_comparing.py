@@ -175,7 +175,8 @@ def test_no_run(command: Command, runs: tuple[str, str]) -> None:
     for words in (("compare", runs[0]), ("verify",), ("report",), ("site",)):
         done = command(*words, misspelt, *(("--out", "s") if words == ("site",) else ()))
         assert done.code == 2
-        assert f"Did you mean {runs[1]}" in done.err, words
+        assert "Did you mean" in done.err, words
+        assert f"{runs[1]}?" in done.err, words
 
 
 def test_files(command: Command, runs: tuple[str, str]) -> None:
