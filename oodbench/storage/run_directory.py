@@ -284,7 +284,7 @@ def read_arrays(path: Path, what: str) -> dict[str, Any]:
     try:
         with _one_reader, np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise many types for damaged files
         raise UserError(f"Cannot read the {what} in {path}: {error}.") from error
 
 

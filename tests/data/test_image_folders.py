@@ -630,7 +630,7 @@ def test_the_address_depends_on_what_decides_the_pixels(update: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("file", ["test.npy", "test-labels.npy", "decoded.json"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "garbage"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "garbage", "open bracket"])
 def test_a_damaged_cache_is_decoded_again(tmp_path: Path, file: str, damage: str) -> None:
     write_toy(tmp_path)
     before = load(spec(), "test", tmp_path).fingerprint()
@@ -638,7 +638,9 @@ def test_a_damaged_cache_is_decoded_again(tmp_path: Path, file: str, damage: str
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:-9] if damage == "cut" else b"garbage")
+        content = path.read_bytes()
+        damaged = {"cut": content[:-9], "open bracket": content.replace(b"}", b" ", 1)}
+        path.write_bytes(damaged.get(damage, b"garbage"))
     with pytest.warns(UserWarning, match="data set 'toy': the decoded images in .* are damaged: "):
         assert load(spec(), "test", tmp_path).fingerprint() == before
     assert load(spec(), "test", tmp_path).fingerprint() == before

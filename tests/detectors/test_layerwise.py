@@ -374,8 +374,8 @@ def test_images_are_kept_out_only_if_there_are_no_others() -> None:
 def test_taps_are_captured_only_if_a_layer_is_read() -> None:
     plain = evaluated(method("cosine", "plain"), splits=("train",))
     layers = evaluated(method("cosine", "layers", layers="all"), splits=("train",))
-    assert not plain._runner.capture.taps
-    assert layers._runner.capture.taps
+    assert not plain.runner.capture.taps
+    assert layers.runner.capture.taps
 
 
 def test_tuned_parameters_reach_every_layer_and_its_statistics() -> None:

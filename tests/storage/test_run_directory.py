@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.commands import Command
 from helpers.finished_run import METHODS, SEEDS, description, first_value, flip, without_digests
@@ -226,7 +229,11 @@ def test_a_description_of_a_wrong_type(copy: Path, key: str, value: object) -> N
 
 def test_unreadable_scores_are_said(copy: Path) -> None:
     directory = RunDirectory(copy)
-    for content in (b"", b"PK\x03\x04 torn", b"text"):
+    array, archive = io.BytesIO(), io.BytesIO()
+    np.save(array, np.zeros(3))
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("id.npy", array.getvalue().replace(b"}", b" ", 1))
+    for content in (b"", b"PK\x03\x04 torn", b"text", archive.getvalue()):
         directory.scores_path((METHODS[0], 0)).write_bytes(content)
         with pytest.raises(UserError, match="Cannot read the scores in"):
             directory.read_scores((METHODS[0], 0))

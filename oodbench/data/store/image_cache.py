@@ -82,7 +82,7 @@ class Decoded:
             if self.record["labeled"]:
                 labels = np.load(self.folder / f"{split}-labels.npy", allow_pickle=False)
             data = ImageArray(images, labels)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # numpy raises many types of errors for damaged headers
             raise DamagedCacheError(f"cannot read split '{split}' ({error})") from error
         if list(images.shape) != [self.count, *self.record["shape"]]:
             raise DamagedCacheError(f"split '{split}' has images of shape {list(images.shape)}")

@@ -66,7 +66,7 @@ def test_what_is_cancelled_may_keep_its_state(
     waits = Waits("waits", tmp_path / "started", tmp_path / "stopped")
     with executor(tmp_path / "jobs", Notes()) as jobs:
         jobs.submit(waits)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not waits.started.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert jobs.withdraw([waits]) == [], "it has a job"
