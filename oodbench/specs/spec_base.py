@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -22,13 +21,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from oodbench.specs.names import method_obstacle, obstacle, shortened
+from oodbench.written_values import WrittenValues
 
 SplitName = Literal["train", "validation", "test"]
 WORDS = {"title", "summary", "published", "default_detectors", "metrics"}
 """Keys of a benchmark and of a suite that do not affect scores and the metrics of every run."""
 
 
-class Spec(BaseModel):
+class Spec(WrittenValues):
     """Base class of specs: immutable, strict about keys and types."""
 
     model_config = ConfigDict(

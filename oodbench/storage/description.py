@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from oodbench.errors import UserError
 from oodbench.files import canonical_json, digest, write_atomic
+from oodbench.written_values import WrittenValues
 
 _SEAL = "seal"
 """Key of the digest of all other values of a description."""
 
 
-class DescriptionPart(BaseModel):
+class DescriptionPart(WrittenValues):
     """Frozen values; types are checked strictly, unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.commands import Command, start
-from helpers.finished_run import METHODS, SEEDS, check_same, records, run
+from helpers.finished_run import METHODS, SEEDS, among_plugins, check_same, records, run
 from helpers.tiers import by_default
 
-from oodbench import files
 from oodbench.errors import UserError
 from oodbench.results import Run
 
@@ -165,11 +164,24 @@ def test_an_interrupted_run_says_how_to_go_on(
 # --- damaged files --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def two_checkpoints(content_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the checkpoints of two seeds of a model, and nothing else."""
+    cache = tmp_path_factory.mktemp("two")
+    with among_plugins(content_folder, cache):
+        run(tmp_path_factory.mktemp("run") / "run", methods=["SoftMax+MSP"], seeds=2)
+    return cache
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "noise", "another's"])
 def test_a_damaged_checkpoint_is_trained_again(
-    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    complete: Path,
+    two_checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
 ) -> None:
-    cache = Path(shutil.copytree(files.cache_folder(), tmp_path / "cache"))
+    cache = Path(shutil.copytree(two_checkpoints, tmp_path / "cache"))
     monkeypatch.setenv("OODBENCH_CACHE", str(cache))
     (path,) = cache.glob("checkpoints/resnet8-softmax-seed0-*.safetensors")
     (other,) = cache.glob("checkpoints/resnet8-softmax-seed1-*.safetensors")

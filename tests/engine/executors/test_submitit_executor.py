@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -60,9 +61,12 @@ def test_tasks_of_which_one_is_lost_and_one_raises(
 
 @pytest.mark.usefixtures("content")
 def test_what_is_cancelled_may_keep_its_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    # A shell's job in the background ignores interrupts, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     waits = Waits("waits", tmp_path / "started", tmp_path / "stopped")
     with executor(tmp_path / "jobs", Notes()) as jobs:
         jobs.submit(waits)
