@@ -22,7 +22,8 @@ from oodbench.models.ensemble import Ensemble
 from oodbench.models.published_weights import library_networks
 from oodbench.models.published_weights.library_networks import LibraryModel, first_line
 from oodbench.models.published_weights.preprocessing import Preprocessing
-from oodbench.models.published_weights.weight_matching import load_weights, match
+from oodbench.models.published_weights.weight_loading import load_weights
+from oodbench.models.published_weights.weight_matching import match
 from oodbench.models.published_weights.weights_file import FileWeights, read_weights
 from oodbench.models.registry import NETWORKS, is_callable_name, library_of
 from oodbench.models.structure.analysis import Analysis, analyze

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from oodbench import models
-from oodbench.models.published_weights.weight_matching import load_weights
+from oodbench.models.published_weights.weight_loading import load_weights
 from oodbench.models.published_weights.weights_file import read_weights
 from oodbench.models.registry import (
     IMAGENET_NORMALIZATION,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oodbench import models
 from oodbench.errors import UserError
-from oodbench.models.published_weights.weight_matching import load_weights
+from oodbench.models.published_weights.weight_loading import load_weights
 from oodbench.models.published_weights.weights_file import read_weights
 
 NETWORK = "resnet8"
@@ -208,13 +208,22 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_another_architecture_is_named_by_its_first_differences(tmp_path: Path) -> None:
     path = saved(tmp_path, dict(models.create("resnet18_32x32", 3).state_dict()))
-    message = refusal(path).message
-    assert message.startswith(
+    error = refusal(path)
+    assert error.message.startswith(
         f"Checkpoint {path} is of another architecture than network 'resnet8'"
     )
-    assert "it lacks" in message
-    assert "the first stem.0.weight" in message
-    assert "too many, the first conv1.weight" in message
+    assert "it lacks" in error.message
+    assert "the first stem.0.weight" in error.message
+    assert "too many, the first conv1.weight" in error.message
+    assert error.hint == (
+        "Its names and shapes are those of network 'resnet18_32x32': choose that one."
+    )
+
+
+@pytest.mark.parametrize("network", ["resnet20_option_a", "resnet20"])
+def test_the_network_of_a_checkpoint_is_named(tmp_path: Path, network: str) -> None:
+    wrapped = prefixed(dict(models.create(network, 100).state_dict()), "module.")
+    assert f"those of network '{network}': choose" in refusal(saved(tmp_path, wrapped)).hint
 
 
 def test_another_width_is_named_by_its_first_shape(tmp_path: Path) -> None:
