@@ -68,6 +68,19 @@ def test_nothing_but_skipped_methods(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["table", "md", "html", "latex"])
+def test_the_values_of_a_single_set_are_shown_once(name: str) -> None:
+    records = quality_records(1)
+    kept = next(record.ood_dataset for record in records if record.ood_dataset)
+    single = [record for record in records if record.ood_dataset in (None, kept)]
+    texts = [
+        unescaped(name, FORMATS[name](Leaderboard.from_records(chosen, [])))
+        for chosen in (records, single)
+    ]
+    assert ["worst" in text.lower() for text in texts] == [True, False]
+    assert ["on each OOD set" in text for text in texts] == [name != "table", False]
+
+
+@pytest.mark.parametrize("name", ["table", "md", "html", "latex"])
 def test_documents_explain_marks_and_intervals(name: str, board: Leaderboard) -> None:
     text = re.sub(r"\s+", " ", unescaped(name, FORMATS[name](board)))
     for wanted in (

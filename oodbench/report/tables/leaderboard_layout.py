@@ -18,7 +18,6 @@ from oodbench.report.leaderboard import (
 )
 from oodbench.report.tables.averages_layout import average_notes, average_tables, sources
 from oodbench.report.tables.cost_tables import (
-    SCATTER_LIMIT,
     UNSTEADY_NOTE,
     cost_table,
     relative_time,
@@ -27,7 +26,6 @@ from oodbench.report.tables.cost_tables import (
 )
 from oodbench.report.tables.document import (
     TIED_SIGN,
-    UNSTEADY_SIGN,
     Cell,
     Document,
     Heading,
@@ -35,24 +33,18 @@ from oodbench.report.tables.document import (
     Table,
 )
 from oodbench.report.tables.method_cells import RUN, name_headings, named, sections
-from oodbench.report.tables.notes import cost_notes, left_out_note, mark_notes, notes, tuning_notes
+from oodbench.report.tables.notes import cost_notes, mark_notes, notes, tuning_notes
 from oodbench.report.tables.optional_tables import optional_set_tables, optional_tables
+from oodbench.report.tables.ranking_table import ranking_table
 from oodbench.report.tables.threshold_tables import transfer_overview, transfer_tables
 from oodbench.report.tables.values import (
     BASELINE_SIGN,
-    cost_of,
-    interval_text,
-    interval_title,
     metric_title,
     parameters_text,
-    percent,
     seeds_text,
-    short_decimal,
     tuned_on_text,
     value_cell,
 )
-
-_TUNED = Heading("Tuned on", "Tuned on", text=True, importance=7)
 
 
 def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
@@ -64,7 +56,7 @@ def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Docum
         split: whether a method is named in two columns, the trained model and the detector.
     """
     tables = [
-        _leaderboard(board, split),
+        ranking_table(board, split),
         *optional_tables(board, split=split, whole=False),
         *transfer_overview(board, split=split),
         cost_table(board, split),
@@ -91,7 +83,7 @@ def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
         for column in sets
     ]
     tables = [
-        _leaderboard(board, split),
+        ranking_table(board, split),
         *(
             _details(
                 board,
@@ -104,12 +96,12 @@ def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
                 ],
             )
             for metric in ("auroc", FPR)
-            if metric in board.metrics
+            if metric in board.metrics and len(sets) > 1  # the first table has the only set's
         ),
         _details(
             board,
             split,
-            "All metrics, mean over the OOD sets (%)",
+            "All metrics, mean over the OOD sets (%)" if len(sets) > 1 else "All metrics (%)",
             [
                 (metric, board.column("mean"), metric_title(metric))
                 for metric in board.metrics
@@ -132,7 +124,7 @@ def full(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
 
 
 def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
-    """The best methods in five columns: a table for one column of a paper.
+    """The best methods in five columns at most: a table for one column of a paper.
 
     Args:
         board: the leaderboard.
@@ -140,11 +132,12 @@ def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
         methods: number of methods.
     """
     mean, worst = board.column("mean"), board.column("worst")
+    several = len(mean.sets) != 1
     ranked = [row for row in board.rows if not row.oracle and row.rank is not None]
     headings = (
         *name_headings(board, split=False),
         Heading("AUROC", "AUROC"),
-        Heading("Worst AUROC", "Worst AUROC"),
+        *((Heading("Worst AUROC", "Worst AUROC"),) if several else ()),
         Heading("FPR95", "FPR95"),
         Heading("Time", "Time"),
     )
@@ -152,7 +145,7 @@ def compact(board: LeaderboardData, *, best: str, methods: int = 10) -> Table:
         (
             *named(row, board, split=False),
             value_cell(row.entries.get((RANKED_BY, mean))),
-            value_cell(row.entries.get((RANKED_BY, worst))),
+            *((value_cell(row.entries.get((RANKED_BY, worst))),) if several else ()),
             value_cell(row.entries.get((FPR, mean))),
             relative_time(row),
         )
@@ -247,71 +240,6 @@ def _described(run: JoinedRun) -> str:
 
 
 # --- tables --------------------------------------------------------------------------------------
-
-
-def _leaderboard(board: LeaderboardData, split: bool) -> Table:
-    """The first table: ranks, AUROC and FPR95, and the two most telling costs."""
-    mean, worst = board.column("mean"), board.column("worst")
-    # A group of all OOD sets would repeat the mean.
-    groups = [column for column in board.groups if column.sets != mean.sets]
-    has_cost = any(row.cost is not None for row in board.rows)
-    auroc, fpr = metric_title("auroc"), metric_title(FPR)
-    interval = interval_title(row.entries.get((RANKED_BY, mean)) for row in board.rows)
-    headings = [
-        Heading("#", "#", importance=8),
-        *name_headings(board, split),
-        _TUNED,
-        *(
-            Heading(f"{auroc} {each.name} (%)", f"{auroc} {each.name}", importance=8)
-            for each in groups
-        ),
-        Heading(f"{auroc} mean (%)", f"{auroc} mean"),
-        Heading(f"{interval} (%)", interval, importance=5),
-        Heading(f"{fpr} mean (%)", f"{fpr} mean", importance=8),
-        Heading(f"{auroc} worst set (%)", f"{auroc} worst", importance=6),
-        Heading("Worst set", "Worst set", text=True, importance=2),
-        Heading("ID accuracy (%)", "ID acc.", importance=1),
-    ]
-    if has_cost:
-        headings += [
-            Heading("Forwards/backwards per image", "Fwd/bwd per image", importance=4),
-            Heading(f"Time ({BASELINE_SIGN} baseline)", f"Time {BASELINE_SIGN}base", importance=7),
-        ]
-
-    def cells(row: Row) -> tuple[Cell, ...]:
-        average = row.entries.get(("auroc", mean))
-        lowest = row.entries.get(("auroc", worst))
-        found = [
-            Cell("" if row.rank is None else str(row.rank)),
-            *named(row, board, split),
-            Cell(tuned_on_text(row.tuned_on, row.tuning_ood)),
-            *(value_cell(row.entries.get(("auroc", each))) for each in groups),
-            value_cell(average, spread=True),
-            Cell(interval_text(average.estimate) if average else ""),
-            value_cell(row.entries.get((FPR, mean))),
-            value_cell(lowest),
-            Cell((lowest.set_name or "") if lowest else ""),
-            Cell(percent(row.id_accuracy.mean) if row.id_accuracy else ""),
-        ]
-        if has_cost:
-            forwards, backwards = (
-                cost_of(row, name) for name in ("forwards_per_image", "backwards_per_image")
-            )
-            both = forwards is not None and backwards is not None
-            found += [
-                Cell(f"{short_decimal(forwards)}/{short_decimal(backwards)}" if both else ""),
-                relative_time(row),
-            ]
-        return tuple(found)
-
-    title = "Quality (%) and cost" if has_cost else "Quality (%)"
-    notes = [left_out_note(board.left_out)] if board.left_out else []
-    if any(map(unsteady, board.rows)):
-        notes.append(
-            f"{UNSTEADY_SIGN} after a time: its repetitions vary by more than {SCATTER_LIMIT:.0%} "
-            "(see the cost table)."
-        )
-    return Table(title, tuple(headings), sections(board, cells), tuple(notes))
 
 
 def _details(

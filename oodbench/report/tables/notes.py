@@ -116,9 +116,10 @@ def _quality_notes(board: LeaderboardData, best: str) -> list[str]:
     )
     found += _interval_notes(seeds)
     found += mark_notes(board, best)
-    found.append(
-        "Worst set: the OOD set on which the AUROC of the method, mean over seeds, is lowest."
-    )
+    if len(board.ood_sets) > 1:
+        found.append(
+            "Worst set: the OOD set on which the AUROC of the method, mean over seeds, is lowest."
+        )
     if any(not row.complete for row in board.rows):
         found.append(
             "A method with (k/n seeds) after its name has fewer seeds than the others: its mean is "
