@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,9 @@ def check_writable(path: Path) -> None:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file under a temporary name, flush it to the disk, rename it.
 
-    A reader, or a run that is killed at any moment, sees the old file or the new one. A device or a
-    pipe, such as /dev/null, is written to.
+    A reader, or a run that is killed at any moment, sees the old file or the new one. What a killed
+    process has left of this file under a temporary name is removed. A device or a pipe, such as
+    /dev/null, is written to.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
@@ -118,20 +120,110 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         if _is_device(path):  # renaming onto it would replace it
             path.write_bytes(data)
             return
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
+        remove_unfinished_of(path)
+        descriptor, temporary = _claimed(path)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes files private to the user; give them the usual permissions.
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(temporary).chmod(0o666 & ~mask)
-            Path(temporary).replace(path)
+                # mkstemp makes files private to the user; give them the usual permissions.
+                mask = os.umask(0)
+                os.umask(mask)
+                temporary.chmod(0o666 & ~mask)
+                if sys.platform != "win32":  # there, an open file cannot be renamed
+                    temporary.replace(path)
+            if sys.platform == "win32":
+                temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def unfinished_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside a file or folder, for its content; it is removed at the end.
+
+    Args:
+        path: what is written.
+    """
+    remove_unfinished_of(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_prefix(path)) as name:
+        if sys.platform == "win32":
+            yield Path(name)
+            return
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # no locks here: then others do not remove it either
+                _lock(descriptor)
+            yield Path(name)
+        finally:
+            os.close(descriptor)
+
+
+def remove_unfinished_of(path: Path) -> None:
+    """Remove what killed processes have not written to its end of one file or folder.
+
+    What a living process is writing stays: it holds a lock on it.
+    """
+    try:
+        names = os.listdir(path.parent)  # noqa: PTH208 - names alone
+    except OSError:
+        return
+    prefix = _prefix(path)
+    for leftover in (path.parent / name for name in names if name.startswith(prefix)):
+        with suppress(OSError):  # in use, or removed by another process
+            if leftover.is_dir():
+                _remove_unused(leftover, os.O_RDONLY, shutil.rmtree)
+            else:
+                _remove_unused(leftover, os.O_RDWR, Path.unlink)
+
+
+def _prefix(path: Path) -> str:
+    """What the temporary names of a file or folder begin with."""
+    return f"{TEMPORARY_PREFIX}{digest(os.fsencode(path.name))[:12]}-"
+
+
+def _claimed(path: Path) -> tuple[int, Path]:
+    """A new temporary file for a file: a descriptor, and its path; locked while it is open."""
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+        try:
+            _lock(descriptor)
+        except BlockingIOError:
+            pass  # another process takes it for a leftover
+        except OSError:
+            return descriptor, Path(name)  # no locks here: then nobody removes it
+        else:
+            if os.path.exists(name):  # noqa: PTH110 - False where the system cannot look
+                return descriptor, Path(name)
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+
+    def _lock(descriptor: int) -> None:
+        """An open file cannot be removed anyway."""
+
+    def _remove_unused(path: Path, mode: int, remove: Callable[[Path], object]) -> None:
+        if remove is Path.unlink:  # a folder that is in use could be removed
+            remove(path)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        """Lock an open file or folder; BlockingIOError if another process or thread has."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _remove_unused(path: Path, mode: int, remove: Callable[[Path], object]) -> None:
+        """Remove a file or folder that no process has locked; OSError if one has."""
+        descriptor = os.open(path, mode)
+        try:
+            _lock(descriptor)
+            remove(path)
+        finally:
+            os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:

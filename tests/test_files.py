@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers.kills import killed_at, needs_fork
 
 from oodbench.errors import UserError
-from oodbench.files import check_writable, write_atomic
+from oodbench.files import check_writable, unfinished_folder, write_atomic
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -39,3 +41,48 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot write"):
         check_writable(tmp_path / name)
+
+
+@needs_fork
+def test_what_a_killed_process_has_not_written_goes_with_the_next_write(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.md", tmp_path / "b.md"
+    for path in (first, second):
+        killed_at("fsync", partial(write_atomic, path, "half"))
+    assert len(list(tmp_path.glob(".writing-*"))) == 2
+    write_atomic(first, "whole")
+    assert len(list(tmp_path.glob(".writing-*"))) == 1, "that of the other file is not looked at"
+    write_atomic(second, "whole")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.md", "b.md"]
+
+
+@needs_fork
+def test_a_folder_of_a_killed_process_goes_too(tmp_path: Path) -> None:
+    def fill() -> None:
+        with unfinished_folder(tmp_path / "a.onnx") as folder:
+            write_atomic(folder / "part", "half")
+
+    killed_at("fsync", fill)
+    assert list(tmp_path.rglob(".writing-*/.writing-*"))
+    fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_thread_writes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, begun, go_on, flush = tmp_path / "a.md", threading.Event(), threading.Event(), os.fsync
+
+    def wait(descriptor: int) -> None:
+        if threading.current_thread() is other:
+            begun.set()
+            go_on.wait(20)
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    other = threading.Thread(target=write_atomic, args=(path, "of the other"))
+    other.start()
+    assert begun.wait(20)
+    write_atomic(path, "mine")
+    assert path.read_text(encoding="utf-8") == "mine"
+    go_on.set()
+    other.join(20)
+    assert path.read_text(encoding="utf-8") == "of the other"
+    assert list(tmp_path.iterdir()) == [path]

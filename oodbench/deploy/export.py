@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import linecache
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from oodbench.detector import Detector
 from oodbench.engine.passes.input_gradients import differentiates
 from oodbench.engine.scoring import score_batch
 from oodbench.errors import UserError
-from oodbench.files import TEMPORARY_PREFIX, check_writable, explained, make_folder
+from oodbench.files import check_writable, explained, make_folder, unfinished_folder
 from oodbench.metrics.thresholds import Threshold
 from oodbench.models.classifier import Classifier
 from oodbench.version import __version__
@@ -167,15 +166,12 @@ def write_export(
             **{f"oodbench.{name}": text for name, text in metadata.items()},
         }
         make_folder(path.parent)
-        with (
-            explained(path),
-            tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY_PREFIX) as folder,
-        ):
-            made = Path(folder) / path.name
+        with explained(path), unfinished_folder(path) as folder:
+            made = folder / path.name
             graph = _written(program, made, outputs, described)
             found = [graph(part)[1] for part in (images[:1], images)]
             difference = _checked_difference(found, expected)
-            files = sorted(Path(folder).iterdir(), reverse=True)  # weights before the graph
+            files = sorted(folder.iterdir(), reverse=True)  # weights before the graph
             if len(files) > 1:  # no older graph may read these weights
                 path.unlink(missing_ok=True)
             for file in files:

@@ -83,7 +83,8 @@ class RowSample:
         for number, start, stop in zip(blocks, cuts, cuts[1:], strict=False):
             if number == len(self._blocks):
                 count = min(size, self.capacity - number * size)
-                self._blocks.append(rows.new_empty(count, *rows.shape[1:], requires_grad=False))
+                new = rows.new_zeros(count, *rows.shape[1:], requires_grad=False)  # it may be saved
+                self._blocks.append(new)
             self._blocks[number][inside[start:stop]] = rows[start:stop]
 
     @property

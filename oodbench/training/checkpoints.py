@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from oodbench.errors import UserError
-from oodbench.files import cache_folder, canonical_json, digest, write_atomic
+from oodbench.files import (
+    cache_folder,
+    canonical_json,
+    digest,
+    remove_unfinished_of,
+    write_atomic,
+)
 from oodbench.models import code_version
 from oodbench.models.registry import source_file
 from oodbench.specs import ModelSpec
@@ -216,6 +222,7 @@ def load_or_train(
     """
     device = next(classifier.parameters()).device
     if not distributed.any_of(not _loaded(classifier, key), device):
+        _tidy(key)
         return classifier.eval()
     with _locked(key, device, detail):
         if key.path.exists():  # another process may have trained it meanwhile
@@ -234,9 +241,28 @@ def load_or_train(
         trained, history = train()
         if distributed.current().leads:
             save(trained, history, key)
-            key.state_path.unlink(missing_ok=True)
+            _remove_state(key)
         distributed.wait()  # no process reads the file before it is written
         return trained
+
+
+def _remove_state(key: CheckpointKey) -> None:
+    """Remove the state of a training that is done."""
+    key.state_path.unlink(missing_ok=True)
+    remove_unfinished_of(key.state_path)
+
+
+def _tidy(key: CheckpointKey) -> None:
+    """Remove what a process left that was killed right after it had stored a checkpoint."""
+    if not distributed.current().leads or not (key.state_path.exists() or key.lock_path.exists()):
+        return
+    lock = FileLock(key.lock_path)
+    with suppress(OSError, UserError):  # a cache that only others may write
+        if lock.acquire():
+            try:
+                _remove_state(key)
+            finally:
+                lock.release()
 
 
 def _loaded(classifier: Classifier, key: CheckpointKey) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from helpers.toy_set import archive, spec
 
 from oodbench.data import load_split
 from oodbench.data.store import download as download_module
+from oodbench.data.store.fetching import fetch
 from oodbench.data.store.image_cache import folders_named
 from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
@@ -133,6 +135,31 @@ def test_every_wrong_file_is_kept(server: Server, tmp_path: Path, elsewhere: boo
         "toy.tar.gz.wrong-2": b"second",
         "toy.tar.gz.wrong-3": b"third",
     }
+
+
+def test_a_copy_that_was_not_made_to_its_end(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has no name yet, so it is not taken for a wrong one."""
+    manifest, notes = spec(server, archive()), Notes()
+    (tmp_path / "toy.tar.gz").write_bytes(archive())
+
+    def no_link(path: Path, target: Path) -> None:
+        raise OSError
+
+    def half(path: Path, target: Path) -> None:
+        target.write_bytes(path.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", no_link)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", half)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(manifest, tmp_path, notes)
+    fetch(manifest, tmp_path, notes)
+    assert notes.warnings == []
+    names = {path.name for path in (tmp_path / "toy").iterdir()}
+    assert names == {".lock", "toy.tar.gz", "unpacked"}
 
 
 def test_offline_names_the_file_and_the_folder(

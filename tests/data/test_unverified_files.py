@@ -17,6 +17,7 @@ from helpers.servers import Server, send, serving
 from helpers.toy_set import archive, spec
 
 from oodbench.data import load_split
+from oodbench.data.store import checksums as checksums_module
 from oodbench.data.store import download as download_module
 from oodbench.data.store.checksums import first_fetch, record_path
 from oodbench.data.store.fetching import checksums_of, fetch
@@ -122,6 +123,26 @@ def test_a_file_that_its_publisher_replaced(server: Server, tmp_path: Path) -> N
     )
     record.unlink()
     fetch(manifest, tmp_path, Silent())
+
+
+def test_a_record_that_was_not_written_to_its_end(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no record: the next command makes it."""
+
+    def half(path: Path, record: object) -> None:
+        path.write_bytes(b'{"sha256": "')
+        raise KeyboardInterrupt
+
+    manifest = plain(server, "a.bin")
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums_module, "write_checksummed", half)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(manifest, tmp_path, Silent())
+    fetch(manifest, tmp_path, Silent())
+    assert first_fetch(tmp_path / "toy/a.bin") is not None
+    names = {path.name for path in (tmp_path / "toy").iterdir()}
+    assert names == {".lock", "a.bin", "a.bin.first-fetch.json"}
 
 
 def test_a_file_that_the_user_placed(server: Server, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,19 @@ def test_memory_is_that_of_the_rows() -> None:
     few = filled(numbered(3), 10**12)
     assert sum(block.untyped_storage().nbytes() for block in few._blocks) == 8 * 3 * 8
     assert few.blocks[0].data_ptr() == few._blocks[0].data_ptr(), "blocks are views"
+
+
+def test_places_that_are_not_filled_hold_no_old_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved detector has them: the same fit would be other bytes, and tell what was there."""
+    empty = Tensor.new_empty
+
+    def dirty(rows: Tensor, *size: Any, **options: Any) -> Tensor:
+        return empty(rows, *size, **options).fill_(7.0)
+
+    monkeypatch.setattr(Tensor, "new_empty", dirty)
+    sample = RowSample(10)
+    sample.add(torch.ones(3, 2))
+    assert not sample._blocks[0][3:].any()
 
 
 def test_rows_are_copied_without_their_graph() -> None:

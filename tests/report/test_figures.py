@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oodbench.report import Leaderboard
-from oodbench.report.figures import drawing, gallery
+from oodbench.report.figures import canvas, drawing, gallery
 from oodbench.report.seed_means import Estimate
 from oodbench.report.training_curves import Curve
 from oodbench.specs import SuiteSpec
@@ -34,6 +35,21 @@ def curve(model: str, end: float, *, epochs: int = 20, seeds: int = 3) -> Curve:
         high=tuple(value + 0.01 for value in mean),
         seeds=seeds,
     )
+
+
+def test_a_picture_on_a_page_does_not_depend_on_the_last_digits_of_its_layout() -> None:
+    def page(shift: float) -> str:
+        figure = Figure()
+        axes = figure.add_axes((0.1 + shift, 0.1, 0.8, 0.8))
+        axes.imshow(np.eye(3))
+        axes.plot([0, 1], [0, 1], marker="o")
+        return canvas.svg(figure, "name")
+
+    text = page(0.0)
+    assert page(1e-12) == text
+    used = {*re.findall(r"url\(#([^)]+)\)", text), *re.findall(r'href="#([^"]+)"', text)}
+    assert used
+    assert used <= set(re.findall(r'\bid="([^"]+)"', text))
 
 
 def shown(figure: Figure) -> list[Axes]:

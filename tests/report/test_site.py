@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.commands import Command
+from helpers.kills import killed_at, needs_fork
 from helpers.site_runs import METHODS, renamed, write_run
 
 import oodbench
@@ -570,6 +571,14 @@ def test_other_folders_are_not_written(tmp_path: Path, command: Command) -> None
         assert said in done.err
         assert "--out" in done.err
     assert contents(tmp_path) == before
+
+
+@needs_fork
+def test_a_folder_where_a_command_was_killed_is_written(tmp_path: Path) -> None:
+    killed_at("fsync", lambda: write_site(tmp_path, {"index.html": "x"}))
+    assert [each.name[:9] for each in tmp_path.iterdir()] == [".writing-"]
+    write_site(tmp_path, {"index.html": "x"})
+    assert contents(tmp_path).keys() == {"index.html", MARKER}
 
 
 @pytest.mark.parametrize("address", ["../outside", "a/../../outside", "{}/outside", "a/..", ""])

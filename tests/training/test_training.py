@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.kills import killed_at, needs_fork
 from helpers.tiers import by_default
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -543,6 +544,20 @@ def test_a_killed_training_holds_no_lock(trainer: Trainer) -> None:
     trainer.get(key)
     assert trainer.calls == 1
     assert not key.lock_path.exists()
+
+
+@needs_fork
+def test_what_a_process_leaves_that_is_killed_after_its_checkpoint(trainer: Trainer) -> None:
+    key = key_of()
+    key.path.parent.mkdir(parents=True)
+    key.state_path.write_bytes(b"a state")
+    killed_at("unlink", lambda: trainer.get(key))
+    assert key.path.exists()
+    assert key.state_path.exists()
+    assert key.lock_path.exists()
+    trainer.get(key)
+    assert trainer.calls == 0, "it was trained"
+    assert [file.name for file in key.path.parent.iterdir()] == [key.path.name]
 
 
 def test_round_trip_of_a_trained_network(trained_dismax: Classifier, digits: Make) -> None:

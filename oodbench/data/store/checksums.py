@@ -100,8 +100,10 @@ def record_first_fetch(file: Path, source: str, *, content: Path | None = None) 
         "fetched_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "oodbench": __version__,
     }
+    part = path.with_name(f"{path.name}.part")
     with disk_errors(path, PLACE):
-        write_checksummed(path, record)
+        write_checksummed(part, record)
+        part.replace(path)
 
 
 def with_recorded_checksum(spec: FileSpec, folder: Path) -> FileSpec:

@@ -283,12 +283,16 @@ def _blame_on_the_file(file: FileSpec, folder: Path) -> Iterator[None]:
 
 def _place(path: Path, target: Path, *, text: bool) -> None:
     """Link a file to another path, or copy it if the system cannot; texts get LF line ends."""
+    part = target.with_name(f"{target.name}.part")
     with disk_errors(target, PLACE):
         target.unlink(missing_ok=True)
         if text and b"\r\n" in (content := path.read_bytes()):
-            target.write_bytes(with_line_feeds(content))
-            return
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copyfile(path, target)
+            part.write_bytes(with_line_feeds(content))
+        else:
+            try:
+                os.link(path, target)
+            except OSError:
+                shutil.copyfile(path, part)
+            else:
+                return
+        part.replace(target)

@@ -38,6 +38,8 @@ _PIXELS = 120
 """Pixels of a page for an inch of a figure."""
 _PLAIN = 5
 """Colors that are told apart at a glance; the others resemble one of them."""
+_DIGEST = re.compile(r'\bid="([a-z][0-9a-f]{10})"')
+"""Identifier that matplotlib gives a clip path or a marker."""
 _FONTS = "font-family: system-ui, 'DejaVu Sans', Verdana, sans-serif"
 
 
@@ -171,6 +173,10 @@ def svg(figure: Figure, name: str) -> str:
     for color, variable in _VARIABLES.items():
         text = text.replace(color, f"var(--{variable}, {color})")
     text = re.sub(r"font: ([\d.]+px) '[^']*'[^;\"]*", rf"font-size: \1; {_FONTS}", text)
+    # Clip paths and markers have digests of positions, whose last digits differ from one process to
+    # the next: the layout is solved in the order of addresses.
+    for number, digest in enumerate(dict.fromkeys(_DIGEST.findall(text)), start=1):
+        text = text.replace(digest, f"{name}-part-{number}")
     # A page may have several figures, and matplotlib numbers the groups of each from 1.
     text = re.sub(r'id="([a-z_]+\d+)"', rf'id="{name}-\1"', text)
     width = f"{figure.get_figwidth() * _PIXELS:.0f}px"

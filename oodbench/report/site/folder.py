@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oodbench.errors import UserError
-from oodbench.files import explained, make_folder, write_atomic
+from oodbench.files import TEMPORARY_PREFIX, explained, make_folder, write_atomic
 from oodbench.storage.locks import is_run
 
 MARKER = "oodbench-site.json"
@@ -58,6 +58,8 @@ def _files(folder: Path) -> set[str]:
     """
     with explained(folder):
         names = os.listdir(folder)  # noqa: PTH208 - names alone
+    # Unfinished files of a killed process do not count.
+    names = [name for name in names if not name.startswith(TEMPORARY_PREFIX)]
     if not names:
         return set()
     if MARKER not in names or is_run(folder):
