@@ -20,13 +20,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from robustness.small_content import (
-    CLASSES,
     METHODS,
     Warnings,
     cached_in,
     command,
     difference,
+    evaluation_words,
     run_small,
+    save_weights,
     write_content,
 )
 
@@ -108,20 +109,10 @@ class Places:
         return folder
 
     def _make_evaluation(self, folder: Path) -> None:
-        from torchvision.models import resnet18
-
-        torch.manual_seed(0)
-        torch.save(resnet18(num_classes=len(CLASSES)).state_dict(), self.root / "resnet.pt")
-        data = self.content / "data"
+        weights = self.root / "resnet.pt"
+        save_weights(weights)
         with cached_in(self.others):
-            said = command(
-                *("evaluate", "--model", "torchvision:resnet18", "--normalization", "none"),
-                *("--checkpoint", self.root / "resnet.pt", "--classes", "folders"),
-                *("--id", f"colors={data / 'colors' / 'test'}", "--fit", data / "colors" / "train"),
-                *("--ood", f"near/dark={data / 'dark'}", "--ood", f"far/noise={data / 'noise'}"),
-                *("--methods", "baseline,knn", "--transform", "8", "--device", "cpu"),
-                *("--out", folder),
-            )
+            said = command(*evaluation_words(self.content / "data", weights, folder))
         assert said.code == 0, said.err
 
     def _make_suite(self, folder: Path) -> None:

@@ -1,14 +1,15 @@
-"""Runs killed at random moments and resumed, against one that was left alone; run by hand.
+"""Runs in new processes, killed at random moments and resumed, against one that was left alone.
 
-    python scripts/robustness/kill_and_resume.py [--times 20] [--benchmark digits] [--seed 0]
+    python scripts/robustness/killed_runs.py [--times 20] [--benchmark digits] [--seed 0]
         [--workers 2] [--shard-images 100]
 
-Every run has a process group of its own, which is killed with SIGKILL at a moment drawn between
-nothing and the time of the undisturbed run. For half of the times the cache is empty, so that
-training and the writing of checkpoints are hit too. With several workers, every second of the
-killed runs loses its main process alone, and the workers must end by themselves; it is resumed
-with one worker. Prints one line for each time; the exit code is 1 if any run ended with other
-records or scores than the undisturbed one, or left a process.
+`kill_and_resume.py` kills all commands, but not while Python imports. Here, each run is a whole
+process, of any benchmark. It has a process group of its own, which is killed with SIGKILL at a
+moment drawn between nothing and the time of the undisturbed run. For half of the times the cache is
+empty, so that training and the writing of checkpoints are hit too. With several workers, every
+second of the killed runs loses its main process alone, and the workers must end by themselves; it
+is resumed with one worker. Prints one line for each time; the exit code is 1 if any run ended with
+other records or scores than the undisturbed one, or left a process.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from robustness.forked_processes import group_ends
 from robustness.small_content import difference
 
 
@@ -133,7 +135,7 @@ def _once(
         assert process.stderr is not None
         process.stderr.close()
         found = "main process; " if alone else ""
-        if not _group_ends(process.pid):
+        if not group_ends(process.pid):
             return found, "A WORKER IS LEFT"
     found += _on_disk(out, cache)
     resumed = _start(command, out, cache, "--resume", *(("--workers", "1") if alone else ()))
@@ -143,18 +145,6 @@ def _once(
     leftovers = [path.name for path in out.rglob(".writing-*")]
     wrong = difference(out, expected) or (f"LEFTOVERS: {leftovers}" if leftovers else "")
     return found, wrong
-
-
-def _group_ends(group: int, patience: float = 20.0) -> bool:
-    """Whether all processes of a group have ended, after a time in seconds."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def _on_disk(out: Path, cache: Path) -> str:

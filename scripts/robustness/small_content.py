@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ title: {name}
 summary: Small images
 kind: folder
 paths: {paths}
-shape: [3, 8, 8]
+shape: {shape}
 num_classes: {classes}
 splits: {splits}
 license: none
@@ -128,6 +128,7 @@ def write_content(folder: Path, *, epochs: int = 1) -> Path:
         texts[f"data_manifests/{name}.yaml"] = _MANIFEST.format(
             name=name,
             paths=json.dumps({split: split for split in splits}),
+            shape=[3, 8, 8],
             classes=classes or "null",
             splits=json.dumps(counts) + validation,
         )
@@ -141,6 +142,47 @@ def write_content(folder: Path, *, epochs: int = 1) -> Path:
     _images(data / "dark" / "test", 20, 1, scale=0.6)
     _images(data / "noise" / "test", 20, 2)
     return folder
+
+
+def write_manifest(
+    content: Path,
+    name: str,
+    *,
+    path: str,
+    shape: tuple[int, int, int],
+    count: int,
+    files: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """The manifest of a data set with test images alone, in a folder, perhaps of `files`."""
+    text = _MANIFEST.format(
+        name=name,
+        paths=json.dumps({"test": path}),
+        shape=list(shape),
+        classes="null",
+        splits=json.dumps({"test": count}),
+    )
+    if files:
+        text += f"files: {json.dumps([*map(dict, files)])}\n"
+    (content / "data_manifests" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def save_weights(path: Path) -> None:
+    """Weights of the network of `evaluation_words`."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    torch.save(resnet18(num_classes=len(CLASSES)).state_dict(), path)
+
+
+def evaluation_words(data: Path, weights: Path, out: Path) -> tuple[str, ...]:
+    """`oodbench evaluate` of a network, whose weights `save_weights` makes, on the images here."""
+    return (
+        *("evaluate", "--model", "torchvision:resnet18", "--normalization", "none"),
+        *("--checkpoint", str(weights), "--classes", "folders"),
+        *("--id", f"colors={data / 'colors' / 'test'}", "--fit", str(data / "colors" / "train")),
+        *("--ood", f"near/dark={data / 'dark'}", "--ood", f"far/noise={data / 'noise'}"),
+        *("--methods", "baseline,knn", "--transform", "8", "--device", "cpu", "--out", str(out)),
+    )
 
 
 def _images(
