@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterator
-from types import TracebackType
-from typing import Generic, Self
+from collections.abc import Iterator
 
 import torch
 
-from oodbench.engine.executors.executor import Ended, Result, Task, put, taken_out
+from oodbench.engine.executors.executor import Ended, Executor, Result
 from oodbench.progress import Reporter
 
 
-class InProcess(Generic[Result]):
-    """Runs tasks in the order in which they are submitted; an `Executor`.
+class InProcess(Executor[Result]):
+    """Runs tasks in the order in which they are submitted.
 
     Args:
         say: progress reporter; the tasks use it themselves.
     """
 
     def __init__(self, say: Reporter) -> None:
-        self.workers, self.sharing, self.threads = 1, 1, torch.get_num_threads()
-        self._say = say
-        self._waiting: deque[Task[Result]] = deque()
-
-    def submit(self, task: Task[Result], *, first: bool = False) -> None:
-        """Queue a task."""
-        put(self._waiting, task, first=first)
-
-    def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
-        """Drop those of some tasks that have not started; returns them."""
-        return taken_out(self._waiting, tasks)
+        super().__init__(say, workers=1, sharing=1, threads=torch.get_num_threads())
 
     def ended(self) -> Iterator[Ended[Result]]:
         """Each task, run when it is asked for."""
@@ -44,13 +31,5 @@ class InProcess(Generic[Result]):
                 ended = Ended(task, None, error=error)
             yield ended
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _cancel(self) -> None:
         self._waiting.clear()

@@ -8,18 +8,16 @@ import os
 import pickle
 import socket
 import time
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Generic
 
 import torch
 
 from oodbench.engine.executors import ray_worker
-from oodbench.engine.executors.executor import Ended, MakeExecutor, Result, Task, put, taken_out
+from oodbench.engine.executors.executor import Ended, Executor, MakeExecutor, Result, Task
 from oodbench.engine.executors.node_cache import CacheOfRun, keep_missing
 from oodbench.engine.executors.remote_process import Answer, Settings
 from oodbench.engine.executors.resource_shares import Share, equal_shares
@@ -33,7 +31,6 @@ _LOOK_AFTER = 0.5
 """Seconds after which messages are read."""
 _SECONDS_TO_CONNECT = 5.0
 _SECONDS_TO_STOP = 4.0
-_TRIES = 4
 _STARTS = 3
 """Tries to start a cluster of this machine."""
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -95,8 +92,8 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-class RayExecutor(Generic[Result]):
-    """Runs tasks on the nodes of a Ray cluster; an `Executor`.
+class RayExecutor(Executor[Result]):
+    """Runs tasks on the nodes of a Ray cluster.
 
     Each task has an equal share of the cores, GPUs and memory (`resource_shares`), and as many
     threads as cores. A task whose worker or node was lost is tried again, after the others that
@@ -117,10 +114,8 @@ class RayExecutor(Generic[Result]):
     ) -> None:
         import ray
 
-        self._say, self._shown = say, ShownProgress(say)
-        self._waiting: deque[Task[Result]] = deque()
+        self._shown = ShownProgress(say)
         self._tries: list[_Try[Result]] = []
-        self._lost: dict[int, int] = {}
         self._asked: Any = None
         self._running: dict[Any, _Try[Result]] = {}
         self._connected = _connect(address, workers)
@@ -129,15 +124,18 @@ class RayExecutor(Generic[Result]):
             self._printing = internals.print_to_stdstream
             internals.print_to_stdstream = lambda data, **options: log.debug("Ray: %s", data)
         try:
-            self._share = self._begin(address, workers, device)
+            share = self._share(say, address, workers, device)
+            super().__init__(say, workers=share.workers, sharing=share.sharing, threads=share.cores)
+            self._prepare(share)
         except BaseException:
             self._disconnect()
             raise
-        self.workers, self.sharing = self._share.workers, self._share.sharing
-        self.threads = self._share.cores
 
-    def _begin(self, address: str | None, workers: int | None, device: torch.device) -> Share:
-        """Find the share of each task, and prepare what all have in common."""
+    @staticmethod
+    def _share(
+        say: Reporter, address: str | None, workers: int | None, device: torch.device
+    ) -> Share:
+        """The share of each task."""
         import ray
 
         chosen = os.environ.get("OMP_NUM_THREADS", "") if address is not None else ""
@@ -150,10 +148,16 @@ class RayExecutor(Generic[Result]):
         )
         gpus = sum(each.get("GPU", 0) for each in machines)
         if gpus and device.type != "cuda":
-            self._say.warn(
+            say.warn(
                 f"The cluster has {counted(int(gpus), 'GPU')}, and the tasks compute on the CPU: "
                 "start the run on a node with a GPU to use them."
             )
+        return share
+
+    def _prepare(self, share: Share) -> None:
+        """Prepare what all tasks have in common."""
+        import ray
+
         cache = CacheOfRun.here()
         here = ray.get_runtime_context().get_node_id()
         self._cache = Path(cache.folder)
@@ -177,23 +181,14 @@ class RayExecutor(Generic[Result]):
             max_retries=0,  # they are counted and reported here
             scheduling_strategy="SPREAD",
         )(ray_worker.work)
-        return share
-
-    def submit(self, task: Task[Result], *, first: bool = False) -> None:
-        """Queue a task; it starts when there is room."""
-        put(self._waiting, task, first=first)
-        self._start()
-
-    def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
-        """Drop those of some tasks that do not run; returns them."""
-        return taken_out(self._waiting, tasks)
 
     def ended(self) -> Iterator[Ended[Result]]:
         """Tasks as they end."""
         import ray
 
         self._say.stage("")  # each task has a line of its own
-        while self._start() or self._running:
+        while self._waiting or self._running:
+            self._start()
             ready, _ = ray.wait([*self._running], num_returns=1, timeout=_LOOK_AFTER)
             self._read_messages()
             for reference in ready:
@@ -202,23 +197,18 @@ class RayExecutor(Generic[Result]):
                 self._shown.row(tried.row, None)
                 answer, reason = _taken(reference)
                 if answer is None:
-                    times = self._lost[id(task)] = self._lost.get(id(task), 0) + 1
-                    if times == _TRIES:
-                        yield Ended(task, None, f"{reason}, {_TRIES} times")
-                    else:
-                        self._say.warn(f"{task.label}: {reason}; it is tried again.")
-                        self._waiting.append(task)
+                    if lost := self._try_again(task, reason):
+                        yield lost
                 elif answer.error is not None:
                     yield Ended(task, None, error=answer.error)
                 else:
                     keep_missing(self._cache, answer.files)
                     yield Ended(task, answer.result)
 
-    def _start(self) -> bool:
-        """Give waiting tasks to Ray; whether any was given."""
+    def _start(self) -> None:
+        """Give waiting tasks to Ray."""
         import ray
 
-        given = False
         while self._waiting and len(self._running) < self.workers:
             tried = _Try(self._waiting.popleft())
             try:
@@ -230,9 +220,7 @@ class RayExecutor(Generic[Result]):
                 reference = ray.put(Answer(error=error))
             self._tries.append(tried)
             self._running[reference] = tried
-            self._shown.row(tried.row, f"waits for {counted(self._share.cores, 'free core')}")
-            given = True
-        return given
+            self._shown.row(tried.row, f"waits for {counted(self.threads, 'free core')}")
 
     def _read_messages(self) -> None:
         """Show what tasks have sent. Without its actor, which may be starting again, nothing."""
@@ -258,15 +246,7 @@ class RayExecutor(Generic[Result]):
                     tried.node, content = content, ""
                 self._shown.row(tried.row, content)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _cancel(self) -> None:
         """Cancel all tasks; those in a training keep its state."""
         import ray
 

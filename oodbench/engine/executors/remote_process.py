@@ -19,6 +19,8 @@ from oodbench.errors import UserError
 from oodbench.process import prepare_process
 from oodbench.version import __version__
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -79,7 +81,7 @@ class Settings:
             UserError: if this machine has other versions.
         """
         if "torch" not in sys.modules:
-            os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(self.threads)
+            os.environ |= dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         prepare_process()
         sys.argv[:] = self.argv
         with suppress(OSError):

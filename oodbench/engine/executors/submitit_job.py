@@ -38,6 +38,7 @@ class Job:
         self.content, self.settings, self.progress = content, settings, progress
         self.said: list[tuple[str, str]] = []
         self._written = 0.0
+        self._queued_again = False
 
     def __call__(self) -> Answer:
         """Do the task.
@@ -61,13 +62,21 @@ class Job:
             if "torch" in sys.modules:  # it may take fewer threads than OpenMP does
                 sys.modules["torch"].set_num_threads(self.settings.threads)
             return Answer(task.run(SentProgress(self._send)), said=tuple(self.said))
-        except UncompletedJobError:  # its time is over, as submitit found: it may be tried again
+        except UncompletedJobError:  # its time was over too often, as submitit found
             raise
         except Exception as error:
+            if (
+                self._queued_again
+            ):  # Slurm has ended `scontrol requeue` with this job, or refused it
+                raise SystemExit(str(error)) from error
             return Answer(error=portable(error), said=tuple(self.said))
+        finally:
+            self.progress.unlink(missing_ok=True)
 
     def checkpoint(self) -> DelayedSubmission:
         """What is put into the queue again: the same, since a training continues from its state."""
+        self._queued_again = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it when submitit says so
         return DelayedSubmission(Job(self.content, self.settings, self.progress))
 
     def _send(self, kind: str, text: Any) -> None:

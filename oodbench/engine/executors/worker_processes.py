@@ -13,15 +13,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Generic
 
 import torch
 
-from oodbench.engine.executors.executor import Ended, Result, Task, put, taken_out
+from oodbench.engine.executors.executor import Ended, Executor, Result, Task
 from oodbench.engine.executors.messages import decoded, encoded, received
+from oodbench.engine.executors.remote_process import THREAD_VARIABLES
 from oodbench.engine.executors.sent_progress import ShownProgress
 from oodbench.progress import Reporter
 
@@ -36,8 +36,8 @@ _START = (
 )
 
 
-class WorkerProcesses(Generic[Result]):
-    """Runs N tasks at once, each in a process; an `Executor`.
+class WorkerProcesses(Executor[Result]):
+    """Runs N tasks at once, each in a process.
 
     Each worker has its share of the threads, and the next GPU in turn if the device is `cuda`
     without an index. A task whose worker was killed is tried again when no other task runs: it then
@@ -49,33 +49,27 @@ class WorkerProcesses(Generic[Result]):
         device: where the tasks compute.
     """
 
+    tries = 2
+    again = "it is tried again when no other runs"
+
     def __init__(self, say: Reporter, *, workers: int, device: torch.device) -> None:
-        self.workers = workers
-        self.threads = max(1, torch.get_num_threads() // workers)
         gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
-        self.sharing = math.ceil(workers / max(1, gpus))
+        super().__init__(
+            say,
+            workers=workers,
+            sharing=math.ceil(workers / max(1, gpus)),
+            threads=max(1, torch.get_num_threads() // workers),
+        )
         self._free = deque((slot, slot % gpus if gpus else None) for slot in range(workers))
-        self._say = say
-        self._waiting: deque[Task[Result]] = deque()
-        self._again: deque[Task[Result]] = deque()
-        self._tried: dict[int, Task[Result]] = {}
         self._workers: list[_Worker[Result]] = []
         self._messages: queue.Queue[tuple[_Worker[Result], str, Any]] = queue.Queue()
         self._shown = ShownProgress(say)
 
-    def submit(self, task: Task[Result], *, first: bool = False) -> None:
-        """Queue a task; it starts when a worker is free."""
-        put(self._waiting, task, first=first)
-        self._start()
-
-    def withdraw(self, tasks: Collection[Task[Result]]) -> list[Task[Result]]:
-        """Drop those of some tasks that do not run; returns them."""
-        return taken_out(self._waiting, tasks) + taken_out(self._again, tasks)
-
     def ended(self) -> Iterator[Ended[Result]]:
         """Tasks as they end."""
         self._say.stage("")  # each task has a line of its own
-        while self._start() or any(worker.task for worker in self._workers):
+        while self._waiting or self._computing:
+            self._start()
             worker, kind, content = self._next()
             task = worker.task
             if kind == "gone":
@@ -85,43 +79,39 @@ class WorkerProcesses(Generic[Result]):
                 continue
             if kind in ("detail", "result", "warn"):
                 self._shown.take(task.label, kind, content)
-            else:
-                worker.task = None
-                self._shown.row(task.label, None)
-                if kind == "ended":
-                    yield Ended(task, content)
-                elif kind == "raised":
-                    yield Ended(task, None, error=content)
-                elif id(task) in self._tried:
-                    yield Ended(task, None, f"its worker process ended twice, by {worker.end}")
-                else:
-                    self._tried[id(task)] = task
-                    self._again.append(task)
-                    self._say.warn(
-                        f"{task.label}: its worker process was ended by {worker.end}; it is tried "
-                        "again when no other runs."
-                    )
+                continue
+            worker.task = None
+            self._shown.row(task.label, None)
+            if kind == "ended":
+                yield Ended(task, content)
+            elif kind == "raised":
+                yield Ended(task, None, error=content)
+            elif lost := self._try_again(task, f"its worker process was ended by {worker.end}"):
+                yield lost
 
-    def _start(self) -> bool:
-        """Give waiting tasks to free workers; whether any was given."""
-        given = False
-        while self._waiting or self._again:
+    @property
+    def _computing(self) -> bool:
+        return any(worker.task for worker in self._workers)
+
+    def _start(self) -> None:
+        """Give waiting tasks to free workers."""
+        while self._waiting:
             idle = next((worker for worker in self._workers if worker.task is None), None)
             if idle is None and len(self._workers) == self.workers:
                 break
-            if not self._waiting and any(worker.task for worker in self._workers):
+            fresh = (task for task in self._waiting if id(task) not in self._lost)
+            task = next(fresh, self._waiting[0])
+            if id(task) in self._lost and self._computing:
                 break
+            self.withdraw([task])
             if idle is None:
                 idle = _Worker(self._free.popleft(), self.threads, self._messages)
                 self._workers.append(idle)
                 begins = "a worker process starts"
             else:
                 begins = ""
-            task = (self._waiting or self._again).popleft()
             idle.give(task)
             self._shown.row(task.label, begins)
-            given = True
-        return given
 
     def _next(self) -> tuple[_Worker[Result], str, Any]:
         """The next message; "gone" of a worker that has ended."""
@@ -131,15 +121,7 @@ class WorkerProcesses(Generic[Result]):
             for worker in self._workers:
                 worker.look_after()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _cancel(self) -> None:
         """Stop all workers; those in a training keep its state."""
         for worker in self._workers:
             worker.dismiss()
@@ -186,7 +168,7 @@ class _Worker(Generic[Result]):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
+            env=os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)),
         )
         self._messages = messages
         self._listener = threading.Thread(target=self._listen, daemon=True)

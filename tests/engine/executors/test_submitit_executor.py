@@ -17,6 +17,8 @@ from helpers.finished_run import records, run
 from helpers.notes import Notes
 from helpers.worker_tasks import Answer, Killed, Raises, Waits
 
+from oodbench.engine.executors import slurm_queue
+from oodbench.engine.executors import submitit_executor as submitit_executor_module
 from oodbench.engine.executors.submitit_executor import SubmititExecutor, submitit_executor
 from oodbench.errors import UserError
 from oodbench.planning.executor_options import ExecutorOptions, job_options
@@ -55,7 +57,7 @@ def test_tasks_of_which_one_is_lost_and_one_raises(
     assert "once: its job " in said
     assert "it is tried again" in said
     assert "job " in "\n".join(notes.details)
-    left = {path.suffix for path in (tmp_path / "jobs").iterdir()}
+    left = {path.suffix for path in (tmp_path / "jobs").glob("oodbench-*/*")}
     assert left == {".out", ".err"}, "logs stay, pickled tasks and results do not"
 
 
@@ -87,15 +89,19 @@ class Refusing:
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked = folder, 0
 
-    def submit(self, job: object) -> Self:
+    def submit(self, job: object) -> Any:
         self.asked += 1
         raise RuntimeError("sbatch: error:\n QOSMaxSubmitJobPerUserLimit")
 
 
-def test_a_job_that_is_refused_is_an_error_of_its_task(tmp_path: Path) -> None:
+def slurm_executor(jobs: object, notes: Notes, workers: int = 1) -> SubmititExecutor[Any]:
     pytest.importorskip("submitit")
+    return SubmititExecutor(notes, jobs=jobs, name="oodbench-1", workers=workers, threads=1)
+
+
+def test_a_job_that_is_refused_is_an_error_of_its_task(tmp_path: Path) -> None:
     jobs, tasks = Refusing(tmp_path), [Answer("a"), Answer("b"), Answer("c")]
-    with SubmititExecutor(Notes(), jobs=jobs, workers=3, threads=1) as made:
+    with slurm_executor(jobs, Notes(), workers=3) as made:
         for task in tasks:
             made.submit(task)
         assert jobs.asked == 1
@@ -108,48 +114,127 @@ def test_a_job_that_is_refused_is_an_error_of_its_task(tmp_path: Path) -> None:
 
 
 class EndingAtOnce(Refusing):
-    """A cluster whose jobs end at once, with an error when their result is read."""
+    """A cluster whose jobs end at once, with a result that raises an error when it is read."""
 
     job_id = "1"
 
-    def __init__(self, folder: Path, error: Exception) -> None:
+    def __init__(self, folder: Path, error: Exception | None = None) -> None:
         super().__init__(folder)
         self.error = error
 
     def submit(self, job: object) -> Self:
+        self.asked += 1
+        if self.error:
+            self.paths.result_pickle.touch()
         return self
 
     @property
     def paths(self) -> SimpleNamespace:
-        none = self.folder / "none"
-        return SimpleNamespace(submitted_pickle=none, result_pickle=none, stderr=none)
-
-    def done(self) -> bool:
-        return True
+        names = ("submitted_pickle", "result_pickle", "stderr")
+        return SimpleNamespace(**{name: self.folder / f"{name}.pkl" for name in names})
 
     def result(self) -> None:
+        assert self.error is not None
         raise self.error
 
 
 def test_a_result_that_cannot_be_read_is_an_error_of_its_task(tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
     jobs = EndingAtOnce(tmp_path, ModuleNotFoundError("No module named 'mine'"))
-    with SubmititExecutor(Notes(), jobs=jobs, workers=1, threads=1) as made:
+    with slurm_executor(jobs, Notes()) as made:
         made.submit(Answer("a"))
         (ended,) = made.ended()
     assert str(ended.error) == "No module named 'mine'"
 
 
-def test_tries_are_counted_anew_for_a_task_in_the_place_of_one_that_is_lost(tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
+def test_tries_are_counted_anew_for_a_task_that_is_submitted_again(tmp_path: Path) -> None:
     notes, jobs = Notes(), EndingAtOnce(tmp_path, RuntimeError("no result"))
-    with SubmititExecutor(notes, jobs=jobs, workers=1, threads=1) as made:
+    with slurm_executor(jobs, notes) as made:
         task = Answer("a")
         for times in (1, 2):
-            made.submit(task)  # the same place in memory, as of a task that is made later
+            made.submit(task)
             (ended,) = made.ended()
             assert ended.lost.endswith(", 4 times")
             assert len(notes.warnings) == 3 * times
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A command `squeue` that prints the content of a file."""
+    if sys.platform == "win32":
+        pytest.skip("there is no Slurm for Windows")
+    said, command = tmp_path / "said", tmp_path / "bin" / "squeue"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\ncat {said}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent), prepend=os.pathsep)
+    monkeypatch.setattr(slurm_queue, "_INTERVAL", 0.0)
+    monkeypatch.setattr(submitit_executor_module, "_SECONDS_TO_APPEAR", 0.0)
+    monkeypatch.setitem(submitit_executor_module._LOOK_AFTER, "slurm", 0.01)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("state", "jobs", "said"),
+    [
+        ("CANCELLED|None", 1, "its job 1 was canceled (log: "),
+        ("OUT_OF_MEMORY|OutOfMemory", 1, "ran out of memory (log: "),
+        ("TIMEOUT|TimeLimit", 1, "ask for more time (timeout_min)"),
+        ("FAILED|NonZeroExitCode", 4, "its job 1 failed (NonZeroExitCode) (log: "),
+        ("FAILED|RaisedSignal:9(Killed)", 1, "ran out of memory (log: "),
+        ("NODE_FAIL|None", 4, "lost with its node"),
+    ],
+)
+def test_jobs_that_end_without_a_result(
+    tmp_path: Path, squeue: Path, state: str, jobs: int, said: str
+) -> None:
+    if "Killed" in state:
+        (tmp_path / "jobs").mkdir()
+        (tmp_path / "jobs" / "stderr.pkl").write_text(
+            "Traceback\nslurmstepd-n1: error: StepId=1.0 exceeded memory limit (9 > 1), being killed"
+        )
+    squeue.write_text(f"7|RUNNING|None\n1|{state}\n12_[3-5]|PENDING|Priority\n")
+    notes, cluster = Notes(), EndingAtOnce(tmp_path / "jobs")
+    with slurm_executor(cluster, notes) as made:
+        made.submit(Answer("a"))
+        (ended,) = made.ended()
+    assert said in ended.lost
+    assert ended.lost.endswith(", 4 times") == (jobs == 4)
+    assert (cluster.asked, len(notes.warnings)) == (jobs, jobs - 1)
+
+
+def test_states_of_jobs(squeue: Path) -> None:
+    queue = slurm_queue.SlurmQueue()
+    assert (queue.words("1"), queue.ending("1")) == ("waits", None)
+    squeue.write_text("1|PENDING|Resources\n2|SUSPENDED|None\n3|PREEMPTED|None\n4|COMPLETING|None")
+    queue.look("1234")
+    assert [queue.words(job) for job in "124"] == [
+        *("waits (Resources)", "suspended", "completing"),
+    ]
+    assert [queue.ending(job) is None for job in "1234"] == [True, True, False, True]
+    squeue.write_text("1|RUNNING|None\n")
+    queue.look("134")
+    assert queue.words("1") == "starts"
+    for job, words in (("3", "was preempted"), ("4", "is not in Slurm's queue any more")):
+        ending = queue.ending(job)
+        assert ending is not None
+        assert ending.words == words
+    squeue.unlink()
+    queue.look("1")
+    assert queue.ending("1") is None, "squeue failed: nothing is known"
+
+
+def test_what_slurm_sets_in_a_job_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    with slurm_queue.environment_of_jobs(3):
+        assert os.environ["SLURM_ARRAY_TASK_ID"] == "7", "this is no job"
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    for name in ("SLURM_JOB_ID", "SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "x")
+    before = dict(os.environ)
+    with slurm_queue.environment_of_jobs(3):
+        assert {"SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID"}.isdisjoint(os.environ)
+        assert {"SLURM_CONF", "SBATCH_ACCOUNT"} <= os.environ.keys()
+    assert dict(os.environ) == before
 
 
 def test_a_run(complete: Path, tmp_path: Path, content: Path) -> None:
@@ -171,7 +256,7 @@ def test_a_run(complete: Path, tmp_path: Path, content: Path) -> None:
         if (record["method"], record["seed"]) == ("SoftMax+MSP", 0)
     ]
     assert records(done.folder) == kept
-    assert {path.suffix for path in folder.iterdir()} == {".out", ".err"}
+    assert {path.suffix for path in folder.glob("oodbench-*/*")} == {".out", ".err"}
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Command) -> None:
@@ -200,13 +285,16 @@ def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Comma
         ({"cluster": "cray"}, "expected slurm or local"),
         ({"cluster": "local", "memory": 3}, "memory"),
         ({"cluster": "local", "timeout_min": "long"}, "timeout_min"),
-        ({"cluster": "slurm"}, "srun"),
+        ({"cluster": "local", "nodes": 2}, "nodes: a job is one process"),
         ({"cluster": "local", "cpus_per_task": None}, "NoneType"),
         ({"folder": 5}, "folder: expected a path, not 5"),
         ({"folder": "~nobody-of-this-name/jobs"}, "a user who does not exist"),
     ):
         with pytest.raises(UserError, match=said):
             submitit_executor(place | options, 1, CPU)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="srun"):
+        submitit_executor(place | {"cluster": "slurm"}, 1, CPU)
     with pytest.raises(UserError, match="Slurm chooses the GPU"):
         submitit_executor({}, 1, torch.device("cuda:1"))
     monkeypatch.setitem(sys.modules, "submitit", None)

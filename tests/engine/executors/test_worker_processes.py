@@ -15,12 +15,14 @@ from helpers.worker_tasks import Answer, Killed, Raises, SlowToImport, Unreadabl
 
 from oodbench import Detector
 from oodbench.engine.executors import worker_processes
+from oodbench.engine.executors.executor_choice import executor_of
 from oodbench.engine.executors.in_process import InProcess
-from oodbench.engine.executors.local import local_executor
 from oodbench.engine.executors.worker_processes import WorkerProcesses
 from oodbench.errors import UserError
+from oodbench.planning.executor_options import ExecutorOptions
 
 CPU = torch.device("cpu")
+LOCAL = ExecutorOptions()
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -134,7 +136,7 @@ def test_a_worker_that_does_not_stop_is_killed(
 
 def test_one_worker_is_this_process() -> None:
     notes = Notes()
-    with local_executor(1, CPU)(notes) as executor:
+    with executor_of(LOCAL, workers=1, device=CPU)(notes) as executor:
         assert isinstance(executor, InProcess)
         executor.submit(Answer("a", threads=True))
         (ended,) = executor.ended()
@@ -146,10 +148,10 @@ def test_classes_that_workers_cannot_import(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
     with pytest.raises(UserError, match=r"cannot import the class .*Local") as raised:
-        local_executor(2, CPU, [Local])
+        executor_of(LOCAL, workers=2, device=CPU, classes=[Local])
     assert "one worker" in raised.value.hint
     monkeypatch.setattr(Answer, "__module__", "__main__")
     with pytest.raises(UserError, match="Answer"):
-        local_executor(2, CPU, [Answer])
-    local_executor(2, CPU, [Killed])
-    local_executor(1, CPU, [Local])
+        executor_of(LOCAL, workers=2, device=CPU, classes=[Answer])
+    executor_of(LOCAL, workers=2, device=CPU, classes=[Killed])
+    executor_of(LOCAL, workers=1, device=CPU, classes=[Local])
