@@ -65,9 +65,7 @@ class Job:
         except UncompletedJobError:  # its time was over too often, as submitit found
             raise
         except Exception as error:
-            if (
-                self._queued_again
-            ):  # Slurm has ended `scontrol requeue` with this job, or refused it
+            if self._queued_again:  # `scontrol requeue` was ended with this job, or was refused
                 raise SystemExit(str(error)) from error
             return Answer(error=portable(error), said=tuple(self.said))
         finally:

@@ -190,7 +190,7 @@ def test_jobs_that_end_without_a_result(
     if "Killed" in state:
         (tmp_path / "jobs").mkdir()
         (tmp_path / "jobs" / "stderr.pkl").write_text(
-            "Traceback\nslurmstepd-n1: error: StepId=1.0 exceeded memory limit (9 > 1), being killed"
+            "Said before.\nslurmstepd-n1: error: StepId=1.0 exceeded memory limit (9 > 1), killed"
         )
     squeue.write_text(f"7|RUNNING|None\n1|{state}\n12_[3-5]|PENDING|Priority\n")
     notes, cluster = Notes(), EndingAtOnce(tmp_path / "jobs")
