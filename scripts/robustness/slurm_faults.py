@@ -136,7 +136,7 @@ def plain(trial: Trial, moment: float) -> str:
 def killed(trial: Trial, moment: float) -> str:
     trial.start()
     if number := trial.trains():
-        slurm("scancel", "--signal=SEGV", number)  # KILL cancels the job
+        slurm("scancel", "--signal=ABRT", number)  # KILL cancels the job
     return trial.end()
 
 
@@ -257,7 +257,11 @@ def main() -> int:
             cache = place / f"cache{number}"
             trial = Trial(content, place / f"run{number}", cache, *options.option)
             started = time.monotonic()
-            said = TRIALS[name](trial, generator.uniform(0, seconds))
+            try:
+                said = TRIALS[name](trial, generator.uniform(0, seconds))
+            finally:
+                if trial.process is not None:
+                    trial.process.terminate()
             took = time.monotonic() - started
             seconds = took if name == "plain" else seconds
             left = trial.left()

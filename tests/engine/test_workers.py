@@ -12,7 +12,7 @@ from helpers.commands import Command
 from helpers.finished_run import check_same, description, records, run
 
 from oodbench import api
-from oodbench.engine.executors import local, worker_processes
+from oodbench.engine.executors import executor_choice, worker_processes
 from oodbench.engine.executors.executor import Ended
 from oodbench.engine.executors.in_process import InProcess
 from oodbench.errors import InterruptedRun, UserError
@@ -75,7 +75,7 @@ def test_a_lost_cell_fails_alone_and_is_resumed(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(local, "InProcess", Losing)
+        patch.setattr(executor_choice, "InProcess", Losing)
         done = run(folder)
     assert not done.complete
     lost = {("SoftMax+MSP", 0), ("SoftMax+ODIN", 0)}
