@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
@@ -103,11 +104,39 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing if count == 1 else plural}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint naming the entries nearest to a misspelt `name`, or all of them if none is near."""
+def with_article(name: str) -> str:
+    """A name of a type after "a" or "an", as it is spoken: "a str", "an ndarray", "an LSTM"."""
+    vowel = re.match(r"[AEIOaeio]|nd|Up|[FHLMNRSX][A-Z]", name)
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+def kind_of(value: object) -> str:
+    """The type of a value, for messages: "an int", "a dict", "None"."""
+    return "None" if value is None else with_article(type(value).__name__)
+
+
+_FEW = 8
+"""Names that a message lists in full."""
+
+
+def see_list(kind: str) -> str:
+    """Where all detectors, benchmarks, datasets or models are listed, as a sentence."""
+    return f"`oodbench list {kind}` lists all."
+
+
+def did_you_mean(name: str, known: Iterable[str], elsewhere: str = "") -> str:
+    """A hint naming the entries nearest to a misspelt `name`; if none is near, a few or all.
+
+    Args:
+        name: the name that is not known.
+        known: those that are.
+        elsewhere: a sentence that says where all are listed, in place of a long list.
+    """
     names = sorted(set(known))
     folded = {entry.casefold(): entry for entry in names}
     near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(f"'{folded[entry]}'" for entry in near) + "?"
-    return "Known: " + ", ".join(names) + "." if names else "None are known."
+    if len(names) > _FEW and elsewhere:
+        return elsewhere
+    return f"Known: {listed(names, _FEW - 1)}." if names else "None are known."

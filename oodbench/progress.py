@@ -289,8 +289,8 @@ class Bar:
         self._progress.advance(self._task)
 
     def result(self, text: str) -> None:
-        """One line above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """A line above the bar, or more if the terminal is narrow."""
+        self._console.print(text, markup=False, highlight=False)
 
     def warn(self, text: str) -> None:
         """One line above the bar that begins with "warning"."""

@@ -16,6 +16,7 @@ from oodbench.cli.parameters import (
     Benchmark,
     DataRoot,
     Device,
+    DryRun,
     Executor,
     JobOptions,
     Methods,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from oodbench.planning.overrides import Overrides
     from oodbench.plugins.catalog import Catalog
     from oodbench.results import Run, SuiteRun
+
+
+_UNREAD = "Images and weights are not read by --dry-run: a run checks them before it begins."
 
 
 def run(
@@ -88,7 +92,7 @@ def run(
     address: Address = None,
     submitit_option: JobOptions = None,
     shard_images: ShardImages = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train what is not trained yet, score every method, print the leaderboards.
 
@@ -100,6 +104,7 @@ def run(
     from oodbench.planning.executor_options import ExecutorOptions, job_options
     from oodbench.planning.overrides import Overrides
     from oodbench.plugins.catalog import Catalog
+    from oodbench.report.writers.terminal import paragraph
 
     output = console()
     jobs = job_options(submitit_option or ())
@@ -118,7 +123,9 @@ def run(
             shard_images,
             output.width,
         )
-        for part in (*parts, *_missing(catalog, benchmark, data_root, output.width)):
+        parts += _missing(catalog, benchmark, data_root, output.width)
+        parts.append(paragraph(_UNREAD, output.width))
+        for part in parts:
             output.print(part)
         return
     options: dict[str, Any] = {
@@ -240,7 +247,8 @@ def _planned(
 ) -> list[RenderableType]:
     """What a run of a benchmark or of a suite would do."""
     from oodbench import api
-    from oodbench.cli import plan_display as plan_view
+    from oodbench.cli.plan_display import renderables
+    from oodbench.cli.suite_display import suite_renderables
     from oodbench.planning.absent_splits import with_images_here
     from oodbench.planning.suite_plan import load_suite, plan_suite
 
@@ -251,7 +259,7 @@ def _planned(
         )
         api.check_parameters(plan, catalog)
         plan = replace(with_images_here(plan, data_root), shard_images=shard_images)
-        return plan_view.renderables(plan, width)
+        return renderables(plan, width)
     suite = load_suite(catalog, benchmark).changed(overrides)
     plans = plan_suite(catalog, suite, statuses, seeds=seeds, methods=methods)
     for member in plans.values():
@@ -260,7 +268,7 @@ def _planned(
         name: replace(with_images_here(plan, data_root), shard_images=shard_images)
         for name, plan in plans.items()
     }
-    return plan_view.suite_renderables(suite, plans, width)
+    return suite_renderables(suite, plans, width)
 
 
 def _missing(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oodbench.cli.display import reporter
+from oodbench.cli.help_text import PlainCommand
 from oodbench.cli.parameters import DataRoot, Plugins
 from oodbench.errors import ExitCode, UserError, counted, did_you_mean, visible
 
@@ -30,7 +31,7 @@ data_app = typer.Typer(
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets, by name.")]
 
 
-@data_app.command("list")
+@data_app.command("list", cls=PlainCommand)
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for machines.")] = False,
     data_root: DataRoot = None,
@@ -66,7 +67,7 @@ def list_(
         _print_table(rows)
 
 
-@data_app.command()
+@data_app.command(cls=PlainCommand)
 def fetch(
     names: Annotated[
         list[str],
@@ -113,7 +114,7 @@ def fetch(
         raise missing_data.incomplete(failures, needed, names, root)
 
 
-@data_app.command()
+@data_app.command(cls=PlainCommand)
 def verify(
     names: Annotated[
         list[str] | None,
@@ -156,7 +157,7 @@ def verify(
         raise typer.Exit(ExitCode.FINDING)
 
 
-@data_app.command()
+@data_app.command(cls=PlainCommand)
 def path(names: Names, data_root: DataRoot = None, plugins: Plugins = None) -> None:
     """Print the folders of data sets, which may not exist yet."""
     from oodbench.data.listed_files import images_folder
@@ -187,7 +188,11 @@ def _needed(names: list[str], plugins: list[Path] | None) -> NeededFiles:
         elif name not in datasets:
             raise UserError(
                 f"There is no data set, benchmark or suite '{name}'.",
-                did_you_mean(name, [*datasets, *benchmarks]),
+                did_you_mean(
+                    name,
+                    [*datasets, *benchmarks],
+                    "`oodbench data list` and `oodbench list benchmarks` list all.",
+                ),
             )
     return needed
 

@@ -12,9 +12,11 @@ import typer
 
 from oodbench.cli.display import console, finish, reporter, say
 from oodbench.cli.evaluation_options import Texts, by_name, names, read_request, taps_by_model
+from oodbench.cli.evaluation_preview import look_at_images, show_plan
 from oodbench.cli.parameters import (
     Address,
     Device,
+    DryRun,
     Executor,
     JobOptions,
     Plugins,
@@ -26,7 +28,6 @@ from oodbench.errors import ExitCode, InterruptedRun, UserError
 
 if TYPE_CHECKING:
     from oodbench.planning.executor_options import ExecutorOptions
-    from oodbench.planning.plan import Plan
     from oodbench.specs import EvaluationRequest
     from oodbench.user_benchmark.benchmark_content import EvaluationContent
 
@@ -125,7 +126,7 @@ def evaluate(
     address: Address = None,
     submitit_option: JobOptions = None,
     shard_images: ShardImages = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Evaluate detectors on your own model and folders of images.
 
@@ -210,54 +211,17 @@ def _begin(
             catalog, content.name, catalog.imported_detectors(), seeds=None, methods=None
         )
         plan = replace(plan, shard_images=executor.shard_images)
-        _show(plan, content.notes, dry_run=dry_run)
+        show_plan(plan, content.notes, dry_run=dry_run)
+        if dry_run:
+            api.check_parameters(plan, catalog)
+        as_they_are = request.classes == FOLDERS_AS_THEY_ARE
+        look_at_images(plan, device, as_they_are=as_they_are, dry_run=dry_run)
         if dry_run:
             return
-        as_they_are = request.classes == FOLDERS_AS_THEY_ARE
-        _look(plan, device, as_they_are=as_they_are)
     place = out or new_folder(content.name)
     with held(place):
         content.write(place / CONTENT)  # again, if it was lost
     _run(content.name, place, plugins, device, executor, None, (), resume=resume)
-
-
-def _show(plan: Plan, notes: tuple[str, ...], *, dry_run: bool) -> None:
-    """Print what the evaluation does: a dry run to standard output."""
-    from oodbench.cli.plan_display import renderables
-    from oodbench.report.writers.terminal import paragraph
-
-    output = console(stderr=not dry_run)
-    width = output.width
-    for part in [*renderables(plan, width), *(paragraph(note, width) for note in notes)]:
-        output.print(part)
-
-
-def _look(plan: Plan, device: str, *, as_they_are: bool) -> None:
-    """Classify a few images with each model, and say how long the passes will take.
-
-    Raises:
-        UserError: a model or an image cannot be used, or the classes have another order.
-    """
-    from oodbench.engine.device import find_device
-    from oodbench.planning.workload import forward_passes
-    from oodbench.user_benchmark.first_look import look
-
-    place, progress, seconds = find_device(device), reporter(), 0.0
-    with progress.work(len(plan.models)):
-        for model in plan.models:
-            progress.stage(f"{model}: a few images")
-            found = look(plan, model, device=place, say=progress, as_they_are=as_they_are)
-            for sign in found.signs:
-                progress.warn(f"{model}: {sign}")
-            progress.done(f"{model}: {found.text} on {place}")
-            seconds += forward_passes(plan, model) / found.rate
-    say(f"The passes over all images take about {_time(seconds)}, beside decoding and costs.")
-
-
-def _time(seconds: float) -> str:
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _check_same(content: EvaluationContent, folder: Path) -> None:
@@ -319,7 +283,7 @@ def _carry_on(
         plan = api.plan_run(
             catalog, name, catalog.imported_detectors(), seeds=None, methods=methods
         )
-        _show(replace(plan, shard_images=executor.shard_images), (), dry_run=True)
+        show_plan(replace(plan, shard_images=executor.shard_images), (), dry_run=True)
         return
     _run(name, folder, plugins, device, executor, methods, given.get("metrics", ()), resume=True)
 

@@ -18,6 +18,7 @@ from oodbench.cli.data import data_app
 from oodbench.cli.deployment import detector_fitting, exporting, image_scoring
 from oodbench.cli.display import say
 from oodbench.cli.finished_runs import comparing, reporting, site_building, verifying
+from oodbench.cli.help_text import PlainCommand
 from oodbench.cli.streams import (
     ReaderLeft,
     finish_output,
@@ -34,19 +35,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(benchmarking.run)
-app.command()(benchmarking.train)
-app.command()(evaluating.evaluate)
-app.command()(detector_fitting.fit)
-app.command()(image_scoring.score)
-app.command()(exporting.export)
-app.command("list")(listing.list_)
-app.command()(reporting.report)
-app.command()(reporting.leaderboard)
-app.command()(comparing.compare)
-app.command()(verifying.verify)
-app.command()(checking.check)
-app.command()(site_building.site)
+app.command(cls=PlainCommand)(benchmarking.run)
+app.command(cls=PlainCommand)(benchmarking.train)
+app.command(cls=PlainCommand)(evaluating.evaluate)
+app.command(cls=PlainCommand)(detector_fitting.fit)
+app.command(cls=PlainCommand)(image_scoring.score)
+app.command(cls=PlainCommand)(exporting.export)
+app.command("list", cls=PlainCommand)(listing.list_)
+app.command(cls=PlainCommand)(reporting.report)
+app.command(cls=PlainCommand)(reporting.leaderboard)
+app.command(cls=PlainCommand)(comparing.compare)
+app.command(cls=PlainCommand)(verifying.verify)
+app.command(cls=PlainCommand)(checking.check)
+app.command(cls=PlainCommand)(site_building.site)
 app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")
 

@@ -33,7 +33,8 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         metavar="A,B|all",
-        help="These methods or detectors, or all. Default: those that the benchmark chooses.",
+        help="Methods (SoftMax+MSP), or detectors (entropy: all methods with it, or called so), or "
+        "all. Default: those that the benchmark chooses.",
     ),
 ]
 Seeds = Annotated[
@@ -98,6 +99,10 @@ ShardImages = Annotated[
         min=1,
         help="Score test sets in parts of N images, on all workers; --resume continues at a part.",
     ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the plan and stop: nothing is trained or scored."),
 ]
 Benchmark = Annotated[
     str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file; also of a suite.")

@@ -1,9 +1,9 @@
-"""A plan and the estimate of its work, for a terminal."""
+"""The plan of a benchmark and the estimate of its work, for a terminal."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +17,6 @@ from oodbench.planning import workload
 from oodbench.planning.plan import Plan
 from oodbench.planning.planned_splits import planned_splits
 from oodbench.planning.shards import shards_of
-from oodbench.planning.suite_plan import Suite
 from oodbench.planning.workload import Pass, Work
 from oodbench.report.tables.document import Cell, Heading, Section, Table
 from oodbench.report.tables.notes import (
@@ -30,22 +29,32 @@ from oodbench.report.tables.values import metric_title
 from oodbench.report.writers.terminal import paragraph, table_renderables
 from oodbench.specs import ModelSpec
 
-_SUMS = ("trainings", "trained on", "training FLOPs", "passed over", "pass FLOPs")
-_NUMBERS = ("images", "FLOPs", "MB", *_SUMS)
+SUMS = ("trainings", "trained on", "training FLOPs", "passed over", "pass FLOPs")
+"""Columns of what a whole benchmark takes."""
+_NUMBERS = ("images", "FLOPs", "MB", *SUMS)
 _IMPORTANCE = {"model": 9, "to": 9, "data": 7, "methods": 7, "method": 9, "reason": 9, "passes": 6}
 _IMPORTANCE |= {"benchmark": 9, "FLOPs": 8, "training FLOPs": 8, "pass FLOPs": 8}
-_IMPORTANCE |= {"images": 7, "trained on": 7, "passed over": 7, "ID": 6}
+_IMPORTANCE |= {
+    "images": 7,
+    "trained on": 7,
+    "benchmarks": 8,
+    "passed over": 7,
+    "ID": 6,
+    "data set": 9,
+    "splits": 9,
+}
 """Of columns, for `Heading`; 5 of the others."""
 
 _MANY = 12
 """Methods of a model that are named once, above the tables."""
 
-_ESTIMATES = (
+ESTIMATES = (
     "Models, methods and skips are what the run does. Images and FLOPs are estimates: convolutions "
     "alone, 2 for each multiply-add, training 3 forward passes for each image; ? where those of a "
     "network are not known. Models in the cache are not trained again; measuring costs is not "
     "counted."
 )
+"""What the numbers of a plan are."""
 
 
 def renderables(plan: Plan, width: int) -> list[RenderableType]:
@@ -55,29 +64,7 @@ def renderables(plan: Plan, width: int) -> list[RenderableType]:
         plan: the plan.
         width: characters a line may have.
     """
-    return [*_plan(plan, width), paragraph(_amount(plan), width), paragraph(_ESTIMATES, width)]
-
-
-def suite_renderables(suite: Suite, plans: Mapping[str, Plan], width: int) -> list[RenderableType]:
-    """What a run of a suite would do: plan and estimate of each benchmark, and the sum.
-
-    Args:
-        suite: the suite.
-        plans: the plan of each benchmark.
-        width: characters a line may have.
-    """
-    parts: list[RenderableType] = []
-    for plan in plans.values():
-        parts += [*_plan(plan, width), Text()]
-    spec = suite.spec
-    heading = f"Suite '{spec.name}' (version {spec.version}): {counted(len(plans), 'benchmark')}"
-    parts += [paragraph(heading, width, style="bold")]
-    parts += [*table_renderables(_members(plans), width), Text()]
-    if spec.training:
-        changes = ", ".join(f"{key}: {value}" for key, value in spec.training.items())
-        note = f"The suite changes the training of every model ({changes})."
-        parts.append(paragraph(note, width))
-    return [*parts, paragraph(_ESTIMATES, width)]
+    return [*_plan(plan, width), paragraph(_amount(plan), width), paragraph(ESTIMATES, width)]
 
 
 def missing_renderables(
@@ -101,7 +88,7 @@ def missing_renderables(
         rows.append((place + many, f"{known / 1e6:,.1f}" if None not in sizes else "?", source))
     told = [total(missing, root)] if any(file.urls for file in missing) else []
     told.append(f"A run downloads files that have a source, as `oodbench data fetch {name}` does.")
-    table = _table(f"Not in the data root {root}", ("missing", "MB", "source"), rows)
+    table = table_of(f"Not in the data root {root}", ("missing", "MB", "source"), rows)
     return [Text(), *table_renderables(table, width), *(paragraph(each, width) for each in told)]
 
 
@@ -129,34 +116,49 @@ def _plan(plan: Plan, width: int) -> list[RenderableType]:
     tables = [_data(plan)]
     tables += [_trainings(plan), _passes(plan)] if plan.methods else []
     tables += [_skips(plan)] if plan.skips else []
+    return [
+        paragraph(heading, width, style="bold"),
+        *(paragraph(line, width) for line in named_methods(plan)),
+        Text(),
+        *(part for each in tables for part in (*table_renderables(each, width), Text())),
+        *(part for note in notes_of(plan) for part in (paragraph(note, width), Text())),
+    ]
+
+
+def named_methods(plan: Plan, least: int = _MANY + 1) -> list[str]:
+    """The methods of each model with at least so many, in one sentence."""
+    return [
+        f"Methods on {model}: "
+        f"{', '.join(m.name.removeprefix(f'{model}+') for m in plan.methods_of(model))}."
+        for model in plan.models
+        if len(plan.methods_of(model)) >= least
+    ]
+
+
+def notes_of(plan: Plan) -> list[str]:
+    """What is left out, not tuned, tested in shards or on request, or fitted on another split."""
     untuned = [(method.detector.name, method.untuned) for method in plan.methods if method.untuned]
     said = [left_out_note(plan.left_out)] if plan.left_out else []
     said += [untuned_note(untuned)] if untuned else []
     said += [_shards(plan)] if plan.shard_images is not None else []
-    titles = [metric_title(name) for name in benchmark.metrics]
+    titles = [metric_title(name) for name in plan.benchmark.metrics]
     said += [f"Metrics on request: {', '.join(titles)}."] if titles else []
     tuned_on = dict.fromkeys(m.tuning_ood for m in plan.methods if m.tuning_ood is not None)
     if plan.same_source:
         said += [same_source_note(ood, plan.same_source) for ood in tuned_on]
-    said += fit_split_notes((m.detector.name, m.other_fit_split) for m in plan.methods)
-    notes = [part for note in said for part in (paragraph(note, width), Text())]
-    named = [
-        f"{model}: {', '.join(m.name.removeprefix(f'{model}+') for m in plan.methods_of(model))}."
-        for model in plan.models
-        if len(plan.methods_of(model)) > _MANY
-    ]
-    return [
-        paragraph(heading, width, style="bold"),
-        *(paragraph(f"Methods on {names}", width) for names in named),
-        Text(),
-        *(part for each in tables for part in (*table_renderables(each, width), Text())),
-        *notes,
-    ]
+    return [*said, *fit_split_notes((m.detector.name, m.other_fit_split) for m in plan.methods)]
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of texts; columns are named, and known to hold words or numbers, by `columns`."""
     headings = tuple(
-        Heading(name, name, text=name not in _NUMBERS, importance=_IMPORTANCE.get(name, 5))
+        Heading(
+            name,
+            name,
+            text=name not in _NUMBERS,
+            importance=_IMPORTANCE.get(name, 5),
+            width=24 if name in ("benchmark", "benchmarks") else 16,
+        )
         for name in columns
     )
     return Table(title, headings, (Section("", tuple(tuple(map(Cell, row)) for row in rows)),))
@@ -176,28 +178,39 @@ def _data(plan: Plan) -> Table:
         )
         for each in splits
     ]
-    return _table("Data", columns, rows)
+    return table_of("Data", columns, rows)
+
+
+MODEL_COLUMNS = ("model", "network", "head", "recipe")
+
+
+def model_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """A row of `MODEL_COLUMNS` for each model."""
+    models = [(name, plan.benchmark.models[name]) for name in plan.models]
+    return [
+        (name, model.network, model.head, recipe_of(model, len(plan.seeds)))
+        for name, model in models
+    ]
 
 
 def _trainings(plan: Plan) -> Table:
     seeds = ", ".join(map(str, plan.seeds))
     each = f"for seed {seeds}" if len(plan.seeds) == 1 else f"for each of the seeds {seeds}"
     rows = []
-    for name in plan.models:
-        model = plan.benchmark.models[name]
+    for row in model_rows(plan):
         work = ("", "")
-        if model.training is not None:
-            work = _numbers(workload.training_work(plan, name))
-        rows.append((name, model.network, model.head, _recipe(model, len(plan.seeds)), *work))
+        if plan.benchmark.models[row[0]].training is not None:
+            work = work_cells(workload.training_work(plan, row[0]))
+        rows.append((*row, *work))
     trained = any(plan.benchmark.models[name].training is not None for name in plan.models)
-    return _table(
+    return table_of(
         f"Models (trained unless in the cache, {each})" if trained else f"Models ({each})",
-        ("model", "network", "head", "recipe", "images", "FLOPs"),
+        (*MODEL_COLUMNS, "images", "FLOPs"),
         rows,
     )
 
 
-def _recipe(model: ModelSpec, seeds: int) -> str:
+def recipe_of(model: ModelSpec, seeds: int) -> str:
     """How a model is trained, or its published weights, one checkpoint for each seed."""
     if model.weights is not None:
         return f"no training: weights {model.weights}"
@@ -213,26 +226,31 @@ def _recipe(model: ModelSpec, seeds: int) -> str:
     )
 
 
-def _passes(plan: Plan) -> Table:
-    """One row for the passes that differ in their data alone."""
+def alike_passes(plan: Plan) -> list[list[Pass]]:
+    """The passes over data, together where they differ in their data alone."""
     alike: dict[tuple[str, ...], list[Pass]] = {}
     for each in workload.passes_of(plan):
         kind = (each.model, each.purpose, each.split, *each.methods)
         alike.setdefault(kind, []).append(each)
+    return list(alike.values())
+
+
+def _passes(plan: Plan) -> Table:
+    """One row for the passes that differ in their data alone."""
     rows = []
-    for passes in alike.values():
+    for passes in alike_passes(plan):
         first = passes[0]
         rows.append(
             (
                 first.model,
                 first.purpose,
                 f"{', '.join(each.dataset for each in passes)} ({first.split})",
-                _named(plan, first),
-                _forwards(first),
-                *_numbers(workload.total(workload.pass_work(plan, each) for each in passes)),
+                methods_of(plan, first),
+                forwards_of(first),
+                *work_cells(workload.total(workload.pass_work(plan, each) for each in passes)),
             )
         )
-    return _table(
+    return table_of(
         "Estimate of the passes over data (for each seed)",
         ("model", "to", "data", "methods", "passes", "images", "FLOPs"),
         rows,
@@ -249,62 +267,52 @@ def _shards(plan: Plan) -> str:
     return f"Each model and seed is scored in {counted(len(shards), 'shard')} of {size}: {sets}."
 
 
-def _named(plan: Plan, planned: Pass) -> str:
+def methods_of(plan: Plan, planned: Pass) -> str:
     """Names of the methods of a pass, or their number if they are all of a model with many."""
     count = len(planned.methods)
     everything = count == len(plan.methods_of(planned.model)) and count > _MANY
     return f"all {count} methods" if everything else _short(planned, planned.methods)
 
 
-def _short(planned: Pass, methods: Iterable[str]) -> str:
-    """Names of methods without their model, which stands at the beginning of the row."""
+def _short(planned: Pass, methods: Sequence[str], most: int | None = None) -> str:
+    """Methods without their model, which stands at the beginning of the row; many as a number."""
+    if most is not None and len(methods) > most:
+        return counted(len(methods), "method")
     return ", ".join(method.removeprefix(f"{planned.model}+") for method in methods)
 
 
-def _forwards(planned: Pass) -> str:
-    """Passes of the network over each image of a pass over data, in words."""
+def forwards_of(planned: Pass, most: int | None = None) -> str:
+    """Passes of the network over each image of a pass over data, in words.
+
+    Args:
+        planned: the pass over data.
+        most: how many methods are named; None: all.
+    """
     layers = ["all feature layers"] if planned.taps else []
     if planned.purpose == "tune":
         many = len(planned.methods) > 1
         return "; ".join(["a grid for each" if many else "its grid", *layers])
     own = []
     if planned.purpose == "score" and planned.gradients:
-        own.append(f"+ gradients: {_short(planned, planned.gradients)}")
+        own.append(f"+ gradients: {_short(planned, planned.gradients, most)}")
     if planned.purpose == "score" and planned.replacing:
-        own.append(f"+ replaced layers: {_short(planned, planned.replacing)}")
+        own.append(f"+ replaced layers: {_short(planned, planned.replacing, most)}")
     if planned.purpose == "score" and planned.rotating:
-        own.append(f"+ 3 of rotated images: {_short(planned, planned.rotating)}")
+        own.append(f"+ 3 of rotated images: {_short(planned, planned.rotating, most)}")
     return "; ".join(["1 forward pass", *own, *layers])
 
 
 def _skips(plan: Plan) -> Table:
-    """One row for each reason."""
+    rows = [(", ".join(names), reason) for reason, names in skipped(plan).items()]
+    return table_of("Skipped", ("method", "reason"), rows)
+
+
+def skipped(plan: Plan) -> dict[str, list[str]]:
+    """Why methods are skipped -> their names."""
     methods: dict[str, list[str]] = {}
     for skip in plan.skips:
         methods.setdefault(skip.reason, []).append(skip.method)
-    rows = [(", ".join(names), reason) for reason, names in methods.items()]
-    return _table("Skipped", ("method", "reason"), rows)
-
-
-def _members(plans: Mapping[str, Plan]) -> Table:
-    """One row for each benchmark, of all seeds, and the sum."""
-
-    def work(parts: Iterable[Plan]) -> tuple[str, ...]:
-        chosen = list(parts)
-        count = sum(workload.training_count(plan) for plan in chosen)
-        trained = workload.total(workload.all_trainings(plan) for plan in chosen)
-        passed = workload.total(workload.all_passes(plan) for plan in chosen)
-        return str(count), *_numbers(trained), *_numbers(passed)
-
-    rows = [
-        (name, plan.benchmark.id, ", ".join(plan.benchmark.ood_groups), *work([plan]))
-        for name, plan in plans.items()
-    ]
-    return _table(
-        "Estimate over all seeds (images are counted once for each epoch, and for each pass)",
-        ("benchmark", "ID", "OOD", *_SUMS),
-        [*rows, ("sum", "", "", *work(plans.values()))],
-    )
+    return methods
 
 
 # --- words and numbers -------------------------------------------------------------------------
@@ -325,7 +333,8 @@ def _amount(plan: Plan) -> str:
     )
 
 
-def _numbers(work: Work) -> tuple[str, str]:
+def work_cells(work: Work) -> tuple[str, str]:
+    """Images and operations, with a prefix."""
     return f"{work.images:,}", _flops(work).strip()
 
 

@@ -57,7 +57,7 @@ def find_method(
 
     Args:
         folder: the run directory.
-        name: name of a method; or of a detector that one method of the run has.
+        name: name of a method; or of a detector that one method of the run has, or is called by.
         seed: one of the run; None: the first one that has results.
         ood: for a method that is tuned on each OOD set (`ood_oracle`): the set.
 
@@ -94,12 +94,16 @@ def _named(name: str, description: RunDescription, folder: Path) -> str:
     methods = {method.name: method for method in description.methods}
     if name in methods:
         return name
-    of_detector = [each.name for each in methods.values() if each.detector == name]
+    of_detector = [
+        each.name
+        for each in methods.values()
+        if each.detector == name or each.name.casefold() == f"{each.model}+{name}".casefold()
+    ]
     if len(of_detector) == 1:
         return of_detector[0]
     if of_detector:
         raise UserError(
-            f"{folder} has several methods with the detector '{name}'.",
+            f"{folder} has several methods that '{name}' may mean.",
             f"Name one of them: {listed(of_detector)}.",
         )
     if name in description.skipped:
@@ -110,9 +114,9 @@ def _named(name: str, description: RunDescription, folder: Path) -> str:
             f"Add it: repeat the command of the run with --out {folder} --resume --methods {name}.",
         )
     detectors = {method.detector for method in methods.values()}
-    near = did_you_mean(name, [*methods, *detectors])
-    if near.startswith("Known"):
-        near = did_you_mean(name, methods)  # a list of all: methods alone
+    near = did_you_mean(
+        name, [*methods, *detectors], f"`oodbench report {folder}` shows those that it has."
+    )
     raise UserError(f"{folder} has no method '{name}'.", near)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from oodbench.engine.device import find_device
-from oodbench.errors import UserError
+from oodbench.errors import UserError, kind_of
 from oodbench.models.structure.model_call import Function
 from oodbench.models.structure.user_network import model_name, unwrapped
 from oodbench.models.user_classifier import Scaling
@@ -132,8 +132,3 @@ def stays_where_it_is(module: nn.Module) -> bool:
         or type(part).__module__.startswith(("torch.ao.nn", "torch.nn.quantized"))
         for part in module.modules()
     )
-
-
-def kind_of(value: Any) -> str:
-    """The type of a value, for messages."""
-    return f"a {type(value).__name__}"

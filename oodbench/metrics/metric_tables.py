@@ -218,6 +218,9 @@ OPTIONAL: Mapping[str, OptionalMetric] = MappingProxyType(
 KNOWN: Mapping[str, Metric] = MappingProxyType({**METRICS, **OPTIONAL})
 """Every metric of a record but the accuracy."""
 
+SEE_METRICS = "docs/reference/metrics.md lists all metrics."
+"""For errors about an unknown name."""
+
 
 def of_id_images(metric: str) -> bool:
     """Whether a metric on request is of the ID images alone, without an OOD set."""
@@ -263,5 +266,5 @@ def _named(names: Iterable[str]) -> Iterable[str]:
         if name in KNOWN:
             yield name
         else:
-            near = did_you_mean(name, {*KNOWN, CCR_AT_FPR, ACCEPTANCE})
+            near = did_you_mean(name, {*KNOWN, CCR_AT_FPR, ACCEPTANCE}, SEE_METRICS)
             raise ValueError(f"there is no metric '{name}'. {near}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, see_list
 from oodbench.models.registry import (
     HEADS,
     NETWORKS,
@@ -58,7 +58,7 @@ def network_info(name: str) -> NetworkInfo:
         UserError: if there is no network of this name.
     """
     if name not in NETWORKS:
-        hint = did_you_mean(name, NETWORKS)
+        hint = did_you_mean(name, NETWORKS, see_list("models"))
         if ":" in name:
             hint = (
                 "One of your own is given as module:callable or FILE.py:callable, as in "

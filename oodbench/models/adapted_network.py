@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from oodbench.detector import Language
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.losses import DistanceHead
 from oodbench.models.classifier import Network
 
@@ -138,8 +138,7 @@ def as_logits(value: Any, images: Tensor) -> Any:
 
 def described(returned: Any) -> str:
     """The type of a value that a model returned, with the names of its entries."""
-    name = type(returned).__name__
-    text = f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+    text = kind_of(returned)
     if isinstance(returned, Mapping):
         return f"{text} with the keys {', '.join(map(repr, returned))}"
     return f"{text} of {len(returned)}" if isinstance(returned, tuple | list) else text

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.files import digest, expanded
 from oodbench.models.adapted_network import AdaptedNetwork, check_taps, last_layer
 from oodbench.models.classifier import Network
@@ -49,7 +49,7 @@ def create(
     old = module.get_submodule(path)
     if not isinstance(old, nn.Linear):
         raise UserError(
-            f"Network '{name}': its last layer '{path}' is a {type(old).__name__}.",
+            f"Network '{name}': its last layer '{path}' is {kind_of(old)}.",
             "The head takes the place of a torch.nn.Linear.",
         )
     head = make_head(old.in_features)
@@ -88,8 +88,7 @@ def built(name: str, options: Mapping[str, Any]) -> nn.Module:
             ) from error
     if not isinstance(module, nn.Module):
         raise UserError(
-            f"Network '{name}': the callable made a {type(module).__name__}, "
-            "which is no torch.nn.Module."
+            f"Network '{name}': the callable made {kind_of(module)}, which is no torch.nn.Module."
         )
     return module
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodbench.errors import UnsuitableError, UserError
+from oodbench.errors import UnsuitableError, UserError, kind_of
 from oodbench.models.adapted_network import described
 from oodbench.models.classifier import Classifier
 from oodbench.models.structure.logits_entry import find_output, logits_in
@@ -37,14 +37,14 @@ class Ensemble(nn.Module):
         super().__init__()
         if isinstance(networks, nn.Sequential) or not isinstance(networks, Iterable):
             raise UserError(
-                f"Ensemble: a {type(networks).__name__} is no list of networks.",
+                f"Ensemble: {kind_of(networks)} is no list of networks.",
                 "Write Ensemble([network, network]).",
             )
         networks = list(networks)
         for number, network in enumerate(networks):
             if not isinstance(network, nn.Module):
                 raise UserError(
-                    f"Ensemble: member {number} is a {type(network).__name__}, not a torch module.",
+                    f"Ensemble: member {number} is {kind_of(network)}, not a torch module.",
                     "Give networks that map images to logits.",
                 )
         if len(networks) < 2:

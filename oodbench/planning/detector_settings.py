@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, see_list
 from oodbench.planning.plan import FITTED_ON, Method
 from oodbench.plugins.catalog import DetectorStatus
 from oodbench.specs import BenchmarkSpec
@@ -43,7 +43,7 @@ def check_settings(benchmark: BenchmarkSpec, statuses: Mapping[str, DetectorStat
             if name not in statuses:
                 raise UserError(
                     f"{key_place(benchmark, *keys, name)}: there is no detector '{name}'.",
-                    did_you_mean(name, statuses),
+                    did_you_mean(name, statuses, see_list("detectors")),
                 )
     for name, split in benchmark.fit_split.items():
         info = statuses[name].info

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from oodbench.detector import DetectorInfo
-from oodbench.errors import UserError, did_you_mean, sentence
+from oodbench.errors import UserError, did_you_mean, listed, see_list, sentence
 from oodbench.planning.plan import Method, Skip
 from oodbench.plugins.catalog import DetectorStatus, aliases
 from oodbench.specs import BenchmarkSpec
@@ -62,7 +62,7 @@ def declaration(
     if name not in statuses:
         raise UserError(
             f"Benchmark '{benchmark.name}': {key}: there is no detector '{name}'.",
-            did_you_mean(name, [*statuses, *aliases(statuses)]),
+            did_you_mean(name, [*statuses, *aliases(statuses)], see_list("detectors")),
         )
     status = statuses[name]
     if status.info is None:
@@ -132,6 +132,9 @@ def selected_methods(
 ) -> tuple[list[Method], list[Skip]]:
     """Methods that the user named: by their own name, as MODEL+DETECTOR, or by their detector.
 
+    A detector's name also stands for the methods of the benchmark that are called so: `entropy`
+    names DisMax+Entropy, too, whose detector is `dismax_entropy`.
+
     Raises:
         UserError: if a name is unknown or ambiguous, or its detector is broken.
     """
@@ -139,10 +142,8 @@ def selected_methods(
     broken: list[Skip] = []
     for name in names:
         matches = [method for method in candidates if method.name.casefold() == name.casefold()]
-        matches = matches or [m for m in candidates if m.detector.name == name]
         if not matches and name in statuses:
-            info = declaration(name, statuses, "--methods", benchmark)
-            matches = [Method(f"{model}+{info.label}", model, info) for model in benchmark.models]
+            matches = _of_detector(name, candidates, benchmark, statuses)
         matches = matches or _pair(name, candidates, benchmark, statuses)
         if not matches:
             broken += [skip for skip in skips if skip.method.casefold() == name.casefold()]
@@ -157,7 +158,8 @@ def selected_methods(
             ]
             raise UserError(
                 f"'{name}' is neither a method of benchmark '{benchmark.name}' nor a detector.",
-                f"{did_you_mean(name, known)} A detector of your own needs --plugins FOLDER.",
+                f"{did_you_mean(name, known, _where(benchmark))} "
+                "A detector of your own needs --plugins FOLDER.",
             )
         for method in matches:
             # A detector's name asks for it on the models where it can run; a method's name asks for
@@ -166,6 +168,34 @@ def selected_methods(
             chosen.setdefault(method.name, replace(method, asked_for=asked_for))
     _unique_names(chosen.values(), benchmark)
     return list(chosen.values()), []
+
+
+def _of_detector(
+    name: str,
+    candidates: Sequence[Method],
+    benchmark: BenchmarkSpec,
+    statuses: Mapping[str, DetectorStatus],
+) -> list[Method]:
+    """The benchmark's methods with a detector, or called by its name; without any, on each model.
+
+    Raises:
+        UserError: if the detector is broken.
+    """
+    info = declaration(name, statuses, "--methods", benchmark)
+    called = {
+        f"{model}+{text}".casefold() for model in benchmark.models for text in (name, info.label)
+    }
+    found = [m for m in candidates if m.detector.name == name or m.name.casefold() in called]
+    if any(method.detector.name == name for method in found):
+        return found
+    taken = {method.name.casefold() for method in found}
+    new = [Method(f"{model}+{info.label}", model, info) for model in benchmark.models]
+    return [*(method for method in new if method.name.casefold() not in taken), *found]
+
+
+def _where(benchmark: BenchmarkSpec) -> str:
+    """Where detectors are listed, and the models that they can be named with."""
+    return f"{see_list('detectors')} Models: {listed(benchmark.models)}."
 
 
 def _pair(
@@ -240,14 +270,23 @@ def reference_method(
     return Method(name, spec.model, info, spec.parameters)
 
 
-def check_known(key: str, name: str, known: Iterable[str], benchmark: BenchmarkSpec) -> None:
+def check_known(
+    key: str, name: str, known: Iterable[str], benchmark: BenchmarkSpec, kind: str = ""
+) -> None:
     """Check that a key of a benchmark has a known name.
 
+    Args:
+        key: the key.
+        name: its value.
+        known: the names that it can have.
+        benchmark: the benchmark.
+        kind: "detectors", "datasets", "models": what `oodbench list` shows all of; "" for others.
+
     Raises:
-        UserError: if it has not.
+        UserError: if the name is not known.
     """
     if name not in known:
         raise UserError(
             f"Benchmark '{benchmark.name}': {key}: unknown name '{name}'.",
-            did_you_mean(name, known),
+            did_you_mean(name, known, see_list(kind) if kind else ""),
         )

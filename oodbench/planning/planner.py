@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from oodbench.argument_checks import MOST_SEEDS, whole_number
 from oodbench.detector import head_obstacle
-from oodbench.errors import UserError, counted, did_you_mean
+from oodbench.errors import UserError, counted, did_you_mean, see_list
 from oodbench.models import feature_layers_of
 from oodbench.models.registry import (
     AUXILIARY_HINT,
@@ -84,7 +84,7 @@ def make_plan(
         methods = [named_method(name, benchmark, other_names) for name in methods]
     for name, model in benchmark.models.items():
         if not is_callable_name(model.network) and library_of(model.network) is None:
-            check_known(f"models.{name}.network", model.network, NETWORKS, benchmark)
+            check_known(f"models.{name}.network", model.network, NETWORKS, benchmark, "models")
         check_known(f"models.{name}.head", model.head, HEADS, benchmark)
         for option in model.loss_options:
             options = HEADS[model.head].loss_options
@@ -97,9 +97,9 @@ def make_plan(
             )
     if benchmark.tuning.detectors != "all":
         for name in benchmark.tuning.detectors:
-            check_known("tuning.detectors", name, statuses, benchmark)
+            check_known("tuning.detectors", name, statuses, benchmark, "detectors")
     for name in benchmark.default_detectors if benchmark.default_detectors != "all" else ():
-        check_known("default_detectors", name, statuses, benchmark)
+        check_known("default_detectors", name, statuses, benchmark, "detectors")
     check_settings(benchmark, statuses)
     candidates, skips = benchmark_methods(benchmark, statuses)
     reference = reference_method(benchmark, statuses)
@@ -295,10 +295,10 @@ def _dataset(benchmark: BenchmarkSpec, catalog: Catalog, name: str) -> DatasetSp
     if name == benchmark.tuning_ood and benchmark.manifest(name) not in known:
         raise UserError(
             f"{key_place(benchmark, 'tuning', 'ood')}: there is no data set '{name}'.",
-            did_you_mean(name, [*known, *benchmark.names]),
+            did_you_mean(name, [*known, *benchmark.names], see_list("datasets")),
         )
     if name in benchmark.datasets:
-        check_known(f"datasets.{name}", benchmark.manifest(name), known, benchmark)
+        check_known(f"datasets.{name}", benchmark.manifest(name), known, benchmark, "datasets")
     return benchmark.decoded(catalog.dataset(benchmark.manifest(name)))
 
 

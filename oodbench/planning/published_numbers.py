@@ -6,6 +6,7 @@ from pathlib import Path
 
 from oodbench.errors import UserError, did_you_mean
 from oodbench.metrics import METRICS
+from oodbench.metrics.metric_tables import SEE_METRICS
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import BenchmarkSpec, PublishedSpec
 from oodbench.specs.yaml_file import place_of, read_spec
@@ -54,7 +55,7 @@ def published_averages(benchmark: BenchmarkSpec, catalog: Catalog) -> PublishedS
         if measure.metric not in {*METRICS, ID_ACCURACY}:
             raise UserError(
                 f"{found.file}: averages.measures.{name}: no metric is called '{measure.metric}'.",
-                did_you_mean(measure.metric, {*METRICS, ID_ACCURACY}),
+                did_you_mean(measure.metric, {*METRICS, ID_ACCURACY}, SEE_METRICS),
             )
     pairs = {entry.key[:2] for entry in known[named.benchmark].entries}
     for model, names in named.models.items():

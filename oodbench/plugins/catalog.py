@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from oodbench.detector import Detector, DetectorInfo
-from oodbench.errors import UserError, did_you_mean, sentence
+from oodbench.errors import UserError, did_you_mean, see_list, sentence
 from oodbench.files import expanded
 from oodbench.plugins.content_folders import BUILT_IN, FOLDERS, Kind, Plugin, content_folders
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
@@ -134,7 +134,8 @@ class Catalog:
         others = self.aliases if kind == "detector" else {}
         if name not in others:
             raise UserError(
-                f"There is no {kind} '{name}'.", did_you_mean(name, [*entries, *others])
+                f"There is no {kind} '{name}'.",
+                did_you_mean(name, [*entries, *others], see_list(f"{kind}s")),
             )
         return entries[others[name]]
 
@@ -314,7 +315,7 @@ class Catalog:
         if name not in self.entries[kind]:
             raise UserError(
                 f"{path}: {key}: there is no {kind} '{name}'.",
-                did_you_mean(name, self.entries[kind]),
+                did_you_mean(name, self.entries[kind], see_list(f"{kind}s")),
             )
         return self.entries[kind][name].path
 

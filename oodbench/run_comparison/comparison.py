@@ -18,6 +18,7 @@ from oodbench.argument_checks import names
 from oodbench.bootstrap import SharedResamples
 from oodbench.errors import UserError, counted, did_you_mean, listed, shown
 from oodbench.metrics import OPTIONAL
+from oodbench.metrics.metric_tables import SEE_METRICS
 from oodbench.report.leaderboard import FPR, RANKED_BY, SHOWN
 from oodbench.run_comparison.changes import Change, RunComparison, Verdict
 from oodbench.run_comparison.comparability import (
@@ -100,7 +101,9 @@ def _checked(metrics: Sequence[str] | None, level: float) -> tuple[str, ...]:
     chosen = METRICS if metrics is None else tuple(dict.fromkeys(names("metrics", metrics)))
     for metric in chosen:
         if metric not in SHOWN:
-            raise UserError(f"There is no metric {shown(metric)}.", did_you_mean(metric, SHOWN))
+            raise UserError(
+                f"There is no metric {shown(metric)}.", did_you_mean(metric, SHOWN, SEE_METRICS)
+            )
     return chosen
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from oodbench.errors import UserError, did_you_mean, listed, shown
+from oodbench.metrics.metric_tables import SEE_METRICS
 from oodbench.report.leaderboard import SHOWN
 from oodbench.run_comparison.changes import Change, Finding, RunComparison, Severity, Verdict
 
@@ -39,7 +40,8 @@ def check_metric(rule: str, where: str) -> None:
     metric = rule.partition("@")[0]
     if metric not in SHOWN:
         raise UserError(
-            f"{where}: there is no metric {shown(metric)}.", did_you_mean(metric, SHOWN)
+            f"{where}: there is no metric {shown(metric)}.",
+            did_you_mean(metric, SHOWN, SEE_METRICS),
         )
 
 

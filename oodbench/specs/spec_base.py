@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from oodbench.errors import kind_of
 from oodbench.specs.names import method_obstacle, obstacle, shortened
 from oodbench.written_values import WrittenValues
 
@@ -126,8 +127,7 @@ def _check_recordable(value: Any, key: str) -> None:
             _check_recordable(each, f"{key}.{index}")
     elif not isinstance(value, str | int | float | None):
         raise ValueError(
-            f"{key}: a {type(value).__name__} cannot be recorded; write text in quotes, as in "
-            f"'{value}'"
+            f"{key}: {kind_of(value)} cannot be recorded; write text in quotes, as in '{value}'"
         )
 
 

@@ -101,10 +101,13 @@ RENAMED = {
 """Old name of a key or an option -> its name. Errors about the old name tell the new one."""
 
 
+_KEYS = "docs/reference/yaml.md describes all keys."
+
+
 def unknown_key_hint(key: str, known: Sequence[str]) -> str:
     """What to write instead of an unknown key: its new name, or the most similar known keys."""
     renamed = RENAMED.get(key)
-    return f"It is called '{renamed}' now." if renamed in known else did_you_mean(key, known)
+    return f"It is called '{renamed}' now." if renamed in known else did_you_mean(key, known, _KEYS)
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _number)

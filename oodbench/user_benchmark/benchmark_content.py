@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from oodbench.data.store.disk import file_digest
-from oodbench.errors import UserError, counted, did_you_mean
+from oodbench.errors import UserError, counted, did_you_mean, see_list
 from oodbench.files import expanded, write_atomic
 from oodbench.models import network_info
 from oodbench.models.registry import is_callable_name, library_of, source_file
@@ -340,7 +340,8 @@ def _methods(
             known = [*catalog.detectors, *catalog.aliases, "all"]
             raise UserError(
                 f"--methods: '{given}' is neither a detector nor a method MODEL+DETECTOR.",
-                f"{did_you_mean(given, known)} A detector of your own needs --plugins FOLDER.",
+                f"{did_you_mean(given, known, see_list('detectors'))} "
+                "A detector of your own needs --plugins FOLDER.",
             )
     if len(request.model) == 1:  # named for the one model: asked for
         (model,) = request.model

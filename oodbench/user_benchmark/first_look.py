@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from oodbench.data.loaded_splits import LoadedSplits
+from oodbench.data.store.checkpoint_files import Weights
 from oodbench.data.store.locations import root_folder
 from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.engine.mistakes import Confusion, labels_signs, other_order
 from oodbench.errors import UserError, counted
 from oodbench.models.classifier import Classifier
+from oodbench.models.published_weights.library_networks import weights_url
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter
-from oodbench.specs import SplitName
+from oodbench.specs import OWN, ModelSpec, SplitName
 from oodbench.training.trained_models import ModelStore
 
 _MOST_CLASSES = 40
@@ -59,6 +61,23 @@ class FirstLook:
             f"accuracy {self.right / self.images:.0%} of {counted(self.images, 'image')} of "
             f"{counted(self.classes, 'class')}, {self.rate:,.0f} images/s"
         )
+
+
+def weights_are_here(model: ModelSpec) -> bool:
+    """Whether the weights of a model are known to be on this machine.
+
+    They are if they are in a file or a folder that the user gives, made by the user's code, or of
+    torchvision and downloaded before. What other libraries have stored is not known.
+    """
+    if model.checkpoint or model.weights == OWN:
+        return True
+    library, _, name = model.network.partition(":")
+    if library == "torchvision" and model.weights is not None:
+        weights = Weights(model.network, weights_url(model.network, model.weights))
+        return any(place.is_file() for place in weights.places(root_folder(None)))
+    if library == "open_clip":
+        return Path(name.partition("/")[2]).is_file()
+    return library in ("hf", "hf_clip") and Path(name).is_dir()
 
 
 def look(

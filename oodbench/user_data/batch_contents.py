@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench.errors import UserError
+from oodbench.errors import UserError, kind_of
 
 Batch = tuple[Tensor, Tensor | None]
 """Images [B, ...], and labels [B] (int64) or None."""
@@ -291,7 +291,7 @@ def described(value: Any) -> str:
         return f"a numpy array of {value.dtype}"
     if kind.__module__.startswith("PIL."):
         return "a PIL image"
-    return f"a {kind.__name__}"
+    return kind_of(value)
 
 
 def is_array(value: Any) -> bool:

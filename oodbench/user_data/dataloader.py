@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from oodbench.data.duplicates import fingerprints
-from oodbench.errors import UserError
+from oodbench.errors import UserError, kind_of, with_article
 from oodbench.user_data.batch_contents import (
     ONE_SIZE,
     TRANSFORM,
@@ -198,7 +198,7 @@ class LoadedImages:
         parts = data if isinstance(data, tuple | list) and 1 < len(data) < 4 else ()
         if parts and all(map(is_array, parts)) and parts[0].ndim == 4:
             raise UserError(
-                f"{self.name}: images and labels come as a {type(data).__name__} of arrays.",
+                f"{self.name}: images and labels come as {kind_of(data)} of arrays.",
                 "Make a data set of them: torch.utils.data.TensorDataset(images, labels).",
             )
         if not readable or isinstance(data, str | bytes | Mapping | AbstractSet):
@@ -219,8 +219,8 @@ class LoadedImages:
         if not sampler:
             return ""
         return (
-            f"{self.name} was read in the order of its own sampler, a {sampler}: scores are in "
-            "that order."
+            f"{self.name} was read in the order of its own sampler, {with_article(sampler)}: "
+            "scores are in that order."
         )
 
     def _relabeled(self, images: Tensor, labels: Tensor | None) -> Batch:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate, default_convert
 
-from oodbench.errors import UserError, listed
+from oodbench.errors import UserError, listed, with_article
 from oodbench.user_data.batch_contents import LABEL_KEYS
 
 _DEEPEST = 32
@@ -156,8 +156,8 @@ def _disagreement(
     )
     if wrapper:
         hint = (
-            f"{name} is or has a {wrapper}, which may change labels: set its attribute `classes` "
-            "to the names of the classes, in the order of its labels."
+            f"{name} is or has {with_article(wrapper)}, which may change labels: set its attribute "
+            "`classes` to the names of the classes, in the order of its labels."
         )
     return UserError(
         f"{name} and {base} have different classes: {name} has {declared[name]}; "

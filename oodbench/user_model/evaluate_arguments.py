@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from oodbench import argument_checks
-from oodbench.deploy.model_arguments import kind_of, module_of
+from oodbench.deploy.model_arguments import module_of
 from oodbench.engine.passes.image_sources import ID
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.user_data.dataloader import LoadedImages
 from oodbench.user_model.session import OOD_DATA, DataSets
 

@@ -16,7 +16,7 @@ from oodbench.deploy.fitted_detector import FittedDetector
 from oodbench.detector import Detector
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.report import Leaderboard
 from oodbench.report.writers.run_files import write_reports
 from oodbench.specs.names import method_obstacle
@@ -177,7 +177,7 @@ class EvaluationResult:
         known = next(iter(self.scores.values()), {})
         if not isinstance(given, Mapping):
             raise UserError(
-                f"images: expected a mapping from names to data, not a {type(given).__name__}.",
+                f"images: expected a mapping from names to data, not {kind_of(given)}.",
                 'Give {"id": id_data, **ood_data}.',
             )
         for name in given:

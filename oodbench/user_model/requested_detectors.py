@@ -9,9 +9,8 @@ from typing import Any
 
 from oodbench import argument_checks
 from oodbench.deploy.fitted_detector import FittedDetector
-from oodbench.deploy.model_arguments import kind_of
 from oodbench.detector import Detector, DetectorInfo
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningProtocol

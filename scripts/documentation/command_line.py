@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from documentation.markdown_text import cell, code, fenced, table
+from oodbench.cli.help_text import help_record
 from oodbench.cli.main import app
 
 
@@ -34,7 +35,7 @@ def _section(name: str, command: Any) -> str:
     context = typer.Context(command, info_name=name)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     parts = [f"## {name}\n", f"{_text(command.help)}\n"]
-    parts.append(fenced(re.sub(r"\[\[(\w+)\]\]", r"[\1]", usage), "text"))
+    parts.append(fenced(usage, "text"))
     for title, kind in (("Argument", "argument"), ("Option", "option")):
         rows = [_row(each, context) for each in command.params if each.param_type_name == kind]
         if rows:
@@ -43,11 +44,13 @@ def _section(name: str, command: Any) -> str:
 
 
 def _row(parameter: Any, context: typer.Context) -> tuple[str, str, str]:
-    names, text = parameter.get_help_record(context)
-    names = re.sub(r" <\w+>", "", names)  # the types that newer versions of typer add
+    names, text = help_record(parameter, context) or ("", "")
     text, default = _without(text, "default")
     text, required = _without(text, "required", "")
-    return code(names), _text(text), "required" if required is not None else _default(default)
+    needed = required is not None or (
+        parameter.param_type_name == "argument" and parameter.required
+    )
+    return code(names), _text(text), "required" if needed else _default(default)
 
 
 def _without(text: str, word: str, mark: str = ": ") -> tuple[str, str | None]:

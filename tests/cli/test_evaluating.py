@@ -226,7 +226,7 @@ WRONG = {
         ("no classifier of this name", "resnet"),
     ),
     "no callable": (("--model", "net.py:biuld"), ("has no callable 'biuld'", "'build'")),
-    "no network": (("--model", "net.py:no_model"), ("made a int, which is no torch.nn.Module",)),
+    "no network": (("--model", "net.py:no_model"), ("made an int, which is no torch.nn.Module",)),
     "no file of a network": (("--model", "nets.py:build"), ("cannot read", "nets.py")),
     "other number of classes": (
         ("--model", "net.py:linear_classes"),
@@ -265,6 +265,23 @@ def wrong_files(sets: Path) -> None:
     (sets / "two.txt").write_text("blue\ngreen\nyellow\n")
     (sets / "empty.txt").write_text("\n")
     torch.save(torch.nn.Linear(4, 3).state_dict(), sets / "other.pt")
+
+
+def test_a_dry_run_finds_what_the_run_would_refuse(
+    wrong_files: None, tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "run"
+    done = command("evaluate", *MODEL, *DATA, "--checkpoint", "net.pt", "--dry-run", "--out", out)
+    assert done.code == 0, done.err
+    assert "net: accuracy 100% of 24 images" in done.err
+    assert "Plan of benchmark 'evaluation'" in done.out
+    library = ("--model", "torchvision:resnet18", "--transform", "32x32", *DATA)
+    absent = command("evaluate", *library, "--dry-run", "--out", out)
+    assert absent.code == 0, absent.err
+    assert "Not looked at, because the weights may have to be downloaded: resnet18." in absent.err
+    wrong = ("--checkpoint", "other.pt", "--dry-run", "--out", out)
+    check_refusal(command("evaluate", *MODEL, *DATA, *wrong), "of another architecture")
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("wrong_files")

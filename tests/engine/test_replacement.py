@@ -133,7 +133,7 @@ def test_what_replaces_in_place_reaches_no_other(tiny: Make, tiny_data: Make) ->
         ("unknown", "choose_taps returned 'frist', which is no tap. Did you mean 'first'?"),
         ("a name", "choose_taps returned a str; expected a list of names of taps"),
         ("pooled", "returned a tensor of shape [8, 4] for 'first'; expected a floating-point "),
-        ("array", "returned a ndarray for 'first'; expected a floating-point tensor of the shape"),
+        ("array", "returned an ndarray for 'first'; expected a floating-point tensor of the shape"),
         ("infinite", "what it returned for 'first' is not finite for 1 of the 8 images"),
     ],
 )

@@ -25,7 +25,8 @@ from helpers.plans import (
 )
 from rich.console import Console
 
-from oodbench.cli.plan_display import renderables, suite_renderables
+from oodbench.cli.plan_display import renderables
+from oodbench.cli.suite_display import suite_renderables
 from oodbench.errors import UserError
 from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import FITTED_ON, Plan
@@ -93,6 +94,26 @@ def test_a_detector_outside_the_benchmark_is_tried_on_every_model() -> None:
     assert names(plan(methods=["entropy"])) == ["SoftMax+Entropy", "DisMax+Entropy"]
 
 
+def test_a_detectors_name_also_selects_the_methods_that_are_called_so() -> None:
+    """DisMax+Entropy has the detector `dismax_entropy`."""
+    spec = Catalog().benchmark("digits")
+    known = Catalog().detectors
+    found = make_plan(spec, Catalog(), known, seeds=1, methods=["entropy"]).methods
+    assert {method.name: method.detector.name for method in found} == {
+        "SoftMax+Entropy": "entropy",
+        "DisMax+Entropy": "dismax_entropy",
+    }
+
+
+def test_a_detector_is_tried_on_every_model_that_has_no_method_of_that_name() -> None:
+    spec = benchmark(methods={"SoftMax+KNN": {"model": "SoftMax", "detector": "odin"}})
+    found = plan(spec, methods=["knn"], known=statuses(knn=Catalog().detectors["knn"])).methods
+    assert {method.name: method.detector.name for method in found} == {
+        "DisMax+KNN": "knn",
+        "SoftMax+KNN": "odin",
+    }
+
+
 def test_selecting_twice_is_selecting_once() -> None:
     assert names(plan(methods=["odin", "SoftMax+ODIN", "odin"])) == ["SoftMax+ODIN"]
 
@@ -148,6 +169,13 @@ def test_a_pair_that_stands_for_several_methods_is_refused() -> None:
     assert "'SoftMax+one' or 'SoftMax+two'" in error.hint
     (found,) = plan(spec, methods=["SoftMax+two"], known=known).methods
     assert found.detector.name == "two"
+
+
+def test_a_method_that_resembles_none_is_told_where_to_look() -> None:
+    error = refusal(Catalog().benchmark("digits"), methods=["xyzzy"], known=Catalog().detectors)
+    assert "`oodbench list detectors`" in error.hint
+    assert "SoftMax, DisMax" in error.hint
+    assert len(error.hint) < 160
 
 
 @pytest.mark.parametrize(
@@ -696,7 +724,7 @@ def test_a_drawn_plan_says_how_much_it_is() -> None:
 # --- suites ---------------------------------------------------------------------------------------
 
 
-def test_a_drawn_suite_has_every_plan_and_the_sum() -> None:
+def test_a_drawn_suite_says_what_is_shared_once_and_the_sum() -> None:
     catalog = Catalog()
     suite = load_suite(catalog, "dismax-paper-quick")
     plans = plan_suite(catalog, suite, statuses(), seeds=3)
@@ -705,8 +733,14 @@ def test_a_drawn_suite_has_every_plan_and_the_sum() -> None:
         console.print(part)
     text = console.export_text()
     for name, each in plans.items():
-        assert f"Plan of benchmark '{name}'" in text
+        assert name in text
         assert f"{all_trainings(each).images:,}" in text
+    assert len(text.splitlines()) < 100
+    for method in ("MaxProb", "Entropy", "ODIN", "Mahalanobis"):
+        assert f" {method}" in text.partition("Estimate")[0]
+    (cifar,) = [line for line in text.splitlines() if line.startswith("cifar10 ")]
+    assert "train " in cifar
+    assert "test 10,000" in cifar
     total = sum(all_trainings(each).images for each in plans.values())
     (last,) = [line for line in text.splitlines() if line.startswith("sum ")]
     assert f"{total:,}" in last

@@ -341,7 +341,7 @@ def test_features_that_do_not_vary_are_a_reason(trained: Net) -> None:
         ([], "detectors names none", ""),
         ({}, "detectors names none", ""),
         ([Constant], "detectors: Constant is a class", "Constant()"),
-        ([3], "not a int", ""),
+        ([3], "not an int", ""),
         (None, "not None", "list detectors"),
         (3, "not 3", "list detectors"),
         (["energy", "energy"], "'energy' is given twice", "mapping"),

@@ -66,7 +66,7 @@ def test_what_belongs_to_one_of_several_models() -> None:
         ({"models": {"x": model}, "output": {"z": 1}}, "output: there is no model 'z'"),
         ({"models": {}}, "model names none"),
         ({"models": {"": model}}, "expected a name for each model"),
-        ({"models": {"x": 3}}, "not a int"),
+        ({"models": {"x": 3}}, "not an int"),
     ):
         with pytest.raises(UserError, match=said):
             evaluated(given["models"], ["energy"], output=given.get("output"))

@@ -133,7 +133,7 @@ def test_int8() -> None:
 def test_what_is_no_model_is_refused() -> None:
     for model, said in (
         (nn.Linear, "not the class Linear"),
-        (3, "not a int"),
+        (3, "not an int"),
         ("net", "not a str"),
     ):
         with pytest.raises(UserError, match=said):

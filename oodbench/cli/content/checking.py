@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodbench.cli.display import console, say
+from oodbench.cli.display import broken, console, say
 from oodbench.cli.parameters import Plugins
 from oodbench.errors import ExitCode
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from oodbench.testing.check_results import Status
 
 _STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim", "not run": "yellow"}
+
+_TEXT = 26
+"""Column in which the text of a line begins, after the mark and the name of the check."""
 
 
 def check(
@@ -52,6 +55,7 @@ def check(
 
     def show(status: Status, lines: Sequence[str]) -> None:
         for number, line in enumerate(lines):
+            line = broken(line, output, _TEXT)
             if number == 0:
                 output.print(line[:4], style=_STYLES[status], highlight=False, end="")
                 line = line[4:]

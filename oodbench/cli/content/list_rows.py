@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oodbench.detector import FAMILIES, NEEDS
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, see_list
 from oodbench.models.registry import HEADS, INPUT_SIZE, LIBRARY_NETWORKS, NETWORKS
 from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import Catalog
@@ -153,11 +153,13 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "datasets": ("name", "summary", "shape", "classes", "splits", "source"),
     "models": ("name", "summary", "parameters", "input", "weights", "source"),
 }
+_NOT_PIPED = frozenset({"family", "paper", "code", "cost"})
+"""Columns of a table that is not grouped which would make its lines very long; --json has them."""
 _NUMBERS = ("classes", "parameters")
 _IMPORTANCE = {"name": 9, "summary": 9, "reference": 8, "needs": 7, "id": 7, "shape": 7, "heads": 7}
 _IMPORTANCE |= {"code": 5, "paper": 4, "aliases": 3, "source": 2}
 """Of columns, for `Heading`; 6 of the others."""
-_WIDTH = {"name": 25, "summary": 36, "paper": 40, "needs": 20, "ood": 20}
+_WIDTH = {"name": 26, "summary": 36, "paper": 40, "needs": 20, "ood": 20}
 """Of columns, as of `Heading`."""
 _SHORT = {"forward": "fwd", "backward": "bwd", "https://github.com/": "", "https://": ""}
 """Words in the cells of a grouped table -> shorter ones."""
@@ -169,10 +171,13 @@ def table(kind: str, rows: list[Row], *, grouped: bool = False) -> Table:
     Args:
         kind: what is listed.
         rows: its rows.
-        grouped: whether detectors are grouped by family.
+        grouped: for a terminal, with detectors grouped by family; else for a pipe or a file, where
+            every row is a line.
     """
-    columns = [name for name in _COLUMNS[kind] if name != "family" or not grouped]
     mixed = any(row["source"] != BUILT_IN for row in rows) and kind != "models"
+    hidden = {"family"} if grouped else _NOT_PIPED
+    hidden |= set() if mixed or kind == "models" else {"source"}
+    columns = [name for name in _COLUMNS[kind] if name not in hidden]
     headings = tuple(
         Heading(
             _WORDS.get(name, name),
@@ -217,8 +222,13 @@ _NOTES = {
 }
 
 
-def chosen(rows: list[Row], names: Sequence[str]) -> list[Row]:
+def chosen(rows: list[Row], names: Sequence[str], kind: str) -> list[Row]:
     """The rows with these names or aliases, in the order of the names.
+
+    Args:
+        rows: all rows.
+        names: names or aliases.
+        kind: what is listed, for the error.
 
     Raises:
         UserError: if there is no such row.
@@ -227,7 +237,10 @@ def chosen(rows: list[Row], names: Sequence[str]) -> list[Row]:
     by_name |= {row["name"]: row for row in rows}
     for name in names:
         if name not in by_name:
-            raise UserError(f"There is no '{name}' in this list.", did_you_mean(name, by_name))
+            raise UserError(
+                f"There is no '{name}' among the {kind}.",
+                did_you_mean(name, by_name, see_list(kind)),
+            )
     return [by_name[name] for name in dict.fromkeys(names)]
 
 

@@ -30,7 +30,10 @@ class Listing(StrEnum):
 
 
 def list_(
-    kind: Annotated[Listing, typer.Argument(help="What to list.")],
+    kind: Annotated[
+        Listing,
+        typer.Argument(metavar="detectors|benchmarks|datasets|models", help="What to list."),
+    ],
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these, with all details.")
     ] = None,
@@ -54,7 +57,7 @@ def list_(
     catalog = Catalog(plugins or ())
     rows = LISTERS[kind.value](catalog)
     if names:
-        rows = chosen(rows, names)
+        rows = chosen(rows, names, kind.value)
     if as_json:
         print(json.dumps(rows, indent=2))
     elif as_bibtex:

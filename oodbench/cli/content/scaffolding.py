@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodbench.cli.help_text import PlainCommand
 from oodbench.cli.parameters import given_path
 from oodbench.errors import UserError
 
@@ -31,7 +32,7 @@ PluginFolder = Annotated[
 ]
 
 
-@new_app.command()
+@new_app.command(cls=PlainCommand)
 def detector(
     name: Name,
     fitted: Annotated[
@@ -56,7 +57,7 @@ def detector(
     )
 
 
-@new_app.command()
+@new_app.command(cls=PlainCommand)
 def benchmark(
     name: Name,
     folders: Annotated[
@@ -80,7 +81,7 @@ def benchmark(
     )
 
 
-@new_app.command()
+@new_app.command(cls=PlainCommand)
 def plugin(
     name: Name,
     out: Annotated[

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from oodbench.cli.display import reporter, say
+from oodbench.cli.display import reporter, say, say_written
 from oodbench.cli.parameters import Device, Plugins, given_path
 from oodbench.errors import ExitCode, UserError, counted, did_you_mean, listed, visible
 
@@ -167,6 +167,8 @@ def score(
             progress.warn(f"{counted(count, 'image')} lost {what} when converted to RGB or gray.")
     for line in log.summary():
         say(line)
+    if out is not None:
+        say_written(out)
     if explain is not None:
         _write_page(explain, log, stream)
     raise typer.Exit(ExitCode.INCOMPLETE if log.unreadable else ExitCode.OK)
@@ -185,7 +187,7 @@ def _write_page(path: Path, log: ScoreLog, stream: ImageStream) -> None:
             return None
 
     write_atomic(path, render(log, pixels))
-    say(f"Page: {path}")
+    say_written(path)
 
 
 def _progress(out: Path | None) -> Reporter:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodbench.cli.display import console, say
+from oodbench.cli.display import console, say, say_written
 from oodbench.cli.parameters import given_path
 
 if TYPE_CHECKING:
@@ -172,6 +172,9 @@ def compare(
     if badge_json is not None:
         write_atomic(badge_json, badge.endpoint_json(shown))
     _tell(comparison, result, table=out is None and form in (None, "table"))
+    for path in (out, badge_file, badge_json):
+        if path is not None:
+            say_written(path)
     raise typer.Exit(result.exit_code)
 
 

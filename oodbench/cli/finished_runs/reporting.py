@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodbench.cli.display import console, print_report, say
+from oodbench.cli.display import console, print_report, say, say_written
 from oodbench.cli.parameters import given_path
 from oodbench.errors import ExitCode, UserError, visible
 
@@ -163,3 +163,4 @@ def _show(
     else:
         with held_around(out):
             write_atomic(out, text if text.endswith("\n") else text + "\n")
+        say_written(out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodbench.cli.display import reporter
+from oodbench.cli.display import broken, console, reporter
 from oodbench.cli.parameters import given_path
 from oodbench.errors import ExitCode
 
@@ -53,7 +53,9 @@ def verify(
 
 def _shown(found: Verification, every: bool) -> ExitCode:
     """Print the result of a verification; its exit code."""
-    print(found)
-    if every:
-        print(*(f"  {each}" for each in found.discrepancies), sep="\n")
+    output = console()
+    lines = [*str(found).splitlines(), *(f"  {each}" for each in found.discrepancies if every)]
+    for line in lines:
+        text = broken(line, output, 4 if line.startswith("  ") else 0)
+        output.print(text, markup=False, highlight=False, soft_wrap=True)
     return found.exit_code

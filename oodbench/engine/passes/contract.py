@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oodbench.detector import Detector
 from oodbench.engine.passes.capture import LOGITS
-from oodbench.errors import did_you_mean
+from oodbench.errors import did_you_mean, kind_of
 
 
 class DetectorError(Exception):
@@ -196,4 +196,4 @@ def _check_finite(what: str, values: Tensor) -> None:
 
 
 def _kind(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else kind_of(value)

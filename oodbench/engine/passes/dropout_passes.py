@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from oodbench.detector import Detector
 from oodbench.engine.passes.modes import returning
-from oodbench.errors import UnsuitableError
+from oodbench.errors import UnsuitableError, kind_of
 from oodbench.models.classifier import Classifier
 from oodbench.models.hooks import watched
 
@@ -144,7 +144,7 @@ def _dropped(module: Any, values: Tensor, images: int, generator: torch.Generato
     """Values with some units, or channels, set to zero; the others are divided by 1 - p."""
     if not len(values) or len(values) % images:
         raise ValueError(
-            f"the input of a {type(module).__name__} has the shape {list(values.shape)}, without "
+            f"the input of {kind_of(module)} has the shape {list(values.shape)}, without "
             f"the {images} images on its first axis: dropout would depend on the batch"
         )
     own = values.unflatten(0, (images, -1))  # an image may have several windows

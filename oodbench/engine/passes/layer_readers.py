@@ -10,7 +10,7 @@ from oodbench.detector import Detector
 from oodbench.engine.passes.capture import LayerReader
 from oodbench.engine.passes.contract import DetectorError
 from oodbench.engine.passes.modes import evaluating
-from oodbench.errors import counted, did_you_mean
+from oodbench.errors import counted, did_you_mean, kind_of
 from oodbench.models.classifier import Classifier
 from oodbench.models.layers import Layer, find_layers, taps_of
 
@@ -49,7 +49,7 @@ def layer_readers(
 
 def _named(names: object, known: Mapping[str, Layer]) -> tuple[Layer, ...]:
     if isinstance(names, str) or not isinstance(names, list | tuple):
-        raise DetectorError(f"choose_layers gave a {type(names).__name__}, not a list of names")
+        raise DetectorError(f"choose_layers gave {kind_of(names)}, not a list of names")
     for name in names:
         if name not in known:
             raise DetectorError(

@@ -163,7 +163,7 @@ def _torchvision_weights(name: str, weights: str | None) -> Any:
     if name not in known:
         raise UserError(
             f"Network 'torchvision:{name}': torchvision has no classifier of this name.",
-            did_you_mean(name, known),
+            did_you_mean(name, known, "torchvision.models.list_models() lists all."),
         )
     every = models.get_model_weights(name)
     if weights is None:
@@ -220,7 +220,7 @@ def _timm_with(name: str) -> Any:
     if not timm.is_model(name.partition(".")[0]):
         raise UserError(
             f"Network 'timm:{name}': timm has no network of this name.",
-            did_you_mean(name, timm.list_models()),
+            did_you_mean(name, timm.list_models(), "timm.list_models() lists all."),
         )
     return timm
 

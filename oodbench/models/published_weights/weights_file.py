@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oodbench.errors import UserError, did_you_mean, listed
+from oodbench.errors import UserError, did_you_mean, kind_of, listed
 
 ENTRIES = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "net", "module")
 """Keys that weights are found under, the preferred ones first. Averaged weights (EMA) are the ones
@@ -143,7 +143,7 @@ def _unwrapped(path: Path, content: Any, entry: str | None) -> FileWeights:
         held = (
             f"the keys {listed(map(repr, content))}"
             if isinstance(content, Mapping) and content
-            else f"a {type(content).__name__}"
+            else kind_of(content)
         )
         where = f"'{'/'.join(keys)}' in it" if keys else "it"
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from oodbench.errors import UserError
+from oodbench.errors import UserError, kind_of
 from oodbench.models.activations import activation_of, usual_axis
 from oodbench.models.adapted_network import check_taps
 from oodbench.models.classifier import Network
@@ -88,7 +88,7 @@ def _names(module: nn.Module, taps: Any) -> tuple[str, ...]:
         if isinstance(tap, nn.Module):
             known = [name for name, part in module.named_modules() if part is tap and name]
             raise UserError(
-                f"taps: {expected}, not a {type(tap).__name__} itself.",
+                f"taps: {expected}, not {kind_of(tap)} itself.",
                 f"Name it: '{known[0]}'." if known else "",
             )
         if not isinstance(tap, str):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodbench.errors import UserError, did_you_mean
+from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.models.published_weights.library_networks import (
     first_line,
     hub_access,
@@ -124,7 +124,7 @@ def _of_open_clip(library: Any, name: str, network: str, offline: bool) -> Encod
         raise _unavailable(network, offline, error) from error
     if not hasattr(model, "encode_text") or type(model).__name__ == "CoCa":
         raise UserError(
-            f"Network '{network}' is a {type(model).__name__} of open_clip, which has no image and "
+            f"Network '{network}' is {kind_of(model)} of open_clip, which has no image and "
             "text encoder with one space of features.",
             "Choose a CLIP model: open_clip.list_pretrained() names them.",
         )
@@ -145,7 +145,7 @@ def _name_and_tag(library: Any, name: str) -> tuple[str, str]:
     if model not in known:
         raise UserError(
             f"Network 'open_clip:{name}': open_clip has no model '{model}'.",
-            did_you_mean(model, known),
+            did_you_mean(model, known, "open_clip.list_models() lists all."),
         )
     tags = library.list_pretrained_tags_by_model(model)
     if tag not in tags and not Path(tag).is_file():
@@ -254,7 +254,7 @@ def _of_transformers(library: Any, path: str, network: str, offline: bool) -> En
         raise _unavailable(network, offline, error) from error
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise UserError(
-            f"Network '{network}' is a {type(model).__name__}, which has no image and text encoder "
+            f"Network '{network}' is {kind_of(model)}, which has no image and text encoder "
             "with one space of features.",
             "Choose a model such as CLIPModel or SiglipModel; classifiers are named hf:PATH.",
         )

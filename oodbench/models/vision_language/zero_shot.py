@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from oodbench.detector import Language
-from oodbench.errors import UserError
+from oodbench.errors import UserError, kind_of
 from oodbench.models.adapted_network import described
 from oodbench.models.classifier import Network
 from oodbench.models.vision_language.image_encoders import pooled_features
@@ -83,7 +83,7 @@ class VisionLanguageClassifier(Network):
             ("tokenizer", tokenizer),
         ):
             if not callable(given):
-                raise UserError(f"{name}: expected a callable, not a {type(given).__name__}.")
+                raise UserError(f"{name}: expected a callable, not {kind_of(given)}.")
         if scaled_logits and logit_scale is None:
             raise UserError("scaled_logits: give logit_scale, the factor of the cosines.")
         if logit_scale is not None:

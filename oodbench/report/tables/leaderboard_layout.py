@@ -46,6 +46,9 @@ from oodbench.report.tables.values import (
     value_cell,
 )
 
+_UNNAMED = "id"
+"""Name of the ID set of `oodbench.evaluate`, whose data have no names."""
+
 
 def overview(board: LeaderboardData, *, best: str, split: bool = False) -> Document:
     """The report for a terminal: quality, cost, requirements, tuned parameters, absent methods.
@@ -211,7 +214,9 @@ def _summary(board: LeaderboardData) -> tuple[str, ...]:
     shifted = f"; images of {', '.join(board.csid)} (csID) count as ID" if board.csid else ""
     size = "" if board.id_images is None else f", {board.id_images:,} test images"
     together = " in all" if size and shifted else ""
-    lines = [f"In-distribution (ID): {board.id_dataset}{shifted}{size}{together}."]
+    name = "" if board.id_dataset == _UNNAMED else board.id_dataset
+    known = f"{name}{shifted}{size}{together}".lstrip(",; ") or board.id_dataset
+    lines = [f"In-distribution (ID): {known}."]
     for group, names in by_group.items():
         kind = "OOD" if group is None else f"{group}-OOD"
         lines.append(f"{kind[0].upper()}{kind[1:]}: {', '.join(names)}.")

@@ -33,6 +33,7 @@ def test_reports(command: Command, finished: Path, tmp_path: Path, name: str) ->
     written = command("report", finished, "--format", name, "--out", tmp_path / "new" / "file")
     assert written.code == 0, written.err
     assert written.out == ""
+    assert written.err == f"Wrote {tmp_path / 'new' / 'file'}\n"
     text = (tmp_path / "new" / "file").read_text(encoding="utf-8")
     assert text.rstrip("\n") == printed.out.rstrip("\n")
     if name == "csv":
