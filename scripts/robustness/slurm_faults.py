@@ -99,11 +99,14 @@ class Trial:
         return ""
 
     def trains(self) -> str:
-        """The number of a job that runs, once a training has begun."""
+        """The number of a job that runs, once a training has begun; "" if the run ends."""
         number = self.job()
-        while number and not any((self.cache / "checkpoints").glob("*.lock")):
+        assert self.process is not None
+        while self.process.poll() is None:
+            if any((self.cache / "checkpoints").glob("*.lock")):
+                return number
             time.sleep(0.1)
-        return number
+        return ""
 
     def left(self, seconds: float = 40.0) -> list[str]:
         """Jobs of the run in the queue after its end."""
