@@ -244,7 +244,7 @@ class SuiteRun:
 
     def comparison(self) -> PublishedComparison:
         """The published tables, with the measured values beside the published ones."""
-        from oodbench.engine.runs.suite_run import comparison_of
+        from oodbench.report.writers.suite_files import comparison_of
 
         found = comparison_of(SuiteDirectory(self.folder))
         if changed := self.changed:
@@ -258,7 +258,7 @@ class SuiteRun:
 
     def figures(self) -> dict[str, Figure]:
         """The figures that can be drawn of the suite, by name."""
-        from oodbench.engine.runs.suite_run import figures_of
+        from oodbench.report.writers.suite_files import figures_of
 
         return figures_of(SuiteDirectory(self.folder))
 

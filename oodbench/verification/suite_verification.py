@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oodbench.engine.runs.suite_run import REPORTS, comparison_of
 from oodbench.errors import UserError
+from oodbench.report.writers.suite_files import SUITE_FILES, comparison_of
 from oodbench.storage.description import is_sealed
 from oodbench.storage.suite_description import NAME
 from oodbench.storage.suite_directory import SuiteDirectory
@@ -40,7 +40,7 @@ def verify_suite(folder: Path) -> Verification:
     else:
         wrong = _comparison_differences(directory)
         found += wrong
-        checked += [] if wrong else [f"comparison: {', '.join(REPORTS)}"]
+        checked += [] if wrong else [f"comparison: {', '.join(SUITE_FILES)}"]
     return Verification(
         folder=folder,
         discrepancies=tuple(found),
@@ -53,9 +53,9 @@ def _comparison_differences(directory: SuiteDirectory) -> list[Discrepancy]:
     try:
         comparison = comparison_of(directory)
     except UserError as error:
-        return [Discrepancy(file=next(iter(REPORTS)), reason=error.message.rstrip("."))]
+        return [Discrepancy(file=next(iter(SUITE_FILES)), reason=error.message.rstrip("."))]
     found = []
-    for name, method in REPORTS.items():
+    for name, method in SUITE_FILES.items():
         try:
             stored = (directory.folder / name).read_bytes()
         except FileNotFoundError:

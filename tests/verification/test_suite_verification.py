@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from helpers.tiny_content import with_suite
 
-from oodbench.engine.runs.suite_run import REPORTS, write_reports
 from oodbench.planning.suite_plan import load_suite
 from oodbench.plugins.catalog import Catalog
+from oodbench.report.writers.suite_files import SUITE_FILES, write_reports
 from oodbench.results import SuiteRun
 from oodbench.storage.suite_description import SuiteDescription
 from oodbench.storage.suite_directory import SuiteDirectory
@@ -41,7 +41,7 @@ def test_a_changed_published_number_is_found(suite: Path) -> None:
     assert SuiteRun(suite).changed == ("suite.json",)
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", SUITE_FILES)
 def test_a_changed_comparison_is_found(suite: Path, name: str) -> None:
     path = suite / name
     path.write_text(path.read_text() + "1")

@@ -15,7 +15,7 @@ from oodbench.planning.plan import Plan
 from oodbench.planning.suite_plan import Suite
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter
-from oodbench.report.figures import gallery
+from oodbench.report.writers.suite_files import write_reports
 from oodbench.specs import DatasetSpec
 from oodbench.storage.locks import held
 from oodbench.storage.run_directory import RunDirectory
@@ -23,23 +23,12 @@ from oodbench.storage.suite_description import MemberStatus, SuiteDescription
 from oodbench.storage.suite_directory import SuiteDirectory
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from oodbench.engine.cells.sharded_cells import StepResult
     from oodbench.engine.executors.executor import Ended, Executor, MakeExecutor, Task
     from oodbench.engine.runs.benchmark_run import BenchmarkRun, Outcome
     from oodbench.engine.runs.grid_run import Prepare
-    from oodbench.report import PublishedComparison
 
 log = logging.getLogger(__name__)
-
-REPORTS = {
-    "comparison.md": "to_markdown",
-    "comparison.csv": "to_csv",
-    "comparison.json": "to_json",
-    "comparison.html": "to_html",
-}
-"""File in the directory of a suite -> the method of the comparison that gives its content."""
 
 
 def run_members(
@@ -271,38 +260,6 @@ def _is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None)
         return False  # running the benchmark reports it
     names = [method.name for method in plan.methods]
     return is_done(RunDirectory(folder), work, names, plan.seeds)
-
-
-def comparison_of(directory: SuiteDirectory) -> PublishedComparison:
-    """The comparison made from the records in the directory of a suite.
-
-    Raises:
-        UserError: if there is no suite, or its records contradict each other.
-    """
-    from oodbench.report import PublishedComparison
-
-    state = directory.read()
-    return PublishedComparison.from_records(
-        state.suite, state.published, directory.member_records(state)
-    )
-
-
-def write_reports(directory: SuiteDirectory) -> None:
-    """Write the comparison in the formats of `REPORTS`, and the figures.
-
-    Raises:
-        UserError: if a file cannot be written.
-    """
-    comparison = comparison_of(directory)
-    for name, method in REPORTS.items():
-        directory.write_text(name, getattr(comparison, method)())
-    gallery.save_all(figures_of(directory), directory.folder / "figures")
-
-
-def figures_of(directory: SuiteDirectory) -> dict[str, Figure]:
-    """The figures of a suite, by name."""
-    state = directory.read()
-    return gallery.of_suite(state.suite, directory.member_records(state))
 
 
 def _one_line(text: str) -> str:
