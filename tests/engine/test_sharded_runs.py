@@ -14,7 +14,7 @@ from helpers.finished_run import check_same, description, records, run
 from oodbench.engine.cells import shard_evaluator
 from oodbench.engine.cells.shard_evaluator import ShardEvaluator
 from oodbench.engine.cells.sharded_cells import FOLDER
-from oodbench.engine.executors import local
+from oodbench.engine.executors import executor_choice
 from oodbench.engine.executors.executor import Ended
 from oodbench.engine.executors.in_process import InProcess
 from oodbench.engine.model_evaluation import ModelEvaluation
@@ -169,7 +169,7 @@ def test_a_lost_shard_fails_its_cell_and_the_others_are_kept(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(local, "InProcess", LosingShards)
+        patch.setattr(executor_choice, "InProcess", LosingShards)
         done = run(folder, **ONE, shard_images=100)
     assert not done.complete
     assert {each["reason"] for each in records(folder)} == {"its worker process ended twice"}

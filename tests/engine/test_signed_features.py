@@ -17,7 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import oodbench
 from oodbench.detector import Detector, Outputs, register
-from oodbench.engine.executors import local
+from oodbench.engine.executors import executor_choice
 from oodbench.engine.executors.executor import Ended
 from oodbench.engine.executors.in_process import InProcess
 from oodbench.engine.mistakes import FeatureSigns
@@ -147,7 +147,7 @@ def test_a_run_warns_once_for_a_model_and_resuming_keeps_it(
     texts = [board.to_text(), board.to_markdown(), board.to_html(), board.to_json()]
     for text in texts:
         assert "ReAct assumes features" in " ".join(text.split())
-    monkeypatch.setattr(local, "InProcess", LastFirst)
+    monkeypatch.setattr(executor_choice, "InProcess", LastFirst)
     other = oodbench.run(benchmark, out=tmp_path / "other", seeds=2)
     assert other.warnings == run.warnings, "the share differs between seeds"
     again = oodbench.run(
