@@ -117,7 +117,7 @@ def _for_slurm(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of jobs that Slurm needs, beside those that are given."""
     return {
         "name": name,
-        # From 22.05 on, srun does not take this from sbatch, and would give a job one core.
+        # From Slurm 22.05 on, srun does not take this from sbatch.
         "slurm_srun_args": [
             f"--cpus-per-task={parameters['cpus_per_task']}",
             *parameters.get("slurm_srun_args", ()),
