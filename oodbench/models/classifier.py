@@ -191,6 +191,12 @@ class Classifier(nn.Module):
         """Floating type the images are converted to."""
         return self.mean.dtype
 
+    @property
+    def rotation_layer(self) -> nn.Module | None:
+        """The second layer, which tells by how much an image is rotated, [B, D] -> [B, 4]."""
+        head = self.network.head
+        return head.rotations if isinstance(head, RotPredHead) else None
+
     def describe_head(self) -> Head:
         """A copy of the last layer, as detectors see it: prototypes as stored, of any length."""
         layer = self.network.head
@@ -199,8 +205,7 @@ class Classifier(nn.Module):
         if isinstance(layer, nn.Linear) or _is_pointwise(layer):
             assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
             bias = None if layer.bias is None else layer.bias.detach().clone()
-            rotations = isinstance(layer, RotPredHead)
-            return Head("linear", linear_weight(layer), bias, rotations)
+            return Head("linear", linear_weight(layer), bias, self.rotation_layer is not None)
         if isinstance(layer, DistanceHead):
             return Head("dismax", layer.prototypes.detach().clone())
         return Head("other")

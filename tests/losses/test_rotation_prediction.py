@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oodbench.errors import UserError
 from oodbench.losses import RotPredHead, RotPredLoss, SoftMaxHead
-from oodbench.losses.rotation_prediction import rotated
+from oodbench.losses.rotations import rotated
 
 
 def cross_entropy(row: list[float], target: int) -> float:

@@ -13,8 +13,7 @@ from oodbench.engine.passes.capture import SampledLogits
 from oodbench.engine.passes.dropout_passes import DropoutPasses, find_dropout, samples_of
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.errors import UnsuitableError
-from oodbench.losses import RotPredHead
-from oodbench.losses.rotation_prediction import ROTATIONS, rotated
+from oodbench.losses.rotations import ROTATIONS, rotated
 from oodbench.models.classifier import Classifier
 from oodbench.models.ensemble import find_members
 
@@ -68,10 +67,10 @@ def sampled_logits(runner: NetworkRunner, detector: Detector, images: Tensor) ->
 def rotation_logits(
     runner: NetworkRunner, detector: Detector, images: Tensor, outputs: Outputs
 ) -> Tensor | None:
-    """Logits of the rotation head for the images in four orientations, without a graph.
+    """Logits of the rotation layer for the images in four orientations, without a graph.
 
     Args:
-        runner: runs the network, whose head has a second layer for rotations.
+        runner: runs the classifier, which has a layer for rotations.
         detector: any.
         images: shape [B, C, H, H].
         outputs: outputs of `images`, the first orientation.
@@ -84,9 +83,9 @@ def rotation_logits(
     """
     if "rotations" not in detector.info.needs:
         return None
-    head = runner.classifier.network.head
-    assert isinstance(head, RotPredHead), "checked before the run"
+    layer = runner.classifier.rotation_layer
+    assert layer is not None, "checked before the run"
     with torch.no_grad():
         turned = rotated(images.detach()).view(ROTATIONS, *images.shape)[1:]
         features = [outputs.features, *(runner.outputs(part).features for part in turned)]
-        return torch.stack([head.rotations(each).double() for each in features], dim=1)
+        return torch.stack([layer(each).double() for each in features], dim=1)
