@@ -17,10 +17,9 @@ from oodbench.models import network_info
 from oodbench.models.registry import is_callable_name, library_of, source_file
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import FOLDERS
-from oodbench.plugins.detector_modules import built_in_folder
 from oodbench.specs import OWN, EvaluationRequest, RequestedModel
 from oodbench.specs.evaluation_request import split_group
-from oodbench.specs.yaml_file import read_mapping
+from oodbench.user_benchmark.defaults import default_benchmark
 from oodbench.user_benchmark.folder_scan import (
     FoundImages,
     check_disjoint,
@@ -28,9 +27,6 @@ from oodbench.user_benchmark.folder_scan import (
     scan,
 )
 from oodbench.user_benchmark.image_preparation import Preparation, preparation
-
-DEFAULTS = "_evaluation.yaml"
-"""File in `benchmarks/` with what the user does not say."""
 
 FOLDERS_AS_THEY_ARE = "folders"
 """Value of `classes`: the order of the folders is right."""
@@ -269,7 +265,7 @@ class _Making:
     ) -> dict[str, Any]:
         """The benchmark."""
         request = self.request
-        spec = read_mapping(built_in_folder() / "benchmarks" / DEFAULTS)
+        spec = default_benchmark()
         groups: dict[str, list[str]] = {}
         for given in request.ood:
             group, name = split_group(given)

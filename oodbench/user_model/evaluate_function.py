@@ -28,6 +28,7 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
+from oodbench.user_benchmark.defaults import reference_detector
 from oodbench.user_model.assembly import Lost, Tried, result_of
 from oodbench.user_model.evaluate_arguments import (
     check_seed,
@@ -258,7 +259,7 @@ def evaluate(
                     )
                     session.run(stop_early=errors == "raise")
                     if costs:
-                        session.measure(Catalog().load_detector("baseline"))
+                        session.measure(Catalog().load_detector(reference_detector()))
                     deployed = deployed_model(module, classifier, places[name], data)
                     tried.append(Tried(shown, session, classifier, notes, deployed))
             except UserError as error:
