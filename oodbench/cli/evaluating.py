@@ -29,7 +29,6 @@ from oodbench.errors import ExitCode, InterruptedRun, UserError
 if TYPE_CHECKING:
     from oodbench.planning.executor_options import ExecutorOptions
     from oodbench.specs import EvaluationRequest
-    from oodbench.user_benchmark.benchmark_content import EvaluationContent
 
 _ADDED = {"methods", "metrics"}
 """Options that add to an evaluation that is resumed."""
@@ -160,7 +159,7 @@ def evaluate(
     }
     given = {key: value for key, value in given.items() if value is not None}
     if resume and file is None and not given.keys() - _ADDED:
-        _carry_on(_resumed_folder(out), plugins, device, place, given, dry_run=dry_run)
+        _carry_on(out, plugins, device, place, given, dry_run=dry_run)
         return
     if resume and file is None and not given.keys() & {"id", "ood"}:
         others = ", ".join(f"--{key.replace('_', '-')}" for key in given if key not in _ADDED)
@@ -190,6 +189,7 @@ def _begin(
     from oodbench.storage.locks import CONTENT, check_vacant, held
     from oodbench.storage.run_directory import RunDirectory
     from oodbench.storage.run_places import new_folder
+    from oodbench.user_benchmark.begun_evaluation import check_same
     from oodbench.user_benchmark.benchmark_content import FOLDERS_AS_THEY_ARE, evaluation_content
 
     argument_checks.device_name(device)
@@ -201,9 +201,8 @@ def _begin(
                 "Continue it with --resume, or choose another folder with --out.",
             )
     content = evaluation_content(request, Catalog(plugins or ()), folder)
-    begun = out / CONTENT if resume and out is not None and RunDirectory(out).exists() else None
-    if begun is not None:
-        _check_same(content, begun)
+    if resume and out is not None and RunDirectory(out).exists():
+        check_same(content, out)
     with tempfile.TemporaryDirectory() as temporary:
         content.write(Path(temporary))
         catalog = Catalog([*(plugins or ()), Path(temporary)])
@@ -224,45 +223,8 @@ def _begin(
     _run(content.name, place, plugins, device, executor, None, (), resume=resume)
 
 
-def _check_same(content: EvaluationContent, folder: Path) -> None:
-    """Check that the content of the run that is resumed, as far as it is there, is the same.
-
-    Raises:
-        UserError: if it is not.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        content.write(Path(temporary))
-        for path in sorted(folder.rglob("*.yaml")):
-            now = Path(temporary) / path.relative_to(folder)
-            if not now.is_file() or now.read_bytes() != path.read_bytes():
-                raise UserError(
-                    f"{folder.parent} holds another evaluation: {path.name} differs.",
-                    f"Continue it as it is with `oodbench evaluate --resume --out {folder.parent}`,"
-                    " or start a new one in another folder with --out.",
-                )
-
-
-def _resumed_folder(out: Path | None) -> Path:
-    """The run directory of an evaluation to resume.
-
-    Raises:
-        UserError: if there is none.
-    """
-    from oodbench.storage.locks import CONTENT
-    from oodbench.storage.run_places import newest
-
-    folder = out or newest("evaluation")
-    if folder is None or not (folder / CONTENT).is_dir():
-        where = f"{folder} holds" if folder is not None else "runs/ has"
-        raise UserError(
-            f"{where} no evaluation to resume.",
-            "Give its run directory with --out, or begin one with --model, --id and --ood.",
-        )
-    return folder
-
-
 def _carry_on(
-    folder: Path,
+    out: Path | None,
     plugins: list[Path] | None,
     device: str,
     executor: ExecutorOptions,
@@ -274,8 +236,10 @@ def _carry_on(
     from oodbench import api
     from oodbench.plugins.catalog import Catalog
     from oodbench.storage.locks import CONTENT
+    from oodbench.user_benchmark.begun_evaluation import begun_folder, begun_name
 
-    name = _begun_name(folder)
+    folder = begun_folder(out)
+    name = begun_name(folder)
     methods = given.get("methods")
     methods = [methods] if isinstance(methods, str) else methods
     if dry_run:
@@ -286,29 +250,6 @@ def _carry_on(
         show_plan(replace(plan, shard_images=executor.shard_images), (), dry_run=True)
         return
     _run(name, folder, plugins, device, executor, methods, given.get("metrics", ()), resume=True)
-
-
-def _begun_name(folder: Path) -> str:
-    """The name of the benchmark of an evaluation that was begun.
-
-    Raises:
-        UserError: if its content is not whole.
-    """
-    from oodbench.storage.locks import CONTENT
-    from oodbench.storage.run_directory import RunDirectory
-
-    names = [path.stem for path in (folder / CONTENT / "benchmarks").glob("*.yaml")]
-    directory = RunDirectory(folder)
-    if directory.exists():
-        begun = str(directory.read_description().benchmark.get("name"))
-        names = [name for name in names if name == begun]
-    if len(names) != 1:
-        raise UserError(
-            f"The content of the evaluation in {folder / CONTENT} is not whole: it should have one "
-            "benchmark.",
-            f"Begin it again with --model, --id and --ood, and with --resume --out {folder}.",
-        )
-    return names[0]
 
 
 def _run(
