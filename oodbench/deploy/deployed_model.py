@@ -85,9 +85,6 @@ class DeployedModel:
             UserError: in place of an unexpected error of the module.
         """
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
-            for kind in {"cpu", self.device.type}:  # or in this
-                stack.enter_context(torch.autocast(kind, enabled=False))
             stack.enter_context(reproducible(0, self.device))
             stack.enter_context(user_errors(self.module))
             if self.shared:

@@ -102,12 +102,16 @@ def _stand_in(tensor: Tensor, device: torch.device) -> Tensor:
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
     """Reproducible results: deterministic settings of torch and seeded generators; all restored.
 
-    All global generators are seeded: a data set may draw from any of them.
+    All global generators are seeded: a data set may draw from any of them. There is no inference
+    mode and no autocast, whatever the caller is in.
     """
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours to choose
     with ExitStack() as stack:
         stack.callback(np.random.set_state, legacy)
         stack.callback(random.setstate, python)
+        stack.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(deterministic(device))
         stack.enter_context(full_precision(device))
         stack.enter_context(seeded(seed, device))

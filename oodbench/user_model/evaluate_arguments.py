@@ -12,7 +12,7 @@ from oodbench.deploy.model_arguments import module_of
 from oodbench.engine.passes.image_sources import ID
 from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.user_data.dataloader import LoadedImages
-from oodbench.user_model.session import OOD_DATA, DataSets
+from oodbench.user_model.data_sets import OOD_DATA, DataSets
 
 
 def named_models(model: Any) -> dict[str, nn.Module]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,24 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import argument_checks
-from oodbench.deploy.checked_runner import user_errors
 from oodbench.deploy.model_arguments import device_for, normalization_of
-from oodbench.deploy.restoration import given_back, reproducible
+from oodbench.deploy.restoration import reproducible
 from oodbench.detector import Detector
-from oodbench.engine.passes.image_sources import ID
-from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError, counted
 from oodbench.metrics import accepting
 from oodbench.models.structure.logits_entry import Output
-from oodbench.models.structure.model_call import Inputs, checked_inputs, inputs_beside_images
-from oodbench.models.structure.user_network import model_name
+from oodbench.models.structure.model_call import Inputs
 from oodbench.planning.overrides import optional_metrics
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
-from oodbench.user_benchmark.defaults import reference_detector
-from oodbench.user_model.assembly import Lost, Tried, result_of
+from oodbench.user_model.assembly import result_of
 from oodbench.user_model.evaluate_arguments import (
     check_seed,
     data_sets,
@@ -37,23 +32,13 @@ from oodbench.user_model.evaluate_arguments import (
     options_of,
 )
 from oodbench.user_model.evaluation_result import EvaluationResult
-from oodbench.user_model.fitted_methods import deployed_model
-from oodbench.user_model.model_adaptation import adapted, same_classes
-from oodbench.user_model.requested_detectors import (
-    detectors_of,
-    methods_of,
-    requested_detectors,
-)
-from oodbench.user_model.session import Session
+from oodbench.user_model.model_trials import GivenModel, Lost, Trials, Tried
+from oodbench.user_model.requested_detectors import requested_detectors
 
 Model = nn.Module | Callable[[Tensor], Any]
 
 
 Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
-
-
-_READS_LAYERS = frozenset({"taps", "tap_maps", "layers"})
-"""Needs of detectors for which a model is also tried on a whole batch."""
 
 
 def evaluate(
@@ -200,99 +185,53 @@ def evaluate(
         "inputs": (None, inputs),
         "normalization": (None, normalization),
     }
-    options = {name: options_of(own, name, models, several) for name in models}
-    scalings = {name: normalization_of(each.pop("normalization")) for name, each in options.items()}
-    first = next(iter(models))
+    given = []
+    for name, module in models.items():
+        options = options_of(own, name, models, several)
+        scaling = normalization_of(options.pop("normalization"))
+        given.append(GivenModel(name, module, places[name], scaling, options))
     tried: list[Tried] = []
-    lost: dict[str, UserError] = {}
-    with say.work(len(models)), ExitStack() as stack:
+    lost: list[Lost] = []
+    with say.work(len(given)), ExitStack() as stack:
         say.stage("reading the first images")
-        stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
-        for kind in {"cpu", *(place.type for place in places.values())}:  # or in this
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(reproducible(seed, places[first]))
-        unit = scalings[first] is not None
+        stack.enter_context(reproducible(seed, given[0].device))
         data = data_sets(
-            id_data, ood_data, fit_data, validation_data, ood_validation_data, in_unit_range=unit
+            id_data,
+            ood_data,
+            fit_data,
+            validation_data,
+            ood_validation_data,
+            in_unit_range=given[0].scaling is not None,
         )
         data = replace(data, sets_thresholds=bool(accepting(optional)))
         stack.callback(data.close)
         for source in data.all:
             source.first()
-        for name, module in models.items():
-            say.stage(name if several else model_name(module))
+        stop_early = errors == "raise"
+        trials = Trials(asked, catalog, data, num_classes, several, seed, costs, stop_early, say)
+        for each in given:
+            shown = trials.shown_name(each)
+            say.stage(shown)
             try:
-                with ExitStack() as inner:
-                    if name != first:
-                        inner.enter_context(reproducible(seed, places[name]))
-                    given = checked_inputs(module, options[name]["inputs"], data.test[ID].image_key)
-                    options[name]["inputs"] = given
-                    for source in data.all:
-                        source.in_unit_range = scalings[name] is not None
-                        source.model_inputs = inputs_beside_images(module, given)
-                    inner.enter_context(user_errors(module))
-                    inner.enter_context(given_back(module, places[name]))
-                    inner.enter_context(evaluating(module))
-                    classifier, classes, notes = adapted(
-                        module,
-                        data,
-                        options[name],
-                        num_classes,
-                        scalings[name],
-                        places[name],
-                        reads_layers=any(each.info.needs & _READS_LAYERS for each in asked),
-                    )
-                    notes += same_classes(data, classes)
-                    for source in data.all:
-                        source.num_classes = classes
-                    shown = name if several else model_name(module)
-                    prefix = f"{name}+" if several else ""
-                    session = Session(
-                        classifier,
-                        methods_of(asked, shown, prefix=prefix),
-                        detectors_of(asked, catalog, prefix=prefix),
-                        data,
-                        classes,
-                        attackable=scalings[name] is not None,
-                        seed=seed,
-                        report=say.detail,
-                    )
-                    session.run(stop_early=errors == "raise")
-                    if costs:
-                        session.measure(Catalog().load_detector(reference_detector()))
-                    deployed = deployed_model(module, classifier, places[name], data)
-                    tried.append(Tried(shown, session, classifier, notes, deployed))
+                with nullcontext() if each is given[0] else reproducible(seed, each.device):
+                    done = trials.tried(each)
             except UserError as error:
                 if not several:
                     raise
                 traceback.clear_frames(error.__traceback__)
-                error.say_first(f"Model {name}")
-                if errors == "raise":
+                error.say_first(f"Model {each.name}")
+                if stop_early:
                     raise
-                lost[name] = error
+                lost.append(Lost(each.name, trials.methods(each), error))
                 say.done(error.message)
                 continue
-            failed = [each.error for each in session.results.values() if each.error is not None]
-            if failed and errors == "raise":
-                raise failed[0]
+            tried.append(done)
+            if stop_early and done.errors:
+                raise next(iter(done.errors.values()))
             say.done(f"{shown}: {counted(len(asked), 'detector')}")
     if not tried:
-        raise next(iter(lost.values()))
+        raise lost[0].error
     with say.work(1):
         say.stage("confidence intervals")
-        failures = [
-            Lost(name, methods_of(asked, name, prefix=f"{name}+"), error)
-            for name, error in lost.items()
-        ]
-        return result_of(
-            tried,
-            failures,
-            broken,
-            seed,
-            data,
-            catalog=catalog,
-            asked_for=not (isinstance(detectors, str) and detectors == "all"),
-            several=several,
-            optional=optional,
-            report=say.detail,
-        )
+        asked_for = not (isinstance(detectors, str) and detectors == "all")
+        return result_of(trials, tried, lost, broken, asked_for=asked_for, optional=optional)

@@ -26,7 +26,7 @@ from oodbench.specs import WORDS, EvaluationSpec
 from oodbench.storage.run_description import Checksums, RunDescription
 from oodbench.storage.same_work import IN_NO_FILE, run_id_of
 from oodbench.training.state import tensors_digest
-from oodbench.user_model.session import OOD_DATA, DataSets
+from oodbench.user_model.data_sets import OOD_DATA, DataSets
 
 NAME, VERSION = "evaluate", 1
 """Name and version of the benchmark in the records of every evaluation."""

@@ -10,33 +10,32 @@ from typing import Any, Literal
 import torch
 
 from oodbench import argument_checks
-from oodbench.deploy.checked_runner import user_errors
 from oodbench.deploy.fitted_detector import FittedDetector
 from oodbench.deploy.model_arguments import device_for, module_of, normalization_of
-from oodbench.deploy.restoration import given_back, reproducible
+from oodbench.deploy.restoration import reproducible
 from oodbench.detector import Detector
 from oodbench.engine.passes.image_sources import ID
-from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError, sentence
 from oodbench.models.structure.logits_entry import Output
-from oodbench.models.structure.model_call import Inputs, checked_inputs, inputs_beside_images
+from oodbench.models.structure.model_call import Inputs
 from oodbench.models.structure.user_network import model_name
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
 from oodbench.user_data.dataloader import LoadedImages
+from oodbench.user_model.data_sets import OOD_DATA, DataSets
 from oodbench.user_model.evaluate_arguments import check_seed
 from oodbench.user_model.fitted_methods import deployed_model, fitted_method
-from oodbench.user_model.model_adaptation import adapted, same_classes
+from oodbench.user_model.model_adaptation import taken_over
 from oodbench.user_model.requested_detectors import (
     FITTED_AGAIN,
     detectors_of,
     methods_of,
     requested_detectors,
 )
-from oodbench.user_model.session import OOD_DATA, DataSets, NoDetectorError, Session
+from oodbench.user_model.session import NoDetectorError, Session
 
 
 def fit(
@@ -112,42 +111,30 @@ def fit(
     place, scaling = device_for(device, module), normalization_of(normalization)
     with say.work(1), ExitStack() as stack:
         say.stage("reading the first images")
-        stack.enter_context(torch.inference_mode(False))  # the caller may be in it,
-        for kind in {"cpu", place.type}:  # or in this
-            stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(reproducible(seed, place))
         data = _data_sets(fit_data, validation_data, ood_validation_data)
         stack.callback(data.close)
         for source in data.all:
             source.in_unit_range = scaling is not None
             source.first()
-        given = checked_inputs(module, inputs, data.test[ID].image_key)
-        for source in data.all:
-            source.model_inputs = inputs_beside_images(module, given)
         say.stage(model_name(module))
-        stack.enter_context(user_errors(module))
-        stack.enter_context(given_back(module, place))
-        stack.enter_context(evaluating(module))
         options = {
             "taps": taps,
             "head": head,
             "features": features,
             "output": output,
-            "inputs": given,
+            "inputs": inputs,
         }
-        classifier, classes, notes = adapted(
-            module, data, options, num_classes, scaling, place, reads_layers=True
+        own = stack.enter_context(
+            taken_over(module, data, options, num_classes, scaling, place, reads_layers=True)
         )
-        notes += same_classes(data, classes)
-        for source in data.all:
-            source.num_classes = classes
         try:
             session = Session(
-                classifier,
+                own.classifier,
                 methods_of(asked, model_name(module), prefix=""),
                 detectors_of(asked, catalog, prefix=""),
                 data,
-                classes,
+                own.num_classes,
                 attackable=scaling is not None,
                 seed=seed,
                 report=say.detail,
@@ -162,9 +149,9 @@ def fit(
             raise UserError(
                 sentence(f"Detector '{label}' cannot be fitted: {reason_of(result.error)}")
             ) from result.error
-        deployed = deployed_model(module, classifier, place, data)
+        deployed = deployed_model(module, own.classifier, place, data)
         fitted = fitted_method(label, session, deployed, data)
-        fitted.notes += tuple(notes)
+        fitted.notes += tuple(own.notes)
         say.done(f"{label}, fitted on {model_name(module)}")
     for text in dict.fromkeys(session.warnings):
         warnings.warn(text, stacklevel=2)

@@ -9,7 +9,8 @@ from oodbench.deploy.deployed_model import DeployedModel, found_identity
 from oodbench.deploy.fitted_detector import FittedDetector
 from oodbench.engine.passes.image_sources import ID
 from oodbench.models.user_classifier import UserClassifier
-from oodbench.user_model.session import DataSets, Session
+from oodbench.user_model.data_sets import DataSets
+from oodbench.user_model.session import Session
 
 
 def deployed_model(

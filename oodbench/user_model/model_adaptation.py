@@ -3,28 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from oodbench.deploy.checked_runner import CheckedRunner, cannot_take, not_finite
+from oodbench.deploy.checked_runner import CheckedRunner, cannot_take, not_finite, user_errors
+from oodbench.deploy.restoration import given_back
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.passes.memory import arranged
+from oodbench.engine.passes.modes import evaluating
 from oodbench.errors import UserError
 from oodbench.models.rounding_tolerance import agree
 from oodbench.models.structure.analysis import Analysis, analyze
 from oodbench.models.structure.forward_pass import NotFiniteError
 from oodbench.models.structure.head import NOT_FOUND
+from oodbench.models.structure.model_call import checked_inputs, inputs_beside_images
 from oodbench.models.user_classifier import Scaling, UserClassifier, reorder, type_of
 from oodbench.user_data.declared_classes import matching_labels
-from oodbench.user_model.session import DataSets
-
-_FEW = 3
-"""Images that a model is tried on; a size that other batches are unlikely to have."""
+from oodbench.user_model.data_sets import FEW, DataSets
 
 
-def adapted(
+@dataclass(frozen=True, slots=True)
+class AdaptedModel:
+    """A user's model as the engine takes it.
+
+    Attributes:
+        classifier: runs the model.
+        num_classes: C.
+        notes: remarks on the model, and on labels whose meaning was changed.
+    """
+
+    classifier: UserClassifier
+    num_classes: int
+    notes: list[str]
+
+
+@contextmanager
+def taken_over(
+    module: nn.Module,
+    data: DataSets,
+    options: Mapping[str, Any],
+    num_classes: int | None,
+    scaling: Scaling | None,
+    device: torch.device,
+    *,
+    reads_layers: bool,
+) -> Iterator[AdaptedModel]:
+    """A user's model in evaluation mode, adapted; it is given back as it was at the end.
+
+    Meanwhile the data are read as this model takes them.
+
+    Args:
+        module: the model.
+        data: all data sets.
+        options: "taps", "head", "features", "output" and "inputs", as of `oodbench.evaluate`.
+        num_classes: C, if the user gave it.
+        scaling: mean and standard deviation of images in [0, 1]; None: images are as they come.
+        device: where the model runs.
+        reads_layers: whether the model is also tried on a whole batch, to see which layers run.
+
+    Raises:
+        UserError: the model does not take the images, or an option is not valid for it.
+    """
+    inputs = checked_inputs(module, options["inputs"], data.test[ID].image_key)
+    beside = inputs_beside_images(module, inputs)
+    for source in data.all:
+        source.in_unit_range, source.model_inputs = scaling is not None, beside
+    with user_errors(module), given_back(module, device), evaluating(module):
+        classifier, classes, notes = _adapted(
+            module,
+            data,
+            {**options, "inputs": inputs},
+            num_classes,
+            scaling,
+            device,
+            reads_layers=reads_layers,
+        )
+        notes += _same_classes(data, classes)
+        for source in data.all:
+            source.num_classes = classes
+        yield AdaptedModel(classifier, classes, notes)
+
+
+def _adapted(
     module: nn.Module,
     data: DataSets,
     options: Mapping[str, Any],
@@ -60,7 +124,7 @@ def adapted(
 
     alone = wrapped(module, channels_last=True)
     whole = arranged(images.to(device), alone.dtype)
-    few = whole[:_FEW]
+    few = whole[:FEW]
     try:
         analysis = analyze(
             module,
@@ -78,13 +142,13 @@ def adapted(
     if analysis.channels_last:
         reorder(module)
     classifier = wrapped(analysis.network, analysis.channels_last)
-    runner = CheckedRunner(classifier, batch_size=_FEW)
+    runner = CheckedRunner(classifier, batch_size=FEW)
     seen = {few.shape[1:]}
     with runner.attached(), torch.no_grad():
         notes = [note for note in (analysis.note, _without_head(analysis)) if note]
         notes += _unsteadiness(runner, few, analysis.logits)
         for source in data.all:
-            few, _ = runner.placed(source.first()[0][:_FEW])
+            few, _ = runner.placed(source.first()[0][:FEW])
             if few.shape[1:] not in seen:
                 seen.add(few.shape[1:])
                 runner.look_at(few, source.name)
@@ -146,7 +210,7 @@ def _check_classes(found: int, expected: int | None) -> None:
         )
 
 
-def same_classes(data: DataSets, num_classes: int) -> list[str]:
+def _same_classes(data: DataSets, num_classes: int) -> list[str]:
     """Give labels the same meaning in all data sets; returns notes about changes."""
     labeled = {source.name: source for source in data.all if source.declared is not None}
     for source in labeled.values():

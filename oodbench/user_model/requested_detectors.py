@@ -14,7 +14,7 @@ from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningProtocol
-from oodbench.user_model.session import OOD_DATA
+from oodbench.user_model.data_sets import OOD_DATA
 
 FITTED_AGAIN = "Its `detector` is an instance that can be given; a copy of it is fitted again."
 

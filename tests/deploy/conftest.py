@@ -18,20 +18,20 @@ from torch.utils.data import TensorDataset
 
 from oodbench import Detector, FittedDetector
 from oodbench.deploy.checked_runner import CheckedRunner
-from oodbench.deploy.restoration import given_back, reproducible
+from oodbench.deploy.restoration import reproducible
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.image_sources import ID, EvaluationData
-from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.scoring import score_split
 from oodbench.planning.plan import Method
 from oodbench.plugins.catalog import Catalog
 from oodbench.specs import TuningSpec
 from oodbench.testing.small_network import SmallEnsemble, small_classifier, small_images
 from oodbench.user_data.dataloader import LoadedImages
+from oodbench.user_model.data_sets import DataSets
 from oodbench.user_model.fitted_methods import deployed_model, fitted_method
-from oodbench.user_model.model_adaptation import adapted
+from oodbench.user_model.model_adaptation import taken_over
 from oodbench.user_model.requested_detectors import detectors_of, methods_of, requested_detectors
-from oodbench.user_model.session import DataSets, Session
+from oodbench.user_model.session import Session
 
 CPU = torch.device("cpu")
 SCALING = (0.5, 0.5), (0.25, 0.25)
@@ -143,23 +143,21 @@ def fitted_on(network: str) -> Fitted:
     )
     with ExitStack() as stack:
         stack.enter_context(reproducible(0, CPU))
-        stack.enter_context(given_back(module, CPU))
-        stack.enter_context(evaluating(module))
         options = dict.fromkeys(("head", "features", "output", "inputs")) | {"taps": "auto"}
-        classifier, classes, _ = adapted(
-            module, sets, options, None, SCALING, CPU, reads_layers=True
+        own = stack.enter_context(
+            taken_over(module, sets, options, None, SCALING, CPU, reads_layers=True)
         )
         session = Session(
-            classifier,
+            own.classifier,
             methods_of(asked, "m", prefix=""),
             detectors_of(asked, catalog, prefix=""),
             sets,
-            classes,
+            own.num_classes,
             attackable=True,
             seed=0,
         )
         session.run(score=False)
-        model = deployed_model(module, classifier, CPU, sets)
+        model = deployed_model(module, own.classifier, CPU, sets)
         good = [label for label, each in session.results.items() if each.error is None]
         return Fitted(module, {label: fitted_method(label, session, model, sets) for label in good})
 
