@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 
 from oodbench.engine.method_results import Evaluation
-from oodbench.engine.metric_intervals import Recorder
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
+from oodbench.engine.recorder import Recorder
 from oodbench.models.structure.user_network import UserNetwork
 from oodbench.planning.plan import Method
 from oodbench.report.differences import differences_to_best

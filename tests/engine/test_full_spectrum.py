@@ -21,7 +21,7 @@ from oodbench import metrics
 from oodbench.data import load_split
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine.method_results import Evaluation, MethodResult
-from oodbench.engine.metric_intervals import Recorder
+from oodbench.engine.recorder import Recorder
 from oodbench.errors import UserError
 from oodbench.planning.workload import passes_of
 from oodbench.plugins.catalog import Catalog

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import oodbench
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult
-from oodbench.engine.metric_intervals import Recorder
+from oodbench.engine.recorder import Recorder
 from oodbench.errors import ExitCode, UserError
 from oodbench.metrics import OPTIONAL
 from oodbench.results import Run

@@ -19,12 +19,12 @@ from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import Evaluation
-from oodbench.engine.metric_intervals import Recorder
 from oodbench.engine.mistakes import features_signs
 from oodbench.engine.model_evaluation import ModelEvaluation, evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
+from oodbench.engine.recorder import Recorder
 from oodbench.errors import UserError, counted
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method

@@ -18,8 +18,9 @@ from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard
 from oodbench.engine.cells.sharded_cells import ShardedCells, StepResult, StepTask, remove_kept
 from oodbench.engine.executors.executor import Ended, Executor
-from oodbench.engine.metric_intervals import Recorder, first_results
+from oodbench.engine.first_results import first_results
 from oodbench.engine.mistakes import in_order
+from oodbench.engine.recorder import Recorder
 from oodbench.engine.runs import resuming
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Plan

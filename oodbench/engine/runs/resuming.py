@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from oodbench import metrics
-from oodbench.engine.metric_intervals import Recorder
+from oodbench.engine.recorder import Recorder
 from oodbench.errors import UserError, listed
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter

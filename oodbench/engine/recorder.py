@@ -1,8 +1,8 @@
-"""Metrics of results with their intervals, as records; records of costs and of trainings."""
+"""Makes the records of a run: metrics with their intervals, costs, trainings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,11 @@ import numpy as np
 from oodbench import bootstrap as intervals
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult, chosen_parameters
-from oodbench.errors import UserError
-from oodbench.metrics import OPTIONAL
-from oodbench.metrics.resampled_values import Images
+from oodbench.engine.requested_metrics import NO_VALIDATION, RequestedMetrics
 from oodbench.planning.plan import Method
 from oodbench.report import differences
-from oodbench.report.threshold_transfer import accepted_counts, threshold_fields
 from oodbench.specs import TuningProtocol
-from oodbench.storage.predictions import Predictions, joined_predictions
+from oodbench.storage.predictions import Predictions
 from oodbench.storage.records import (
     ID_ACCURACY,
     PUBLISHED,
@@ -27,43 +24,6 @@ from oodbench.storage.records import (
     Status,
     TrainingRecord,
 )
-
-NO_VALIDATION = (
-    "there are no scores of ID validation images: the ID set has none, or the run was made without "
-    "this metric (`oodbench run ... --resume --metrics acceptance` adds them)"
-)
-
-
-_LISTED = 5
-"""Methods of a line with first results: the best, and the best of the user's."""
-
-
-def first_results(
-    records: Mapping[str, Sequence[QualityRecord]], own: Set[str] = frozenset()
-) -> Iterator[str]:
-    """Lines with mean AUROCs over the OOD sets, and the reason of each failure.
-
-    Of many methods, the best are in the line, and those of the user.
-
-    Args:
-        records: method -> its records of one seed.
-        own: methods whose detectors are not built in.
-    """
-    means: dict[str, float] = {}
-    for name, group in records.items():
-        values = [each.value for each in group if each.metric == "auroc" and each.value is not None]
-        if values:
-            means[name] = sum(values) / len(values)
-        elif group[0].status == "failed":
-            yield f"FAILED: {name}: {group[0].reason}"
-    if means:
-        best_first = sorted(means, key=means.__getitem__, reverse=True)
-        wanted = [name for name in best_first if name in own][:_LISTED]
-        chosen = {*best_first[:_LISTED], *wanted}
-        chosen = chosen if len(best_first) > len(chosen) + 1 else {*best_first}
-        said = [f"{100 * means[name]:.1f} % {name}" for name in best_first if name in chosen]
-        left = len(best_first) - len(said)
-        yield f"mean AUROC {', '.join(said)}{f' and {left} more' if left else ''}"
 
 
 class Recorder:
@@ -113,8 +73,16 @@ class Recorder:
         self._csid = csid
         self._run_id, self._device, self._published = run_id, device, published
         self._same_source = same_source
-        self._no_validation = no_validation
         self._shared = intervals.SharedResamples(resamples)
+        self._requested = RequestedMetrics(
+            optional,
+            self._shared,
+            self._blank,
+            id_dataset=id_dataset,
+            csid=csid,
+            ood_sets=ood_groups,
+            no_validation=no_validation,
+        )
         self.resampled: dict[differences.Key, dict[str, differences.Values]] = {}
 
     def quality(self, method: Method, seed: int, evaluation: Evaluation) -> Iterable[QualityRecord]:
@@ -137,95 +105,8 @@ class Recorder:
         predictions: Mapping[str, Predictions],
         missing: str,
     ) -> Iterator[QualityRecord]:
-        """The metrics on request of a method and seed.
-
-        Args:
-            recorded: its other records.
-            scores: as stored.
-            validation: those of the ID validation images, likewise; may be empty.
-            predictions: "id" and csID sets -> predictions of its model.
-            missing: why predictions are missing, if they are.
-
-        Raises:
-            UserError: if scores and predictions are not of the same images.
-        """
-        if not self.metrics:
-            return
-        joined = differences.joined(scores, self._csid)
-        known = joined_predictions(predictions, self._csid)
-        correct, confidence = (None, None) if known is None else (known.correct, known.confidence)
-        by_set = {each.ood_dataset: each for each in reversed(recorded) if each.ood_dataset}
-        for ood in self._ood_groups:
-            id_scores = differences.id_scores(joined, ood)
-            if correct is not None and correct.size != id_scores.size:
-                raise UserError(
-                    f"{recorded[0].method}: there are {id_scores.size:,} scores and "
-                    f"{correct.size:,} predictions of the ID images."
-                )
-            threshold_on = validation.get(ood, validation.get("id"))
-            images = Images(id_scores, correct, confidence, joined[ood], threshold_on)
-            names = [name for name in self.metrics if OPTIONAL[name].of == "set"]
-            yield from self._on_request(by_set[ood], images, names, missing)
-        blank = replace(
-            next((each for each in recorded if each.metric == ID_ACCURACY), recorded[0]),
-            ood_dataset=None,
-            ood_group=None,
-            n_ood=None,
-            tie_fraction=None,
-            same_source=None,
-        )
-        several = recorded[0].tuned_on == differences.ORACLE
-        images = Images(None if several else joined["id"], correct, confidence)
-        names = [name for name in self.metrics if OPTIONAL[name].of != "set"]
-        accepting = metrics.accepting(names)
-        others = [name for name in names if name not in accepting]
-        yield from self._on_request(blank, images, others, missing)
-        alone = None if several else scores["id"]  # csID images are not what a threshold is set for
-        images = Images(alone, validation_scores=validation.get("id"))
-        labels = predictions["id"].labels if "id" in predictions else None
-        csid = {name: scores[name] for name in self._csid}
-        for record in self._on_request(blank, images, accepting, missing):
-            if record.status == "ok" and alone is not None:
-                counts = accepted_counts(record.threshold, alone, labels, csid)
-                record = replace(record, accepted_counts=counts)
-            yield record
-
-    def _on_request(
-        self, blank: QualityRecord, images: Images, names: Iterable[str], missing: str
-    ) -> Iterator[QualityRecord]:
-        """Records of the metrics on request for one OOD set, or for the ID images alone."""
-        lacking = {name: images.lacks(name) for name in names}
-        computed = [name for name, lacks in lacking.items() if not lacks]
-        values = {}
-        if computed:
-            values = self._shared.optional(images, self._id_dataset, blank.ood_dataset, computed)
-        for name, lacks in lacking.items():
-            found = values.get(name)
-            low, high = (found and found.interval) or (None, None)
-            value = found and found.value
-            reason = None
-            if "ID scores" in lacks:
-                reason = "it has other scores of the ID images for each OOD set"
-            elif "validation scores" in lacks:
-                reason = self._no_validation
-            elif lacks:
-                reason = f"it is not known which ID images are classified correctly: {missing}"
-            elif value is None:
-                reason = "it needs correctly classified and misclassified ID images"
-            if reason is None:
-                record = replace(blank, metric=name, value=value, ci_low=low, ci_high=high)
-                yield replace(record, **threshold_fields(images, name))
-                continue
-            empty = self._blank(blank.method, blank.model, blank.detector, blank.seed)
-            yield replace(
-                empty,
-                tuned_on=blank.tuned_on,
-                ood_dataset=blank.ood_dataset,
-                ood_group=blank.ood_group,
-                metric=name,
-                status="skipped",
-                reason=reason,
-            )
+        """The metrics on request of a method and seed, as `RequestedMetrics.records`."""
+        return self._requested.records(recorded, scores, validation, predictions, missing)
 
     def _quality(
         self, method: Method, seed: int, evaluation: Evaluation
