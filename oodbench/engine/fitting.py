@@ -17,17 +17,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
-from torch import Tensor
 
 from oodbench.detector import Batches, Detector, Outputs
 from oodbench.detector.batches import View, named_layer
+from oodbench.engine.kept_out import KeptOut
 from oodbench.engine.passes.modes import TorchModes
-
-KEPT_OUT = 0.1
-"""Share of the images that `fit` is not given, where there are no validation images."""
+from oodbench.engine.shared_statistics import SharedStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,67 +53,6 @@ class _Asked(Enum):
 
 S = TypeVar("S")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class _Called:
-    """A call of a method of a shared object, and its outcome."""
-
-    place: int
-    arguments: tuple[Any, ...]
-    value: Any
-    error: Exception | None
-    seconds: float
-
-
-class _Statistics:
-    """Objects that several detectors share, and the last result of each of their methods."""
-
-    def __init__(self) -> None:
-        self._objects: dict[Any, Any] = {}
-        self._called: dict[tuple[int, str], _Called] = {}
-
-    def get(self, kind: Callable[..., S], arguments: tuple[Any, ...], of: str) -> S:
-        key = kind, arguments, of
-        if key not in self._objects:
-            self._objects[key] = kind(*arguments)
-        found: S = self._objects[key]
-        return found
-
-    def once(self, place: int, method: Any, arguments: tuple[Any, ...]) -> tuple[Any, float]:
-        """What a method returns at a place of a pass; and the seconds if another had it called.
-
-        Raises:
-            RuntimeError: the other gave it other tensors.
-            Exception: what the method raised.
-        """
-        owner = getattr(method, "__self__", None)
-        if not any(owner is each for each in self._objects.values()):
-            return method(*arguments), 0.0
-        key = id(owner), method.__name__
-        before = self._called.get(key)
-        if before is None or before.place < place:
-            started, value, error = time.perf_counter(), None, None
-            try:
-                value = method(*arguments)
-            except Exception as raised:
-                error = raised
-            seconds = time.perf_counter() - started
-            called = self._called[key] = _Called(place, arguments, value, error, seconds)
-            shared = 0.0
-        else:  # of a place before, only a detector that passes again asks
-            called = before
-            shared = before.seconds if before.place == place else 0.0
-            pairs = zip(before.arguments, arguments, strict=True)
-            tensors = [pair for pair in pairs if isinstance(pair[0], Tensor)]
-            if before.place == place and not all(torch.equal(*pair) for pair in tensors):
-                raise RuntimeError(
-                    f"{method.__qualname__} was given other values by another detector: name what "
-                    "they are with batches.shared(..., of=...)"
-                )
-        if called.error is not None:
-            raise called.error
-        return called.value, shared
 
 
 class _Loop(Batches):
@@ -233,7 +169,7 @@ class _Reader(_Loop):
         name: str,
         detector: Detector,
         num_classes: int,
-        statistics: _Statistics,
+        statistics: SharedStatistics,
         needs: Sequence[str],
         keeps_out: bool = False,
     ) -> None:
@@ -243,10 +179,10 @@ class _Reader(_Loop):
         self.shared_seconds = 0.0
         self._needs, self._called, self._keeps_out = detector.info.needs, needs, keeps_out
         self._sample = "" if detector.fitting_images is None else f", {detector.fitting_images}"
-        self._part = _KeptOut()
+        self._part = KeptOut()
 
     def __iter__(self) -> Iterator[Outputs]:
-        self._part = _KeptOut()
+        self._part = KeptOut()
         return super().__iter__()
 
     def shared(self, kind: Callable[..., S], *arguments: Any, of: str = "features") -> S:
@@ -314,29 +250,6 @@ class _Part(_Loop):
         return self._seen.shown(outputs).map(torch.clone)
 
 
-class _KeptOut:
-    """A random tenth of the images of a pass, which `fit` is not given; the same in every pass.
-
-    The first image of each class is not among them, so that `fit` is given every class.
-    """
-
-    def __init__(self) -> None:
-        self._generator = np.random.default_rng(0)
-        self._classes: set[int] = set()
-
-    def of(self, outputs: Outputs) -> Tensor:
-        """Whether each image of the next batch is kept out, shape [B], on the device of the logits.
-
-        There is one random number for each image: batches of any size give the same images.
-        """
-        kept_out = self._generator.random(len(outputs)) < KEPT_OUT
-        for row, label in enumerate([] if outputs.labels is None else outputs.labels.tolist()):
-            if label not in self._classes:
-                self._classes.add(label)
-                kept_out[row] = False
-        return torch.from_numpy(kept_out).to(outputs.logits.device)
-
-
 def fit_together(
     detectors: Mapping[str, Detector],
     this_pass: Callable[[], Iterator[Outputs]],
@@ -358,7 +271,7 @@ def fit_together(
     Returns:
         name -> outcome; an exception in one detector does not affect the others.
     """
-    statistics = _Statistics()
+    statistics = SharedStatistics()
     readers = {
         name: _Reader(
             name,

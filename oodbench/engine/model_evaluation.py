@@ -16,7 +16,8 @@ from torch import Tensor
 
 from oodbench.detector import Detector
 from oodbench.engine import costs
-from oodbench.engine.fitting import KEPT_OUT, fit_together
+from oodbench.engine.fitting import fit_together
+from oodbench.engine.kept_out import KEPT_OUT
 from oodbench.engine.method_results import (
     Evaluation,
     MethodResult,

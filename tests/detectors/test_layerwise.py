@@ -18,7 +18,8 @@ import oodbench
 from oodbench import Detector, LayerwiseDetector, Outputs
 from oodbench.data import ImageArray
 from oodbench.detector import Batches
-from oodbench.engine.fitting import KEPT_OUT, fit_together
+from oodbench.engine.fitting import fit_together
+from oodbench.engine.kept_out import KEPT_OUT
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.image_sources import EvaluationData, SplitImages
 from oodbench.engine.passes.runner import NetworkRunner
