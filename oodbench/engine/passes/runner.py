@@ -1,17 +1,15 @@
-"""Running a classifier for detectors: scoped hooks, early stops, batches that fit in memory."""
+"""Running a classifier for detectors: passes with what they capture, batches that fit in memory."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
@@ -22,9 +20,8 @@ from oodbench.engine.passes.capture import (
     Activation,
     Capture,
     Captured,
-    LayerReader,
-    pooled,
 )
+from oodbench.engine.passes.capture_hooks import CaptureHooks, Reached
 from oodbench.engine.passes.folding import Folding
 from oodbench.engine.passes.image_sources import ImageSource, SplitImages
 from oodbench.engine.passes.memory import FreedMemory, arranged, is_out_of_memory
@@ -32,14 +29,9 @@ from oodbench.engine.passes.modes import evaluating, giving, versions_counted
 from oodbench.models.activations import activation_of, in_own_order, in_usual_order, with_activation
 from oodbench.models.classifier import Classifier
 from oodbench.models.feature_map import as_map
-from oodbench.models.layers import Layer
 from oodbench.progress import Meter
 
 T = TypeVar("T")
-
-
-class _Reached(Exception):  # noqa: N818 - a signal, not an error
-    """A forward pass has reached the place where it stops."""
 
 
 class NetworkRunner:
@@ -76,13 +68,10 @@ class NetworkRunner:
         for reserved in {LOGITS, FEATURES} & set(classifier.network.tap_names):
             raise ValueError(f"a tap cannot be called '{reserved}'")
         self._head, self._language = classifier.describe_head(), classifier.network.language
-        self._captured: Captured | None = None  # None: the pass is not this runner's
-        self._stop_at: str | None = None
-        self._copies_maps = False
+        self._hooks = CaptureHooks(classifier)
         self.report: Callable[[str], None] = lambda text: None
         self.doing = "reading"
         self.activations: dict[str, Activation] = {}
-        self._reading: Set[str] = frozenset()
         self._kept: tuple[Tensor, dict[str, Tensor | None]] | None = None  # of the last pass
 
     @contextmanager
@@ -92,11 +81,11 @@ class NetworkRunner:
         Args:
             methods: their names; methods that reduce no layers have no effect.
         """
-        before, self._reading = self._reading, frozenset(methods)
+        before, self._hooks.reading = self._hooks.reading, frozenset(methods)
         try:
             yield
         finally:
-            self._reading = before
+            self._hooks.reading = before
 
     @contextmanager
     def attached(self) -> Iterator[NetworkRunner]:
@@ -104,104 +93,13 @@ class NetworkRunner:
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.classifier))
             stack.enter_context(self.folding.applied())
-            for handle in self._hooks():
+            for handle in self._hooks.placed(self.capture, self.folding):
                 stack.callback(handle.remove)
             stack.callback(setattr, self, "_kept", None)
             for _, source in self.capture.sampled:
                 stack.enter_context(source.kept_from(self.classifier))
             stack.callback(setattr, self, "activations", {})
             yield self
-
-    def _hooks(self) -> Iterator[RemovableHandle]:
-        whole = self._keep_features if FEATURES in self.capture.differentiated else None
-        if self.capture.features:
-            yield from self.classifier.network.watch_features(
-                self._capture_features, whole, lambda: self._captured is not None
-            )
-        if self.capture.local_features:
-            yield from self.classifier.network.watch_local_features(self._capture_local_features)
-        if self.capture.taps or self.capture.keeps_outputs:
-            for name, module in self.classifier.taps.items():
-                yield module.register_forward_hook(self._capture_tap(name))
-        if self.capture.feature_map and self.capture.map_name is not None:
-            module = self.classifier.network.get_submodule(self.capture.map_name)
-            yield module.register_forward_hook(self._capture_map)
-        modules = {layer.module for reader in self.capture.readers for layer in reader.layers}
-        for name in modules:
-            module = self.classifier.network.get_submodule(name)
-            yield module.register_forward_hook(self._reduce_layer(name))
-
-    def _reduce_layer(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        readers: dict[int, list[tuple[Layer, LayerReader]]] = defaultdict(list)
-        for reader in self.capture.readers:
-            for layer in reader.layers:
-                if layer.module == name:
-                    readers[layer.call].append((layer, reader))
-
-        def hook(module: nn.Module, inputs: Any, given: Any) -> None:
-            captured = self._captured
-            if captured is None or self._stop_at is not None:
-                return
-            call = captured.calls[name]
-            captured.calls[name] += 1
-            for layer, reader in readers.get(call, ()):
-                dropped = layer.name in reader.detector.dropped_layers
-                if dropped or reader.method not in self._reading:
-                    continue
-                with torch.no_grad():
-                    own = self.folding.own_output(module, inputs, given)
-                    output = activation_of(own, captured.images)
-                    if output is None:
-                        raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
-                    made = reader.detector.reduce_layer(in_usual_order(output.detach(), layer.axis))
-                captured.reduced.setdefault(reader.method, {})[layer.name] = made
-
-        return hook
-
-    def _capture_features(self, features: Tensor) -> None:
-        if self._captured is not None:
-            self._captured.features = features.clone()  # later modules may change it in place
-
-    def _capture_local_features(self, features: Tensor) -> None:
-        if self._captured is not None:
-            self._captured.local_features = features
-
-    def _keep_features(self, whole: Tensor, axis: int) -> None:
-        if self._captured is not None and whole.requires_grad:
-            self._captured.differentiate(FEATURES, whole, axis, copied=True)
-
-    def _capture_map(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._captured is not None:
-            output = self.folding.own_output(module, inputs, output)
-            self._captured.feature_map = activation_of(output, self._captured.images)
-
-    def _capture_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        axis = self.classifier.network.channel_axes.get(name)
-
-        def hook(module: nn.Module, inputs: Any, given: Any) -> None:
-            if self._captured is None:
-                return
-            output = activation_of(given, self._captured.images)
-            if output is None:
-                raise RuntimeError(f"'{name}' gave no activation of the images of a batch")
-            if name in self.capture.kept:
-                self._captured.keep(name, given)
-            if name in self.capture.differentiated and output.requires_grad:
-                self._captured.differentiate(name, output, axis, copied=self._copies_maps)
-            output = in_usual_order(output, axis)
-            # The next module may work in place: vectors are copied, of maps see `outputs`.
-            if self.capture.taps:
-                self._captured.taps[name] = pooled(output) if output.ndim > 2 else output.clone()
-            if self.capture.tap_maps:
-                if self._copies_maps or output.is_inference():
-                    self._captured.tap_maps[name] = output.clone()
-                else:
-                    self._captured.tap_maps[name] = output
-                    self._captured.versions[name] = output._version
-            if self._stop_at == name:
-                raise _Reached
-
-        return hook
 
     def outputs(
         self, images: Tensor, labels: Tensor | None = None, first: int | None = None
@@ -221,7 +119,7 @@ class NetworkRunner:
         with versions_counted() if self.capture.keeps_outputs else nullcontext():
             captured, logits = self._pass(images)
             if captured.overwritten:
-                self._copies_maps = True
+                self._hooks.copies_maps = True
                 captured, logits = self._pass(images)
         if captured.kept:
             self._kept = images, captured.unchanged()
@@ -245,18 +143,15 @@ class NetworkRunner:
             feature_map,
             captured.tap_maps,
             reduced=captured.reduced,
-            absent=self.capture.absent(captured, self.classifier.taps, self._reading),
+            absent=self.capture.absent(captured, self.classifier.taps, self._hooks.reading),
             language=self._language,
             local_features=captured.local_features,
         )
 
     def _pass(self, images: Tensor) -> tuple[Captured, Tensor]:
         def compute() -> tuple[Captured, Tensor]:
-            captured = self._captured = Captured(len(images))
-            try:
+            with self._hooks.watching(len(images)) as captured:
                 return captured, self.classifier(images)
-            finally:
-                self._captured = None
 
         return self.folding.during(compute)
 
@@ -264,15 +159,10 @@ class NetworkRunner:
         """A tap, shape [B, D]; the pass stops there."""
 
         def compute() -> Tensor:
-            captured = Captured(len(images))
-            self._captured, self._stop_at = captured, tap
-            try:
+            with self._hooks.watching(len(images), stop_at=tap) as captured, suppress(Reached):
                 self.classifier(images)
-            except _Reached:
-                return captured.taps[tap]
-            finally:
-                self._captured, self._stop_at = None, None
-            raise AssertionError(f"the network has no tap '{tap}'")
+                raise AssertionError(f"the network has no tap '{tap}'")
+            return captured.taps[tap]
 
         return self.folding.during(compute, whole=False)
 
