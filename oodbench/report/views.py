@@ -118,9 +118,9 @@ class Leaderboard(LeaderboardData):
             wide: return every value instead, in columns such as `auroc.mean`, `auroc.set.<set>` and
                 `auroc.mean.ci_low`.
         """
-        from oodbench.report.writers import leaderboard_exports
+        from oodbench.report.writers import leaderboard_frame
 
-        return leaderboard_exports.to_pandas(self, wide=wide)
+        return leaderboard_frame.to_pandas(self, wide=wide)
 
 
 class PublishedComparison(PublishedComparisonData):
