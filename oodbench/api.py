@@ -28,7 +28,8 @@ from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.plugins.import_trials import parameter_errors
 from oodbench.process import prepare_process
 from oodbench.progress import Reporter, Silent
-from oodbench.results import Run, SuiteRun, changed_files
+from oodbench.results import Run, SuiteRun
+from oodbench.storage.changed_files import changed_files
 from oodbench.storage.run_directory import RunDirectory
 from oodbench.storage.run_places import place_of_run
 from oodbench.storage.stored_run import read_stored_run

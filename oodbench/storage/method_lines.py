@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from oodbench.files import digest
-from oodbench.storage.records import CostRecord, QualityRecord, to_lines
+from oodbench.storage.record_lines import to_lines
+from oodbench.storage.records import CostRecord, QualityRecord
 from oodbench.storage.run_description import RecordDigest
 from oodbench.storage.run_directory import COSTS, RECORDS, Key
 

@@ -28,13 +28,8 @@ from oodbench.files import make_folder, remove_unfinished, write_atomic
 from oodbench.storage.description import is_sealed
 from oodbench.storage.locks import check_vacant
 from oodbench.storage.predictions import Predictions, as_arrays, of_arrays, predictions_name
-from oodbench.storage.records import (
-    CostRecord,
-    DifferenceRecord,
-    QualityRecord,
-    TrainingRecord,
-    read_lines,
-)
+from oodbench.storage.record_lines import read_lines
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_description import NAME, RunDescription
 
 Key = tuple[str, int]

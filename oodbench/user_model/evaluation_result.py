@@ -23,7 +23,8 @@ from oodbench.specs.names import method_obstacle
 from oodbench.storage.locks import held, is_run
 from oodbench.storage.method_lines import MethodLines, record_digests, record_files
 from oodbench.storage.predictions import Predictions, as_arrays, predictions_name
-from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, to_lines
+from oodbench.storage.record_lines import to_lines
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord
 from oodbench.storage.run_description import RunDescription
 from oodbench.storage.run_directory import (
     DIFFERENCES,

@@ -10,15 +10,8 @@ from typing import Any, Generic
 
 from oodbench.errors import UserError
 from oodbench.files import canonical_json
-from oodbench.storage.records import (
-    CostRecord,
-    DifferenceRecord,
-    QualityRecord,
-    R,
-    TrainingRecord,
-    parse_line,
-    text_lines,
-)
+from oodbench.storage.record_lines import R, parse_line, text_lines
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_directory import (
     COSTS,
     DIFFERENCES,

@@ -18,7 +18,7 @@ from oodbench.cli import main as cli
 from oodbench.cli import streams
 from oodbench.files import write_atomic
 from oodbench.report.formats import FORMATS
-from oodbench.storage.records import to_lines
+from oodbench.storage.record_lines import to_lines
 
 ENCODINGS = ["cp1252", "ascii", "cp437", "utf-8:strict"]
 COMMANDS = {

@@ -17,7 +17,8 @@ from oodbench import metrics
 from oodbench.engine.first_results import first_results
 from oodbench.report.writers.run_files import RUN_FILES
 from oodbench.results import Run
-from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord, to_lines
+from oodbench.storage.record_lines import to_lines
+from oodbench.storage.records import ID_ACCURACY, CostRecord, QualityRecord
 from oodbench.storage.run_directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("one_thread", "content")

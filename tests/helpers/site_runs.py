@@ -13,7 +13,8 @@ from helpers.records import cost, quality
 from oodbench.metrics import measure, rank
 from oodbench.report import Leaderboard
 from oodbench.report.site.pages import ShownRun
-from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS, QualityRecord, to_lines
+from oodbench.storage.record_lines import to_lines
+from oodbench.storage.records import ID_ACCURACY, REQUIREMENTS, QualityRecord
 from oodbench.storage.run_description import DescribedMethod, Environment, RunDescription
 from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory, arrays_content, scores_name
 from oodbench.storage.stored_run import read_stored_run

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from helpers.records import cost, quality
 from oodbench import metrics
 from oodbench.bootstrap import SharedResamples, percentile_interval
-from oodbench.storage.records import CostRecord, QualityRecord, to_lines
+from oodbench.storage.record_lines import to_lines
+from oodbench.storage.records import CostRecord, QualityRecord
 from oodbench.storage.run_description import Checksums, RunDescription
 from oodbench.storage.run_directory import RunDirectory, arrays_content, scores_name
 from oodbench.storage.stored_run import StoredRun, read_stored_run

@@ -18,7 +18,7 @@ from helpers.records import cost, quality
 import oodbench
 from oodbench import metrics
 from oodbench.errors import ExitCode, UserError
-from oodbench.storage.records import to_lines
+from oodbench.storage.record_lines import to_lines
 from oodbench.storage.run_description import Checksums, Environment, RunDescription
 from oodbench.storage.run_directory import (
     COSTS,

@@ -13,13 +13,8 @@ from helpers.commands import Command
 
 import oodbench
 from oodbench.errors import UserError
-from oodbench.storage.records import (
-    CostRecord,
-    DifferenceRecord,
-    QualityRecord,
-    TrainingRecord,
-    read_lines,
-)
+from oodbench.storage.record_lines import read_lines
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 EARLIER = RESULTS / "cifar10-folders-resnet34"
@@ -158,7 +153,7 @@ def test_what_rounding_gives_is_a_fraction(folder: Path) -> None:
 
 
 def test_fields_that_later_versions_add_may_be_absent(folder: Path) -> None:
-    from oodbench.storage.records import ADDED_LATER
+    from oodbench.storage.record_lines import ADDED_LATER
 
     line = json.loads((folder / "records.jsonl").read_text().splitlines()[0])
     assert not ADDED_LATER & line.keys(), "a file of before"

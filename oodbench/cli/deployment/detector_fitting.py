@@ -91,7 +91,7 @@ def fit(
     from oodbench.deploy.finished_method import find_method
     from oodbench.deploy.refitting import refit
     from oodbench.engine.device import find_device
-    from oodbench.results import changed_files
+    from oodbench.storage.changed_files import changed_files
     from oodbench.storage.run_directory import RunDirectory
 
     found = find_method(run, method, seed=seed, ood=ood)

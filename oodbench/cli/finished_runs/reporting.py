@@ -120,8 +120,8 @@ def leaderboard(
     Runs of other benchmarks, versions, protocols or data are refused. Ties are shown if all runs
     have their scores. Exit code 1, and a warning, if files with results were changed after a run.
     """
-    from oodbench.results import changed_files
     from oodbench.results import leaderboard as joined
+    from oodbench.storage.changed_files import changed_files
     from oodbench.storage.run_directory import RunDirectory
 
     _check_compact(compact, format_)

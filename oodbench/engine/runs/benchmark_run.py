@@ -28,13 +28,8 @@ from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter, Titled
 from oodbench.report import differences
 from oodbench.storage.method_lines import MethodLines, record_digests, record_files
-from oodbench.storage.records import (
-    CostRecord,
-    DifferenceRecord,
-    QualityRecord,
-    TrainingRecord,
-    to_lines,
-)
+from oodbench.storage.record_lines import to_lines
+from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
 from oodbench.storage.run_description import RunDescription, RunStatus, TrainedOn
 from oodbench.storage.run_directory import (
     DIFFERENCES,

@@ -12,7 +12,8 @@ from helpers.commands import Command
 from helpers.records import cost, quality
 
 from oodbench import metrics
-from oodbench.storage.records import QualityRecord, to_lines
+from oodbench.storage.record_lines import to_lines
+from oodbench.storage.records import QualityRecord
 
 SETS = ("letters", "noise")
 IMAGES = 200
