@@ -26,7 +26,7 @@ from oodbench.files import digest, expanded
 from oodbench.planning.plan import Method, Plan
 from oodbench.planning.workload import reads_of
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.detector_modules import source_digest
+from oodbench.plugins.detector_sources import source_digest
 from oodbench.process import process_settings
 from oodbench.progress import Reporter
 from oodbench.specs import SplitName

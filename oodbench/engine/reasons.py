@@ -8,7 +8,8 @@ from types import FrameType, TracebackType
 
 from oodbench.engine.passes.contract import DetectorError, TuningError
 from oodbench.errors import UnsuitableError, UserError
-from oodbench.plugins.detector_modules import is_content, is_installed
+from oodbench.plugins.detector_modules import is_content
+from oodbench.plugins.detector_sources import is_installed
 
 
 class ReportedError(Exception):

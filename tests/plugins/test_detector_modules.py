@@ -23,10 +23,11 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.errors import UserError
-from oodbench.plugins import detector_modules
+from oodbench.plugins import detector_sources
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.declarations import BrokenDetectorError
-from oodbench.plugins.detector_modules import module_name, source_digest, source_files
+from oodbench.plugins.detector_modules import module_name
+from oodbench.plugins.detector_sources import source_digest, source_files
 from oodbench.plugins.importing import load_class
 from oodbench.testing.subject import Subject
 
@@ -394,7 +395,7 @@ def test_packages_of_an_environment_beside_the_detectors_are_left_out(
     shared = tmp_path / "detectors" / "_shared.py"
     shared.write_text("import heavy.more\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(detector_modules, "_installed", lambda: (site.resolve(),))
+    monkeypatch.setattr(detector_sources, "_installed", lambda: (site.resolve(),))
     assert source_files(path.resolve()) == [path.resolve(), shared.resolve()]
 
 
@@ -412,11 +413,11 @@ def test_packages_on_the_path_are_covered_by_their_versions(
     path.parent.mkdir(parents=True)
     path.write_text("import onpath\n")
     monkeypatch.syspath_prepend(str(site))
-    detector_modules._installed.cache_clear()
+    detector_sources._installed.cache_clear()
     try:
         found = source_files(path.resolve())
     finally:
-        detector_modules._installed.cache_clear()
+        detector_sources._installed.cache_clear()
     assert ((site / "onpath" / "__init__.py").resolve() in found) == (not installed)
 
 
