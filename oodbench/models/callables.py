@@ -20,7 +20,7 @@ from oodbench.errors import UserError, did_you_mean, kind_of
 from oodbench.files import digest, expanded
 from oodbench.models.adapted_network import AdaptedNetwork, check_taps, last_layer
 from oodbench.models.classifier import Network
-from oodbench.models.published_weights.library_networks import timm_network
+from oodbench.models.published_weights.timm_networks import timm_network
 from oodbench.models.registry import library_of, source_file
 from oodbench.specs.model_spec import LIBRARIES
 

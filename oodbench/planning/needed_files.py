@@ -63,6 +63,6 @@ def _check_network(name: str, model: ModelSpec) -> None:
 
 
 def _weights_url(network: str, weights: str) -> str:
-    from oodbench.models.published_weights.library_networks import weights_url  # imports torch
+    from oodbench.models.published_weights.torchvision_networks import weights_url  # imports torch
 
     return weights_url(network, weights)

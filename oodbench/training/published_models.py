@@ -19,8 +19,8 @@ from oodbench.models import callables
 from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier, Network
 from oodbench.models.ensemble import Ensemble
-from oodbench.models.published_weights import library_networks
-from oodbench.models.published_weights.library_networks import LibraryModel, first_line
+from oodbench.models.published_weights import library_networks, timm_networks
+from oodbench.models.published_weights.library_access import first_line
 from oodbench.models.published_weights.preprocessing import Preprocessing
 from oodbench.models.published_weights.weight_loading import load_weights
 from oodbench.models.published_weights.weight_matching import match
@@ -223,7 +223,7 @@ def _preprocessing(
         return Preprocessing(*info.normalization)
     if library_of(spec.network) == "timm":
         assert isinstance(network, AdaptedNetwork)
-        return library_networks.timm_preprocessing(network.module)
+        return timm_networks.timm_preprocessing(network.module)
     return _given(spec, images)
 
 
@@ -263,7 +263,7 @@ def _with_weights(
     if weights == OWN:
         module = callables.built(spec.network, spec.network_options)
         return module, Publication(spec.network, "", (), _given(spec, images))
-    made: LibraryModel = library_networks.published(spec.network, weights, offline=offline())
+    made = library_networks.published(spec.network, weights, offline=offline())
     expected = made.preprocessing
     if spec.normalization is not None:
         expected = _as_specified(spec, images, expected)

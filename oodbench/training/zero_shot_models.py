@@ -10,7 +10,7 @@ import torch
 from oodbench.data.store.download import offline
 from oodbench.errors import UserError, counted
 from oodbench.files import expanded
-from oodbench.models.published_weights.library_networks import installed
+from oodbench.models.published_weights.library_access import installed
 from oodbench.models.published_weights.preprocessing import Preprocessing
 from oodbench.models.vision_language.sources import load_encoders
 from oodbench.models.vision_language.text_features import DEFAULT_PROMPTS

@@ -16,7 +16,8 @@ from oodbench.errors import UserError
 from oodbench.models import callables
 from oodbench.models.adapted_network import AdaptedNetwork
 from oodbench.models.classifier import Classifier, Network
-from oodbench.models.published_weights import library_networks
+from oodbench.models.published_weights import library_networks, timm_networks
+from oodbench.models.published_weights.library_access import installed
 from oodbench.models.registry import is_callable_name, library_of
 from oodbench.specs import ModelSpec
 
@@ -198,8 +199,8 @@ def _network(
     if library == "torchvision":
         return library_networks.published(name, spec.weights, offline=True).module
     if library == "timm":
-        return library_networks.timm_network(inner, num_classes=part.num_classes)
-    transformers = library_networks.installed("transformers", name)
+        return timm_networks.timm_network(inner, num_classes=part.num_classes)
+    transformers = installed("transformers", name)
     config = transformers.AutoConfig.for_model(**(described.config or {}))
     found: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
     return found

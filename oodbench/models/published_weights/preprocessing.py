@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
+
+from torch import nn
 
 from oodbench.specs import ResizeSpec
+
+FILTERS = get_args(ResizeSpec.model_fields["filter"].annotation)
+"""Names of filters that decoding knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +44,18 @@ class Preprocessing:
             f"write images: {{shape: [{shape[0]}, {self.size[0]}, {self.size[1]}], ...}} in the "
             "benchmark"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryModel:
+    """A network of a library.
+
+    Attributes:
+        module: the network; maps images to logits, or to something with logits in it.
+        preprocessing: what its weights expect.
+        url: address of weights that are not in the module yet; "" if they are.
+    """
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    url: str = ""

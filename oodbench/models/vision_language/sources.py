@@ -16,13 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.errors import UserError, did_you_mean, kind_of
-from oodbench.models.published_weights.library_networks import (
-    first_line,
-    hub_access,
-    image_processing,
-    installed,
-)
+from oodbench.models.published_weights.library_access import first_line, hub_access, installed
 from oodbench.models.published_weights.preprocessing import Preprocessing
+from oodbench.models.published_weights.transformers_networks import image_processing
 from oodbench.models.vision_language.image_encoders import (
     ImageEncoder,
     of_open_clip,

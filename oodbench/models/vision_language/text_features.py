@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from oodbench.errors import UserError, counted, shown
 from oodbench.files import cache_folder, digest, write_atomic
 from oodbench.models.adapted_network import described
-from oodbench.models.published_weights.library_networks import first_line
+from oodbench.models.published_weights.library_access import first_line
 from oodbench.models.vision_language.image_encoders import pooled_features
 
 DEFAULT_PROMPTS = ("a photo of a {c}",)

@@ -11,7 +11,7 @@ from helpers.small_vit import save_vit
 
 from oodbench import models
 from oodbench.errors import UserError
-from oodbench.models.published_weights import library_networks
+from oodbench.models.published_weights.library_access import EXTRAS
 from oodbench.models.published_weights.library_networks import published
 
 
@@ -130,5 +130,5 @@ def test_every_extra_is_in_the_packages_metadata() -> None:
 
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    for package, extra in library_networks.EXTRAS.items():
+    for package, extra in EXTRAS.items():
         assert extras[extra][0].startswith(package)
