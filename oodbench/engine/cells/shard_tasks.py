@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from oodbench.engine.cells.evaluator import CellTask, evaluator_of
+from oodbench.engine.cells.cell_task import CellTask, evaluator_of
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard, ShardEvaluator
 from oodbench.planning.shards import Shard

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from oodbench.engine import provenance
-from oodbench.engine.cells.evaluator import CellEvaluator, CellTask, shared
+from oodbench.engine.cells.cell_task import CellTask, shared
+from oodbench.engine.cells.evaluator import CellEvaluator
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard
 from oodbench.engine.cells.sharded_cells import ShardedCells, StepResult, StepTask, remove_kept

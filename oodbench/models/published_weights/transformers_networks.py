@@ -33,6 +33,20 @@ def published(path: str, offline: bool) -> LibraryModel:
     return LibraryModel(module.eval(), image_processing(made.to_dict()))
 
 
+def preprocessing_of(path: str, offline: bool) -> Preprocessing:
+    """What the weights of a classifier expect of images; they are not loaded.
+
+    Raises:
+        UserError: transformers is not installed, or the files cannot be had.
+    """
+    library = installed("transformers", f"hf:{path}")
+    try:
+        made = library.AutoImageProcessor.from_pretrained(path, local_files_only=offline)
+    except Exception as error:
+        raise unreachable(f"hf:{path}", path, offline, error) from error
+    return image_processing(made.to_dict())
+
+
 def image_processing(about: Mapping[str, Any]) -> Preprocessing:
     """What an image processor of transformers does."""
     mean, std = about.get("image_mean"), about.get("image_std")
