@@ -15,12 +15,12 @@ from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.deploy.artifact.described_model import check_storable
 from oodbench.deploy.finished_method import FinishedMethod
 from oodbench.detector import Detector
-from oodbench.engine import provenance
 from oodbench.engine.device import full_precision
 from oodbench.engine.method_results import plain_value
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.image_sources import ID, EvaluationData, SplitImages
 from oodbench.engine.passes.runner import NetworkRunner
+from oodbench.engine.planned_work import data_of, detector_checksum, split_checksum
 from oodbench.engine.reasons import reason_of
 from oodbench.errors import UserError, counted
 from oodbench.metrics.thresholds import images_needed, percentage, threshold_rank
@@ -122,11 +122,11 @@ def refit(
     plan = with_images_here(_plan(found, catalog), root)
     method = plan.methods[0]
     check_storable(plan.benchmark.models[method.model])
-    data = provenance.data_of(plan, root, say)
+    data = data_of(plan, root, say)
     _check_data(found, plan, method, data)
     if accept is not None and VALIDATION in plan.datasets[plan.benchmark.id].splits:
         _check_accept(accept, len(data.images(plan.benchmark.id, VALIDATION)))
-    source = provenance.detector_checksum(catalog, method.detector.name)
+    source = detector_checksum(catalog, method.detector.name)
     if held.checksums.detectors.get(method.detector.name) != source:
         say.warn(f"The source of '{method.detector.name}' is not that of the run.")
     classifier = _classifier(found, plan, method, data, device, say)
@@ -188,9 +188,7 @@ def _check_data(found: FinishedMethod, plan: Plan, method: Method, data: LoadedS
             continue
         listing = checksums.fitted_on.get(name, {}).get(split)  # of a large split
         wanted = listing or checksums.data.get(name, {}).get(split)
-        now = (
-            data.checksum(name, split) if listing else provenance.split_checksum(data, name, split)
-        )
+        now = data.checksum(name, split) if listing else split_checksum(data, name, split)
         if wanted not in (None, now):
             raise UserError(
                 f"The {split} images of '{name}' are not those of {found.folder}: their checksum "

@@ -15,7 +15,7 @@ from helpers.notes import Notes
 from helpers.tiny_content import LOST as LOST_MANIFEST
 
 from oodbench import api
-from oodbench.engine import provenance
+from oodbench.engine import planned_work
 from oodbench.engine.executors import worker_processes
 from oodbench.engine.runs import suite_run
 from oodbench.engine.runs.benchmark_run import BenchmarkRun
@@ -640,7 +640,7 @@ def test_what_is_done_is_not_done_again(
 def test_what_is_done_with_other_data_is_not_taken_for_done(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = provenance.data_checksums
+    real = planned_work.data_checksums
 
     def other(plan: Any, data: Any) -> dict[str, dict[str, str]]:
         checksums = real(plan, data)
@@ -648,7 +648,7 @@ def test_what_is_done_with_other_data_is_not_taken_for_done(
             checksums["letters"]["test"] = "0" * 64
         return checksums
 
-    monkeypatch.setattr(provenance, "data_checksums", other)
+    monkeypatch.setattr(planned_work, "data_checksums", other)
     done = again(finished, tmp_path / "run")
     (failure,) = [line for line in done.failures if line.startswith("tiny-two")]
     assert "holds a run with other data" in failure

@@ -13,7 +13,7 @@ import torch
 
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.detector import Detector
-from oodbench.engine import provenance
+from oodbench.engine import planned_work
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
@@ -95,8 +95,8 @@ class CellEvaluator:
         Raises:
             UserError: if data or detectors differ from those of the run, as on another machine.
         """
-        data, catalog = provenance.data_of(grid.plan, grid.data_root, say), Catalog(grid.plugins)
-        if provenance.work_of(grid.plan, catalog, data).checksum != grid.work:
+        data, catalog = planned_work.data_of(grid.plan, grid.data_root, say), Catalog(grid.plugins)
+        if planned_work.work_of(grid.plan, catalog, data).checksum != grid.work:
             raise UserError(
                 f"Data sets or detectors on {socket.gethostname()} are not those that the run was "
                 "begun with: their checksums differ.",

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from oodbench.engine import provenance
+from oodbench.engine import planned_work, provenance
 from oodbench.engine.cells.cell_task import CellTask, shared
 from oodbench.engine.cells.evaluator import CellEvaluator
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard
 from oodbench.engine.cells.sharded_cells import ShardedCells, StepResult, StepTask, remove_kept
+from oodbench.engine.duplicate_images import duplicates
 from oodbench.engine.executors.executor import Ended, Executor
 from oodbench.engine.first_results import first_results
 from oodbench.engine.mistakes import in_order
@@ -102,7 +103,7 @@ class BenchmarkRun:
         self.catalog, self.device, self.executor = catalog, device, executor
         self.data_root, self.resume, self.title = data_root, resume, title
         self.say = Titled(say, title) if title else say
-        self.data = provenance.data_of(plan, data_root, self.say)
+        self.data = planned_work.data_of(plan, data_root, self.say)
         self.models = ModelStore(plan.benchmark, self.data, device, self.say)
         self.records: dict[Key, list[QualityRecord]] = {}
         self.costs: dict[Key, CostRecord] = {}
@@ -130,7 +131,7 @@ class BenchmarkRun:
         """
         self.say.stage("data")
         self._open()
-        self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
+        self.duplicates |= duplicates(self.plan, self.data, self.warnings, self.say)
         self._write("running")
         self.say.done(f"data: {', '.join(self.plan.datasets)}")
         self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
@@ -175,7 +176,7 @@ class BenchmarkRun:
         Raises:
             UserError: if a file cannot be read or written.
         """
-        self.duplicates |= provenance.duplicates(self.plan, self.data, self.warnings, self.say)
+        self.duplicates |= duplicates(self.plan, self.data, self.warnings, self.say)
         for skip in self.plan.skips:
             for seed in self.plan.seeds:
                 self.records[skip.method, seed] = self.recorder.missing(
@@ -285,7 +286,7 @@ class BenchmarkRun:
     @cached_property
     def work(self) -> Work:
         """What the results of this run depend on."""
-        return provenance.work_of(self.plan, self.catalog, self.data)
+        return planned_work.work_of(self.plan, self.catalog, self.data)
 
     @cached_property
     def grid(self) -> Grid:
