@@ -17,7 +17,7 @@ import typer
 
 from oodbench.cli.display import reporter, say, say_written
 from oodbench.cli.parameters import Device, Plugins, given_path
-from oodbench.errors import ExitCode, UserError, counted, did_you_mean, listed, visible
+from oodbench.errors import ExitCode, UserError, counted, listed, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from oodbench.deploy.fitted_detector import Decisions, FittedDetector
     from oodbench.progress import Reporter
     from oodbench.report.score_page.score_log import ScoreLog
-    from oodbench.user_data.image_files import FoundImages, ImageFile, ImageStream
+    from oodbench.user_data.image_files import ImageFile, ImageStream
 
 
 class LineFormat(StrEnum):
@@ -131,15 +131,20 @@ def score(
     prepare_process()  # before torch is loaded
     from oodbench.deploy.artifact.artifact_reading import load_fitted
     from oodbench.report.score_page.score_log import ScoreLog
+    from oodbench.user_data.true_classes import true_classes
 
     fitted = load_fitted(artifact, plugins=plugins or (), device=device, network=model)
     files = [*found.files, *outside.files]
+    truths = None
+    if labels:
+        known = fitted.model.classes, fitted.model.num_classes
+        truths = [*true_classes(found.files, *known), *[""] * len(outside.files)]
     log = ScoreLog(
         fitted.name,
         fitted.threshold,
         [file.path for file in files],
         fitted.model.classes,
-        [*_truths(found, fitted), *[""] * len(outside.files)] if labels else None,
+        truths,
         len(found.files) if labels or ood else None,
     )
     progress = _progress(out)
@@ -229,42 +234,6 @@ def _stream(
         workers=workers,
         report=report,
     )
-
-
-def _truths(found: FoundImages, fitted: FittedDetector) -> list[str]:
-    """The true class of each image.
-
-    Raises:
-        UserError: an image has no label, or one that is no class of the model.
-    """
-    bare = next((file.path for file in found.files if not file.label), None)
-    if bare is not None:
-        raise UserError(
-            f"--labels: {bare} has no class: it is in no sub-folder of a folder that was given.",
-            "Give the folder above the folders of the classes.",
-        )
-    from oodbench.data.readers.class_names import ordered_classes
-
-    given = ordered_classes(file.label for file in found.files)
-    classes, count = fitted.model.classes, fitted.model.num_classes
-    numbers = set(map(str, range(count)))
-    if classes and not set(given) <= numbers:
-        for name in given:
-            if name not in classes:
-                raise UserError(
-                    f"--labels: '{name}' is no class of the model.",
-                    f"{did_you_mean(name, classes)} Give OOD images with --ood.",
-                )
-        return [file.label for file in found.files]
-    if not set(given) <= numbers and len(given) != count:
-        raise UserError(
-            f"--labels: there are {counted(len(given), 'class')} of images, and the model has "
-            f"{counted(count, 'class')}, whose names the artifact does not know.",
-            f"Name the folders 0 to {count - 1}.",
-        )
-    labels = {name: int(name) if name in numbers else i for i, name in enumerate(given)}
-    names = classes or tuple(map(str, range(count)))
-    return [names[labels[file.label]] for file in found.files]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which tables the report of a leaderboard has, and how its first table is laid out."""
+"""Which tables the report of a leaderboard has, and what stands around them."""
 
 from __future__ import annotations
 
