@@ -52,6 +52,35 @@ def project_gate(folder: Path) -> Gate | None:
     return read_gate(found[0]) if found else None
 
 
+def combined_gate(
+    path: Path | None, options: Gate, *, allow_cost: bool | None, strict: bool | None
+) -> Gate:
+    """The gate of a file with what the options replace; without any rule, "worse" fails.
+
+    A limit of `max_drop` replaces that of the same metric, method and column.
+
+    Args:
+        path: the file; None: that of the project in the working directory, if it has one.
+        options: what the options say.
+        allow_cost: replaces that of the file, unless it is None.
+        strict: likewise.
+    """
+    found = read_gate(path) if path is not None else project_gate(Path())
+    written = found or Gate()
+    combined = written.model_copy(
+        update={
+            "max_drop": written.max_drop | options.max_drop,
+            "max_slower": options.max_slower or written.max_slower,
+            "fail_on": options.fail_on or written.fail_on,
+            "allow_cost": written.allow_cost if allow_cost is None else allow_cost,
+            "strict": written.strict if strict is None else strict,
+        }
+    )
+    if combined.max_drop or combined.max_slower or combined.fail_on:
+        return combined
+    return combined.model_copy(update={"fail_on": ("worse",)})
+
+
 def _section_above(path: Path) -> tuple[Mapping[str, Any], str]:
     """The keys among which `gate` is, and their place in the file.
 

@@ -140,6 +140,7 @@ def compare(
     from oodbench.files import write_atomic
     from oodbench.run_comparison import gate as gates
     from oodbench.run_comparison.comparison import compare_runs
+    from oodbench.run_comparison.gate_file import combined_gate
     from oodbench.run_comparison.writers import badge
     from oodbench.run_comparison.writers.comparison_formats import WRITERS
     from oodbench.storage.stored_run import read_stored_run
@@ -151,7 +152,7 @@ def compare(
         allow_cost=bool(allow_cost),
         strict=bool(strict),
     )
-    gate = _combined(gate_file, options, allow_cost=allow_cost, strict=strict)
+    gate = combined_gate(gate_file, options, allow_cost=allow_cost, strict=strict)
     _check_outputs({"--out": out, "--badge": badge_file, "--badge-json": badge_json})
     form = format_.value if format_ else None if out is None else _form_of(out)
     names = [name for name in (metrics or "").split(",") if name.strip()]
@@ -211,32 +212,6 @@ def _check_outputs(files: Mapping[str, Path | None]) -> None:
         if first != option:
             raise UserError(f"{first} and {option} name the same file, {path}.", "Name two files.")
         check_writable(path)
-
-
-def _combined(
-    path: Path | None, options: Gate, *, allow_cost: bool | None, strict: bool | None
-) -> Gate:
-    """The gate of a file with what the options replace; without any rule, "worse" fails.
-
-    A limit of `max_drop` replaces that of the same metric, method and column.
-    """
-    from oodbench.run_comparison.gate import Gate
-    from oodbench.run_comparison.gate_file import project_gate, read_gate
-
-    found = read_gate(path) if path is not None else project_gate(Path())
-    written = found or Gate()
-    combined = written.model_copy(
-        update={
-            "max_drop": written.max_drop | options.max_drop,
-            "max_slower": options.max_slower or written.max_slower,
-            "fail_on": options.fail_on or written.fail_on,
-            "allow_cost": written.allow_cost if allow_cost is None else allow_cost,
-            "strict": written.strict if strict is None else strict,
-        }
-    )
-    if combined.max_drop or combined.max_slower or combined.fail_on:
-        return combined
-    return combined.model_copy(update={"fail_on": ("worse",)})
 
 
 def _metrics(names: list[str], gate: Gate) -> list[str]:
