@@ -21,6 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
+from small_suite import suite_files
 
 import oodbench
 from oodbench.cli import main as cli
@@ -71,43 +72,6 @@ tuning: {{detectors: []}}
 evaluation: {{resamples: 100, batch_size: 16}}
 """
 
-_SUITE = """\
-schema_version: 1
-name: pair
-version: 1
-title: A pair
-summary: Two benchmarks
-members:
-  small: {network: Net, id: Colors}
-  other: {network: Other, id: Colors}
-ood: {dark: Dark, noise: Noise}
-published: paper
-tables:
-  one:
-    about: detection
-    title: A table
-    published: one
-    measures: [auroc]
-    columns: {MSP: Net+MSP}
-"""
-
-_PAPER = """\
-schema_version: 1
-name: paper
-title: A paper
-sources: {paper: {citation: A. Author. 2020., url: "https://example.org"}}
-tables:
-  one:
-    source: paper
-    place: Table 1
-    title: A table
-    columns: [MSP]
-    measures: {auroc: {unit: percent, decimals: 1}}
-    rows:
-      - {network: Net, id: Colors, ood: Dark, values: {auroc: [12.3]}}
-      - {network: Other, id: Colors, ood: Noise, values: {auroc: [45.6]}}
-"""
-
 
 def write_content(folder: Path, *, epochs: int = 1) -> Path:
     """A folder of content with two benchmarks, a suite and, in `data`, their images."""
@@ -119,8 +83,13 @@ def write_content(folder: Path, *, epochs: int = 1) -> Path:
     texts = {
         "benchmarks/small.yaml": _BENCHMARK.format(name="small", epochs=epochs),
         "benchmarks/other.yaml": _BENCHMARK.format(name="other", epochs=epochs + 1),
-        "benchmarks/pair.yaml": _SUITE,
-        "benchmarks/published/paper.yaml": _PAPER,
+        **suite_files(
+            "pair",
+            {"small": ("Net", "Colors"), "other": ("Other", "Colors")},
+            {"dark": "Dark", "noise": "Noise"},
+            METHODS[0],
+            {("small", "dark"): 12.3, ("other", "noise"): 45.6},
+        ),
     }
     for name, (splits, classes) in sets.items():
         validation = "\nsplit_from: {validation: train}" if classes else ""

@@ -24,8 +24,10 @@ from ray.cluster_utils import Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from robustness.small_content import difference
+from small_suite import suite_files
 
-BENCHMARKS = ("first", "second")
+BENCHMARKS = {"first": "uniform-noise", "second": "gaussian-noise"}
+"""Name -> far-OOD set."""
 CONTENT = """\
 schema_version: 1
 name: {name}
@@ -43,41 +45,6 @@ methods:
   SoftMax+KNN: {{model: SoftMax, detector: knn}}
   DisMax+Entropy: {{model: DisMax, detector: dismax_entropy}}
 """
-SUITE = """\
-schema_version: 1
-name: grid
-version: 1
-title: Grid
-summary: For scripts/scale/ray_grid.py
-members:
-  first: {network: Net, id: Uniform}
-  second: {network: Net, id: Gaussian}
-ood: {letters: Letters}
-published: grid-paper
-tables:
-  one:
-    about: detection
-    title: A table
-    published: one
-    measures: [auroc]
-    columns: {MSP: SoftMax+MSP}
-"""
-PAPER = """\
-schema_version: 1
-name: grid-paper
-title: A paper
-sources: {paper: {citation: None, url: "https://example.org"}}
-tables:
-  one:
-    source: paper
-    place: Table 1
-    title: A table
-    columns: [MSP]
-    measures: {auroc: {unit: percent, decimals: 1}}
-    rows:
-      - {network: Net, id: Uniform, ood: Letters, values: {auroc: [50.0]}}
-      - {network: Net, id: Gaussian, ood: Letters, values: {auroc: [50.0]}}
-"""
 
 
 def main() -> int:
@@ -91,13 +58,19 @@ def main() -> int:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
     with tempfile.TemporaryDirectory(prefix="oodbench-grid-") as name:
         place = Path(name)
-        content = place / "content" / "benchmarks"
-        (content / "published").mkdir(parents=True)
-        for benchmark, far in zip(BENCHMARKS, ("uniform-noise", "gaussian-noise"), strict=True):
+        texts = suite_files(
+            "grid",
+            {name: ("Net", name) for name in BENCHMARKS},
+            {"letters": "Letters"},
+            "SoftMax+MSP",
+            {(name, "letters"): 50.0 for name in BENCHMARKS},
+        )
+        for benchmark, far in BENCHMARKS.items():
             text = CONTENT.format(name=benchmark, far=far, epochs=options.epochs)
-            (content / f"{benchmark}.yaml").write_text(text)
-        (content / "grid.yaml").write_text(SUITE)
-        (content / "published" / "grid-paper.yaml").write_text(PAPER)
+            texts[f"benchmarks/{benchmark}.yaml"] = text
+        for file, text in texts.items():
+            (place / "content" / file).parent.mkdir(parents=True, exist_ok=True)
+            (place / "content" / file).write_text(text)
         local = _end(_start(place, "local", options, "--workers", "2", threads=2))
         on_ray = _on_ray(place, "ray", options)
         print(f"local {local:.1f} s, Ray {on_ray:.1f} s, ratio {on_ray / local:.2f}", flush=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from small_suite import suite_files
+
 from helpers.commands import Done
 from helpers.tiny_benchmark import tiny_benchmark
 
@@ -43,43 +45,6 @@ class Mine(Detector):
     count = 0
 
 {body}
-"""
-
-SUITE = """\
-schema_version: 1
-name: pair
-version: 1
-title: A pair
-summary: One benchmark that can be run and one whose images are nowhere
-members:
-  tiny: {network: Net, id: Digits}
-  lost: {network: Net, id: Lost}
-ood: {letters: Letters}
-published: paper
-tables:
-  one:
-    about: detection
-    title: A table
-    published: one
-    measures: [auroc]
-    columns: {MSP: SoftMax+MSP}
-"""
-
-PAPER = """\
-schema_version: 1
-name: paper
-title: A paper
-sources: {paper: {citation: A. Author. 2020., url: "https://example.org"}}
-tables:
-  one:
-    source: paper
-    place: Table 1
-    title: A table
-    columns: [MSP]
-    measures: {auroc: {unit: percent, decimals: 1}}
-    rows:
-      - {network: Net, id: Digits, ood: Letters, values: {auroc: [12.3]}}
-      - {network: Net, id: Lost, ood: Letters, values: {auroc: [45.6]}}
 """
 
 LOST = """\
@@ -126,9 +91,14 @@ def with_suite(folder: Path) -> Path:
     """The folder of content with a suite; its second benchmark cannot be run."""
     content(folder, TINY.replace("[entropy]", "[baseline]").replace("SoftMax+DisMax", "#"))
     texts = {
-        "benchmarks/pair.yaml": SUITE,
+        **suite_files(
+            "pair",
+            {"tiny": ("Net", "Digits"), "lost": ("Net", "Lost")},
+            {"letters": "Letters"},
+            "SoftMax+MSP",
+            {("tiny", "letters"): 12.3, ("lost", "letters"): 45.6},
+        ),
         "benchmarks/lost.yaml": "extends: tiny\nname: lost\nood: {near: [lost]}\n",
-        "benchmarks/published/paper.yaml": PAPER,
         "data_manifests/lost.yaml": LOST,
     }
     for name, text in texts.items():
