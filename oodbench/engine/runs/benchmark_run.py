@@ -6,7 +6,7 @@ import datetime
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -21,26 +21,19 @@ from oodbench.engine.cells.sharded_cells import ShardedCells, StepResult, StepTa
 from oodbench.engine.duplicate_images import duplicates
 from oodbench.engine.executors.executor import Ended, Executor
 from oodbench.engine.first_results import first_results
-from oodbench.engine.mistakes import in_order
 from oodbench.engine.recorder import Recorder
 from oodbench.engine.runs import resuming
+from oodbench.engine.runs.run_results import RunResults
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Plan
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Reporter, Titled
 from oodbench.report import differences
-from oodbench.storage.method_lines import MethodLines, record_digests, record_files
 from oodbench.storage.record_lines import to_lines
-from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
-from oodbench.storage.run_description import RunDescription, RunStatus, TrainedOn
+from oodbench.storage.run_description import RunDescription, RunStatus
 from oodbench.storage.run_directory import (
     DIFFERENCES,
-    TRAINING,
-    Key,
     RunDirectory,
-    predictions_file,
-    scores_content,
-    scores_name,
 )
 from oodbench.storage.same_work import Work
 from oodbench.training import distributed
@@ -105,20 +98,7 @@ class BenchmarkRun:
         self.say = Titled(say, title) if title else say
         self.data = planned_work.data_of(plan, data_root, self.say)
         self.models = ModelStore(plan.benchmark, self.data, device, self.say)
-        self.records: dict[Key, list[QualityRecord]] = {}
-        self.costs: dict[Key, CostRecord] = {}
-        self.lines: dict[Key, MethodLines] = {}
-        self.trainings: dict[tuple[str, int], list[TrainingRecord]] = {}
-        self.predicted: set[tuple[str, int]] = set()
-        self.before = RunDescription()
-        self.checkpoints: dict[str, str] = {}
-        self.trained_on: dict[str, TrainedOn] = {}
-        self.notes: dict[str, list[str]] = {}
-        self.unwritten: dict[str, bytes] = {}
-        self.duplicates: dict[str, int] = {}
-        self.warnings: dict[str, list[str]] = {}
-        self.signs_of: dict[str, int] = {}  # model -> seed: the highest of those with signs
-        self.differences: list[DifferenceRecord] = []
+        self.results = RunResults(plan, resuming.Finished())
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -131,10 +111,10 @@ class BenchmarkRun:
         """
         self.say.stage("data")
         self._open()
-        self.duplicates |= duplicates(self.plan, self.data, self.warnings, self.say)
+        self._look_for_duplicates()
         self._write("running")
         self.say.done(f"data: {', '.join(self.plan.datasets)}")
-        self.warnings |= self.models.check(self.plan.models, self.plan.seeds)
+        self.results.warnings |= self.models.check(self.plan.models, self.plan.seeds)
         tasks: list[CellTask | StepTask] = []
         begin = partial(CellTask, self.grid) if self.sharded is None else self.sharded.begin
         for model, seed in ((m, seed) for seed in self.plan.seeds for m in self.plan.models):
@@ -176,18 +156,18 @@ class BenchmarkRun:
         Raises:
             UserError: if a file cannot be read or written.
         """
-        self.duplicates |= duplicates(self.plan, self.data, self.warnings, self.say)
+        self._look_for_duplicates()
         for skip in self.plan.skips:
             for seed in self.plan.seeds:
-                self.records[skip.method, seed] = self.recorder.missing(
+                self.results.records[skip.method, seed] = self.recorder.missing(
                     skip.method, skip.model, skip.detector, seed, "skipped", skip.reason
                 )
         self._write("running")  # predictions that finished methods lacked
-        resuming.add_optional(self.records, self.recorder, self.directory, self.say)
+        resuming.add_optional(self.results.records, self.recorder, self.directory, self.say)
         self._compare()
         failures = [
             f"{method} (seed {seed}): {group[0].reason}"
-            for (method, seed), group in ((key, self.records[key]) for key in self._keys())
+            for (method, seed), group in self.results.in_order()
             if group[0].status == "failed"
         ]
         complete = not failures and not any(skip.asked_for for skip in self.plan.skips)
@@ -197,16 +177,15 @@ class BenchmarkRun:
 
     def _cell(self, model: str, seed: int) -> Cell | None:
         """A cell with what is finished of it; None if all is."""
-        methods = [method.name for method in self.plan.methods_of(model)]
-        todo = tuple(name for name in methods if (name, seed) not in self.records)
-        predicted = (model, seed) in self.predicted
-        if not todo and (model, seed) in self.trainings and predicted:
+        results, todo = self.results, self.results.lacking(model, seed)
+        predicted = (model, seed) in results.predicted
+        if not todo and (model, seed) in results.trainings and predicted:
             return None
         return Cell(
             model,
             seed,
             todo,
-            weights=self.checkpoints.get(f"{model}/seed{seed}"),
+            weights=results.checkpoints.get(f"{model}/seed{seed}"),
             predictions=self.directory.read_predictions(model, seed) if predicted else None,
             checkpoint=self.models.cached_path(model, seed),
         )
@@ -215,42 +194,16 @@ class BenchmarkRun:
 
     def _store(self, cell: Cell, result: CellResult) -> str:
         """Take the results of a cell, and sum them up; `_write` writes them."""
-        model, seed, label = cell.model, cell.seed, cell.label
-        methods = [method.name for method in self.plan.methods_of(model)]
-        if cell.weights not in (None, result.weights) and len(cell.todo) < len(methods):
+        label, seed = cell.label, cell.seed
+        if cell.weights not in (None, result.weights) and self.results.drop_finished(cell):
             self.say.warn(
-                f"{model}/seed{seed} has other weights than before: its methods run again."
+                f"{cell.model}/seed{seed} has other weights than before: its methods run again."
             )
-            for name in methods:
-                self.records.pop((name, seed), None)
-                self.costs.pop((name, seed), None)
-        self.trainings[model, seed] = result.training
-        self.trained_on |= result.trained_on
-        self.checkpoints[f"{model}/seed{seed}"] = result.weights
         self.data.add_read(result.read)
+        for where, sign in self.results.take(cell, result, sharing=self.executor.sharing):
+            self.say.warn(f"{where}: {sign}")
         if result.accuracy is None:
             return f"{label}: finished before, with the same weights"
-        signs = {label: result.warnings}
-        if result.model_warnings and seed >= self.signs_of.get(model, seed):
-            self.signs_of[model] = seed
-            signs[model] = result.model_warnings
-        for where, found in signs.items():
-            for sign in () if where in self.warnings else found:
-                self.say.warn(f"{where}: {sign}")
-            self.warnings |= {where: found} if found else {}
-        if result.predictions is not None:
-            self.unwritten |= predictions_file(model, seed, result.predictions)
-        for name, records in result.records.items():
-            self.records[name, seed] = records
-        sharing = self.executor.sharing
-        for name, cost in result.costs.items():
-            if sharing > 1:  # times of a device that others used are not compared with other times
-                cost = replace(cost, device=f"{cost.device} shared by {sharing} workers")
-            self.costs[name, seed] = cost
-            content = scores_content(result.scores[name], result.validation[name])
-            self.unwritten[scores_name((name, seed))] = content
-        for name, notes in result.notes.items():
-            self.notes[f"{name}/seed{seed}"] = notes
         for name, values in result.resampled.items():
             self.recorder.resampled[name, seed] = values
         own = {m.name for m in self.plan.methods if self.catalog.is_plugin(m.detector.name)}
@@ -265,13 +218,13 @@ class BenchmarkRun:
         for method in self.plan.methods_of(cell.model):
             if method.name in cell.todo:
                 records = self.recorder.missing_of(method, cell.seed, "failed", reason)
-                self.records[method.name, cell.seed] = records
+                self.results.records[method.name, cell.seed] = records
         return f"{cell.label}: FAILED: {reason}"
 
     def _compare(self) -> None:
         """Compare every method with the best ones, including the methods finished before."""
-        records = [record for key in self._keys() for record in self.records[key]]
-        if differences.belong(self.differences, records):
+        records = [record for _, group in self.results.in_order() for record in group]
+        if differences.belong(self.results.differences, records):
             return
         try:
             resuming.resample_finished(records, self.recorder, self.directory)
@@ -279,7 +232,11 @@ class BenchmarkRun:
             self.say.warn(f"{error.message} Without them, ties are not shown.")
             return
         found = differences.differences_to_best(records, self.recorder.resampled.__getitem__)
-        self.unwritten[DIFFERENCES] = to_lines(found).encode()
+        self.results.unwritten[DIFFERENCES] = to_lines(found).encode()
+
+    def _look_for_duplicates(self) -> None:
+        """Count the images that are duplicates, of what has been read so far."""
+        self.results.duplicates |= duplicates(self.plan, self.data, self.results.warnings, self.say)
 
     # --- the run directory ---------------------------------------------------------------------
 
@@ -322,12 +279,7 @@ class BenchmarkRun:
         found = resuming.open_directory(
             self.directory, self.plan, lambda: self.work, self.say, resume=self.resume
         )
-        held = self.before = found.description
-        self.records, self.costs, self.differences = found.records, found.costs, found.differences
-        self.trainings, self.predicted = found.trainings, set(found.predicted)
-        self.checkpoints, self.notes = dict(held.checksums.checkpoints), dict(held.notes)
-        self.trained_on, self.warnings = dict(held.trained_on), dict(held.warnings)
-        self.duplicates = dict(held.duplicates_of_id_images)
+        self.results, held = RunResults(self.plan, found), found.description
         threads, now = held.environment.threads, self.executor.threads
         if held.run_id and threads != now:
             self.say.warn(
@@ -336,50 +288,24 @@ class BenchmarkRun:
             )
 
     def _write(self, status: RunStatus) -> None:
-        """Write the description and all records; in an order that depends on the plan alone."""
-        models = list(self.plan.benchmark.models)
-        trainings = [
-            record
-            for key in sorted(self.trainings, key=lambda key: (models.index(key[0]), key[1]))
-            for record in self.trainings[key]
-        ]
-        keys = self._keys()
-        contents: dict[str, bytes | str] = {
-            **self.unwritten,
-            TRAINING: to_lines(trainings),
-            **record_files({key: self._lines(key) for key in keys}),
-        }
-        self.directory.write(self._description(status), contents)
-        self.unwritten.clear()
-
-    def _keys(self) -> list[Key]:
-        """Methods and seeds with records, in an order that depends on the plan alone."""
-        names = [each.name for each in self.plan.methods] + [e.method for e in self.plan.skips]
-        order = {name: index for index, name in enumerate(names)}
-        return sorted(self.records, key=lambda key: (order.get(key[0], len(order)), *key))
-
-    def _lines(self, key: Key) -> MethodLines:
-        """The lines of a method and seed, made once: they are written after each unit."""
-        records, cost = self.records[key], self.costs.get(key)
-        known = self.lines.get(key)
-        if known is None or known.made_from[0] is not records or known.made_from[1] is not cost:
-            known = self.lines[key] = MethodLines.of(records, cost)
-        return known
+        """Write the description and all results."""
+        self.directory.write(self._description(status), self.results.files())
+        self.results.unwritten.clear()
 
     def _description(self, status: RunStatus) -> RunDescription:
-        pixels = provenance.merged(self.before.checksums.pixels, self.data.pixels())
-        checksums = {"checkpoints": dict(sorted(self.checkpoints.items())), "pixels": pixels}
+        before = self.results.before
+        pixels = provenance.merged(before.checksums.pixels, self.data.pixels())
+        checksums = {
+            "checkpoints": dict(sorted(self.results.checkpoints.items())),
+            "pixels": pixels,
+        }
         return self.described.model_copy(
             update={
-                **provenance.published(self.plan, self.models, self.data_root, self.before, status),
+                **provenance.published(self.plan, self.models, self.data_root, before, status),
+                **self.results.described(),
                 "status": status,
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "checksums": self.described.checksums.model_copy(update=checksums),
-                "trained_on": dict(sorted(self.trained_on.items())),
-                "records": record_digests({key: self._lines(key) for key in self.records}),
-                "duplicates_of_id_images": self.duplicates,
-                "notes": dict(sorted(self.notes.items())),
-                "warnings": in_order(self.warnings, self.plan),
             }
         )
 
@@ -392,5 +318,5 @@ class BenchmarkRun:
             self.catalog,
             provenance.environment(self.device, self.executor.threads, self.executor.workers),
             self.data_root,
-            self.before,
+            self.results.before,
         )
