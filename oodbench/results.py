@@ -56,7 +56,7 @@ class Run:
         Raises:
             UserError: if a name is not known, or scores or predictions cannot be read.
         """
-        from oodbench.engine.runs.resuming import computed_later
+        from oodbench.engine.runs.stored_scores import computed_later
         from oodbench.planning.overrides import optional_metrics
 
         names = optional_metrics(metrics)

@@ -24,6 +24,7 @@ from oodbench.engine.first_results import first_results
 from oodbench.engine.recorder import Recorder
 from oodbench.engine.runs import resuming
 from oodbench.engine.runs.run_results import RunResults
+from oodbench.engine.runs.stored_scores import add_optional, resample_finished
 from oodbench.errors import UserError, counted
 from oodbench.planning.plan import Plan
 from oodbench.plugins.catalog import Catalog
@@ -163,7 +164,7 @@ class BenchmarkRun:
                     skip.method, skip.model, skip.detector, seed, "skipped", skip.reason
                 )
         self._write("running")  # predictions that finished methods lacked
-        resuming.add_optional(self.results.records, self.recorder, self.directory, self.say)
+        add_optional(self.results.records, self.recorder, self.directory, self.say)
         self._compare()
         failures = [
             f"{method} (seed {seed}): {group[0].reason}"
@@ -227,7 +228,7 @@ class BenchmarkRun:
         if differences.belong(self.results.differences, records):
             return
         try:
-            resuming.resample_finished(records, self.recorder, self.directory)
+            resample_finished(records, self.recorder, self.directory)
         except UserError as error:
             self.say.warn(f"{error.message} Without them, ties are not shown.")
             return
