@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from oodbench.argument_checks import MOST_SEEDS, whole_number
-from oodbench.detector import head_obstacle
 from oodbench.errors import UserError, counted, did_you_mean, see_list
-from oodbench.models import feature_layers_of
 from oodbench.models.registry import (
     AUXILIARY_HINT,
     HEADS,
@@ -18,6 +16,7 @@ from oodbench.models.registry import (
     library_of,
 )
 from oodbench.planning.aliases import named_method, with_detector_names
+from oodbench.planning.data_checks import check_data
 from oodbench.planning.detector_settings import (
     Refuses,
     check_settings,
@@ -35,10 +34,11 @@ from oodbench.planning.method_selection import (
     reference_method,
     selected_methods,
 )
+from oodbench.planning.obstacles import cannot_run, has_no_images
 from oodbench.planning.plan import Method, Plan, Skip
 from oodbench.planning.published_numbers import published_averages
 from oodbench.plugins.catalog import Catalog, DetectorStatus, aliases
-from oodbench.specs import BenchmarkSpec, DatasetSpec, SplitName
+from oodbench.specs import BenchmarkSpec, DatasetSpec
 
 DEFAULT_SEEDS = 3
 EVERYTHING = "all"
@@ -119,7 +119,7 @@ def make_plan(
     rest = [_tuned(method, benchmark, catalog) for method in rest]
     runnable = []
     for method in candidates:
-        reason = _cannot_run(method, benchmark) or _has_no_images(method, benchmark, splits)
+        reason = cannot_run(method, benchmark) or has_no_images(method, benchmark, splits)
         reason = reason or _refused(method, benchmark, refusal)
         if reason is None:
             runnable.append(method)
@@ -128,7 +128,7 @@ def make_plan(
     auxiliary = (dataset for dataset, _ in benchmark.auxiliary_splits)
     names = dict.fromkeys((*benchmark.names, benchmark.tuning_ood, *auxiliary))
     datasets = {name: _dataset(benchmark, catalog, name) for name in names if name is not None}
-    _check_data(benchmark, datasets, runnable)
+    check_data(benchmark, datasets, runnable)
     return Plan(
         benchmark=benchmark,
         datasets=datasets,
@@ -145,7 +145,7 @@ def _left_out(
     rest: Sequence[Method], methods: Sequence[Method], benchmark: BenchmarkSpec
 ) -> tuple[str, ...]:
     """Detectors of the methods that the default leaves out, if they can run."""
-    able = dict.fromkeys(m.detector.name for m in rest if _cannot_run(m, benchmark) is None)
+    able = dict.fromkeys(m.detector.name for m in rest if cannot_run(m, benchmark) is None)
     there = {method.detector.name for method in methods}
     return tuple(name for name in able if name not in there)
 
@@ -232,59 +232,6 @@ def _check_tuned(
             raise UserError(f"tune: '{name}' has nothing to tune: {fixed}.")
 
 
-def _cannot_run(method: Method, benchmark: BenchmarkSpec) -> str | None:
-    """Why a detector cannot run on a model, or None."""
-    model = benchmark.models[method.model]
-    head, needs = HEADS[model.head], method.detector.needs
-    found = model.training is None  # those of published networks are found by running them
-    named = bool(model.taps) or model.network in NETWORKS
-    if needs & {"taps", "tap_maps"} and not named and not found:
-        return f"needs taps; models.{method.model}.taps names none"
-    if named and method.detector.layerwise and method.arguments.get("layers") is not None:
-        taps = model.taps or feature_layers_of(model.network)
-        obstacle = method.detector.layers_obstacle(method.arguments, taps)
-        if obstacle is not None:
-            return obstacle
-    if "dropout_logits" in needs and model.network in NETWORKS:
-        return f"needs dropout; the network {model.network} has none"
-    # A callable of the user's may make an ensemble.
-    own = found and is_callable_name(model.network) and not library_of(model.network)
-    if "member_logits" in needs and not model.ensemble and not own:
-        return f"needs an oodbench.models.Ensemble; {method.model} is a single network"
-    if model.ensemble and needs & {"features", "feature_map"}:
-        return f"needs features of one network; {method.model} is an ensemble"
-    obstacle = head_obstacle(
-        needs,
-        "other" if model.ensemble else head.kind,
-        method.model,
-        language=model.has_language,
-        rotations=head.rotations and not model.ensemble,
-    )
-    if obstacle is not None:
-        return obstacle
-    if "calibration" in needs and method.tuned_on == "none":
-        reason = (
-            "--tune leaves it out"
-            if benchmark.tuning.tune
-            else "the benchmark does not tune it without --tune"
-        )
-        return f"needs tuning data; {reason}"
-    return None
-
-
-def _has_no_images(
-    method: Method, benchmark: BenchmarkSpec, splits: Collection[SplitName]
-) -> str | None:
-    """Why a detector cannot be fitted, where no model is trained and the ID set lacks a split."""
-    if any(model.training is not None for model in benchmark.models.values()):
-        return None
-    missing = [split for split in method.fitted_on().values() if split not in splits]
-    if not missing:
-        return None
-    images = {"train": "training"}.get(missing[0], missing[0])
-    return f"is fitted on {images} images, and '{benchmark.id}' has none"
-
-
 def _skip(method: Method, reason: str) -> Skip:
     return Skip(method.name, method.model, method.detector.name, reason, method.asked_for)
 
@@ -300,64 +247,3 @@ def _dataset(benchmark: BenchmarkSpec, catalog: Catalog, name: str) -> DatasetSp
     if name in benchmark.datasets:
         check_known(f"datasets.{name}", benchmark.manifest(name), known, benchmark, "datasets")
     return benchmark.decoded(catalog.dataset(benchmark.manifest(name)))
-
-
-def _check_data(
-    benchmark: BenchmarkSpec, datasets: Mapping[str, DatasetSpec], methods: Sequence[Method]
-) -> None:
-    """Check that the data sets have the splits that the plan needs, and images of one shape."""
-    tuning = benchmark.tuning.split
-    wanted: dict[tuple[str, SplitName], str] = {(benchmark.id, "test"): "to test on"}
-    if any(model.training is not None for model in benchmark.models.values()):
-        wanted[benchmark.id, "train"] = "to train on"
-    for method in methods:
-        for split in method.fitted_on().values():
-            why = f"to fit {method.detector.name} on"
-            wanted.setdefault((benchmark.id, split), why)
-    wanted |= {(name, "test"): "to test on" for name in benchmark.names}
-    if any(method.tuned_on != "none" for method in methods):
-        wanted[benchmark.id, tuning] = "to tune on"
-    if any(method.tuned_on == "ood_oracle" for method in methods):
-        wanted |= {(name, tuning): "for ood_oracle tuning" for name in benchmark.ood_groups}
-    if benchmark.tuning_ood is not None:
-        wanted[benchmark.tuning_ood, tuning] = "for ood_validation tuning"
-    heads = {benchmark.models[method.model].head for method in methods}
-    if any(HEADS[head].calibrated for head in heads):
-        wanted.setdefault((benchmark.id, "validation"), "to calibrate a temperature on")
-    for each in benchmark.auxiliary_splits:
-        wanted.setdefault(each, "for auxiliary images")
-    for (name, split), why in wanted.items():
-        if split not in datasets[name].splits:
-            raise UserError(
-                f"Benchmark '{benchmark.name}' needs the {split} split of '{name}' {why}; "
-                f"its manifest has: {', '.join(datasets[name].splits)}."
-            )
-    if datasets[benchmark.id].num_classes is None:
-        raise UserError(
-            f"Benchmark '{benchmark.name}': the manifest of '{benchmark.id}' has no num_classes.",
-            "An ID data set has classes: write num_classes.",
-        )
-    classes, most = datasets[benchmark.id].num_classes or 0, benchmark.most_images
-    for name in benchmark.csid:
-        if datasets[name].num_classes != classes:
-            raise UserError(
-                f"Benchmark '{benchmark.name}': csid: '{name}' has "
-                f"{datasets[name].num_classes or 'no'} classes, the ID set '{benchmark.id}' "
-                f"{classes}.",
-                "The images of a csID set have labels: the classes of the ID set.",
-            )
-    if most is not None and most < classes:
-        raise UserError(
-            f"limit: {counted(most, 'image')} cannot have one of each of the {classes} classes "
-            f"of '{benchmark.id}'.",
-            f"Give at least {classes}.",
-        )
-    shape = datasets[benchmark.id].shape
-    for name, spec in datasets.items():
-        if spec.shape != shape:
-            raise UserError(
-                f"Benchmark '{benchmark.name}': images of '{name}' have shape "
-                f"{'x'.join(map(str, spec.shape))}, those of '{benchmark.id}' "
-                f"{'x'.join(map(str, shape))}.",
-                "One network takes both: choose data sets of one shape.",
-            )

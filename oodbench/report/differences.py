@@ -16,9 +16,9 @@ by about the same amount, whether their fractions are near 0.5 or near 1. As fra
 have such a spread. Values closer to 0 or 1 than half an image of the smallest data set are clipped
 to that distance.
 
-`report.simultaneous` computes intervals from both parts, corrected for the number of methods and
-for choosing the best one on the same data. A method is tied with the best unless its interval lies
-entirely above 0.
+`report.simultaneous_intervals` computes intervals from both parts, corrected for the number of
+methods and for choosing the best one on the same data. A method is tied with the best unless its
+interval lies entirely above 0.
 """
 
 from __future__ import annotations
