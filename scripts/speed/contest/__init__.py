@@ -1,0 +1,1 @@
+"""What `against_pytorch_ood.py` compares, and how."""
