@@ -77,15 +77,15 @@ def _print(kind: str, rows: list[Row], catalog: Catalog, *, details: bool) -> No
     """A table, or everything about each row."""
     from rich.console import Console
 
-    from oodbench.cli.content import list_rows
+    from oodbench.cli.content import list_rows, list_tables
     from oodbench.report.writers.terminal import print_list
 
     console = Console()
     if not details:
-        print_list(list_rows.table(kind, rows, grouped=console.is_terminal))
+        print_list(list_tables.table(kind, rows, grouped=console.is_terminal))
         return
     for row in rows:
-        print(list_rows.details(row, min(console.width, _WIDEST)))
+        print(list_tables.details(row, min(console.width, _WIDEST)))
         if kind == Listing.detectors and row["status"] == "ok":
             print(f"\n{indent(list_rows.docstring(catalog, row['name']), '  ')}")
         print()

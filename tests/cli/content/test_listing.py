@@ -10,7 +10,8 @@ import pytest
 from helpers.commands import Command
 from helpers.tiny_content import TEN_LINES, content
 
-from oodbench.cli.content.list_rows import LISTERS, table
+from oodbench.cli.content.list_rows import LISTERS
+from oodbench.cli.content.list_tables import table
 from oodbench.detector import FAMILIES
 from oodbench.errors import ExitCode
 from oodbench.plugins.catalog import Catalog

@@ -20,7 +20,7 @@ from helpers.tiers import by_default
 from rich.console import Console
 
 from oodbench.cli import plan_display as plan_view
-from oodbench.cli.content import list_rows as listing
+from oodbench.cli.content import list_rows, list_tables
 from oodbench.errors import UserError
 from oodbench.planning.suite_plan import load_suite, plan_suite
 from oodbench.plugins.catalog import Catalog
@@ -92,7 +92,7 @@ def test_a_long_name_without_a_break_is_cut_over_lines() -> None:
 def listed(*kinds: str) -> Iterator[Table]:
     catalog = Catalog()
     for kind in kinds:
-        yield listing.table(kind, listing.LISTERS[kind](catalog))
+        yield list_tables.table(kind, list_rows.LISTERS[kind](catalog))
 
 
 def planned() -> Iterator[Table]:
