@@ -79,6 +79,7 @@ from speed.contest.pairs import (
     WITHOUT_GRADIENTS,
 )
 from speed.contest.theirs import Loaders
+from speed.resident_size import largest_resident, resident
 
 FASTER = 8.0
 """Goal: times faster than pytorch-ood's `fit` and `predict`."""
@@ -88,22 +89,6 @@ UNTOUCHED_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
 
 
 # --- memory --------------------------------------------------------------------------------------
-
-
-def largest_resident() -> int:
-    """The largest resident size of this process so far, in bytes."""
-    import resource  # not on Windows
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else 1024 * size
-
-
-def resident() -> int:
-    """The present one, where it can be had: what came before must not hide what is to come."""
-    file = Path("/proc/self/statm")
-    if file.exists():
-        return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return largest_resident()
 
 
 def memory(case: Case, side: str) -> int:

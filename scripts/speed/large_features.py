@@ -12,10 +12,9 @@ below 4 GiB for all of them together.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +25,15 @@ prepare_process()  # as `oodbench run` does, before torch is loaded
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import engine_steps
+from speed.resident_size import largest_resident, resident
+
 import oodbench
 from oodbench.detector import Detector, Head, Outputs, head_obstacle
-from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.meters import tensor_bytes
 from oodbench.numerics.statistics.gram import gram_row_sums
-from oodbench.planning.plan import FITTED_ON
 from oodbench.plugins.catalog import Catalog
 
 GOAL = 4 * 2**30
@@ -121,20 +123,12 @@ def fit_all(source: Source, detectors: dict[str, Detector], images: int) -> dict
         detectors: name -> detector.
         images: to fit on; a tenth as many are held out.
     """
-    seconds = dict.fromkeys(detectors, 0.0)
-    for seed, need in enumerate(FITTED_ON, start=1):
-        count = images if need == "fit" else images // 10
-        to_fit = {name: each for name, each in detectors.items() if need in each.info.needs}
+    counts = {"train": images, "validation": images // 10}
 
-        def this_pass(count: int = count, seed: int = seed) -> Iterator[Outputs]:
-            return source.this_pass(count, seed)
+    def this_pass(split: str, _: Mapping[str, Detector]) -> Iterator[Outputs]:
+        return source.this_pass(counts[split], seed=[*counts].index(split) + 1)
 
-        fits = fit_together(to_fit, this_pass, source.classes, needs=need)
-        for name, fit in fits.items():
-            if fit.error is not None:
-                raise RuntimeError(f"{name} could not be fitted") from fit.error
-            seconds[name] += fit.seconds
-    return seconds
+    return engine_steps.fit_all(detectors, this_pass, source.classes)
 
 
 def measure(source: Source, names: Sequence[str], images: int, scored: int) -> dict[str, Measured]:
@@ -157,22 +151,6 @@ def measure(source: Source, names: Sequence[str], images: int, scored: int) -> d
             assert scores.isfinite().all(), name
         own.grown = largest_resident() - before
     return measured
-
-
-def largest_resident() -> int:
-    """The largest resident size of this process so far, in bytes."""
-    import resource  # not on Windows
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else 1024 * size
-
-
-def resident() -> int:
-    """The present one, where it can be had."""
-    file = Path("/proc/self/statm")
-    if file.exists():
-        return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return largest_resident()
 
 
 def megabytes(size: int) -> str:

@@ -9,32 +9,29 @@ seconds, ratios and the network's passes.
 from __future__ import annotations
 
 import argparse
-import functools
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from engine_steps import fit_all, runner_of
+
 from oodbench.api import plan_run
-from oodbench.data import ImageArray
 from oodbench.data.loaded_splits import LoadedSplits
-from oodbench.detector import Detector
-from oodbench.engine.fitting import fit_together
-from oodbench.engine.passes.capture import Capture
+from oodbench.detector import Detector, Outputs
 from oodbench.engine.passes.fitting_pass import pass_outputs
-from oodbench.engine.passes.layer_readers import layer_readers
-from oodbench.engine.passes.modes import evaluating
-from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import score_split
-from oodbench.models.classifier import Classifier
-from oodbench.models.feature_map import find_map
-from oodbench.planning.plan import FITTED_ON
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
 from oodbench.training.trained_models import ModelStore
 
 MODEL = "SoftMax"
+BATCH = 200
 
 
 def main() -> None:
@@ -55,12 +52,18 @@ def main() -> None:
     }
     sets = [plan.benchmark.id, *plan.benchmark.ood_groups]
     images = {name: data.get(name, "test") for name in sets}
-    together = runner_for(classifier, detectors, images[plan.benchmark.id])
+    first, classes = images[plan.benchmark.id], data.num_classes(plan.benchmark.id)
+    together = runner_of(classifier, detectors, first, BATCH)
     alone = {
-        name: runner_for(classifier, {name: detector}, images[plan.benchmark.id])
+        name: runner_of(classifier, {name: detector}, first, BATCH)
         for name, detector in detectors.items()
     }
-    fit(together, detectors, data, plan.benchmark.id)
+
+    def this_pass(split: str, mine: Mapping[str, Detector]) -> Iterator[Outputs]:
+        return pass_outputs(together, data.get(plan.benchmark.id, split), mine)
+
+    with together.attached():
+        fit_all(detectors, this_pass, classes)
     passes = {"shared": len(sets), "apart": 2 * (len(sets) - 1) * len(detectors)}
 
     def bare() -> None:
@@ -96,32 +99,6 @@ def main() -> None:
         f"{times['apart'] / times['bare']:6.2f} x bare, {passes['apart']} passes"
     )
     print(f"sharing is faster by               {times['apart'] / times['shared']:7.2f} x")
-
-
-def runner_for(
-    classifier: Classifier, detectors: Mapping[str, Detector], images: ImageArray
-) -> NetworkRunner:
-    """A runner that captures what these detectors need."""
-    needs = frozenset[str]().union(*(detector.info.needs for detector in detectors.values()))
-    few, _ = next(NetworkRunner(classifier, batch_size=4).batches(images))
-    with evaluating(classifier):
-        name = find_map(classifier, few) if "feature_map" in needs else None
-    readers, _ = layer_readers(classifier, detectors, few)
-    return NetworkRunner(classifier, batch_size=200, capture=Capture.of(needs, name, readers))
-
-
-def fit(
-    runner: NetworkRunner, detectors: Mapping[str, Detector], data: LoadedSplits, dataset: str
-) -> None:
-    """Fit detectors in one pass over each split that they are fitted on."""
-    with runner.attached():
-        for need, split in FITTED_ON.items():
-            to_fit = {name: each for name, each in detectors.items() if need in each.info.needs}
-            this_pass = functools.partial(pass_outputs, runner, data.get(dataset, split))
-            classes = len(set(data.get(dataset, split).labels.tolist()))
-            for outcome in fit_together(to_fit, this_pass, classes, needs=need).values():
-                if outcome.error is not None:
-                    raise outcome.error
 
 
 def _in_turns(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

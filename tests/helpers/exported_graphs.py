@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import engine_steps
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from oodbench.data import ImageArray
 from oodbench.deploy.graph.onnx_file import OnnxGraph, write_onnx
 from oodbench.deploy.graph.scored_network import ScoredNetwork, scoring_runner, traced
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.scoring import score_batch
 from oodbench.models.classifier import Classifier
@@ -38,16 +37,10 @@ def fit_all(
     """Fit detectors as the engine does; the inverted images are the negatives to calibrate with."""
     runner = scoring_runner(classifier, detectors, torch.from_numpy(train.images[:4]))
     with runner.attached():
-        for need, images in {"fit": train, "validation": validation}.items():
-            to_fit = {name: each for name, each in detectors.items() if need in each.info.needs}
-            if not to_fit:
-                continue
-            outcomes = fit_together(
-                to_fit, functools.partial(pass_outputs, runner, images, to_fit), classes, needs=need
-            )
-            for outcome in outcomes.values():
-                if outcome.error is not None:
-                    raise outcome.error
+        splits = {"train": train, "validation": validation}
+        engine_steps.fit_all(
+            detectors, lambda split, mine: pass_outputs(runner, splits[split], mine), classes
+        )
         inverted = ImageArray(1 - validation.images, validation.labels)
         for detector in detectors.values():
             needs = detector.info.needs

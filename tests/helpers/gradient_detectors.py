@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
+from engine_steps import fit_all
 from numpy.typing import NDArray
 
 import oodbench
 from oodbench import Detector
-from oodbench.engine.fitting import fit_together
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.own_passes import kept_taps
@@ -27,12 +26,8 @@ def runner_of(classifier: Classifier, detectors: dict[str, Detector], size: int)
 
 
 def fit(runner: NetworkRunner, detectors: dict[str, Detector], data: Any) -> None:
-    for need in ("fit", "validation"):
-        mine = {name: each for name, each in detectors.items() if need in each.info.needs}
-        fits = fit_together(mine, functools.partial(pass_outputs, runner, data, mine), 3, need)
-        for found in fits.values():
-            if found.error is not None:
-                raise found.error
+    """All on the same images."""
+    fit_all(detectors, lambda _, mine: pass_outputs(runner, data, mine), 3)
 
 
 def scored(

@@ -2,65 +2,38 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from engine_steps import fit_all, runner_of
 from speed.contest.case import CLASSES, Case
 from speed.contest.pairs import our_detector
 
 from oodbench.detector import Detector, Outputs
-from oodbench.engine.fitting import fit_together
-from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.fitting_pass import pass_outputs
-from oodbench.engine.passes.folding import find_folding
-from oodbench.engine.passes.layer_readers import layer_readers
-from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import score_split
-from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON
 
 
-@contextmanager
-def our_runner(case: Case, detectors: Sequence[Detector]) -> Iterator[NetworkRunner]:
-    """As `oodbench.engine.model_evaluation` sets it up."""
-    needs = frozenset[str]().union(*(detector.info.needs for detector in detectors))
-    few, _ = next(NetworkRunner(case.classifier, batch_size=4).batches(case.splits["id"]))
-    with evaluating(case.classifier):
-        name = find_map(case.classifier, few) if "feature_map" in needs else None
-        folding = find_folding(case.classifier, few)
+def our_runner(case: Case, detectors: Sequence[Detector]) -> AbstractContextManager[NetworkRunner]:
+    """A runner of the network, attached."""
     named = {detector.info.name: detector for detector in detectors}
-    readers, _ = layer_readers(case.classifier, named, few)
-    runner = NetworkRunner(
-        case.classifier,
-        batch_size=case.batch,
-        capture=Capture.of(needs, name, readers),
-        folding=folding,
-    )
-    with runner.attached():
-        yield runner
+    images = case.splits["id"]
+    return runner_of(case.classifier, named, images, case.batch, folded=True).attached()
 
 
 def our_fit(
     case: Case, runner: NetworkRunner, detectors: Mapping[str, Detector]
 ) -> dict[str, float]:
     """Fit detectors; gives the seconds that each took for itself."""
-    seconds = dict.fromkeys(detectors, 0.0)
-    for need, split in FITTED_ON.items():
-        to_fit = {name: each for name, each in detectors.items() if need in each.info.needs}
-        if to_fit:
-            this_pass = functools.partial(pass_outputs, runner, case.splits[split])
-            fits = fit_together(to_fit, this_pass, CLASSES, needs=need)
-            for name, fit in fits.items():
-                if fit.error is not None:
-                    raise fit.error
-                seconds[name] += fit.seconds
-    return seconds
+    return fit_all(
+        detectors, lambda split, mine: pass_outputs(runner, case.splits[split], mine), CLASSES
+    )
 
 
 def our_cycle(case: Case, detectors: Sequence[Detector]) -> dict[str, dict[str, np.ndarray]]:
