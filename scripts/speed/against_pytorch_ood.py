@@ -3,8 +3,8 @@
     python scripts/speed/against_pytorch_ood.py [--images FOLDER] [--fit 5000] [--test 2000]
                                               [--threads 2] [--rounds 1]
 
-A ResNet-20, trained for a moment, and 32x32 images: `--fit` to fit on, a fifth of them held out
-from training, and twice `--test` to score, in- and out-of-distribution. Images are stripes in the
+A ResNet-20, trained for a moment, and 32x32 images: `--fit` to fit on, a fifth of them for
+validation, and twice `--test` to score, in- and out-of-distribution. Images are stripes in the
 colors of ten classes, or the photographs of FOLDER, which has one folder for each class.
 
 - oodbench: one cycle of its engine for several detectors together, from bytes to scores: thirteen

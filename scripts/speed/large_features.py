@@ -121,7 +121,7 @@ def fit_all(source: Source, detectors: dict[str, Detector], images: int) -> dict
     Args:
         source: of outputs.
         detectors: name -> detector.
-        images: to fit on; a tenth as many are held out.
+        images: to fit on; a tenth as many are for validation.
     """
     counts = {"train": images, "validation": images // 10}
 
@@ -171,8 +171,8 @@ def main() -> None:
     names = options.detectors.split(",") if options.detectors else detector_names()
     print(
         f"{len(names)} detectors, {options.images:,} images to fit and {options.images // 10:,} "
-        f"held out, {options.score:,} to score, {options.features} features, {options.classes} "
-        f"classes, {torch.get_num_threads()} threads",
+        f"for validation, {options.score:,} to score, {options.features} features, "
+        f"{options.classes} classes, {torch.get_num_threads()} threads",
         flush=True,
     )
     source = Source(options.features, options.classes)

@@ -2,7 +2,7 @@
 
 Fits every gradient-free detector of the catalog that runs on the network, then scores ID and OOD
 test sets in two ways, in one run, in turns: all detectors through the engine's shared pass, and
-detector by detector with the ID set swept again for every OOD set, as one does by hand. Prints
+detector by detector with a pass over the ID set for every OOD set, as one does by hand. Prints
 seconds, ratios and the network's passes.
 """
 

@@ -61,7 +61,7 @@ def misbehaved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         )
         for name, (body, _) in MISBEHAVING.items()
     }
-    # Swept before the one that behaves: what it does must not reach the others.
+    # Scored before the one that behaves: what it does must not reach the others.
     helper = "def f(outputs):\n    raise KeyError('gone')\n"
     plugins = content(folder / "content", reading(*texts), **texts, _helper=helper)
     done = captured(

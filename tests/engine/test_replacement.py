@@ -336,7 +336,7 @@ def test_a_stage_of_any_kind_is_replaced(kind: str, own_hook: bool) -> None:
             again = runner.outputs(images)
             assert torch.equal(clean.logits, again.logits)
             assert [each.shape for each in shown] == [(5, 4, 6, 6)]
-            elsewhere = runner.resumed(images[:3], "two", halved)  # images that were not swept
+            elsewhere = runner.resumed(images[:3], "two", halved)  # images of no pass
     assert _state(classifier) == before
     with torch.no_grad():
         first = network.map(network.one(classifier.normalized(images)))

@@ -209,7 +209,7 @@ def test_a_tap_is_kept_as_it_was_when_the_next_layer_works_in_place(
         torch.testing.assert_close(
             outputs.tap_maps["middle.0"].mean(dim=(2, 3)), outputs.taps["middle.0"]
         )
-    # The batch that showed that the network works in place was swept once more.
+    # The batch that showed that the network works in place was passed once more.
     assert len(calls) == (4 if in_place else 3)
 
 

@@ -63,10 +63,10 @@ def test_named_methods_come_before_the_passes() -> None:
     assert [m.asked_for for m in planned.methods] == [True] * len(METHODS) + [False]
 
 
-def test_excluded_combinations_are_not_swept() -> None:
-    # Swept, DisMax with entropy would be called as DisMax with dismax_entropy is.
-    swept = [m for m in plan(benchmark(matrix={})).methods if m.model == "DisMax"]
-    assert [m.detector.name for m in swept] == ["dismax_entropy", "baseline", "mahalanobis", "odin"]
+def test_excluded_combinations_are_left_out() -> None:
+    # In the matrix, DisMax with entropy would be called as DisMax with dismax_entropy is.
+    found = [m for m in plan(benchmark(matrix={})).methods if m.model == "DisMax"]
+    assert [m.detector.name for m in found] == ["dismax_entropy", "baseline", "mahalanobis", "odin"]
     assert (
         "two methods are called 'DisMax+Entropy'"
         in refusal(benchmark(matrix={}, exclude=[])).message
@@ -473,7 +473,7 @@ def validation(**fields: Any) -> dict[str, DetectorStatus]:
     return statuses(needy=DetectorStatus(replace(info, **fields), None))
 
 
-def test_what_is_validation_is_swept_after_training_images() -> None:
+def test_the_pass_over_validation_images_comes_second() -> None:
     planned = plan(methods=["needy"], known=validation())
     fits = [(p.model, p.dataset, p.split) for p in passes_of(planned) if p.purpose == "fit"]
     assert fits == [

@@ -21,7 +21,7 @@ from oodbench.training.loop import train
 CLASSES = 10
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 VALIDATION = 5
-"""One in so many of the images to fit on is held out from training."""
+"""One in so many of the images to fit on is a validation image, not trained on."""
 
 
 @dataclass(frozen=True)
