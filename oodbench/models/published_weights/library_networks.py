@@ -34,8 +34,9 @@ def published(network: str, weights: str, *, offline: bool) -> LibraryModel:
             f"Network '{network}' has no weights {shown(weights)}.",
             f"Its weights are chosen by its name: weights: {PRETRAINED}.",
         )
-    of_library = timm_networks if library == "timm" else transformers_networks
-    return of_library.published(name, offline)
+    if library == "timm":
+        return timm_networks.published(name, offline)
+    return transformers_networks.published(name, offline)
 
 
 def preprocessing_of(network: str, weights: str | None, *, offline: bool) -> Preprocessing:
