@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.plans import benchmark as mine
 from helpers.plans import plan as plan_of
+from helpers.recorders import recorder
 from helpers.tiny_benchmark import tiny_benchmark
 
 import oodbench
@@ -21,7 +22,6 @@ from oodbench import metrics
 from oodbench.data import load_split
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.engine.method_results import Evaluation, MethodResult
-from oodbench.engine.recorder import Recorder
 from oodbench.errors import UserError
 from oodbench.planning.workload import passes_of
 from oodbench.plugins.catalog import Catalog
@@ -126,20 +126,11 @@ def hand_made(csid: tuple[str, ...]) -> dict[str, tuple[float | None, int | None
     sure = np.full(2, 0.9)
     predictions = {"id": Predictions(np.array([True, True]), sure)}
     predictions |= {name: Predictions(np.array([False, True]), sure) for name in csid}
-    recorder = Recorder(
-        benchmark="mine",
-        version=1,
-        id_dataset="digits",
-        csid=csid,
-        ood_groups={"far": "far"},
-        heads={"SoftMax": "softmax"},
-        resamples=100,
-        run_id="0",
-        device="cpu",
-    )
     if not csid:
         del result.scores["shifted"]
-    records = list(recorder.quality(method, 0, Evaluation({method.name: result}, predictions)))
+    records = list(
+        recorder(csid).quality(method, 0, Evaluation({method.name: result}, predictions))
+    )
     assert {tuple(record.csid or ()) for record in records} == {csid}
     return {record.metric: (record.value, record.n_id) for record in records}
 

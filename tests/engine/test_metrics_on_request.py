@@ -13,12 +13,12 @@ import pytest
 from helpers.finished_run import METHODS, SEEDS, SETS, run
 from helpers.plans import benchmark as mine
 from helpers.plans import plan as plan_of
+from helpers.recorders import recorder
 from numpy.typing import NDArray
 
 import oodbench
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult
-from oodbench.engine.recorder import Recorder
 from oodbench.errors import ExitCode, UserError
 from oodbench.metrics import OPTIONAL
 from oodbench.results import Run
@@ -295,20 +295,10 @@ def by_hand(
     predictions = {
         name: Predictions(np.array(right)[cuts[name]], sure[cuts[name]]) for name in ("id", *csid)
     }
-    recorder = Recorder(
-        benchmark="mine",
-        version=1,
-        id_dataset="digits",
-        csid=csid,
-        ood_groups={"far": "far"},
-        heads={"SoftMax": "softmax"},
-        resamples=100,
-        run_id="0",
-        device="cpu",
-        optional=ALL,
-    )
     evaluation = Evaluation({method.name: result}, predictions)
-    return {each.metric: each for each in recorder.quality(method, 0, evaluation)}
+    return {
+        each.metric: each for each in recorder(csid, optional=ALL).quality(method, 0, evaluation)
+    }
 
 
 def vars_of(method: Any) -> dict[str, Any]:

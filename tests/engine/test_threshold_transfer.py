@@ -14,11 +14,11 @@ import pytest
 from helpers.finished_run import METHODS, SEEDS, SETS, run
 from helpers.plans import benchmark as mine
 from helpers.plans import plan as plan_of
+from helpers.recorders import recorder
 from numpy.typing import NDArray
 
 import oodbench
 from oodbench.engine.method_results import Evaluation, MethodResult
-from oodbench.engine.recorder import Recorder
 from oodbench.errors import ExitCode
 from oodbench.metrics import accepting, requested
 from oodbench.planning.workload import passes_of
@@ -249,20 +249,11 @@ def by_hand(
         for name in ("id", *csid)
         if name in scores
     }
-    recorder = Recorder(
-        benchmark="mine",
-        version=1,
-        id_dataset="digits",
-        csid=csid,
-        ood_groups={"far": "far"},
-        heads={"SoftMax": "softmax"},
-        resamples=10,
-        run_id="0",
-        device="cpu",
-        optional=NAMES,
-    )
     evaluation = Evaluation({method.name: result}, predictions)
-    return {each.metric: each for each in recorder.quality(method, 0, evaluation)}
+    return {
+        each.metric: each
+        for each in recorder(csid, resamples=10, optional=NAMES).quality(method, 0, evaluation)
+    }
 
 
 TWENTY = [float(each) for each in range(20)]

@@ -1,11 +1,10 @@
-"""The temperature of a classifier's probabilities, softmax(z / T), and their calibration error."""
+"""The temperature of a classifier's probabilities, softmax(z / T)."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 LOWEST, HIGHEST = 0.001, 100.0
@@ -42,7 +41,7 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
 
     z = logits.detach().cpu()
     y = labels.detach().cpu().long()
-    _check(z.numpy(), y.numpy(), "logits")
+    _check(z, y)
     if not z.isfinite().all():
         raise ValueError("logits must be finite")
     blocks = list(zip(z.split(BLOCK), y[:, None].split(BLOCK), strict=True))
@@ -65,44 +64,13 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
     return float(np.clip(np.exp(best), LOWEST, HIGHEST))
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy (Guo et al. 2017, equation 3).
-
-    Images are put into bins of equal width by their largest probability; a bin includes its upper
-    bound. Each bin adds |accuracy - mean confidence| times its share of the images.
-
-    Args:
-        probabilities: shape [N, C].
-        labels: shape [N], integers.
-        bins: number of bins; 15 in the paper.
-
-    Returns:
-        A fraction in [0, 1].
-
-    Raises:
-        ValueError: if there are no images, shapes do not fit, a label is not a class, a
-            probability is outside [0, 1], or there is no bin.
-    """
-    p = probabilities.detach().double().cpu().numpy()
-    y = labels.detach().cpu().numpy()
-    _check(p, y, "probabilities")
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("probabilities must lie between 0 and 1")
-    if bins < 1:
-        raise ValueError(f"bins must be positive, not {bins}")
-    confidence, correct = p.max(axis=1), p.argmax(axis=1) == y
-    bounds = np.arange(1, bins) / bins
-    chosen = np.searchsorted(bounds, confidence, side="left")
-    surplus = np.bincount(chosen, weights=correct - confidence, minlength=bins)
-    return float(np.abs(surplus).sum() / len(y))
-
-
-def _check(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], name: str) -> None:
-    if values.ndim != 2 or labels.shape != values.shape[:1]:
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"expected {name} [N, C] and labels [N], not {values.shape} and {labels.shape}"
+            "expected logits [N, C] and labels [N], not "
+            f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    if not values.size:
-        raise ValueError(f"{name}: there are no images")
-    if labels.min() < 0 or labels.max() >= values.shape[1]:
-        raise ValueError(f"labels must lie between 0 and {values.shape[1] - 1}")
+    if not logits.numel():
+        raise ValueError("logits: there are no images")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"labels must lie between 0 and {logits.shape[1] - 1}")

@@ -1,4 +1,4 @@
-"""The temperature found on validation data, and the calibration error, against brute force."""
+"""The temperature found on validation data, against brute force."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.numerics.likelihood.temperature import (
-    HIGHEST,
-    LOWEST,
-    calibrate,
-    expected_calibration_error,
-)
+from oodbench.metrics.calibration import ece
+from oodbench.numerics.likelihood.temperature import HIGHEST, LOWEST, calibrate
 
 
 def problem(count: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -94,41 +90,13 @@ def test_what_cannot_be_calibrated_is_an_error(
         calibrate(logits, labels)
 
 
-# --- expected calibration error ----------------------------------------------------------------
-
-
-def test_calibration_error_by_hand() -> None:
-    probabilities = torch.tensor(
-        [[0.9, 0.1], [0.95, 0.05], [0.2, 0.8], [0.45, 0.55], [0.6, 0.4]], dtype=torch.float64
-    )
-    labels = torch.tensor([0, 1, 1, 1, 1])
-    # Bins of 0.1. (0.5, 0.6]: 0.55 right, 0.6 wrong. (0.7, 0.8]: 0.8 right. (0.8, 0.9]: 0.9 right.
-    # (0.9, 1]: 0.95 wrong.
-    expected = (abs(1 - 0.55 - 0.6) + (1 - 0.8) + (1 - 0.9) + 0.95) / 5
-    found = expected_calibration_error(probabilities, labels, bins=10)
-    assert found == pytest.approx(expected, rel=1e-12)
-    # One bin: mean confidence and accuracy.
-    found = expected_calibration_error(probabilities, labels, bins=1)
-    assert found == pytest.approx(abs(3 / 5 - (0.9 + 0.95 + 0.8 + 0.55 + 0.6) / 5), rel=1e-12)
-
-
-def test_calibration_error_of_certainty() -> None:
-    sure = torch.eye(3)
-    assert expected_calibration_error(sure, torch.arange(3)) == 0
-    assert expected_calibration_error(sure, torch.tensor([1, 2, 0])) == 1
-
-
 def test_calibration_lowers_the_calibration_error() -> None:
     logits, labels = problem(20_000, 5)
-    before = expected_calibration_error(F.softmax(5 * logits, dim=1), labels)
-    temperature = calibrate(5 * logits, labels)
-    after = expected_calibration_error(F.softmax(5 * logits / temperature, dim=1), labels)
+
+    def error(temperature: float) -> float:
+        confidence, predicted = F.softmax(5 * logits / temperature, dim=1).max(dim=1)
+        return ece(confidence.numpy(), (predicted == labels).numpy())
+
+    before, after = error(1.0), error(calibrate(5 * logits, labels))
     assert before > 0.1
     assert after < 0.02
-
-
-def test_calibration_error_checks_what_it_is_given() -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        expected_calibration_error(torch.tensor([[2.0, -1.0]]), torch.tensor([0]))
-    with pytest.raises(ValueError, match="bins"):
-        expected_calibration_error(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), bins=0)
