@@ -53,6 +53,49 @@ def cost_table(board: LeaderboardData, split: bool) -> Table:
     mean = board.column("mean")
     costs = [row.cost for row in board.rows if row.cost is not None]
 
+    columns, auroc = _columns(costs), metric_title("auroc")
+
+    def cells(row: Row) -> tuple[Cell, ...]:
+        return (
+            *named(row, board, split),
+            value_cell(row.entries.get(("auroc", mean))),
+            *(
+                Cell(
+                    show(cost_of(row, name)),
+                    "unsteady" if name in _SCATTERING and unsteady(row) else None,
+                )
+                for name, show, _ in columns
+            ),
+        )
+
+    def key(row: Row) -> tuple[float, str]:
+        time = cost_of(row, "ms_per_image_batched")
+        return math.inf if time is None else time, row.method
+
+    headings = (
+        *name_headings(board, split),
+        Heading(f"{auroc} mean (%)", f"{auroc} mean (%)", importance=6),
+        *(heading for _, _, heading in columns),
+    )
+    ordered = order_is_clear(costs)
+    notes = []
+    if not ordered:
+        notes.append(
+            "Where times differ by less than their repetitions vary, their order is uncertain."
+        )
+    if any(map(unsteady, board.rows)):
+        notes.append(UNSTEADY_NOTE)
+    return Table(
+        "Cost, fastest first" if ordered else "Cost, sorted by measured time",
+        headings,
+        sections(board, cells, key) if costs else (),
+        tuple(notes),
+    )
+
+
+def _columns(costs: Sequence[Cost]) -> list[tuple[str, _Show, Heading]]:
+    """Cost, how it is shown, and its heading."""
+
     def aligned(name: str, unit: float = 1.0) -> _Show:
         show = same_decimals(
             [None if (v := each.values[name]) is None else v / unit for each in costs]
@@ -68,11 +111,10 @@ def cost_table(board: LeaderboardData, split: bool) -> Table:
         for name in ("forwards_per_image", "backwards_per_image")
     )
     operations, prefix = unit_prefix([each.values["flops_per_image"] for each in costs])
-    auroc = metric_title("auroc")
     batched = "Batched (ms/image)"
     times = f"Time ({BASELINE_SIGN} baseline)"
     flops = f"{prefix}FLOPs per image"
-    columns: list[tuple[str, _Show, Heading]] = [
+    return [
         (
             "ms_per_image_batched",
             aligned("ms_per_image_batched"),
@@ -111,43 +153,6 @@ def cost_table(board: LeaderboardData, split: bool) -> Table:
             Heading("Peak memory (MiB)", "Peak mem. (MiB)", importance=2),
         ),
     ]
-
-    def cells(row: Row) -> tuple[Cell, ...]:
-        return (
-            *named(row, board, split),
-            value_cell(row.entries.get(("auroc", mean))),
-            *(
-                Cell(
-                    show(cost_of(row, name)),
-                    "unsteady" if name in _SCATTERING and unsteady(row) else None,
-                )
-                for name, show, _ in columns
-            ),
-        )
-
-    def key(row: Row) -> tuple[float, str]:
-        time = cost_of(row, "ms_per_image_batched")
-        return math.inf if time is None else time, row.method
-
-    headings = (
-        *name_headings(board, split),
-        Heading(f"{auroc} mean (%)", f"{auroc} mean (%)", importance=6),
-        *(heading for _, _, heading in columns),
-    )
-    ordered = order_is_clear(costs)
-    notes = []
-    if not ordered:
-        notes.append(
-            "Where times differ by less than their repetitions vary, their order is uncertain."
-        )
-    if any(map(unsteady, board.rows)):
-        notes.append(UNSTEADY_NOTE)
-    return Table(
-        "Cost, fastest first" if ordered else "Cost, sorted by measured time",
-        headings,
-        sections(board, cells, key) if costs else (),
-        tuple(notes),
-    )
 
 
 def unsteady(row: Row) -> bool:
