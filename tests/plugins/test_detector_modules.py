@@ -1,4 +1,4 @@
-"""Detectors' modules: stable names, helpers beside them, what a checksum covers."""
+"""Detectors' modules: stable names, helpers beside them."""
 
 from __future__ import annotations
 
@@ -17,70 +17,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.detector_folders import folder, scored
 from helpers.tiers import by_default
 from helpers.tiny_benchmark import tiny_benchmark
 from torch import Tensor
 
 from oodbench import Detector, Outputs, register
 from oodbench.errors import UserError
-from oodbench.plugins import detector_sources
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.detector_modules import module_name
-from oodbench.plugins.detector_sources import source_digest, source_files
+from oodbench.plugins.detector_sources import source_files
 from oodbench.plugins.importing import load_class
 from oodbench.testing.subject import Subject
 
 BUILT_IN = tuple(Catalog().entries["detector"])
-
-DETECTOR = '''\
-"""A detector."""
-
-{imports}
-
-from oodbench import Detector, Outputs, register
-
-
-class State:
-    """What is fitted."""
-
-    def __init__(self, shift):
-        self.shift = shift
-
-
-@register("{name}")
-class Mine(Detector):
-    """The largest logit, moved."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
-        self.state = State(0.5)
-
-    def score(self, outputs: Outputs):
-        return moved(outputs.logits.amax(dim=1), self.scale + self.state.shift)
-'''
-
-HELPER = '''\
-"""Shared."""
-
-def moved(values, by):
-    return values + by + {shift}
-'''
-
-
-def folder(place: Path, imports: str, shift: float = 0.0, name: str = "mine") -> Path:
-    """A plug-in folder with a detector and the helper `_shared.py`; gives the detector's file."""
-    detectors = place / "detectors"
-    detectors.mkdir(parents=True, exist_ok=True)
-    (detectors / f"{name}.py").write_text(DETECTOR.format(imports=imports, name=name))
-    (detectors / "_shared.py").write_text(HELPER.format(shift=shift))
-    return detectors / f"{name}.py"
-
-
-def scored(cls: type[Detector]) -> float:
-    """What a detector of `folder` gives for an image whose largest logit is 0."""
-    return float(cls().score(Outputs(torch.zeros(1, 3).double(), torch.zeros(1, 2)))[0])
-
 
 # --- names ----------------------------------------------------------------------------------------
 
@@ -334,91 +285,6 @@ def test_a_file_found_twice_is_one_file(
     assert scored(type(catalog.load_detector("mine"))) == 1.5
     with pytest.raises(UserError, match="Two files are the detector 'mine'"):
         Catalog([*folders, folder(tmp_path / "third", "").parent.parent])
-
-
-# --- what a checksum covers -----------------------------------------------------------------------
-
-
-def test_the_checksum_covers_helpers_however_deep(tmp_path: Path) -> None:
-    path = folder(tmp_path, "from _second import moved")
-    second, shared = (path.parent / f"_{name}.py" for name in ("second", "shared"))
-    second.write_text(
-        "def moved(*given):\n    from ._shared import moved\n    return moved(*given)\n"
-    )
-    (path.parent / "_unused.py").write_text("x = 1\n")
-    assert source_files(path) == [path, second, shared]
-    seen = [source_digest(path)]
-    (path.parent / "_unused.py").write_text("x = 2\n")
-    assert source_digest(path) == seen[0], "a file that it does not import"
-    for file in (path, second, shared):
-        file.write_text(file.read_text() + "# changed\n")
-        seen.append(source_digest(path))
-    assert len(set(seen)) == 4
-
-
-def test_the_checksum_covers_modules_that_no_version_stands_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those of a plug-in's own package, and of folders of the user's on the path."""
-    path = folder(tmp_path / "mine", "import json, torch, yaml\nfrom my_maths.basic import moved")
-    package = tmp_path / "elsewhere" / "my_maths"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "basic.py").write_text("from .deeper import moved\n")
-    (package / "deeper.py").write_text(HELPER.format(shift=0))
-    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    names = {file.name for file in source_files(path)}
-    assert names == {"mine.py", "__init__.py", "basic.py", "deeper.py"}
-
-
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_detectors_are_covered_by_their_file_and_the_version(name: str) -> None:
-    """And by their helpers beside it, such as `_odin.py`; the version covers the package."""
-    path = Catalog().entry("detector", name).path.resolve()
-    files = source_files(path)
-    assert path in files
-    assert {file.parent for file in files} == {path.parent}
-    assert all(file == path or file.name.startswith("_") for file in files)
-
-
-def test_packages_of_an_environment_beside_the_detectors_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The README makes `.venv` in the folder of the project: all of torch would be read."""
-    site = tmp_path / ".venv" / "lib" / "site-packages"
-    (site / "heavy").mkdir(parents=True)
-    (site / "heavy" / "__init__.py").write_text("from heavy import more\n")
-    (site / "heavy" / "more.py").write_text("")
-    (tmp_path / "detectors").mkdir()
-    path = tmp_path / "detectors" / "mine.py"
-    path.write_text("import heavy\nfrom _shared import moved\n")
-    shared = tmp_path / "detectors" / "_shared.py"
-    shared.write_text("import heavy.more\n")
-    monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(detector_sources, "_installed", lambda: (site.resolve(),))
-    assert source_files(path.resolve()) == [path.resolve(), shared.resolve()]
-
-
-@pytest.mark.parametrize("installed", [False, True])
-def test_packages_on_the_path_are_covered_by_their_versions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
-) -> None:
-    """A folder of `PYTHONPATH` that pip installed into; torch may be in one."""
-    site = tmp_path / "site"
-    (site / "onpath").mkdir(parents=True)
-    (site / "onpath" / "__init__.py").write_text("")
-    if installed:
-        (site / "onpath-1.0.dist-info").mkdir()
-    path = tmp_path / "mine" / "detectors" / "mine.py"
-    path.parent.mkdir(parents=True)
-    path.write_text("import onpath\n")
-    monkeypatch.syspath_prepend(str(site))
-    detector_sources._installed.cache_clear()
-    try:
-        found = source_files(path.resolve())
-    finally:
-        detector_sources._installed.cache_clear()
-    assert ((site / "onpath" / "__init__.py").resolve() in found) == (not installed)
 
 
 # --- plug-in packages -----------------------------------------------------------------------------
