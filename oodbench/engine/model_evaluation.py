@@ -37,12 +37,7 @@ from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.passes.sampled_logits import find_sampled
 from oodbench.engine.set_scoring import SetScoring
 from oodbench.engine.tuning import tune
-from oodbench.engine.tuning_data import (
-    TuningImages,
-    ValidationImages,
-    adversarial_data,
-    in_memory,
-)
+from oodbench.engine.tuning_data import TuningImages, ValidationImages, adversarial_data, in_memory
 from oodbench.errors import counted
 from oodbench.models.feature_map import find_map
 from oodbench.planning.plan import FITTED_ON, Method

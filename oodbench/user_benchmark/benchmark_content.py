@@ -20,12 +20,7 @@ from oodbench.plugins.content_folders import FOLDERS
 from oodbench.specs import OWN, EvaluationRequest, RequestedModel
 from oodbench.specs.evaluation_request import split_group
 from oodbench.user_benchmark.defaults import default_benchmark
-from oodbench.user_benchmark.folder_scan import (
-    FoundImages,
-    check_disjoint,
-    common_classes,
-    scan,
-)
+from oodbench.user_benchmark.folder_scan import FoundImages, check_disjoint, common_classes, scan
 from oodbench.user_benchmark.image_preparation import Preparation, preparation
 
 FOLDERS_AS_THEY_ARE = "folders"

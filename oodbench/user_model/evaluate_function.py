@@ -25,12 +25,7 @@ from oodbench.plugins.content_folders import Plugin, checked_plugins
 from oodbench.process import prepare_process
 from oodbench.progress import ProgressArgument, reporter_of
 from oodbench.user_model.assembly import result_of
-from oodbench.user_model.evaluate_arguments import (
-    check_seed,
-    data_sets,
-    named_models,
-    options_of,
-)
+from oodbench.user_model.evaluate_arguments import check_seed, data_sets, named_models, options_of
 from oodbench.user_model.evaluation_result import EvaluationResult
 from oodbench.user_model.model_trials import GivenModel, Lost, Trials, Tried
 from oodbench.user_model.requested_detectors import requested_detectors

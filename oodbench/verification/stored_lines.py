@@ -12,13 +12,7 @@ from oodbench.errors import UserError
 from oodbench.files import canonical_json
 from oodbench.storage.record_lines import R, parse_line, text_lines
 from oodbench.storage.records import CostRecord, DifferenceRecord, QualityRecord, TrainingRecord
-from oodbench.storage.run_directory import (
-    COSTS,
-    DIFFERENCES,
-    RECORDS,
-    TRAINING,
-    require_folder,
-)
+from oodbench.storage.run_directory import COSTS, DIFFERENCES, RECORDS, TRAINING, require_folder
 from oodbench.verification.outcome import Discrepancy
 
 Key = tuple[str, int]

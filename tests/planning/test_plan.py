@@ -13,16 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.plans import (
-    DETECTORS,
-    DISMAX,
-    METHODS,
-    SOFTMAX,
-    TRAINING,
-    benchmark,
-    plan,
-    statuses,
-)
+from helpers.plans import DETECTORS, DISMAX, METHODS, SOFTMAX, TRAINING, benchmark, plan, statuses
 from rich.console import Console
 
 from oodbench.cli.plan_display import renderables

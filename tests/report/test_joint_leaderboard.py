@@ -20,13 +20,7 @@ from oodbench import metrics
 from oodbench.errors import ExitCode, UserError
 from oodbench.storage.record_lines import to_lines
 from oodbench.storage.run_description import Checksums, Environment, RunDescription
-from oodbench.storage.run_directory import (
-    COSTS,
-    RECORDS,
-    RunDirectory,
-    arrays_content,
-    scores_name,
-)
+from oodbench.storage.run_directory import COSTS, RECORDS, RunDirectory, arrays_content, scores_name
 
 SETS = {"letters": "near", "noise": "far"}
 BENCHMARK = {

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from oodbench.engine.passes.capture import (
-    FEATURES,
-    NOTHING,
-    Capture,
-    Captured,
-    LayerReader,
-    pooled,
-)
+from oodbench.engine.passes.capture import FEATURES, NOTHING, Capture, Captured, LayerReader, pooled
 from oodbench.engine.passes.folding import Folding
 from oodbench.models.activations import activation_of, in_usual_order
 from oodbench.models.classifier import Classifier

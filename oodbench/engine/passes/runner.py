@@ -13,14 +13,7 @@ from torch import Tensor, nn
 
 from oodbench.data import ImageArray
 from oodbench.detector import Outputs
-from oodbench.engine.passes.capture import (
-    FEATURES,
-    LOGITS,
-    NOTHING,
-    Activation,
-    Capture,
-    Captured,
-)
+from oodbench.engine.passes.capture import FEATURES, LOGITS, NOTHING, Activation, Capture, Captured
 from oodbench.engine.passes.capture_hooks import CaptureHooks, Reached
 from oodbench.engine.passes.folding import Folding
 from oodbench.engine.passes.image_sources import ImageSource, SplitImages

@@ -32,10 +32,7 @@ from oodbench.progress import Reporter, Titled
 from oodbench.report import differences
 from oodbench.storage.record_lines import to_lines
 from oodbench.storage.run_description import RunDescription, RunStatus
-from oodbench.storage.run_directory import (
-    DIFFERENCES,
-    RunDirectory,
-)
+from oodbench.storage.run_directory import DIFFERENCES, RunDirectory
 from oodbench.storage.same_work import Work
 from oodbench.training import distributed
 from oodbench.training.trained_models import ModelStore

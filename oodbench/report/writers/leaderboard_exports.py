@@ -8,14 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from oodbench.report.leaderboard import (
-    COSTS,
-    FPR,
-    RANKED_BY,
-    Absence,
-    Cost,
-    LeaderboardData,
-)
+from oodbench.report.leaderboard import COSTS, FPR, RANKED_BY, Absence, Cost, LeaderboardData
 from oodbench.report.seed_means import LEVEL, Estimate
 from oodbench.report.tables.values import parameters_text
 from oodbench.report.threshold_transfer import PART_KINDS, threshold_facts

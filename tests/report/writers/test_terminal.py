@@ -9,13 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.boards import (
-    METHODS,
-    SPECIAL,
-    mean_of,
-    quality_records,
-    vars_of,
-)
+from helpers.boards import METHODS, SPECIAL, mean_of, quality_records, vars_of
 from helpers.tiers import by_default
 from rich.console import Console
 
