@@ -12,8 +12,13 @@ from oodbench import argument_checks
 from oodbench.errors import UserError
 from oodbench.execution import Execution
 from oodbench.planning.absent_splits import with_images_here
-from oodbench.planning.detector_settings import Refusal, Refuses, check_tried, tried_arguments
 from oodbench.planning.executor_options import ExecutorOptions
+from oodbench.planning.methods.detector_settings import (
+    Refusal,
+    Refuses,
+    check_tried,
+    tried_arguments,
+)
 from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import Plan
 from oodbench.planning.planner import make_plan

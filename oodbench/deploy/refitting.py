@@ -20,8 +20,8 @@ from oodbench.engine.method_results import plain_value
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.image_sources import ID, EvaluationData, SplitImages
 from oodbench.engine.passes.runner import NetworkRunner
-from oodbench.engine.planned_work import data_of, detector_checksum, split_checksum
 from oodbench.engine.reasons import reason_of
+from oodbench.engine.recording.planned_work import data_of, detector_checksum, split_checksum
 from oodbench.errors import UserError, counted
 from oodbench.metrics.thresholds import images_needed, percentage, threshold_rank
 from oodbench.models.classifier import Classifier

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Outputs
+from oodbench.engine.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.capture import NOTHING, Capture
 from oodbench.engine.passes.folding import Folding, find_folding
-from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.modes import evaluating, settings_kept
 from oodbench.engine.passes.own_passes import kept_taps, passes_alone
 from oodbench.engine.passes.runner import NetworkRunner

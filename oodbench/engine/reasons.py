@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from oodbench.engine.passes.contract import DetectorError, TuningError
 from oodbench.errors import UnsuitableError, UserError
 from oodbench.plugins.detector_modules import is_content
-from oodbench.plugins.detector_sources import is_installed
+from oodbench.plugins.imported_files import is_installed
 
 
 class ReportedError(Exception):

@@ -15,9 +15,9 @@ from oodbench.models.registry import (
     is_callable_name,
     library_of,
 )
-from oodbench.planning.aliases import named_method, with_detector_names
 from oodbench.planning.data_checks import check_data
-from oodbench.planning.detector_settings import (
+from oodbench.planning.methods.aliases import named_method, with_detector_names
+from oodbench.planning.methods.detector_settings import (
     Refuses,
     check_settings,
     check_tried,
@@ -26,7 +26,8 @@ from oodbench.planning.detector_settings import (
     tried_arguments,
     with_settings,
 )
-from oodbench.planning.method_selection import (
+from oodbench.planning.methods.method_obstacles import cannot_run, has_no_images
+from oodbench.planning.methods.method_selection import (
     benchmark_methods,
     check_known,
     declaration,
@@ -34,7 +35,6 @@ from oodbench.planning.method_selection import (
     reference_method,
     selected_methods,
 )
-from oodbench.planning.obstacles import cannot_run, has_no_images
 from oodbench.planning.plan import Method, Plan, Skip
 from oodbench.planning.published_numbers import published_averages
 from oodbench.plugins.catalog import Catalog, DetectorStatus, aliases

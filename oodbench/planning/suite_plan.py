@@ -12,7 +12,7 @@ from typing import Any
 
 from oodbench.errors import UserError, did_you_mean
 from oodbench.metrics import METRICS
-from oodbench.planning.detector_settings import Refuses
+from oodbench.planning.methods.detector_settings import Refuses
 from oodbench.planning.overrides import Overrides
 from oodbench.planning.plan import Plan
 from oodbench.planning.planner import make_plan

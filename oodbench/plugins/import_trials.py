@@ -17,7 +17,7 @@ from typing import Any
 from oodbench.errors import UserError
 from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.plugins.declarations import BrokenDetectorError
-from oodbench.plugins.detector_sources import source_digest
+from oodbench.plugins.imported_files import source_digest
 from oodbench.plugins.importing import instantiate, load_class
 from oodbench.version import __version__
 

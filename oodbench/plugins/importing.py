@@ -19,7 +19,7 @@ from oodbench.detector import Detector, parameters_problem
 from oodbench.errors import UserError, did_you_mean, shown
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.detector_modules import is_content, module_name
-from oodbench.plugins.detector_sources import source_files
+from oodbench.plugins.imported_files import source_files
 from oodbench.specs import number_obstacle
 
 TIME_LIMIT = 60

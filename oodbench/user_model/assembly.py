@@ -10,7 +10,7 @@ import torch
 from oodbench.engine.method_results import Evaluation
 from oodbench.engine.passes.image_sources import ID
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.recorder import Recorder
+from oodbench.engine.recording.recorder import Recorder
 from oodbench.models.structure.user_network import UserNetwork
 from oodbench.planning.plan import Method
 from oodbench.report.differences import differences_to_best

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from oodbench.engine.passes.image_sources import ID
-from oodbench.engine.planned_work import detector_checksum
-from oodbench.engine.provenance import described_method, environment, plugins_of, versions
+from oodbench.engine.recording.planned_work import detector_checksum
+from oodbench.engine.recording.provenance import described_method, environment, plugins_of, versions
 from oodbench.files import digest
 from oodbench.models.registry import HEADS
 from oodbench.models.structure.user_network import UserNetwork

@@ -30,7 +30,7 @@ from speed.large_features import Source, detector_names, fit_all
 import oodbench
 from oodbench import bootstrap
 from oodbench.data.image_decoder import decode_image
-from oodbench.engine.passes.meters import tensor_bytes
+from oodbench.engine.meters import tensor_bytes
 from oodbench.specs import ResizeSpec
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "cifar10-folders-resnet34"

@@ -32,7 +32,7 @@ from speed.resident_size import largest_resident, resident
 
 import oodbench
 from oodbench.detector import Detector, Head, Outputs, head_obstacle
-from oodbench.engine.passes.meters import tensor_bytes
+from oodbench.engine.meters import tensor_bytes
 from oodbench.numerics.statistics.gram import gram_row_sums
 from oodbench.plugins.catalog import Catalog
 

@@ -8,7 +8,7 @@ import pytest
 from speed.large_features import BATCH, Source, detector_names, fit_all, measure
 
 import oodbench
-from oodbench.engine.passes.meters import tensor_bytes
+from oodbench.engine.meters import tensor_bytes
 
 BANK = 100
 """Images that banks hold here; quantiles hold as many numbers."""

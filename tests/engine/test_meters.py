@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import oodbench
+from oodbench.engine.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.capture import Capture
-from oodbench.engine.passes.meters import PassMeter, count_flops, peak_memory, tensor_bytes
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.losses import DisMaxHead
 from oodbench.models.classifier import Classifier, Network

@@ -14,7 +14,7 @@ from helpers.finished_run import METHODS, SEEDS, SETS, SKIPPED, check_same, reco
 from helpers.tiers import by_default
 
 from oodbench import metrics
-from oodbench.engine.first_results import first_results
+from oodbench.engine.recording.first_results import first_results
 from oodbench.report.writers.run_files import RUN_FILES
 from oodbench.results import Run
 from oodbench.storage.record_lines import to_lines

@@ -17,11 +17,11 @@ import oodbench
 from oodbench import Detector
 from oodbench.data import ImageArray
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.input_gradients import input_gradients
 from oodbench.engine.passes.memory import is_out_of_memory
-from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.modes import evaluating
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import score_split

@@ -21,11 +21,11 @@ from oodbench import Detector, Outputs, register
 from oodbench.data import ImageArray
 from oodbench.detector.base import step_sign
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.contract import TuningError
 from oodbench.engine.passes.fitting_pass import pass_outputs
 from oodbench.engine.passes.image_sources import Batch, SplitImages
-from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.tuning import Tuned, tune
 from oodbench.engine.tuning_data import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oodbench.engine.recorder import Recorder
+from oodbench.engine.recording.recorder import Recorder
 
 
 def recorder(

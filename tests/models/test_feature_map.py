@@ -15,9 +15,9 @@ from oodbench import Detector, Outputs, models, register
 from oodbench.data import ImageArray
 from oodbench.detector import Batches
 from oodbench.engine.fitting import fit_together
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import Capture
 from oodbench.engine.passes.fitting_pass import pass_outputs
-from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.scoring import score_split
 from oodbench.engine.tuning_data import TuningData

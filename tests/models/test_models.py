@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from oodbench import models
 from oodbench.data import ImageArray
+from oodbench.engine.meters import PassMeter
 from oodbench.engine.passes.capture import FEATURES, LOGITS, Capture
-from oodbench.engine.passes.meters import PassMeter
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.errors import UserError
 from oodbench.losses import (

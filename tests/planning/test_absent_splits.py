@@ -10,7 +10,7 @@ from helpers.plans import TRAINING, benchmark, plan, statuses
 
 from oodbench.data.decoding_choice import is_large
 from oodbench.data.loaded_splits import LoadedSplits, declared_checksum
-from oodbench.engine.planned_work import data_checksums
+from oodbench.engine.recording.planned_work import data_checksums
 from oodbench.planning.absent_splits import with_images_here
 from oodbench.planning.plan import Plan
 from oodbench.planning.planned_splits import planned_splits

@@ -11,7 +11,7 @@ import pytest
 from helpers.plans import benchmark
 
 from oodbench.errors import UserError
-from oodbench.planning.aliases import with_detector_names
+from oodbench.planning.methods.aliases import with_detector_names
 from oodbench.planning.plan import Plan
 from oodbench.planning.planner import make_plan
 from oodbench.planning.workload import passes_of

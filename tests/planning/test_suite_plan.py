@@ -15,8 +15,8 @@ from helpers.notes import Notes
 from helpers.tiny_content import LOST as LOST_MANIFEST
 
 from oodbench import api
-from oodbench.engine import planned_work
 from oodbench.engine.executors import worker_processes
+from oodbench.engine.recording import planned_work
 from oodbench.engine.runs import suite_run
 from oodbench.engine.runs.benchmark_run import BenchmarkRun
 from oodbench.errors import UserError

@@ -27,7 +27,7 @@ from oodbench.errors import UserError
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.detector_modules import module_name
-from oodbench.plugins.detector_sources import source_files
+from oodbench.plugins.imported_files import source_files
 from oodbench.plugins.importing import load_class
 from oodbench.testing.subject import Subject
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from oodbench.detector import Detector
 from oodbench.files import digest
 from oodbench.plugins.detector_modules import is_content
-from oodbench.plugins.detector_sources import source_digest
+from oodbench.plugins.imported_files import source_digest
 
 
 def detector_source(cls: type[Detector]) -> str:

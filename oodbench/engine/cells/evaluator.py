@@ -13,7 +13,6 @@ import torch
 
 from oodbench.data.loaded_splits import LoadedSplits
 from oodbench.detector import Detector
-from oodbench.engine import planned_work
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.costs import Reference
 from oodbench.engine.device import full_precision
@@ -23,7 +22,8 @@ from oodbench.engine.model_evaluation import ModelEvaluation, evaluate
 from oodbench.engine.passes.image_sources import EvaluationData
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import reason_of
-from oodbench.engine.recorder import Recorder
+from oodbench.engine.recording import planned_work
+from oodbench.engine.recording.recorder import Recorder
 from oodbench.errors import UserError, counted
 from oodbench.models.classifier import Classifier
 from oodbench.planning.plan import Method

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.data.loaded_splits import LoadedSplits
-from oodbench.engine import provenance
 from oodbench.engine.cells.fitted_file import fitted_path, remove_fitted
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard
 from oodbench.engine.cells.shard_file import read_shard, shard_content
 from oodbench.engine.cells.shard_tasks import FinishTask, FitTask, ShardTask
 from oodbench.engine.executors.executor import Task
+from oodbench.engine.recording import provenance
 from oodbench.errors import UserError
 from oodbench.files import cache_folder, canonical_json, digest, write_atomic
 from oodbench.planning.plan import Method

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from oodbench.engine import planned_work, provenance
 from oodbench.engine.cells.cell_task import CellTask, shared
 from oodbench.engine.cells.evaluator import CellEvaluator
 from oodbench.engine.cells.grid import Cell, CellResult, Grid
 from oodbench.engine.cells.shard_evaluator import FittedCell, ScoredShard
 from oodbench.engine.cells.sharded_cells import ShardedCells, StepResult, StepTask, remove_kept
-from oodbench.engine.duplicate_images import duplicates
 from oodbench.engine.executors.executor import Ended, Executor
-from oodbench.engine.first_results import first_results
-from oodbench.engine.recorder import Recorder
+from oodbench.engine.recording import planned_work, provenance
+from oodbench.engine.recording.duplicate_images import duplicates
+from oodbench.engine.recording.first_results import first_results
+from oodbench.engine.recording.recorder import Recorder
 from oodbench.engine.runs import resuming
 from oodbench.engine.runs.run_results import RunResults
 from oodbench.engine.runs.stored_scores import add_optional, resample_finished

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from oodbench import metrics
-from oodbench.engine.recorder import Recorder
+from oodbench.engine.recording.recorder import Recorder
 from oodbench.errors import UserError
 from oodbench.progress import Reporter
 from oodbench.report.differences import ORACLE

@@ -250,7 +250,7 @@ def _absent(
 def _is_done(plan: Plan, catalog: Catalog, folder: Path, data_root: Path | None) -> bool:
     """Whether a run directory holds all that a plan asks for, of the same work."""
     from oodbench.data.loaded_splits import LoadedSplits
-    from oodbench.engine.planned_work import work_of
+    from oodbench.engine.recording.planned_work import work_of
     from oodbench.storage.same_work import is_done
 
     try:

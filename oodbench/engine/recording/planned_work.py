@@ -13,7 +13,7 @@ from oodbench.files import digest, expanded
 from oodbench.planning.plan import Method, Plan
 from oodbench.planning.workload import reads_of
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.detector_sources import source_digest
+from oodbench.plugins.imported_files import source_digest
 from oodbench.progress import Reporter
 from oodbench.specs import SplitName
 from oodbench.storage.same_work import IN_NO_FILE, Work

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from helpers.detector_folders import HELPER, folder
 
-from oodbench.plugins import detector_sources
+from oodbench.plugins import imported_files
 from oodbench.plugins.catalog import Catalog
-from oodbench.plugins.detector_sources import source_digest, source_files
+from oodbench.plugins.imported_files import source_digest, source_files
 
 BUILT_IN = tuple(Catalog().entries["detector"])
 
@@ -70,7 +70,7 @@ def test_packages_of_an_environment_beside_the_detectors_are_left_out(
     shared = tmp_path / "detectors" / "_shared.py"
     shared.write_text("import heavy.more\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(detector_sources, "_installed", lambda: (site.resolve(),))
+    monkeypatch.setattr(imported_files, "_installed", lambda: (site.resolve(),))
     assert source_files(path.resolve()) == [path.resolve(), shared.resolve()]
 
 
@@ -88,9 +88,9 @@ def test_packages_on_the_path_are_covered_by_their_versions(
     path.parent.mkdir(parents=True)
     path.write_text("import onpath\n")
     monkeypatch.syspath_prepend(str(site))
-    detector_sources._installed.cache_clear()
+    imported_files._installed.cache_clear()
     try:
         found = source_files(path.resolve())
     finally:
-        detector_sources._installed.cache_clear()
+        imported_files._installed.cache_clear()
     assert ((site / "onpath" / "__init__.py").resolve() in found) == (not installed)

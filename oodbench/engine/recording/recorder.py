@@ -11,7 +11,7 @@ import numpy as np
 from oodbench import bootstrap as intervals
 from oodbench import metrics
 from oodbench.engine.method_results import Evaluation, MethodResult, chosen_parameters
-from oodbench.engine.requested_metrics import NO_VALIDATION, RequestedMetrics
+from oodbench.engine.recording.requested_metrics import NO_VALIDATION, RequestedMetrics
 from oodbench.planning.plan import Method
 from oodbench.report import differences
 from oodbench.specs import TuningProtocol
