@@ -310,7 +310,7 @@ def test_a_method_opens_from_the_table_and_leads_back(opened: Opened) -> None:
     page.get_by_role("link", name="SoftMax+MSP").last.click()
     assert page.locator("h1").text_content() == "SoftMax+MSP"
     page.get_by_role("navigation", name="Where you are").get_by_role("link", name="toy v1").click()
-    assert page.locator("#board").count() == 1
+    page.locator("#board").wait_for()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
 
