@@ -18,7 +18,7 @@ from oodbench.data.store.stored_dataset import StoredDataset
 from oodbench.engine.mistakes import Confusion, labels_signs, other_order
 from oodbench.errors import UserError, counted
 from oodbench.models.classifier import Classifier
-from oodbench.models.published_weights.library_networks import weights_url
+from oodbench.models.published_weights.torchvision_networks import weights_url
 from oodbench.planning.plan import Plan
 from oodbench.progress import Reporter
 from oodbench.specs import OWN, ModelSpec, SplitName
