@@ -14,6 +14,7 @@ from helpers.tiers import by_default
 from rich.console import Console
 
 from oodbench.cli import plan_display as plan_view
+from oodbench.cli import suite_display
 from oodbench.cli.content import list_rows, list_tables
 from oodbench.errors import UserError
 from oodbench.planning.suite_plan import load_suite, plan_suite
@@ -93,7 +94,7 @@ def planned() -> Iterator[Table]:
     catalog = Catalog()
     suite = load_suite(catalog, "dismax-paper")
     plans = plan_suite(catalog, suite, catalog.checked_detectors(), seeds=3)
-    yield plan_view._members(plans)
+    yield suite_display._members(plans)
     for plan in list(plans.values())[:2]:
         yield from (plan_view._trainings(plan), plan_view._passes(plan), plan_view._skips(plan))
 
