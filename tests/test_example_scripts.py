@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers.commands import Command
 from helpers.finished_run import few_repetitions
 
 import oodbench
@@ -82,30 +81,6 @@ def test_comparing_with_the_committed_leaderboard(
     shown = capsys.readouterr().out
     assert "SoftMax+MSP: 87.9% -> 87.9%, no difference shown" in shown
     assert shown.endswith("0 differences are for the worse.\n")
-
-
-@pytest.mark.parametrize("script", ["own_images/make_images.py"], indirect=True)
-def test_the_commands_of_the_tutorial_on_the_images_of_the_script(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
-    """As the page has them, with two detectors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["make_images.py", "images"])
-    script.main()
-    page = (EXAMPLES.parent / "docs" / "tutorials" / "your-model.md").read_text(encoding="utf-8")
-    blocks = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
-    lines = re.findall(r"^oodbench ([^#\n]*)", blocks, re.MULTILINE)
-    commands = {line.split()[0]: line.split() for line in lines}
-    assert commands.keys() == {"evaluate", "report", "fit", "score"}
-    commands["evaluate"] += ["--methods", "msp,energy"]
-    del commands["report"]  # figures take a while
-    with few_repetitions():
-        done = {name: command(*arguments) for name, arguments in commands.items()}
-    assert {name: each.code for name, each in done.items()} == dict.fromkeys(commands, 0)
-    accuracy = re.search(r"Test accuracy of the models: resnet8 ([\d.]+) %", done["evaluate"].out)
-    assert accuracy is not None
-    assert float(accuracy[1]) > 90
-    assert len((tmp_path / "decisions.csv").read_text().splitlines()) == 1 + 354 + 73
 
 
 def test_the_package_is_what_the_command_writes_but_for_its_detector() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,23 +10,24 @@ from typing import Any
 from unittest import SkipTest
 
 import pytest
-import typer
 from helpers.documents import (
     LANGUAGES,
+    OUTPUT,
     ROOT,
     blocks,
-    command_lines,
     documents,
     name_of,
-    oodbench_commands,
-    quick_run,
 )
 from helpers.finished_run import few_repetitions
+from helpers.page_commands import quick_run
+from helpers.shown_output import difference
 
-from oodbench.cli.main import app
+import oodbench
 
 DOCUMENTS = documents()
 SLOW = [each for each in DOCUMENTS if "\n<!-- slow: " in each.read_text("utf-8")]
+DRAWN = {ROOT / "docs" / "explanation" / "architecture.md"}
+"""Pages with a drawing of text."""
 IN_PLACE = ("docs", "examples", "scripts", "detectors", "benchmarks", ".ci")
 """Folders of the repository that commands may read."""
 
@@ -43,8 +45,11 @@ def workplace(
     monkeypatch.setenv("OODBENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("OODBENCH_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "120")
+    before = dict(os.environ)
     with few_repetitions():
         yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def run_blocks(document: Path, *, full: bool) -> dict[str, Any]:
@@ -66,12 +71,20 @@ def run_blocks(document: Path, *, full: bool) -> dict[str, Any]:
 
 
 def check_evaluation(names: dict[str, Any]) -> None:
-    """Of noise and a network that was not trained, not all can be fitted; the data are read."""
+    """What the commands wrote; in Python, of noise and an untrained network, the data are read."""
     result = names["result"]
     counts = {name: len(scores) for name, scores in result.scores["energy"].items()}
     assert counts == {"id": 8, "birds": 6, "textures": 5}
     assert "id_data" not in str(result.failed)
     assert not result.skipped
+    (accuracy,) = {
+        record.value
+        for record in oodbench.open_run("runs/mine").records
+        if record.metric == "id_accuracy"
+    }
+    assert accuracy is not None
+    assert accuracy > 0.9
+    assert len(Path("decisions.csv").read_text("utf-8").splitlines()) == 1 + 354 + 73
 
 
 AFTERWARDS = {"docs/tutorials/your-model.md": check_evaluation}
@@ -87,11 +100,7 @@ def test_blocks_run(document: Path, workplace: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "document",
-    [each for each in DOCUMENTS if "\n<!-- slow: " in each.read_text("utf-8")],
-    ids=name_of,
-)
+@pytest.mark.parametrize("document", SLOW, ids=name_of)
 def test_all_blocks_run_as_they_are_written(document: Path, workplace: Path) -> None:
     run_blocks(document, full=True)
 
@@ -105,38 +114,11 @@ def test_blocks_have_a_language_and_skips_a_reason(document: Path) -> None:
         assert re.fullmatch(
             r'<!-- skip: (?:next|start) "[^"]{10,}" -->|<!-- skip: end -->', comment
         )
-    for block in re.findall(r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```text\n(.*?)^```", OUTPUT.sub("", text), re.MULTILINE | re.DOTALL):
         assert not re.search(r"^(?:\$ )?oodbench [a-z]", block, re.MULTILINE), (
             "commands are in blocks of the language bash or console"
         )
-
-
-def parse(arguments: list[str]) -> None:
-    """Parse a command as the command line does; nothing is run."""
-    command: Any = typer.main.get_command(app)
-    name = ""
-    while hasattr(command, "commands"):
-        name, *arguments = arguments
-        command = command.commands[name]
-    command.make_context(name, arguments)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_commands_have_their_options(document: Path) -> None:
-    """Of all blocks, those that are not run too."""
-    for arguments in oodbench_commands(document):
-        try:
-            parse([*arguments])
-        except Exception as error:
-            raise AssertionError(f"oodbench {' '.join(arguments)}: {error}") from error
-
-
-def test_commands_are_found_in_blocks() -> None:
-    bash = "# first\noodbench run \\\n    digits  # exit code 3\n\nmake test\n"
-    assert command_lines(bash, console=False) == ["oodbench run digits  # exit code 3", "make test"]
-    assert command_lines("$ oodbench run\nrank 1\n", console=True) == ["oodbench run"]
-    with pytest.raises(Exception, match="No such option: --no-such"):
-        parse(["run", "--no-such"])
+        assert "───" not in block or document in DRAWN, "write <!-- output --> above an output"
 
 
 def write_page(folder: Path, text: str) -> Path:
@@ -178,3 +160,50 @@ def test_a_block_gets_what_is_prepared(workplace: Path) -> None:
     for block in found:
         block.evaluate()
     assert found[-1].namespace["share"] == pytest.approx(200 / 150)
+
+
+def test_a_block_that_is_a_file_is_written(workplace: Path) -> None:
+    text = "```yaml\n# some/one.yaml\nextends: digits\nname: one\n```\n"
+    for block in blocks(write_page(workplace, text), full=False):
+        block.evaluate()
+    assert (workplace / "some" / "one.yaml").read_text().endswith("name: one\n")
+    wrong = write_page(workplace, "```yaml\nmodels: {A: {netwerk: resnet8}}\n```\n")
+    with pytest.raises(AssertionError, match="of no kind of file.*netwerk"):
+        [block.evaluate() for block in blocks(wrong, full=False)]
+
+
+PRINTED = """\
+Benchmark digits
+ # Method         on    AUROC
+─────────────────────────────
+ 1 SoftMax+MSP    -    87.9*
+ 2 SoftMax+ODIN   FGSM 87.0=
+
+Note: 7 more.
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "missing"),
+    [
+        (PRINTED, ""),
+        (PRINTED.replace("87.9*", "9.1").replace("─" * 29, "───"), ""),
+        (PRINTED.replace("MSP ", "GEN "), "SoftMax+GEN"),
+        (PRINTED.replace("Note: 7", "Notes: 7"), "Notes: 0 more."),
+        (PRINTED.replace("on    AUROC", "AUROC"), "# Method AUROC"),
+        ("Benchmark ...\n...\nNote: ... more.\n", ""),
+        ("...\n 1 SoftMax+ODIN FGSM 1\n", "0 SoftMax+ODIN FGSM 0"),
+        ("───\n 1 SoftMax+ODIN FGSM 1\n 2 SoftMax+MSP - 1\n", ""),
+        ("───\n 1 SoftMax+ODIN FGSM 1\n...\n", ""),
+        ("Benchmark digits\nNote: 7 more.\n", "Note: 0 more."),
+    ],
+)
+def test_shown_output_is_compared_but_for_its_numbers(shown: str, missing: str) -> None:
+    assert difference(shown, PRINTED) == missing
+
+
+def test_an_output_is_that_of_the_last_command(workplace: Path) -> None:
+    text = "```bash\noodbench list models resnet8\n```\n\n<!-- output -->\n```text\n{}\n```\n"
+    [b.evaluate() for b in blocks(write_page(workplace, text.format("resnet8 ...")), full=False)]
+    with pytest.raises(AssertionError, match="does not print 'resnet9'"):
+        [b.evaluate() for b in blocks(write_page(workplace, text.format("resnet9")), full=False)]

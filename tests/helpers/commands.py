@@ -20,11 +20,24 @@ from oodbench.cli import main as cli
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended: its exit code and what it wrote."""
+    """How a command ended: its exit code and what it wrote; `said`: both, in the order of writing."""
 
     code: int
     out: str
     err: str
+    said: str = ""
+
+
+class _Stream(io.StringIO):
+    """A stream whose text another one has, too."""
+
+    def __init__(self, both: io.StringIO) -> None:
+        super().__init__()
+        self.both = both
+
+    def write(self, text: str) -> int:
+        self.both.write(text)
+        return super().write(text)
 
 
 Command = Callable[..., Done]
@@ -48,7 +61,8 @@ def command_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 def captured(*arguments: str | Path, **environment: str) -> Done:
     """Runs the command in this process, for fixtures that several tests share."""
-    out, err = io.StringIO(), io.StringIO()
+    both = io.StringIO()
+    out, err = _Stream(both), _Stream(both)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["oodbench", *map(str, arguments)])
         for name, value in environment.items():
@@ -57,7 +71,7 @@ def captured(*arguments: str | Path, **environment: str) -> Done:
             cli.main()
         logging.getLogger().handlers.clear()
     assert isinstance(ended.value.code, int), f"exit code {ended.value.code!r}"
-    return Done(ended.value.code, out.getvalue(), err.getvalue())
+    return Done(ended.value.code, out.getvalue(), err.getvalue(), both.getvalue())
 
 
 def process(*arguments: str | Path, **environment: str) -> Done:

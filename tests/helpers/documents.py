@@ -5,42 +5,42 @@ Comments above a block, which readers do not see, say what is special about it:
     <!-- skip: next "REASON" -->     it is not run
     <!-- slow: next -->              it is run by `make test-full` alone
     <!-- prepare: NAME NAME -->      what has to be there for the blocks below (`helpers.prepared`)
+    <!-- output -->                  a text block has what the last command printed
 
-Blocks of one page are run in order, with one namespace and one working directory. Without
-`make test-full`, a benchmark is run with few images, methods and epochs (`QUICK`, `FEW`).
+Blocks of one page are run in order, with one namespace and one working directory. A block of YAML,
+TOML or Python that begins with a comment with a path is the text of that file.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import shlex
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonschema import Draft202012Validator
 from sybil import Document, Example, Region, Sybil
+from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.abstract.skip import AbstractSkipParser
-from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer, FencedCodeBlockLexer
 
-import oodbench
 from helpers import prepared
-from helpers.commands import captured
+from helpers.page_commands import Ran, command_lines, oodbench_arguments, run_line
+from helpers.shown_output import difference
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = {"python", "bash", "console", "yaml", "toml", "json", "text"}
 """Languages of blocks; commands are in `bash`, or in `console` behind `$ ` with their output."""
 
-QUICK = {"--limit": 60, "--epochs": 1, "--seeds": 1}
-"""How a benchmark is run for blocks that are not slow."""
-
-FEW = "SoftMax+MSP,SoftMax+Energy,SoftMax+KNN,SoftMax+ViM,DisMax+Entropy"
-"""Methods that it then has beside those of plug-ins, if none are named, or all."""
+OUTPUT = re.compile(r"^<!-- output -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 _WRITTEN_BY_OODBENCH = "leaderboard.md"
+_FILE = re.compile(r"# ([\w./-]+\.(?:yaml|toml|py))\n")
+_COMMANDS = ("bash", "console")
 
 
 def documents() -> list[Path]:
@@ -62,19 +62,53 @@ class _SlowParser(AbstractSkipParser):
         super().__init__([DirectiveInHTMLCommentLexer("slow")])
 
 
-class _PrepareParser:
-    """Comments that name what the blocks below need."""
+class _Page:
+    """Runs the blocks of a page.
+
+    Args:
+        full: whether slow blocks are run, and commands as they are written.
+    """
 
     def __init__(self, full: bool) -> None:
         self.full = full
+        self.last: Ran | None = None
 
-    def __call__(self, document: Document) -> Iterator[Region]:
+    def prepared(self, document: Document) -> Iterator[Region]:
+        """Comments that name what the blocks below need."""
         for found in DirectiveInHTMLCommentLexer("prepare")(document):
-            yield Region(found.start, found.end, found.lexemes["arguments"], self._evaluate)
+            yield Region(found.start, found.end, found.lexemes["arguments"], self._prepare)
 
-    def _evaluate(self, example: Example) -> None:
+    def output(self, document: Document) -> Iterator[Region]:
+        """Blocks with what the last command printed."""
+        for found in OUTPUT.finditer(document.text):
+            yield Region(found.start(), found.end(), found[1], self._compare)
+
+    def run(self, example: Example) -> None:
+        """Run a block of commands."""
+        for line in command_lines(example.parsed, console=False):
+            self.last = run_line(line, full=self.full) or self.last
+
+    def run_console(self, example: Example) -> None:
+        """Run each command of a block, and compare what is shown below it."""
+        for part in re.split(r"^\$ ", example.parsed, flags=re.MULTILINE)[1:]:
+            line, _, shown = part.partition("\n")
+            self.last = run_line(line, full=self.full)
+            self._check(shown)
+
+    def _prepare(self, example: Example) -> None:
         for name in example.parsed.split():
             prepared.PREPARED[name](example.namespace, self.full)
+
+    def _compare(self, example: Example) -> None:
+        self._check(example.parsed)
+
+    def _check(self, shown: str) -> None:
+        if not shown.strip():
+            return
+        assert self.last is not None, "no command was run"
+        assert self.last.as_written, "the command was shortened: write <!-- slow: next --> above"
+        line = difference(shown, self.last.printed)
+        assert not line, f"The command does not print {line!r} here:\n{self.last.printed[-6000:]}"
 
 
 def blocks(document: Path, *, full: bool) -> Iterator[Example]:
@@ -84,109 +118,70 @@ def blocks(document: Path, *, full: bool) -> Iterator[Example]:
         document: the page.
         full: whether slow blocks are run, and commands as they are written.
     """
+    page, python = _Page(full), PythonEvaluator()
 
-    def commands_of(language: str) -> Callable[[Example], None]:
-        def run_commands(example: Example) -> None:
-            for line in command_lines(example.parsed, console=language == "console"):
-                run_line(line, full=full)
-
-        return run_commands
+    def run_python(example: Example) -> None:
+        if not _written(example.parsed):
+            python(example)
 
     parsers: list[Callable[[Document], Any]] = [
-        PythonCodeBlockParser(),
-        *(CodeBlockParser(language, commands_of(language)) for language in ("bash", "console")),
-        CodeBlockParser("yaml", lambda example: yaml.safe_load(example.parsed) and None),
-        CodeBlockParser("toml", lambda example: tomllib.loads(example.parsed) and None),
+        CodeBlockParser("python", run_python),
+        CodeBlockParser("bash", page.run),
+        CodeBlockParser("console", page.run_console),
+        CodeBlockParser("yaml", lambda example: _check_yaml(example.parsed)),
+        CodeBlockParser("toml", lambda example: _check_toml(example.parsed)),
         SkipParser(),
-        _PrepareParser(full),
+        page.prepared,
+        page.output,
     ]
     if not full:
         parsers.append(_SlowParser())
     return iter(Sybil(parsers=parsers).parse(document))
 
 
-def command_lines(text: str, *, console: bool) -> list[str]:
-    """The commands of a block, each on one line with its comment."""
-    joined = re.sub(r"\\\n\s*", "", text)
-    lines = (line.strip() for line in joined.splitlines())
-    if console:
-        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
 def oodbench_commands(document: Path) -> Iterator[list[str]]:
     """Arguments of every `oodbench` command in blocks of commands, those that are skipped too."""
+    for line in page_lines(document):
+        if arguments := oodbench_arguments(line):
+            yield arguments
+
+
+def page_lines(document: Path) -> Iterator[str]:
+    """Every command of the blocks of a page, those that are skipped too."""
     text = Document(document.read_text(encoding="utf-8"), str(document))
-    for language in ("bash", "console"):
+    for language in _COMMANDS:
         for region in FencedCodeBlockLexer(language)(text):
-            for line in command_lines(region.lexemes["source"], console=language == "console"):
-                if line.startswith("oodbench "):
-                    yield _words(line)[0][1:]
+            yield from command_lines(region.lexemes["source"], console=language == "console")
 
 
-def run_line(line: str, *, full: bool) -> None:
-    """Run a line if it is an `oodbench` command; "exit code 1" in a comment allows that code."""
-    if not line.startswith("oodbench "):
+def _written(text: str) -> bool:
+    """Write a block that is a file; whether it is one."""
+    found = _FILE.match(text)
+    if found is None:
+        return False
+    Path(found[1]).parent.mkdir(parents=True, exist_ok=True)
+    Path(found[1]).write_text(text, encoding="utf-8")
+    return True
+
+
+def _check_toml(text: str) -> None:
+    tomllib.loads(text)
+    _written(text)
+
+
+def _check_yaml(text: str) -> None:
+    """Keys and types of a file or of a part of it are those of one of the kinds of files."""
+    _written(text)
+    values = yaml.safe_load(text)
+    if values is None:
         return
-    words, target = _words(line)
-    arguments = _with_paths(words[1:])
-    arguments = arguments if full else _quick(arguments)
-    done = captured(*arguments)
-    allowed = {0, *map(int, re.findall(r"exit code (\d)", line.partition(" #")[2]))}
-    said = f"{' '.join(arguments)}\nexit code {done.code}\n{done.out[-2000:]}\n{done.err[-2000:]}"
-    assert done.code in allowed, said
-    if target:
-        Path(target).write_text(done.out, encoding="utf-8")
-
-
-def _words(line: str) -> tuple[list[str], str | None]:
-    """Words of a command, and the file that its output goes to."""
-    words = shlex.split(line, comments=True)
-    assert not {"|", "||", "&&", ";"} & {*words}, f"{line}\nWrite one command on a line."
-    if ">" in words:
-        index = words.index(">")
-        return words[:index], words[index + 1]
-    return words, None
-
-
-def _with_paths(words: Sequence[str]) -> list[str]:
-    """Words in which patterns are replaced by the files that they are for, as a shell does."""
-    found: list[str] = []
-    for word in words:
-        found += sorted(map(str, Path().glob(word))) if "*" in word else [word]
-    return found
-
-
-def _quick(arguments: Sequence[str]) -> list[str]:
-    """A command with few images, epochs and seeds, if it runs a benchmark."""
-    if arguments[0] != "run" or "--dry-run" in arguments:
-        return [*arguments]
-    words = [*arguments]
-    for option, value in QUICK.items():
-        if option in words:
-            words[words.index(option) + 1] = str(value)
-        else:
-            words += [option, str(value)]
-    few = ",".join([FEW, *_detectors_of(words)])
-    if "--methods" in words:
-        place = words.index("--methods") + 1
-        words[place] = few if words[place] == "all" else words[place]
-    elif words[1] == "digits" or words[1].startswith("--"):
-        words += ["--methods", few]
-    return words
-
-
-def _detectors_of(words: Sequence[str]) -> list[str]:
-    """The detectors of the plug-in folders of a command, which run without being named."""
-    folders = [Path(path) for word, path in pairwise(words) if word == "--plugins"]
-    return [file.stem for folder in folders for file in folder.glob("detectors/[a-z]*.py")]
-
-
-def quick_run(benchmark: str | Path = "digits", **options: Any) -> Any:
-    """`oodbench.run`, likewise."""
-    few = {} if benchmark != "digits" or "plugins" in options else {"methods": FEW.split(",")}
-    quick = {name.removeprefix("--"): value for name, value in QUICK.items()}
-    return _RUN(benchmark, **few | options | quick)
-
-
-_RUN = oodbench.run
+    problems = {}
+    for path in sorted((ROOT / "docs" / "schemas").glob("*.json")):
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        for whole in ("required", "anyOf", "oneOf"):
+            schema.pop(whole, None)
+        errors = [each.message for each in Draft202012Validator(schema).iter_errors(values)]
+        if not errors:
+            return
+        problems[path.name.partition(".")[0]] = errors[0]
+    raise AssertionError(f"The block is of no kind of file: {problems}")

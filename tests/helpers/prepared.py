@@ -10,6 +10,7 @@ import functools
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -86,6 +88,50 @@ def content(names: Namespace, full: bool) -> None:
     command("new", "detector", "my_detector", "--out", "content")
 
 
+def broken_detector(names: Namespace, full: bool) -> None:
+    """The change of `my_detector` that the tutorial about the gate asks for."""
+    path = Path("content/detectors/my_detector.py")
+    *kept, last = path.read_text(encoding="utf-8").splitlines()
+    assert "return" in last
+    path.write_text("\n".join([*kept, "        return scaled.amin(dim=1)", ""]), encoding="utf-8")
+
+
+def flawed(names: Namespace, full: bool) -> None:
+    """The detector `steepness` in `mine` with three faults that `oodbench check` finds."""
+    path = Path("mine/detectors/steepness.py")
+    text = path.read_text(encoding="utf-8")
+    for old, new in (
+        ('needs=("input_gradients",)', 'needs=("features", "input_gradients")'),
+        ("-gradient.double()", "gradient.double()"),
+        ('")\nclass', '", search_space={"power": (1.0, 2.0)})\nclass'),
+        ("    def gradient_losses", f"{_UNUSED}    def gradient_losses"),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+
+
+_UNUSED = """    def __init__(self, power: float = 1.0) -> None:
+        self.power = power
+
+"""
+
+
+def edited_record(names: Namespace, full: bool) -> None:
+    """A value in the records of the run `submissions/mine` that does not follow from its scores."""
+    path = Path("submissions/mine/records.jsonl")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    place = next(i for i, line in enumerate(lines) if '"tnr_at_95_tpr"' in line)
+    lines[place] = re.sub(r'"value":[\d.]+', '"value":0.97', lines[place])
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def repository(names: Namespace, full: bool) -> None:
+    """The working directory is a repository of Git."""
+    subprocess.run(["git", "init", "--quiet"], check=True)
+
+
+@once
 def images(names: Namespace, full: bool) -> None:
     """Folders and weights in `images`, of examples/own_images/make_images.py."""
     make = runpy.run_path(str(ROOT / "examples" / "own_images" / "make_images.py"))["main"]
@@ -113,6 +159,20 @@ def digits_run(names: Namespace, full: bool) -> None:
     """A run of the digits in a folder that is named by the time."""
     few = () if full else ("--limit", "60", "--epochs", "1", "--seeds", "1")
     command("run", "digits", *few, "--methods", "SoftMax+MSP,SoftMax+KNN")
+
+
+def resnet18(names: Namespace, full: bool) -> None:
+    """A checkpoint `net.pt` of torchvision's ResNet-18 with two classes, not trained."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "net.pt")
+
+
+def dismax_checkpoint(names: Namespace, full: bool) -> None:
+    """A checkpoint `dismax.pt` of this network with the head of DisMax."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=2)
+    model.fc = oodbench.losses.DisMaxHead(512, 2)
+    torch.save(model.state_dict(), "dismax.pt")
 
 
 def flowers(names: Namespace, full: bool) -> None:
@@ -228,7 +288,8 @@ def vision_language(names: Namespace, full: bool) -> None:
 PREPARED: Mapping[str, Preparation] = {
     each.__name__: each
     for each in (
-        *(classifier, content, detector, digits_run, evaluated, flowers, images, mine, runs),
+        *(broken_detector, classifier, content, detector, digits_run, dismax_checkpoint),
+        *(edited_record, evaluated, flawed, flowers, images, mine, repository, resnet18, runs),
         *(scores, training, vision_language),
     )
 }

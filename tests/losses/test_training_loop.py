@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import oodbench
 from oodbench import models
@@ -46,24 +42,3 @@ def test_a_loop_for_every_loss(head: str) -> None:
         logits = model.eval()(images)
         assert logits.shape == (48, 3)
         assert criterion(logits, labels).isfinite()
-
-
-def test_the_loop_that_the_guide_shows() -> None:
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "losses.md"
-    text = page.read_text(encoding="utf-8")
-    (code,) = (
-        block
-        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-        if "begin_epoch" in block
-    )
-    model = nn.Sequential(OrderedDict(body=nn.Flatten(), wide=nn.Linear(128, 512)))
-    model.add_module("fc", nn.Identity())
-    data = small_images(40, seed=0)
-    loader = [(torch.from_numpy(data.images), torch.from_numpy(data.labels))]
-    names = {"oodbench": oodbench, "torch": torch, "model": model, "loader": loader, "epochs": 2}
-    names["generator"] = torch.Generator()
-    exec(compile(code, "losses.md", "exec"), names)
-    loss = names["loss"]
-    assert isinstance(loss, torch.Tensor)
-    assert loss.isfinite()
-    assert type(model.get_submodule("fc")) is oodbench.losses.VOSHead
