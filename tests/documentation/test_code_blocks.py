@@ -168,7 +168,7 @@ def test_a_block_that_is_a_file_is_written(workplace: Path) -> None:
         block.evaluate()
     assert (workplace / "some" / "one.yaml").read_text().endswith("name: one\n")
     wrong = write_page(workplace, "```yaml\nmodels: {A: {netwerk: resnet8}}\n```\n")
-    with pytest.raises(AssertionError, match="of no kind of file.*netwerk"):
+    with pytest.raises(AssertionError, match=r"of no kind of file.*netwerk"):
         [block.evaluate() for block in blocks(wrong, full=False)]
 
 
@@ -204,6 +204,9 @@ def test_shown_output_is_compared_but_for_its_numbers(shown: str, missing: str) 
 
 def test_an_output_is_that_of_the_last_command(workplace: Path) -> None:
     text = "```bash\noodbench list models resnet8\n```\n\n<!-- output -->\n```text\n{}\n```\n"
-    [b.evaluate() for b in blocks(write_page(workplace, text.format("resnet8 ...")), full=False)]
+    [
+        b.evaluate()
+        for b in blocks(write_page(workplace, text.format("resnet8\n  title ...")), full=False)
+    ]
     with pytest.raises(AssertionError, match="does not print 'resnet9'"):
         [b.evaluate() for b in blocks(write_page(workplace, text.format("resnet9")), full=False)]

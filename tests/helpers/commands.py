@@ -20,7 +20,7 @@ from oodbench.cli import main as cli
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended: its exit code and what it wrote; `said`: both, in the order of writing."""
+    """How a command ended: its exit code and what it wrote; `said` is both, in order."""
 
     code: int
     out: str

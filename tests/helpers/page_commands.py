@@ -34,12 +34,10 @@ FEW = "SoftMax+MSP,SoftMax+Energy,SoftMax+KNN,SoftMax+ViM,DisMax+Entropy"
 ELSEWHERE = ("make", "pip", "pytest", "python3", "torchrun", "uv", ".venv/bin/pre-commit")
 """Commands that no block runs: they install, start the tests, or start several processes."""
 
-_SHELL = ("echo", "git")
+_SHELL = ("echo", "git", "head")
 _OODBENCH = ("oodbench ", ".venv/bin/oodbench ")
 _IDENTITY = {
-    f"GIT_{who}_{what}": "somebody"
-    for who in ("AUTHOR", "COMMITTER")
-    for what in ("NAME", "EMAIL")
+    f"GIT_{who}_{what}": "somebody" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
 } | {"GIT_CONFIG_GLOBAL": os.devnull}
 
 

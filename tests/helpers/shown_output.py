@@ -64,6 +64,8 @@ def _name(row: str) -> str:
 def _sorted(rows: list[str]) -> Iterator[str]:
     """The rows in the order of their names; if some are left out, any may be between two."""
     some = "..." in rows
+    if some:
+        yield "..."
     for row in sorted({*rows} - {"..."}):
         yield row
         if some:

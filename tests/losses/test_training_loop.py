@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 
-import oodbench
 from oodbench import models
 from oodbench.models.registry import HEADS
 from oodbench.testing.small_network import small_images

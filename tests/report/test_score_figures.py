@@ -79,6 +79,18 @@ def test_labels_of_neighboring_axes_are_apart(sets: int) -> None:
         assert not any(box.overlaps(other) for other in boxes[:index])
 
 
+@pytest.mark.parametrize("sets", [2, 3, 6])
+def test_square_plots_fill_the_width_beside_a_legend_below(sets: int) -> None:
+    names = [f"set{number}" for number in range(sets)]
+    values = next(iter(scores(1).values()))
+    by_set = {"id": values["id"]} | dict.fromkeys(names, values["id"] - 1)
+    figure = score_plots.roc_curves({"A": by_set, "B": by_set}, ["A", "B"], "run", names)
+    figure.draw_without_rendering()
+    plots = [axes.get_position() for axes in shown(figure)]
+    assert min(box.x0 for box in plots) < 0.14
+    assert max(box.x1 for box in plots) > 0.95
+
+
 def test_of_many_methods_few_are_in_color() -> None:
     given = scores(12)
     figure = score_plots.roc_curves(given, ["method 3", "method 0"], "run", SETS)
@@ -240,7 +252,7 @@ def test_a_notebook_shows_a_figure_at_its_size() -> None:
     figure = score_plots.score_histograms(scores(3), "run", "digits")
     content, size = figure._repr_png_()  # type: ignore[operator]
     assert content.startswith(b"\x89PNG")
-    assert size == {"width": round(7.2 * 120)}
+    assert size == {"width": round(7.0 * 120)}
 
 
 def test_highlighted_are_the_best_and_the_reference(board: Leaderboard) -> None:

@@ -8,6 +8,7 @@ of the page, which has light and dark values for them (`report.writers.html`).
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -24,8 +25,8 @@ TEXT, SOFT, RULE, ID, MUTED, PAGE = (
 )
 """Text, ticks, grid lines, ID images, methods that are not highlighted, background."""
 
-PAGE_WIDTH = 7.2
-"""Width of a page's text in inches."""
+PAGE_WIDTH = 7.0
+"""Width of two columns of a journal in inches (178 mm)."""
 
 LineStyle = Literal["-", "--", ":", "-."]
 
@@ -33,7 +34,7 @@ _VARIABLES = {
     **{color: f"c{number}" for number, color in enumerate(COLORS)},
     **{TEXT: "text", SOFT: "soft", RULE: "rule", ID: "id", MUTED: "muted", PAGE: "page"},
 }
-_DOTS_PER_INCH = 200
+_DOTS_PER_INCH = 300
 _PIXELS = 120
 """Pixels of a page for an inch of a figure."""
 _PLAIN = 5
@@ -80,7 +81,7 @@ def grid(
     """
     figure = new_figure(width * columns, height * rows + 0.5)
     if square:
-        figure.set_layout_engine("compressed", w_pad=0.06, h_pad=0.06)
+        figure.set_layout_engine("compressed", w_pad=0.06, h_pad=0.06, hspace=0.06)
     plots = figure.subplots(rows, columns, squeeze=False)
     for axes in plots.flat:
         axes.set_visible(False)
@@ -132,15 +133,14 @@ def title(figure: Figure, text: str) -> None:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], width: float) -> None:
-    """Add a legend for all plots, below them, for a figure of this width in inches."""
+    """Add a legend for all plots, below them, for a figure of this width in inches.
+
+    The figure becomes higher, and the plots keep their size.
+    """
     longest = max((len(str(each.get_label())) for each in handles), default=1)
-    columns = int(width / (0.075 * longest + 0.5))
-    figure.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=max(1, min(columns, len(handles))),
-        **_LEGEND,
-    )
+    columns = max(1, min(int(width / (0.075 * longest + 0.5)), len(handles)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(len(handles) / columns))
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, **_LEGEND)
 
 
 def legend_in(axes: Axes, handles: Sequence[Artist]) -> None:

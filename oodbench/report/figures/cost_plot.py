@@ -49,7 +49,7 @@ def quality_against_cost(
         heading: title above the figure.
     """
     rows = points(board)
-    figure = new_figure(6.4, 4.0)
+    figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
     plain(axes)
     best = frontier(rows)

@@ -85,8 +85,8 @@ def of_run(
         stored: the scores of one seed; None if there are none.
 
     Returns:
-        `test-accuracy`, `alpha` (if the models differ in alpha only) and those of `of_scores`, as
-        far as the records have the values.
+        `test-accuracy`, `alpha` (if the models differ in alpha only), `quality-cost` and the others
+        of `of_scores`, as far as the records have the values.
     """
     from oodbench.report.figures import drawing
 
@@ -102,7 +102,9 @@ def of_run(
     if detection and accuracy:
         lines = [drawing.AlphaLine(label, points) for label, points in detection.items()]
         found[ALPHA] = drawing.alpha(lines, drawing.AlphaLine("", accuracy), title)
-    return found | (of_scores(board, stored) if stored is not None else {})
+    if stored is not None:
+        return found | of_scores(board, stored)
+    return found | _of_costs(board, highlighted(board, [row.method for row in board.rows]), title)
 
 
 def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]:
@@ -116,7 +118,7 @@ def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]
         `roc`; `scores`; `quality-cost`, if the costs of two methods are known; and
         `confusable-images` of the best method, if images are at hand.
     """
-    from oodbench.report.figures import confusable_images, cost_plot, score_plots
+    from oodbench.report.figures import confusable_images, score_plots
 
     found: dict[str, Figure] = {}
     named = highlighted(board, stored.scores)
@@ -124,7 +126,11 @@ def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]
     sets = [each.name for each in board.ood_sets]
     if named:
         found[ROC] = score_plots.roc_curves(stored.scores, named, heading, sets)
-        shown = {name: stored.scores[name] for name in named}
+        shown = {
+            name: {each: values for each, values in stored.scores[name].items() if each not in sets}
+            | {each: stored.scores[name][each] for each in sets}
+            for name in named
+        }
         of = f"{heading}, {len(named)} of {len(stored.scores)} methods"
         found[SCORES] = score_plots.score_histograms(
             shown,
@@ -132,8 +138,7 @@ def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]
             board.id_dataset,
             stored.validation,
         )
-    if len(cost_plot.points(board)) > 1:
-        found[COST] = cost_plot.quality_against_cost(board, named, stored.heading)
+    found |= _of_costs(board, named, stored.heading)
     if named and stored.images is not None:
         drawn = confusable_images.confusable_images(
             stored.scores[named[0]], stored.images, named[0], heading, sets
@@ -141,6 +146,15 @@ def of_scores(board: LeaderboardData, stored: StoredScores) -> dict[str, Figure]
         if drawn is not None:
             found[CONFUSABLE] = drawn
     return found
+
+
+def _of_costs(board: LeaderboardData, named: Sequence[str], heading: str) -> dict[str, Figure]:
+    """`quality-cost`, if the costs of two methods are known."""
+    from oodbench.report.figures import cost_plot
+
+    if len(cost_plot.points(board)) < 2:
+        return {}
+    return {COST: cost_plot.quality_against_cost(board, named, heading)}
 
 
 def highlighted(board: LeaderboardData, methods: Collection[str]) -> list[str]:

@@ -62,7 +62,8 @@ def roc_curves(
     columns = min(3, len(sets))
     rows = math.ceil(len(sets) / columns)
     side = {1: 4.2, 2: 3.4}.get(columns, PAGE_WIDTH / 3)
-    figure, plots = grid(rows, columns, width=side, height=side, square=True)
+    apart = 0.1 if rows > 1 else 0.0  # room for a title below the ticks of another plot
+    figure, plots = grid(rows, columns, width=side, height=side + apart, square=True)
     others = [method for method in scores if method not in highlighted]
     lines = named_styles(len(highlighted))
     for index, ood in enumerate(sets):

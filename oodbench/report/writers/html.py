@@ -44,18 +44,27 @@ _STYLE = """\
 
 _PAGE_STYLE = """\
 :root { color-scheme: light dark; --text: #1c1e21; --page: #fff; --rule: #d0d4da;
-        --soft: #5b6270; --best: #e3f1e5; --id: #8a919d; --muted: #c4c9d1;
+        --soft: #5b6270; --shade: #1c1e2133; --best: #e3f1e5; --id: #8a919d; --muted: #c4c9d1;
         --c0: #0072b2; --c1: #c24a00; --c2: #008060; --c3: #a8407c; --c4: #b07a00; --c5: #2b8fd0;
         --c6: #5a4fcf; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --best: #1f3a26;
+  :root { --text: #e4e6ea; --page: #15171a; --rule: #3a3f47; --soft: #9aa2b0; --shade: #e4e6ea40;
+          --best: #1f3a26;
           --id: #7c8594; --muted: #4b515b;
           --c0: #56b4e9; --c1: #ff8a4c; --c2: #3fc79a; --c3: #e69fc8; --c4: #e6b93c;
           --c5: #8fb8ff; --c6: #b3a6ff; }
 }
 body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
        max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
+.oodbench .wide { background: linear-gradient(to right, var(--page) 40%, transparent) left / 3rem 100%,
+    linear-gradient(to left, var(--page) 40%, transparent) right / 3rem 100%,
+    linear-gradient(to right, var(--shade), transparent) left / .8rem 100%,
+    linear-gradient(to left, var(--shade), transparent) right / .8rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
 .oodbench .all { display: none; }
+@media (max-width: 75rem) {
+  .oodbench th, .oodbench td { padding: .3rem .4rem; }
+}
 @media (max-width: 40rem) {
   body { margin: 1rem auto; padding: 0 .6rem; }
   .oodbench .all { display: block; position: sticky; top: 0; z-index: 2; padding: .4rem 0;
@@ -66,6 +75,8 @@ body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: va
   .oodbench .text { white-space: normal; overflow-wrap: anywhere; min-width: 4.2rem; }
   .oodbench thead .text { overflow-wrap: normal; }
   .oodbench .long { min-width: 12rem; }
+  .oodbench figure { overflow-x: auto; }
+  .oodbench figure svg { max-width: none; min-width: 36rem; }
   .oodbench .grouped .text { overflow-wrap: normal; }
   .oodbench .grouped .text:first-child { min-width: 7rem; overflow-wrap: anywhere; }
 }

@@ -32,6 +32,7 @@ _PAGE = """\
 .findings strong { font-size: .85em; }
 .sides { color: var(--soft); margin: 0; padding: 0; list-style: none; overflow-wrap: anywhere; }
 details.full { margin: .5rem 0; border-top: 1px solid var(--rule); padding-top: .5rem; }
+.oodbench .full td:not(.text) { white-space: normal; min-width: 6.8rem; }
 summary { cursor: pointer; }
 .oodbench .text { overflow-wrap: break-word; }
 </style>
