@@ -79,7 +79,7 @@ def test_the_readme_shows_what_the_command_prints() -> None:
         text=True,
         check=False,
     )
-    (shown,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    (shown,) = re.findall(r"```console\n\$ .*?\n\.\.\.\n(.*?)\.\.\.\n```", README, flags=re.DOTALL)
     assert shown in done.stdout
 
 

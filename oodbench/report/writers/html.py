@@ -56,7 +56,8 @@ _PAGE_STYLE = """\
 }
 body { font: 14px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
        max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
-.oodbench .wide { background: linear-gradient(to right, var(--page) 40%, transparent) left / 3rem 100%,
+.oodbench .wide { background:
+    linear-gradient(to right, var(--page) 40%, transparent) left / 3rem 100%,
     linear-gradient(to left, var(--page) 40%, transparent) right / 3rem 100%,
     linear-gradient(to right, var(--shade), transparent) left / .8rem 100%,
     linear-gradient(to left, var(--shade), transparent) right / .8rem 100%;
