@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,6 +35,29 @@ CRASHED = 70
 """Exit code of a process that ended with an error of Python's."""
 
 
+LOG, TEMPORARY, COUNT = "said", "tmp", "writes"
+"""What a forked process has in its folder: what it said, temporary files, its number of writes."""
+
+_WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
+"""Events of Python's audit hooks that change a folder, besides opening a file to write."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a process is killed with SIGKILL.
+
+    Attributes:
+        seconds: after its start, its whole group; or None.
+        write: before the nth change of a file or folder in its place, counted from 1; or None.
+    """
+
+    seconds: float | None = None
+    write: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.2f} s" if self.write is None else f"write {self.write}"
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended.
@@ -42,12 +66,14 @@ class Ended:
         code: its exit code; None if it was killed.
         seconds: from its start to its end.
         said: what it wrote to standard output and standard error.
+        writes: how often it changed a file or folder in its place; 0 if it was killed.
         left: whether a process of its group was left.
     """
 
     code: int | None
     seconds: float
     said: str
+    writes: int = 0
     left: bool = False
 
 
@@ -70,7 +96,7 @@ def forked(
     call: Callable[[], object],
     place: Path,
     *,
-    after: float | None = None,
+    until: Moment | None = None,
     modules: Path | None = None,
     patience: float = 20.0,
 ) -> Ended:
@@ -80,22 +106,23 @@ def forked(
         call: the function.
         place: folder for what it writes to the terminal, and for temporary files, which are removed
             at the end.
-        after: seconds after which its group is killed with SIGKILL; None: it ends by itself.
+        until: when it is killed; None: it ends by itself.
         modules: where it lists the modules that it has imported, for `preload`.
         patience: seconds that the other processes of its group may take to end.
     """
-    temporary = place / "tmp"
+    temporary, log, count = place / TEMPORARY, place / LOG, place / COUNT
     temporary.mkdir(parents=True, exist_ok=True)
-    log = place / "said"
+    count.unlink(missing_ok=True)
+    until = until or Moment()
     sys.stdout.flush()
     sys.stderr.flush()
     started = time.monotonic()
     process = os.fork()
     if process == 0:
-        _child(call, log, temporary, modules)
+        _child(call, place, until.write, modules)
     with suppress(OSError):  # the child has done it
         os.setpgid(process, process)
-    status = _wait(process, None if after is None else started + after)
+    status = _wait(process, None if until.seconds is None else started + until.seconds)
     if status is None:
         os.killpg(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
@@ -105,18 +132,44 @@ def forked(
         os.killpg(process, signal.SIGKILL)
     shutil.rmtree(temporary, ignore_errors=True)
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-    return Ended(code, seconds, log.read_text("utf-8", "replace") if log.exists() else "", left)
+    said = log.read_text("utf-8", "replace") if log.exists() else ""
+    writes = int(count.read_text("utf-8")) if count.exists() else 0
+    return Ended(code, seconds, said, writes, left)
 
 
-def _child(call: Callable[[], object], log: Path, temporary: Path, modules: Path | None) -> None:
+class _Writes:
+    """An audit hook that counts the changes in a folder, and kills its process before one.
+
+    Args:
+        folder: what is in it counts, except for what `forked` has there.
+        last: the number before which the process is killed.
+    """
+
+    def __init__(self, folder: Path, last: int | None) -> None:
+        self._folder, self._last, self.count = f"{folder}{os.sep}", last, 0
+        self._others = tuple(f"{self._folder}{name}" for name in (LOG, TEMPORARY, COUNT))
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        opened = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if not opened and event not in _WRITES:
+            return
+        name = str(arguments[0])
+        if name.startswith(self._folder) and not name.startswith(self._others):
+            self.count += 1
+            if self.count == self._last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _child(call: Callable[[], object], place: Path, last: int | None, modules: Path | None) -> None:
     """Call a function and end this process; it does not return."""
-    code = CRASHED
+    code, writes = CRASHED, _Writes(place, last)
     try:
         os.setpgid(0, 0)
-        _redirect(log)
-        os.environ["TMPDIR"] = str(temporary)
+        _redirect(place / LOG)
+        os.environ["TMPDIR"] = str(place / TEMPORARY)
         tempfile.tempdir = None  # it may hold another one
         one_thread()
+        sys.addaudithook(writes)
         call()
         code = 0
     except SystemExit as ended:
@@ -127,6 +180,7 @@ def _child(call: Callable[[], object], log: Path, temporary: Path, modules: Path
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
+        (place / COUNT).write_text(str(writes.count), encoding="utf-8")
         if modules is not None:
             modules.write_text("\n".join(sys.modules), encoding="utf-8")
         os._exit(code)  # what the parent does at its end is not to be done here

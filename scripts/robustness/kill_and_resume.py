@@ -1,12 +1,15 @@
 """Commands killed with SIGKILL at random moments and given again, against undisturbed ones.
 
     python scripts/robustness/kill_and_resume.py [--times 100] [--seed 0] [--commands train,site]
+        [--at times|writes]
 
 Each command runs in a process that is forked from one that has imported everything, and is killed
-at a moment drawn between nothing and the time of the undisturbed command. Then it is given again,
-with --resume where it has that. Its exit code, records, scores and files must be those of the
-undisturbed command, times and costs apart; no unfinished file, lock or process may be left. For
-moments in which Python imports, `killed_runs.py` starts whole processes.
+at a moment drawn between nothing and the time of the undisturbed command; or, with `--at writes`,
+before one of the moments in which it opens a file to write, renames or removes something, or makes
+a folder. Then it is given again, with --resume where it has that. Its exit code, records, scores
+and files must be those of the undisturbed command, times and costs apart; no unfinished file, lock
+or process may be left. For moments in which Python imports, `killed_runs.py` starts whole
+processes.
 
 Prints a line a trial, a table, and what commands warned of when they were given again. The exit
 code is 1 if a trial has not held. Needs a system with fork.
@@ -32,7 +35,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from robustness.forked_processes import Ended, command_of, forked, preload
+from robustness.forked_processes import (
+    COUNT,
+    LOG,
+    TEMPORARY,
+    Ended,
+    Moment,
+    command_of,
+    forked,
+    preload,
+)
 from robustness.killed_commands import ARCHIVE, CASES, Case, Ground, archive_content
 from robustness.same_folders import folder_difference
 from robustness.slow_server import serving
@@ -45,7 +57,9 @@ DOWNLOAD = 0.6
 VERIFIED = 5
 """Of so many trials, one is verified, too: equal records give equal metrics anyway."""
 
-_NOT_WRITTEN = ("said", "tmp")
+MOMENTS = ("times", "writes")
+
+_NOT_WRITTEN = (LOG, TEMPORARY, COUNT)
 """What `forked` has in the folder of a trial."""
 
 
@@ -67,7 +81,7 @@ class Trial:
 
 
 class Undisturbed:
-    """A command that was left alone: what it writes, and how long it takes.
+    """A command that was left alone: what it writes, how often, and how long it takes.
 
     Args:
         ground: what it works on.
@@ -81,7 +95,8 @@ class Undisturbed:
         preload(ground.root / "modules")
         expected.parent.mkdir(exist_ok=True)
         ground.trial.rename(expected)
-        self.seconds = self._run().seconds
+        second = self._run()
+        self.seconds, self.writes = second.seconds, second.writes
         wrong = self._difference()
         if wrong:
             raise SystemExit(f"{' '.join(case.words)}: two undisturbed ones differ: {wrong}")
@@ -94,24 +109,30 @@ class Undisturbed:
         return done
 
     def _call(
-        self, words: tuple[str, ...], *, after: float | None = None, modules: Path | None = None
+        self, words: tuple[str, ...], *, until: Moment | None = None, modules: Path | None = None
     ) -> Ended:
         trial = self._ground.trial
-        return forked(command_of(words, trial / "cache"), trial, after=after, modules=modules)
+        return forked(command_of(words, trial / "cache"), trial, until=until, modules=modules)
 
     def _difference(self) -> str:
         return folder_difference(self._ground.trial, self._expected, but=_NOT_WRITTEN)
 
-    def killed(self, moment: float, *, verify: bool) -> tuple[Trial, str]:
-        """Kill it after some seconds, and give it again; also says what the kill left.
+    def moment(self, draw: np.random.Generator, at: str) -> Moment:
+        """A random moment."""
+        if at == "times":
+            return Moment(seconds=float(draw.uniform(0, self.seconds)))
+        return Moment(write=int(draw.integers(1, self.writes + 1)))
+
+    def killed(self, moment: Moment, *, verify: bool) -> tuple[Trial, str]:
+        """Kill it at a moment, and give it again; also says what the kill left.
 
         Args:
-            moment: seconds from its start.
+            moment: one of the undisturbed command.
             verify: also compute all metrics of its run directories again.
         """
         case, trial = self.case, self._ground.trial
         self._ground.begin(case)
-        first = self._call(case.words, after=moment)
+        first = self._call(case.words, until=moment)
         found = _found(trial) if first.code is None else "had ended"
         again = self._call((*case.words, *case.again))
         wrong = ""
@@ -152,9 +173,10 @@ def campaign(
     seed: int,
     say: Callable[[str], None],
     *,
+    at: str = "times",
     download: float = DOWNLOAD,
 ) -> list[Trial]:
-    """Kill each command `times` times."""
+    """Kill each command `times` times, at random times or writes (`MOMENTS`)."""
     draw, trials = np.random.default_rng(seed), []
     root.mkdir(parents=True, exist_ok=True)
     archive = archive_content()
@@ -167,12 +189,13 @@ def campaign(
             ]
             for number in range(times):
                 one = undisturbed[number % len(undisturbed)]
-                moment = float(draw.uniform(0, one.seconds))
+                whole = f"{one.seconds:.2f} s" if at == "times" else str(one.writes)
+                moment = one.moment(draw, at)
                 trial, found = one.killed(moment, verify=number % VERIFIED == 0)
                 trials.append(trial)
                 say(
                     f"{number + 1:3}/{times}  {command:11} {one.case.variant:16}  killed at "
-                    f"{moment:5.2f} of {one.seconds:5.2f} s  {found:<24}  {trial.wrong or 'same'}"
+                    f"{moment!s:>9} of {whole:7}  {found:<24}  {trial.wrong or 'same'}"
                 )
                 if trial.wrong:
                     _keep(ground.trial, root / "failed" / f"{command}-{number}")
@@ -202,6 +225,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=100, help="how often each command is killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--commands", default=",".join(CASES), help="which of them")
+    parser.add_argument("--at", choices=MOMENTS, default="times", help="where moments are drawn")
     parser.add_argument("--root", type=Path, help="an empty folder, which is kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="oodbench-kill-") as name:
@@ -211,6 +235,7 @@ def main() -> int:
             options.times,
             options.seed,
             lambda line: print(line, flush=True),
+            at=options.at,
         )
     print(table(trials))
     return 1 if any(each.wrong for each in trials) else 0

@@ -137,16 +137,15 @@ def write_manifest(
 
 def save_weights(path: Path) -> None:
     """Weights of the network of `evaluation_words`."""
-    from torchvision.models import resnet18
-
     torch.manual_seed(0)
-    torch.save(resnet18(num_classes=len(CLASSES)).state_dict(), path)
+    network = oodbench.models.create("resnet8", num_classes=len(CLASSES))
+    torch.save(network.state_dict(), path)
 
 
 def evaluation_words(data: Path, weights: Path, out: Path) -> tuple[str, ...]:
     """`oodbench evaluate` of a network, whose weights `save_weights` makes, on the images here."""
     return (
-        *("evaluate", "--model", "torchvision:resnet18", "--normalization", "none"),
+        *("evaluate", "--model", "resnet8", "--normalization", "none"),
         *("--checkpoint", str(weights), "--classes", "folders"),
         *("--id", f"colors={data / 'colors' / 'test'}", "--fit", str(data / "colors" / "train")),
         *("--ood", f"near/dark={data / 'dark'}", "--ood", f"far/noise={data / 'noise'}"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.kills import needs_fork
-from robustness.forked_processes import forked
+from robustness.forked_processes import Moment, forked
 from robustness.kill_and_resume import Trial, campaign, table
 from robustness.same_folders import folder_difference
 
@@ -17,8 +17,8 @@ from robustness.same_folders import folder_difference
 @needs_fork
 def test_killed_downloads_end_as_undisturbed_ones(tmp_path: Path, one_thread: None) -> None:
     said: list[str] = []
-    trials = campaign(tmp_path, ("data fetch",), 4, 0, said.append, download=0.1)
-    assert len(trials) == 4
+    trials = campaign(tmp_path, ("data fetch",), 4, 0, said.append, at="writes", download=0.05)
+    assert [each.hit for each in trials] == [True] * 4
     assert not [each for each in trials if each.wrong], "\n".join([*said, table(trials)])
 
 
@@ -29,9 +29,26 @@ def test_a_process_that_is_left_is_found(tmp_path: Path) -> None:
             time.sleep(60)
 
     assert forked(leave, tmp_path, patience=0.1).left
-    ended = forked(lambda: time.sleep(60), tmp_path, after=0.05)
+    ended = forked(lambda: time.sleep(60), tmp_path, until=Moment(seconds=0.05))
     assert ended.code is None
     assert not ended.left
+
+
+@needs_fork
+def test_a_process_is_killed_before_a_write(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b", "c")]
+
+    def write() -> None:
+        for each in files:
+            each.touch()
+        files[0].unlink()
+
+    assert forked(write, tmp_path).writes == 4
+    assert [each.exists() for each in files] == [False, True, True]
+    files[1].unlink()
+    ended = forked(write, tmp_path, until=Moment(write=2))
+    assert ended.code is None
+    assert [each.exists() for each in files] == [True, False, True]
 
 
 def test_the_table_counts() -> None:
