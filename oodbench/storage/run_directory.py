@@ -5,8 +5,8 @@ the predictions of its model are written before. Every file is written whole, so
 a shorter run.
 
 `run.json` has the SHA-256 of every file with results (`files`), to find later changes. Before files
-are replaced, it also gets their new digests (`writing`): if the run is killed then, each file
-matches one of the two.
+are replaced, it also gets their new digests (`writing`), and what it says of the new results: if
+the run is killed then, each file matches one of the two, and no note of a finished method is lost.
 """
 
 from __future__ import annotations
@@ -132,8 +132,11 @@ class RunDirectory:
         new = {name: _sha256(content) for name, content in contents.items()}
         writing = {name: each for name, each in new.items() if files.get(name) != each}
         if writing:
-            before = before.model_copy(update={"files": files, "writing": writing})
-            before.write(self.description_path)
+            # Notes, warnings and checksums come before the results that they belong to: records
+            # mark these as finished, and a run that is resumed does not find them again.
+            begun: dict[str, Any] = {"status": before.status, "records": before.records}
+            begun |= {"files": files, "writing": writing}
+            description.model_copy(update=begun).write(self.description_path)
         for name, content in contents.items():
             if self._digest(name) != new[name]:
                 write_atomic(self.folder / name, content)

@@ -47,6 +47,29 @@ def test_every_file_with_results_has_a_digest(complete: Path) -> None:
     assert Run(complete).changed == ()
 
 
+def test_a_run_that_is_killed_after_its_records_has_what_is_said_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records mark a method as finished: its notes and warnings are not found again."""
+    directory, write = RunDirectory(tmp_path), rundir.write_atomic
+    directory.write(RunDescription(run_id="a"), {"records.jsonl": ""})
+
+    def then_killed(path: Path, content: bytes | str) -> None:
+        write(path, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rundir, "write_atomic", then_killed)
+    said = {"notes": {"A/seed0": ["a note"]}, "warnings": {"A, seed 0": ["a sign"]}}
+    done = RunDescription(run_id="a", status="complete", **said)
+    with pytest.raises(KeyboardInterrupt):
+        directory.write(done, {"records.jsonl": "{}\n"})
+    assert (tmp_path / "records.jsonl").read_text() == "{}\n"
+    found = directory.read_description()
+    assert {"notes": found.notes, "warnings": found.warnings} == said
+    assert found.status == "running"
+    assert directory.changed() == ()
+
+
 @pytest.mark.parametrize(("name", "key"), CHANGES)
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html", "latex"])
 def test_a_report_says_that_a_file_was_changed(
