@@ -19,12 +19,7 @@ from oodbench.cli.deployment import detector_fitting, exporting, image_scoring
 from oodbench.cli.display import say
 from oodbench.cli.finished_runs import comparing, reporting, site_building, verifying
 from oodbench.cli.help_text import PlainCommand
-from oodbench.cli.streams import (
-    ReaderLeft,
-    finish_output,
-    prepare_streams,
-    stopped_as_by_a_user,
-)
+from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams, stopped_as_by_a_user
 from oodbench.errors import ExitCode, UserError
 
 app = typer.Typer(

@@ -10,11 +10,7 @@ from oodbench.data.listed_files import choices, fetched_place, images_are_there
 from oodbench.data.readers.listed_images import class_folder
 from oodbench.data.readers.published_lists import list_file
 from oodbench.data.store.availability import dataset_state
-from oodbench.data.store.checkpoint_files import (
-    CheckpointFiles,
-    Weights,
-    placed_checkpoint,
-)
+from oodbench.data.store.checkpoint_files import CheckpointFiles, Weights, placed_checkpoint
 from oodbench.data.store.fetching import unpacked_whole
 from oodbench.data.store.locations import StoredFiles, content_folder, dataset_folder
 from oodbench.specs import CheckpointSpec, DatasetSpec, FileSpec

@@ -27,14 +27,7 @@ from oodbench.plugins.content_folders import Plugin
 from oodbench.plugins.declarations import BrokenDetectorError
 from oodbench.plugins.importing import load_class
 from oodbench.testing.assertions import CheckFailed, expect
-from oodbench.testing.planted import (
-    IMAGES,
-    PLANTED,
-    PlantedBatches,
-    PlantedNetwork,
-    Split,
-    copied,
-)
+from oodbench.testing.planted import IMAGES, PLANTED, PlantedBatches, PlantedNetwork, Split, copied
 from oodbench.testing.targets import broken, detector_file
 
 View = Callable[[Split], Outputs]

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from oodbench.errors import UserError
-from oodbench.files import (
-    cache_folder,
-    canonical_json,
-    digest,
-    remove_unfinished_of,
-    write_atomic,
-)
+from oodbench.files import cache_folder, canonical_json, digest, remove_unfinished_of, write_atomic
 from oodbench.models import code_version
 from oodbench.models.registry import source_file
 from oodbench.specs import ModelSpec

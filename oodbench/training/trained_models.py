@@ -32,11 +32,7 @@ from oodbench.training.checkpoints import (
 from oodbench.training.initialization import new_classifier, new_loss
 from oodbench.training.loop import train
 from oodbench.training.precision import with_precision
-from oodbench.training.published_models import (
-    Images,
-    Publication,
-    published_classifier,
-)
+from oodbench.training.published_models import Images, Publication, published_classifier
 from oodbench.training.state import Epoch, TrainingState
 
 

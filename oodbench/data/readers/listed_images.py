@@ -12,12 +12,7 @@ import numpy as np
 from oodbench.data.image_decoder import SUFFIXES
 from oodbench.data.readers.image_places import FoundImages, candidates, found_images
 from oodbench.data.readers.listed_arrays import arrays_folder, found_arrays
-from oodbench.data.readers.published_lists import (
-    ListedImage,
-    list_file,
-    places_of,
-    read_list,
-)
+from oodbench.data.readers.published_lists import ListedImage, list_file, places_of, read_list
 from oodbench.data.stored_images import (
     FileContents,
     FileStamp,

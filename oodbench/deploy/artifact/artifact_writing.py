@@ -38,13 +38,7 @@ from oodbench.deploy.deployed_model import DeployedModel, check_same
 from oodbench.detector import Detector
 from oodbench.engine.method_results import chosen_parameters
 from oodbench.errors import UserError, listed
-from oodbench.files import (
-    TEMPORARY_PREFIX,
-    explained,
-    make_folder,
-    remove_unfinished,
-    write_atomic,
-)
+from oodbench.files import TEMPORARY_PREFIX, explained, make_folder, remove_unfinished, write_atomic
 from oodbench.metrics.thresholds import Threshold
 from oodbench.models.user_classifier import UserClassifier
 from oodbench.storage.fitted_state.detector_state import stored_state

@@ -6,11 +6,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from oodbench.report.published.cells import Measure
-from oodbench.report.published.compared_tables import (
-    ComparedTable,
-    Place,
-    PublishedComparisonData,
-)
+from oodbench.report.published.compared_tables import ComparedTable, Place, PublishedComparisonData
 from oodbench.report.seed_means import Estimate
 
 

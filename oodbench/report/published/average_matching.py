@@ -7,20 +7,10 @@ from collections.abc import Iterator, Mapping
 from oodbench.errors import UserError
 from oodbench.metrics import METRICS
 from oodbench.report.leaderboard import LeaderboardData, Row
-from oodbench.report.published.averages import (
-    Average,
-    AverageRow,
-    ComparedAverages,
-    PublishedValue,
-)
+from oodbench.report.published.averages import Average, AverageRow, ComparedAverages, PublishedValue
 from oodbench.report.published.cells import Measure
 from oodbench.report.seed_means import Estimate
-from oodbench.specs import (
-    AverageEntry,
-    AveragesSpec,
-    PublishedReference,
-    PublishedSpec,
-)
+from oodbench.specs import AverageEntry, AveragesSpec, PublishedReference, PublishedSpec
 from oodbench.storage.records import ID_ACCURACY
 from oodbench.storage.run_description import RunDescription
 

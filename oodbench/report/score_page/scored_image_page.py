@@ -18,16 +18,7 @@ from oodbench.errors import counted, visible
 from oodbench.metrics.thresholds import percentage
 from oodbench.report.score_page.score_log import ScoreLog
 from oodbench.report.score_page.selection import SHOWN, groups
-from oodbench.report.site.plots import (
-    BOTTOM,
-    LEFT,
-    RIGHT,
-    TOP,
-    Line,
-    Plot,
-    Scale,
-    path_through,
-)
+from oodbench.report.site.plots import BOTTOM, LEFT, RIGHT, TOP, Line, Plot, Scale, path_through
 from oodbench.report.site.rendering import site_environment
 
 _SIDE = 160

@@ -8,14 +8,7 @@ from dataclasses import replace
 
 from oodbench.errors import counted
 from oodbench.report.columns import Column
-from oodbench.report.leaderboard import (
-    FPR,
-    RANKED_BY,
-    Absence,
-    JoinedRun,
-    LeaderboardData,
-    Row,
-)
+from oodbench.report.leaderboard import FPR, RANKED_BY, Absence, JoinedRun, LeaderboardData, Row
 from oodbench.report.tables.averages_layout import average_notes, average_tables, sources
 from oodbench.report.tables.cost_tables import (
     UNSTEADY_NOTE,
@@ -24,14 +17,7 @@ from oodbench.report.tables.cost_tables import (
     requirements_table,
     unsteady,
 )
-from oodbench.report.tables.document import (
-    TIED_SIGN,
-    Cell,
-    Document,
-    Heading,
-    Section,
-    Table,
-)
+from oodbench.report.tables.document import TIED_SIGN, Cell, Document, Heading, Section, Table
 from oodbench.report.tables.method_cells import RUN, name_headings, named, sections
 from oodbench.report.tables.notes import cost_notes, mark_notes, notes, tuning_notes
 from oodbench.report.tables.optional_tables import optional_set_tables, optional_tables

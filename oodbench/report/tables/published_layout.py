@@ -18,11 +18,7 @@ from oodbench.report.published.compared_tables import (
 )
 from oodbench.report.seed_means import LEVEL
 from oodbench.report.tables.averages_layout import agreements as average_agreements
-from oodbench.report.tables.averages_layout import (
-    average_notes,
-    average_tables,
-    first_table,
-)
+from oodbench.report.tables.averages_layout import average_notes, average_tables, first_table
 from oodbench.report.tables.compared_cells import (
     COVERED_SIGN,
     difference_cell,

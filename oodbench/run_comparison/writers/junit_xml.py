@@ -7,19 +7,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from oodbench.errors import visible
-from oodbench.run_comparison.changes import (
-    Change,
-    Finding,
-    GateResult,
-    RunComparison,
-    Verdict,
-)
-from oodbench.run_comparison.writers.change_tables import (
-    interval,
-    metric_name,
-    percent,
-    points,
-)
+from oodbench.run_comparison.changes import Change, Finding, GateResult, RunComparison, Verdict
+from oodbench.run_comparison.writers.change_tables import interval, metric_name, percent, points
 from oodbench.run_comparison.writers.findings import alike, sentence
 
 _TAGS = ("failure", "error", "skipped")
