@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 
+_LONGEST = 2000
+"""Characters of the longest message."""
+
 
 class ExitCode(IntEnum):
     """Exit codes of every `oodbench` command."""
@@ -58,10 +61,12 @@ def sentence(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Text in one line, with escapes for characters that do not print.
+    """Text in one line, with escapes for characters that do not print; cut if it is very long.
 
     Names of files may contain line feeds, byte order marks, and bytes that are not text.
     """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST * 3 // 4]} ... {text[-_LONGEST // 5 :]}"
     if text.isprintable():
         return text
     return "".join(

@@ -248,6 +248,18 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def parsed_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def digest(*parts: bytes | str) -> str:
     """SHA-256 of the parts, each preceded by its length, as 64 hexadecimal digits."""
     total = hashlib.sha256()

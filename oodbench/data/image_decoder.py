@@ -8,6 +8,8 @@ more than 8 bits per channel are refused.
 from __future__ import annotations
 
 import io
+import stat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,14 @@ SUFFIXES = frozenset(
     "bmp gif jfif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
 )
 """Suffixes of image files, in lower case."""
+
+LARGEST_FILE = 1 << 30
+"""Maximum size in bytes of an encoded image."""
+
+_MOST_PIXELS = 2 * 89_478_485
+"""Maximum number of pixels of an image after resizing; Pillow's limit for images in files."""
+
+_LONGEST_SIDE = 1 << 20
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F")
@@ -48,6 +58,22 @@ class WrongShapeError(Exception):
     """An image has not the manifest's size, and the manifest has no `resize`."""
 
 
+def read_encoded(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        OSError: it cannot be read, has more than a gigabyte, or is a pipe or a device, reading
+            which might never end.
+        ValueError: the path has an invalid character.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError("it is not a file")
+    if about.st_size > LARGEST_FILE:
+        raise OSError("the file has more than a gigabyte")
+    return path.read_bytes()
+
+
 def decode_image(
     content: Content, shape: Shape, resize: ResizeSpec | None
 ) -> tuple[NDArray[np.uint8], str]:
@@ -63,7 +89,8 @@ def decode_image(
         "".
 
     Raises:
-        CorruptImageError: the image cannot be decoded.
+        CorruptImageError: the image cannot be decoded, or is so long and narrow that resizing its
+            short side gives more than 178 million pixels.
         WrongShapeError: it has another size, and `resize` is None.
     """
     channels, height, width = shape
@@ -113,6 +140,10 @@ def _with_short_side(image: Image.Image, length: int, resampling: Image.Resampli
         size = length, int(length * height / width)
     else:
         size = int(length * width / height), length
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise CorruptImageError(
+            f"it is {height}x{width}, and {size[1]}x{size[0]} after its short side is resized"
+        )
     return image if size == image.size else image.resize(size, resampling)
 
 
@@ -138,6 +169,8 @@ def _decoded(content: Content, mode: str, least: tuple[int, int] | None) -> tupl
                 raise CorruptImageError(
                     f"it has more than 8 bits per channel (mode {image.mode}); convert it to 8"
                 )
+            if max(image.size) > _LONGEST_SIDE:  # Pillow takes a pointer of memory for each row
+                raise CorruptImageError(f"it is {image.height}x{image.width}: that is no image")
             if least is not None:
                 image.draft(None, least)  # has an effect for JPEG files alone
             return image.convert(mode), _lost(image)

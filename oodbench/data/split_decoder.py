@@ -77,6 +77,8 @@ class SplitDecoder:
                 "Add 'resize' to the manifest to resize all images (`resize: {filter: bilinear, "
                 "crop: center}`), or correct its 'shape'.",
             ) from error
+        except MemoryError as error:
+            raise UserError(f"{self.where(index)} does not fit into the memory.") from error
         except CorruptImageError as error:
             if self.spec.corrupt_images == "skip":
                 return DecodedImage(index, None, found, "")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.image_decoder import Content
+from oodbench.data.image_decoder import Content, read_encoded
 from oodbench.errors import UserError
 from oodbench.files import digest
 
@@ -59,7 +59,7 @@ class FileContents:
 
     def __call__(self, index: int) -> bytes:
         """The bytes of a file; OSError if it cannot be read."""
-        return (self.folder / self.names[index]).read_bytes()
+        return read_encoded(self.folder / self.names[index])
 
 
 @dataclass(frozen=True, eq=False)

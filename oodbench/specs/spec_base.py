@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
-from oodbench.errors import kind_of
+from oodbench.errors import kind_of, shown
 from oodbench.specs.names import method_obstacle, obstacle, shortened
 from oodbench.written_values import WrittenValues
 
@@ -110,7 +110,7 @@ def recordable(values: dict[str, Any]) -> dict[str, Any]:
 def _check_recordable(value: Any, key: str) -> None:
     problem = number_obstacle(value)
     if problem is not None:
-        raise ValueError(f"{key}: {problem}, not {value}")
+        raise ValueError(f"{key}: {problem}, not {shown(value)}")
     if isinstance(value, dict):
         for inner, each in value.items():
             if not isinstance(inner, str):

@@ -23,12 +23,30 @@ S = TypeVar("S", bound=Spec)
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_LARGEST = 1 << 22
+"""Bytes of the largest file that is read; its values take hundreds of times the memory."""
+
+_MOST_VALUES = 1_000_000
+"""Maximum number of values of a file with all aliases written out."""
+
+
 class _StrictLoader(_BaseLoader):  # type: ignore[misc]
     """The safe loader, without the surprising rules of YAML 1.1.
 
     It refuses duplicate keys and numbers in another base (YAML 1.1 reads 010 as 8 and 1:30 as 90),
-    and reads 1e-3 as a number (YAML 1.1 requires a dot).
+    and reads 1e-3 as a number (YAML 1.1 requires a dot). It refuses aliases that repeat each other:
+    a file of a kilobyte can mean billions of values.
     """
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _values(node, {}) > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"with all aliases (*) written out, it has more than {_MOST_VALUES:,} values",
+                node.start_mark,
+            )
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -136,6 +154,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
             mapping, or has an alias that contains itself.
     """
     try:
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"{path} has more than {_LARGEST:,} bytes: it is no file of oodbench.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -282,6 +302,17 @@ def _place(error: ErrorDetails) -> tuple[str, ...]:
     """The keys of an error, without pydantic's names for the types of a union and for keys."""
     parts = [str(part) for part in error["loc"]]
     return tuple(part for part in parts if not part.endswith("]"))
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Number of values of a node with all aliases written out; an alias to itself counts once."""
+    if not isinstance(node.value, list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 1  # while its parts are counted
+        parts = (part for each in node.value for part in (each if type(each) is tuple else (each,)))
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _contains(node: yaml.Node, wanted: yaml.Node, seen: set[int]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, ValidationError
 
 from oodbench.errors import UserError
-from oodbench.files import canonical_json, digest, write_atomic
+from oodbench.files import canonical_json, digest, parsed_json, write_atomic
 from oodbench.written_values import WrittenValues
 
 _SEAL = "seal"
@@ -35,7 +35,7 @@ class Description(DescriptionPart):
             UserError: if it cannot be read, or is not a description of this schema.
         """
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(parsed_json(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise
         except ValidationError as error:
@@ -74,7 +74,7 @@ def is_sealed(path: Path) -> bool | None:
         UserError: if it cannot be read.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parsed_json(path.read_text(encoding="utf-8"))
         return sealed(content) == content if _SEAL in content else None
     except FileNotFoundError:
         raise

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from oodbench.errors import UserError
-from oodbench.files import TEMPORARY_PREFIX, explained, make_folder
+from oodbench.files import TEMPORARY_PREFIX, explained, make_folder, parsed_json
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def _me() -> dict[str, object]:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        holder = parsed_json(path.read_text(encoding="utf-8"))
         where = f"process {holder['pid']} on {holder['host']}"
         return f"{where} since {holder['since']} (`{holder['command']}`)"
     except (OSError, ValueError, KeyError, TypeError):

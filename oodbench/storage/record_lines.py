@@ -6,7 +6,6 @@ or written by another tool, a report shows possible values or an error, not a tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from oodbench.errors import UserError
-from oodbench.files import canonical_json
+from oodbench.files import canonical_json, parsed_json
 from oodbench.metrics import of_id_images
 from oodbench.storage.records import (
     ID_ACCURACY,
@@ -98,7 +97,7 @@ def parse_line(kind: type[R], line: str) -> R:
         ValueError: if it is none; the message begins with the field that is wrong.
         RecursionError: if it is nested too deeply.
     """
-    content = json.loads(line)
+    content = parsed_json(line)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     if content.get("schema_version") != SCHEMA_VERSION:

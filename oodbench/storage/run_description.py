@@ -246,6 +246,7 @@ class RunDescription(Description):
         duplicates_of_id_images: csID or OOD set -> number of its test images that are ID images.
         notes: "method/seed<k>" -> notes.
         warnings: "data", "model" or "model, seed k" -> signs of a mistake in the data.
+        warned_by: model -> seed that the signs under its name are of: the highest with signs.
         files: file with results -> SHA-256.
         writing: likewise, of the files that are about to be written; empty when all are written.
     """
@@ -274,6 +275,7 @@ class RunDescription(Description):
     duplicates_of_id_images: dict[str, int] = {}
     notes: dict[str, list[str]] = {}
     warnings: dict[str, list[str]] = {}
+    warned_by: dict[str, int] = {}
     files: dict[FileName, str] = {}
     writing: dict[FileName, str] = {}
 
@@ -312,5 +314,6 @@ class RunDescription(Description):
             "published": self.published,
             "data_notes": self.data_notes,
             "left_out": self.left_out,
+            "warned_by": self.warned_by,
         }
         return {name for name, value in absent.items() if not value}

@@ -281,7 +281,15 @@ def read_arrays(path: Path, what: str) -> dict[str, Any]:
     """The arrays of a file; UserError if it is missing or not readable."""
     try:
         with _one_reader, np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            members = arrays.zip.infolist()
+            # They are stored as they are; compressed ones might fill the memory.
+            if sum(each.file_size for each in members) > path.stat().st_size:
+                raise ValueError("its arrays are larger than the file")
+            found = {name: arrays[name] for name in arrays.files}
+            for name, array in found.items():
+                if not isinstance(array, np.ndarray):  # bytes that do not begin as an array
+                    raise ValueError(f"'{name}' is no array")
+            return found
     except Exception as error:  # numpy, zipfile and zlib raise many types for damaged files
         raise UserError(f"Cannot read the {what} in {path}: {error}.") from error
 

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from oodbench.errors import UserError
-from oodbench.files import cache_folder, canonical_json, digest, remove_unfinished_of, write_atomic
+from oodbench.files import (
+    cache_folder,
+    canonical_json,
+    digest,
+    parsed_json,
+    remove_unfinished_of,
+    write_atomic,
+)
 from oodbench.models import code_version
 from oodbench.models.registry import source_file
 from oodbench.specs import ModelSpec
@@ -179,7 +186,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         UserError: if the file is not a checkpoint.
     """
     try:
-        history = json.loads(_metadata(path.read_bytes())["history"])
+        history = parsed_json(_metadata(path.read_bytes())["history"])
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise UserError(f"{path} is not a checkpoint of oodbench.") from error
     assert isinstance(history, list)
@@ -188,7 +195,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 def _metadata(content: bytes) -> dict[str, str]:
     (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
+    header = parsed_json(content[8 : 8 + length])
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError("it has no metadata")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodbench.files import canonical_json, digest, write_atomic
+from oodbench.files import canonical_json, digest, parsed_json, write_atomic
 
 FORMAT = "oodbench-training-1"
 _MOMENTUM = "momentum_buffer"
@@ -167,7 +167,7 @@ class TrainingState:
                 tensors = {name: file.get_tensor(name) for name in names}
                 if metadata.get("content") != tensors_digest(tensors) or not is_unchanged(metadata):
                     return None
-                return tensors, json.loads(metadata["history"])
+                return tensors, parsed_json(metadata["history"])
         except (SafetensorError, OSError, ValueError, KeyError):
             return None
 

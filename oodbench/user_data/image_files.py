@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import stat
 import sys
 import warnings
 from collections import Counter
@@ -32,6 +31,7 @@ from oodbench.data.image_decoder import (
     Shape,
     WrongShapeError,
     decode_image,
+    read_encoded,
 )
 from oodbench.errors import UserError, counted, listed
 from oodbench.specs import ResizeSpec
@@ -41,10 +41,6 @@ LIST_SUFFIX = ".txt"
 
 STANDARD_INPUT = "-"
 """In the place of a list: its lines come from standard input."""
-
-_LARGEST = 2**30
-"""Bytes of the largest file that is read."""
-
 
 _MOST_AT_ONCE = 256
 _PLACES = 1 << 22
@@ -250,17 +246,13 @@ def decoded_file(
 def _content(path: str) -> bytes:
     """The bytes of a file; CorruptImageError if it cannot be read."""
     try:
-        about = Path(path).stat()
-        if not stat.S_ISREG(about.st_mode):  # reading a pipe or a device might never end
-            raise CorruptImageError("it is not a file")
-        if not about.st_size:
-            raise CorruptImageError("the file is empty")
-        if about.st_size > _LARGEST:
-            raise CorruptImageError("the file has more than a gigabyte")
-        return Path(path).read_bytes()
+        content = read_encoded(Path(path))
     except (OSError, ValueError) as error:  # ValueError: an invalid character in the path
         reason = error.strerror if isinstance(error, OSError) else None
         raise CorruptImageError(reason or str(error)) from error
+    if not content:
+        raise CorruptImageError("the file is empty")
+    return content
 
 
 class ImageStream:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from oodbench.errors import UserError, shown
-from oodbench.files import canonical_json
+from oodbench.files import canonical_json, parsed_json
 from oodbench.plugins.catalog import Catalog
 from oodbench.plugins.content_folders import BUILT_IN
 from oodbench.report.leaderboard import LeaderboardData
@@ -144,8 +144,8 @@ def check_reports(
 
 def _json_difference(name: str, stored: str, expected: str) -> Iterator[Discrepancy]:
     try:
-        found = json.loads(stored)
-    except (ValueError, RecursionError) as error:
+        found = parsed_json(stored)
+    except ValueError as error:
         yield Discrepancy(file=name, reason=f"it is no JSON: {error}")
         return
     for place, value, wanted in _different(found, json.loads(expected), ""):

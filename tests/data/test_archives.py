@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oodbench.data.store import archives
+from oodbench.data.readers import tar_members
 from oodbench.data.store.archives import Unpacked, unpack
 from oodbench.errors import UserError
 
@@ -231,9 +231,55 @@ def test_headers_of_headers(tmp_path: Path) -> None:
 
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "_MEMBERS", 5)
+    monkeypatch.setattr(tar_members, "MOST_MEMBERS", 5)
     path = make_tar(tmp_path / "a.tar.gz", *(member(str(index)) for index in range(6)))
     assert "it has more than 5 members" in refusal(path)
+
+
+def test_too_many_long_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_members, "_NAMES", 1000)
+    path = make_tar(tmp_path / "a.tar.gz", *(member(f"{index:0200}") for index in range(6)))
+    assert "the headers of its members are longer" in refusal(path)
+
+
+@pytest.mark.parametrize("size", [b"-0000001000\0", b"\xff" * 11 + b"\0"], ids=["octal", "binary"])
+def test_a_negative_size(tmp_path: Path, size: bytes) -> None:
+    """tarfile goes back by it and reads the same headers again, without end."""
+    header = bytearray(member("1")[0].tobuf())
+    header[124:136] = size
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * ord(" ") + sum(header[156:]))
+    path = tmp_path / "a.tar"
+    path.write_bytes(member("0")[0].tobuf() + bytes(header) + bytes(1024))
+    assert "the size of its member '1' is negative" in refusal(path)
+
+
+def test_a_chain_of_links_is_followed_once(tmp_path: Path) -> None:
+    """Followed from each of its links, it takes 200 million steps."""
+    count = 20_000
+    links = [link(f"{index}", f"{index + 1}") for index in range(count)]
+    path = make_tar(tmp_path / "a.tar.gz", *links)
+    assert "its link '0' leads to no file of the archive" in refusal(path)
+    (path.parent / "into").rmdir()
+    path = make_tar(tmp_path / "a.tar.gz", *links, member(f"{count}", b"x" * 10))
+    assert "its content is larger than 10,000 bytes" in refusal(path)
+
+
+def test_contents_are_read_in_the_order_of_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going back, a compressed archive is read from its start."""
+    names = [str(index) for index in range(9)]
+    first, last = ([member(name, b"x" * 9) for name in each] for each in (names, names[::-1]))
+    read: list[str] = []
+    extract = tarfile.TarFile.extractfile
+
+    def noted(self: tarfile.TarFile, info: tarfile.TarInfo) -> object:
+        read.append(info.name)
+        return extract(self, info)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", noted)
+    assert len(unpacked(make_tar(tmp_path / "a.tar.gz", *first, *last))[1]) == 9
+    assert read == names[::-1]
 
 
 def test_long_names_and_large_members(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from helpers.notes import Notes
 from helpers.servers import Server, redirect, refuse, send, serving
 
 from oodbench.data.store import download as module
+from oodbench.data.store import http_response
 from oodbench.data.store.download import download
 from oodbench.data.store.http_response import ResponseSink
 from oodbench.errors import UserError
@@ -215,6 +216,52 @@ def test_a_server_that_stops_again_and_again(
     else:
         get(file, tmp_path)  # 5 attempts, each of which gets further
         assert len(server.requests) == 5
+
+
+def test_a_server_that_sends_a_byte_at_a_time(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comes before the timeout; the whole file would take hours."""
+    monkeypatch.setattr(http_response, "SLOW", 0.2)
+
+    def drip(handler: Any) -> None:
+        send(handler, CONTENT, upto=0)
+        for byte in CONTENT:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+    server.behaviors["/a/data.bin"] = drip
+    error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
+    assert "it sends less than 65,536 bytes in 0 s" in error.message
+    assert len(server.requests) == module.ATTEMPTS
+
+
+def test_a_server_that_sends_an_archive_without_an_end(server: Server, tmp_path: Path) -> None:
+    server.behaviors["/a/data.bin"] = lambda handler: send(handler, CONTENT, length=False)
+    limited = {"size": None, "unpacked_limit": 100_000}
+    error = refused(spec(f"{server.url}/a/data.bin", **limited), tmp_path)
+    assert "it sent more than 265,536 bytes" in error.message
+    del server.behaviors["/a/data.bin"]
+    error = refused(spec(f"{server.url}/a/data.bin", **limited), tmp_path)
+    assert "it has 300,000 bytes there, at most 265,536 fit" in error.message
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("file:///etc/hostname", "No connection adapters were found for 'file:///etc/hostname'"),
+        ("http://[::bad/", "Invalid IPv6 URL"),
+        ("http://" + "a" * 60_000, "label too long"),
+    ],
+    ids=["file", "bracket", "long"],
+)
+def test_a_redirection_to_no_web_address(
+    server: Server, tmp_path: Path, to: str, said: str
+) -> None:
+    server.behaviors["/x"] = redirect(to)
+    error = refused(spec(f"{server.url}/x", size=None), tmp_path)
+    assert said in error.message
+    assert len(error.message) < 2500
 
 
 def test_truncated_for_good(server: Server, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from oodbench.data.image_decoder import decode_image
+from oodbench.data.image_decoder import CorruptImageError, decode_image
 from oodbench.specs import ResizeSpec
 
 SIZES = [(1, 1), (3, 1000), (31, 32), (32, 32), (32, 33), (33, 32), (45, 37), (64, 64), (500, 375)]
@@ -75,3 +75,16 @@ def test_a_draft_that_is_cropped_in_one_step() -> None:
         how = ResizeSpec(crop=crop, draft=True)  # type: ignore[arg-type]
         found, _ = decode_image(content.getvalue(), (3, 64, 64), how)
         assert np.abs(found.astype(int) - np.array([10, 200, 30])[:, None, None]).max() <= 3
+
+
+def test_an_image_that_is_too_narrow_to_be_resized() -> None:
+    """A thousand bytes would become 15 GB."""
+    content = io.BytesIO()
+    Image.new("L", (100_000, 1)).save(content, "PNG")
+    with pytest.raises(CorruptImageError, match="it is 1x100000, and 224x22400000 after"):
+        decode_image(content.getvalue(), (3, 224, 224), ResizeSpec(short_side=224))
+    found, _ = decode_image(content.getvalue(), (3, 8, 8), ResizeSpec(short_side=8))
+    assert found.shape == (3, 8, 8)
+    header = b"P5 1 2000000 255\n"
+    with pytest.raises(CorruptImageError, match="it is 2000000x1: that is no image"):
+        decode_image(header, (3, 8, 8), ResizeSpec())

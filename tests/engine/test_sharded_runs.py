@@ -10,6 +10,7 @@ import pytest
 from engine.test_workers import decisive
 from helpers.commands import Command
 from helpers.finished_run import check_same, description, records, run
+from helpers.notes import Notes
 
 from oodbench.engine.cells import shard_evaluator
 from oodbench.engine.cells.shard_evaluator import ShardEvaluator
@@ -167,11 +168,13 @@ class LosingShards(InProcess[Any]):
 def test_a_lost_shard_fails_its_cell_and_the_others_are_kept(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: Counter[str]
 ) -> None:
-    folder = tmp_path / "run"
+    folder, notes = tmp_path / "run", Notes()
     with monkeypatch.context() as patch:
         patch.setattr(executor_choice, "InProcess", LosingShards)
-        done = run(folder, **ONE, shard_images=100)
+        done = run(folder, **ONE, shard_images=100, progress=notes)
     assert not done.complete
+    ends = [said for said in notes.ends if said.startswith("SoftMax, seed 0")]
+    assert ends == ["SoftMax, seed 0: FAILED: its worker process ended twice"], "a cell ends once"
     assert {each["reason"] for each in records(folder)} == {"its worker process ended twice"}
     steps.clear()
     assert run(folder, **ONE, shard_images=100, resume=True).complete

@@ -21,8 +21,9 @@ from oodbench.engine.executors import executor_choice
 from oodbench.engine.executors.executor import Ended
 from oodbench.engine.executors.in_process import InProcess
 from oodbench.engine.mistakes import FeatureSigns
-from oodbench.errors import UserError
+from oodbench.errors import InterruptedRun, UserError
 from oodbench.plugins.declarations import BrokenDetectorError, read_detector
+from oodbench.progress import Silent
 
 CLASSES = 4
 
@@ -129,6 +130,14 @@ class LastFirst(InProcess[Any]):
         return super().ended()
 
 
+class Stopping(Silent):
+    """As a user who presses Ctrl-C when the first cell has ended."""
+
+    def done(self, text: str) -> None:
+        if "seed 1" in text:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.filterwarnings("ignore:Signed")
 def test_a_run_warns_once_for_a_model_and_resuming_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -150,6 +159,10 @@ def test_a_run_warns_once_for_a_model_and_resuming_keeps_it(
     monkeypatch.setattr(executor_choice, "InProcess", LastFirst)
     other = oodbench.run(benchmark, out=tmp_path / "other", seeds=2)
     assert other.warnings == run.warnings, "the share differs between seeds"
+    with pytest.raises(InterruptedRun):  # seed 0 is left
+        oodbench.run(benchmark, out=tmp_path / "part", seeds=2, progress=Stopping())
+    resumed = oodbench.run(benchmark, out=tmp_path / "part", seeds=2, resume=True)
+    assert resumed.warnings == run.warnings
     again = oodbench.run(
         benchmark,
         out=tmp_path / "run",

@@ -11,9 +11,13 @@ class Notes(Silent):
     def __init__(self) -> None:
         self.details: list[str] = []
         self.warnings: list[str] = []
+        self.ends: list[str] = []
 
     def detail(self, text: str) -> None:
         self.details.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def done(self, text: str) -> None:
+        self.ends.append(text)

@@ -82,7 +82,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ('{"schema_version": 2}', "schema_version: Input should be 1"),
         ('{"benchmark": {"models": []}}', "benchmark: .*models"),
         ('{"files": {"/etc/passwd": "0"}}', "files"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_no_description_is_one_clear_error(

@@ -264,6 +264,13 @@ def test_unreadable_scores_are_said(copy: Path) -> None:
         directory.read_scores(("nothing", 0))
 
 
+def test_scores_that_would_fill_the_memory(copy: Path) -> None:
+    directory = RunDirectory(copy)
+    np.savez_compressed(directory.scores_path((METHODS[0], 0)), id=np.zeros(100_000))
+    with pytest.raises(UserError, match="its arrays are larger than the file"):
+        directory.read_scores((METHODS[0], 0))
+
+
 @pytest.mark.parametrize("field", ["benchmark_version", "n_id"])
 def test_a_changed_file_is_named_before_what_it_contradicts(copy: Path, field: str) -> None:
     path = copy / "records.jsonl"

@@ -399,8 +399,11 @@ def test_torchvision_s_weights(
     data = torchvision_weights(tmp_path, monkeypatch, server.url)
     name = f"shufflenet-{sha256(data).hexdigest()[:8]}.pth"
     error = refusal("", tmp_path, COLORS, **SHUFFLENET, normalization=None)
-    assert "HTTP Error 404" in error.message
-    assert f"put it into {tmp_path / 'root/checkpoints'}." in error.hint
+    assert "HTTP 404" in error.message
+    assert f"put it into {tmp_path / 'root/checkpoints'} as {name}." in error.hint
+    server.files[f"/{name}"] = b"other"
+    error = refusal("", tmp_path, COLORS, **SHUFFLENET, normalization=None)
+    assert f"instead of {sha256(data).hexdigest()[:8]}" in error.message
     server.files[f"/{name}"] = data
     classifier, found = made("", tmp_path, COLORS, **SHUFFLENET, normalization=None)
     assert found.source == f"torchvision:shufflenet_v2_x0_5 IMAGENET1K_V1 ({name})"

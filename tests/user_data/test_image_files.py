@@ -147,7 +147,7 @@ def test_what_cannot_be_read_is_reported_and_skipped(
     os.mkfifo(tmp_path / "pipe.png")
     names = [*broken, "deep.png", "bomb.png", "pipe.png", "absent.png", "nul\0.png"]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    monkeypatch.setattr("oodbench.user_data.image_files._LARGEST", len(whole) + 1000)
+    monkeypatch.setattr("oodbench.data.image_decoder.LARGEST_FILE", len(whole) + 1000)
     (tmp_path / "huge.png").write_bytes(whole + bytes(1001))
     files = [good[0], *(tmp_path / name for name in names), good[1], tmp_path / "huge.png", good[2]]
     images, problems = stream(files, workers=1, batch_size=2)

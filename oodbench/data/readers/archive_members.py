@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import struct
-import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.image_decoder import SUFFIXES
+from oodbench.data.image_decoder import LARGEST_FILE, SUFFIXES
+from oodbench.data.readers.tar_members import TAR_ERRORS, TarMembers, UnsafeTarError
 from oodbench.errors import UserError
 
 _HEADER = 30
@@ -53,8 +53,8 @@ class ZipContents:
 
     Attributes:
         path: the file.
-        spans: shape [N, 4], int64: position of each member's header, size of its compressed data,
-            compression method (0: none, 8: deflate), CRC-32.
+        spans: shape [N, 5], int64: position of each member's header, size of its compressed data,
+            size of its data, compression method (0: none, 8: deflate), CRC-32.
     """
 
     path: Path
@@ -62,17 +62,17 @@ class ZipContents:
 
     def __call__(self, index: int) -> bytes:
         """The bytes of a member; OSError if they cannot be read."""
-        start, size, method, checksum = self.spans[index].tolist()
+        start, compressed, size, method, checksum = self.spans[index].tolist()
         with self.path.open("rb") as file:
             file.seek(start)
             header = file.read(_HEADER)
             if len(header) == _HEADER:
                 name, extra = struct.unpack("<HH", header[-4:])
                 file.seek(name + extra, os.SEEK_CUR)
-            content = file.read(size)
+            content = file.read(compressed)
         if method == zipfile.ZIP_DEFLATED:
-            try:
-                content = zlib.decompress(content, -zlib.MAX_WBITS)
+            try:  # a byte more than it says is enough for a wrong checksum
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
             except zlib.error as error:
                 raise OSError(f"{self.path}: {error}") from error
         elif method != zipfile.ZIP_STORED:
@@ -83,7 +83,7 @@ class ZipContents:
 
 
 class Members:
-    """The images in a zip or tar file.
+    """The images in a zip or tar file, without those of more than a gigabyte.
 
     Args:
         path: the file; its suffix tells the format.
@@ -96,26 +96,13 @@ class Members:
         self._path = path
         self._spans: dict[str, tuple[int, ...]] = {}
         try:
-            if path.suffix == ".tar":
-                with tarfile.open(path, "r:") as file:
-                    for each in file:
-                        if each.isreg():
-                            name = each.name.removeprefix("./")
-                            self._spans[name] = each.offset_data, each.size
-            else:
-                with zipfile.ZipFile(path) as archive:
-                    self._spans = {
-                        each.filename: (
-                            each.header_offset,
-                            each.compress_size,
-                            each.compress_type,
-                            each.CRC,
-                        )
-                        for each in archive.infolist()
-                    }
+            length = path.stat().st_size
+            for name, span, sizes in _tar(path) if path.suffix == ".tar" else _zip(path):
+                if max(sizes) <= LARGEST_FILE and span[0] < length:
+                    self._spans[name] = span
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-        except (zipfile.BadZipFile, tarfile.TarError, ValueError, EOFError) as error:
+        except (*TAR_ERRORS, UnsafeTarError, zipfile.BadZipFile, struct.error) as error:
             raise UserError(
                 f"cannot read {path}: {error}.", "It is damaged: remove it to fetch it again."
             ) from error
@@ -127,7 +114,25 @@ class Members:
         spans = np.array([self._spans[name] for name in names], dtype=np.int64)
         if self._path.suffix == ".tar":
             return TarContents(self._path, spans.reshape(-1, 2))
-        return ZipContents(self._path, spans.reshape(-1, 4))
+        return ZipContents(self._path, spans.reshape(-1, 5))
+
+
+_Found = Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]
+"""Name, span and sizes of each member."""
+
+
+def _tar(path: Path) -> _Found:
+    with path.open("rb") as file:
+        for each in TarMembers(file):
+            if each.isreg() and not each.issparse():
+                yield each.name.removeprefix("./"), (each.offset_data, each.size), (each.size,)
+
+
+def _zip(path: Path) -> _Found:
+    with zipfile.ZipFile(path) as archive:
+        for each in archive.infolist():
+            sizes = each.compress_size, each.file_size
+            yield each.filename, (each.header_offset, *sizes, each.compress_type, each.CRC), sizes
 
 
 def _is_image(name: str) -> bool:

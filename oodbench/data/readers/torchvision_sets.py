@@ -7,6 +7,7 @@ types and shapes that the original files do not have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,9 @@ from oodbench.errors import UserError, did_you_mean
 from oodbench.specs import DatasetSpec, SplitName
 
 T = TypeVar("T")
+_MOST_VALUES = 1 << 31
+"""Maximum number of values of a MATLAB array, which may be compressed a thousand times."""
+
 StoredSplit = Literal["train", "test"]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 """Images [N, C, H, W], labels [N], and the files that were read, as paths in the folder."""
@@ -78,8 +82,12 @@ def _mat(path: Path) -> dict[str, Any]:
     """The arrays of a file. SciPy reads logical arrays as uint8; here they become bool."""
     from scipy.io import loadmat, whosmat
 
+    about = [each for each in whosmat(path, appendmat=False) if each[0] in ("X", "y")]
+    for name, shape, _ in about:
+        if math.prod(shape) > _MOST_VALUES:
+            raise ValueError(f"its array '{name}' has {math.prod(shape):,} values")
     arrays: dict[str, Any] = loadmat(path, appendmat=False, variable_names=["X", "y"])
-    for name, _, kind in whosmat(path, appendmat=False):
+    for name, _, kind in about:
         if kind == "logical" and name in arrays:
             arrays[name] = arrays[name].astype(bool)
     return arrays

@@ -1,8 +1,8 @@
 """Unpacking archives that may be hostile or damaged: tar (gz, bz2, xz), zip, and single gz files.
 
 Names, links and declared sizes are checked before anything is written; real sizes are counted
-while writing. Headers and members, which tarfile keeps in memory, are limited too. Links become
-copies of their targets: no link is created, and the unpacked files are the same on every system.
+while writing. The headers of a tar are limited too (`oodbench.data.readers.tar_members`). Links
+become copies of their targets: no link is created, and the unpacked files are the same everywhere.
 
 `tarfile.data_filter` refuses devices, and members and links that lead out of the folder. Own checks
 are needed beyond it because it strips leading slashes instead of refusing them, applies the path
@@ -15,10 +15,10 @@ import bz2
 import gzip
 import hashlib
 import lzma
-import math
 import posixpath
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -28,21 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
+from oodbench.data.readers.tar_members import TAR_ERRORS, TarMembers, UnsafeTarError
 from oodbench.data.store.disk import CHUNK, disk_errors
 from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip", ".gz")
-
-_MEMBERS = 2_000_000
-"""Maximum number of members of a tar; each takes about a kilobyte of memory."""
-
-_HEADERS = 1 << 20
-"""Maximum size of the headers of a tar in bytes; tarfile reads names of any length into memory."""
-
-_HEADERS_PER_MEMBER = 1 << 12
-"""Bytes that each member adds to `_HEADERS`."""
 
 _COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -90,30 +82,6 @@ def unpack(archive: Path, name: str, folder: Path, limit: int) -> Unpacked:
     return work.written
 
 
-class _Metered:
-    """A stream for tarfile with a limit on the bytes that may be read.
-
-    Args:
-        content: the decompressed archive.
-        refuse: called if more than `left` bytes are to be read; raises an error.
-
-    Attributes:
-        left: number of bytes that may still be read.
-    """
-
-    def __init__(self, content: IO[bytes], refuse: Callable[[], None]) -> None:
-        self._content, self._refuse = content, refuse
-        self.left: float = _HEADERS
-        self.seek, self.tell = content.seek, content.tell
-
-    def read(self, size: int) -> bytes:
-        """Read up to `size` bytes; the limit is checked before memory is allocated."""
-        self.left -= size
-        if size < 0 or self.left < 0:
-            self._refuse()
-        return self._content.read(size)
-
-
 @dataclass
 class _Unpacking:
     """One archive being unpacked."""
@@ -126,21 +94,16 @@ class _Unpacking:
 
     def tar(self) -> None:
         with self._decompressed() as content:
-            stream = _Metered(content, self._refuse_headers)
-            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:") as tar:
-                self._tar(tar, stream)
+            try:
+                self._tar(TarMembers(content))
+            except UnsafeTarError as error:
+                raise self._refused(str(error)) from error
 
-    def _tar(self, tar: tarfile.TarFile, stream: _Metered) -> None:
+    def _tar(self, members: TarMembers) -> None:
         files: dict[str, tarfile.TarInfo] = {}
         links: dict[str, str] = {}
-        declared = members = 0
-        for member in tar:
-            # The parts of a sparse member count as members.
-            members += 1 + len(cast(list[Any], getattr(member, "sparse", None)) or ())
-            if members > _MEMBERS:
-                raise self._refused(f"it has more than {_MEMBERS:,} members")
-            stream.left += _HEADERS_PER_MEMBER
-            member.pax_headers = {}  # already applied; may be large
+        declared = 0
+        for member in members:
             name = self._safe(member.name)
             self._filter(member)
             if member.issym() or member.islnk():
@@ -151,16 +114,17 @@ class _Unpacking:
                 self._within_limit(declared)
                 files[name] = member
                 links.pop(name, None)
-        stream.left = math.inf  # contents are read in pieces
-        for link, target in links.items():
-            declared += files[self._end(link, target, links, files)].size
+        ends: dict[str, str] = {}
+        for link in links:
+            declared += files[self._end(link, links, files, ends)].size
             self._within_limit(declared)
-        for name, member in files.items():
-            content = tar.extractfile(member)
+        # In the order of the archive: going back, a compressed one is read from its start.
+        for name, member in sorted(files.items(), key=lambda item: item[1].offset_data):
+            content = members.tar.extractfile(member)
             assert content is not None  # it is a regular file
             self._write(name, content, member.size)
-        for link, target in links.items():
-            self._copy(link, self._end(link, target, links, files))
+        for link in links:
+            self._copy(link, ends[link])
 
     def zip(self) -> None:
         with zipfile.ZipFile(self.archive) as archive:
@@ -226,23 +190,27 @@ class _Unpacking:
         return self._safe(posixpath.normpath(posixpath.join(base, member.linkname)))
 
     def _end(
-        self, link: str, target: str, links: dict[str, str], files: dict[str, tarfile.TarInfo]
+        self,
+        link: str,
+        links: dict[str, str],
+        files: dict[str, tarfile.TarInfo],
+        ends: dict[str, str],
     ) -> str:
-        """The file at the end of a chain of links."""
-        for _ in range(len(links) + 1):
-            if target in files:
-                return target
+        """The file at the end of a chain of links; `ends` keeps that of every link on the way."""
+        chain = [link]
+        while (target := links[chain[-1]]) not in files and target not in ends:
             if target not in links:
                 raise self._refused(f"its link '{link}' leads to no file of the archive")
-            target = links[target]
-        raise self._refused(f"its link '{link}' leads to itself")
+            chain.append(target)
+            if len(chain) > len(links):
+                raise self._refused(f"its link '{link}' leads to itself")
+        end = ends.get(target, target)
+        ends |= dict.fromkeys(chain, end)
+        return end
 
     def _within_limit(self, size: int) -> None:
         if size > self.limit:
             raise self._refused(f"its content is larger than {self.limit:,} bytes")
-
-    def _refuse_headers(self) -> None:
-        raise self._refused("the headers of its members are longer than names and links need")
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -285,9 +253,8 @@ class _Unpacking:
         try:
             yield
         except (
-            *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
-            *(NotImplementedError, ValueError),  # zip: unknown compression; nonsense in a header
-            RecursionError,  # tar: a header of a header of a header, ...
+            *(*TAR_ERRORS, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError),
+            NotImplementedError,  # zip: unknown compression
         ) as error:
             raise self._damaged(str(error).rstrip(".") or type(error).__name__) from error
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from oodbench.data.store.disk import disk_errors, file_digest
-from oodbench.data.store.download import OFFLINE_VARIABLE, OfflineError, offline
+from oodbench.data.store.download import download
 from oodbench.data.store.fetching import fetch
 from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
@@ -166,8 +164,6 @@ def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
     Raises:
         UserError: it cannot be downloaded, or has another checksum.
     """
-    import torch
-
     weights = Weights(network, url)
     name, begins, target = weights.name, weights.hash_part, weights.target(root)
     for place in weights.places(root):
@@ -177,25 +173,8 @@ def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
         if file_digest(place).startswith(begins):
             return place
         say.warn(f"network '{network}': {place} is not used: its sha256 is not {begins}...")
-    by_hand = f"download {url} by hand and put it into {target.parent}."
-    if offline():
-        raise OfflineError(
-            f"network '{network}' needs {name}, and {OFFLINE_VARIABLE} forbids downloads.",
-            f"Unset {OFFLINE_VARIABLE}, or {by_hand}",
-        )
-    say.detail(f"downloading {name} from {urlsplit(url).hostname}")
     with disk_errors(target, PLACE):
         target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{name}.part")
-    try:
-        torch.hub.download_url_to_file(url, str(part), begins or None, progress=False)
-    except Exception as error:  # of urllib, of the socket, of the disk, of the checksum
-        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
-        unreached = isinstance(error, URLError) and not isinstance(error, HTTPError)
-        raise (OfflineError if unreached else UserError)(
-            f"network '{network}': cannot download {url}: {reason}.",
-            f"Repeat the command, or {by_hand}",
-        ) from error
-    with disk_errors(target, PLACE):
-        shutil.move(part, target)
-    return target
+    # Not validated: the name has a part of the checksum alone.
+    spec = FileSpec.model_construct(name=name, urls=(url,), sha256=begins or None)
+    return download(spec, target.parent, network, say, "network")

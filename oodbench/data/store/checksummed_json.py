@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oodbench.files import canonical_json, digest
+from oodbench.files import canonical_json, digest, parsed_json
 
 _SEAL = "seal"
 
@@ -29,12 +29,14 @@ def read_checksummed(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-        sealed = json.loads(content)
+        sealed = parsed_json(content)
         record = {key: value for key, value in sealed.items() if key != _SEAL}
+        written = sealed.get(_SEAL) == digest(canonical_json(record)) and content == _text(sealed)
+    # ValueError: no JSON, or a number that is not finite; AttributeError: no object.
     except (OSError, ValueError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise DamagedRecordError(f"cannot read {path.name} ({reason})") from error
-    if sealed.get(_SEAL) != digest(canonical_json(record)) or content != _text(sealed):
+    if not written:
         raise DamagedRecordError(f"{path.name} is not what was written")
     return record
 

@@ -22,7 +22,7 @@ from oodbench.data.store.checksums import (
     with_line_feeds,
 )
 from oodbench.data.store.disk import disk_errors
-from oodbench.data.store.http_response import FailedError, ResponseSink, failure_of
+from oodbench.data.store.http_response import FailedError, ResponseSink, failure_of, pieces
 from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
 from oodbench.progress import Reporter
@@ -44,7 +44,7 @@ TIMEOUTS = (10.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
 _PIECE = 1 << 16
-"""Bytes read at a time; if the connection breaks, the incomplete piece is lost."""
+"""Bytes read at a time at most."""
 
 _PROGRESS = 1 << 20
 """Bytes that an attempt must get beyond the farthest point so far to count as progress."""
@@ -217,11 +217,11 @@ class _Download:
                         google_drive.check(self._url, response)
                         response.raise_for_status()
                         sink.begin(response)
-                        for chunk in response.iter_content(_PIECE):
-                            sink.write(chunk)
+                        for piece in pieces(response, _PIECE):
+                            sink.write(piece)
             except google_drive.RefusedError as error:
                 raise FailedError(str(error)) from error
-            except requests.RequestException as error:
+            except (requests.RequestException, ValueError) as error:  # a redirect to no address
                 raise failure_of(error, sink, max(TIMEOUTS)) from error
             finally:
                 file.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
 from oodbench.data.store.checksums import is_web_page
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP status codes of temporary failures."""
+
+
+SLOW = 120.0
+"""Seconds in which `_LEAST` bytes must arrive."""
+
+_LEAST = 1 << 16  # 64 kB
 
 
 class FailedError(Exception):
@@ -53,6 +59,9 @@ class ResponseSink:
         # A text has up to twice as many bytes if its lines end with CRLF.
         self._size = None if spec.text else spec.size
         self._most = spec.size if spec.size is None or not spec.text else 2 * spec.size
+        if self._most is None and spec.unpacked_limit is not None:
+            # An archive is not much larger than its content.
+            self._most = 2 * spec.unpacked_limit + _LEAST
         self._needs_length = not spec.checksum
         self._done = file.tell()
         self._total = self._size
@@ -73,6 +82,8 @@ class ResponseSink:
             announced = self._done + int(length)
             if self._size not in (None, announced):
                 raise FailedError(f"it has {announced:,} bytes there instead of {self._size:,}")
+            if self._most is not None and announced > self._most:
+                raise FailedError(f"it has {announced:,} bytes there, at most {self._most:,} fit")
             self._total = announced
         elif self._needs_length and about.get("Transfer-Encoding") != "chunked":
             raise FailedError(
@@ -111,6 +122,41 @@ class ResponseSink:
         """Message about a body that ended early."""
         total = "" if self._total is None else f" of {self._total:,}"
         return f"it stopped after {self._done:,}{total} bytes"
+
+
+def pieces(response: Response, most: int) -> Iterator[bytes]:
+    """The body of a response as it arrives, in pieces of at most `most` bytes.
+
+    Raises:
+        FailedError: it arrives too slowly.
+        requests.RequestException: it ends early, is damaged, or nothing arrives any more.
+    """
+    since, received = time.monotonic(), 0
+    for piece in _arriving(response, most):
+        yield piece
+        received += len(piece)
+        if received >= _LEAST:
+            since, received = time.monotonic(), 0
+        elif time.monotonic() - since > SLOW:
+            raise FailedError(f"it sends less than {_LEAST:,} bytes in {SLOW:.0f} s", again=True)
+
+
+def _arriving(response: Response, most: int) -> Iterator[bytes]:
+    """As `Response.iter_content`, which waits until a piece is whole, however slowly it comes."""
+    import requests.exceptions as failures
+    import urllib3.exceptions as below
+
+    try:
+        while piece := response.raw.read1(most, decode_content=True):
+            yield piece
+    except below.ProtocolError as error:
+        raise failures.ChunkedEncodingError(error) from error
+    except below.DecodeError as error:
+        raise failures.ContentDecodingError(error) from error
+    except below.ReadTimeoutError as error:
+        raise failures.ConnectionError(error) from error
+    except below.SSLError as error:
+        raise failures.SSLError(error) from error
 
 
 def failure_of(error: Exception, sink: ResponseSink, timeout: float) -> FailedError:

@@ -34,7 +34,7 @@ from oodbench.deploy.model_identity import InputKind, ModelIdentity
 from oodbench.detector import Detector
 from oodbench.engine.device import find_device
 from oodbench.errors import UserError, sentence
-from oodbench.files import expanded
+from oodbench.files import expanded, parsed_json
 from oodbench.metrics.thresholds import Threshold
 from oodbench.models.classifier import Classifier
 from oodbench.models.user_classifier import UserClassifier, type_of
@@ -143,10 +143,10 @@ def _description(folder: Path) -> ArtifactDescription:
     if path.stat().st_size > _LARGEST:
         raise UserError(f"{path} is too large for the description of a detector.", _DAMAGED)
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed_json(path.read_bytes())
         version = content["schema_version"]
         newer = isinstance(version, int) and version > SCHEMA_VERSION
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {_line(error)}.", _DAMAGED) from error
     if newer:
         by = content.get("oodbench")

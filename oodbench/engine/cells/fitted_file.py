@@ -27,7 +27,7 @@ from oodbench.engine.method_results import MethodResult
 from oodbench.engine.model_evaluation import ModelEvaluation
 from oodbench.engine.passes.runner import NetworkRunner
 from oodbench.engine.reasons import ReportedError, ReportedUnsuitableError, reported
-from oodbench.files import cache_folder, write_atomic
+from oodbench.files import cache_folder, parsed_json, write_atomic
 from oodbench.storage.fitted_state.detector_state import stored_states
 from oodbench.storage.fitted_state.state_reading import detectors_of
 from oodbench.training.state import tensors_digest
@@ -170,7 +170,7 @@ def read_fitted(file: str) -> FittedFile | None:
         if tensors_digest(tensors) != expected:
             return None
         os.utime(path)
-        return FittedFile(json.loads(tensors.pop(_DESCRIPTION).numpy().tobytes()), tensors)
+        return FittedFile(parsed_json(tensors.pop(_DESCRIPTION).numpy().tobytes()), tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
 

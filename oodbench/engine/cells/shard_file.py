@@ -14,6 +14,7 @@ from oodbench.engine.cells.shard_evaluator import ScoredShard
 from oodbench.engine.mistakes import FeatureSigns
 from oodbench.engine.reasons import ReportedError, ReportedUnsuitableError
 from oodbench.engine.set_scoring import Scores
+from oodbench.files import parsed_json
 from oodbench.planning.shards import Shard
 from oodbench.storage.run_directory import arrays_content, read_arrays
 
@@ -51,7 +52,7 @@ def read_shard(path: Path) -> tuple[Shard, ScoredShard]:
         UserError, KeyError, TypeError, ValueError: it is not readable.
     """
     arrays = read_arrays(path, "scores")
-    about = json.loads(arrays["about"].tobytes())
+    about = parsed_json(arrays["about"].tobytes())
     scores: Scores = Scores(
         {(m, key): arrays[f"scores{place}"] for place, (m, key) in enumerate(about["keys"])},
         {

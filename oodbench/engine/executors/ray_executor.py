@@ -202,8 +202,12 @@ class RayExecutor(Executor[Result]):
                 elif answer.error is not None:
                     yield Ended(task, None, error=answer.error)
                 else:
-                    keep_missing(self._cache, answer.files)
-                    yield Ended(task, answer.result)
+                    try:
+                        keep_missing(self._cache, answer.files)
+                    except UserError as error:  # ends the run of the task, not those beside it
+                        yield Ended(task, None, error=error)
+                    else:
+                        yield Ended(task, answer.result)
 
     def _start(self) -> None:
         """Give waiting tasks to Ray."""

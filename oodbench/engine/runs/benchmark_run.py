@@ -97,6 +97,7 @@ class BenchmarkRun:
         self.data = planned_work.data_of(plan, data_root, self.say)
         self.models = ModelStore(plan.benchmark, self.data, device, self.say)
         self.results = RunResults(plan, resuming.Finished())
+        self.lost: set[str] = set()
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -140,7 +141,10 @@ class BenchmarkRun:
         cell = task.cell
         if isinstance(result, CellResult):
             said = self._store(cell, result)
+        elif cell.label in self.lost:  # another shard of it
+            return []
         else:
+            self.lost.add(cell.label)
             said = self._lose(cell, ended.lost)
         self._write("running")
         self.say.done(said)  # what is said to be done is stored, whatever happens next

@@ -53,7 +53,8 @@ class RunResults:
         self.duplicates = dict(held.duplicates_of_id_images)
         self.unwritten: dict[str, bytes] = {}
         self._lines: dict[Key, MethodLines] = {}
-        self._signs_of: dict[str, int] = {}  # model -> seed: the highest of those with signs
+        signs_of = held.warned_by.items()
+        self._signs_of = {model: seed for model, seed in signs_of if seed in plan.seeds}
 
     def lacking(self, model: str, seed: int) -> tuple[str, ...]:
         """Names of the methods of a model and seed without records."""
@@ -139,6 +140,7 @@ class RunResults:
             "duplicates_of_id_images": self.duplicates,
             "notes": dict(sorted(self.notes.items())),
             "warnings": in_order(self.warnings, self._plan),
+            "warned_by": dict(sorted(self._signs_of.items())),
         }
 
     def _lines_of(self, key: Key) -> MethodLines:

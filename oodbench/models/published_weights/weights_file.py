@@ -6,8 +6,10 @@ makes tensors and plain containers only.
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ ENTRIES = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "net", "
 that a training publishes; timm prefers them, too."""
 
 _DEPTH = 4
+_MOST_REPEATED = 1024
+"""How often a tensor may repeat the values that are stored for it."""
 _GLOBAL = re.compile(r"GLOBAL (?:was not an allowed global by default: )?([\w.]+)")
 
 
@@ -52,16 +56,33 @@ def read_weights(path: Path, entry: str | None = None) -> FileWeights:
 
     Raises:
         UserError: the file cannot be read, is truncated, is a web page, holds objects other than
-            tensors and containers, holds no weights, or weights that are not finite.
+            tensors and containers, holds no weights, weights that are larger than the file, or that
+            are not finite.
     """
     found = _unwrapped(path, _content(path), entry)
     for name, tensor in found.tensors.items():
+        if not _is_held(tensor, path.stat().st_size):
+            raise UserError(
+                f"Checkpoint {path}: '{name}' is not a tensor with all its values in the file.",
+                "The file is damaged, or was made to fill the memory.",
+            )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(
                 f"Checkpoint {path}: '{name}' has values that are not finite.",
                 "The training that made it diverged, or the file is damaged.",
             )
     return found
+
+
+def _is_held(tensor: Tensor, size: int) -> bool:
+    """Whether the values of a tensor can be in a file of `size` bytes.
+
+    A sparse tensor, and one that repeats its values (stride 0), may have any size.
+    """
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    held = tensor.untyped_storage().nbytes()
+    return held <= size and tensor.numel() * tensor.element_size() <= _MOST_REPEATED * held
 
 
 def _content(path: Path) -> Any:
@@ -86,11 +107,39 @@ def _content(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
+        _check_memory(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
     except Exception as error:  # safetensors, zip and pickle have errors of many types
         raise _damaged(path, error) from error
+
+
+def _check_memory(path: Path) -> None:
+    """Refuse files that can make torch take much more memory than they have bytes.
+
+    Raises:
+        UserError: it holds compressed data, which torch does not write, or a `bytearray`, which
+            torch makes of any size.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(map(_is_compressed_data, archive.infolist())):
+                raise UserError(
+                    f"Checkpoint {path} is refused: it is compressed, which torch.save never does.",
+                    "Unpack it if it is an archive with a checkpoint in it.",
+                )
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"bytearray\n") >= 0:
+            raise _forbidden(path, "builtins.bytearray", "it may have any size")
+
+
+def _is_compressed_data(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is what torch.load reads, compressed; TorchScript has compressed code."""
+    read = "/data/" in member.filename or member.filename.endswith(".pkl")
+    return read and member.compress_type != zipfile.ZIP_STORED
 
 
 def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
@@ -98,9 +147,13 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
     named = _GLOBAL.search(str(error))
     if named is None:
         return _damaged(path, error)
+    return _forbidden(path, named[1], "reading it could run code")
+
+
+def _forbidden(path: Path, name: str, why: str) -> UserError:
     return UserError(
-        f"Checkpoint {path} is refused: beside tensors it holds a Python object ({named[1]}), and "
-        "reading it could run code.",
+        f"Checkpoint {path} is refused: beside tensors it holds a Python object ({name}), and "
+        f"{why}.",
         "If you trust the file, load it in the code that wrote it, save the weights alone with "
         "torch.save(model.state_dict(), NEW_FILE), and use that file.",
     )

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oodbench.errors import UserError
-from oodbench.files import TEMPORARY_PREFIX, explained, make_folder, write_atomic
+from oodbench.files import TEMPORARY_PREFIX, explained, make_folder, parsed_json, write_atomic
 from oodbench.storage.locks import is_run
 
 MARKER = "oodbench-site.json"
@@ -70,7 +70,7 @@ def _files(folder: Path) -> set[str]:
         )
     path = folder / MARKER
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["files"]
+        listed = parsed_json(path.read_text(encoding="utf-8"))["files"]
         inside = [each for each in listed if _is_inside(folder, each)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from helpers.reader_sets import spec, toy
 from PIL import Image
 
+from oodbench.data import load_split
 from oodbench.data.readers.by_kind import open_split
 from oodbench.data.stored_images import StoredImages
 from oodbench.errors import UserError
@@ -68,3 +70,13 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
     manifest = spec("folder", paths=both, splits={"train": 1, "test": 20})
     with pytest.raises(UserError, match="the labels of split 'test' are numbers"):
         open_split(manifest, "test", tmp_path / "toy")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names on this system")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "toy", "folder")
+    (path,) = (tmp_path / "toy/test").rglob("00.png")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"00\.png cannot be read: it is not a file"):
+        load_split(manifest, "test", tmp_path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import multiprocessing
 import pickle
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from hashlib import sha256
 from pathlib import Path
@@ -347,6 +349,58 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
         error = error_of(small(tmp_path, PATHS, places=[place]), tmp_path)
         assert f"cannot read {archive}: " in error.message
         assert "damaged" in error.hint
+
+
+def refused_archive(tmp_path: Path, name: str, content: bytes) -> str:
+    (tmp_path / "own").mkdir(exist_ok=True)
+    (tmp_path / "own" / name).write_bytes(content)
+    place = {"folder": "own", "path": name, "match": "tail"}
+    return error_of(small(tmp_path, PATHS, places=[place]), tmp_path).message
+
+
+def test_a_bomb_in_an_archive(tmp_path: Path) -> None:
+    """Its directory says ten bytes: no more are unpacked."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for inner in INNER:
+            archive.writestr(f"val/{inner}", bytes(20_000_000))
+    content = stream.getvalue()
+    start = content.index(b"PK\x01\x02")
+    entries = content[start:].replace(struct.pack("<I", 20_000_000), struct.pack("<I", 10))
+    tracemalloc.start()
+    try:
+        said = refused_archive(tmp_path, "toy.zip", content[:start] + entries)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "its CRC-32 is wrong" in said
+    assert most < 10_000_000
+
+
+def test_hostile_headers_in_an_archive(tmp_path: Path) -> None:
+    """Sizes beyond 64 bits and beyond a gigabyte; a sparse file, whose size is not that of data."""
+    for size in (1 << 70, 1 << 40):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as tar:
+            info = tarfile.TarInfo(f"val/{INNER[0]}")
+            info.size = size
+            stream.write(info.tobuf())
+        assert "cannot read" in refused_archive(tmp_path, "toy.tar", stream.getvalue())
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        info = tarfile.TarInfo(f"val/{INNER[0]}")
+        info.pax_headers = {"GNU.sparse.size": "9", "GNU.sparse.map": "0,1"}
+        tar.addfile(info)
+    assert "the images of its list are not in" in refused_archive(
+        tmp_path, "toy.tar", stream.getvalue()
+    )
+    info = tarfile.TarInfo("x" * 2_000_000)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.addfile(info)
+    assert "longer than names and links need" in refused_archive(
+        tmp_path, "toy.tar", stream.getvalue()
+    )
 
 
 @pytest.mark.parametrize("name", ["toy.zip", "toy.tar"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +69,9 @@ def test_npz_gray_and_resized(tmp_path: Path) -> None:
         ),
         (
             {"images": np.zeros((COUNT, 9, 9, 3), np.uint8), "labels": np.arange(COUNT) % 10},
-            "image number 0 is 9x9, the manifest says 32x32",
+            "array 'images' has images of 9x9, the manifest says 32x32",
         ),
-        ({"images": np.array([object()])}, "cannot read array 'images'"),
+        ({"images": np.array([object()])}, "array 'images' is object of shape [1]"),
         (
             {"images": np.zeros((COUNT, 3, 32, 32), np.uint8)},
             "uint8 of shape [20, 3, 32, 32]; expected uint8 of shape [N, H, W, 3]",
@@ -128,3 +131,28 @@ def test_npz_that_is_no_npz(tmp_path: Path) -> None:
     write_npz(tmp_path)
     (tmp_path / "toy/data.npz").write_bytes(b"PK no zip")
     assert "cannot read array 'images' of" in error_of(npz_spec(), tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((10**7, 32, 32, 3), "the manifest says 20 images, found 10000000"),
+        ((20, 10**7, 10**7), "is float64 of shape [20, 10000000, 10000000]"),
+        ((20, 10**12, 10**12, 3), "cannot read array 'images'"),
+        ((20, 10**5, 10**5, 3), "has images of 100000x100000, the manifest says 32x32"),
+    ],
+)
+def test_sizes_that_a_header_says(tmp_path: Path, shape: tuple[int, ...], said: str) -> None:
+    """No memory is taken for arrays that do not fit."""
+    write_npz(tmp_path)
+    text = {"descr": "<f8" if len(shape) == 3 else "|u1", "fortran_order": False, "shape": shape}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, text)
+    with zipfile.ZipFile(tmp_path / "toy/data.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    tracemalloc.start()
+    try:
+        assert said in error_of(npz_spec(), tmp_path).message
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

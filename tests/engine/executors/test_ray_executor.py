@@ -70,10 +70,20 @@ def test_tasks_and_a_run(complete: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
         assert not list(cache.glob("fitted/*"))
 
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_executor, "keep_missing", _no_space)
+            executor.submit(Answer("b"))
+            (full,) = executor.ended()
+        assert isinstance(full.error, UserError), "a full disk ends one task, not the executor"
+
         monkeypatch.setattr(RayExecutor, "tries", 1)
         executor.submit(Killed("always", 9, tmp_path / "always"))
         (lost,) = executor.ended()
         assert (lost.result, lost.lost) == (None, "its worker process was ended")
+
+
+def _no_space(*arguments: Any) -> None:
+    raise UserError("No space left on the disk.")
 
 
 def test_what_a_task_raises(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,33 @@ def test_a_whole_module_is_refused(tmp_path: Path) -> None:
     error = refusal(saved(tmp_path, models.create(NETWORK, 3)))
     assert "oodbench.models.resnet.ResNet" in error.message
     assert "torch.save" in error.hint
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_tensors_whose_values_are_not_in_the_file(tmp_path: Path) -> None:
+    for tensor in (
+        torch.zeros(1).expand(10**11),
+        torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.int64), [], (10**12,)),
+        torch.empty(10**12, device="meta"),
+    ):
+        error = refusal(saved(tmp_path, {**weights(), "w": tensor}))
+        assert "'w' is not a tensor with all its values in the file" in error.message
+
+
+def test_pickles_that_fill_the_memory(tmp_path: Path) -> None:
+    """A tensor of 4 GB in 40 bytes; bytes of any number; zeros that are compressed."""
+    number = b"\x8a\x05" + (10**9).to_bytes(5, "little")
+    pickled = b"\x80\x02}X\x01\x00\x00\x00wctorch\nTensor\n" + number + b"\x85Rs."
+    for content, how, said in (
+        (pickled, zipfile.ZIP_STORED, "'w' is not a tensor with all its values"),
+        (pickled.replace(b"torch\nTensor", b"builtins\nbytearray"), 0, "(builtins.bytearray)"),
+        (pickled, zipfile.ZIP_DEFLATED, "is compressed"),
+    ):
+        path = tmp_path / "w.pt"
+        with zipfile.ZipFile(path, "w", how) as archive:
+            for name, held in (("data.pkl", content), ("version", b"3\n"), ("data/0", bytes(99))):
+                archive.writestr(f"archive/{name}", held)
+        assert said in refusal(path).message
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".th", ".safetensors"])
