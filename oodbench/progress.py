@@ -15,9 +15,12 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 from oodbench.debugging import breakpoints
 from oodbench.errors import UserError, counted
@@ -234,19 +237,30 @@ class OneLine:
         self._width, self._shown = len(shown), time.monotonic()
 
 
+class _Elapsed(TimeElapsedColumn):
+    """The time in the terminal's own color: yellow cannot be read on white."""
+
+    def render(self, task: Task) -> Text:
+        """The time as H:MM:SS."""
+        return Text(super().render(task).plain)
+
+
 class Bar:
     """A progress bar beside the current stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        # On a narrow terminal, the text is cut, not the bar and the time.
+        stage = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
             SpinnerColumn("line"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=min(24, max(8, console.width // 8))),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
+            _Elapsed(),
+            TextColumn("{task.description}", markup=False, table_column=stage),
             console=console,
             transient=True,
+            expand=True,
         )
         self._stage = ""
         self._plain: PlainLines | None = None  # reports in its place once a debugger has started

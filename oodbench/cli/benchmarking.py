@@ -174,7 +174,9 @@ def run(
 
 
 def train(
-    benchmark: Benchmark = "digits",
+    benchmark: Annotated[
+        str, typer.Argument(metavar="[BENCHMARK]", help="A name, or a YAML file.")
+    ] = "digits",
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Only this model.")
     ] = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oodbench.cli.display import reporter
-from oodbench.cli.help_text import PlainCommand
+from oodbench.cli.help_text import PlainCommand, PlainGroup
 from oodbench.cli.parameters import DataRoot, Plugins
 from oodbench.errors import ExitCode, UserError, counted, did_you_mean, visible
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 data_app = typer.Typer(
+    cls=PlainGroup,
     help="List, fetch and verify data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -1,11 +1,11 @@
-"""How `--help` names arguments and options, whatever the version of typer adds."""
+"""How `--help` names commands, arguments and options, whatever the version of typer adds."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 
 class PlainCommand(TyperCommand):
@@ -31,6 +31,22 @@ class PlainCommand(TyperCommand):
                     formatter.write_dl(records)
 
 
+class PlainGroup(TyperGroup):
+    """A group of commands whose help has the whole first sentence of each."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the names of the commands and what they do."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, str(each.help or "").partition("\n\n")[0])
+                    for name, each in commands
+                    if each is not None and not each.hidden
+                ]
+            )
+
+
 def help_record(parameter: Any, context: Any) -> tuple[str, str] | None:
     """Name and help of an argument or an option; None if it is hidden."""
     record = parameter.get_help_record(context)
@@ -41,7 +57,7 @@ def help_record(parameter: Any, context: Any) -> tuple[str, str] | None:
         # Brackets in the usage line say whether it is required.
         name = re.sub(r"[\[\]]", "", parameter.metavar or parameter.name)
         text = re.sub(r"(; |(?<=\[))required(?=\])", "", text)
-    name = re.sub(r"<([^<>]+\|[^<>]+)>", r"\1", name)  # choices
+    name = re.sub(r"<(?:list\[)?([^<>\]]+\|[^<>\]]+)\]?>", r"\1", name)  # choices
     text = re.sub(r"(; |(?<=\[))\d*(<=?)?x[<>]=?\d+(?=\])", "", text)  # errors say the range
     return name, text.replace("[]", "").strip()
 

@@ -18,12 +18,13 @@ from oodbench.cli.data import data_app
 from oodbench.cli.deployment import detector_fitting, exporting, image_scoring
 from oodbench.cli.display import say
 from oodbench.cli.finished_runs import comparing, reporting, site_building, verifying
-from oodbench.cli.help_text import PlainCommand
+from oodbench.cli.help_text import PlainCommand, PlainGroup
 from oodbench.cli.streams import ReaderLeft, finish_output, prepare_streams, stopped_as_by_a_user
 from oodbench.errors import ExitCode, UserError
 
 app = typer.Typer(
     name="oodbench",
+    cls=PlainGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from oodbench.testing import CheckResult
     from oodbench.testing.check_results import Status
 
-_STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim", "not run": "yellow"}
+_STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim", "not run": "magenta"}
 
 _TEXT = 26
 """Column in which the text of a line begins, after the mark and the name of the check."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodbench.cli.help_text import PlainCommand
+from oodbench.cli.help_text import PlainCommand, PlainGroup
 from oodbench.cli.parameters import given_path
 from oodbench.errors import UserError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oodbench.plugins.starter_files import Files
 
 new_app = typer.Typer(
+    cls=PlainGroup,
     help="Write a new detector, benchmark or plug-in package to start from.",
     no_args_is_help=True,
     rich_markup_mode=None,

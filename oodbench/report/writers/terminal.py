@@ -38,6 +38,9 @@ splitting a word of at most so many characters."""
 _TIGHT = 8
 """Replaces `Heading.width` if no less important column is left."""
 
+_PROSE = 120
+"""Most characters of a line of prose: longer lines are hard to read."""
+
 _NARROWEST = 20
 """Smallest width that users can ask for."""
 
@@ -70,7 +73,7 @@ def document_renderables(document: Document, width: int = 120) -> list[Renderabl
     shown: list[RenderableType] = [paragraph(document.title, width, style="bold")]
     shown += [paragraph(line, width) for line in document.summary]
     if document.warnings:
-        shown += [Text(), Text("Warnings", style="bold yellow")]
+        shown += [Text(), Text("Warnings", style="bold magenta")]
         shown += [paragraph(f"- {each}", width, indent="  ") for each in document.warnings]
     for table in document.tables:
         shown += [Text(), *table_renderables(table, width)]
@@ -121,7 +124,8 @@ def plain(shown: Iterable[RenderableType], width: int) -> str:
 
 def paragraph(text: str, width: int, *, indent: str = "", style: str = "") -> Text:
     """Text in lines of at most `width` characters, all but the first indented by `indent`."""
-    return Text(f"\n{indent}".join(wrap(text, width - len(indent))), style=style)
+    lines = wrap(text, min(width, _PROSE) - len(indent))
+    return Text(f"\n{indent}".join(lines), style=style)
 
 
 def table_renderables(table: Table, width: int) -> Iterator[RenderableType]:

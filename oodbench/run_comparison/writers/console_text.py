@@ -18,10 +18,10 @@ _MOST_ROWS, _MOST_FINDINGS = 25, 10
 
 _STYLES = {
     "FAILURE": "bold red",
-    "WARNING": "yellow",
-    "NOT COMPARABLE": "magenta",
+    "WARNING": "magenta",
+    "NOT COMPARABLE": "bold magenta",
     "failed": "bold red",
-    "incomplete": "magenta",
+    "incomplete": "bold magenta",
     "passed": "green",
 }
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from helpers.commands import Command
+from rich.console import Console
+
+import oodbench
+from oodbench.cli.display import finish, say
+from oodbench.progress import Bar
 
 pytestmark = pytest.mark.usefixtures("one_thread", "kept_networks", "empty_folder")
 
@@ -59,6 +66,38 @@ def test_reports(command: Command, finished: Path) -> None:
     compared = printed(command("compare", finished, finished).out, str(finished))
     assert "SoftMax+MSP" in compared or "No difference" in compared
     printed(command("verify", finished).out, str(finished))
+
+
+def test_a_run_ends_with_the_best_methods(finished: Path) -> None:
+    """The notes may have moved the tables off the screen."""
+    run = oodbench.open_run(finished)
+    output = Console(file=io.StringIO(), force_terminal=True, width=80, record=True)
+    finish(run, output)
+    best, where = printed(output.export_text(), str(finished)).splitlines()[-2:]
+    row = run.leaderboard().rows[0]
+    value = row.entries["auroc", run.leaderboard().column("mean")].estimate.mean
+    assert best.startswith(f"Best by mean AUROC: {row.method} {100 * value:.1f} %, ")
+    assert where == f"Run directory: {finished}"
+
+
+def test_messages_are_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    command = f"  oodbench run digits {'--plugins folder ' * 6}"
+    say(f"{'sixteen-letters, ' * 12}end:\n{command}")
+    *prose, last = screen.getvalue().splitlines()
+    assert last == command, "a command to copy stays in one line"
+    assert len(prose) == 3
+    assert all(line.endswith((",", "end:")) for line in prose)
+
+
+def test_a_long_stage_does_not_squeeze_the_bar() -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80)
+    bar = Bar(screen)
+    with bar.work(7):
+        bar.stage("a stage " * 20)
+    shown = ESCAPES.sub("", screen.file.getvalue())  # type: ignore[attr-defined]
+    assert re.search(r"━{10} 0/7 0:00:0\d a stage", shown)
 
 
 def test_help(command: Command) -> None:
