@@ -94,7 +94,7 @@ def planned() -> Iterator[Table]:
     catalog = Catalog()
     suite = load_suite(catalog, "dismax-paper")
     plans = plan_suite(catalog, suite, catalog.checked_detectors(), seeds=3)
-    yield suite_display._members(plans)
+    yield from (suite_display._members(plans), suite_display._data(plans))
     for plan in list(plans.values())[:2]:
         yield from (plan_view._trainings(plan), plan_view._passes(plan), plan_view._skips(plan))
 
