@@ -174,6 +174,8 @@ def test_a_block_that_is_a_file_is_written(workplace: Path) -> None:
 
 PRINTED = """\
 Benchmark digits
+
+              Tuned
  # Method         on    AUROC
 ─────────────────────────────
  1 SoftMax+MSP    -    87.9*
@@ -190,7 +192,8 @@ Note: 7 more.
         (PRINTED.replace("87.9*", "9.1").replace("─" * 29, "───"), ""),
         (PRINTED.replace("MSP ", "GEN "), "SoftMax+GEN"),
         (PRINTED.replace("Note: 7", "Notes: 7"), "Notes: 0 more."),
-        (PRINTED.replace("on    AUROC", "AUROC"), "# Method AUROC"),
+        (PRINTED.replace("on    AUROC", "AUROC on"), ""),
+        (PRINTED.replace("on    AUROC", "FPR95"), " ... # ... FPR95 ... Method ... Tuned ... "),
         ("Benchmark ...\n...\nNote: ... more.\n", ""),
         ("...\n 1 SoftMax+ODIN FGSM 1\n", "0 SoftMax+ODIN FGSM 0"),
         ("───\n 1 SoftMax+ODIN FGSM 1\n 2 SoftMax+MSP - 1\n", ""),

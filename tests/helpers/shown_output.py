@@ -2,7 +2,8 @@
 
 Numbers count as equal whatever their digits, spaces and rules whatever their length: a page shows
 one run, and another machine prints other times and trains slightly different networks. For the
-same reason the rows of a table may come in another order, and are compared by their first words.
+same reason the rows of a table may come in another order, and are compared by their first words,
+and its headings may be broken into other lines. A page may leave out headings and empty lines.
 `...` stands for any text, and on a line of its own for any lines.
 """
 
@@ -20,9 +21,9 @@ _ANY_LINES = r"(?:.*\n)*?"
 
 def difference(shown: str, printed: str) -> str:
     """The first line of `shown` that `printed` does not have in its place; empty if it has all."""
-    text = "".join(f"{line}\n" for line in _comparable(printed))
+    text = "".join(f"{line}\n" for line in _comparable(printed, "  "))
     pattern = ""
-    for line in _comparable(shown):
+    for line in _comparable(shown, " ... "):
         longer = pattern + (
             _ANY_LINES if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + "\n"
         )
@@ -32,23 +33,29 @@ def difference(shown: str, printed: str) -> str:
     return ""
 
 
-def _comparable(text: str) -> Iterator[str]:
-    """The lines as they are compared."""
+def _comparable(text: str, between: str) -> Iterator[str]:
+    """The lines as they are compared; `between` joins the words of headings, which are sorted."""
+    above: list[str] = []  # lines that may be the title and the headings of a table
     rows: list[str] | None = None
-    for line in text.splitlines():
+    for line in [*text.splitlines(), ""]:
         plain = line.strip()
         if _RULE.fullmatch(line):
+            words = sorted(" ".join(above).split())
+            yield between.join(["", *words, ""])
             yield "─"
-            rows = []
-        elif rows is None:
-            yield _words(plain)
-        elif plain == "..." or (plain and not plain.startswith("- ")):
+            above, rows = [], []
+        elif rows is not None and plain and not plain.startswith("- "):
             rows.append(plain if plain == "..." else _name(plain))
         else:
-            yield from _sorted(rows)
+            yield from _sorted(rows or [])
             rows = None
-            yield _words(plain)
-    yield from _sorted(rows or [])
+            if plain and plain != "...":
+                above.append(_words(plain))
+            else:
+                yield from above
+                above = []
+                if plain:
+                    yield plain
 
 
 def _words(line: str) -> str:
