@@ -233,7 +233,8 @@ def test_costs_that_are_missing_are_a_warning(command: Command, runs: tuple[str,
 
 
 def test_badges(command: Command, runs: tuple[str, str]) -> None:
-    command("compare", *runs, "--badge", "b.svg", "--badge-json", "b.json")
+    done = command("compare", *runs, "--badge", "b.svg", "--badge-json", "b.json", "--out", "c.md")
+    assert done.err.splitlines()[-3:] == ["Wrote c.md", "Wrote b.svg", "Wrote b.json"]
     assert json.loads(Path("b.json").read_text(encoding="utf-8"))["message"] == "1 worse"
     assert ElementTree.parse("b.svg").getroot().get("aria-label") == "oodbench toy: 1 worse"
 
