@@ -167,6 +167,7 @@ def dismax_checkpoint(names: Namespace, full: bool) -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=2)
     model.fc = oodbench.losses.DisMaxHead(512, 2)
+    nn.init.normal_(next(model.fc.parameters()))  # at first, all prototypes are equal
     torch.save(model.state_dict(), "dismax.pt")
 
 
