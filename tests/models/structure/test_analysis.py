@@ -382,7 +382,7 @@ def test_a_single_linear_layer_and_images_without_taps() -> None:
             "returned a dict with the keys 'a', 'b', not logits",
             "output=",
         ),
-        (Calls(lambda self, x: None, net=plain()), "returned a NoneType", "output="),
+        (Calls(lambda self, x: None, net=plain()), "returned None", "output="),
         (
             Calls(lambda self, x: self.net(x).argmax(1), net=plain()),
             "int64 values of shape [3] for 3",

@@ -149,7 +149,7 @@ def test_many_texts_are_encoded_in_parts(texts: Texts, monkeypatch: pytest.Monke
         ({"class_names": "cat"}, "class_names: expected a list of names"),
         ({"class_names": ["cat", ""]}, "class_names: expected names, not ''"),
         ({"class_names": ["cat"]}, "class_names: expected a name for each class, not 1 name"),
-        ({"tokenizer": None}, "tokenizer: expected a callable, not a NoneType"),
+        ({"tokenizer": None}, "tokenizer: expected a callable, not None"),
         ({"scaled_logits": True}, "scaled_logits: give logit_scale"),
         ({"text_encoder": lambda tokens: tokens.float()[0]}, r"text_encoder: .* of shape \[30\]"),
         (
