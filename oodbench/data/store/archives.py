@@ -105,7 +105,8 @@ class _Unpacking:
         declared = 0
         for member in members:
             name = self._safe(member.name)
-            self._filter(member)
+            if not (member.isreg() or member.isdir()):  # of those, `_safe` has checked all
+                self._filter(member)
             if member.issym() or member.islnk():
                 links[name] = self._target(member)
                 files.pop(name, None)

@@ -396,5 +396,5 @@ def trials() -> list[Trial]:
 def _more(name: str) -> dict[str, int]:
     """Bounds of inputs that have as many members as may be."""
     if name.startswith("2"):
-        return {"memory": 4 << 30, "seconds": 240}
+        return {"memory": 4 << 30, "seconds": 400}
     return {}

@@ -30,8 +30,10 @@ def png(width: int, height: int, *more: bytes, depth: int = 8, color: int = 0) -
     bits = depth * {0: 1, 2: 3, 3: 1, 6: 4}[color]
     line = 1 + (width * bits + 7) // 8
     packer, data = zlib.compressobj(1), b""
-    for _ in range(min(height, max(1, (200 << 20) // line))):
-        data += packer.compress(bytes(line))
+    left = line * min(height, max(1, (200 << 20) // line))
+    while left > 0:
+        data += packer.compress(bytes(min(left, 1 << 20)))
+        left -= 1 << 20
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     body = chunk(b"IDAT", data + packer.flush())
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + body + chunk(b"IEND", b"")
