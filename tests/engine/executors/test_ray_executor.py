@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ from helpers.worker_tasks import Answer, Killed
 from oodbench.engine.executors import ray_executor
 from oodbench.engine.executors.ray_executor import RayExecutor
 from oodbench.errors import UserError
+from oodbench.files import cache_folder
 from oodbench.storage.run_directory import RunDirectory
 
 CPU = torch.device("cpu")
@@ -50,7 +52,7 @@ def test_tasks_and_a_run(complete: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert "once: its worker process was ended; it is tried again" in said
         assert "a on " in "\n".join(notes.details), "the line of a task names its node"
 
-        cache = tmp_path / "cache"
+        node_cache, cache = cache_folder(), tmp_path / "cache"
         monkeypatch.setenv("OODBENCH_CACHE", str(cache))
         done = run(tmp_path / "run", executor="ray", workers=2)  # on the same cluster
         assert done.complete, done.failures
@@ -69,6 +71,7 @@ def test_tasks_and_a_run(complete: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
         assert not list(cache.glob("fitted/*"))
+        shutil.rmtree(node_cache / "fitted")  # kept for 14 days; other tests use this cache
 
         with monkeypatch.context() as patch:
             patch.setattr(ray_executor, "keep_missing", _no_space)
