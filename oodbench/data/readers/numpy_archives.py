@@ -110,9 +110,9 @@ def _array(path: Path, name: str, check: Callable[[NDArray[Any]], object]) -> ND
 
 
 def _declared(archive: ZipFile, name: str) -> NDArray[Any]:
-    """An array of the type and shape that a file says, with one value and almost no memory."""
+    """Zeros of the type and shape that a file says, in almost no memory."""
     with archive.open(f"{name}.npy") as file:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(file)
-    return np.broadcast_to(np.empty((), dtype), shape)
+    return np.broadcast_to(np.zeros((), dtype), shape)

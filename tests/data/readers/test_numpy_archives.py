@@ -34,6 +34,24 @@ def test_npz(tmp_path: Path, dtype: type) -> None:
     assert data.labels.tolist() == labels.tolist()
 
 
+def test_labels_are_not_refused_for_what_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what a file declares, only the type and the shape are known before it is read."""
+    images, labels = toy()
+    write_npz(tmp_path, images=images.transpose(0, 2, 3, 1), labels=labels.astype(np.uint64))
+    empty = np.empty
+
+    def unlucky(shape: Any, dtype: Any = float, **options: Any) -> Any:
+        found = empty(shape, dtype, **options)
+        if shape == ():
+            found[...] = np.array(2**64 - 1, np.uint64).astype(dtype)
+        return found
+
+    monkeypatch.setattr(np, "empty", unlucky)
+    assert load_split(npz_spec(), "test", tmp_path).labels.tolist() == labels.tolist()
+
+
 def test_npz_channels_first_under_other_names(tmp_path: Path) -> None:
     images, labels = toy()
     write_npz(tmp_path, x=images, y=labels)
