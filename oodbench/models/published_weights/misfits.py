@@ -87,7 +87,7 @@ def refuse_misfits(
     raise UserError(
         f"Checkpoint {found.path} is of another architecture than network '{what}': "
         f"{_in_words(differences, tensors, own)}.",
-        _other_networks(found.tensors)
+        _other_networks(found.tensors, own)
         + (
             f" Prefix '{matched.prefix}' was removed from the names in the file."
             if matched.prefix
@@ -124,9 +124,10 @@ def _in_words(
     return "; ".join(parts)
 
 
-def _other_networks(tensors: Mapping[str, Tensor]) -> str:
-    """Which networks have these names and shapes of weights, but for the last layer."""
-    fitting = [name for name in NETWORKS if _fits(name, tensors)]
+def _other_networks(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Which networks for the same images have these names and shapes, but for the last layer."""
+    channels = next((each.shape[1] for each in own.values() if each.ndim == 4), 3)
+    fitting = [name for name in NETWORKS if _fits(name, tensors, channels)]
     if not fitting:
         return (
             "Choose the network whose names and shapes the checkpoint has (`oodbench list models`)."
@@ -135,9 +136,9 @@ def _other_networks(tensors: Mapping[str, Tensor]) -> str:
     return f"Its names and shapes are those of network '{fitting[0]}'{also}: choose that one."
 
 
-def _fits(name: str, tensors: Mapping[str, Tensor]) -> bool:
+def _fits(name: str, tensors: Mapping[str, Tensor], channels: int) -> bool:
     with torch.device("meta"):
-        network = models.create(name, num_classes=2)
+        network = models.create(name, num_classes=2, in_channels=channels)
     own = network.state_dict()
     last = next(each for each, module in network.named_modules() if module is network.head)
     differences = _differences(match(tensors, own).tensors, own)

@@ -128,8 +128,10 @@ class Payload:
         return os.system, ("touch executed",)
 
 
-def refusal(path: Path, num_classes: int = 3, head: str = "softmax") -> UserError:
-    network = models.create(NETWORK, num_classes, head)
+def refusal(
+    path: Path, num_classes: int = 3, head: str = "softmax", channels: int = 3
+) -> UserError:
+    network = models.create(NETWORK, num_classes, head, channels)
     with pytest.raises(UserError) as raised:
         load_weights(network, read_weights(path), NETWORK, head=head)
     return raised.value
@@ -234,9 +236,13 @@ def test_missing_file(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in refusal(tmp_path / "w.pt").message
 
 
-def test_another_architecture_is_named_by_its_first_differences(tmp_path: Path) -> None:
-    path = saved(tmp_path, dict(models.create("resnet18_32x32", 3).state_dict()))
-    error = refusal(path)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_another_architecture_is_named_by_its_first_differences(
+    tmp_path: Path, channels: int
+) -> None:
+    other = models.create("resnet18_32x32", 3, in_channels=channels)
+    path = saved(tmp_path, dict(other.state_dict()))
+    error = refusal(path, channels=channels)
     assert error.message.startswith(
         f"Checkpoint {path} is of another architecture than network 'resnet8'"
     )
