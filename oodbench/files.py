@@ -19,6 +19,9 @@ from oodbench.errors import UserError
 TEMPORARY_PREFIX = ".writing-"
 """What the names of files begin with while they are being written."""
 
+_TRIES = 3
+"""How often a file is written whose unfinished one was removed."""
+
 
 def expanded(path: str | Path) -> Path:
     """A path with the home folder in place of "~".
@@ -121,23 +124,36 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             path.write_bytes(data)
             return
         remove_unfinished_of(path)
-        descriptor, temporary = _claimed(path)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                # mkstemp makes files private to the user; give them the usual permissions.
-                mask = os.umask(0)
-                os.umask(mask)
-                temporary.chmod(0o666 & ~mask)
-                if sys.platform != "win32":  # there, an open file cannot be renamed
-                    temporary.replace(path)
-            if sys.platform == "win32":
+        for left in reversed(range(_TRIES)):
+            try:
+                _write(path, data)
+                return
+            except FileNotFoundError:
+                # Another machine writes this file too, on a file system that shares no locks, and
+                # has removed what it took for a leftover.
+                if not left:
+                    raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file once, as `write_atomic`."""
+    descriptor, temporary = _claimed(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            # mkstemp makes files private to the user; give them the usual permissions.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            if sys.platform != "win32":  # there, an open file cannot be renamed
                 temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        if sys.platform == "win32":
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -86,3 +86,26 @@ def test_what_another_thread_writes_stays(tmp_path: Path, monkeypatch: pytest.Mo
     other.join(20)
     assert path.read_text(encoding="utf-8") == "of the other"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_another_machine_takes_for_a_leftover_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems do not share locks between machines."""
+    path, flush, written = tmp_path / "a.md", os.fsync, []
+
+    def removed(descriptor: int) -> None:
+        flush(descriptor)
+        written.append(descriptor)
+        if len(written) < tries:
+            next(tmp_path.glob(".writing-*")).unlink()
+
+    monkeypatch.setattr(os, "fsync", removed)
+    tries = 2
+    write_atomic(path, "text")
+    assert path.read_text(encoding="utf-8") == "text"
+    assert list(tmp_path.iterdir()) == [path]
+    tries = 99
+    with pytest.raises(UserError, match="No such file"):
+        write_atomic(path, "other")
+    assert path.read_text(encoding="utf-8") == "text"
