@@ -28,6 +28,8 @@ DOCUMENTS = documents()
 SLOW = [each for each in DOCUMENTS if "\n<!-- slow: " in each.read_text("utf-8")]
 DRAWN = {ROOT / "docs" / "explanation" / "architecture.md"}
 """Pages with a drawing of text."""
+COMMENT = re.compile(r" (?:slow: next|prepare: [\w ]+|skip: .*|generated: \w+|[A-Z].*) -->")
+"""A comment of a page, but for those right above an output; one with a capital is for writers."""
 IN_PLACE = ("docs", "examples", "scripts", "detectors", "benchmarks", ".ci")
 """Folders of the repository that commands may read."""
 
@@ -114,6 +116,10 @@ def test_blocks_have_a_language_and_skips_a_reason(document: Path) -> None:
         assert re.fullmatch(
             r'<!-- skip: (?:next|start) "[^"]{10,}" -->|<!-- skip: end -->', comment
         )
+    for comment in re.findall(r"^ *<!--(.*)", OUTPUT.sub("", text), re.MULTILINE):
+        assert COMMENT.fullmatch(comment), f"it says nothing about a block: {comment}"
+    for block in re.findall(r"^ *```console\n(.*)", text, re.MULTILINE):
+        assert block.lstrip().startswith("$ "), f"no command, so nothing would be compared: {block}"
     for block in re.findall(r"^```text\n(.*?)^```", OUTPUT.sub("", text), re.MULTILINE | re.DOTALL):
         assert not re.search(r"^(?:\$ )?oodbench [a-z]", block, re.MULTILINE), (
             "commands are in blocks of the language bash or console"
