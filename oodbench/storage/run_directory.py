@@ -168,6 +168,11 @@ class RunDirectory:
                 mine = [] if is_sealed(self.description_path) is not False else [NAME]
                 return (*mine, *found)
 
+    def unwritten(self) -> frozenset[str]:
+        """Files that a killed run was about to write, and that are as before."""
+        writing = self.read_description().writing
+        return frozenset(name for name, each in writing.items() if self._digest(name) != each)
+
     def _digest(self, name: str) -> str | None:
         """SHA-256 of a file; None if it is not there."""
         path = self.folder / name

@@ -201,6 +201,9 @@ class BenchmarkRun:
             self.say.warn(
                 f"{cell.model}/seed{seed} has other weights than before: its methods run again."
             )
+            # Before the new weights are noted, lest a run that is killed takes the old results
+            # for theirs.
+            self._write("running")
         self.data.add_read(result.read)
         for where, sign in self.results.take(cell, result, sharing=self.executor.sharing):
             self.say.warn(f"{where}: {sign}")

@@ -153,9 +153,10 @@ class _Reading:
         """Models and seeds with predictions of all images that count as ID."""
         needed = {"id", *self.plan.benchmark.csid}
         of_classes = self.plan.sets_thresholds
+        others = self.altered | self.directory.unwritten()  # those may be of other weights
 
         def whole(model: str, seed: int) -> bool:
-            if predictions_name(model, seed) in self.altered:
+            if predictions_name(model, seed) in others:
                 return False
             found = self.directory.read_predictions(model, seed) or {}
             if of_classes and any(each.labels is None for each in found.values()):
