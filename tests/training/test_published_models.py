@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile
@@ -21,11 +26,13 @@ import oodbench
 from oodbench import models
 from oodbench.data.splits import load_split
 from oodbench.data.store import download
+from oodbench.data.store.checkpoint_files import torch_hub_file
 from oodbench.errors import UserError
 from oodbench.models.classifier import Classifier
 from oodbench.plugins.catalog import Catalog
 from oodbench.progress import Silent
 from oodbench.specs import ModelSpec
+from oodbench.storage import run_directory
 from oodbench.storage.records import PUBLISHED
 from oodbench.training.published_models import Images, Publication, published_classifier
 
@@ -143,7 +150,9 @@ def test_a_run_of_an_ensemble(tmp_path: Path, command: Command) -> None:
         made('[{"path": "m0.pth"}]', tmp_path, ensemble=True)
 
 
-def test_a_run_of_published_checkpoints(tmp_path: Path, command: Command) -> None:
+def test_a_run_of_published_checkpoints(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in (0, 1):
         torch.save({"model": weights(seed)}, tmp_path / f"s{seed}.pth")
     file = benchmark(tmp_path, "[{path: s0.pth}, {path: s1.pth}]", "msp: baseline, near: knn")
@@ -175,9 +184,26 @@ def test_a_run_of_published_checkpoints(tmp_path: Path, command: Command) -> Non
     again = command("run", file, "--out", tmp_path / "run", "--resume")
     assert "finished before" in again.err
     torch.save(weights(7), tmp_path / "s1.pth")
-    changed = command("run", file, "--out", tmp_path / "run", "--resume")
+    write = run_directory.write_atomic
+
+    def killed(path: Path, content: bytes | str) -> None:
+        if path.suffix == ".npz":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:  # when it stores the new results
+        patch.setattr(run_directory, "write_atomic", killed)
+        changed = command("run", file, "--out", tmp_path / "run", "--resume")
     assert "R/seed1 has other weights than before: its methods run again" in changed.err
     assert "R/seed0 has other" not in changed.err
+    assert command("run", file, "--out", tmp_path / "run", "--resume").code == 0
+    now = oodbench.open_run(tmp_path / "run")
+    assert isinstance(now, oodbench.Run)
+    old, new = (
+        {(r.method, r.seed, r.metric, r.ood_dataset): r.value for r in each.records}
+        for each in (run, now)
+    )
+    assert {key for key in old if old[key] != new[key]} == {key for key in old if key[1] == 1}
 
 
 def test_seeds_are_limited_by_the_checkpoints(tmp_path: Path, command: Command) -> None:
@@ -419,6 +445,27 @@ def test_torchvision_s_weights(
     with pytest.warns(UserWarning, match="is not used: its sha256 is not"):
         error = refusal("", tmp_path, COLORS, **SHUFFLENET, normalization=None)
     assert "OODBENCH_OFFLINE forbids downloads" in error.message
+
+
+def test_weights_that_two_workers_need_are_downloaded_once(tmp_path: Path, server: Server) -> None:
+    data = np.random.default_rng(0).bytes(200_000)
+    name = f"net-{sha256(data).hexdigest()[:8]}.pth"
+    begun = threading.Event()
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        begun.set()
+        time.sleep(0.2)
+        send(handler, data)
+
+    server.behaviors[f"/{name}"] = slow
+    with ThreadPoolExecutor(2) as pool:
+        get = partial(torch_hub_file, f"{server.url}/{name}", "net", tmp_path, Silent())
+        first = pool.submit(get)
+        assert begun.wait(10)
+        second = pool.submit(get)
+        files = [first.result(), second.result()]
+    assert {file.read_bytes() for file in files} == {data}
+    assert len(server.requests) == 1
 
 
 def test_weights_with_other_classes_or_another_head(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from oodbench.data.store.disk import disk_errors, file_digest
 from oodbench.data.store.download import download
-from oodbench.data.store.fetching import fetch
+from oodbench.data.store.fetching import fetch, one_at_a_time
 from oodbench.data.store.locations import PLACE
 from oodbench.errors import UserError
 from oodbench.files import digest, expanded
@@ -177,4 +177,7 @@ def torch_hub_file(url: str, network: str, root: Path, say: Reporter) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     # Not validated: the name has a part of the checksum alone.
     spec = FileSpec.model_construct(name=name, urls=(url,), sha256=begins or None)
-    return download(spec, target.parent, network, say, "network")
+    with one_at_a_time(target.parent / ".lock"):
+        if target.is_file() and file_digest(target).startswith(begins):
+            return target  # by another process meanwhile
+        return download(spec, target.parent, network, say, "network")
