@@ -768,7 +768,9 @@ def test_without_pytest_the_decorator_says_so(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_guide_shows_every_check() -> None:
     guide = Path(__file__).parent.parent / "docs" / "how-to" / "writing-a-detector.md"
-    (block,) = re.findall(r"```text\n(steepness  /.*?)```", guide.read_text(), flags=re.DOTALL)
+    (block,) = re.findall(
+        r"^(steepness  [^ ]*steepness.py\n.*?)```", guide.read_text(), flags=re.S | re.M
+    )
     shown = [(line[5:25].strip(), line[26:]) for line in block.splitlines() if line[:4].strip()]
     assert [name for name, _ in shown[1:-1]] == list(NAMED)
     passed = {line[5:25].strip(): line[26:] for line in block.splitlines() if line[:2] == "ok"}

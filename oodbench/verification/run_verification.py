@@ -136,7 +136,7 @@ class _Verifying:
             self.checked.append(f"accuracies and metrics on request against predictions in {files}")
         if checks.unchecked:
             kinds = ((checks.missing, "not there"), (checks.unreadable, "not readable"))
-            why = "; ".join(f"{why}: {listed(list(names), 2)}" for names, why in kinds if names)
+            why = "; ".join(f"{why}: {listed(sorted(names), 2)}" for names, why in kinds if names)
             records = counted(checks.unchecked, "record")
             self.unchecked.append(f"{records} of metrics on request ({why})")
 

@@ -183,7 +183,7 @@ def test_missing_predictions_are_named(changed: Path) -> None:
     found = verify_run(changed)
     assert not found.discrepancies
     assert found.exit_code == ExitCode.INCOMPLETE
-    assert "predictions/SoftMax/seed0.npz" in str(found)
+    assert "predictions/DisMax/seed0.npz, predictions/DisMax/seed1.npz" in str(found)
 
 
 # --- runs without predictions -------------------------------------------------------------------
