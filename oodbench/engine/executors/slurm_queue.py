@@ -108,7 +108,7 @@ class SlurmQueue:
         if job not in self._states:
             return None
         state, reason = self._states[job]
-        if state == "FAILED" and reason:
+        if state == "FAILED" and reason not in ("", "None"):
             return Ending(f"failed ({reason})")
         return _ENDINGS.get(state)
 

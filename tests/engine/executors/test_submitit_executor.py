@@ -180,6 +180,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("OUT_OF_MEMORY|OutOfMemory", 1, "ran out of memory (log: "),
         ("TIMEOUT|TimeLimit", 1, "ask for more time (timeout_min)"),
         ("FAILED|NonZeroExitCode", 4, "its job 1 failed (NonZeroExitCode) (log: "),
+        ("FAILED|None", 4, "its job 1 failed (log: "),
         ("FAILED|RaisedSignal:9(Killed)", 1, "ran out of memory (log: "),
         ("NODE_FAIL|None", 4, "lost with its node"),
     ],
