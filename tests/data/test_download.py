@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import time
 from collections.abc import Iterator
 from hashlib import md5, sha256
@@ -234,6 +235,24 @@ def test_a_server_that_sends_a_byte_at_a_time(
     error = refused(spec(f"{server.url}/a/data.bin"), tmp_path)
     assert "it sends less than 65,536 bytes in 0 s" in error.message
     assert len(server.requests) == module.ATTEMPTS
+
+
+@pytest.mark.parametrize("name", ["data.tar.gz", "data.bin"])
+def test_a_file_that_the_server_calls_compressed(server: Server, tmp_path: Path, name: str) -> None:
+    """Apache may say so of stored .gz files; of others, it means the way."""
+    packed = gzip.compress(CONTENT)
+
+    def behave(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "x-gzip")
+        handler.end_headers()
+        handler.wfile.write(packed)
+        handler.close_connection = True
+
+    server.behaviors["/data"] = behave
+    expected = packed if name.endswith(".gz") else CONTENT
+    file = spec(f"{server.url}/data", name=name, size=None, sha256=sha256(expected).hexdigest())
+    assert download(file, tmp_path, "toy", Notes()).read_bytes() == expected
 
 
 def test_a_server_that_sends_an_archive_without_an_end(server: Server, tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ TIMEOUTS = (10.0, 30.0)
 _PIECE = 1 << 16
 """Bytes read at a time at most."""
 
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz")
+"""Ends of names of files that some servers call compressed on the way, which they are on disk."""
+
 _PROGRESS = 1 << 20
 """Bytes that an attempt must get beyond the farthest point so far to count as progress."""
 
@@ -217,7 +220,8 @@ class _Download:
                         google_drive.check(self._url, response)
                         response.raise_for_status()
                         sink.begin(response)
-                        for piece in pieces(response, _PIECE):
+                        decode = not self._spec.name.endswith(_COMPRESSED)
+                        for piece in pieces(response, _PIECE, decode=decode):
                             sink.write(piece)
             except google_drive.RefusedError as error:
                 raise FailedError(str(error)) from error

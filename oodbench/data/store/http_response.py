@@ -124,15 +124,20 @@ class ResponseSink:
         return f"it stopped after {self._done:,}{total} bytes"
 
 
-def pieces(response: Response, most: int) -> Iterator[bytes]:
+def pieces(response: Response, most: int, *, decode: bool = True) -> Iterator[bytes]:
     """The body of a response as it arrives, in pieces of at most `most` bytes.
+
+    Args:
+        response: of a file that was asked for without compression.
+        most: number of bytes.
+        decode: whether it is decompressed if the server says that it is compressed.
 
     Raises:
         FailedError: it arrives too slowly.
         requests.RequestException: it ends early, is damaged, or nothing arrives any more.
     """
     since, received = time.monotonic(), 0
-    for piece in _arriving(response, most):
+    for piece in _arriving(response, most, decode=decode):
         yield piece
         received += len(piece)
         if received >= _LEAST:
@@ -141,13 +146,13 @@ def pieces(response: Response, most: int) -> Iterator[bytes]:
             raise FailedError(f"it sends less than {_LEAST:,} bytes in {SLOW:.0f} s", again=True)
 
 
-def _arriving(response: Response, most: int) -> Iterator[bytes]:
+def _arriving(response: Response, most: int, *, decode: bool) -> Iterator[bytes]:
     """As `Response.iter_content`, which waits until a piece is whole, however slowly it comes."""
     import requests.exceptions as failures
     import urllib3.exceptions as below
 
     try:
-        while piece := response.raw.read1(most, decode_content=True):
+        while piece := response.raw.read1(most, decode_content=decode):
             yield piece
     except below.ProtocolError as error:
         raise failures.ChunkedEncodingError(error) from error
