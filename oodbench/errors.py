@@ -33,12 +33,12 @@ class UserError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = visible(message)
-        self.hint = visible(hint)
+        self.message = brief(message)
+        self.hint = brief(hint)
 
     def say_first(self, what: str) -> None:
         """Put before the message what the error is about."""
-        self.message = visible(f"{what}: {self.message}")
+        self.message = brief(f"{what}: {self.message}")
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -61,17 +61,22 @@ def sentence(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Text in one line, with escapes for characters that do not print; cut if it is very long.
+    """Text in one line, with escapes for characters that do not print.
 
     Names of files may contain line feeds, byte order marks, and bytes that are not text.
     """
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST * 3 // 4]} ... {text[-_LONGEST // 5 :]}"
     if text.isprintable():
         return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def brief(text: str) -> str:
+    """Visible text for a message: of a very long one, the beginning and the end."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST * 3 // 4]} ... {text[-_LONGEST // 5 :]}"
+    return visible(text)
 
 
 def shown(value: object, most: int = 60) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oodbench.errors import counted, did_you_mean, kind_of
+from oodbench.errors import UserError, counted, did_you_mean, kind_of, visible
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,16 @@ def test_without_a_place_to_look_a_hint_names_a_few() -> None:
     assert hint.startswith("Known: name-0, name-1, ")
     assert hint.endswith(" and 173 more.")
     assert len(hint) < 120
+
+
+def test_messages_are_cut_and_other_texts_are_not() -> None:
+    text = "begin " + "x" * 100_000 + " end"
+    assert visible(text) == text
+    error = UserError(text, text)
+    for said in (error.message, error.hint):
+        assert len(said) < 2000
+        assert said.startswith("begin")
+        assert said.endswith("end")
 
 
 class LSTM:

@@ -13,7 +13,7 @@ import typer
 from oodbench.cli.display import reporter
 from oodbench.cli.help_text import PlainCommand, PlainGroup
 from oodbench.cli.parameters import DataRoot, Plugins
-from oodbench.errors import ExitCode, UserError, counted, did_you_mean, visible
+from oodbench.errors import ExitCode, UserError, brief, counted, did_you_mean
 
 if TYPE_CHECKING:
     from oodbench.data.missing_files import NeededFiles
@@ -147,7 +147,7 @@ def verify(
             say.done(f"{spec.name}: {checked}; {counted(len(result.findings), 'problem')}")
     for spec, findings in failed:
         for finding in findings:
-            print(visible(f"{spec.name}: {finding.path} {finding.problem}"))
+            print(brief(f"{spec.name}: {finding.path} {finding.problem}"))
         print(f"{spec.name}: repair with: {_repair_command(spec.name, data_root, plugins)}")
         if any(finding.layer == "image" for finding in findings):
             print(

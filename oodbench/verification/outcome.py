@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodbench.errors import ExitCode, counted, listed, visible
+from oodbench.errors import ExitCode, brief, counted, listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,11 @@ class Discrepancy:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
         about = f"{self.record}: " if self.record else ""
         if not self.field:
-            return visible(f"{where}: {about}{self.reason}.")
+            return brief(f"{where}: {about}{self.reason}.")
         if not self.expected:
-            return visible(f"{where}: {about}{self.field} is {self.stored}; {self.reason}.")
+            return brief(f"{where}: {about}{self.field} is {self.stored}; {self.reason}.")
         found = f"{self.field} is {self.stored} and should be {self.expected} ({self.reason})."
-        return visible(f"{where}: {about}{found}")
+        return brief(f"{where}: {about}{found}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +76,9 @@ class Verification:
                 for each in self.discrepancies[1:]:
                     by_file[each.file] = by_file.get(each.file, 0) + 1
                 where = listed(f"{number} in {name}" for name, number in by_file.items())
-                lines.append(f"  and {counted(others, 'other')} ({visible(where)}).")
+                lines.append(f"  and {counted(others, 'other')} ({brief(where)}).")
         else:
             lines.append(f"{self.folder}: every value that was checked follows.")
         lines += [f"  checked: {each}" for each in self.checked]
-        lines += [f"  NOT checked: {visible(each)}" for each in self.unchecked]
+        lines += [f"  NOT checked: {brief(each)}" for each in self.unchecked]
         return "\n".join(lines)

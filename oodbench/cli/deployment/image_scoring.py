@@ -17,7 +17,7 @@ import typer
 
 from oodbench.cli.display import reporter, say, say_written
 from oodbench.cli.parameters import Device, Plugins, given_path
-from oodbench.errors import ExitCode, UserError, counted, listed, visible
+from oodbench.errors import ExitCode, UserError, brief, counted, listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +151,7 @@ def score(
 
     def report(file: ImageFile, reason: str) -> None:
         log.unreadable.append((file.path, reason))
-        progress.warn(visible(f"{file.path} is skipped: {reason}."))
+        progress.warn(brief(f"{file.path} is skipped: {reason}."))
 
     stream = _stream(fitted, files, batch_size, workers, report)
     with progress.work(1):

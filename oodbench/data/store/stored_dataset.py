@@ -28,7 +28,7 @@ from oodbench.data.store.image_cache import (
 )
 from oodbench.data.store.locations import content_folder, decoded_root
 from oodbench.data.stored_images import StoredImages
-from oodbench.errors import UserError, counted, visible
+from oodbench.errors import UserError, brief, counted
 from oodbench.files import canonical_json, digest
 from oodbench.progress import Reporter
 from oodbench.specs import DatasetSpec, SplitName
@@ -63,7 +63,7 @@ def remarks(
         texts.append(
             f"{where}: {len(skipped)} of {counted(count + len(skipped), 'image')} could not be "
             "decoded and are left out: "
-            f"{visible(', '.join(skipped[:3]))}{' ...' if len(skipped) > 3 else ''}"
+            f"{brief(', '.join(skipped[:3]))}{' ...' if len(skipped) > 3 else ''}"
         )
     texts += [
         f"{where}: {_LOSSES[what].format(count=counted(images, 'image'))}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from oodbench.metrics.thresholds import Threshold
 from oodbench.report.score_page.score_log import ScoreLog
@@ -103,6 +107,17 @@ def test_the_page_is_one_file() -> None:
     assert "Threshold: 0, set on 400 ID images to accept 95 %" in page
     for text in log().summary():
         assert text in page
+
+
+def test_images_are_whole() -> None:
+    size = (3, 32, 32)  # of noise: PNG files of more than 3,000 bytes
+    noise = np.random.default_rng(0).integers(256, size=size, dtype=np.uint8)
+    page = render(log(), lambda _: noise)
+    addresses = re.findall('src="data:image/png;base64,([^"]*)"', page)
+    assert len(addresses) == 21
+    for address in addresses:
+        content = io.BytesIO(base64.b64decode(html.unescape(address), validate=True))
+        assert np.array_equal(np.asarray(Image.open(content)), noise.transpose(1, 2, 0))
 
 
 def test_a_page_without_images_and_without_a_threshold() -> None:
