@@ -87,6 +87,11 @@ class CostColumn:
             return ""
         return f"{value:,.{self.decimals}f}" if self.decimals is not None else significant(value)
 
+    def margin(self, row: Row) -> float:
+        """Half the range of the repetitions of a time, in the unit of the column; else 0."""
+        scatter = cost_of(row, "time_scatter") if self.name in _TIMES else None
+        return (self.value(row) or 0.0) * (scatter or 0.0) / 2
+
     def unsteady(self, row: Row) -> bool:
         """Whether the repetitions of this time vary too much."""
         return self.name in _TIMES and unsteady(row)

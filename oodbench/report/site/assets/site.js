@@ -187,10 +187,10 @@
       for (const each of rows) {
         if (each.row.hidden) continue;
         const cell = each.row.cells[quality.cellIndex];
-        const x = numberOf(each.row.cells[cost.cellIndex]), y = numberOf(cell);
+        const price = each.row.cells[cost.cellIndex], x = numberOf(price), y = numberOf(cell);
         if (isNaN(x) || isNaN(y)) continue;
         points.push({
-          x, y, each, interval: cell.title,
+          x, y, each, interval: cell.title, margin: Number(price.dataset.margin || 0),
           marked: cell.classList.contains("best") || cell.classList.contains("tied"),
           note: cell.classList.contains("best") ? "best" :
             cell.classList.contains("tied") ? "tied with the best" : "",
@@ -304,15 +304,11 @@
 
   function frontOf(points, higher) {
     const sign = higher ? 1 : -1;
-    const sorted = points.filter((p) => !p.each.oracle)
+    const beats = (a, b) => a.y === b.y ? a.x < b.x
+      : sign * a.y > sign * b.y && (a.x <= b.x || a.x - a.margin <= b.x + b.margin);
+    const ranked = points.filter((p) => !p.each.oracle);
+    return ranked.filter((p) => !ranked.some((other) => beats(other, p)))
       .sort((a, b) => a.x - b.x || sign * (b.y - a.y) || (a.each.name < b.each.name ? -1 : 1));
-    const front = [];
-    let best = -Infinity;
-    for (const p of sorted) {
-      if (sign * p.y > best) { best = sign * p.y; front.push(p); }
-      else if (front.length && p.x === front[front.length - 1].x && sign * p.y === best) front.push(p);
-    }
-    return front;
   }
 
   function drawChart(place, points, words, textPlace) {
