@@ -164,16 +164,12 @@ def unfinished_folder(path: Path) -> Iterator[Path]:
         path: what is written.
     """
     remove_unfinished_of(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_prefix(path)) as name:
-        if sys.platform == "win32":
-            yield Path(name)
-            return
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # no locks here: then others do not remove it either
-                _lock(descriptor)
-            yield Path(name)
-        finally:
+    descriptor, folder = _claimed_folder(path)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if descriptor is not None:
             os.close(descriptor)
 
 
@@ -204,16 +200,33 @@ def _claimed(path: Path) -> tuple[int, Path]:
     """A new temporary file for a file: a descriptor, and its path; locked while it is open."""
     while True:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
-        try:
-            _lock(descriptor)
-        except BlockingIOError:
-            pass  # another process takes it for a leftover
-        except OSError:
-            return descriptor, Path(name)  # no locks here: then nobody removes it
-        else:
-            if os.path.exists(name):  # noqa: PTH110 - False where the system cannot look
-                return descriptor, Path(name)
+        if _is_claimed(descriptor, name):
+            return descriptor, Path(name)
         os.close(descriptor)
+
+
+def _claimed_folder(path: Path) -> tuple[int | None, Path]:
+    """The same of a new folder; the descriptor is None where folders cannot be opened."""
+    while True:
+        name = tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path))
+        if sys.platform == "win32":
+            return None, Path(name)
+        with suppress(FileNotFoundError):  # removed by another process already
+            descriptor = os.open(name, os.O_RDONLY)
+            if _is_claimed(descriptor, name):
+                return descriptor, Path(name)
+            os.close(descriptor)
+
+
+def _is_claimed(descriptor: int, name: str) -> bool:
+    """Lock a new file or folder; False if another process has taken it for a leftover."""
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here: then nobody removes it
+        return True
+    return os.path.exists(name)  # noqa: PTH110 - False where the system cannot look
 
 
 if sys.platform == "win32":

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.kills import killed_at, needs_fork
 
+from oodbench import files
 from oodbench.errors import UserError
 from oodbench.files import check_writable, unfinished_folder, write_atomic
 
@@ -109,3 +112,30 @@ def test_a_file_that_another_machine_takes_for_a_leftover_is_written_again(
     with pytest.raises(UserError, match="No such file"):
         write_atomic(path, "other")
     assert path.read_text(encoding="utf-8") == "text"
+
+
+@needs_fork
+def test_a_new_folder_that_another_process_takes_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed before, or locked while, this process locks it; then another one is made."""
+    path, make, descriptors = tmp_path / "a.onnx", tempfile.mkdtemp, []
+
+    def taken(**options: Any) -> str:
+        name = make(**options)
+        if not descriptors:
+            descriptors.append(-1)
+            Path(name).rmdir()
+        elif len(descriptors) == 1:
+            descriptors.append(os.open(name, os.O_RDONLY))
+            files._lock(descriptors[1])
+        return name
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken)
+    with unfinished_folder(path) as folder:
+        (folder / "part").touch()
+        assert len(list(tmp_path.iterdir())) == 2
+    os.close(descriptors[1])
+    with unfinished_folder(path):
+        pass
+    assert list(tmp_path.iterdir()) == []

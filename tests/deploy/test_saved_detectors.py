@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from deploy.conftest import CPU, SCALING, Fitted, data, fitted_on
+from helpers.kills import killed_at, needs_fork
 from torch import nn
 
 import oodbench
@@ -279,6 +280,7 @@ def test_a_folder_with_other_files_is_kept(tmp_path: Path) -> None:
         fitted_on("cnn").detectors["energy"].save(tmp_path)
 
 
+@needs_fork
 def test_an_artifact_stays_until_the_next_one_is_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,9 +297,8 @@ def test_an_artifact_stays_until_the_next_one_is_on_the_disk(
         with pytest.raises(UserError, match="No space left"):
             detectors["knn"].save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
-    (folder / ".writing-abc").write_bytes(b"half")
-    (folder / ".writing-def").mkdir()
-    (folder / ".writing-def" / "artifact.json").write_bytes(b"half")
+    killed_at("fsync", lambda: detectors["knn"].save(folder))
+    assert list(folder.glob(".writing-*/.writing-*"))
     detectors["knn"].save(folder)
     assert {path.name for path in folder.iterdir()} == held.keys()
     assert oodbench.load_fitted(folder, model, device="cpu").name == "knn"

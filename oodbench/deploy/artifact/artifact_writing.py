@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +37,7 @@ from oodbench.deploy.deployed_model import DeployedModel, check_same
 from oodbench.detector import Detector
 from oodbench.engine.method_results import chosen_parameters
 from oodbench.errors import UserError, listed
-from oodbench.files import TEMPORARY_PREFIX, explained, make_folder, remove_unfinished, write_atomic
+from oodbench.files import TEMPORARY_PREFIX, explained, make_folder, unfinished_folder, write_atomic
 from oodbench.metrics.thresholds import Threshold
 from oodbench.models.user_classifier import UserClassifier
 from oodbench.storage.fitted_state.detector_state import stored_state
@@ -118,12 +117,7 @@ def write_artifact(
         model=part,
     )
     make_folder(folder)
-    remove_unfinished(folder)
-    with (
-        explained(folder),
-        tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_PREFIX) as temporary,
-    ):
-        new = Path(temporary)
+    with explained(folder), unfinished_folder(folder / NAME) as new:
         for name, content in contents.items():
             write_atomic(new / name, content)
         description.write(new / NAME)
