@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oodbench.data.store.locations import DATA_VARIABLE
-from oodbench.files import cache_folder, make_folder, write_atomic
+from oodbench.files import cache_folder, explained, make_folder, unfinished_folder, write_atomic
 
 _CACHE_VARIABLE = "OODBENCH_CACHE"
 _IDENTITY = "identity"
@@ -40,7 +40,7 @@ class CacheOfRun:
         """
         folder = make_folder(cache_folder()).absolute()
         if not (folder / _IDENTITY).exists():
-            write_atomic(folder / _IDENTITY, uuid.uuid4().hex)
+            _identify(folder)
         set_here = {name: os.environ[name] for name in _FORWARDED if os.environ.get(name)}
         return cls(str(folder), _identity(folder), set_here)
 
@@ -56,6 +56,23 @@ class CacheOfRun:
         if _identity(Path(self.folder)) == self.identity:
             os.environ.setdefault(_CACHE_VARIABLE, self.folder)
         return _identity(cache_folder()) == self.identity
+
+
+def _identify(folder: Path) -> None:
+    """Give a cache an identity; of processes that do so at once, that of the first stays.
+
+    Raises:
+        UserError: if the cache cannot be written.
+    """
+    path, text = folder / _IDENTITY, uuid.uuid4().hex
+    with explained(path), unfinished_folder(path) as new:
+        (new / _IDENTITY).write_text(text, encoding="utf-8")
+        try:
+            os.link(new / _IDENTITY, path)
+        except FileExistsError:
+            pass
+        except OSError:  # the file system has no links
+            write_atomic(path, text)
 
 
 def _identity(folder: Path) -> str:

@@ -49,6 +49,23 @@ def test_the_node_has_chosen(
     assert os.environ["OODBENCH_PLUGINS"] == "own plugins"
 
 
+def test_two_runs_that_begin_with_a_new_cache_give_it_one_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path))
+    with monkeypatch.context() as patch:  # each has looked before the other wrote
+        patch.setattr(Path, "exists", lambda path: path.name != "identity" and os.path.exists(path))
+        assert len({CacheOfRun.here().identity for _ in range(2)}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["identity"]
+
+    def without_links(*_: object) -> None:
+        raise PermissionError
+
+    (tmp_path / "identity").unlink()
+    monkeypatch.setattr(os, "link", without_links)
+    assert CacheOfRun.here().identity
+
+
 def test_files_that_travel(tmp_path: Path) -> None:
     name = "checkpoints/a.safetensors"
     assert content_of(tmp_path, name) is None
