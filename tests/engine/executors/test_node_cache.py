@@ -53,8 +53,9 @@ def test_two_runs_that_begin_with_a_new_cache_give_it_one_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path))
+    exists = Path.exists
     with monkeypatch.context() as patch:  # each has looked before the other wrote
-        patch.setattr(Path, "exists", lambda path: path.name != "identity" and os.path.exists(path))
+        patch.setattr(Path, "exists", lambda path: path.name != "identity" and exists(path))
         assert len({CacheOfRun.here().identity for _ in range(2)}) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["identity"]
 
