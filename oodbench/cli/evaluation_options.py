@@ -65,8 +65,9 @@ def read_request(file: Path | None, given: dict[str, Any]) -> tuple[EvaluationRe
     if file is not None:
         folder, source = file.parent.resolve(), file
         content = {"name": file.stem, **read_mapping(file), **_absolute(given)}
+    unknown = content.keys() - {*EvaluationRequest.model_fields, *EvaluationRequest.other_keys}
     for key, option in (("model", "--model"), ("id", "--id"), ("ood", "--ood")):
-        if key not in content:
+        if key not in content and not unknown:  # a key that is there may be misspelled
             raise UserError(
                 f"{option} is missing." if file is None else f"{file}: the key '{key}' is missing.",
                 "An evaluation needs a model, ID test images and OOD images: --model "

@@ -102,6 +102,12 @@ def main() -> None:
         if error.hint:
             say(error.hint)
         code = ExitCode.USAGE
+    except PermissionError as error:
+        if debug:
+            raise
+        say(f"error: {error.filename}: {error.strerror or error}.")
+        say("Change the permissions, or run as a user who may read and write it.")
+        code = ExitCode.USAGE
     except _UsageError as error:
         say(f"error: {_usage_problem(error)}")
         say(f"See `{_command_of(error)} --help`.")

@@ -84,7 +84,8 @@ class SplitDecoder:
                 return DecodedImage(index, None, found, "")
             raise UserError(
                 f"{self.where(index)} cannot be decoded: {error}.",
-                "Replace it, or skip such images: write 'corrupt_images: skip' into the manifest.",
+                "Replace it, or skip such images: write 'corrupt_images: skip' into the manifest, "
+                "or into the YAML file of `oodbench evaluate`.",
             ) from error
         require_pixels(pixels, self.where(index), self.spec.shape)
         return DecodedImage(index, np.ascontiguousarray(pixels), found, lost)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -170,6 +170,8 @@ class EvaluationRequest(Spec):
     images."""
     corrupt_images: Literal["stop", "skip"] = "stop"
     batch_size: BatchSize = 64
+
+    other_keys: ClassVar[tuple[str, ...]] = _OF_A_MODEL
 
     @model_validator(mode="before")
     @classmethod

@@ -351,7 +351,7 @@ def _renamed_first(spec: type[Spec], errors: list[ErrorDetails]) -> list[ErrorDe
             old.append(error["loc"])
             new.add((*error["loc"][:-1], renamed))
     kept = [error for error in errors if error["loc"] not in new]
-    return sorted(kept, key=lambda error: error["loc"] not in old)
+    return sorted(kept, key=lambda error: (error["loc"] not in old, error["type"] == "missing"))
 
 
 def _keys_beside(spec: type[Spec], location: tuple[int | str, ...]) -> list[str]:
@@ -363,7 +363,8 @@ def _keys_beside(spec: type[Spec], location: tuple[int | str, ...]) -> list[str]
             continue
         fields = _spec_in(annotation).model_fields
         annotation = fields[part].annotation if part in fields else annotation
-    return list(_spec_in(annotation).model_fields)
+    beside = _spec_in(annotation)
+    return [*beside.model_fields, *getattr(beside, "other_keys", ())]
 
 
 def _is_mapping(annotation: Any) -> bool:

@@ -86,7 +86,8 @@ def text_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read {path}: {error}.") from error
+        problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"Cannot read {path}: {problem}.") from error
     return lines if lines[-1] else lines[:-1]
 
 

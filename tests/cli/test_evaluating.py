@@ -284,6 +284,14 @@ def test_a_dry_run_finds_what_the_run_would_refuse(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("key", ["model", "checkpoint", "ood"])
+def test_a_misspelled_key_is_named(key: str, command: Command, tmp_path: Path) -> None:
+    text = "model: resnet8\ncheckpoint: net.pt\nid: test\nood: {near/noise: noise}\n"
+    (tmp_path / "net.yaml").write_text(text.replace(f"{key}:", f"{key}s:"))
+    done = command("evaluate", tmp_path / "net.yaml", "--dry-run")
+    check_refusal(done, f"{key}s: unknown key", f"'{key}'")
+
+
 @pytest.mark.usefixtures("wrong_files")
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_use_has_one_clear_error(case: str, command: Command, tmp_path: Path) -> None:

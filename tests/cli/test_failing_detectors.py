@@ -177,3 +177,6 @@ def test_a_broken_plugin_does_not_stop_a_pass(command: Command, plugins: Path) -
         command("run", "tiny", "--plugins", plugins, "--out", "other", "--methods", "torn"),
         "'torn' was asked for and is broken",
     )
+    by_label = ("--plugins", plugins, "--out", "other", "--methods", "SoftMax+Label")
+    said = ("'SoftMax+Label' is neither", "cannot be used: ", "torn: ", "declares no detector")
+    check_refusal(command("run", "tiny", *by_label), *said)

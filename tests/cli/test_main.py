@@ -11,6 +11,8 @@ import pytest
 from helpers.commands import Command, process
 from helpers.tiny_content import check_refusal
 
+from oodbench.cli import main
+
 pytestmark = pytest.mark.usefixtures("one_thread", "kept_networks", "empty_folder")
 
 
@@ -129,3 +131,18 @@ def test_debug_shows_the_traceback(place: int) -> None:
     assert "Traceback" in done.err
     assert "UserError: There is no benchmark 'digts'" in done.err
     assert done.code != 0
+
+
+def test_a_file_without_permission(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tests may run as root, who may read everything: the command raises the system's error."""
+
+    def refused(**_: object) -> None:
+        raise PermissionError(13, "Permission denied", "net.pt")
+
+    monkeypatch.setattr(main, "app", refused)
+    monkeypatch.setattr("sys.argv", ["oodbench", "list", "models"])
+    with pytest.raises(SystemExit, match="2"):
+        main.main()
+    assert capsys.readouterr().err.startswith("error: net.pt: Permission denied.\nChange ")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from oodbench.detector import DetectorInfo
-from oodbench.errors import UserError, did_you_mean, listed, see_list, sentence
+from oodbench.errors import UserError, counted, did_you_mean, listed, see_list, sentence
 from oodbench.planning.plan import Method, Skip
 from oodbench.plugins.catalog import DetectorStatus, aliases
 from oodbench.specs import BenchmarkSpec
@@ -159,7 +159,7 @@ def selected_methods(
             raise UserError(
                 f"'{name}' is neither a method of benchmark '{benchmark.name}' nor a detector.",
                 f"{did_you_mean(name, known, _where(benchmark))} "
-                "A detector of your own needs --plugins FOLDER.",
+                + (_broken_ones(statuses) or "A detector of your own needs --plugins FOLDER."),
             )
         for method in matches:
             # A detector's name asks for it on the models where it can run; a method's name asks for
@@ -168,6 +168,14 @@ def selected_methods(
             chosen.setdefault(method.name, replace(method, asked_for=asked_for))
     _unique_names(chosen.values(), benchmark)
     return list(chosen.values()), []
+
+
+def _broken_ones(statuses: Mapping[str, DetectorStatus]) -> str:
+    """A hint on broken detectors, whose labels are not known; empty if there are none."""
+    found = [f"{each}: {status.error}" for each, status in statuses.items() if status.info is None]
+    if not found:
+        return ""
+    return sentence(f"{counted(len(found), 'detector')} cannot be used: {listed(found, 2)}")
 
 
 def _of_detector(
