@@ -26,6 +26,7 @@ from oodbench.deploy.graph.scored_network import (
     SCORE,
     ScoredNetwork,
     scoring_runner,
+    silent,
     traced,
 )
 from oodbench.deploy.model_identity import digest_of
@@ -200,8 +201,9 @@ def _written(
 ) -> Callable[[Tensor], Sequence[NDArray[Any]]]:
     """Write a graph; gives the one in the file, which maps images to outputs."""
     if path.suffix == TORCH:
-        torch.export.save(program, path, extra_files=dict(metadata))
-        graph = torch.export.load(path).module()
+        with silent():
+            torch.export.save(program, path, extra_files=dict(metadata))
+            graph = torch.export.load(path).module()
         return lambda images: [each.cpu().numpy() for each in graph(images)]
     try:
         write_onnx(program, path, [INPUT], [*outputs], metadata)

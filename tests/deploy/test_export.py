@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ def refused(path: Path, made: Detector | str = "energy", **options: Any) -> User
         exported(path, made, **options)
     assert (sorted(path.parent.glob("*")) if path.parent.exists() else []) == before
     return caught.value
+
+
+@register("sliced")
+class Sliced(Detector):
+    """With a tensor that is a part of another one, as banks of features are."""
+
+    weight: Tensor
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.logits @ self.weight
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +122,15 @@ def test_torch_export_file_without_a_threshold(tmp_path: Path, knn: Detector) ->
         logits, score = graph(IMAGES[:size])
         assert logits.shape == (size, CLASSES)
         assert np.abs(score.numpy() - own[:size]).max() <= 1e-5 * np.abs(own).max()
+
+
+def test_a_part_of_a_tensor_is_exported_without_warnings(tmp_path: Path) -> None:
+    """Warnings of torch's exporters are not for users: the file is read and compared."""
+    sliced = Sliced()
+    sliced.weight = torch.arange(2.0 * CLASSES, dtype=torch.float64)[1 : CLASSES + 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert exported(tmp_path / "model.pt2", sliced).difference < 1e-6
 
 
 def test_the_classifier_is_as_before(tmp_path: Path, knn: Detector) -> None:
