@@ -285,6 +285,9 @@ def parsed_json(text: str | bytes) -> Any:
     """
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"it is not valid JSON: {error.msg} in {place}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -280,6 +280,15 @@ def test_only_checksums_show_that_test_data_are_the_same(tmp_path: Path) -> None
         assert (unchecked in history) != known
 
 
+def test_runs_of_other_seeds_say_so(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / f"{seeds}", seeds=seeds, written=f"2026-01-0{seeds}T00:00:00+00:00")
+        for seeds in (1, 2)
+    ]
+    (benchmark,) = site_of(*folders).benchmarks
+    assert benchmark.dated[1][1].endswith(", other seeds")
+
+
 def test_runs_without_a_date_have_no_history(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, described=False) for name in ("a", "b")]
     (benchmark,) = site_of(*folders).benchmarks

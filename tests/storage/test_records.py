@@ -138,6 +138,13 @@ def test_values_that_contradict_each_other(folder: Path, values: dict[str, Any],
         read_lines(QualityRecord, folder / "records.jsonl")
 
 
+def test_a_line_that_was_cut_is_not_valid_json(folder: Path) -> None:
+    path = folder / "costs.jsonl"
+    path.write_text('{"method"\n')
+    with pytest.raises(UserError, match="it is not valid JSON: Expecting ':' delimiter in line 1"):
+        read_lines(CostRecord, path)
+
+
 @pytest.mark.parametrize("line", ["", "[]", "7", "null", "{", "NaN", "[" * 100_000, "9" * 5000])
 def test_lines_of_something_else(folder: Path, line: str) -> None:
     path = folder / "costs.jsonl"

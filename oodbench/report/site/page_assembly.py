@@ -119,7 +119,8 @@ def shared_test_data(before: ShownRun, after: ShownRun) -> str:
     if any(images[name] != others[name] for name in shared):
         return ""
     names = {board.id_dataset, *board.csid, *(each.name for each in board.ood_sets)}
-    return "same test data" if names <= shared else unchecked
+    seeds = "" if board.seeds == after.board.seeds else ", other seeds"
+    return ("same test data" if names <= shared else unchecked) + seeds
 
 
 def _date(run: ShownRun) -> str:
