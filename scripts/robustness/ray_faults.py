@@ -140,7 +140,10 @@ def _kill_worker(cluster: Cluster, run: subprocess.Popen[str]) -> str:
         for node in cluster.list_all_nodes():
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
             for each in raylet.children():
-                title = " ".join(each.cmdline()).strip()
+                try:
+                    title = " ".join(each.cmdline()).strip()
+                except psutil.Error:  # it has ended
+                    continue
                 if title.startswith("ray::") and "seed" in title:
                     os.kill(each.pid, signal.SIGKILL)
                     return title
