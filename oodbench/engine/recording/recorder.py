@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from oodbench.engine.recording.requested_metrics import NO_VALIDATION, Requested
 from oodbench.planning.plan import Method
 from oodbench.report import differences
 from oodbench.specs import TuningProtocol
-from oodbench.storage.predictions import Predictions
 from oodbench.storage.records import (
     ID_ACCURACY,
     PUBLISHED,
@@ -46,6 +45,7 @@ class Recorder:
 
     Attributes:
         metrics: the metrics on request.
+        requested: makes their records.
         resampled: method and seed -> the metrics on the resamples that all methods share, for each
             method with quality records.
     """
@@ -74,7 +74,7 @@ class Recorder:
         self._run_id, self._device, self._published = run_id, device, published
         self._same_source = same_source
         self._shared = intervals.SharedResamples(resamples)
-        self._requested = RequestedMetrics(
+        self.requested = RequestedMetrics(
             optional,
             self._shared,
             self._blank,
@@ -93,20 +93,9 @@ class Recorder:
         found = list(self._quality(method, seed, evaluation))
         result = evaluation.results[method.name]
         yield from found
-        yield from self.optional(
+        yield from self.requested.records(
             found, result.scores, result.validation, evaluation.predictions, "they have no labels"
         )
-
-    def optional(
-        self,
-        recorded: Sequence[QualityRecord],
-        scores: differences.Scores,
-        validation: differences.Scores,
-        predictions: Mapping[str, Predictions],
-        missing: str,
-    ) -> Iterator[QualityRecord]:
-        """The metrics on request of a method and seed, as `RequestedMetrics.records`."""
-        return self._requested.records(recorded, scores, validation, predictions, missing)
 
     def _quality(
         self, method: Method, seed: int, evaluation: Evaluation

@@ -99,7 +99,7 @@ def _computed(
     found = directory.read_predictions(model, key[1]) or {}
     missing = f"{predictions_name(model, key[1])} is not there"
     scores, validation = directory.read_scores(key), directory.read_validation(key)
-    return list(recorder.optional(recorded, scores, validation, found, missing))
+    return list(recorder.requested.records(recorded, scores, validation, found, missing))
 
 
 def _lacks_optional(group: Sequence[QualityRecord], names: Sequence[str]) -> bool:
