@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from robustness.forked_processes import group_ends
 from robustness.small_content import difference
+from robustness.started_runs import start
 
 
 def main() -> int:
@@ -89,14 +90,7 @@ def _options() -> argparse.Namespace:
 
 
 def _start(command: list[str], out: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*command, "--out", str(out), *more],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OODBENCH_CACHE": str(cache)},
-        start_new_session=True,
-    )
+    return start([*command, "--out", str(out), *more], cache)
 
 
 def _time(command: list[str], out: Path, cache: Path) -> float:

@@ -29,6 +29,7 @@ from ray.cluster_utils import Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from robustness.small_content import METHODS, difference, write_content
+from robustness.started_runs import start
 
 VICTIMS = ("worker", "raylet", "driver")
 
@@ -82,13 +83,7 @@ def _options() -> argparse.Namespace:
 
 
 def _start(command: list[str], out: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*command, "--out", str(out), *more],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OODBENCH_CACHE": str(cache)},
-    )
+    return start([*command, "--out", str(out), *more], cache)
 
 
 def _finish(process: subprocess.Popen[str]) -> None:

@@ -28,6 +28,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from robustness.small_content import command_line, difference, write_content
+from robustness.started_runs import start
 
 MOMENTS = ("import", "training", "checkpoint", "interrupt")
 
@@ -73,14 +74,7 @@ def main() -> int:
 
 
 def _start(content: Path, out: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command_line(content, out, "--seeds", "2", "--workers", "2", *more),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OODBENCH_CACHE": str(cache)},
-        start_new_session=True,
-    )
+    return start(command_line(content, out, "--seeds", "2", "--workers", "2", *more), cache)
 
 
 def _end(process: subprocess.Popen[str]) -> str:
